@@ -1,0 +1,1 @@
+"""Train robot policies: Trainer, policies, data and the `getiaction` command."""

@@ -1,0 +1,1 @@
+"""The backends: one file each, siblings that do not know each other."""
