@@ -1,0 +1,295 @@
+"""Local: nodes are shares of this machine, and the job is a process that outlives its shell.
+
+The command that submits starts one detached job process; that one starts a node process for
+each node (:mod:`getiaction_launch.node`), waits for them, and writes how it went into
+``job.json``. Status and cancel work from any other shell by what stands there.
+"""
+
+import fcntl
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from getiaction_launch.backend import Job, JobState, JobStatus
+from getiaction_launch.errors import CheckError, UnreachableError
+from getiaction_launch.node import POLL_SECONDS, available_cpus, node_command
+from getiaction_launch.plan import Plan
+from getiaction_launch.run import Run
+
+ADDRESS = "127.0.0.1"
+# Below the range from which the kernel takes the ports of outgoing connections.
+PORTS = range(20000, 30000)
+CANCEL_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class LocalBackend:
+    """Trains on this machine, which its nodes share.
+
+    Args:
+        grace_seconds: How long workers may take to end after SIGTERM before they are killed.
+    """
+
+    grace_seconds: float = 5
+
+    @property
+    def starts_at_once(self) -> bool:
+        """There is no queue."""
+        return True
+
+    def free_gpus(self, num_nodes: int) -> int | None:
+        """This machine's GPUs, shared out evenly."""
+        return len(visible_gpus()) // num_nodes
+
+    def check(self, plan: Plan) -> None:
+        """Raise CheckError if this machine has too few GPUs."""
+        wanted = plan.topology.num_nodes * plan.topology.gpus_per_node
+        have = len(visible_gpus())
+        if wanted > have:
+            raise CheckError(
+                f"the plan wants {plan.topology.num_nodes} nodes x {plan.topology.gpus_per_node} "
+                f"GPUs = {wanted} GPUs, but this machine shows {have}.",
+                "Ask for fewer (--nodes, --gpus-per-node) or train on CPU: "
+                "--trainer.accelerator=cpu",
+            )
+
+    def describe(self, plan: Plan) -> list[str]:
+        """The command of each node; the port is chosen when the job starts."""
+        directory = f"{plan.root}/{plan.name}/version_N"
+        commands = []
+        for rank in range(plan.topology.num_nodes):
+            variables = _node_variables(plan, rank)
+            words = [f"{k}={v}" for k, v in variables.items()]
+            words += node_command(directory, rank, f"{ADDRESS}:PORT", 0, self.grace_seconds)
+            commands.append(" ".join(words))
+        return commands
+
+    def submit(self, run: Run) -> Job:
+        """Start the job process, in a session of its own: it survives this shell."""
+        logs = run.log_directory(0)
+        logs.mkdir(parents=True)
+        with (logs / "job.log").open("ab") as log:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "getiaction_launch.backends.local"),
+                    *(str(run.directory), str(self.grace_seconds)),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        record = {
+            "backend": {
+                "class_path": f"{LocalBackend.__module__}.LocalBackend",
+                "init_args": {"grace_seconds": self.grace_seconds},
+            },
+            "job_id": f"{process.pid}@{socket.gethostname()}",
+            "process": {
+                "host": socket.gethostname(),
+                "pid": process.pid,
+                "started": _start_time(process.pid),
+            },
+        }
+        run.write("job", record)
+        return LocalJob(run, record)
+
+    def attach(self, run: Run, record: dict[str, Any]) -> Job:
+        """Find a job that any shell on this machine submitted."""
+        return LocalJob(run, record)
+
+
+@dataclass(frozen=True)
+class LocalJob:
+    """A job process on this machine."""
+
+    run: Run
+    record: dict[str, Any]
+
+    def status(self) -> JobStatus:
+        """Ask the record of the attempt, then the process table."""
+        process = self.record["process"]
+        # The process first: it writes its last word before it ends.
+        is_alive = _start_time(process["pid"]) == process["started"]
+        attempt = self.run.read("attempt_0") or {}
+        state = JobState(attempt.get("state", "PENDING"))
+        if state.is_over:
+            return JobStatus(state, attempt["reason"])
+        if process["host"] != socket.gethostname():
+            return JobStatus(
+                JobState.UNKNOWN, f"it was started on {process['host']}; ask on that machine"
+            )
+        if not is_alive:
+            return JobStatus(JobState.FAILED, "its job process was killed or the machine restarted")
+        return JobStatus(state)
+
+    def cancel(self) -> None:
+        """End the job process and, with it, every node and worker.
+
+        Raises:
+            UnreachableError: If the job runs on another machine or does not end.
+        """
+        status = self.status()
+        if status.state is JobState.UNKNOWN:
+            raise UnreachableError(
+                f"run {self.run.name} cannot be cancelled from here: {status.reason}.",
+                f"ssh {self.record['process']['host']} getiaction-launch cancel "
+                f"{self.run.directory}",
+            )
+        if status.state.is_over:
+            return
+        self.run.write("cancel", {"requested_at": time.time()})
+        pid = self.record["process"]["pid"]
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + CANCEL_SECONDS
+        while not self.status().state.is_over:
+            if time.monotonic() > deadline:
+                # Node processes and workers are bound to die with it: getiaction_launch.parent.
+                os.kill(pid, signal.SIGKILL)
+                _write_attempt(self.run, JobState.CANCELLED, "cancelled; it had to be killed")
+                return
+            time.sleep(POLL_SECONDS)
+
+
+def visible_gpus() -> list[str]:
+    """Ids of the GPUs that a process here may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [gpu.strip() for gpu in visible.split(",") if gpu.strip() not in ("", "-1")]
+    if (tool := shutil.which("nvidia-smi")) is None:
+        return []
+    command = [tool, "--query-gpu=index", "--format=csv,noheader"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return result.stdout.split() if result.returncode == 0 else []
+
+
+def _node_variables(plan: Plan, node_rank: int) -> dict[str, str]:
+    """What tells the nodes on one machine apart, and keeps them from crowding it."""
+    threads = max(1, available_cpus() // plan.topology.world_size)
+    variables = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    if count := plan.topology.gpus_per_node:
+        share = visible_gpus()[node_rank * count : (node_rank + 1) * count]
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(share)
+    return variables
+
+
+def reserve_port() -> tuple[int, IO[str]]:
+    """Find a free port that no other local run takes while the returned file is open.
+
+    A port that was only found free could be taken by another run before rank 0 listens on it,
+    and the ranks of two runs would meet; so it is also locked among the runs.
+
+    Raises:
+        CheckError: If every port of :data:`PORTS` is taken.
+    """
+    for port in random.sample(PORTS, len(PORTS)):
+        try:
+            file = Path(tempfile.gettempdir(), f"getiaction-launch-port-{port}.lock").open("w")
+        except OSError:  # another user's
+            continue
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((ADDRESS, port))
+        except OSError:
+            file.close()
+        else:
+            return port, file
+    raise CheckError(f"no port from {PORTS.start} to {PORTS.stop - 1} is free on this machine.")
+
+
+def _start_time(pid: int) -> float | None:
+    """When a process started, so that a recycled pid is not taken for it; None if it is gone."""
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.NoSuchProcess:
+        return None
+
+
+def run_job(run: Run, grace_seconds: float) -> JobState:
+    """Run every node of one attempt and record how it went: all that the job process does."""
+    plan = Plan.from_json(run.read("plan") or {})
+    record = {"number": 0, "started_at": time.time(), "host": socket.gethostname()}
+    stop_requested = False
+
+    def request_stop(_signal: int, _frame: object) -> None:
+        nonlocal stop_requested
+        stop_requested = True
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, request_stop)
+    run.write("attempt_0", {**record, "state": JobState.RUNNING, "reason": ""})
+    port, lock = reserve_port()
+    with lock:
+        nodes = [
+            _start_node(plan, run, rank, f"{ADDRESS}:{port}", grace_seconds)
+            for rank in range(plan.topology.num_nodes)
+        ]
+        returncodes = [node.poll() for node in nodes]
+        while not stop_requested and None in returncodes and not any(returncodes):
+            time.sleep(POLL_SECONDS)
+            returncodes = [node.poll() for node in nodes]
+        for node in nodes:
+            if node.poll() is None:
+                node.terminate()
+        returncodes = [node.wait() for node in nodes]
+    state, reason = _outcome(run, returncodes, stop_requested)
+    run.write(
+        "attempt_0", {**record, "ended_at": time.time(), "state": state, "reason": reason}
+    )
+    return state
+
+
+def _start_node(
+    plan: Plan, run: Run, rank: int, head: str, grace_seconds: float
+) -> "subprocess.Popen[bytes]":
+    with (run.log_directory(0) / f"node_{rank}.log").open("ab") as log:
+        return subprocess.Popen(
+            node_command(str(run.directory), rank, head, 0, grace_seconds),
+            env={
+                **os.environ,
+                **_node_variables(plan, rank),
+                "GETIACTION_LAUNCH_PARENT": str(os.getpid()),
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def _outcome(run: Run, returncodes: list[int], stop_requested: bool) -> tuple[JobState, str]:
+    if run.read("done"):
+        return JobState.SUCCEEDED, ""
+    if run.read("cancel"):
+        return JobState.CANCELLED, "cancelled by its user"
+    if stop_requested:
+        return JobState.INTERRUPTED, "the job process was told to stop"
+    error = run.first_error(0)
+    for rank, returncode in enumerate(returncodes):
+        if returncode < 0 and (error is None or error.is_consequence):
+            name = signal.Signals(-returncode).name
+            return JobState.FAILED, f"node {rank} was killed by {name}"
+    return JobState.FAILED, str(error) if error else "no worker said why; see the logs"
+
+
+def main() -> int:
+    """Entry of the job process: ``python -m getiaction_launch.backends.local RUN GRACE``."""
+    state = run_job(Run(Path(sys.argv[1])), float(sys.argv[2]))
+    return 0 if state is JobState.SUCCEEDED else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

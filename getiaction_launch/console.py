@@ -1,0 +1,124 @@
+"""What a person sees while a run goes on and when it has ended."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from getiaction_launch.backend import JobState
+from getiaction_launch.launch import RunStatus
+from getiaction_launch.run import Run
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+QUIET_PERIOD_SECONDS = 10
+
+
+def say(text: str) -> None:
+    """Talk to the person; data goes to stdout instead."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def short(path: Path) -> str:
+    """``path`` as the person would type it here."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Align columns."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(lines)
+
+
+def next_commands(run: Run) -> str:
+    """What to type next about a run that was just started."""
+    place = short(run.directory)
+    verbs = {"status": "status", "logs": "logs -f", "cancel": "cancel"}
+    rows = [(title, f"getiaction-launch {verb} {place}") for title, verb in verbs.items()]
+    return table([("run", run.name), ("directory", place), *rows])
+
+
+def summary(status: RunStatus) -> str:
+    """How a run ended, and what to look at."""
+    run = status.run
+    place = short(run.directory)
+    rows = [("run", f"{run.name} {status.state.value}"), ("directory", place)]
+    if status.state is JobState.SUCCEEDED:
+        rows += [("final loss", final_loss(status.progress))]
+        rows += [("logs", f"getiaction-launch logs {place}")]
+    else:
+        rows += [("reason", status.reason.splitlines()[0] if status.reason else "unknown")]
+        error = run.first_error(0)
+        logs = run.log_directory(0)
+        rows += [("log", short(logs / f"rank_{error.rank}.log" if error else logs))]
+    return table([*rows, ("tensorboard", f"tensorboard --logdir {place}")])
+
+
+def final_loss(progress: Any) -> str:  # noqa: ANN401 - JSON
+    """The losses among the metrics, training's first; an epoch's mean before a step's."""
+    metrics = progress.get("metrics", {})
+    losses = [name for name in metrics if "loss" in name]
+    repeated = [f"{name}_{when}" for name in metrics for when in ("step", "epoch")]
+    names = sorted(set(losses or metrics) - set(repeated), key=lambda name: ("val" in name, name))
+    return "  ".join(f"{name} {metrics[name]:.4g}" for name in names) or "none was logged"
+
+
+def phase(status: RunStatus) -> str:
+    """Where a run stands, in a few words."""
+    progress = status.progress
+    if status.state is not JobState.RUNNING or not progress:
+        return status.state.value + (f" ({status.reason})" if status.reason else "")
+    if "step" not in progress:
+        return "starting"
+    words = [f"step {progress['step']}/{progress['total_steps'] or '?'}"]
+    if seconds := progress.get("seconds_per_step"):
+        words.append(f"{seconds:.2f} s/step")
+    losses = {k: v for k, v in progress.get("metrics", {}).items() if k.endswith("loss_step")}
+    words += [f"{name.removesuffix('_step')} {value:.4g}" for name, value in losses.items()][:1]
+    return "  ".join(words)
+
+
+class Watch:
+    """Shows a run's progress: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._said = ""
+        self._next_at = 0.0
+
+    def __call__(self, status: RunStatus) -> None:
+        """Show one look at the run."""
+        if status.state.is_over:
+            if self._bar:
+                self._bar.stop()
+        elif sys.stderr.isatty():
+            self._draw(status)
+        elif self._is_news(phase(status)):
+            say(phase(status))
+
+    def _is_news(self, text: str) -> bool:
+        is_first_of_kind = text.split()[0] != self._said.split(maxsplit=1)[0:1]
+        if text == self._said or (not is_first_of_kind and time.monotonic() < self._next_at):
+            return False
+        self._said, self._next_at = text, time.monotonic() + QUIET_PERIOD_SECONDS
+        return True
+
+    def _draw(self, status: RunStatus) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if self._bar is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._bar.add_task("starting", total=None)
+        self._bar.update(
+            self._bar.task_ids[0],
+            description=phase(status),
+            completed=status.progress.get("step", 0) - status.progress.get("first_step", 0),
+            total=status.progress.get("total_steps"),
+        )

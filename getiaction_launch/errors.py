@@ -1,0 +1,71 @@
+"""Every error that a user can meet, on one screen.
+
+Each carries what was wrong (with the user's own key and value) and the fix, ready to paste.
+The command line prints them as ``error: <what>`` and the fix below, without a traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class LaunchError(Exception):
+    """Something that the user or the site can mend.
+
+    Args:
+        what: What was wrong, with the user's own key and value.
+        fix: What to do, ready to paste.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, fix: str = "") -> None:
+        super().__init__(f"{what}\n{fix}" if fix else what)
+
+
+class UsageError(LaunchError):
+    """The command line is wrong."""
+
+    exit_code = 2
+
+
+class SpecError(LaunchError):
+    """The spec (YAML, overrides or script) is wrong."""
+
+    exit_code = 2
+
+
+class ClusterConfigError(LaunchError):
+    """The cluster config is missing or wrong."""
+
+    exit_code = 2
+
+
+class RunNotFoundError(LaunchError):
+    """No run answers to that name."""
+
+    exit_code = 2
+
+
+class CheckError(LaunchError):
+    """The plan is well-formed, but this cluster or storage cannot carry it out."""
+
+    exit_code = 3
+
+
+class UnreachableError(LaunchError):
+    """A scheduler or storage does not answer."""
+
+    exit_code = 5
+
+
+def nearest_first(word: str, valid: Iterable[str]) -> str:
+    """Name the valid words, those nearest to ``word`` first, for the second line of an error.
+
+    Returns:
+        ``Did you mean 'a'? Valid: a, b, c.``; without the question where nothing is near.
+    """
+    words = sorted(set(valid))
+    near = difflib.get_close_matches(word, words, n=3, cutoff=0.6)
+    rest = [w for w in words if w not in near]
+    question = f"Did you mean {near[0]!r}? " if near else ""
+    return f"{question}Valid: {', '.join(near + rest)}."

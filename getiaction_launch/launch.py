@@ -1,0 +1,258 @@
+"""Prepare, submit, attach: the same door for the command line and for notebooks."""
+
+import importlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from getiaction_launch.backend import Backend, Job, JobState
+from getiaction_launch.errors import SpecError
+from getiaction_launch.plan import DEFAULT_NAME, DEFAULT_ROOT, Plan, Topology, read_topology
+from getiaction_launch.run import Run
+from getiaction_launch.spec import Spec, parse, read_spec
+from getiaction_launch.storage import probe_root, resolve_root
+
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run, as whoever reaches its directory sees it.
+
+    Attributes:
+        run: Which.
+        state: Where it stands.
+        reason: Why, in the worker's or the scheduler's words.
+        progress: What its worker of rank 0 last told: ``phase``, ``epoch``, ``step``,
+            ``total_steps``, ``seconds_per_step``, ``metrics``; empty before it starts.
+    """
+
+    run: Run
+    state: JobState
+    reason: str = ""
+    progress: Mapping[str, Any] = field(default_factory=dict)
+
+
+def prepare(
+    *,
+    config: Sequence[str] = (),
+    overrides: Sequence[tuple[str, str]] = (),
+    script: Sequence[str] = (),
+    cluster: str = "local",
+    nodes: int | None = None,
+    gpus_per_node: int | None = None,
+    workers_per_node: int | None = None,
+    name: str | None = None,
+    storage_root: str | None = None,
+) -> tuple[Plan, Backend]:
+    """Decide everything about a run, without starting or writing anything.
+
+    Args:
+        config: YAML files of the spec.
+        overrides: ``(dotted key, YAML value)`` on top of them.
+        script: Instead of a spec: the user's ``train.py`` and its arguments.
+        cluster: A cluster config, by name or path.
+        nodes: Sets the Trainer's ``num_nodes``.
+        gpus_per_node: Sets the Trainer's ``devices``, on GPUs; 0 means CPU.
+        workers_per_node: For a script on CPU, whose Trainer cannot be read.
+        name: Sets the Trainer's ``experiment_name``.
+        storage_root: Instead of the cluster config's.
+
+    Raises:
+        LaunchError: If something in it is wrong.
+    """
+    from getiaction_launch.cluster import find_cluster, read_cluster
+
+    settings = read_cluster(find_cluster(cluster))
+    if bool(script) == bool(config or overrides):
+        raise SpecError(
+            "give either a spec or a script.",
+            "getiaction-launch --config act.yaml   or   getiaction-launch train.py --lr 3e-4",
+        )
+    if script:
+        spec, origins = {}, {}
+        script = _check_script(script)
+        topology = _script_topology(settings.backend, nodes, gpus_per_node, workers_per_node)
+        name = name or Path(script[0]).stem
+        root = DEFAULT_ROOT
+    else:
+        spec, origins = read_spec(config, overrides)
+        _apply_flags(spec, origins, nodes, gpus_per_node, workers_per_node, name)
+        trainer = spec.setdefault("trainer", {})
+        topology = read_topology(spec, settings.backend.free_gpus(trainer.get("num_nodes", 1)))
+        name = trainer.get("experiment_name") or DEFAULT_NAME
+        root = trainer.get("default_root_dir") or DEFAULT_ROOT
+        for key, value in (("num_nodes", topology.num_nodes), ("devices", topology.workers_per_node)):
+            if key not in trainer:
+                trainer[key] = value
+                origins[f"trainer.{key}"] = f"cluster {cluster}"
+    plan = Plan(
+        name=name,
+        root=resolve_root(root, storage_root or settings.storage_root or str(Path.cwd())),
+        spec=spec,
+        script=list(script),
+        topology=topology,
+        working_directory=str(Path.cwd()),
+        env_vars=settings.env_vars,
+        origins=origins,
+    )
+    return plan, settings.backend
+
+
+def _check_script(script: Sequence[str]) -> list[str]:
+    path = Path(script[0])
+    try:
+        compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+    except OSError as error:
+        raise SpecError(
+            f"script {script[0]!r}: {error.strerror}.", f"Is it there? ls {path.parent}"
+        ) from error
+    except (SyntaxError, ValueError) as error:
+        raise SpecError(f"script {script[0]!r} is not Python: {error}.") from error
+    return [str(path.absolute()), *script[1:]]
+
+
+def _script_topology(
+    backend: Backend, nodes: int | None, gpus: int | None, workers: int | None
+) -> Topology:
+    """A script's Trainer cannot be read, so the flags describe what each node has."""
+    as_spec: Spec = {"trainer": {"num_nodes": 1 if nodes is None else nodes}}
+    if gpus == 0:
+        as_spec["trainer"]["accelerator"] = "cpu"
+    count = gpus or workers
+    if count is not None:
+        as_spec["trainer"]["devices"] = count
+    if gpus and workers not in (None, gpus):
+        raise SpecError(
+            f"--workers-per-node {workers} contradicts --gpus-per-node {gpus}.",
+            f"Each GPU has one worker: leave out --workers-per-node {workers}",
+        )
+    return read_topology(as_spec, backend.free_gpus(nodes or 1))
+
+
+def _apply_flags(
+    spec: Spec,
+    origins: dict[str, str],
+    nodes: int | None,
+    gpus_per_node: int | None,
+    workers_per_node: int | None,
+    name: str | None,
+) -> None:
+    """Nodes, devices and name live in the Trainer's own words; the launcher's flags set those."""
+    if workers_per_node is not None:
+        raise SpecError(
+            "--workers-per-node is for scripts; a spec says it itself.",
+            f"--trainer.devices={workers_per_node}",
+        )
+    flags: dict[str, tuple[str, Any]] = {}
+    if nodes is not None:
+        flags["num_nodes"] = ("--nodes", nodes)
+    if name is not None:
+        flags["experiment_name"] = ("--name", name)
+    if gpus_per_node is not None:
+        flags["accelerator"] = ("--gpus-per-node", "gpu" if gpus_per_node else "cpu")
+    if gpus_per_node:
+        flags["devices"] = ("--gpus-per-node", gpus_per_node)
+    trainer = spec.setdefault("trainer", {})
+    for key, (flag, value) in flags.items():
+        known = trainer.get(key)
+        if origins.get(f"trainer.{key}") == "command line" and known not in (value, "auto"):
+            raise SpecError(
+                f"{flag} makes trainer.{key}={value!r}, but --trainer.{key}={known!r} is given too.",
+                "Keep one of the two.",
+            )
+        trainer[key] = value
+        origins[f"trainer.{key}"] = f"command line ({flag})"
+
+
+def submit(plan: Plan, backend: Backend) -> Run:
+    """Check ``plan``, claim its run directory and start it.
+
+    Where runs start at once, this returns when the spec has been judged and the objects are
+    being built; elsewhere when the scheduler has taken the job.
+
+    Raises:
+        LaunchError: If the plan cannot be carried out; then no run directory is left behind.
+    """
+    check(plan, backend, also_spec=not backend.starts_at_once)
+    run = Run.claim(plan.root, plan.name)
+    try:
+        run.write("plan", plan.to_json())
+        backend.submit(run)
+        if backend.starts_at_once and plan.spec:
+            _await_start(run)
+    except SpecError:
+        run.discard()
+        raise
+    return run
+
+
+def check(plan: Plan, backend: Backend, *, also_spec: bool) -> None:
+    """Raise LaunchError for all that can be known before the run waits in a queue.
+
+    Args:
+        plan: What was decided.
+        backend: Where it would run.
+        also_spec: Whether to judge the spec here, which imports torch and Lightning; the
+            workers of a run that starts at once do it anyway.
+    """
+    backend.check(plan)
+    probe_root(plan.root)
+    if plan.spec and also_spec:
+        parse(plan.spec)
+
+
+def _await_start(run: Run) -> None:
+    while not run.read("progress"):
+        if read_status(run).state.is_over:
+            error = run.first_error(0)
+            if error and error.type == SpecError.__name__:
+                raise SpecError(*error.message.split("\n", 1))
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def attach(run: Run) -> Job | None:
+    """Find the job of a run that any shell submitted; None if it was never submitted."""
+    record = run.read("job")
+    if record is None:
+        return None
+    module, _, name = record["backend"]["class_path"].rpartition(".")
+    backend: Backend = getattr(importlib.import_module(module), name)(
+        **record["backend"]["init_args"]
+    )
+    return backend.attach(run, record)
+
+
+def read_status(run: Run) -> RunStatus:
+    """Ask the run's directory, then its job. Only ``done.json`` means success."""
+    job = attach(run)
+    told = job.status() if job else None
+    progress = run.read("progress") or {}
+    if told is None:
+        return RunStatus(run, JobState.PENDING, "it was not submitted yet", progress)
+    # A job that has ended before it was asked has written done.json before that.
+    done = run.read("done") if told.state.is_over else None
+    if done:
+        return RunStatus(run, JobState.SUCCEEDED, progress=done)
+    state = JobState.FAILED if told.state is JobState.SUCCEEDED else told.state
+    return RunStatus(run, state, told.reason, progress)
+
+
+def wait(run: Run, watch: Callable[[RunStatus], None]) -> RunStatus:
+    """Wait for the end of a run, showing each look at it to ``watch``."""
+    while True:
+        status = read_status(run)
+        watch(status)
+        if status.state.is_over:
+            return status
+        time.sleep(POLL_SECONDS)
+
+
+def cancel(run: Run) -> RunStatus:
+    """End a run everywhere; nothing of it runs any more when this returns."""
+    if job := attach(run):
+        job.cancel()
+    return read_status(run)

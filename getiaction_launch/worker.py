@@ -1,0 +1,87 @@
+"""One worker: run the plan's spec or script in this process and say how it ended.
+
+The torchrun variables are in the environment already, so Trainer, policy and data are built as
+on a laptop. The worker of rank 0 writes ``done.json`` when all ranks are through; a worker that
+fails leaves its exception as a record that whoever watches can read.
+"""
+
+import os
+import runpy
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from getiaction_launch.errors import SpecError
+from getiaction_launch.parent import die_with_parent
+from getiaction_launch.plan import Plan
+from getiaction_launch.run import Run, WorkerError
+
+
+def main() -> None:
+    """Entry of ``python -m getiaction_launch.worker RUN_DIRECTORY``."""
+    if parent := os.environ.pop("GETIACTION_LAUNCH_PARENT", None):
+        die_with_parent(int(parent))
+    run = Run(Path(sys.argv[1]))
+    attempt = int(os.environ.get("GETIACTION_LAUNCH_ATTEMPT", "0"))
+    try:
+        run_plan(Plan.from_json(run.read("plan") or {}))
+    except BaseException as error:  # noqa: BLE001 - SystemExit too: Lightning leaves so on SIGTERM
+        run.write_error(
+            attempt,
+            WorkerError(
+                rank=int(os.environ["RANK"]),
+                node_rank=int(os.environ["GROUP_RANK"]),
+                host=socket.gethostname(),
+                type=type(error).__name__,
+                message=str(error),
+                traceback=traceback.format_exc(),
+                is_consequence=_tells_of_a_lost_peer(error),
+            ),
+        )
+        if isinstance(error, SpecError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Not sys.exit: a process group with a dead member can hang while it is torn down.
+        os._exit(1)
+    if os.environ["RANK"] == "0":
+        run.write("done", {"finished_at": time.time(), **(run.read("progress") or {})})
+
+
+def run_plan(plan: Plan) -> None:
+    """Fit the plan's spec, or run its script as ``__main__``, then wait for all ranks."""
+    sys.path[0] = plan.working_directory
+    if plan.script:
+        _run_script(plan.script)
+    else:
+        from getiaction_launch.spec import fit
+
+        fit(plan.spec)
+    torch = sys.modules.get("torch")
+    if torch and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def _run_script(script: list[str]) -> None:
+    sys.argv = script
+    sys.path[0] = str(Path(script[0]).parent)
+    try:
+        runpy.run_path(script[0], run_name="__main__")
+    except SystemExit as error:
+        if error.code not in (None, 0) or type(error) is not SystemExit:
+            raise
+
+
+def _tells_of_a_lost_peer(error: BaseException) -> bool:
+    """Whether ``error`` is what a collective says when another rank has gone."""
+    text = f"{type(error).__name__}: {error}".lower()
+    words = ("gloo", "nccl", "connection closed by peer", "connection reset", "sigterm")
+    return any(word in text for word in words) or type(error).__name__.startswith("Dist")
+
+
+if __name__ == "__main__":
+    main()
