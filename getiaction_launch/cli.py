@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from getiaction_launch import console, launch
@@ -144,7 +145,11 @@ def run_or_check(tokens: Sequence[str], *, only_check: bool) -> int:
         return 0
     if arguments.dry_run:
         launch.check(plan, backend, also_spec=True)
-        _print_json({"plan": plan.to_json(), "commands": backend.describe(plan)})
+        commands = backend.describe(plan)
+        if arguments.json:
+            _print_json({"plan": plan.to_json(), "commands": commands})
+        else:
+            print(console.plan_text(plan, commands))
         return 0
     run = launch.submit(plan, backend)
     if arguments.wait or arguments.follow:
@@ -281,7 +286,7 @@ def show_clusters(tokens: Sequence[str]) -> int:
 
 
 def _default_root() -> str:
-    return os.path.join(os.environ.get("GETIACTION_LAUNCH_STORAGE_ROOT", ""), DEFAULT_ROOT)
+    return str(Path(os.environ.get("GETIACTION_LAUNCH_STORAGE_ROOT", ""), DEFAULT_ROOT))
 
 
 def _as_json(status: launch.RunStatus) -> dict[str, Any]:

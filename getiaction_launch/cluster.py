@@ -77,7 +77,7 @@ def read_cluster(path: Path) -> ClusterConfig:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(ClusterConfig, None)
     try:
-        config = parser.instantiate_classes(parser.parse_path(path))
+        config = parser.instantiate(parser.parse_path(path))
     except (jsonargparse.ArgumentError, TypeError) as error:
         raise ClusterConfigError(
             f"{path}: {error}", "A complete example: cluster_configs/local.yaml"

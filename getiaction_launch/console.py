@@ -1,14 +1,18 @@
 """What a person sees while a run goes on and when it has ended."""
 
+import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from getiaction_launch.backend import JobState
 from getiaction_launch.launch import RunStatus
+from getiaction_launch.plan import Plan
 from getiaction_launch.run import Run
+from getiaction_launch.spec import leaves
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -27,11 +31,30 @@ def short(path: Path) -> str:
     return str(path) if relative.startswith("..") else relative
 
 
-def table(rows: list[tuple[str, ...]]) -> str:
+def table(rows: Sequence[tuple[str, ...]]) -> str:
     """Align columns."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
     return "\n".join(lines)
+
+
+def plan_text(plan: Plan, commands: list[str]) -> str:
+    """What would happen: the run, each value with its origin, and each node's command."""
+    topology = plan.topology
+    where = f"{topology.gpus_per_node} GPUs per node" if topology.gpus_per_node else "CPU"
+    rows = [
+        ("run", f"{plan.root}/{plan.name}/version_N", "N is claimed at submission"),
+        ("nodes", f"{topology.num_nodes} x {topology.workers_per_node} workers", where),
+        ("working directory", plan.working_directory, ""),
+    ]
+    rows += [("script", " ".join(plan.script), "command line")] if plan.script else []
+    rows += [
+        (key, json.dumps(value), plan.origins.get(key, ""))
+        for key, value in leaves(plan.spec).items()
+        if key
+    ]
+    rows += [(key, value, "cluster config") for key, value in plan.env_vars.items()]
+    return "\n".join([table(rows), "", *commands])
 
 
 def next_commands(run: Run) -> str:
@@ -101,8 +124,8 @@ class Watch:
             say(phase(status))
 
     def _is_news(self, text: str) -> bool:
-        is_first_of_kind = text.split()[0] != self._said.split(maxsplit=1)[0:1]
-        if text == self._said or (not is_first_of_kind and time.monotonic() < self._next_at):
+        is_new_phase = text.split()[:1] != self._said.split()[:1]
+        if text == self._said or (not is_new_phase and time.monotonic() < self._next_at):
             return False
         self._said, self._next_at = text, time.monotonic() + QUIET_PERIOD_SECONDS
         return True

@@ -68,23 +68,32 @@ def prepare(
     settings = read_cluster(find_cluster(cluster))
     if bool(script) == bool(config or overrides):
         raise SpecError(
-            "give either a spec or a script.",
+            "give a spec or a script, and not both.",
             "getiaction-launch --config act.yaml   or   getiaction-launch train.py --lr 3e-4",
         )
     if script:
-        spec, origins = {}, {}
+        spec: Spec = {}
+        origins: dict[str, str] = {}
         script = _check_script(script)
         topology = _script_topology(settings.backend, nodes, gpus_per_node, workers_per_node)
         name = name or Path(script[0]).stem
         root = DEFAULT_ROOT
     else:
         spec, origins = read_spec(config, overrides)
-        _apply_flags(spec, origins, nodes, gpus_per_node, workers_per_node, name)
+        if workers_per_node is not None:
+            raise SpecError(
+                "--workers-per-node is for scripts; a spec says it itself.",
+                f"--trainer.devices={workers_per_node}",
+            )
+        _apply_flags(spec, origins, nodes, gpus_per_node, name)
         trainer = spec.setdefault("trainer", {})
-        topology = read_topology(spec, settings.backend.free_gpus(trainer.get("num_nodes", 1)))
+        topology = read_topology(spec, settings.backend.free_gpus)
         name = trainer.get("experiment_name") or DEFAULT_NAME
         root = trainer.get("default_root_dir") or DEFAULT_ROOT
-        for key, value in (("num_nodes", topology.num_nodes), ("devices", topology.workers_per_node)):
+        for key, value in (
+            ("num_nodes", topology.num_nodes),
+            ("devices", topology.workers_per_node),
+        ):
             if key not in trainer:
                 trainer[key] = value
                 origins[f"trainer.{key}"] = f"cluster {cluster}"
@@ -129,7 +138,7 @@ def _script_topology(
             f"--workers-per-node {workers} contradicts --gpus-per-node {gpus}.",
             f"Each GPU has one worker: leave out --workers-per-node {workers}",
         )
-    return read_topology(as_spec, backend.free_gpus(nodes or 1))
+    return read_topology(as_spec, backend.free_gpus)
 
 
 def _apply_flags(
@@ -137,15 +146,9 @@ def _apply_flags(
     origins: dict[str, str],
     nodes: int | None,
     gpus_per_node: int | None,
-    workers_per_node: int | None,
     name: str | None,
 ) -> None:
     """Nodes, devices and name live in the Trainer's own words; the launcher's flags set those."""
-    if workers_per_node is not None:
-        raise SpecError(
-            "--workers-per-node is for scripts; a spec says it itself.",
-            f"--trainer.devices={workers_per_node}",
-        )
     flags: dict[str, tuple[str, Any]] = {}
     if nodes is not None:
         flags["num_nodes"] = ("--nodes", nodes)
@@ -160,7 +163,8 @@ def _apply_flags(
         known = trainer.get(key)
         if origins.get(f"trainer.{key}") == "command line" and known not in (value, "auto"):
             raise SpecError(
-                f"{flag} makes trainer.{key}={value!r}, but --trainer.{key}={known!r} is given too.",
+                f"{flag} makes trainer.{key}={value!r}, "
+                f"but --trainer.{key}={known!r} is given too.",
                 "Keep one of the two.",
             )
         trainer[key] = value

@@ -93,8 +93,7 @@ def run_node(run: Run, node_rank: int, head: str, attempt: int, grace_seconds: f
         0 if every worker ended well, else 1.
     """
     plan = Plan.from_json(run.read("plan") or {})
-    logs = run.log_directory(attempt)
-    logs.mkdir(parents=True, exist_ok=True)
+    run.log_directory(attempt).mkdir(parents=True, exist_ok=True)
     stop_requested = False
 
     def request_stop(_signal: int, _frame: object) -> None:
@@ -103,7 +102,12 @@ def run_node(run: Run, node_rank: int, head: str, attempt: int, grace_seconds: f
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, request_stop)
-    workers = _start_workers(plan, run, logs, node_rank, head, attempt)
+    workers = {}
+    for local_rank in range(plan.topology.workers_per_node):
+        variables = worker_environment(
+            plan.topology, node_rank, local_rank, head, f"{run.name}/{attempt}"
+        )
+        workers[int(variables["RANK"])] = _start_worker(plan, run, attempt, variables)
     alive = dict(workers)
     failed = False
     while alive and not (failed or stop_requested):
@@ -118,37 +122,30 @@ def run_node(run: Run, node_rank: int, head: str, attempt: int, grace_seconds: f
     return 1 if failed or stop_requested else 0
 
 
-def _start_workers(
-    plan: Plan, run: Run, logs: Path, node_rank: int, head: str, attempt: int
-) -> dict[int, "subprocess.Popen[bytes]"]:
+def _start_worker(
+    plan: Plan, run: Run, attempt: int, variables: dict[str, str]
+) -> "subprocess.Popen[bytes]":
     threads = max(1, available_cpus() // plan.topology.workers_per_node)
-    workers = {}
-    for local_rank in range(plan.topology.workers_per_node):
-        variables = worker_environment(
-            plan.topology, node_rank, local_rank, head, f"{run.name}/{attempt}"
+    with (run.log_directory(attempt) / f"rank_{variables['RANK']}.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-u", "-m", "getiaction_launch.worker", str(run.directory)],
+            env={
+                "OMP_NUM_THREADS": str(threads),
+                **os.environ,
+                **plan.env_vars,
+                **variables,
+                "GETIACTION_RUN_DIR": str(run.directory),
+                "GETIACTION_LAUNCH_ATTEMPT": str(attempt),
+                "GETIACTION_LAUNCH_PARENT": str(os.getpid()),
+            },
+            cwd=plan.working_directory,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            # A session of its own: the signals of a terminal or a scheduler's step come through
+            # this process alone, and loader workers can be ended with their worker.
+            start_new_session=True,
         )
-        rank = int(variables["RANK"])
-        with (logs / f"rank_{rank}.log").open("ab") as log:
-            workers[rank] = subprocess.Popen(
-                [sys.executable, "-u", "-m", "getiaction_launch.worker", str(run.directory)],
-                env={
-                    "OMP_NUM_THREADS": str(threads),
-                    **os.environ,
-                    **plan.env_vars,
-                    **variables,
-                    "GETIACTION_RUN_DIR": str(run.directory),
-                    "GETIACTION_LAUNCH_ATTEMPT": str(attempt),
-                    "GETIACTION_LAUNCH_PARENT": str(os.getpid()),
-                },
-                cwd=plan.working_directory,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # A session of its own: the signals of a terminal or a scheduler's step come
-                # through this process alone, and loader workers can be ended with their worker.
-                start_new_session=True,
-            )
-    return workers
 
 
 def _record_death(run: Run, attempt: int, rank: int, node_rank: int, returncode: int) -> None:

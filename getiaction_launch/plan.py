@@ -5,7 +5,7 @@ arguments, and the plan goes out as JSON (``launch/plan.json``), the only thing 
 from the submitting process to the nodes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -72,12 +72,13 @@ class Plan:
         return cls(**{**fields, "topology": Topology(**fields["topology"])})
 
 
-def read_topology(spec: Spec, free_gpus: int | None) -> Topology:
+def read_topology(spec: Spec, free_gpus: Callable[[int], int | None]) -> Topology:
     """Read nodes and workers from the Trainer's own words.
 
     Args:
         spec: Its ``trainer.num_nodes``, ``trainer.devices`` and ``trainer.accelerator`` count.
-        free_gpus: GPUs of each node, where that is known before the job starts.
+        free_gpus: Tells how many GPUs each of so many nodes would get, or None where only the
+            job will know.
 
     Raises:
         SpecError: For a number of nodes or devices that cannot be.
@@ -89,8 +90,9 @@ def read_topology(spec: Spec, free_gpus: int | None) -> Topology:
             f"trainer.num_nodes={num_nodes!r} is no number of machines.", "Set it: --nodes 2"
         )
     accelerator = trainer.get("accelerator", "auto")
-    on_cpu = accelerator == "cpu" or (accelerator == "auto" and free_gpus == 0)
-    workers = _count_devices(trainer.get("devices", "auto"), 1 if on_cpu else free_gpus)
+    available = 1 if accelerator == "cpu" else free_gpus(num_nodes)
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and available == 0)
+    workers = _count_devices(trainer.get("devices", "auto"), 1 if on_cpu else available)
     return Topology(num_nodes, workers, 0 if on_cpu else workers)
 
 

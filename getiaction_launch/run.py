@@ -4,6 +4,8 @@ Every record has one writer: ``plan.json`` the command that submits, ``job.json`
 ``progress.json`` and ``done.json`` the worker of rank 0, ``error_*.json`` the rank that failed.
 """
 
+import contextlib
+import itertools
 import re
 import time
 from dataclasses import asdict, dataclass, field
@@ -66,13 +68,9 @@ class Run:
         parent = Path(root, name)
         parent.mkdir(parents=True, exist_ok=True)
         taken = [int(m[1]) for p in parent.iterdir() if (m := _VERSION.fullmatch(p.name))]
-        version = max(taken, default=-1) + 1
-        while True:
-            try:
+        for version in itertools.count(max(taken, default=-1) + 1):
+            with contextlib.suppress(FileExistsError):
                 (parent / f"version_{version}").mkdir()
-            except FileExistsError:
-                version += 1
-            else:
                 break
         run = cls(parent / f"version_{version}")
         run.launch_directory.mkdir()

@@ -70,7 +70,7 @@ def read_spec(
         content = _read_yaml(path)
         _check_sections(content, path)
         _merge(spec, content)
-        origins.update(dict.fromkeys(_leaves(content), path))
+        origins.update(dict.fromkeys(leaves(content), path))
     for key, text in overrides:
         _check_sections({key.partition(".")[0].rstrip("+"): None}, f"--{key}")
         try:
@@ -171,10 +171,12 @@ def _as_class(value: Any) -> Any:  # noqa: ANN401 - any YAML value
     return {"class_path": value} if isinstance(value, str) else value
 
 
-def _leaves(node: Any, prefix: str = "") -> list[str]:  # noqa: ANN401 - any YAML value
-    if isinstance(node, dict) and node:
-        return [leaf for k, v in node.items() for leaf in _leaves(v, f"{prefix}.{k}".lstrip("."))]
-    return [prefix]
+def leaves(node: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401 - any YAML value
+    """Flatten nested mappings into dotted keys and their values."""
+    if not isinstance(node, dict) or not node:
+        return {prefix: node}
+    children = (leaves(value, f"{prefix}.{key}".lstrip(".")) for key, value in node.items())
+    return {key: value for child in children for key, value in child.items()}
 
 
 def parse(spec: Spec) -> str:

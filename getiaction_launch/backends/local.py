@@ -5,6 +5,7 @@ each node (:mod:`getiaction_launch.node`), waits for them, and writes how it wen
 ``job.json``. Status and cancel work from any other shell by what stands there.
 """
 
+import contextlib
 import fcntl
 import os
 import random
@@ -49,8 +50,18 @@ class LocalBackend:
         return True
 
     def free_gpus(self, num_nodes: int) -> int | None:
-        """This machine's GPUs, shared out evenly."""
-        return len(visible_gpus()) // num_nodes
+        """This machine's GPUs, shared out evenly.
+
+        Raises:
+            CheckError: If there are some, but not one for each node.
+        """
+        have = len(visible_gpus())
+        if 0 < have < num_nodes:
+            raise CheckError(
+                f"{num_nodes} nodes cannot share this machine's {have} GPUs.",
+                f"--nodes {have}, or train on CPU: --gpus-per-node 0",
+            )
+        return have // num_nodes
 
     def check(self, plan: Plan) -> None:
         """Raise CheckError if this machine has too few GPUs."""
@@ -130,6 +141,8 @@ class LocalJob:
             return JobStatus(
                 JobState.UNKNOWN, f"it was started on {process['host']}; ask on that machine"
             )
+        if not is_alive and self.run.read("cancel"):
+            return JobStatus(JobState.CANCELLED, "cancelled by its user")
         if not is_alive:
             return JobStatus(JobState.FAILED, "its job process was killed or the machine restarted")
         return JobStatus(state)
@@ -151,14 +164,15 @@ class LocalJob:
             return
         self.run.write("cancel", {"requested_at": time.time()})
         pid = self.record["process"]["pid"]
-        os.kill(pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + CANCEL_SECONDS
         while not self.status().state.is_over:
             if time.monotonic() > deadline:
-                # Node processes and workers are bound to die with it: getiaction_launch.parent.
-                os.kill(pid, signal.SIGKILL)
-                _write_attempt(self.run, JobState.CANCELLED, "cancelled; it had to be killed")
-                return
+                # Nodes and workers are bound to die with it (getiaction_launch.parent), and
+                # status takes the cancel request for the job's last word.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             time.sleep(POLL_SECONDS)
 
 
@@ -178,10 +192,9 @@ def _node_variables(plan: Plan, node_rank: int) -> dict[str, str]:
     """What tells the nodes on one machine apart, and keeps them from crowding it."""
     threads = max(1, available_cpus() // plan.topology.world_size)
     variables = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
-    if count := plan.topology.gpus_per_node:
-        share = visible_gpus()[node_rank * count : (node_rank + 1) * count]
-        variables["CUDA_VISIBLE_DEVICES"] = ",".join(share)
-    return variables
+    count = plan.topology.gpus_per_node
+    share = visible_gpus()[node_rank * count : (node_rank + 1) * count]
+    return {**variables, "CUDA_VISIBLE_DEVICES": ",".join(share)}
 
 
 def reserve_port() -> tuple[int, IO[str]]:
@@ -195,7 +208,7 @@ def reserve_port() -> tuple[int, IO[str]]:
     """
     for port in random.sample(PORTS, len(PORTS)):
         try:
-            file = Path(tempfile.gettempdir(), f"getiaction-launch-port-{port}.lock").open("w")
+            file = Path(tempfile.gettempdir(), f"getiaction-launch-port-{port}.lock").open("w")  # noqa: SIM115 - the caller holds it
         except OSError:  # another user's
             continue
         try:
@@ -245,11 +258,9 @@ def run_job(run: Run, grace_seconds: float) -> JobState:
         for node in nodes:
             if node.poll() is None:
                 node.terminate()
-        returncodes = [node.wait() for node in nodes]
-    state, reason = _outcome(run, returncodes, stop_requested)
-    run.write(
-        "attempt_0", {**record, "ended_at": time.time(), "state": state, "reason": reason}
-    )
+        ended = [node.wait() for node in nodes]
+    state, reason = _outcome(run, ended, stop_requested)
+    run.write("attempt_0", {**record, "ended_at": time.time(), "state": state, "reason": reason})
     return state
 
 

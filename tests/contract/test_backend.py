@@ -5,34 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 
-import psutil
 import pytest
 
 LIMIT_SECONDS = 60
-
-
-@pytest.fixture
-def script(tmp_path: Path) -> Callable[[str], str]:
-    """Write a training script of the user's own; return its name."""
-
-    def write(code: str) -> str:
-        (tmp_path / "train.py").write_text(f"import os, sys, time\nrank = os.environ['RANK']\n{code}")
-        return "train.py"
-
-    return write
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for ``condition``; fail after the limit."""
-    deadline = time.monotonic() + LIMIT_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"nothing came of it in {LIMIT_SECONDS} s")
-        time.sleep(0.05)
 
 
 def status_of(getiaction_launch, run: str) -> dict:
@@ -78,7 +54,7 @@ def test_script_gets_its_own_arguments(getiaction_launch, cluster, script, tmp_p
     assert (tmp_path / "argv").read_text() == "--nodes 7 --trainer.x=1__main__"
 
 
-def test_run_outlives_its_shell(getiaction_launch, cluster, script, tmp_path):
+def test_run_outlives_its_shell(getiaction_launch, cluster, script, tmp_path, until):
     """A run goes on when the shell that submitted it is killed with all its children."""
     name = script("open(f'up_{rank}', 'w')\nwhile not os.path.exists('go'): time.sleep(0.05)")
     command = [sys.executable, "-m", "getiaction_launch.cli", "--cluster", cluster.name, "--wait"]
@@ -134,7 +110,7 @@ def test_script_that_exits_well_has_succeeded(getiaction_launch, cluster, script
 
 
 def test_cancel_from_another_shell_leaves_nothing_behind(
-    getiaction_launch, cluster, script, tmp_path
+    getiaction_launch, cluster, script, tmp_path, until
 ):
     """Cancel ends workers that ignore SIGTERM, and the processes that these started."""
     name = script(
@@ -154,7 +130,7 @@ def test_cancel_from_another_shell_leaves_nothing_behind(
     assert getiaction_launch("cancel", run).returncode == 0
 
 
-def test_wait_tells_of_a_cancel(getiaction_launch, cluster, script, tmp_path):
+def test_wait_tells_of_a_cancel(getiaction_launch, cluster, script, tmp_path, until):
     """Who waits for a run that somebody cancels gets exit code 11."""
     name = script("open('up', 'w')\ntime.sleep(600)")
     command = [sys.executable, "-m", "getiaction_launch.cli", "--cluster", cluster.name, "--wait"]
@@ -164,7 +140,9 @@ def test_wait_tells_of_a_cancel(getiaction_launch, cluster, script, tmp_path):
         assert waiting.wait(LIMIT_SECONDS) == 11
 
 
-def test_interrupting_the_wait_leaves_the_run_alone(getiaction_launch, cluster, script, tmp_path):
+def test_interrupting_the_wait_leaves_the_run_alone(
+    getiaction_launch, cluster, script, tmp_path, until
+):
     """Ctrl-C ends the watching, with exit code 130, and says how to end the run."""
     name = script("open('up', 'w')\nwhile not os.path.exists('go'): time.sleep(0.05)")
     command = [sys.executable, "-m", "getiaction_launch.cli", "--cluster", cluster.name, "--wait"]
@@ -230,44 +208,3 @@ def test_ls_shows_every_run(getiaction_launch, cluster, script):
         ("train/version_0", "SUCCEEDED"),
     ]
     assert "train/version_1" in getiaction_launch("ls").stdout
-
-
-class TestLocalFaults:
-    """What only the local backend's own processes can suffer."""
-
-    @pytest.mark.parametrize("victim", ["backends.local", "getiaction_launch.node"])
-    def test_killed_process_takes_its_workers_along(
-        self, getiaction_launch, script, tmp_path, victim
-    ):
-        """SIGKILL of the job process or of a node: a failed run, and no orphans."""
-        from conftest import LocalCluster
-
-        cluster = LocalCluster()
-        name = script("open(f'up_{rank}', 'w')\ntime.sleep(600)")
-        run = submit(getiaction_launch, cluster, "--nodes", "2", name)
-        until(lambda: (tmp_path / "up_0").exists() and (tmp_path / "up_1").exists())
-        directory = tmp_path / "experiments" / run
-        process = next(p for p in cluster.processes(directory) if victim in " ".join(p.cmdline()))
-        process.send_signal(signal.SIGKILL)
-        until(lambda: not cluster.processes(directory))
-        status = status_of(getiaction_launch, run)
-        assert status["state"] == "FAILED"
-        assert "killed" in status["reason"]
-
-    def test_recycled_pid_is_not_taken_for_the_job(self, getiaction_launch, script, tmp_path):
-        """After a reboot another process may have the job's pid: the run has failed, and cancel
-        leaves that process alone.
-        """
-        name = script("open('up', 'w')\ntime.sleep(600)")
-        getiaction_launch("--parsable", name)
-        until((tmp_path / "up").exists)
-        record = tmp_path / "experiments/train/version_0/launch/job.json"
-        content = json.loads(record.read_text())
-        psutil.Process(content["process"]["pid"]).kill()
-        with subprocess.Popen(["sleep", "600"]) as stranger:
-            content["process"]["pid"] = stranger.pid
-            record.write_text(json.dumps(content))
-            assert status_of(getiaction_launch, "@last")["state"] == "FAILED"
-            getiaction_launch("cancel", "@last")
-            assert stranger.poll() is None
-            stranger.kill()

@@ -1,0 +1,153 @@
+"""Plans: topology from the Trainer's own words, and what the launcher's flags set."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from getiaction_launch.errors import CheckError, SpecError
+from getiaction_launch.launch import prepare
+from getiaction_launch.plan import Plan, Topology, read_topology
+
+
+def no_gpus(_num_nodes: int) -> int:
+    """A cluster without GPUs."""
+    return 0
+
+
+def four_gpus(num_nodes: int) -> int:
+    """Nodes that share four GPUs."""
+    return 4 // num_nodes
+
+
+def unknown_gpus(_num_nodes: int) -> None:
+    """A cluster that tells only its jobs."""
+    return
+
+
+@pytest.mark.parametrize(
+    ("trainer", "free_gpus", "topology"),
+    [
+        ({}, no_gpus, Topology(1, 1, 0)),
+        ({"num_nodes": 2}, no_gpus, Topology(2, 1, 0)),
+        ({"num_nodes": 2}, four_gpus, Topology(2, 2, 2)),
+        ({"num_nodes": 2, "devices": 1}, four_gpus, Topology(2, 1, 1)),
+        ({"devices": "auto", "accelerator": "cpu"}, four_gpus, Topology(1, 1, 0)),
+        ({"devices": 2, "accelerator": "cpu"}, unknown_gpus, Topology(1, 2, 0)),
+        ({"devices": 8, "accelerator": "gpu"}, unknown_gpus, Topology(1, 8, 8)),
+        ({"devices": [0, 2]}, four_gpus, Topology(1, 2, 2)),
+        ({"devices": "0,2,3"}, four_gpus, Topology(1, 3, 3)),
+        ({"devices": "3"}, four_gpus, Topology(1, 3, 3)),
+        ({"devices": -1}, four_gpus, Topology(1, 4, 4)),
+        ({"devices": "-1"}, four_gpus, Topology(1, 4, 4)),
+    ],
+)
+def test_topology_is_what_the_trainer_says(trainer, free_gpus, topology):
+    """Nodes, workers and GPUs come from num_nodes, devices and accelerator."""
+    assert read_topology({"trainer": trainer}, free_gpus) == topology
+
+
+@pytest.mark.parametrize(
+    ("trainer", "free_gpus", "complaint"),
+    [
+        ({"num_nodes": 0}, no_gpus, "trainer.num_nodes=0 is no number of machines"),
+        ({"num_nodes": "two"}, no_gpus, "trainer.num_nodes='two' is no number"),
+        ({"devices": 0}, no_gpus, "trainer.devices=0 gives no worker"),
+        ({"devices": []}, no_gpus, "gives no worker"),
+        ({"devices": "all"}, no_gpus, "trainer.devices='all' gives no worker"),
+        ({"devices": "auto"}, unknown_gpus, "cannot be sized before the job starts"),
+        ({"accelerator": "gpu"}, no_gpus, "gives no worker"),
+    ],
+)
+def test_impossible_geometry_is_refused(trainer, free_gpus, complaint):
+    """The user's own key and value are named."""
+    with pytest.raises(SpecError, match=complaint):
+        read_topology({"trainer": trainer}, free_gpus)
+
+
+def test_plan_survives_json():
+    """What a node reads is what was decided."""
+    plan = Plan("n", "/r", {"trainer": {"lr": 1e-5}}, [], Topology(2, 4, 4), "/w", {"A": "b"})
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+@pytest.fixture
+def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Write a spec into an empty working directory of a machine without GPUs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    Path("act.yaml").write_text("trainer: {max_epochs: 3, accelerator: cpu, num_nodes: 4}\n")
+    return "act.yaml"
+
+
+def test_flags_set_the_trainers_own_keys(spec):
+    """``--nodes`` beats the file, and is written where the Trainer reads it, with its origin."""
+    plan, _ = prepare(config=[spec], nodes=2, name="pusht")
+    assert plan.topology == Topology(2, 1, 0)
+    assert plan.spec["trainer"]["num_nodes"] == 2
+    assert plan.origins["trainer.num_nodes"] == "command line (--nodes)"
+    assert (plan.name, plan.spec["trainer"]["experiment_name"]) == ("pusht", "pusht")
+
+
+def test_two_flags_for_one_fact_must_agree(spec):
+    """``--nodes 2`` beside ``--trainer.num_nodes=3`` is refused, beside =2 it is fine."""
+    with pytest.raises(SpecError, match=r"--nodes makes trainer.num_nodes=2, but .*=3 is given"):
+        prepare(config=[spec], nodes=2, overrides=[("trainer.num_nodes", "3")])
+    plan, _ = prepare(config=[spec], nodes=2, overrides=[("trainer.num_nodes", "2")])
+    assert plan.topology.num_nodes == 2
+
+
+def test_relative_root_lies_where_the_command_was_typed(spec, tmp_path):
+    """Without a storage root, a relative default_root_dir lies under the current directory."""
+    plan, _ = prepare(config=[spec])
+    assert plan.root == str(tmp_path / "experiments")
+    plan, _ = prepare(config=[spec], storage_root="/data")
+    assert plan.root == "/data/experiments"
+    plan, _ = prepare(config=[spec], overrides=[("trainer.default_root_dir", "file:///abs/runs")])
+    assert plan.root == "/abs/runs"
+
+
+def test_object_storage_is_refused_and_not_mangled(spec):
+    """A URL that is no file system is an error with the URL in it, never another place."""
+    with pytest.raises(SpecError, match="s3://bucket/x"):
+        prepare(config=[spec], overrides=[("trainer.default_root_dir", "s3://bucket/x")])
+
+
+def test_script_is_checked_before_it_starts(spec, tmp_path):
+    """A missing script, and one with a syntax error, are found at once."""
+    with pytest.raises(SpecError, match=r"script 'gone.py': No such file"):
+        prepare(script=["gone.py"])
+    Path("bad.py").write_text("def f(:\n")
+    with pytest.raises(SpecError, match=r"script 'bad.py' is not Python"):
+        prepare(script=["bad.py"])
+    Path("good.py").write_text("pass\n")
+    plan, _ = prepare(script=["good.py", "--lr", "1"], nodes=2, workers_per_node=3)
+    assert plan.script == [str(tmp_path / "good.py"), "--lr", "1"]
+    assert (plan.topology, plan.name) == (Topology(2, 3, 0), "good")
+    with pytest.raises(SpecError, match="a spec or a script"):
+        prepare(script=["good.py"], config=[spec])
+    with pytest.raises(SpecError, match="a spec or a script"):
+        prepare()
+
+
+def test_workers_per_node_of_a_spec_is_its_devices(spec):
+    """One fact, one place: for a spec the fix is pasteable."""
+    with pytest.raises(SpecError, match=r"--trainer\.devices=2"):
+        prepare(config=[spec], workers_per_node=2)
+
+
+def test_gpus_are_shared_out_and_counted(spec, monkeypatch):
+    """Nodes on one machine share its GPUs; more than there are is refused before the start."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6,7")
+    plan, backend = prepare(config=[spec], nodes=2, gpus_per_node=2)
+    backend.check(plan)
+    assert plan.spec["trainer"]["accelerator"] == "gpu"
+    commands = backend.describe(plan)
+    assert "CUDA_VISIBLE_DEVICES=3,5 " in commands[0]
+    assert "CUDA_VISIBLE_DEVICES=6,7 " in commands[1]
+    plan, backend = prepare(config=[spec], nodes=2, gpus_per_node=4)
+    with pytest.raises(CheckError, match="2 nodes x 4 GPUs = 8 GPUs, but this machine shows 4"):
+        backend.check(plan)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(CheckError, match="2 nodes cannot share this machine's 1 GPUs"):
+        prepare(config=[spec], nodes=2, overrides=[("trainer.accelerator", "auto")])

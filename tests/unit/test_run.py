@@ -1,0 +1,85 @@
+"""The run directory: claimed once, written whole, found by name."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from getiaction_launch.errors import CheckError, RunNotFoundError
+from getiaction_launch.run import Run, WorkerError, find_run, list_runs
+from getiaction_launch.storage import probe_root, read_json, write_json
+
+
+def test_concurrent_claims_get_versions_of_their_own(tmp_path):
+    """64 claims at once under one name: 64 versions."""
+    with ThreadPoolExecutor(16) as pool:
+        runs = list(pool.map(lambda _: Run.claim(str(tmp_path), "act"), range(64)))
+    assert sorted(run.directory.name for run in runs) == sorted(f"version_{n}" for n in range(64))
+
+
+def test_claim_continues_after_runs_of_a_laptop(tmp_path):
+    """Versions that a Trainer made without the launcher count too; gaps are not filled."""
+    for name in ("version_0", "version_7", "notes"):
+        (tmp_path / "act" / name).mkdir(parents=True)
+    assert Run.claim(str(tmp_path), "act").name == "act/version_8"
+
+
+def test_interrupted_write_leaves_the_old_record(tmp_path, monkeypatch):
+    """A writer that dies before its last step leaves the old content, and readers see all of it."""
+    record = tmp_path / "job.json"
+    write_json(record, {"state": "old"})
+
+    def die(_self: Path, _target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        write_json(record, {"state": "new"})
+    assert read_json(record) == {"state": "old"}
+
+
+def test_discard_gives_the_version_back(tmp_path):
+    """A claim that came to nothing leaves nothing, and the next one gets its number."""
+    run = Run.claim(str(tmp_path), "act")
+    run.write("plan", {})
+    run.log_directory(0).mkdir(parents=True)
+    run.discard()
+    assert Run.claim(str(tmp_path), "act").name == "act/version_0"
+
+
+def test_runs_are_found_by_directory_name_and_last(tmp_path):
+    """All three ways of naming a run lead to the same place; a wrong one lists what is there."""
+    runs = [Run.claim(str(tmp_path), name) for name in ("act", "act", "pusht")]
+    for age, run in zip((30, 20, 10), runs, strict=True):
+        run.write("plan", {})
+        plan = run.launch_directory / "plan.json"
+        os.utime(plan, (plan.stat().st_atime, plan.stat().st_mtime - age))
+    assert list_runs(str(tmp_path)) == runs[::-1]
+    assert find_run("@last", str(tmp_path)) == runs[2]
+    assert find_run("act/version_1", str(tmp_path)) == runs[1]
+    assert find_run(str(runs[0].directory), "elsewhere") == runs[0]
+    with pytest.raises(RunNotFoundError, match=r"(?s)'act/version_9' is no run.*pusht/version_0"):
+        find_run("act/version_9", str(tmp_path))
+    with pytest.raises(RunNotFoundError, match="there is no run under"):
+        find_run("@last", str(tmp_path / "nothing"))
+
+
+def test_first_error_is_the_cause_and_not_its_echo(tmp_path):
+    """A peer that lost its connection speaks first; the rank that broke it is blamed."""
+    run = Run.claim(str(tmp_path), "act")
+    run.log_directory(0).mkdir(parents=True)
+    echo = WorkerError(0, 0, "h", "RuntimeError", "gloo", is_consequence=True, failed_at=1)
+    cause = WorkerError(3, 1, "h", "ValueError", "bad", failed_at=2)
+    later = WorkerError(2, 1, "h", "ValueError", "worse", failed_at=3)
+    for error in (echo, later, cause, WorkerError(3, 1, "h", "WorkerDied", "second word")):
+        run.write_error(0, error)
+    assert run.first_error(0) == cause
+    assert str(cause) == "rank 3 on node 1 (h): ValueError: bad"
+
+
+def test_unwritable_root_is_named_with_the_reason(tmp_path):
+    """A root below a file cannot be made, and the error says so with its path."""
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckError, match=r"file/experiments' cannot be written: Not a directory"):
+        probe_root(str(tmp_path / "file/experiments"))
