@@ -1,0 +1,149 @@
+"""The parser and runner behind the `getiaction` command: LightningCLI, set up for this package."""
+
+import difflib
+import inspect
+import os
+import pydoc
+import re
+import sys
+from argparse import ArgumentError
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.cloud_io import get_filesystem
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule
+from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import SaveConfigCallback as LightningSaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_warn
+
+# Of an imported class `--model` and `--data` take the bare name.
+from getiaction.data import DotDataModule, LeRobotDataModule  # noqa: F401 - as said above
+from getiaction.policies import ACT  # noqa: F401 - as said above
+from getiaction.train.trainer import Trainer
+
+CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
+
+UNKNOWN_CLASS = re.compile(r'^Parser key "(.+)":[^$]*dot import path string: (.*)')
+
+UNKNOWN_KEY = re.compile(r"(?:accept option|Option) '([^']+)'|unrecognized arguments: -*([^\s=]+)")
+
+
+class SaveConfigCallback(LightningSaveConfigCallback):
+    """Saves config.yaml in the run's directory, over another only where a launcher owns that."""
+
+    def setup(self, trainer: LightningTrainer, pl_module: LightningModule, stage: str) -> None:
+        """Save unless a config.yaml is there; a launcher's run directory is written anew."""
+        directory = trainer.log_dir
+        path = os.path.join(directory or "", self.config_filename)  # noqa: PTH118 - may be a URL
+        is_taken = trainer.strategy.broadcast(get_filesystem(path).exists(path))
+        if is_taken and not self.overwrite and not self.already_saved:
+            # Loggers without directories of their own, such as wandb's, give the working one.
+            rank_zero_warn(f"{path} is there already and is kept: this run's config is not saved.")
+            return
+        super().setup(trainer, pl_module, stage)
+
+
+class CLI(LightningCLI):
+    """LightningCLI over our Trainer: `fit`, `validate`, `test` and `predict`.
+
+    Any LightningModule and LightningDataModule can be named, those of this package without their
+    module; the working directory is on the import path. Mistakes raise, nothing exits.
+
+    Args:
+        args: Command line as a list, or the config as a dict; None for `sys.argv`.
+        run: Whether to run the subcommand. If not, `args` has none: only the classes are made, and
+            are there as `trainer`, `model` and `datamodule`.
+
+    Raises:
+        ArgumentError: For arguments that do not parse or that the classes refuse; the message says
+            which and what to write instead.
+    """
+
+    def __init__(self, args: ArgsType = None, *, run: bool = True) -> None:
+        if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds strings
+            sys.path.insert(0, os.getcwd())  # noqa: PTH109 - as above
+        options = {"exit_on_error": False, "allow_abbrev": False}
+        super().__init__(
+            trainer_class=Trainer,
+            save_config_callback=SaveConfigCallback,
+            save_config_kwargs={"overwrite": "GETIACTION_RUN_DIR" in os.environ},
+            parser_kwargs={**options, **{name: dict(options) for name in self.subcommands()}},
+            args=args,
+            run=run,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse `args`, whatever is in `sys.argv` (Lightning warns if both are there)."""
+        try:
+            if args is None or isinstance(args, list):
+                self.config = parser.parse_args(args)
+            else:
+                self.config = parser.parse_object(args)
+        except ArgumentError as error:
+            parsers = getattr(self, "_subcommand_parsers", {"": parser})
+            keys = next(iter(parsers.values())).get_defaults().keys()
+            # The parser names the place of a YAML error, but not the file.
+            words = sys.argv[1:] if args is None else args if isinstance(args, list) else []
+            files = [word.rpartition("=")[2] for word in words if word.endswith(CONFIG_SUFFIXES)]
+            message = str(error).replace('"<unicode string>"', " or ".join(files))
+            raise ArgumentError(None, explain(message, keys)) from error
+
+    def before_instantiate_classes(self) -> None:
+        """Look for the checkpoint before seconds are spent on building what it is for."""
+        path = self._get(self.config, "ckpt_path")
+        is_keyword = str(path).partition(":")[0] in {"best", "last", "hpc", "registry"}
+        if path and not is_keyword and not get_filesystem(path).exists(path):
+            msg = f"ckpt_path={path} does not exist.\nIs it there? ls {Path(path).parent}"
+            raise ArgumentError(None, msg)
+
+    def instantiate_classes(self) -> None:
+        """Make model, data and Trainer; what their constructors refuse is the arguments' fault."""
+        try:
+            super().instantiate_classes()
+        except (OSError, ValueError, MisconfigurationException) as error:
+            message = str(error)
+            if "empty parameter list" in message:
+                message = (
+                    "--optimizer needs a model that has its parameters before its data is known.\n"
+                    "Use the model's own arguments instead: --model.optimizer_lr=1e-4"
+                )
+            raise ArgumentError(None, message) from error
+
+
+def explain(message: str, keys: Iterable[str]) -> str:
+    """Say jsonargparse's `message` in few words, with the nearest valid keys for an unknown one.
+
+    Args:
+        message: Of an ArgumentError that jsonargparse raised.
+        keys: What the parser knows.
+
+    Returns:
+        What was wrong and, where it is known, what to write instead.
+    """
+    if unknown := UNKNOWN_KEY.search(message):
+        key = unknown[1] or unknown[2]
+        owners = re.findall(r"Problem with given class_path '([^']+)'", message[: unknown.start()])
+        if owners:
+            owner: Any = pydoc.locate(owners[-1])
+            keys = inspect.signature(owner).parameters
+        nearest = sorted(keys, key=lambda k: difflib.SequenceMatcher(None, key, k).ratio())[::-1]
+        return (
+            f"unknown key {key!r}{f' of {owners[-1]}' if owners else ''}.\n"
+            f"Valid keys, nearest first: {', '.join(nearest[:5])}"
+        )
+    if "required: " in message and message.endswith(".model"):
+        return "no model is given.\nName one: --model ACT, or in the config file: model: ACT"
+    if unknown_class := UNKNOWN_CLASS.search(message):
+        return (
+            f"{unknown_class[1]}: no class is known as {unknown_class[2]!r}.\n"
+            f"A class of your own needs its module: my_module.{unknown_class[2]}"
+        )
+    noise = ("Does not validate against", "Subtypes:", "Errors:", "Given value type:")
+    lines = [line for line in message.splitlines() if not line.strip().startswith(noise)]
+    text = "\n".join(line for line in lines if not line.endswith("Expected a <class 'NoneType'>"))
+    text = re.sub(r"<class '([\w.]+)'>", r"\1", text)
+    text = re.sub(r"NestedArg\(key='(.+?)', val='?(.*?)'?\)", r"\1=\2", text)
+    return re.sub(r'Parser key "([^"]+)":', r"\1:", text)
