@@ -5,11 +5,11 @@ the same that ``getiaction fit --config`` takes. Its keys and types are judged b
 own parser (:func:`parse`), so laptop and cluster cannot disagree.
 """
 
+import argparse
 import contextlib
 import importlib
 import io
 import re
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -209,13 +209,8 @@ def fit(spec: Spec) -> None:
 
 
 def _run_cli(arguments: list[str] | Spec) -> None:
-    import jsonargparse
-
-    sys.argv[1:] = []  # LightningCLI warns of a second set of arguments
-    if str(Path.cwd()) not in sys.path:  # where the user's own modules lie
-        sys.path.insert(0, str(Path.cwd()))
     module, _, name = CLI_CLASS.rpartition(".")
     try:
         getattr(importlib.import_module(module), name)(args=arguments)
-    except jsonargparse.ArgumentError as error:
+    except argparse.ArgumentError as error:
         raise SpecError(str(error)) from error

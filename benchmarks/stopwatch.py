@@ -1,0 +1,29 @@
+"""A callback that writes down when each optimizer step was done."""
+
+import json
+import time
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class Stopwatch(Callback):
+    """Writes the wall-clock time after each training batch of rank 0.
+
+    Args:
+        path: JSON file to write when training ends, a list of seconds since the epoch.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self.times: list[float] = []
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """Take the time."""
+        self.times.append(time.time())
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write them down."""
+        del pl_module
+        if trainer.is_global_zero:
+            self.path.write_text(json.dumps(self.times))
