@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 QUIET_PERIOD_SECONDS = 10
+REASON_LINES = 8
 
 
 def say(text: str) -> None:
@@ -74,7 +75,8 @@ def summary(status: RunStatus) -> str:
         rows += [("final loss", final_loss(status.progress))]
         rows += [("logs", f"getiaction-launch logs {place}")]
     else:
-        rows += [("reason", status.reason.splitlines()[0] if status.reason else "unknown")]
+        first, *more = status.reason.splitlines() or ["unknown"]
+        rows += [("reason", first), *(("", line) for line in more[:REASON_LINES])]
         error = run.first_error(0)
         logs = run.log_directory(0)
         rows += [("log", short(logs / f"rank_{error.rank}.log" if error else logs))]

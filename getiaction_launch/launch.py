@@ -97,6 +97,8 @@ def prepare(
             if key not in trainer:
                 trainer[key] = value
                 origins[f"trainer.{key}"] = f"cluster {cluster}"
+    if "/" in name or name in (".", ".."):
+        raise SpecError(f"experiment_name={name!r} is no plain name.", "e.g. --name pusht_act_v1")
     plan = Plan(
         name=name,
         root=resolve_root(root, storage_root or settings.storage_root or str(Path.cwd())),
@@ -178,7 +180,8 @@ def submit(plan: Plan, backend: Backend) -> Run:
     being built; elsewhere when the scheduler has taken the job.
 
     Raises:
-        LaunchError: If the plan cannot be carried out; then no run directory is left behind.
+        LaunchError: If the plan cannot be carried out; then, as after Ctrl-C, no run directory
+            is left behind.
     """
     check(plan, backend, also_spec=not backend.starts_at_once)
     run = Run.claim(plan.root, plan.name)
@@ -188,6 +191,10 @@ def submit(plan: Plan, backend: Backend) -> Run:
         if backend.starts_at_once and plan.spec:
             _await_start(run)
     except SpecError:
+        run.discard()
+        raise
+    except KeyboardInterrupt:
+        cancel(run)
         run.discard()
         raise
     return run

@@ -84,4 +84,5 @@ class ProgressReport(Callback):
 
     def _write(self, **news: Any) -> None:  # noqa: ANN401 - JSON values
         self._report.update(news, updated_at=time.time())
-        self._run.write("progress", self._report)
+        # Training must not wait for a disk each second; the next report makes up for a lost one.
+        self._run.write("progress", self._report, durable=False)

@@ -94,11 +94,12 @@ class Run:
         """Read ``launch/<record>.json``; None where it was not written (yet)."""
         return read_json(self.launch_directory / f"{record}.json")
 
-    def write(self, record: str, content: dict[str, Any]) -> None:
-        """Write ``launch/<record>.json`` in one step."""
+    def write(self, record: str, content: dict[str, Any], *, durable: bool = True) -> None:
+        """Write ``launch/<record>.json`` in one step; ``durable`` as in ``write_json``."""
         write_json(
             self.launch_directory / f"{record}.json",
             {"schema_version": SCHEMA_VERSION, **content},
+            durable=durable,
         )
 
     def write_error(self, attempt: int, error: WorkerError) -> None:

@@ -155,6 +155,8 @@ def _set(spec: Spec, key: str, value: Any) -> str:  # noqa: ANN401 - any YAML va
             break
         if node.get(part) is None:
             node[part] = {}
+        elif _is_class_path(node[part]):
+            node[part] = {"class_path": node[part]}
         node = node[part]
     if append:
         items = node.get(part) or []
@@ -169,6 +171,10 @@ def _set(spec: Spec, key: str, value: Any) -> str:  # noqa: ANN401 - any YAML va
 def _as_class(value: Any) -> Any:  # noqa: ANN401 - any YAML value
     """``--model ACT`` is short for ``--model.class_path=ACT``."""
     return {"class_path": value} if isinstance(value, str) else value
+
+
+def _is_class_path(value: Any) -> bool:  # noqa: ANN401 - any YAML value
+    return isinstance(value, str) and all(part.isidentifier() for part in value.split("."))
 
 
 def leaves(node: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401 - any YAML value

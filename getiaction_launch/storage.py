@@ -50,15 +50,22 @@ def probe_root(root: str) -> None:
         ) from error
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replace ``path`` in one step: a reader sees the old content or the new, never a part."""
+def write_json(path: Path, content: dict[str, Any], *, durable: bool = True) -> None:
+    """Replace ``path`` in one step: a reader sees the old content or the new, never a part.
+
+    Args:
+        path: Where.
+        content: What.
+        durable: Whether it must survive a power failure, which costs a wait for the disk.
+    """
     # The temporary file lies beside its target: a rename across file systems is a copy.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(content, file, indent=2)
         file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     temporary.replace(path)
 
 

@@ -130,6 +130,13 @@ def test_script_is_checked_before_it_starts(spec, tmp_path):
         prepare()
 
 
+def test_name_is_one_directory(spec):
+    """A name that would put the run elsewhere is refused."""
+    for name in ("../elsewhere", "a/b", ".."):
+        with pytest.raises(SpecError, match="is no plain name"):
+            prepare(config=[spec], name=name)
+
+
 def test_workers_per_node_of_a_spec_is_its_devices(spec):
     """One fact, one place: for a spec the fix is pasteable."""
     with pytest.raises(SpecError, match=r"--trainer\.devices=2"):

@@ -73,6 +73,16 @@ def test_plus_appends_and_dots_reach_the_last_item(base):
     assert spec["trainer"]["callbacks"][1] == {"class_path": "my.Probe", "init_args": {"every": 5}}
 
 
+def test_a_class_by_its_name_alone_takes_arguments(base):
+    """``--trainer.logger=CSVLogger --trainer.logger.save_dir=logs``, as in LightningCLI."""
+    overrides = [("trainer.logger", "CSVLogger"), ("trainer.logger.save_dir", "logs")]
+    spec, _ = read_spec([base], overrides)
+    assert spec["trainer"]["logger"] == {
+        "class_path": "CSVLogger",
+        "init_args": {"save_dir": "logs"},
+    }
+
+
 def test_keys_through_a_value_are_refused(base):
     """A key below a plain value names that value."""
     with pytest.raises(SpecError, match=r"trainer.max_epochs is 3, which has no 'x'"):
