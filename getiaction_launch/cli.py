@@ -151,6 +151,8 @@ def run_or_check(tokens: Sequence[str], *, only_check: bool) -> int:
         else:
             print(console.plan_text(plan, commands))
         return 0
+    if sys.stderr.isatty():
+        console.say("checking and starting ...")  # seconds, in which torch is imported
     run = launch.submit(plan, backend)
     if arguments.wait or arguments.follow:
         console.say(console.next_commands(run))

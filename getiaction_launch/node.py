@@ -23,6 +23,22 @@ from getiaction_launch.run import Run, WorkerError
 POLL_SECONDS = 0.05
 
 
+class StopRequest:
+    """Set by SIGTERM or Ctrl-C from its making on; what follows is up to the main loop.
+
+    Attributes:
+        is_set: Whether one of them has come.
+    """
+
+    def __init__(self) -> None:
+        self.is_set = False
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self._set)
+
+    def _set(self, _signal: int, _frame: object) -> None:
+        self.is_set = True
+
+
 def available_cpus() -> int:
     """CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -94,14 +110,7 @@ def run_node(run: Run, node_rank: int, head: str, attempt: int, grace_seconds: f
     """
     plan = Plan.from_json(run.read("plan") or {})
     run.log_directory(attempt).mkdir(parents=True, exist_ok=True)
-    stop_requested = False
-
-    def request_stop(_signal: int, _frame: object) -> None:
-        nonlocal stop_requested
-        stop_requested = True
-
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, request_stop)
+    stop = StopRequest()
     workers = {}
     for local_rank in range(plan.topology.workers_per_node):
         variables = worker_environment(
@@ -110,7 +119,7 @@ def run_node(run: Run, node_rank: int, head: str, attempt: int, grace_seconds: f
         workers[int(variables["RANK"])] = _start_worker(plan, run, attempt, variables)
     alive = dict(workers)
     failed = False
-    while alive and not (failed or stop_requested):
+    while alive and not (failed or stop.is_set):
         time.sleep(POLL_SECONDS)
         for rank, worker in list(alive.items()):
             if worker.poll() is not None:
@@ -119,7 +128,7 @@ def run_node(run: Run, node_rank: int, head: str, attempt: int, grace_seconds: f
                     failed = True
                     _record_death(run, attempt, rank, node_rank, worker.returncode)
     _stop(list(workers.values()), grace_seconds)
-    return 1 if failed or stop_requested else 0
+    return 1 if failed or stop.is_set else 0
 
 
 def _start_worker(

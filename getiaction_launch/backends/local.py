@@ -24,14 +24,15 @@ import psutil
 
 from getiaction_launch.backend import Job, JobState, JobStatus
 from getiaction_launch.errors import CheckError, UnreachableError
-from getiaction_launch.node import POLL_SECONDS, available_cpus, node_command
+from getiaction_launch.node import POLL_SECONDS, StopRequest, available_cpus, node_command
 from getiaction_launch.plan import Plan
 from getiaction_launch.run import Run
 
 ADDRESS = "127.0.0.1"
 # Below the range from which the kernel takes the ports of outgoing connections.
 PORTS = range(20000, 30000)
-CANCEL_SECONDS = 20
+CANCEL_MARGIN_SECONDS = 15
+CLOCK_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class LocalJob:
         """Ask the record of the attempt, then the process table."""
         process = self.record["process"]
         # The process first: it writes its last word before it ends.
-        is_alive = _start_time(process["pid"]) == process["started"]
+        is_alive = _is_alive(process["pid"], process["started"])
         attempt = self.run.read("attempt_0") or {}
         state = JobState(attempt.get("state", "PENDING"))
         if state.is_over:
@@ -166,7 +167,8 @@ class LocalJob:
         pid = self.record["process"]["pid"]
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + CANCEL_SECONDS
+        grace_seconds: float = self.record["backend"]["init_args"]["grace_seconds"]
+        deadline = time.monotonic() + grace_seconds + CANCEL_MARGIN_SECONDS
         while not self.status().state.is_over:
             if time.monotonic() > deadline:
                 # Nodes and workers are bound to die with it (getiaction_launch.parent), and
@@ -224,7 +226,7 @@ def reserve_port() -> tuple[int, IO[str]]:
 
 
 def _start_time(pid: int) -> float | None:
-    """When a process started, so that a recycled pid is not taken for it; None if it is gone."""
+    """When a process started, in seconds since the epoch; None if it is gone."""
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
@@ -232,18 +234,18 @@ def _start_time(pid: int) -> float | None:
         return None
 
 
+def _is_alive(pid: int, started_at: float | None) -> bool:
+    """Whether the process that started then still runs, and not another with its pid."""
+    now = _start_time(pid)
+    # The epoch is derived from the boot time, which moves with corrections of the clock.
+    return now is not None and started_at is not None and abs(now - started_at) < CLOCK_SECONDS
+
+
 def run_job(run: Run, grace_seconds: float) -> JobState:
     """Run every node of one attempt and record how it went: all that the job process does."""
     plan = Plan.from_json(run.read("plan") or {})
     record = {"number": 0, "started_at": time.time(), "host": socket.gethostname()}
-    stop_requested = False
-
-    def request_stop(_signal: int, _frame: object) -> None:
-        nonlocal stop_requested
-        stop_requested = True
-
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, request_stop)
+    stop = StopRequest()
     run.write("attempt_0", {**record, "state": JobState.RUNNING, "reason": ""})
     port, lock = reserve_port()
     with lock:
@@ -252,14 +254,14 @@ def run_job(run: Run, grace_seconds: float) -> JobState:
             for rank in range(plan.topology.num_nodes)
         ]
         returncodes = [node.poll() for node in nodes]
-        while not stop_requested and None in returncodes and not any(returncodes):
+        while not stop.is_set and None in returncodes and not any(returncodes):
             time.sleep(POLL_SECONDS)
             returncodes = [node.poll() for node in nodes]
         for node in nodes:
             if node.poll() is None:
                 node.terminate()
         ended = [node.wait() for node in nodes]
-    state, reason = _outcome(run, ended, stop_requested)
+    state, reason = _outcome(run, ended, was_stopped=stop.is_set)
     run.write("attempt_0", {**record, "ended_at": time.time(), "state": state, "reason": reason})
     return state
 
@@ -281,12 +283,12 @@ def _start_node(
         )
 
 
-def _outcome(run: Run, returncodes: list[int], stop_requested: bool) -> tuple[JobState, str]:
+def _outcome(run: Run, returncodes: list[int], *, was_stopped: bool) -> tuple[JobState, str]:
     if run.read("done"):
         return JobState.SUCCEEDED, ""
     if run.read("cancel"):
         return JobState.CANCELLED, "cancelled by its user"
-    if stop_requested:
+    if was_stopped:
         return JobState.INTERRUPTED, "the job process was told to stop"
     error = run.first_error(0)
     for rank, returncode in enumerate(returncodes):
