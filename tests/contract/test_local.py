@@ -36,10 +36,13 @@ def test_recycled_pid_is_not_taken_for_the_job(getiaction_launch, cluster, scrip
     content = json.loads(record.read_text())
     psutil.Process(content["process"]["pid"]).kill()
     until(lambda: not cluster.processes(directory))
-    with subprocess.Popen(["sleep", "600"]) as stranger:  # noqa: S607 - any process will do
+    stranger = subprocess.Popen(["sleep", "600"])  # noqa: S607 - any process will do
+    try:
         content["process"]["pid"] = stranger.pid
         record.write_text(json.dumps(content))
         assert "FAILED" in getiaction_launch("status", "@last").stdout
         getiaction_launch("cancel", "@last")
         assert stranger.poll() is None
+    finally:
         stranger.kill()
+        stranger.wait()

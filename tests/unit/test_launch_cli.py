@@ -111,7 +111,7 @@ def test_success_needs_done_json_and_the_job_to_have_ended(capsys):
                 "class_path": "getiaction_launch.backends.local.LocalBackend",
                 "init_args": {},
             },
-            "process": {"host": "elsewhere", "pid": 1, "started": 0},
+            "process": {"host": "elsewhere", "pid": 1, "started_after_boot_seconds": 0},
         },
     )
     run.write("attempt_0", {"state": "SUCCEEDED", "reason": ""})
@@ -132,7 +132,7 @@ def test_run_of_another_machine_is_unknown_here(capsys):
             "class_path": "getiaction_launch.backends.local.LocalBackend",
             "init_args": {"grace_seconds": 1},
         },
-        "process": {"host": "elsewhere", "pid": 1, "started": 0},
+        "process": {"host": "elsewhere", "pid": 1, "started_after_boot_seconds": 0},
     }
     run.write("job", record)
     main(["status", "--json", "@last"])
