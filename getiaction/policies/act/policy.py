@@ -1,0 +1,350 @@
+# ruff: noqa: ARG002 - the constructor's arguments are read by save_hyperparameters, the steps'
+# arguments are Lightning's
+"""ACT as a LightningModule: training, checkpoints, and one action at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins import MixedPrecision
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import AdamW, Optimizer
+
+from getiaction.data.observation import find_policy_dataset
+from getiaction.policies.act.backbone_weights import BackboneWeights, load_weights
+from getiaction.policies.act.config import ACTConfig
+from getiaction.policies.act.ensemble import TemporalEnsemble
+from getiaction.policies.act.model import ACTION, ACTModel
+from getiaction.policies.act.normalization import policy_stats
+from getiaction.policies.act.pretrained import read_pretrained
+
+_BUILD = "ACT(dataset_stats=dataset.stats), or ACT.load_from_checkpoint(path)"
+
+
+class ACT(LightningModule):
+    """Action Chunking Transformer, Zhao et al. 2023, https://arxiv.org/abs/2304.13705.
+
+    It has no parameters until it meets its dataset: `Trainer.fit` builds it, or `build_model`, or
+    `dataset_stats`. The dataset needs "action" and a camera or "observation.environment_state";
+    "observation.state" is used if it is there. All cameras share one backbone. The default learning
+    rate is for fine-tuning a pretrained backbone; small models from scratch want 1e-4 or more.
+
+    Args:
+        pretrained_name_or_path: Start from these weights: a directory or Hugging Face Hub
+            repository that lerobot wrote, or a checkpoint of this class (*.ckpt). It decides the
+            shape of the network; arguments about the shape are then ignored.
+        n_obs_steps: Observations the policy looks at; must be 1.
+        chunk_size: Actions predicted at once.
+        n_action_steps: Actions of a chunk that `select_action` carries out before it asks for the
+            next chunk.
+        vision_backbone: "resnet18" or "resnet34".
+        pretrained_backbone_weights: Weights the backbone starts from: torchvision's name for
+            ImageNet weights, downloaded on first use; or a path or URL of such a file; or None.
+        replace_final_stride_with_dilation: Feature map of stride 16 instead of 32.
+        image_size: (height, width) in pixels that images are resized to; None leaves them.
+        pre_norm: Normalise before attention and feed-forward instead of after.
+        dim_model: Width of a token.
+        n_heads: Attention heads.
+        dim_feedforward: Width of the feed-forward layers.
+        feedforward_activation: "relu" or "gelu".
+        n_encoder_layers: Layers of the transformer encoder.
+        n_decoder_layers: Layers of the transformer decoder. The paper says 7, its code uses 1
+            (https://github.com/tonyzhaozh/act/issues/25).
+        use_vae: Train as a conditional VAE.
+        latent_dim: Width of the latent.
+        n_vae_encoder_layers: Layers of the VAE's encoder.
+        temporal_ensemble_coeff: Average overlapping chunks with the weights
+            exp(-temporal_ensemble_coeff * i), i = 0 for the oldest; needs n_action_steps=1.
+        dropout: Dropout in the transformers.
+        kl_weight: Weight of the KL divergence in the loss.
+        optimizer_lr: Learning rate.
+        optimizer_lr_backbone: Learning rate of the backbone.
+        optimizer_weight_decay: AdamW's weight decay.
+        optimizer_grad_clip_norm: Clip the gradient's norm where the Trainer has no
+            gradient_clip_val; 0 does not clip.
+        compile_model: Run the network through torch.compile.
+        use_imagenet_stats: Normalise cameras of three channels by ImageNet's mean and std, not by
+            the dataset's.
+        dataset_stats: Statistics of the dataset (`LeRobotDataset.stats`): builds the model at once.
+        backbone_norm: "frozen_batch_norm" or "group_norm"; None takes the first with pretrained
+            weights and the second without. Checkpoints record it.
+
+    Attributes:
+        model: The network; None until it is built.
+        observation_delta_indices: Frame offsets of observations; None for the current frame,
+            without a time axis.
+        reward_delta_indices: Frame offsets of rewards; None as they are not read.
+
+    Raises:
+        ValueError: Arguments contradict each other, or the files they name do not fit.
+    """
+
+    model: ACTModel | None
+    observation_delta_indices: list[int] | None = None
+    reward_delta_indices: list[int] | None = None
+
+    def __init__(
+        self,
+        pretrained_name_or_path: str | None = None,
+        n_obs_steps: int = 1,
+        chunk_size: int = 100,
+        n_action_steps: int = 100,
+        *,
+        vision_backbone: str = "resnet18",
+        pretrained_backbone_weights: str | None = "ResNet18_Weights.IMAGENET1K_V1",
+        replace_final_stride_with_dilation: bool = False,
+        image_size: tuple[int, int] | None = (384, 384),
+        pre_norm: bool = False,
+        dim_model: int = 512,
+        n_heads: int = 8,
+        dim_feedforward: int = 3200,
+        feedforward_activation: str = "relu",
+        n_encoder_layers: int = 4,
+        n_decoder_layers: int = 1,
+        use_vae: bool = True,
+        latent_dim: int = 32,
+        n_vae_encoder_layers: int = 4,
+        temporal_ensemble_coeff: float | None = None,
+        dropout: float = 0.1,
+        kl_weight: float = 10.0,
+        optimizer_lr: float = 1e-5,
+        optimizer_lr_backbone: float = 1e-5,
+        optimizer_weight_decay: float = 1e-4,
+        optimizer_grad_clip_norm: float = 10.0,
+        compile_model: bool = False,
+        use_imagenet_stats: bool = True,
+        dataset_stats: dict[str, dict[str, Any]] | None = None,
+        backbone_norm: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        # A tuple would make hparams.yaml readable by Python only.
+        size = None if image_size is None else list(image_size)
+        stats = dataset_stats and policy_stats(dataset_stats, use_imagenet_stats=use_imagenet_stats)
+        self.save_hyperparameters({"image_size": size, "dataset_stats": stats})
+        self.model = None
+        self._queue: deque[Tensor] = deque()
+        self._ensemble: TemporalEnsemble | None = None
+        ACTConfig.from_mapping(self.hparams)
+        self._backbone_weights = BackboneWeights(
+            pretrained_backbone_weights, vision_backbone, backbone_norm
+        )
+        if pretrained_name_or_path is not None:
+            self._load_pretrained(pretrained_name_or_path)
+        elif stats is not None:
+            self.build_model(stats)
+
+    @property
+    def action_delta_indices(self) -> list[int]:
+        """Frame offsets of the actions: the chunk starts at the current frame."""
+        return list(range(self.hparams["chunk_size"]))
+
+    def build_model(self, dataset_stats: Mapping[str, Mapping[str, Any]]) -> None:
+        """Make the parameters, once; later calls do nothing.
+
+        Under a Trainer this is collective: either all ranks have the backbone's weights or none
+        uses them, so that the parameters are the same everywhere.
+
+        Args:
+            dataset_stats: Per feature "type", "shape", "mean" and "std", as in
+                `LeRobotDataset.stats`.
+
+        Raises:
+            ValueError: The dataset lacks features that ACT needs.
+        """
+        if self.model is not None:
+            return
+        imagenet_stats = self.hparams["use_imagenet_stats"]
+        stats = policy_stats(dataset_stats, use_imagenet_stats=imagenet_stats)
+        has_camera = any(feature["type"] == "VISUAL" for feature in stats.values())
+        weights = self._backbone_weights.find(self._trainer) if has_camera else None
+        norm = self.hparams["backbone_norm"]
+        if norm is None:
+            norm = "group_norm" if weights is None else "frozen_batch_norm"
+        model = self._set_model(stats, norm)
+        if weights is not None:
+            load_weights(model.backbone, weights)
+        if self._trainer is None:
+            self._backbone_weights.warn_if_missing()
+
+    def setup(self, stage: str) -> None:
+        """Build the model for the Trainer's dataset, unless it is built.
+
+        Raises:
+            ValueError: There is no known dataset.
+            RuntimeError: Models that were built before the Trainer differ between ranks.
+        """
+        if self.model is None:
+            dataset = find_policy_dataset(self.trainer)
+            if dataset is not None:
+                self.build_model(dataset.stats)
+            elif stage == "fit":  # elsewhere a checkpoint may bring the model yet
+                message = "ACT has no parameters yet, and the data given to fit has no statistics\n"
+                message += f"use LeRobotDataModule or LeRobotDataset, or {_BUILD}"
+                raise ValueError(message)
+        frozen = self.hparams["backbone_norm"] == "frozen_batch_norm"
+        decide = self.trainer.strategy.reduce_boolean_decision
+        if decide(frozen, all=True) != decide(frozen, all=False):
+            message = (
+                "some ranks found the backbone's pretrained weights and others did not\n"
+                "give all the same file: pretrained_backbone_weights=/shared/resnet18.pth"
+            )
+            raise RuntimeError(message)
+
+    def prepare_data(self) -> None:
+        """Download the backbone's weights, on one process per node."""
+        if self.model is None:
+            self._backbone_weights.download()
+
+    def on_fit_start(self) -> None:
+        """Warn of missing weights, now that it is clear that no checkpoint brought any."""
+        self._backbone_weights.warn_if_missing()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make the parameters as the checkpoint has them, so that its weights fit."""
+        saved = checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]
+        if self.model is None or saved["backbone_norm"] != self.hparams["backbone_norm"]:
+            self._set_model(saved["dataset_stats"], saved["backbone_norm"])
+        self.hparams["dataset_stats"] = saved["dataset_stats"]
+        self._backbone_weights.forget()
+
+    def forward(self, batch: Mapping[str, Any]) -> Tensor:
+        """Predict chunks of actions in the dataset's units; see `predict_action_chunk`."""
+        return self._built().predict(batch)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Return the loss of a batch, and log it with its parts.
+
+        train/loss, train/l1_loss and train/kl_loss are means over the epoch and over all ranks;
+        with the suffix _step they are of one step of rank 0, which costs no communication.
+        """
+        loss = self._built().loss(batch, self.hparams["kl_weight"])
+        parts = {name: value.detach() for name, value in loss._asdict().items()}
+        if not self.hparams["use_vae"]:
+            del parts["kl_loss"]
+        size = len(batch[ACTION])
+        for name, value in parts.items():
+            self.log(f"train/{name}_step", value, prog_bar=name == "loss", batch_size=size)
+        means = {f"train/{name}": value for name, value in parts.items()}
+        self.log_dict(means, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
+        return loss.loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Log val/l1_loss with the latent zero, as on the robot; without KL, val/loss equals it."""
+        return self._evaluate(batch, "val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Log test/l1_loss and test/loss; see `validation_step`."""
+        return self._evaluate(batch, "test")
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Predict chunks of actions; see `predict_action_chunk`."""
+        return self.predict_action_chunk(batch)
+
+    @torch.no_grad()
+    def predict_action_chunk(self, batch: Mapping[str, Any]) -> Tensor:
+        """Predict a chunk of actions for each observation, with the latent zero and no dropout.
+
+        Args:
+            batch: Observations with a batch dimension, on any device.
+
+        Returns:
+            (B, chunk_size, A) in the dataset's units, on this module's device.
+
+        Raises:
+            ValueError: An observation is missing or has another shape.
+        """
+        model = self._built()
+        keys = [key for key in model.observations if key in batch]
+        observations = {key: batch[key].to(self.device) for key in keys}
+        training = model.training
+        model.eval()
+        try:
+            return model.predict(observations)
+        finally:
+            model.train(training)
+
+    @torch.no_grad()
+    def select_action(self, batch: Mapping[str, Any]) -> Tensor:
+        """Return the next action; call `reset` when an episode begins.
+
+        Args:
+            batch: Observations as in `predict_action_chunk`. Without temporal ensembling they are
+                only looked at when n_action_steps actions have been taken.
+
+        Returns:
+            (B, A) in the dataset's units.
+        """
+        config = self._built().config
+        if config.temporal_ensemble_coeff is not None:
+            if self._ensemble is None:
+                coeff, size = config.temporal_ensemble_coeff, config.chunk_size
+                self._ensemble = TemporalEnsemble(coeff, size)
+            return self._ensemble.update(self.predict_action_chunk(batch))
+        if not self._queue:
+            chunk = self.predict_action_chunk(batch)
+            self._queue.extend(chunk[:, : config.n_action_steps].unbind(1))
+        return self._queue.popleft()
+
+    def reset(self) -> None:
+        """Forget the actions that are not yet carried out: an episode begins."""
+        self._queue.clear()
+        self._ensemble = None
+
+    def configure_optimizers(self) -> Optimizer:
+        """Return AdamW with the backbone's parameters in a group of their own."""
+        groups: dict[str, list[Parameter]] = {"optimizer_lr": [], "optimizer_lr_backbone": []}
+        for name, parameter in self._built().named_parameters():
+            backbone = name.startswith("backbone.")
+            groups["optimizer_lr_backbone" if backbone else "optimizer_lr"].append(parameter)
+        # Lightning's mixed precision cannot clip the gradients of a fused optimizer.
+        plugin = None if self._trainer is None else self._trainer.precision_plugin
+        return AdamW(
+            [{"params": group, "lr": self.hparams[lr]} for lr, group in groups.items() if group],
+            weight_decay=self.hparams["optimizer_weight_decay"],
+            fused=not isinstance(plugin, MixedPrecision),
+        )
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the Trainer says; where it says nothing, by the norm of the hyper-parameters."""
+        if gradient_clip_val is None:
+            gradient_clip_val = self.hparams["optimizer_grad_clip_norm"]
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def _evaluate(self, batch: dict[str, Any], stage: str) -> Tensor:
+        l1_loss = self._built().loss(batch, self.hparams["kl_weight"]).l1_loss
+        values = {f"{stage}/loss": l1_loss, f"{stage}/l1_loss": l1_loss}
+        self.log_dict(values, sync_dist=True, batch_size=len(batch[ACTION]))
+        return l1_loss
+
+    def _built(self) -> ACTModel:
+        if self.model is None:
+            message = f"ACT has no parameters yet\nfit it to a LeRobotDataModule, or use {_BUILD}"
+            raise RuntimeError(message)
+        return self.model
+
+    def _set_model(self, stats: dict[str, dict[str, Any]], norm: str) -> ACTModel:
+        # With these in it, a checkpoint needs neither the dataset nor the network to be loaded.
+        self.hparams.update(dataset_stats=stats, backbone_norm=norm)
+        self.hparams["pretrained_backbone_weights"] = None
+        model = ACTModel(ACTConfig.from_mapping(self.hparams), stats)
+        if self.hparams["compile_model"]:
+            model.compile()
+        self.model = model.to(self.device)
+        return model
+
+    def _load_pretrained(self, name_or_path: str) -> None:
+        pretrained = read_pretrained(name_or_path, self.hparams)
+        self.hparams.update(pretrained.hparams, pretrained_name_or_path=None)
+        model = self._set_model(pretrained.stats, pretrained.hparams["backbone_norm"])
+        pretrained.load_into(model)
