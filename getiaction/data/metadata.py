@@ -1,0 +1,270 @@
+"""What a LeRobot dataset says of itself: the `meta/` folder of formats v2.1 and v3.0."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from getiaction.data.errors import DatasetError
+from getiaction.data.stats import FeatureStats, aggregate_stats
+
+REQUIRED = ("codebase_version", "fps", "features", "total_episodes", "total_frames", "data_path")
+INDEX_FEATURES = ("timestamp", "frame_index", "episode_index", "index", "task_index")
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Where the frames of one episode are.
+
+    Attributes:
+        length: Number of frames.
+        data_file: Parquet file of its rows, relative to the dataset's root.
+        videos: Per video key the mp4 file, relative to the root, and the episode's start in it in
+            seconds.
+    """
+
+    length: int
+    data_file: str
+    videos: dict[str, tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The `meta/` folder of a dataset.
+
+    Attributes:
+        root: The dataset's folder.
+        fps: Frames per second.
+        features: Per key its "dtype", "shape" (a tuple), "names"...
+        episodes: Per episode index its place.
+        tasks: Per task index its text.
+        subtasks: Per subtask index its text; None where the dataset has no subtasks.
+        stats: Per key "min", "max", "mean" and "std" as written; possibly incomplete.
+    """
+
+    root: Path
+    fps: int
+    features: dict[str, dict[str, Any]]
+    episodes: dict[int, Episode]
+    tasks: dict[int, str]
+    subtasks: dict[int, str] | None
+    stats: dict[str, FeatureStats]
+
+    @property
+    def video_keys(self) -> list[str]:
+        """Cameras that are stored as video files."""
+        return [key for key, ft in self.features.items() if ft["dtype"] == "video"]
+
+    @property
+    def camera_keys(self) -> list[str]:
+        """All cameras."""
+        return [key for key, ft in self.features.items() if ft["dtype"] in {"video", "image"}]
+
+
+def read_metadata(root: Path) -> Metadata:
+    """Read the `meta/` folder of a dataset in LeRobot's format v2.1 or v3.0.
+
+    Source: https://huggingface.co/docs/lerobot/lerobot-dataset-v3.
+
+    Args:
+        root: The dataset's folder.
+
+    Returns:
+        The metadata, checked for agreement with itself.
+
+    Raises:
+        DatasetError: A file is missing, damaged, of another version, or contradicts another.
+    """
+    path = root / "meta" / "info.json"
+    info = _read_info(path)
+    features = _read_features(path, info)
+    video_keys = [key for key, ft in features.items() if ft["dtype"] == "video"]
+    subtasks = None
+    try:
+        if info["codebase_version"] == "v2.1":
+            tasks = {r["task_index"]: r["task"] for r in _read_lines(root / "meta" / "tasks.jsonl")}
+            episodes = dict(_episodes_v21(root, info, video_keys))
+            stats = _stats_v21(root / "meta" / "episodes_stats.jsonl")
+        else:
+            tasks = _read_texts(root / "meta" / "tasks.parquet", "task_index")
+            episodes = dict(_episodes_v30(root, info, video_keys))
+            stats = _stats_v30(root / "meta" / "stats.json")
+            if "subtask_index" in features and (root / "meta" / "subtasks.parquet").is_file():
+                subtasks = _read_texts(root / "meta" / "subtasks.parquet", "subtask_index")
+    except (KeyError, TypeError, IndexError) as error:
+        msg = f"{path.parent} lacks {error}, or has it in another form. Restore the folder."
+        raise DatasetError(msg) from error
+    _check_totals(path, info, episodes)
+    return Metadata(root, info["fps"], features, episodes, tasks, subtasks, stats)
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    info = _read_json(path)
+    missing = [key for key in REQUIRED if not isinstance(info, dict) or key not in info]
+    if missing:
+        msg = f"{path} lacks {missing}. Restore the file from where the dataset came from."
+        raise DatasetError(msg)
+    version = str(info["codebase_version"])
+    if version != "v2.1" and not version.startswith("v3."):
+        older = version.startswith(("v0", "v1", "v2"))
+        fix = (
+            "convert it with lerobot's own conversion scripts to v3.0"
+            if older
+            else "read it with a newer release of this package, or write it as v3.0"
+        )
+        msg = f'{path}: codebase_version "{version}" is not supported (v2.1 and v3.0 are); {fix}.'
+        raise DatasetError(msg)
+    fps = info["fps"]
+    if not isinstance(fps, int | float) or fps <= 0:
+        msg = f"{path}: fps is {fps!r}, it must be a positive number."
+        raise DatasetError(msg)
+    return dict(info)
+
+
+def _read_features(path: Path, info: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    missing = [key for key in INDEX_FEATURES if key not in info["features"]]
+    if missing:
+        msg = f"{path}: features lacks {missing}, which every LeRobot dataset has. Restore them."
+        raise DatasetError(msg)
+    features = {}
+    for key, feature in info["features"].items():
+        is_camera = feature.get("dtype") in {"video", "image"}
+        shape = feature.get("shape")
+        if "dtype" not in feature or not isinstance(shape, list) or (is_camera and len(shape) != 3):  # noqa: PLR2004 - height, width, channels
+            msg = (
+                f'{path}: feature "{key}" needs a dtype and a shape, a list of numbers (of three '
+                f"for a camera); it has {feature}. Write those of the data."
+            )
+            raise DatasetError(msg)
+        if feature["dtype"] == "video" and not info.get("video_path"):
+            msg = f'{path} lacks video_path, though "{key}" is a video. Restore it.'
+            raise DatasetError(msg)
+        features[key] = {**feature, "shape": tuple(shape)}
+    return features
+
+
+def _check_totals(path: Path, info: dict[str, Any], episodes: dict[int, Episode]) -> None:
+    frames = sum(episode.length for episode in episodes.values())
+    for key, found in (("total_episodes", len(episodes)), ("total_frames", frames)):
+        if info[key] != found:
+            msg = (
+                f"{path}: {key} is {info[key]}, but the episodes listed beside it make {found}. "
+                f'Write "{key}": {found} if the list is right, else restore meta/.'
+            )
+            raise DatasetError(msg)
+    if not frames:
+        msg = f"{path}: the dataset has no frames. Record at least one episode."
+        raise DatasetError(msg)
+
+
+def _episodes_v21(
+    root: Path, info: dict[str, Any], video_keys: list[str]
+) -> Iterator[tuple[int, Episode]]:
+    for row in _read_lines(root / "meta" / "episodes.jsonl"):
+        index = row["episode_index"]
+        place = {"episode_chunk": index // info["chunks_size"], "episode_index": index}
+        videos = {k: (info["video_path"].format(video_key=k, **place), 0.0) for k in video_keys}
+        yield index, Episode(row["length"], info["data_path"].format(**place), videos)
+
+
+def _episodes_v30(
+    root: Path, info: dict[str, Any], video_keys: list[str]
+) -> Iterator[tuple[int, Episode]]:
+    files = sorted((root / "meta" / "episodes").glob("*/*.parquet"))
+    if not files:
+        msg = f"{root / 'meta' / 'episodes'} has no parquet file. Restore it."
+        raise DatasetError(msg)
+    video_columns = ("chunk_index", "file_index", "from_timestamp")
+    columns = ["episode_index", "length", "data/chunk_index", "data/file_index"]
+    columns += [f"videos/{key}/{column}" for key in video_keys for column in video_columns]
+    for file in files:
+        table = read_columns(file, columns)
+        for row in table.to_pylist():
+            videos = {}
+            for key in video_keys:
+                chunk, number, start_s = (row[f"videos/{key}/{column}"] for column in video_columns)
+                place = {"chunk_index": chunk, "file_index": number}
+                videos[key] = (info["video_path"].format(video_key=key, **place), start_s)
+            data_file = info["data_path"].format(
+                chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]
+            )
+            yield row["episode_index"], Episode(row["length"], data_file, videos)
+
+
+def _stats_v21(path: Path) -> dict[str, FeatureStats]:
+    return aggregate_stats([row["stats"] for row in _read_lines(path)]) if path.is_file() else {}
+
+
+def _stats_v30(path: Path) -> dict[str, FeatureStats]:
+    return dict(_read_json(path)) if path.is_file() else {}
+
+
+def _read_texts(path: Path, index_column: str) -> dict[int, str]:
+    # The texts were a pandas index: their column's name differs between lerobot's releases.
+    table = read_columns(path, None)
+    others = [name for name in table.column_names if name != index_column]
+    if len(others) == len(table.column_names) or not others:
+        msg = f"{path}: needs the column {index_column} and one of texts. Restore the file."
+        raise DatasetError(msg)
+    return dict(zip(table[index_column].to_pylist(), table[others[-1]].to_pylist(), strict=True))
+
+
+def read_columns(path: Path, columns: list[str] | None, **kwargs: Any) -> pa.Table:  # noqa: ANN401 - passed on
+    """Read columns of one parquet file.
+
+    Args:
+        path: The file.
+        columns: Names of top-level columns; None for all.
+        **kwargs: Passed to `pyarrow.parquet.read_table`.
+
+    Returns:
+        A table of exactly these columns, in this order.
+
+    Raises:
+        DatasetError: The file or a column is missing, or the file is damaged.
+    """
+    try:
+        present = pq.read_schema(path).names
+        absent = [name for name in columns or [] if name not in present]
+        if absent:
+            msg = (
+                f"{path} has no column {absent}, though meta/info.json promises it. Its columns: "
+                f"{present}. Correct the features in meta/info.json, or restore the file."
+            )
+            raise DatasetError(msg)
+        table = pq.read_table(path, columns=columns, partitioning=None, **kwargs)
+    except FileNotFoundError as error:
+        msg = f"{path} is missing. Download or copy the dataset again."
+        raise DatasetError(msg) from error
+    except (pa.ArrowException, OSError) as error:
+        msg = f"{path} is damaged ({error}). Download or copy the file again."
+        raise DatasetError(msg) from error
+    # By path, "action" also reads "action.x": a column's name may be a prefix of another's path.
+    return table.select(columns) if columns is not None else table
+
+
+def _read_json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        msg = f"{path} is missing. root is the folder that holds meta/info.json: correct it."
+        raise DatasetError(msg) from error
+    except (OSError, ValueError) as error:
+        msg = f"{path} is not readable JSON ({error}). Download or copy the file again."
+        raise DatasetError(msg) from error
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines if line.strip()]
+    except FileNotFoundError as error:
+        msg = f"{path} is missing. Download or copy the dataset again."
+        raise DatasetError(msg) from error
+    except (OSError, ValueError) as error:
+        msg = f"{path} is not readable JSON lines ({error}). Download or copy the file again."
+        raise DatasetError(msg) from error

@@ -1,0 +1,177 @@
+"""Statistics for normalisation: joined over episodes, and made safe to divide by."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from getiaction.data.errors import DatasetError
+
+FeatureStats = dict[str, Any]
+STATS = ("mean", "std", "min", "max")
+
+# Of ImageNet's training set, per RGB channel:
+# https://pytorch.org/vision/stable/models.html (the transforms of every classification model).
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+MIN_STD_OF_RANGE = 1e-2
+MIN_RANGE_OF_MAGNITUDE = 1e-4
+
+
+def aggregate_stats(episodes: Sequence[dict[str, FeatureStats]]) -> dict[str, FeatureStats]:
+    """Join the statistics of episodes into those of all their frames.
+
+    The variance of a union is the count-weighted mean of the variances plus that of the squared
+    distances between means (Chan et al. 1979, "Updating formulae and a pairwise algorithm for
+    computing sample variances").
+
+    Args:
+        episodes: Per episode and key the lists "min", "max", "mean", "std" and "count".
+
+    Returns:
+        Per key the arrays "min", "max", "mean" and "std".
+    """
+    joined = {}
+    for key in sorted({key for episode in episodes for key in episode}):
+        parts = [episode[key] for episode in episodes if key in episode]
+        low, high, means, stds = (
+            np.array([part[name] for part in parts], dtype=np.float64)
+            for name in ("min", "max", "mean", "std")
+        )
+        counts = np.array([np.ravel(part["count"])[0] for part in parts], dtype=np.float64)
+        weights = (counts / counts.sum()).reshape(-1, *[1] * (means.ndim - 1))
+        mean = (weights * means).sum(axis=0)
+        variance = (weights * (stds**2 + (means - mean) ** 2)).sum(axis=0)
+        joined[key] = {
+            "min": low.min(axis=0),
+            "max": high.max(axis=0),
+            "mean": mean,
+            "std": np.sqrt(variance),
+        }
+    return joined
+
+
+def floor_std(
+    std: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Raise standard deviations that are too small to divide by.
+
+    The original ACT clips at the absolute value 1e-2
+    (https://github.com/tonyzhaozh/act/blob/main/utils.py), which fits radians but not every unit:
+    here a std is at least 1e-2 of its dimension's range. A dimension whose range is below 1e-4 of
+    its magnitude is constant up to noise; it gets 1.0, as in scikit-learn's StandardScaler, so
+    that a later small change of it is not blown up.
+
+    Args:
+        std: Standard deviations, any shape.
+        low: Minima, same shape.
+        high: Maxima, same shape.
+
+    Returns:
+        The standard deviations to divide by, same shape, all positive.
+    """
+    span = high - low
+    constant = span <= MIN_RANGE_OF_MAGNITUDE * np.maximum(np.abs(low), np.abs(high))
+    return np.where(constant, 1.0, np.maximum(std, MIN_STD_OF_RANGE * span))
+
+
+def channel_first_shape(feature: dict[str, Any]) -> list[int]:
+    """Return a camera's shape as [C, H, W].
+
+    Cameras are declared as (H, W, C) or (C, H, W), with axis names or without.
+
+    Args:
+        feature: A camera's entry in `info.json`.
+
+    Returns:
+        [C, H, W]; C is 3 for every video, because frames are decoded to RGB.
+    """
+    shape, axes = list(feature["shape"]), str(feature.get("names"))
+    first, last = shape[0] in {1, 3, 4}, shape[-1] in {1, 3, 4}
+    if first and last:
+        first = axes.find("channel") < axes.find("height")
+    channels, height, width = shape if first else (shape[2], shape[0], shape[1])
+    return [3 if feature["dtype"] == "video" else channels, height, width]
+
+
+def policy_stats(
+    features: dict[str, dict[str, Any]],
+    stored: dict[str, FeatureStats],
+    columns: dict[str, NDArray[Any]],
+    *,
+    use_imagenet_stats: bool,
+) -> dict[str, FeatureStats]:
+    """Put together what a policy is built from: kind, shape and statistics of what it sees.
+
+    Args:
+        features: The features of `info.json`.
+        stored: Statistics as the dataset holds them.
+        columns: Per number-valued key its rows, (N, *shape): used where `stored` has nothing that
+            fits.
+        use_imagenet_stats: Give RGB cameras ImageNet's mean and std instead of the stored ones,
+            which are wrong in every v3.0 dataset that lerobot before 0.6.0 wrote
+            (https://github.com/huggingface/lerobot/issues/3682).
+
+    Returns:
+        Per "observation.*" and "action" key plain Python values: "type" ("VISUAL", "STATE", "ENV"
+        or "ACTION"), "shape" (cameras as [C, H, W]), and "mean", "std", "min" and "max" as nested
+        lists of that shape (cameras as [C][1][1]).
+
+    Raises:
+        DatasetError: A camera has no usable statistics, or statistics are not finite.
+    """
+    described = {}
+    for key, feature in features.items():
+        if key != "action" and not key.startswith("observation."):
+            continue
+        is_camera = feature["dtype"] in {"video", "image"}
+        if not is_camera and key not in columns:
+            continue  # text has no statistics
+        shape = channel_first_shape(feature) if is_camera else list(feature["shape"])
+        use_imagenet = use_imagenet_stats and is_camera and shape[0] == len(IMAGENET_MEAN)
+        values = _stored_values(stored.get(key, {}), [shape[0], 1, 1] if is_camera else shape)
+        if values is None and is_camera:
+            if not use_imagenet:
+                msg = (
+                    f'meta/ has no usable statistics of camera "{key}". '
+                    "Pass use_imagenet_stats=True, or write them."
+                )
+                raise DatasetError(msg)
+            values = {"min": np.zeros((3, 1, 1)), "max": np.ones((3, 1, 1))}
+        elif values is None:
+            rows = columns[key].astype(np.float64).reshape(-1, *shape)
+            values = {name: getattr(rows, name)(axis=0) for name in STATS}
+        if use_imagenet:
+            values["mean"] = np.reshape(IMAGENET_MEAN, (3, 1, 1))
+            values["std"] = np.reshape(IMAGENET_STD, (3, 1, 1))
+        if not all(np.isfinite(value).all() for value in values.values()):
+            msg = f'"{key}" holds numbers that are not finite. Remove those episodes.'
+            raise DatasetError(msg)
+        values["std"] = floor_std(values["std"], values["min"], values["max"])
+        described[key] = {
+            "type": _kind(key, is_camera=is_camera),
+            "shape": shape,
+            **{name: values[name].tolist() for name in STATS},
+        }
+    return described
+
+
+def _stored_values(stored: FeatureStats, shape: list[int]) -> dict[str, NDArray[np.float64]] | None:
+    """Return stored statistics in a feature's shape; None if they are missing or do not fit it."""
+    try:
+        values = {name: np.asarray(stored[name], dtype=np.float64) for name in STATS}
+        # Of a matrix, lerobot stores one number per column.
+        fitted = {name: np.broadcast_to(value, shape) for name, value in values.items()}
+    except (KeyError, TypeError, ValueError):
+        return None
+    return fitted if all(np.isfinite(value).all() for value in fitted.values()) else None
+
+
+def _kind(key: str, *, is_camera: bool) -> str:
+    if is_camera:
+        return "VISUAL"
+    if key == "action":
+        return "ACTION"
+    return "ENV" if key == "observation.environment_state" else "STATE"

@@ -1,0 +1,247 @@
+"""Remote datasets are copied once, whole files at a time, from URLs and from the hub."""
+
+import fnmatch
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
+
+from getiaction.data import DatasetError, LeRobotDataset, source
+
+DATA = Path(__file__).parents[1] / "data" / "lerobot"
+PUSHT = DATA / "pusht_like_v30"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give each test a cache of its own."""
+    monkeypatch.setenv("GETIACTION_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def memory_root() -> Iterator[str]:
+    """Put a dataset on a remote file system (fsspec's in-memory one) and give its URL."""
+    filesystem = fsspec.filesystem("memory")
+    filesystem.put(f"{PUSHT}/", "/bucket/pusht", recursive=True)
+    yield "memory://bucket/pusht"
+    filesystem.rm("/bucket", recursive=True)
+
+
+def assert_same(sample: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Compare samples bit for bit."""
+    assert list(sample) == list(expected)
+    for key, value in expected.items():
+        same = sample[key] == value if isinstance(value, str) else torch.equal(sample[key], value)
+        assert same, key
+
+
+def test_a_remote_root_is_read_from_a_local_copy(memory_root: str, cache: Path) -> None:
+    """A dataset behind a URL gives the same samples; its files land in the cache."""
+    dataset = LeRobotDataset(root=memory_root)
+    assert_same(dataset[150], LeRobotDataset(root=PUSHT)[150])
+    assert dataset.root.is_relative_to(cache)
+    assert not [path for path in cache.rglob(".*") if path.is_file()]
+
+
+def test_a_file_url_is_a_local_folder(cache: Path) -> None:
+    """A `file://` root is read in place."""
+    assert LeRobotDataset(root=f"file://{PUSHT}").root == PUSHT
+    assert not cache.exists()
+
+
+@pytest.fixture
+def copied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Note each file that is copied from the in-memory file system."""
+    names: list[str] = []
+    filesystem = type(fsspec.filesystem("memory"))
+    get_file = filesystem.get_file
+
+    def note(self: Any, remote: str, local: str, **kwargs: Any) -> None:
+        names.append(remote)
+        get_file(self, remote, local, **kwargs)
+
+    monkeypatch.setattr(filesystem, "get_file", note)
+    return names
+
+
+def test_a_remote_file_is_copied_only_once(memory_root: str, copied: list[str]) -> None:
+    """A second reader copies nothing, unless it asks for it."""
+    LeRobotDataset(root=memory_root)
+    assert len(copied) == len(set(copied)) == 6
+    LeRobotDataset(root=memory_root)
+    assert len(copied) == 6
+    LeRobotDataset(root=memory_root, force_cache_sync=True)
+    assert len(copied) == 12
+
+
+def test_a_copy_that_fails_leaves_no_part_of_a_file(
+    memory_root: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a broken connection has brought of a file is removed, and the cause is named."""
+
+    def fail(_: Any, __: str, local: str, **___: Any) -> None:
+        Path(local).write_bytes(b"half")
+        msg = "connection reset"
+        raise OSError(msg)
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "get_file", fail)
+    with pytest.raises(DatasetError, match=r"memory://bucket/pusht cannot be .*connection reset"):
+        LeRobotDataset(root=memory_root)
+    assert [path.suffix for path in cache.rglob("*") if path.is_file()] == [".lock"]
+
+
+def test_videos_are_not_copied_when_they_are_not_wanted(memory_root: str, cache: Path) -> None:
+    """`download_videos=False` brings rows and metadata only."""
+    dataset = LeRobotDataset(root=memory_root, download_videos=False)
+    assert len(dataset) == 300
+    assert not list(cache.rglob("*.mp4"))
+    with pytest.raises(DatasetError, match=r"file-000\.mp4"):
+        dataset[0]
+
+
+def test_only_the_files_of_wanted_episodes_are_copied(cache: Path) -> None:
+    """A reader of one remote episode brings that episode's files."""
+    filesystem = fsspec.filesystem("memory")
+    filesystem.put(f"{DATA / 'aloha_like_v21'}/", "/bucket/aloha", recursive=True)
+    LeRobotDataset(root="memory://bucket/aloha", episodes=[2])
+    filesystem.rm("/bucket", recursive=True)
+    assert [p.name for p in cache.rglob("*.mp4")] == ["episode_000002.mp4"]
+    assert [p.name for p in cache.rglob("data/*/*")] == ["episode_000002.parquet"]
+
+
+def test_a_dataset_recorded_anew_under_its_url_is_not_taken_from_the_cache(
+    memory_root: str,
+) -> None:
+    """The cache is keyed by the dataset's content, not by its URL alone."""
+    assert len(LeRobotDataset(root=memory_root)) == 300
+    filesystem = fsspec.filesystem("memory")
+    filesystem.rm("/bucket/pusht", recursive=True)
+    filesystem.put(f"{DATA / 'h264_v30'}/", "/bucket/pusht", recursive=True)
+    assert len(LeRobotDataset(root=memory_root)) == 61
+
+
+def test_a_copy_that_was_cut_off_is_completed(
+    memory_root: str, cache: Path, copied: list[str]
+) -> None:
+    """Metadata files that are absent from the cache, and only they, are brought again."""
+    LeRobotDataset(root=memory_root)
+    (tasks,) = cache.rglob("tasks.parquet")
+    tasks.unlink()
+    copied.clear()
+    assert LeRobotDataset(root=memory_root)[0]["task"].startswith("Push")
+    assert copied == ["/bucket/pusht/meta/tasks.parquet"]
+
+
+class Hub:
+    """Stands for the hub at its client's boundary: revisions that hold a dataset each."""
+
+    def __init__(self, cache: Path, revisions: dict[str, str]) -> None:
+        self.cache = cache
+        self.revisions = revisions
+        self.online = True
+        self.calls: list[str] = []
+
+    def snapshot_download(
+        self, repo_id: str, *, revision: str, allow_patterns: list[str], **kwargs: Any
+    ) -> str:
+        """Copy the files of a revision, as the hub's client does."""
+        self.calls.append(revision)
+        if not self.online:
+            msg = f"no connection for {repo_id}"
+            raise LocalEntryNotFoundError(msg)
+        name = revision.removeprefix("commit-of-")
+        if name not in self.revisions:
+            raise RevisionNotFoundError.__new__(RevisionNotFoundError, revision)
+        source = DATA / self.revisions[name]
+        target = Path(kwargs["local_dir"] or self.cache / f"commit-of-{name}")
+        for path in source.rglob("*.*"):
+            inside = path.relative_to(source)
+            if path.is_file() and any(
+                fnmatch.fnmatch(str(inside), pattern) for pattern in allow_patterns
+            ):
+                (target / inside).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, target / inside)
+        return str(target)
+
+    def try_to_load_from_cache(
+        self, _repo_id: str, name: str, *, revision: str, **_kwargs: Any
+    ) -> str | None:
+        """Return the path of a file that was downloaded."""
+        path = self.cache / f"commit-of-{revision.removeprefix('commit-of-')}" / name
+        return str(path) if path.is_file() else None
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """Replace the hub's client by folders."""
+    hub = Hub(tmp_path / "hub", {"v2.1": "aloha_like_v21", "main": "pusht_like_v30"})
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", hub.try_to_load_from_cache)
+    return hub
+
+
+def test_a_hub_dataset_is_downloaded_from_the_newest_format_it_has(hub: Hub) -> None:
+    """Tags v3.0 and v2.1 are tried before main; later files come from the same commit."""
+    dataset = LeRobotDataset("user/name")
+    assert hub.calls == ["v3.0", "v2.1", "commit-of-v2.1", "commit-of-v2.1"]
+    assert_same(dataset[5], LeRobotDataset(root=DATA / "aloha_like_v21")[5])
+
+
+def test_a_hub_dataset_in_the_cache_needs_no_network(hub: Hub) -> None:
+    """What was downloaded once is read without asking the hub again."""
+    LeRobotDataset("user/name", revision="main")
+    hub.online = False
+    hub.calls.clear()
+    assert len(LeRobotDataset("user/name", revision="main")) == 300
+    assert not hub.calls
+
+
+def test_a_hub_dataset_is_downloaded_into_root_if_that_is_not_there(
+    hub: Hub, tmp_path: Path
+) -> None:
+    """`root` next to `repo_id` is read if it exists and filled if not."""
+    dataset = LeRobotDataset("user/name", root=tmp_path / "here", revision="main")
+    assert dataset.root == tmp_path / "here"
+    assert (tmp_path / "here" / "meta" / "info.json").is_file()
+    hub.calls.clear()
+    assert len(LeRobotDataset("user/name", root=PUSHT)) == 300
+    assert not hub.calls
+
+
+def test_many_missing_files_are_asked_for_by_folder(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's client compares every file with every name, so long lists become patterns."""
+    monkeypatch.setattr(source, "MAX_PATTERNS", 2)
+    asked: list[list[str]] = []
+    download = hub.snapshot_download
+
+    def listen(repo_id: str, **kwargs: Any) -> str:
+        asked.append(kwargs["allow_patterns"])
+        return download(repo_id, **kwargs)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", listen)
+    assert len(LeRobotDataset("user/name", revision="v2.1")) == 135
+    assert asked == [["meta/*"], ["data/*"], ["videos/*"]]
+
+
+def test_without_network_the_error_says_what_was_tried_and_how_to_do_without(hub: Hub) -> None:
+    """An unreachable hub gives the repository, the revisions, the cause and the ways out."""
+    hub.online = False
+    with pytest.raises(DatasetError) as caught:
+        LeRobotDataset("user/name")
+    for part in ('"user/name"', "v3.0 or v2.1 or main", "no connection", "root=", "HF_ENDPOINT"):
+        assert part in str(caught.value)
+
+
+def test_a_repository_name_that_cannot_be_one_is_refused() -> None:
+    """A malformed repo_id is an error of this package that shows the form."""
+    with pytest.raises(DatasetError, match=r'repo_id="not a name".*"user/name"'):
+        LeRobotDataset("not a name")

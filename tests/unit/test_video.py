@@ -1,0 +1,98 @@
+"""Frames are found by time, in any order, by decoders that stay in their process."""
+
+import multiprocessing
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from getiaction.data.video import VideoReader, decode_image
+
+DATA = Path(__file__).parents[1] / "data" / "lerobot"
+PUSHT_VIDEO = DATA / "pusht_like_v30/videos/observation.image/chunk-000/file-000.mp4"
+ALOHA_VIDEOS = sorted((DATA / "aloha_like_v21/videos").rglob("*.mp4"))
+
+
+def count_after_read(reader: VideoReader, queue: Any) -> None:
+    """Read a frame in another process, and tell how many files that opened."""
+    reader.read(PUSHT_VIDEO, [1.0], 1e-3)
+    queue.put(len(reader._decoders))
+
+
+def test_a_forked_process_does_not_use_inherited_decoders() -> None:
+    """After a fork the child opens files anew, and the parent reads on."""
+    reader = VideoReader()
+    for path in ALOHA_VIDEOS:
+        reader.read(path, [0.1], 1e-3)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=count_after_read, args=(reader, queue))
+    child.start()
+    assert queue.get(timeout=60) == 1
+    child.join(timeout=60)
+    assert child.exitcode == 0
+    assert reader.read(ALOHA_VIDEOS[0], [0.12], 1e-3).shape == (1, 48, 64, 3)
+
+
+def test_open_videos_are_bounded() -> None:
+    """No more files stay open than `max_open`; the longest unused one is closed."""
+    reader = VideoReader(max_open=2)
+    for path in (*ALOHA_VIDEOS, ALOHA_VIDEOS[1]):
+        reader.read(path, [0.0], 1e-3)
+    assert list(reader._decoders) == [ALOHA_VIDEOS[2], ALOHA_VIDEOS[1]]
+
+
+@pytest.mark.parametrize("path", [PUSHT_VIDEO, *(DATA / "h264_v30").rglob("*.mp4")])
+def test_frames_read_in_any_order_are_those_decoded_in_order(path: Path) -> None:
+    """Random access, backward steps, repeats and the last frame give the right pictures."""
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    times_s = [float(frame.pts * frame.time_base) for frame in frames]
+    expected = [frame.to_ndarray(format="rgb24") for frame in frames]
+    last = len(frames) - 1
+    order = [last, 0, last, 1, 1, 2, *np.random.default_rng(0).integers(0, last, 150).tolist()]
+    reader = VideoReader()
+    for i in order:
+        assert np.array_equal(reader.read(path, [times_s[i]], 1e-4)[0], expected[i]), i
+    together = reader.read(path, [times_s[5], times_s[3], times_s[5]], 1e-4)
+    assert np.array_equal(together, np.stack([expected[5], expected[3], expected[5]]))
+
+
+def test_the_nearest_frame_within_the_tolerance_is_read() -> None:
+    """A wanted time between two frames gives the nearer one, on either side."""
+    reader = VideoReader()
+    exact = reader.read(PUSHT_VIDEO, [3.1, 3.2], 1e-4)
+    between = reader.read(PUSHT_VIDEO, [3.13, 3.17], 0.04)
+    assert np.array_equal(between, exact)
+
+
+def test_the_frame_before_a_gap_may_be_the_nearest(tmp_path: Path) -> None:
+    """With uneven frame times the nearest frame is found on the near side of a gap."""
+    path = tmp_path / "gap.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"crf": "1"})
+        stream.width = stream.height = 16
+        for pts, grey in [(0, 0), (1, 80), (20, 160), (21, 240)]:
+            picture = np.full((16, 16, 3), grey, np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = pts, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    reader = VideoReader()
+    greys = reader.read(path, [0.3, 1.8], 0.25).mean(axis=(1, 2, 3))
+    assert np.allclose(greys, [80, 160], atol=8)
+
+
+def test_grey_and_transparent_images_keep_their_channels() -> None:
+    """Stored images are decoded without inventing or dropping channels."""
+    for mode, channels in (("gray", 1), ("rgba", 4), ("rgb24", 3)):
+        pixels = np.arange(4 * 6 * channels, dtype=np.uint8).reshape(4, 6, channels)
+        encoder = av.VideoCodecContext.create("png", "w")
+        encoder.width, encoder.height, encoder.pix_fmt = 6, 4, mode
+        encoder.time_base = 1
+        frame = av.VideoFrame.from_ndarray(pixels.squeeze(), format=mode)
+        (packet,) = [*encoder.encode(frame), *encoder.encode(None)]
+        assert np.array_equal(decode_image(bytes(packet)), pixels)
