@@ -1,0 +1,36 @@
+"""What the pages' code needs of the world outside."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from getiaction.data.dot import write_dot_dataset
+from getiaction.policies.act.resnet import ResNet
+
+
+@pytest.fixture
+def shortened(tmp_path: Path) -> dict[str, str]:
+    """An environment in which the pages' training ends after one step, without network.
+
+    lerobot/pusht in the Hugging Face cache is a tiny dataset of the same kind, the ImageNet weights
+    in torch's cache are random, and no checkpoint of the 50 million parameters is written.
+    """
+    snapshot = tmp_path / "hf/hub/datasets--lerobot--pusht/snapshots" / ("0" * 40)
+    snapshot.parent.mkdir(parents=True)
+    write_dot_dataset(snapshot, num_episodes=1, image_size_px=16)
+    reference = snapshot.parents[1] / "refs/v3.0"
+    reference.parent.mkdir()
+    reference.write_text(snapshot.name)
+    weights = tmp_path / "torch/hub/checkpoints/resnet18-f37072fd.pth"
+    weights.parent.mkdir(parents=True)
+    torch.save(ResNet("resnet18", norm="frozen_batch_norm").state_dict(), weights)
+    return {
+        **os.environ,
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_OFFLINE": "1",
+        "TORCH_HOME": str(tmp_path / "torch"),
+        "PL_TRAINER_MAX_STEPS": "1",
+        "PL_TRAINER_ENABLE_CHECKPOINTING": "False",
+    }
