@@ -1,0 +1,80 @@
+"""What a person sees of a run."""
+
+from pathlib import Path
+
+import pytest
+
+from getiaction_launch.backend import JobState
+from getiaction_launch.console import Watch, final_loss, phase, summary
+from getiaction_launch.launch import RunStatus
+from getiaction_launch.run import Run, WorkerError
+
+RUN = Run(Path("experiments/act/version_0"))
+
+
+def running(step: int, **progress: object) -> RunStatus:
+    """A run in the middle of training."""
+    return RunStatus(RUN, JobState.RUNNING, "", {"step": step, "total_steps": 90, **progress})
+
+
+def test_final_loss_is_the_losses_once_training_first():
+    """Losses are taken from all metrics, each once, validation last; without any, all metrics."""
+    metrics = {"val/loss": 0.2, "lr": 1.0, "train/loss": 0.5, "train/loss_step": 9, "a_loss": 2}
+    assert final_loss({"metrics": metrics}) == "a_loss 2  train/loss 0.5  val/loss 0.2"
+    assert final_loss({"metrics": {"reward": 3.0}}) == "reward 3"
+    assert final_loss({}) == "none was logged"
+
+
+def test_phase_tells_step_speed_and_loss():
+    """A running job says how far it is; a pending one why it waits."""
+    progress = {"seconds_per_step": 0.25, "metrics": {"train/loss_step": 1.5, "val/loss": 2}}
+    assert phase(running(7, **progress)) == "step 7/90  0.25 s/step  train/loss 1.5"
+    assert phase(running(0, total_steps=None)) == "step 0/?"
+    assert phase(RunStatus(RUN, JobState.RUNNING, "", {"phase": "starting"})) == "starting"
+    assert phase(RunStatus(RUN, JobState.PENDING, "Priority")) == "PENDING (Priority)"
+
+
+def test_summary_of_a_failure_names_error_and_log(tmp_path, monkeypatch):
+    """The whole message is shown, and the log of the rank that it came from."""
+    monkeypatch.chdir(tmp_path)
+    run = Run.claim("experiments", "act")
+    run.log_directory(0).mkdir(parents=True)
+    error = WorkerError(3, 1, "lab7", "DatasetError", "x.mp4 is cut off.\nDownload it again.")
+    run.write_error(0, error)
+    text = summary(RunStatus(run, JobState.FAILED, str(error)))
+    assert "act/version_0 FAILED" in text
+    assert "rank 3 on node 1 (lab7): DatasetError: x.mp4 is cut off." in text
+    assert "Download it again." in text
+    assert "experiments/act/version_0/launch/logs/attempt_0/rank_3.log" in text
+
+
+def test_watch_is_quiet_off_a_terminal(capsys, monkeypatch):
+    """A line for each new phase, then one in ten seconds, and no control characters."""
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    watch = Watch()
+    watch(RunStatus(RUN, JobState.PENDING))
+    for step in range(5):
+        watch(running(step))
+    now += 11
+    watch(running(50))
+    watch(RunStatus(RUN, JobState.SUCCEEDED))
+    assert capsys.readouterr().err == "PENDING\nstep 0/90\nstep 50/90\n"
+
+
+def test_watch_draws_a_bar_on_a_terminal(capsys, monkeypatch):
+    """On a terminal the step is drawn, and the bar is gone at the end."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    watch = Watch()
+    for step in (0, 45):
+        watch(running(step))
+    watch(RunStatus(RUN, JobState.SUCCEEDED))
+    assert "step 45/90" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("state", JobState)
+def test_only_states_that_cannot_change_are_over(state):
+    """PENDING, RUNNING and UNKNOWN may still change."""
+    changing = {JobState.PENDING, JobState.RUNNING, JobState.UNKNOWN}
+    assert state.is_over is (state not in changing)

@@ -1,0 +1,59 @@
+"""The local backend: ports and shares of one machine."""
+
+import socket
+
+import pytest
+
+from getiaction_launch.backends import local
+from getiaction_launch.errors import CheckError
+from getiaction_launch.launch import prepare
+
+
+@pytest.fixture
+def ports(monkeypatch: pytest.MonkeyPatch) -> range:
+    """Leave the backend three ports that nobody uses."""
+    for first in local.PORTS[::10]:
+        with socket.socket() as probe:
+            if all(probe.connect_ex(("127.0.0.1", first + i)) for i in range(3)):
+                monkeypatch.setattr(local, "PORTS", range(first, first + 3))
+                break
+    return local.PORTS
+
+
+def test_reserved_ports_never_meet(ports):
+    """While one run holds a port, even before it listens, no other run gets it."""
+    reserved = [local.reserve_port() for _ in ports]
+    assert sorted(port for port, _ in reserved) == list(ports)
+    with pytest.raises(CheckError, match=f"no port from {ports[0]} to {ports[-1]} is free"):
+        local.reserve_port()
+    port, lock = reserved[0]
+    lock.close()
+    assert local.reserve_port()[0] == port
+    for _, lock in reserved:
+        lock.close()
+
+
+def test_port_that_somebody_listens_on_is_not_taken(ports):
+    """Ports are bind-tested: a stranger's are left alone."""
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", ports[0]))
+        stranger.listen()
+        reserved = [local.reserve_port() for _ in ports[1:]]
+        assert ports[0] not in [port for port, _ in reserved]
+        with pytest.raises(CheckError):
+            local.reserve_port()
+    for _, lock in reserved:
+        lock.close()
+
+
+def test_nodes_do_not_crowd_the_machine(tmp_path, monkeypatch):
+    """CPU threads are shared among all workers, unless the user has said how many."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(local, "available_cpus", lambda: 8)
+    (tmp_path / "train.py").touch()
+    plan, backend = prepare(script=["train.py"], nodes=2, workers_per_node=2)
+    assert all("OMP_NUM_THREADS=2 " in command for command in backend.describe(plan))
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert all("OMP_NUM_THREADS=7 " in command for command in backend.describe(plan))
