@@ -6,6 +6,7 @@ import sys
 import textwrap
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import lightning.pytorch
@@ -219,6 +220,26 @@ def test_training_without_pretrained_weights_is_warned_of(
     assert policy.hparams["backbone_norm"] == "group_norm"
 
 
+def test_building_without_a_trainer_warns_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dataset_stats, missing ImageNet weights are warned of when the model is made."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.warns(UserWarning, match="no pretrained weights for resnet18"):
+        ACT(**{**SMALL, "pretrained_backbone_weights": IMAGENET}, dataset_stats=STATS)
+
+
+def test_ranks_whose_models_differ_are_refused() -> None:
+    """Models made before the Trainer, some with the weights and some without, do not train."""
+    policy = ACT(**SMALL, dataset_stats=STATS)
+    # Of two ranks, one has frozen norms: the answers to "all?" and "any?" differ.
+    decide = SimpleNamespace(reduce_boolean_decision=lambda _, all: not all)  # noqa: A006 - Lightning's name
+    policy._trainer = SimpleNamespace(strategy=decide)
+    with pytest.raises(RuntimeError, match=r"(?s)some ranks.*pretrained_backbone_weights="):
+        policy.setup("fit")
+
+
 def test_a_checkpoint_is_tested_by_a_policy_without_shapes(tmp_path: Path) -> None:
     """predict(ACT(), ckpt_path=...) builds the model by the checkpoint where data is unknown."""
     policy = ACT(**SMALL, dataset_stats=STATS)
@@ -271,7 +292,7 @@ def test_actions_of_a_chunk_are_taken_in_turn() -> None:
     taken = [policy.select_action(looks[i // 2]) for i in range(4)]
     expected = [chunks[0][:, 0], chunks[0][:, 1], chunks[1][:, 0], chunks[1][:, 1]]
     torch.testing.assert_close(taken, expected)
-    assert policy.training, "asking for an action must not end training mode"
+    assert policy.model.training, "asking for an action must not end training mode"
 
 
 def test_reset_forgets_the_rest_of_a_chunk() -> None:
@@ -303,6 +324,12 @@ def test_predictions_do_not_depend_on_dropout() -> None:
     first, second = (policy.predict_action_chunk(observation()) for _ in range(2))
     torch.testing.assert_close(first, second)
     assert not first.requires_grad
+
+
+def test_observations_are_moved_to_the_policy() -> None:
+    """Observations may be on another device than the policy; actions are on the policy's."""
+    policy = ACT(**SMALL, dataset_stats=STATS).to("meta")
+    assert policy.select_action(observation()).device.type == "meta"
 
 
 def test_what_the_dataset_must_deliver() -> None:

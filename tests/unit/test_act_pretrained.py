@@ -93,6 +93,8 @@ def test_lerobots_directory_predicts_as_lerobot(
     policy = ACT(str(directory), dataset_stats=stats)
     assert_predicts_as_lerobot(policy, reference)
     assert policy.action_delta_indices == list(range(10))
+    assert policy.model.config.image_size is None
+    assert policy.model.config.backbone_norm == "frozen_batch_norm"
 
 
 def test_a_repository_of_the_hub_is_downloaded(
@@ -132,9 +134,10 @@ def test_its_checkpoint_needs_the_directory_no_more(
         if path.suffix != ".ckpt":
             path.unlink()
     assert_predicts_as_lerobot(ACT.load_from_checkpoint(tmp_path / "last.ckpt"), reference)
-    policy = ACT(str(tmp_path / "last.ckpt"), optimizer_lr=3e-4)
+    policy = ACT(str(tmp_path / "last.ckpt"), optimizer_lr=3e-4, n_action_steps=2)
     assert_predicts_as_lerobot(policy, reference)
     assert policy.hparams["optimizer_lr"] == 3e-4
+    assert policy.model.config.n_action_steps == 2
 
 
 def test_missing_statistics_are_named(directory: Path) -> None:

@@ -180,7 +180,7 @@ def _read_lerobot(directory: Path, hparams: Mapping[str, Any]) -> Pretrained:
                 )
                 raise ValueError(message)
 
-    # lerobot's policy does not resize images, and its backbone is always frozen.
-    fixed = {"image_size": None, "backbone_norm": "frozen_batch_norm"}
-    network = asdict(ACTConfig.from_mapping({**config, **fixed, **_callers_choice(hparams)}))
+    # Where lerobot's config says nothing, ACTConfig's defaults are lerobot's: no resizing, frozen
+    # normalisation.
+    network = asdict(ACTConfig.from_mapping({**config, **_callers_choice(hparams)}))
     return Pretrained({**network, "use_imagenet_stats": False}, stats, weights, str(directory))
