@@ -5,6 +5,7 @@ to the script. Torch, Lightning and Ray are never imported here.
 """
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -24,6 +25,10 @@ from getiaction_launch.spec import SECTIONS
 EXIT_CODES = {JobState.SUCCEEDED: 0, JobState.CANCELLED: 11}
 EXIT_FAILED = 10
 EXIT_INTERRUPTED = 130
+VALUE_FLAGS = {
+    *("--config", "--cluster", "-N", "--nodes", "--gpus-per-node", "--workers-per-node"),
+    *("--name", "--storage-root"),
+}
 ALIASES = {"list": "ls", "ps": "ls", "stop": "cancel"}
 
 DESCRIPTION = """\
@@ -45,7 +50,7 @@ verbs (each has its own --help):
 
 A run is named by its directory, by name/version_N, or by @last.
 exit codes: 0 ok, 2 bad input, 3 cannot run here, 5 unreachable; with --wait or --follow:
-10 failed, 11 cancelled, 130 interrupted (the run goes on).
+10 failed, 11 cancelled, 130 interrupted (the run goes on). --debug shows tracebacks of errors.
 """
 
 
@@ -53,7 +58,6 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - argparse's own
         raw = argparse.RawDescriptionHelpFormatter
         super().__init__(allow_abbrev=False, formatter_class=raw, **kwargs)
-        self.add_argument("--debug", action="store_true", help="show tracebacks of errors")
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}.", f"See {self.prog} --help")
@@ -72,12 +76,13 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry of ``getiaction-launch``; returns the exit code."""
     tokens = list(sys.argv[1:] if argv is None else argv)
-    verb = ALIASES.get(tokens[0], tokens[0]) if tokens else ""
-    command = VERBS.get(verb)
+    debug = "--debug" in tokens and not any(word.endswith(".py") for word in tokens)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # logs hold what a terminal may not
     try:
-        return command(tokens[1:]) if command else run_or_check(tokens, only_check=False)
+        return _run_verb([word for word in tokens if word != "--debug"] if debug else tokens)
     except LaunchError as error:
-        if "--debug" in tokens:
+        if debug:
             raise
         console.say(f"error: {error}")
         return error.exit_code
@@ -89,27 +94,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
+def _run_verb(tokens: list[str]) -> int:
+    word = tokens[0] if tokens else ""
+    if command := VERBS.get(ALIASES.get(word, word)):
+        return command(tokens[1:])
+    if word and not word.startswith("-") and not word.endswith(".py") and word != "fit":
+        raise UsageError(
+            f"{word!r} is neither a verb nor a script: a script's name ends in .py.",
+            nearest_first(word, VERBS),
+        )
+    return run_or_check(tokens, only_check=False)
+
+
 def split_tokens(tokens: Sequence[str]) -> tuple[list[str], list[tuple[str, str]], list[str]]:
     """Tell the launcher's flags, the spec's overrides and the script with its arguments apart."""
     own: list[str] = []
     overrides: list[tuple[str, str]] = []
     rest = list(tokens)
     while rest:
-        token = rest.pop(0)
-        flag, equals, value = token.partition("=")
-        if not token.startswith("-") and token.endswith(".py"):
-            return own, overrides, [token, *rest]
-        if flag.startswith("--") and ("." in flag or flag[2:] in SECTIONS):
-            if not equals and not rest:
+        word = rest.pop(0)
+        flag, equals, value = word.partition("=")
+        if word == "--" or (not word.startswith("-") and word.endswith(".py")):
+            return own, overrides, rest if word == "--" else [word, *rest]
+        if flag.startswith("--") and ("." in flag or flag[2:].rstrip("+") in SECTIONS):
+            if not equals and (not rest or rest[0].startswith("--")):
                 raise UsageError(f"{flag} needs a value.", f"{flag}=VALUE")
             overrides.append((flag[2:], value if equals else rest.pop(0)))
         else:
-            own.append(token)
+            own.append(word)
+            if word in VALUE_FLAGS and rest:
+                own.append(rest.pop(0))
     return own, overrides, []
 
 
-def run_or_check(tokens: Sequence[str], *, only_check: bool) -> int:
-    """``getiaction-launch [run] ...`` and ``getiaction-launch check ...``."""
+def _run_parser() -> _Parser:
     parser = _Parser(prog="getiaction-launch", description=DESCRIPTION, epilog=EPILOG)
     add = parser.add_argument
     add("--config", action="append", default=[], metavar="YAML", help="the spec; may be repeated")
@@ -122,11 +140,15 @@ def run_or_check(tokens: Sequence[str], *, only_check: bool) -> int:
     add("--dry-run", "--dryrun", action="store_true", help="print the plan; start nothing")
     add("--wait", action="store_true", help="stay until the run has ended")
     add("--follow", action="store_true", help="stay and print its logs")
-    add("--parsable", action="store_true", help="print only the run's name")
+    add("--parsable", action="store_true", help="print only the run's directory")
     add("--json", action="store_true", help="print JSON")
-    own, overrides, script = split_tokens(tokens)
-    words = [token for token in own if token in ("run", "fit")]
-    arguments = parser.parse([token for token in own if token not in words])
+    return parser
+
+
+def run_or_check(tokens: Sequence[str], *, only_check: bool) -> int:
+    """``getiaction-launch [run] ...`` and ``getiaction-launch check ...``."""
+    own, overrides, script = split_tokens(tokens[1:] if tokens[:1] == ["fit"] else tokens)
+    arguments = _run_parser().parse(own)
     _read_environment(arguments, [key for key, _ in overrides])
     plan, backend = launch.prepare(
         config=arguments.config,
@@ -139,33 +161,32 @@ def run_or_check(tokens: Sequence[str], *, only_check: bool) -> int:
         name=arguments.name,
         storage_root=arguments.storage_root,
     )
-    if only_check:
-        launch.check(plan, backend, also_spec=True)
-        console.say("ok: this run could start.")
-        return 0
-    if arguments.dry_run:
+    if only_check or arguments.dry_run:
         launch.check(plan, backend, also_spec=True)
         commands = backend.describe(plan)
         if arguments.json:
             _print_json({"plan": plan.to_json(), "commands": commands})
-        else:
+        elif arguments.dry_run:
             print(console.plan_text(plan, commands))
+        else:
+            console.say("ok: this run could start.")
         return 0
     if sys.stderr.isatty():
         console.say("checking and starting ...")  # seconds, in which torch is imported
     run = launch.submit(plan, backend)
+    if arguments.parsable:
+        print(run.directory, flush=True)
     if arguments.wait or arguments.follow:
         console.say(console.next_commands(run))
-        return _stay(run, follow=arguments.follow, as_json=arguments.json)
-    status = launch.read_status(run)
+        status = _stay(run, follow=arguments.follow)
+    else:
+        status = launch.read_status(run)
     if arguments.json:
         _print_json(_as_json(status))
-    else:
-        print(run.name if arguments.parsable else console.next_commands(run))
-    if status.state.is_over and status.state is not JobState.SUCCEEDED:
-        console.say(console.summary(status))
-        return EXIT_CODES.get(status.state, EXIT_FAILED)
-    return 0
+    elif not arguments.parsable:
+        is_over = status.state.is_over
+        print(console.summary(status) if is_over else console.next_commands(run))
+    return EXIT_CODES.get(status.state, EXIT_FAILED) if status.state.is_over else 0
 
 
 def _read_environment(arguments: argparse.Namespace, overridden: Sequence[str]) -> None:
@@ -181,19 +202,19 @@ def _read_environment(arguments: argparse.Namespace, overridden: Sequence[str]) 
         setattr(arguments, flag, int(value) if flag in sets else value)
 
 
-def _stay(run: Run, *, follow: bool, as_json: bool) -> int:
+def _stay(run: Run, *, follow: bool) -> launch.RunStatus:
+    watch = console.Watch()
     try:
         if follow:
             _print_logs(run, None, follow=True)
-        status = launch.wait(run, console.Watch())
+        return launch.wait(run, watch)
     except KeyboardInterrupt:
-        console.say(f"\nThe run goes on. To end it: getiaction-launch cancel {run.directory}")
-        return EXIT_INTERRUPTED
-    if as_json:
-        _print_json(_as_json(status))
-    else:
-        print(console.summary(status))
-    return EXIT_CODES.get(status.state, EXIT_FAILED)
+        watch.close()
+        place = console.short(run.directory)
+        console.say(f"\nThe run goes on. To end it: getiaction-launch cancel {place}")
+        raise
+    finally:
+        watch.close()
 
 
 def show_list(tokens: Sequence[str]) -> int:
@@ -202,7 +223,10 @@ def show_list(tokens: Sequence[str]) -> int:
     parser.add_argument("root", nargs="?", help="where to look (default: ./experiments)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse(tokens)
-    runs = list_runs(arguments.root or _default_root())
+    root = arguments.root or _default_root()
+    if arguments.root and not Path(root).is_dir():
+        raise UsageError(f"ls {root}: there is no such directory.", "getiaction-launch ls PATH")
+    runs = list_runs(root)
     statuses = [launch.read_status(run) for run in runs]
     if arguments.json:
         _print_json({"runs": [_as_json(status) for status in statuses]})
@@ -255,9 +279,14 @@ def show_logs(tokens: Sequence[str]) -> int:
 
 def _print_logs(run: Run, rank: int | None, *, follow: bool) -> None:
     files = log_files(run, rank)
-    for name, line in read_lines(
-        files, lambda: not follow or launch.read_status(run).state.is_over
-    ):
+
+    def is_over() -> bool:
+        status = launch.read_status(run)
+        if status.state is JobState.UNKNOWN:
+            console.say(f"cannot follow the run from here: {status.reason}")
+        return status.state is JobState.UNKNOWN or status.state.is_over
+
+    for name, line in read_lines(files, is_over if follow else lambda: True):
         print(f"[{name}] {line}" if len(files) > 1 else line, flush=follow)
 
 

@@ -78,7 +78,7 @@ def read_cluster(path: Path) -> ClusterConfig:
     parser.add_class_arguments(ClusterConfig, None)
     try:
         config = parser.instantiate(parser.parse_path(path))
-    except (jsonargparse.ArgumentError, TypeError) as error:
+    except (jsonargparse.ArgumentError, TypeError, ValueError, OSError) as error:
         raise ClusterConfigError(
             f"{path}: {error}", "A complete example: cluster_configs/local.yaml"
         ) from error

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -27,9 +28,9 @@ def say(text: str) -> None:
 
 
 def short(path: Path) -> str:
-    """``path`` as the person would type it here."""
+    """``path`` as the person would type it here, ready to paste."""
     relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative
+    return shlex.quote(str(path) if relative.startswith("..") else relative)
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> str:
@@ -85,7 +86,7 @@ def summary(status: RunStatus) -> str:
 
 def final_loss(progress: Any) -> str:  # noqa: ANN401 - JSON
     """The losses among the metrics, training's first; an epoch's mean before a step's."""
-    metrics = progress.get("metrics", {})
+    metrics: dict[str, float] = progress.get("metrics", {})
     losses = [name for name in metrics if "loss" in name]
     repeated = [f"{name}_{when}" for name in metrics for when in ("step", "epoch")]
     names = sorted(set(losses or metrics) - set(repeated), key=lambda name: ("val" in name, name))
@@ -95,11 +96,13 @@ def final_loss(progress: Any) -> str:  # noqa: ANN401 - JSON
 def phase(status: RunStatus) -> str:
     """Where a run stands, in a few words."""
     progress = status.progress
-    if status.state is not JobState.RUNNING or not progress:
-        return status.state.value + (f" ({status.reason})" if status.reason else "")
+    if status.state is JobState.RUNNING and not progress:
+        return "no progress told yet"
+    if status.state is not JobState.RUNNING:
+        return f"{status.state.value} ({status.reason})" if status.reason else status.state.value
     if "step" not in progress:
         return "starting"
-    words = [f"step {progress['step']}/{progress['total_steps'] or '?'}"]
+    words: list[str] = [f"step {progress['step']}/{progress['total_steps'] or '?'}"]
     if seconds := progress.get("seconds_per_step"):
         words.append(f"{seconds:.2f} s/step")
     losses = {k: v for k, v in progress.get("metrics", {}).items() if k.endswith("loss_step")}
@@ -118,12 +121,16 @@ class Watch:
     def __call__(self, status: RunStatus) -> None:
         """Show one look at the run."""
         if status.state.is_over:
-            if self._bar:
-                self._bar.stop()
+            self.close()
         elif sys.stderr.isatty():
             self._draw(status)
         elif self._is_news(phase(status)):
             say(phase(status))
+
+    def close(self) -> None:
+        """Give the terminal back: its line and its cursor."""
+        if self._bar:
+            self._bar.stop()
 
     def _is_news(self, text: str) -> bool:
         is_new_phase = text.split()[:1] != self._said.split()[:1]

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from getiaction_launch.backend import Backend, Job, JobState
-from getiaction_launch.errors import SpecError
-from getiaction_launch.plan import DEFAULT_NAME, DEFAULT_ROOT, Plan, Topology, read_topology
+from getiaction_launch.errors import SpecError, UnreachableError
+from getiaction_launch.plan import DEFAULT_NAME, DEFAULT_ROOT, Plan, read_topology
 from getiaction_launch.run import Run
 from getiaction_launch.spec import Spec, parse, read_spec
-from getiaction_launch.storage import probe_root, resolve_root
+from getiaction_launch.storage import check_root, make_root, resolve_root
 
 POLL_SECONDS = 0.1
 
@@ -72,42 +72,33 @@ def prepare(
             "getiaction-launch --config act.yaml   or   getiaction-launch train.py --lr 3e-4",
         )
     if script:
-        spec: Spec = {}
-        origins: dict[str, str] = {}
+        spec = Spec()
         script = _check_script(script)
-        topology = _script_topology(settings.backend, nodes, gpus_per_node, workers_per_node)
+        trainer = _describe_script(nodes, gpus_per_node, workers_per_node)
         name = name or Path(script[0]).stem
-        root = DEFAULT_ROOT
     else:
-        spec, origins = read_spec(config, overrides)
         if workers_per_node is not None:
             raise SpecError(
                 "--workers-per-node is for scripts; a spec says it itself.",
                 f"--trainer.devices={workers_per_node}",
             )
-        _apply_flags(spec, origins, nodes, gpus_per_node, name)
-        trainer = spec.setdefault("trainer", {})
-        topology = read_topology(spec, settings.backend.free_gpus)
-        name = trainer.get("experiment_name") or DEFAULT_NAME
-        root = trainer.get("default_root_dir") or DEFAULT_ROOT
-        for key, value in (
-            ("num_nodes", topology.num_nodes),
-            ("devices", topology.workers_per_node),
-        ):
-            if key not in trainer:
-                trainer[key] = value
-                origins[f"trainer.{key}"] = f"cluster {cluster}"
+        spec = read_spec(config, overrides)
+        _apply_flags(spec, nodes, gpus_per_node, name)
+        trainer = spec.trainer
+        name = str(trainer.get("experiment_name") or DEFAULT_NAME)
     if "/" in name or name in (".", ".."):
         raise SpecError(f"experiment_name={name!r} is no plain name.", "e.g. --name pusht_act_v1")
+    root = str(trainer.get("default_root_dir") or DEFAULT_ROOT)
     plan = Plan(
         name=name,
         root=resolve_root(root, storage_root or settings.storage_root or str(Path.cwd())),
-        spec=spec,
+        arguments=spec.arguments,
         script=list(script),
-        topology=topology,
+        topology=read_topology(trainer, settings.backend.free_gpus),
         working_directory=str(Path.cwd()),
         env_vars=settings.env_vars,
-        origins=origins,
+        spec=spec.view,
+        origins=spec.origins,
     )
     return plan, settings.backend
 
@@ -125,30 +116,23 @@ def _check_script(script: Sequence[str]) -> list[str]:
     return [str(path.absolute()), *script[1:]]
 
 
-def _script_topology(
-    backend: Backend, nodes: int | None, gpus: int | None, workers: int | None
-) -> Topology:
-    """A script's Trainer cannot be read, so the flags describe what each node has."""
-    as_spec: Spec = {"trainer": {"num_nodes": 1 if nodes is None else nodes}}
-    if gpus == 0:
-        as_spec["trainer"]["accelerator"] = "cpu"
-    count = gpus or workers
-    if count is not None:
-        as_spec["trainer"]["devices"] = count
+def _describe_script(nodes: int | None, gpus: int | None, workers: int | None) -> Mapping[str, Any]:
+    """A script's Trainer cannot be read, so the flags say what it would."""
     if gpus and workers not in (None, gpus):
         raise SpecError(
             f"--workers-per-node {workers} contradicts --gpus-per-node {gpus}.",
             f"Each GPU has one worker: leave out --workers-per-node {workers}",
         )
-    return read_topology(as_spec, backend.free_gpus)
+    trainer: dict[str, Any] = {"num_nodes": 1 if nodes is None else nodes}
+    if gpus is not None:
+        trainer["accelerator"] = "gpu" if gpus else "cpu"
+    if gpus or workers is not None:
+        trainer["devices"] = gpus or workers
+    return trainer
 
 
 def _apply_flags(
-    spec: Spec,
-    origins: dict[str, str],
-    nodes: int | None,
-    gpus_per_node: int | None,
-    name: str | None,
+    spec: Spec, nodes: int | None, gpus_per_node: int | None, name: str | None
 ) -> None:
     """Nodes, devices and name live in the Trainer's own words; the launcher's flags set those."""
     flags: dict[str, tuple[str, Any]] = {}
@@ -160,17 +144,16 @@ def _apply_flags(
         flags["accelerator"] = ("--gpus-per-node", "gpu" if gpus_per_node else "cpu")
     if gpus_per_node:
         flags["devices"] = ("--gpus-per-node", gpus_per_node)
-    trainer = spec.setdefault("trainer", {})
     for key, (flag, value) in flags.items():
-        known = trainer.get(key)
-        if origins.get(f"trainer.{key}") == "command line" and known not in (value, "auto"):
+        known = spec.trainer.get(key)
+        is_typed = spec.origins.get(f"trainer.{key}") == "command line"
+        if is_typed and str(known) not in (str(value), "auto"):
             raise SpecError(
                 f"{flag} makes trainer.{key}={value!r}, "
                 f"but --trainer.{key}={known!r} is given too.",
                 "Keep one of the two.",
             )
-        trainer[key] = value
-        origins[f"trainer.{key}"] = f"command line ({flag})"
+        spec.override(f"trainer.{key}", str(value), f"command line ({flag})")
 
 
 def submit(plan: Plan, backend: Backend) -> Run:
@@ -184,11 +167,12 @@ def submit(plan: Plan, backend: Backend) -> Run:
             is left behind.
     """
     check(plan, backend, also_spec=not backend.starts_at_once)
+    make_root(plan.root)
     run = Run.claim(plan.root, plan.name)
     try:
         run.write("plan", plan.to_json())
         backend.submit(run)
-        if backend.starts_at_once and plan.spec:
+        if backend.starts_at_once and plan.arguments:
             _await_start(run)
     except SpecError:
         run.discard()
@@ -210,9 +194,9 @@ def check(plan: Plan, backend: Backend, *, also_spec: bool) -> None:
             workers of a run that starts at once do it anyway.
     """
     backend.check(plan)
-    probe_root(plan.root)
-    if plan.spec and also_spec:
-        parse(plan.spec)
+    check_root(plan.root)
+    if plan.arguments and also_spec:
+        parse(plan.arguments)
 
 
 def _await_start(run: Run) -> None:
@@ -226,26 +210,40 @@ def _await_start(run: Run) -> None:
 
 
 def attach(run: Run) -> Job | None:
-    """Find the job of a run that any shell submitted; None if it was never submitted."""
-    record = run.read("job")
-    if record is None:
-        return None
-    module, _, name = record["backend"]["class_path"].rpartition(".")
-    backend: Backend = getattr(importlib.import_module(module), name)(
-        **record["backend"]["init_args"]
-    )
-    return backend.attach(run, record)
+    """Find the job of a run that any shell submitted; None if it was never submitted.
+
+    Raises:
+        UnreachableError: If the record of the job is not to be understood here.
+    """
+    try:
+        record = run.read("job")
+        if record is None:
+            return None
+        module, _, name = record["backend"]["class_path"].rpartition(".")
+        backend: Backend = getattr(importlib.import_module(module), name)(
+            **record["backend"]["init_args"]
+        )
+        return backend.attach(run, record)
+    except (ValueError, KeyError, TypeError, AttributeError, ImportError, OSError) as error:
+        raise UnreachableError(
+            f"{run.launch_directory / 'job.json'} cannot be understood: {error!r}.",
+            "Was it written by another version of getiaction-launch?",
+        ) from error
 
 
 def read_status(run: Run) -> RunStatus:
     """Ask the run's directory, then its job. Only ``done.json`` means success."""
-    job = attach(run)
-    told = job.status() if job else None
-    progress = run.read("progress") or {}
-    if told is None:
-        return RunStatus(run, JobState.PENDING, "it was not submitted yet", progress)
-    # A job that has ended before it was asked has written done.json before that.
-    done = run.read("done") if told.state.is_over else None
+    try:
+        job = attach(run)
+        told = job.status() if job else None
+        progress = run.read("progress") or {}
+        if told is None:
+            return RunStatus(run, JobState.PENDING, "it was not submitted yet", progress)
+        # A job that has ended before it was asked has written done.json before that.
+        done = run.read("done") if told.state.is_over else None
+    except (UnreachableError, ValueError, KeyError, OSError) as error:
+        # One damaged run must not hide the others from `ls`.
+        return RunStatus(run, JobState.UNKNOWN, f"its records cannot be read: {error}")
     if done:
         return RunStatus(run, JobState.SUCCEEDED, progress=done)
     state = JobState.FAILED if told.state is JobState.SUCCEEDED else told.state
@@ -263,7 +261,11 @@ def wait(run: Run, watch: Callable[[RunStatus], None]) -> RunStatus:
 
 
 def cancel(run: Run) -> RunStatus:
-    """End a run everywhere; nothing of it runs any more when this returns."""
+    """End a run everywhere; nothing of it runs any more when this returns.
+
+    Raises:
+        UnreachableError: If that cannot be done from here.
+    """
     if job := attach(run):
         job.cancel()
     return read_status(run)

@@ -21,6 +21,8 @@ from getiaction_launch.plan import Plan, Topology
 from getiaction_launch.run import Run, WorkerError
 
 POLL_SECONDS = 0.05
+RUN_VARIABLE = "GETIACTION_RUN_DIR"
+"""Names the run's directory to every worker, and marks every process that a worker starts."""
 
 
 class StopRequest:
@@ -73,6 +75,8 @@ def worker_environment(
         "MASTER_ADDR": address,
         "MASTER_PORT": port,
         "TORCHELASTIC_RUN_ID": run_id,
+        # Where this command itself runs under torchrun, that one's store is not ours.
+        "TORCHELASTIC_USE_AGENT_STORE": "False",
         "TORCHELASTIC_RESTART_COUNT": "0",
         "TORCHELASTIC_MAX_RESTARTS": "0",
     }
@@ -143,7 +147,7 @@ def _start_worker(
                 **os.environ,
                 **plan.env_vars,
                 **variables,
-                "GETIACTION_RUN_DIR": str(run.directory),
+                RUN_VARIABLE: str(run.directory),
                 "GETIACTION_LAUNCH_ATTEMPT": str(attempt),
                 "GETIACTION_LAUNCH_PARENT": str(os.getpid()),
             },
@@ -165,10 +169,11 @@ def _record_death(run: Run, attempt: int, rank: int, node_rank: int, returncode:
         message = f"the worker was killed by {name}{hint}"
     else:
         message = f"the worker ended with exit code {returncode} and no exception"
-    run.write_error(
-        attempt,
-        WorkerError(rank, node_rank, socket.gethostname(), "WorkerDied", message),
-    )
+    with contextlib.suppress(OSError):  # a full disk must not keep the node from ending the others
+        run.write_error(
+            attempt,
+            WorkerError(rank, node_rank, socket.gethostname(), "WorkerDied", message),
+        )
 
 
 def _stop(workers: list["subprocess.Popen[bytes]"], grace_seconds: float) -> None:
@@ -180,7 +185,7 @@ def _stop(workers: list["subprocess.Popen[bytes]"], grace_seconds: float) -> Non
         time.sleep(POLL_SECONDS)
     for worker in workers:
         # The whole group, also of a worker that is gone: its loader workers may not be.
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(worker.pid, signal.SIGKILL)
         worker.wait()
 
@@ -196,13 +201,17 @@ def main() -> int:
     arguments = parser.parse_args()
     if parent := os.environ.pop("GETIACTION_LAUNCH_PARENT", None):
         die_with_parent(int(parent))
-    return run_node(
-        Run(Path(arguments.run)),
-        arguments.node_rank,
-        arguments.head,
-        arguments.attempt,
-        arguments.grace_seconds,
-    )
+    run, node_rank = Run(Path(arguments.run)), arguments.node_rank
+    try:
+        return run_node(run, node_rank, arguments.head, arguments.attempt, arguments.grace_seconds)
+    except Exception as error:
+        plan = Plan.from_json(run.read("plan") or {})
+        rank = node_rank * plan.topology.workers_per_node
+        words = (type(error).__name__, f"the node could not start its workers: {error}")
+        run.write_error(
+            arguments.attempt, WorkerError(rank, node_rank, socket.gethostname(), *words)
+        )
+        raise
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from getiaction_launch.errors import SpecError
-from getiaction_launch.spec import Spec
 
 DEFAULT_ROOT = "experiments"
 DEFAULT_NAME = "lightning_logs"
@@ -43,22 +42,24 @@ class Plan:
     Attributes:
         name: The run's name: its directory under ``root``.
         root: Absolute directory of all runs.
-        spec: What to train; empty where ``script`` is given.
+        arguments: What to train, as ``getiaction fit`` takes it; empty where ``script`` is given.
         script: The user's own ``train.py`` and its arguments; empty where ``spec`` is given.
         topology: Nodes, workers and GPUs.
         working_directory: Where the workers run, so that relative paths and the user's own
             modules mean what they meant to the user.
         env_vars: Variables for the workers, from the cluster config.
-        origins: For each dotted key of the spec, and each fact above, where it comes from.
+        spec: The arguments merged into one mapping, for people.
+        origins: For each dotted key of it, where it comes from.
     """
 
     name: str
     root: str
-    spec: Spec
+    arguments: list[str]
     script: list[str]
     topology: Topology
     working_directory: str
     env_vars: dict[str, str] = field(default_factory=dict)
+    spec: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -72,20 +73,19 @@ class Plan:
         return cls(**{**fields, "topology": Topology(**fields["topology"])})
 
 
-def read_topology(spec: Spec, free_gpus: Callable[[int], int | None]) -> Topology:
+def read_topology(trainer: Mapping[str, Any], free_gpus: Callable[[int], int | None]) -> Topology:
     """Read nodes and workers from the Trainer's own words.
 
     Args:
-        spec: Its ``trainer.num_nodes``, ``trainer.devices`` and ``trainer.accelerator`` count.
+        trainer: Its ``num_nodes``, ``devices`` and ``accelerator`` count.
         free_gpus: Tells how many GPUs each of so many nodes would get, or None where only the
             job will know.
 
     Raises:
         SpecError: For a number of nodes or devices that cannot be.
     """
-    trainer = spec.get("trainer") or {}
-    num_nodes = trainer.get("num_nodes", 1)
-    if not isinstance(num_nodes, int) or isinstance(num_nodes, bool) or num_nodes < 1:
+    num_nodes = _number(trainer.get("num_nodes", 1))
+    if not isinstance(num_nodes, int) or num_nodes < 1:
         raise SpecError(
             f"trainer.num_nodes={num_nodes!r} is no number of machines.", "Set it: --nodes 2"
         )
@@ -96,24 +96,38 @@ def read_topology(spec: Spec, free_gpus: Callable[[int], int | None]) -> Topolog
     return Topology(num_nodes, workers, 0 if on_cpu else workers)
 
 
-def _count_devices(devices: Any, available: int | None) -> int:  # noqa: ANN401 - Trainer's own type
+def _number(value: Any) -> Any:  # noqa: ANN401 - a YAML value
+    """Read ``"2"`` as the Trainer's parser does, and a bool as no number."""
+    if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
+        return int(value)
+    return str(value) if isinstance(value, bool) else value
+
+
+def _count_devices(devices: Any, available: int | None) -> int:  # noqa: ANN401 - a YAML value
     """Count what ``Trainer(devices=...)`` would use: a number, a list, ``"0,1"``, "auto" or -1."""
-    if isinstance(devices, str) and devices.lstrip("-").isdecimal():
-        devices = int(devices)
-    if isinstance(devices, str) and "," in devices:
-        devices = [part for part in devices.split(",") if part.strip()]
-    if isinstance(devices, list):
-        devices = len(devices)
-    if devices in ("auto", -1):
+    count = _number(devices)
+    if isinstance(count, str) and "," in count:
+        count = [_number(part) for part in count.split(",") if part.strip()]
+    if isinstance(count, list):
+        if count != list(range(len(count))):
+            numbers = ",".join(map(str, count))
+            raise SpecError(
+                f"trainer.devices={devices!r} picks some of a node's devices; "
+                "the launcher hands out the first ones.",
+                f"CUDA_VISIBLE_DEVICES={numbers} getiaction-launch ... "
+                f"--trainer.devices={len(count)}",
+            )
+        count = len(count)
+    if count in ("auto", -1):
         if available is None:
             raise SpecError(
                 f"trainer.devices={devices!r} cannot be sized before the job starts.",
                 "Set a number, e.g. --trainer.devices=4",
             )
-        devices = available
-    if not isinstance(devices, int) or isinstance(devices, bool) or devices < 1:
+        count = available
+    if not isinstance(count, int) or count < 1:
         raise SpecError(
             f"trainer.devices={devices!r} gives no worker on a node.",
             "Set a number, e.g. --trainer.devices=1",
         )
-    return devices
+    return count

@@ -4,6 +4,7 @@ Lightning adds the callback to every Trainer by itself, through the entry point 
 ``lightning.pytorch.callbacks_factory``, so the user's spec and script stay as they are.
 """
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -84,5 +85,6 @@ class ProgressReport(Callback):
 
     def _write(self, **news: Any) -> None:  # noqa: ANN401 - JSON values
         self._report.update(news, updated_at=time.time())
-        # Training must not wait for a disk each second; the next report makes up for a lost one.
-        self._run.write("progress", self._report, durable=False)
+        # Training must not wait for a disk each second, nor end when that is full.
+        with contextlib.suppress(OSError):
+            self._run.write("progress", self._report, durable=False)

@@ -1,18 +1,21 @@
 """The run's directory is the run: claim one, read and write its records, find and list them.
 
-Every record has one writer: ``plan.json`` the command that submits, ``job.json`` the job,
-``progress.json`` and ``done.json`` the worker of rank 0, ``error_*.json`` the rank that failed.
+Every record has one writer: ``plan.json`` the command that submits; ``job.json``,
+``attempt_N.json`` and, when every worker has ended well, ``done.json`` the job; ``progress.json``
+the worker of rank 0; ``error_rank_N.json`` the worker that failed, or its node.
 """
 
 import contextlib
 import itertools
+import os
 import re
+import shutil
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from getiaction_launch.errors import RunNotFoundError
+from getiaction_launch.errors import CheckError, RunNotFoundError
 from getiaction_launch.storage import read_json, write_json
 
 SCHEMA_VERSION = 1
@@ -64,16 +67,25 @@ class Run:
 
     @classmethod
     def claim(cls, root: str, name: str) -> "Run":
-        """Take the next free ``version_N`` under ``root/name``; no two callers get the same."""
+        """Take the next free ``version_N`` under ``root/name``; no two callers get the same.
+
+        Raises:
+            CheckError: If no directory can be made there.
+        """
         parent = Path(root, name)
-        parent.mkdir(parents=True, exist_ok=True)
-        taken = [int(m[1]) for p in parent.iterdir() if (m := _VERSION.fullmatch(p.name))]
-        for version in itertools.count(max(taken, default=-1) + 1):
-            with contextlib.suppress(FileExistsError):
-                (parent / f"version_{version}").mkdir()
-                break
-        run = cls(parent / f"version_{version}")
-        run.launch_directory.mkdir()
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            taken = [int(m[1]) for p in parent.iterdir() if (m := _VERSION.fullmatch(p.name))]
+            for version in itertools.count(max(taken, default=-1) + 1):
+                with contextlib.suppress(FileExistsError):
+                    (parent / f"version_{version}").mkdir()
+                    break
+            run = cls(parent / f"version_{version}")
+            run.launch_directory.mkdir()
+        except OSError as error:
+            raise CheckError(
+                f"{str(parent)!r} cannot hold a run: {error.strerror}.", "--name another_name"
+            ) from error
         return run
 
     @property
@@ -116,16 +128,17 @@ class Run:
 
     def discard(self) -> None:
         """Give the claimed version back; only for a run in which nothing was trained."""
-        for path in sorted(self.directory.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
-        self.directory.rmdir()
+        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 def list_runs(root: str) -> list[Run]:
     """Every launched run under ``root``, the latest submitted first."""
-    plans = Path(root).glob("*/version_*/launch/plan.json")
-    latest_first = sorted(plans, key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    return [Run(path.parent.parent) for path in latest_first]
+    submitted: dict[Path, int] = {}
+    for plan in Path(root).glob("*/version_*/launch/plan.json"):
+        with contextlib.suppress(FileNotFoundError):  # a run that is discarded meanwhile
+            submitted[plan] = plan.stat().st_mtime_ns
+    latest_first = sorted(submitted, key=submitted.__getitem__, reverse=True)
+    return [Run(plan.parent.parent) for plan in latest_first]
 
 
 def find_run(reference: str, root: str) -> Run:
@@ -147,7 +160,7 @@ def find_run(reference: str, root: str) -> Run:
         return runs[0]
     for directory in (Path(reference), Path(root, reference)):
         if (directory / "launch" / "plan.json").is_file():
-            return Run(directory.absolute())
+            return Run(Path(os.path.abspath(directory)))  # noqa: PTH100 - links stay as typed
     names = ", ".join(run.name for run in list_runs(root)[:5])
     raise RunNotFoundError(
         f"{reference!r} is no run: neither a run's directory nor name/version_N under {root}.",

@@ -33,7 +33,19 @@ def resolve_root(root: str, base: str) -> str:
     return str(Path(base, Path(path if separator else root).expanduser()).absolute())
 
 
-def probe_root(root: str) -> None:
+def check_root(root: str) -> None:
+    """Say whether runs could be made under ``root``, and make nothing.
+
+    Raises:
+        CheckError: If not, with the path and why.
+    """
+    place = next(path for path in (Path(root), *Path(root).parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        what = "is not yours to write" if place.is_dir() else "is no directory"
+        raise _unwritable(root, f"{place} {what}")
+
+
+def make_root(root: str) -> None:
     """Create ``root`` if it is not there, then write and delete a file in it.
 
     Raises:
@@ -44,10 +56,14 @@ def probe_root(root: str) -> None:
         with tempfile.TemporaryFile(dir=root) as file:
             file.write(b"probe")
     except OSError as error:
-        raise CheckError(
-            f"default_root_dir={root!r} cannot be written: {error.strerror}.",
-            "Name a directory that you may write to: --trainer.default_root_dir=PATH",
-        ) from error
+        raise _unwritable(root, str(error.strerror)) from error
+
+
+def _unwritable(root: str, reason: str) -> CheckError:
+    return CheckError(
+        f"default_root_dir={root!r} cannot be written: {reason}.",
+        "Name a directory that you may write to: --trainer.default_root_dir=PATH",
+    )
 
 
 def write_json(path: Path, content: dict[str, Any], *, durable: bool = True) -> None:
@@ -60,13 +76,16 @@ def write_json(path: Path, content: dict[str, Any], *, durable: bool = True) -> 
     """
     # The temporary file lies beside its target: a rename across file systems is a copy.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

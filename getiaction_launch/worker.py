@@ -1,15 +1,14 @@
 """One worker: run the plan's spec or script in this process and say how it ended.
 
 The torchrun variables are in the environment already, so Trainer, policy and data are built as
-on a laptop. The worker of rank 0 writes ``done.json`` when all ranks are through; a worker that
-fails leaves its exception as a record that whoever watches can read.
+on a laptop. A worker that fails leaves its exception as a record that whoever watches can read.
 """
 
+import contextlib
 import os
 import runpy
 import socket
 import sys
-import time
 import traceback
 from pathlib import Path
 
@@ -28,18 +27,17 @@ def main() -> None:
     try:
         run_plan(Plan.from_json(run.read("plan") or {}))
     except BaseException as error:  # noqa: BLE001 - SystemExit too: Lightning leaves so on SIGTERM
-        run.write_error(
-            attempt,
-            WorkerError(
-                rank=int(os.environ["RANK"]),
-                node_rank=int(os.environ["GROUP_RANK"]),
-                host=socket.gethostname(),
-                type=type(error).__name__,
-                message=str(error),
-                traceback=traceback.format_exc(),
-                is_consequence=_tells_of_a_lost_peer(error),
-            ),
+        record = WorkerError(
+            rank=int(os.environ["RANK"]),
+            node_rank=int(os.environ["GROUP_RANK"]),
+            host=socket.gethostname(),
+            type=type(error).__name__,
+            message=str(error),
+            traceback=traceback.format_exc(),
+            is_consequence=_tells_of_a_lost_peer(error),
         )
+        with contextlib.suppress(OSError):  # a full disk must not hide what failed
+            run.write_error(attempt, record)
         if isinstance(error, SpecError):
             print(f"error: {error}", file=sys.stderr)
         else:
@@ -48,22 +46,17 @@ def main() -> None:
         sys.stderr.flush()
         # Not sys.exit: a process group with a dead member can hang while it is torn down.
         os._exit(1)
-    if os.environ["RANK"] == "0":
-        run.write("done", {"finished_at": time.time(), **(run.read("progress") or {})})
 
 
 def run_plan(plan: Plan) -> None:
-    """Fit the plan's spec, or run its script as ``__main__``, then wait for all ranks."""
+    """Fit the plan's spec, or run its script as ``__main__``."""
     sys.path[0] = plan.working_directory
     if plan.script:
         _run_script(plan.script)
     else:
         from getiaction_launch.spec import fit
 
-        fit(plan.spec)
-    torch = sys.modules.get("torch")
-    if torch and torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
+        fit(plan.arguments)
 
 
 def _run_script(script: list[str]) -> None:

@@ -1,30 +1,36 @@
 """Local: nodes are shares of this machine, and the job is a process that outlives its shell.
 
-The command that submits starts one detached job process; that one starts a node process for
-each node (:mod:`getiaction_launch.node`), waits for them, and writes how it went into
-``job.json``. Status and cancel work from any other shell by what stands there.
+The command that submits starts one detached job process, which says in ``job.json`` how to find it,
+starts a node process for each node (:mod:`getiaction_launch.node`), waits for them, and writes how
+it went into ``attempt_0.json``. Status and cancel work from any other shell by what stands there.
 """
 
 import contextlib
-import fcntl
+import functools
 import os
 import random
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psutil
 
 from getiaction_launch.backend import Job, JobState, JobStatus
 from getiaction_launch.errors import CheckError, UnreachableError
-from getiaction_launch.node import POLL_SECONDS, StopRequest, available_cpus, node_command
+from getiaction_launch.node import (
+    POLL_SECONDS,
+    RUN_VARIABLE,
+    StopRequest,
+    available_cpus,
+    node_command,
+)
 from getiaction_launch.plan import Plan
 from getiaction_launch.run import Run
 
@@ -32,6 +38,7 @@ ADDRESS = "127.0.0.1"
 # Below the range from which the kernel takes the ports of outgoing connections.
 PORTS = range(20000, 30000)
 CANCEL_MARGIN_SECONDS = 15
+CANCELLED = "cancelled by its user"
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,10 @@ class LocalBackend:
     """
 
     grace_seconds: float = 5
+
+    def __post_init__(self) -> None:
+        if self.grace_seconds < 0:
+            raise ValueError(f"grace_seconds={self.grace_seconds} is no time: 0 or more")
 
     @property
     def starts_at_once(self) -> bool:
@@ -83,38 +94,38 @@ class LocalBackend:
             variables = _node_variables(plan, rank)
             words = [f"{k}={v}" for k, v in variables.items()]
             words += node_command(directory, rank, f"{ADDRESS}:PORT", 0, self.grace_seconds)
-            commands.append(" ".join(words))
+            commands.append(shlex.join(words))
         return commands
 
     def submit(self, run: Run) -> Job:
-        """Start the job process, in a session of its own: it survives this shell."""
-        logs = run.log_directory(0)
-        logs.mkdir(parents=True)
-        with (logs / "job.log").open("ab") as log:
+        """Start the job process, in a session of its own: it survives this shell.
+
+        Raises:
+            CheckError: If it ends before it has said how to find it.
+        """
+        run.log_directory(0).mkdir(parents=True)
+        log_path = run.log_directory(0) / "job.log"
+        command = [sys.executable, "-m", "getiaction_launch.backends.local"]
+        # A run that a worker of another run submits is not that run's.
+        inherited = {k: v for k, v in os.environ.items() if k != RUN_VARIABLE}
+        with log_path.open("ab") as log:
             process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "getiaction_launch.backends.local"),
-                    *(str(run.directory), str(self.grace_seconds)),
-                ],
+                [*command, str(run.directory), str(self.grace_seconds)],
+                env=inherited,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        record = {
-            "backend": {
-                "class_path": f"{LocalBackend.__module__}.LocalBackend",
-                "init_args": {"grace_seconds": self.grace_seconds},
-            },
-            "job_id": f"{process.pid}@{socket.gethostname()}",
-            "process": {
-                "host": socket.gethostname(),
-                "pid": process.pid,
-                # A job that is gone already has a time that no process has.
-                "started_after_boot_seconds": _start_time(process.pid) or -1.0,
-            },
-        }
-        run.write("job", record)
+        try:
+            while not (record := run.read("job")) and process.poll() is None:
+                time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            process.kill()  # nobody could find it any more
+            raise
+        if record is None:
+            words = _last_line(log_path)
+            raise CheckError(f"the job of run {run.name} could not start: {words}")
         return LocalJob(run, record)
 
     def attach(self, run: Run, record: dict[str, Any]) -> Job:
@@ -142,17 +153,19 @@ class LocalJob:
             return JobStatus(
                 JobState.UNKNOWN, f"it was started on {process['host']}; ask on that machine"
             )
-        if not is_alive and self.run.read("cancel"):
-            return JobStatus(JobState.CANCELLED, "cancelled by its user")
-        if not is_alive:
-            return JobStatus(JobState.FAILED, "its job process was killed or the machine restarted")
-        return JobStatus(state)
+        if is_alive:
+            return JobStatus(state)
+        if self.run.read("cancel"):
+            return JobStatus(JobState.CANCELLED, CANCELLED)
+        words = _last_line(self.run.log_directory(0) / "job.log")
+        reason = "its job process was killed or the machine restarted"
+        return JobStatus(JobState.FAILED, f"{reason}: {words}" if words else reason)
 
     def cancel(self) -> None:
-        """End the job process and, with it, every node and worker.
+        """End the job process and, with it, every process that works for the run.
 
         Raises:
-            UnreachableError: If the job runs on another machine or does not end.
+            UnreachableError: If the job is another machine's or another user's, or does not end.
         """
         status = self.status()
         if status.state is JobState.UNKNOWN:
@@ -161,21 +174,51 @@ class LocalJob:
                 f"ssh {self.record['process']['host']} getiaction-launch cancel "
                 f"{self.run.directory}",
             )
-        if status.state.is_over:
+        if not status.state.is_over:
+            self._stop()
+        _kill_processes_of(self.run)
+
+    def _stop(self) -> None:
+        pid: int = self.record["process"]["pid"]
+        try:
+            os.kill(pid, 0)
+            self.run.write("cancel", {"requested_at": time.time()})
+        except PermissionError as error:
+            raise UnreachableError(
+                f"run {self.run.name} belongs to another user.", "Only they can cancel it."
+            ) from error
+        except ProcessLookupError:
             return
-        self.run.write("cancel", {"requested_at": time.time()})
-        pid = self.record["process"]["pid"]
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
         grace_seconds: float = self.record["backend"]["init_args"]["grace_seconds"]
-        deadline = time.monotonic() + grace_seconds + CANCEL_MARGIN_SECONDS
-        while not self.status().state.is_over:
-            if time.monotonic() > deadline:
-                # Nodes and workers are bound to die with it (getiaction_launch.parent), and
-                # status takes the cancel request for the job's last word.
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(POLL_SECONDS)
+        # Nodes and workers are bound to die with it (getiaction_launch.parent).
+        for signum, patience_seconds in (
+            (signal.SIGTERM, grace_seconds + CANCEL_MARGIN_SECONDS),
+            (signal.SIGKILL, CANCEL_MARGIN_SECONDS),
+        ):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signum)
+            deadline = time.monotonic() + patience_seconds
+            while time.monotonic() < deadline:
+                if self.status().state.is_over:
+                    return
+                time.sleep(POLL_SECONDS)
+        raise UnreachableError(
+            f"the job process {pid} of run {self.run.name} does not end, not even by SIGKILL.",
+            "It waits for the kernel, often for a disk that is gone: see `ps -o stat,wchan`.",
+        )
+
+
+def _kill_processes_of(run: Run) -> None:
+    """End what workers started and left behind, wherever it has moved in the process tree."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(RUN_VARIABLE) == str(run.directory):
+                process.kill()
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    return next((line for line in reversed(lines) if line.strip()), "")
 
 
 def visible_gpus() -> list[str]:
@@ -183,11 +226,22 @@ def visible_gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [gpu.strip() for gpu in visible.split(",") if gpu.strip() not in ("", "-1")]
+    return _installed_gpus()
+
+
+@functools.cache
+def _installed_gpus() -> list[str]:
     if (tool := shutil.which("nvidia-smi")) is None:
         return []
     command = [tool, "--query-gpu=index", "--format=csv,noheader"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    return result.stdout.split() if result.returncode == 0 else []
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (subprocess.SubprocessError, OSError) as error:
+        raise CheckError(
+            f"nvidia-smi does not tell which GPUs there are: {error}.",
+            "Say it yourself: CUDA_VISIBLE_DEVICES=0,1 getiaction-launch ...",
+        ) from error
+    return result.stdout.split()
 
 
 def _node_variables(plan: Plan, node_rank: int) -> dict[str, str]:
@@ -199,29 +253,27 @@ def _node_variables(plan: Plan, node_rank: int) -> dict[str, str]:
     return {**variables, "CUDA_VISIBLE_DEVICES": ",".join(share)}
 
 
-def reserve_port() -> tuple[int, IO[str]]:
-    """Find a free port that no other local run takes while the returned file is open.
+def reserve_port() -> tuple[int, socket.socket]:
+    """Find a free port that no other local run takes while the returned socket is open.
 
     A port that was only found free could be taken by another run before rank 0 listens on it,
-    and the ranks of two runs would meet; so it is also locked among the runs.
+    and the ranks of two runs would meet. So the port's name is claimed among all runs of the
+    machine too: a name in Linux's abstract namespace (unix(7)) goes with its process.
 
     Raises:
         CheckError: If every port of :data:`PORTS` is taken.
     """
     for port in random.sample(PORTS, len(PORTS)):
+        claim = socket.socket(socket.AF_UNIX)
         try:
-            file = Path(tempfile.gettempdir(), f"getiaction-launch-port-{port}.lock").open("w")  # noqa: SIM115 - the caller holds it
-        except OSError:  # another user's
-            continue
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            claim.bind(f"\0getiaction-launch-port-{port}")
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((ADDRESS, port))
+                probe.bind(("", port))  # all interfaces, as torch's store does
         except OSError:
-            file.close()
+            claim.close()
         else:
-            return port, file
+            return port, claim
     raise CheckError(f"no port from {PORTS.start} to {PORTS.stop - 1} is free on this machine.")
 
 
@@ -242,12 +294,29 @@ def _start_time(pid: int) -> float | None:
 
 def run_job(run: Run, grace_seconds: float) -> JobState:
     """Run every node of one attempt and record how it went: all that the job process does."""
-    plan = Plan.from_json(run.read("plan") or {})
-    record = {"number": 0, "started_at": time.time(), "host": socket.gethostname()}
     stop = StopRequest()
+    host = socket.gethostname()
+    run.write(
+        "job",
+        {
+            "backend": {
+                # Not __name__: this module runs as __main__.
+                "class_path": "getiaction_launch.backends.local.LocalBackend",
+                "init_args": {"grace_seconds": grace_seconds},
+            },
+            "job_id": f"{os.getpid()}@{host}",
+            "process": {
+                "host": host,
+                "pid": os.getpid(),
+                "started_after_boot_seconds": _start_time(os.getpid()),
+            },
+        },
+    )
+    plan = Plan.from_json(run.read("plan") or {})
+    record = {"number": 0, "started_at": time.time(), "host": host}
     run.write("attempt_0", {**record, "state": JobState.RUNNING, "reason": ""})
-    port, lock = reserve_port()
-    with lock:
+    port, claim = reserve_port()
+    with claim:
         nodes = [
             _start_node(plan, run, rank, f"{ADDRESS}:{port}", grace_seconds)
             for rank in range(plan.topology.num_nodes)
@@ -261,6 +330,11 @@ def run_job(run: Run, grace_seconds: float) -> JobState:
                 node.terminate()
         ended = [node.wait() for node in nodes]
     state, reason = _outcome(run, ended, was_stopped=stop.is_set)
+    if state is JobState.SUCCEEDED:
+        # The last words of rank 0 with the time; only this file means success.
+        run.write("done", {**(run.read("progress") or {}), "finished_at": time.time()})
+    else:
+        _kill_processes_of(run)
     run.write("attempt_0", {**record, "ended_at": time.time(), "state": state, "reason": reason})
     return state
 
@@ -283,10 +357,10 @@ def _start_node(
 
 
 def _outcome(run: Run, returncodes: list[int], *, was_stopped: bool) -> tuple[JobState, str]:
-    if run.read("done"):
+    if not any(returncodes):
         return JobState.SUCCEEDED, ""
     if run.read("cancel"):
-        return JobState.CANCELLED, "cancelled by its user"
+        return JobState.CANCELLED, CANCELLED
     if was_stopped:
         return JobState.INTERRUPTED, "the job process was told to stop"
     error = run.first_error(0)

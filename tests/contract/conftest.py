@@ -45,6 +45,8 @@ def _no_run_survives_its_test(tmp_path: Path) -> Iterator[None]:
     yield
     for run in list_runs(str(tmp_path / "experiments")):
         cancel(run)
+        for process in LocalCluster().processes(run.directory):
+            process.kill()
 
 
 @pytest.fixture

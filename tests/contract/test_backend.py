@@ -17,7 +17,7 @@ def status_of(getiaction_launch, run: str) -> dict:
 
 
 def submit(getiaction_launch, cluster, *words: str) -> str:
-    """Submit, detached; return the run's name."""
+    """Submit, detached; return the run's directory."""
     result = getiaction_launch("--cluster", cluster.name, "--parsable", *words)
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
@@ -85,6 +85,28 @@ def test_failing_rank_ends_the_run_and_is_named(getiaction_launch, cluster, scri
     assert not cluster.processes(tmp_path / "experiments/train/version_0")
 
 
+def test_rank_that_fails_after_rank_0_has_ended_fails_the_run(getiaction_launch, cluster, script):
+    """Rank 0 ends well, and only then rank 1 fails: the run has failed, and says why."""
+    name = script(
+        "if rank == '1':\n"
+        "    while not os.path.exists('ended'): time.sleep(0.05)\n"
+        "    raise ValueError('too late')\n"
+        "open('ended', 'w')"
+    )
+    result = getiaction_launch("--cluster", cluster.name, "--nodes", "2", "--wait", name)
+    assert result.returncode == 10
+    assert "ValueError: too late" in result.stdout
+
+
+def test_cancelled_run_is_not_a_success(getiaction_launch, cluster, script, until, tmp_path):
+    """Rank 0 has ended well when the user cancels the rest: the run is cancelled."""
+    name = script("open('up', 'w')\nif rank == '1': time.sleep(600)")
+    run = submit(getiaction_launch, cluster, "--nodes", "2", name)
+    until((tmp_path / "up").exists)
+    getiaction_launch("cancel", run)
+    assert status_of(getiaction_launch, run)["state"] == "CANCELLED"
+
+
 def test_killed_worker_ends_the_run_and_is_named(getiaction_launch, cluster, script, tmp_path):
     """A worker that the kernel kills (out of memory, say) cannot speak: its node does."""
     name = script("if rank == '1': os.kill(os.getpid(), 9)\ntime.sleep(600)")
@@ -116,15 +138,17 @@ def test_cancel_from_another_shell_leaves_nothing_behind(
     name = script(
         "import signal, subprocess\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "sleep = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
+        "subprocess.Popen(sleep)\n"
+        "subprocess.Popen(sleep, start_new_session=True)\n"
         "open(f'up_{rank}', 'w')\ntime.sleep(600)"
     )
     run = submit(getiaction_launch, cluster, "--nodes", "2", name)
     until(lambda: (tmp_path / "up_0").exists() and (tmp_path / "up_1").exists())
     directory = tmp_path / "experiments" / run
-    assert len(cluster.processes(directory)) >= 6
+    assert len(cluster.processes(directory)) >= 8
     result = getiaction_launch("cancel", run)
-    assert result.stdout == f"run {run} CANCELLED\n"
+    assert result.stdout == "run train/version_0 CANCELLED\n"
     assert not cluster.processes(directory)
     assert status_of(getiaction_launch, run)["state"] == "CANCELLED"
     assert getiaction_launch("cancel", run).returncode == 0
@@ -171,6 +195,13 @@ def test_logs_of_all_workers_or_one(getiaction_launch, cluster, script):
     assert getiaction_launch("logs", "--rank", "1", "@last").stdout == "hello from 1\ntrouble\n"
     refused = getiaction_launch("logs", "--rank", "2", "@last")
     assert (refused.returncode, "Ranks go from 0 to 1" in refused.stderr) == (2, True)
+
+
+def test_logs_keep_their_lines_and_tame_progress_bars(getiaction_launch, cluster, script):
+    """Blank lines and form feeds stay; each carriage return of a progress bar is a line."""
+    name = script("sys.stdout.write('a\\n\\nb\\x0cc\\r1%\\r2%\\n\\rdone')")
+    getiaction_launch("--cluster", cluster.name, "--wait", name)
+    assert getiaction_launch("logs", "@last").stdout == "a\n\nb\x0cc\n1%\n2%\ndone\n"
 
 
 def test_logs_are_followed_to_the_end_of_the_run(getiaction_launch, cluster, script, tmp_path):

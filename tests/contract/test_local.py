@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+from pathlib import Path
 
 import psutil
 import pytest
@@ -18,7 +19,7 @@ def test_killed_process_takes_its_workers_along(  # noqa: PLR0917 - fixtures
     name = script("open(f'up_{rank}', 'w')\ntime.sleep(600)")
     run = getiaction_launch("--parsable", "--nodes", "2", name).stdout.strip()
     until(lambda: (tmp_path / "up_0").exists() and (tmp_path / "up_1").exists())
-    directory = tmp_path / "experiments" / run
+    directory = Path(run)
     process = next(p for p in cluster.processes(directory) if victim in " ".join(p.cmdline()))
     process.send_signal(signal.SIGKILL)
     until(lambda: not cluster.processes(directory))
@@ -46,3 +47,28 @@ def test_recycled_pid_is_not_taken_for_the_job(getiaction_launch, cluster, scrip
     finally:
         stranger.kill()
         stranger.wait()
+
+
+def test_node_that_cannot_start_its_workers_says_so(getiaction_launch, cluster, script, tmp_path):
+    """A cluster config's impossible variable is named as the reason, and the logs show more."""
+    config = "backend: {class_path: getiaction_launch.backends.local.LocalBackend}\n"
+    (tmp_path / "odd.yaml").write_text(config + "env_vars: {'A=B': x}\n")
+    result = getiaction_launch("--cluster", "./odd.yaml", "--wait", script("pass"))
+    assert result.returncode == 10
+    assert "the node could not start its workers" in result.stdout
+    assert "[node 0] Traceback" in getiaction_launch("logs", "@last").stdout
+    assert not cluster.processes(tmp_path / "experiments/train/version_0")
+
+
+def test_run_of_a_worker_is_its_own(getiaction_launch, cluster, script, tmp_path):
+    """A worker may launch a run: it outlives the end of the first, which has failed."""
+    (tmp_path / "inner.py").write_text("import time\nopen('up', 'w')\ntime.sleep(600)")
+    name = script(
+        "import subprocess\n"
+        "subprocess.run([sys.executable, '-m', 'getiaction_launch.cli', 'inner.py'])\n"
+        "while not os.path.exists('up'): time.sleep(0.05)\n"
+        "sys.exit(1)"
+    )
+    assert getiaction_launch("--cluster", cluster.name, "--wait", name).returncode == 10
+    assert cluster.processes(tmp_path / "experiments/inner/version_0")
+    assert "CANCELLED" in getiaction_launch("cancel", "inner/version_0").stdout

@@ -117,7 +117,7 @@ def test_check_and_dry_run_judge_the_spec_and_start_nothing(
     (nodes,) = (line for line in dry.stdout.splitlines() if line.startswith("trainer.num_nodes"))
     assert nodes.split(maxsplit=2)[1:] == ["2", "command line (--nodes)"]
     assert dry.stdout.count("--node-rank") == 2
-    assert not list((tmp_path / "experiments").iterdir())
+    assert not (tmp_path / "experiments").exists()
 
 
 def test_rank_that_fails_in_a_step_is_named_before_its_echoes(getiaction_launch, cluster, tmp_path):

@@ -30,8 +30,25 @@ def test_words_go_to_launcher_spec_and_script():
 
 
 @pytest.mark.parametrize(
+    ("words", "own", "script"),
+    [
+        ("--name run --name=fit", ["--name", "run", "--name=fit"], []),
+        ("--storage-root runs.py a.py", ["--storage-root", "runs.py"], ["a.py"]),
+        ("-N 2 -- a.py -- -N", ["-N", "2"], ["a.py", "--", "-N"]),
+    ],
+)
+def test_values_are_not_taken_for_scripts_or_verbs(words, own, script):
+    """A flag's value is its own, whatever it looks like, and ``--`` ends the flags."""
+    assert split_tokens(words.split()) == (own, [], script)
+
+
+@pytest.mark.parametrize(
     ("words", "code", "complaint"),
     [
+        ("--trainer.max_epochs --wait", 2, "--trainer.max_epochs needs a value"),
+        ("statuss @last", 2, "'statuss' is neither a verb nor a script: a script's name ends in"),
+        ("--cluster nope train.py --debug", 2, "--cluster nope: no cluster config"),
+        ("ls nowhere", 2, "ls nowhere: there is no such directory"),
         ("--nodez 2 --config a.yaml", 2, "unknown argument '--nodez'.\nDid you mean '--nodes'?"),
         ("--nodes two --config a.yaml", 2, "invalid int value: 'two'"),
         ("--trainer.max_epochs", 2, "--trainer.max_epochs needs a value"),
@@ -67,6 +84,12 @@ def test_environment_stands_in_for_flags(capsys, monkeypatch):
     assert main(["--config", "a.yaml", "--cluster", "from-flag"]) == 2
     assert "--cluster from-flag" in capsys.readouterr().err
     monkeypatch.delenv("GETIACTION_LAUNCH_CLUSTER")
+    Path("train.py").touch()
+    monkeypatch.setenv("GETIACTION_LAUNCH_NODES", "3")
+    assert main(["--dry-run", "--json", "train.py"]) == 0
+    assert json.loads(capsys.readouterr().out)["plan"]["topology"]["num_nodes"] == 3
+    assert main(["--dry-run", "--json", "-N", "2", "train.py"]) == 0
+    assert json.loads(capsys.readouterr().out)["plan"]["topology"]["num_nodes"] == 2
     monkeypatch.setenv("GETIACTION_LAUNCH_NODES", "many")
     assert main(["--config", "a.yaml"]) == 2
     assert "GETIACTION_LAUNCH_NODES='many' is no number" in capsys.readouterr().err
@@ -118,6 +141,10 @@ def test_success_needs_done_json_and_the_job_to_have_ended(capsys):
     main(["status", "--json", "@last"])
     assert json.loads(capsys.readouterr().out)["state"] == "FAILED"
     run.write("done", {"step": 5})
+    run.write("attempt_0", {"state": "RUNNING", "reason": ""})
+    main(["status", "--json", "@last"])
+    assert json.loads(capsys.readouterr().out)["state"] == "UNKNOWN"
+    run.write("attempt_0", {"state": "SUCCEEDED", "reason": ""})
     main(["status", "--json", "@last"])
     status = json.loads(capsys.readouterr().out)
     assert (status["state"], status["progress"]) == ("SUCCEEDED", {"step": 5})
@@ -139,3 +166,26 @@ def test_run_of_another_machine_is_unknown_here(capsys):
     assert json.loads(capsys.readouterr().out)["state"] == "UNKNOWN"
     assert main(["cancel", "@last"]) == 5
     assert "ssh elsewhere getiaction-launch cancel" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("record", ["job", "attempt_0", "progress", "done"])
+@pytest.mark.parametrize("content", ["", "{}", "[1", '{"state": "NEW"}'])
+def test_damaged_record_does_not_hide_the_other_runs(capsys, record, content):
+    """A record that is cut off, or another version's, makes one run UNKNOWN at most."""
+    for name in ("whole", "damaged"):
+        run = Run.claim("experiments", name)
+        run.write("plan", {})
+        process = {"host": "elsewhere", "pid": 1, "started_after_boot_seconds": 0}
+        backend = {
+            "class_path": "getiaction_launch.backends.local.LocalBackend",
+            "init_args": {"grace_seconds": 1},
+        }
+        run.write("job", {"backend": backend, "process": process})
+        run.write("attempt_0", {"state": "SUCCEEDED", "reason": ""})
+        run.write("done", {"step": 5})
+    (run.launch_directory / f"{record}.json").write_text(content)
+    assert main(["ls", "--json"]) == 0
+    states = {run["run"]: run["state"] for run in json.loads(capsys.readouterr().out)["runs"]}
+    assert states["whole/version_0"] == "SUCCEEDED"
+    assert states["damaged/version_0"] in ("UNKNOWN", "FAILED", "SUCCEEDED")
+    assert main(["status", "damaged/version_0"]) == 0

@@ -26,24 +26,26 @@ def test_reserved_ports_never_meet(ports):
     assert sorted(port for port, _ in reserved) == list(ports)
     with pytest.raises(CheckError, match=f"no port from {ports[0]} to {ports[-1]} is free"):
         local.reserve_port()
-    port, lock = reserved[0]
-    lock.close()
-    assert local.reserve_port()[0] == port
-    for _, lock in reserved:
-        lock.close()
+    port, claim = reserved[0]
+    claim.close()
+    again, claim = local.reserve_port()
+    assert again == port
+    for _, other in [*reserved, (again, claim)]:
+        other.close()
 
 
-def test_port_that_somebody_listens_on_is_not_taken(ports):
-    """Ports are bind-tested: a stranger's are left alone."""
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2", "0.0.0.0"])  # noqa: S104
+def test_port_that_somebody_listens_on_is_not_taken(ports, address):
+    """Ports are bind-tested on every address, as rank 0 will bind them."""
     with socket.socket() as stranger:
-        stranger.bind(("127.0.0.1", ports[0]))
+        stranger.bind((address, ports[0]))
         stranger.listen()
         reserved = [local.reserve_port() for _ in ports[1:]]
         assert ports[0] not in [port for port, _ in reserved]
         with pytest.raises(CheckError):
             local.reserve_port()
-    for _, lock in reserved:
-        lock.close()
+    for _, claim in reserved:
+        claim.close()
 
 
 def test_nodes_do_not_crowd_the_machine(tmp_path, monkeypatch):

@@ -35,8 +35,9 @@ def unknown_gpus(_num_nodes: int) -> None:
         ({"devices": "auto", "accelerator": "cpu"}, four_gpus, Topology(1, 1, 0)),
         ({"devices": 2, "accelerator": "cpu"}, unknown_gpus, Topology(1, 2, 0)),
         ({"devices": 8, "accelerator": "gpu"}, unknown_gpus, Topology(1, 8, 8)),
-        ({"devices": [0, 2]}, four_gpus, Topology(1, 2, 2)),
-        ({"devices": "0,2,3"}, four_gpus, Topology(1, 3, 3)),
+        ({"devices": [0, 1]}, four_gpus, Topology(1, 2, 2)),
+        ({"devices": "0,1,2"}, four_gpus, Topology(1, 3, 3)),
+        ({"num_nodes": "2", "devices": "1"}, four_gpus, Topology(2, 1, 1)),
         ({"devices": "3"}, four_gpus, Topology(1, 3, 3)),
         ({"devices": -1}, four_gpus, Topology(1, 4, 4)),
         ({"devices": "-1"}, four_gpus, Topology(1, 4, 4)),
@@ -44,7 +45,7 @@ def unknown_gpus(_num_nodes: int) -> None:
 )
 def test_topology_is_what_the_trainer_says(trainer, free_gpus, topology):
     """Nodes, workers and GPUs come from num_nodes, devices and accelerator."""
-    assert read_topology({"trainer": trainer}, free_gpus) == topology
+    assert read_topology(trainer, free_gpus) == topology
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,8 @@ def test_topology_is_what_the_trainer_says(trainer, free_gpus, topology):
         ({"num_nodes": "two"}, no_gpus, "trainer.num_nodes='two' is no number"),
         ({"devices": 0}, no_gpus, "trainer.devices=0 gives no worker"),
         ({"devices": []}, no_gpus, "gives no worker"),
+        ({"num_nodes": True}, no_gpus, "trainer.num_nodes='True' is no number"),
+        ({"devices": [0, 2]}, four_gpus, r"(?s)\[0, 2\] picks some.*CUDA_VISIBLE_DEVICES=0,2 .*=2"),
         ({"devices": "all"}, no_gpus, "trainer.devices='all' gives no worker"),
         ({"devices": "auto"}, unknown_gpus, "cannot be sized before the job starts"),
         ({"accelerator": "gpu"}, no_gpus, "gives no worker"),
@@ -62,12 +65,12 @@ def test_topology_is_what_the_trainer_says(trainer, free_gpus, topology):
 def test_impossible_geometry_is_refused(trainer, free_gpus, complaint):
     """The user's own key and value are named."""
     with pytest.raises(SpecError, match=complaint):
-        read_topology({"trainer": trainer}, free_gpus)
+        read_topology(trainer, free_gpus)
 
 
 def test_plan_survives_json():
     """What a node reads is what was decided."""
-    plan = Plan("n", "/r", {"trainer": {"lr": 1e-5}}, [], Topology(2, 4, 4), "/w", {"A": "b"})
+    plan = Plan("n", "/r", ["--trainer.lr=1e-5"], [], Topology(2, 4, 4), "/w", {"A": "b"})
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
@@ -143,6 +146,24 @@ def test_workers_per_node_of_a_spec_is_its_devices(spec):
         prepare(config=[spec], workers_per_node=2)
 
 
+def test_script_that_wants_gpus_does_not_get_cpus(spec):
+    """Without GPUs, --gpus-per-node is refused and not turned into CPU workers."""
+    assert spec
+    Path("train.py").touch()
+    plan, backend = prepare(script=["train.py"], nodes=2, gpus_per_node=4)
+    with pytest.raises(CheckError, match="2 nodes x 4 GPUs = 8 GPUs, but this machine shows 0"):
+        backend.check(plan)
+    plan, backend = prepare(script=["train.py"], nodes=2, gpus_per_node=0)
+    backend.check(plan)
+
+
+def test_odd_names_and_roots_are_text(spec):
+    """A number where a name or a path is wanted is taken as it is written."""
+    overrides = [("trainer.experiment_name", "42"), ("trainer.default_root_dir", "7")]
+    plan, _ = prepare(config=[spec], overrides=overrides)
+    assert (plan.name, Path(plan.root).name) == ("42", "7")
+
+
 def test_gpus_are_shared_out_and_counted(spec, monkeypatch):
     """Nodes on one machine share its GPUs; more than there are is refused before the start."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6,7")
@@ -152,7 +173,8 @@ def test_gpus_are_shared_out_and_counted(spec, monkeypatch):
     commands = backend.describe(plan)
     assert "CUDA_VISIBLE_DEVICES=3,5 " in commands[0]
     assert "CUDA_VISIBLE_DEVICES=6,7 " in commands[1]
-    plan, backend = prepare(config=[spec], nodes=2, gpus_per_node=4)
+    Path("train.py").touch()
+    plan, backend = prepare(script=["train.py"], nodes=2, gpus_per_node=4)
     with pytest.raises(CheckError, match="2 nodes x 4 GPUs = 8 GPUs, but this machine shows 4"):
         backend.check(plan)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")

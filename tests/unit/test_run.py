@@ -8,7 +8,7 @@ import pytest
 
 from getiaction_launch.errors import CheckError, RunNotFoundError
 from getiaction_launch.run import Run, WorkerError, find_run, list_runs
-from getiaction_launch.storage import probe_root, read_json, write_json
+from getiaction_launch.storage import check_root, make_root, read_json, write_json
 
 
 def test_concurrent_claims_get_versions_of_their_own(tmp_path):
@@ -82,4 +82,16 @@ def test_unwritable_root_is_named_with_the_reason(tmp_path):
     """A root below a file cannot be made, and the error says so with its path."""
     (tmp_path / "file").touch()
     with pytest.raises(CheckError, match=r"file/experiments' cannot be written: Not a directory"):
-        probe_root(str(tmp_path / "file/experiments"))
+        make_root(str(tmp_path / "file/experiments"))
+    with pytest.raises(CheckError, match=r"file/experiments' cannot be written: .*/file is no dir"):
+        check_root(str(tmp_path / "file/experiments"))
+    check_root(str(tmp_path / "new/experiments"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_name_that_cannot_be_a_directory_is_refused(tmp_path):
+    """A file in the way and a name that is too long are named, not shown as a traceback."""
+    (tmp_path / "act").touch()
+    for name in ("act", "x" * 300):
+        with pytest.raises(CheckError, match="cannot hold a run"):
+            Run.claim(str(tmp_path), name)

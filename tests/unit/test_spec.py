@@ -28,65 +28,92 @@ def base(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_exponent_without_a_dot_is_a_number(base):
-    """``1e-5`` is a number, in a file and on the command line, as LightningCLI reads it."""
-    spec, _ = read_spec([base], [("trainer.min_lr", "3e-4")])
-    assert spec["model"]["init_args"]["lr"] == 1e-5
-    assert spec["trainer"]["min_lr"] == 3e-4
+def test_numbers_are_read_as_the_real_parser_reads_them(base):
+    """``1e-5`` is a number and a date is text, in a file and on the command line."""
+    spec = read_spec(
+        [base], [("trainer.min_lr", "3e-4"), ("trainer.experiment_name", "2026-01-02")]
+    )
+    assert spec.view["model"]["init_args"]["lr"] == 1e-5
+    assert spec.view["trainer"]["min_lr"] == 3e-4
+    assert spec.trainer["experiment_name"] == "2026-01-02"
+
+
+def test_arguments_are_what_was_typed(base):
+    """The real parser gets the file's text and the overrides to the letter."""
+    overrides = [("model.rev", "8152e41"), ("model.tag", "a: b: c"), ("trainer.callbacks+", "X")]
+    assert read_spec([base], overrides).arguments == [
+        "--config",
+        BASE,
+        "--model.rev=8152e41",
+        "--model.tag=a: b: c",
+        "--trainer.callbacks+=X",
+    ]
 
 
 def test_later_file_overrides_key_by_key(base, tmp_path):
     """The second file changes what it names and keeps the rest; each key knows its file."""
     other = tmp_path / "other.yaml"
     other.write_text("trainer: {max_epochs: 7, precision: 16-mixed}\n")
-    spec, origins = read_spec([base, str(other)], [])
-    assert (spec["trainer"]["max_epochs"], spec["trainer"]["precision"]) == (7, "16-mixed")
-    assert len(spec["trainer"]["callbacks"]) == 1
-    assert origins["trainer.max_epochs"] == str(other)
-    assert origins["model.class_path"] == base
+    spec = read_spec([base, str(other)], [])
+    assert (spec.trainer["max_epochs"], spec.trainer["precision"]) == (7, "16-mixed")
+    assert len(spec.trainer["callbacks"]) == 1
+    assert spec.origins["trainer.max_epochs"] == str(other)
+    assert spec.origins["model.class_path"] == base
 
 
 def test_override_finds_the_arguments_of_a_class(base):
-    """``--model.lr`` means ``--model.init_args.lr``, as in LightningCLI."""
-    spec, origins = read_spec([base], [("model.lr", "0.1"), ("model.init_args.sizes", "[3]")])
-    assert spec["model"] == {"class_path": "my.Policy", "init_args": {"lr": 0.1, "sizes": [3]}}
-    assert origins["model.init_args.lr"] == "command line"
+    """``--model.lr`` means ``--model.init_args.lr``; a mapping that is no class is replaced."""
+    overrides = [("model.lr", "0.1"), ("model.init_args.sizes", "[3]"), ("model.opts", "{b: 2}")]
+    spec = read_spec([base], [("model.opts", "{a: 1}"), *overrides])
+    assert spec.view["model"] == {
+        "class_path": "my.Policy",
+        "init_args": {"lr": 0.1, "sizes": [3], "opts": {"b": 2}},
+    }
+    assert spec.origins["model.init_args.lr"] == "command line"
 
 
 @pytest.mark.parametrize("key", ["model", "model.class_path"])
 def test_another_class_forgets_the_arguments_of_the_first(base, key):
-    """Arguments of one class mean nothing to another."""
-    spec, _ = read_spec([base], [(key, "my.Other"), ("model.depth", "4")])
-    assert spec["model"] == {"class_path": "my.Other", "init_args": {"depth": 4}}
+    """Arguments of one class mean nothing to another, nor do their origins."""
+    spec = read_spec([base], [(key, "my.Other"), ("model.depth", "4")])
+    assert spec.view["model"] == {"class_path": "my.Other", "init_args": {"depth": 4}}
+    assert "model.init_args.lr" not in spec.origins
+    assert spec.origins["model.class_path"] == "command line"
 
 
 def test_the_same_class_keeps_its_arguments(base):
     """Naming the class that is there already changes nothing."""
-    spec, _ = read_spec([base], [("model", "my.Policy")])
-    assert spec["model"]["init_args"]["lr"] == 1e-5
+    assert read_spec([base], [("model", "my.Policy")]).view["model"]["init_args"]["lr"] == 1e-5
+
+
+def test_a_section_at_once_has_one_origin_for_each_key(base):
+    """``--trainer='{max_epochs: 7}'`` is the command line's word on max_epochs."""
+    spec = read_spec([base], [("trainer", "{max_epochs: 7}")])
+    assert (spec.trainer["max_epochs"], len(spec.trainer["callbacks"])) == (7, 1)
+    assert spec.origins["trainer.max_epochs"] == "command line"
 
 
 def test_plus_appends_and_dots_reach_the_last_item(base):
     """``--trainer.callbacks+=X`` appends; a dotted key after it configures that item."""
     overrides = [("trainer.callbacks+", "{class_path: my.Probe}"), ("trainer.callbacks.every", "5")]
-    spec, _ = read_spec([base], overrides)
-    assert spec["trainer"]["callbacks"][1] == {"class_path": "my.Probe", "init_args": {"every": 5}}
+    spec = read_spec([base], overrides)
+    probe = {"class_path": "my.Probe", "init_args": {"every": 5}}
+    assert spec.trainer["callbacks"][1] == probe
 
 
 def test_a_class_by_its_name_alone_takes_arguments(base):
     """``--trainer.logger=CSVLogger --trainer.logger.save_dir=logs``, as in LightningCLI."""
     overrides = [("trainer.logger", "CSVLogger"), ("trainer.logger.save_dir", "logs")]
-    spec, _ = read_spec([base], overrides)
-    assert spec["trainer"]["logger"] == {
-        "class_path": "CSVLogger",
-        "init_args": {"save_dir": "logs"},
-    }
+    logger = {"class_path": "CSVLogger", "init_args": {"save_dir": "logs"}}
+    assert read_spec([base], overrides).trainer["logger"] == logger
 
 
-def test_keys_through_a_value_are_refused(base):
-    """A key below a plain value names that value."""
-    with pytest.raises(SpecError, match=r"trainer.max_epochs is 3, which has no 'x'"):
-        read_spec([base], [("trainer.max_epochs.x", "1")])
+@pytest.mark.parametrize("text", ["null", "", "{}"])
+def test_empty_trainer_has_the_defaults(base, text):
+    """An empty section is no mistake; one that is no mapping is."""
+    assert read_spec([base], [("trainer", text)]).trainer is not None
+    with pytest.raises(SpecError, match=r"trainer=\[1\] is no mapping"):
+        _ = read_spec([base], [("trainer", "[1]")]).trainer
 
 
 def test_unknown_section_names_the_nearest(base, tmp_path):
