@@ -86,7 +86,7 @@ def main() -> None:
     """Measure in turn and print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5, help="pairs of runs")
-    parser.add_argument("--steps", type=int, default=60, help="optimizer steps of each run")
+    parser.add_argument("--steps", type=int, default=100, help="optimizer steps of each run")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)

@@ -15,6 +15,7 @@ from getiaction_launch.spec import Spec, parse, read_spec
 from getiaction_launch.storage import check_root, make_root, resolve_root
 
 POLL_SECONDS = 0.1
+WATCH_SECONDS = 0.5  # a watcher must not take CPU from training on the same machine
 
 
 @dataclass(frozen=True)
@@ -257,7 +258,7 @@ def wait(run: Run, watch: Callable[[RunStatus], None]) -> RunStatus:
         watch(status)
         if status.state.is_over:
             return status
-        time.sleep(POLL_SECONDS)
+        time.sleep(WATCH_SECONDS)
 
 
 def cancel(run: Run) -> RunStatus:
