@@ -77,7 +77,7 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
         self.repo_id = repo_id
         self.image_transforms = image_transforms
         self.tolerance_s = tolerance_s
-        self.episodes = None if episodes is None else [operator.index(e) for e in episodes]
+        self.episodes = None if episodes is None else plain_episodes(episodes)
         source = Source(repo_id, root, revision, refresh=force_cache_sync)
         self._metadata = fetch_dataset(source, self.episodes, download_videos=download_videos)
         self.root = self._metadata.root
@@ -282,3 +282,16 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
                 )
                 raise DatasetError(msg)
         return {k: [round(d * self.fps) for d in deltas] for k, deltas in delta_timestamps.items()}
+
+
+def plain_episodes(episodes: Sequence[int]) -> list[int]:
+    """Turn a range, array or list of episode indices into a list of Python's integers.
+
+    Raises:
+        DatasetError: It holds something else.
+    """
+    try:
+        return [operator.index(episode) for episode in episodes]
+    except TypeError as error:
+        msg = f"episodes={episodes!r} are no episode indices. Use e.g. episodes=[0, 1, 2]."
+        raise DatasetError(msg) from error

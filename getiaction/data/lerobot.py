@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
-from getiaction.data.dataset import LeRobotDataset
+from getiaction.data.dataset import LeRobotDataset, plain_episodes
 from getiaction.data.errors import DatasetError
-from getiaction.data.source import Source, fetch_dataset, fetch_metadata
+from getiaction.data.source import Source, check_episodes, fetch_dataset, fetch_metadata
 
 MAX_AUTO_WORKERS = 8
 
@@ -96,6 +97,11 @@ class LeRobotDataModule(LightningDataModule):
         if num_workers != "auto" and num_workers < 0:
             msg = f'num_workers={num_workers} is no number of processes. Use 0 or more, or "auto".'
             raise DatasetError(msg)
+        if episodes is not None:
+            episodes = plain_episodes(episodes)
+        if delta_timestamps is not None:
+            deltas = delta_timestamps.items()
+            delta_timestamps = {key: [float(delta) for delta in each] for key, each in deltas}
         self.repo_id = repo_id
         root = None if root is None else str(root)  # plain, for hparams.yaml
         self.root = root
@@ -180,8 +186,17 @@ class LeRobotDataModule(LightningDataModule):
 
         Returns:
             A loader of collated samples; an empty list, which Lightning skips, without `val_split`.
+
+        Raises:
+            DatasetError: The Trainer is to validate alone, and there is no validation data.
         """
         if self.val_dataset is None:
+            if self.trainer is not None and self.trainer.state.fn == TrainerFn.VALIDATING:
+                msg = (
+                    "there is no validation data. Hold out episodes with val_split=0.1, or use "
+                    "test, which without val_split reads all of them."
+                )
+                raise DatasetError(msg)
             # Lightning skips an empty list, but warns of it as of a mistake.
             warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
             return []
@@ -208,6 +223,7 @@ class LeRobotDataModule(LightningDataModule):
             return self.episodes, []
         source = Source(self.repo_id, self.root, self.revision)
         metadata = fetch_metadata(source)
+        check_episodes(metadata, self.episodes)
         episodes = sorted(metadata.episodes if self.episodes is None else self.episodes)
         num_val = max(1, int(len(episodes) * self.val_split))
         if num_val >= len(episodes):

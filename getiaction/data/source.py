@@ -11,6 +11,7 @@ import fsspec
 import huggingface_hub
 import platformdirs
 from filelock import FileLock
+from fsspec.core import strip_protocol
 from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 
 from getiaction.data.errors import DatasetError
@@ -65,8 +66,10 @@ class Source:
         self._repo_id = repo_id
         self._revision = revision
         self._filesystem: Any = None
-        self._local_dir = None if root is None else Path(str(root).removeprefix("file://"))
-        if root is not None and "://" in str(root).removeprefix("file://"):
+        if root is not None and str(root).startswith(("file:", "local:")):
+            root = strip_protocol(str(root).replace("file://localhost/", "file:///", 1))
+        self._local_dir = None if root is None else Path(root)
+        if root is not None and "://" in str(root):
             self.remote = True
             self._attach_url(str(root).rstrip("/"))
         elif self._local_dir is not None:
@@ -228,16 +231,8 @@ def fetch_dataset(
         DatasetError: The dataset is damaged or cannot be fetched, or lacks such an episode.
     """
     metadata = fetch_metadata(source)
+    check_episodes(metadata, episodes)
     chosen = list(metadata.episodes) if episodes is None else episodes
-    unknown = [episode for episode in chosen if episode not in metadata.episodes]
-    if unknown or not chosen or len(set(chosen)) < len(chosen):
-        problem = f"{unknown} do not exist" if unknown else "it is empty or repeats itself"
-        total = len(metadata.episodes)
-        msg = (
-            f"episodes={chosen}: {problem}. {metadata.root} has {total} episodes: pass distinct "
-            f"numbers from 0 to {total - 1}, or None for all."
-        )
-        raise DatasetError(msg)
     places = [metadata.episodes[episode] for episode in chosen]
     source.fetch(sorted({place.data_file for place in places}))
     if download_videos:
@@ -272,3 +267,25 @@ def fetch_metadata(source: Source) -> Metadata:
             msg = f"{error} Fetching it again failed: {second}"
             raise DatasetError(msg) from second
         return read_metadata(source.path)
+
+
+def check_episodes(metadata: Metadata, episodes: Sequence[int] | None) -> None:
+    """Refuse a choice of episodes that the dataset cannot give.
+
+    Args:
+        metadata: The dataset's.
+        episodes: Episode indices; None for all.
+
+    Raises:
+        DatasetError: An episode does not exist or is named twice, or none is named.
+    """
+    chosen = list(metadata.episodes) if episodes is None else episodes
+    unknown = [episode for episode in chosen if episode not in metadata.episodes]
+    if unknown or not chosen or len(set(chosen)) < len(chosen):
+        problem = f"{unknown} do not exist" if unknown else "it is empty or repeats itself"
+        total = len(metadata.episodes)
+        msg = (
+            f"episodes={chosen}: {problem}. {metadata.root} has {total} episodes: pass distinct "
+            f"numbers from 0 to {total - 1}, or None for all."
+        )
+        raise DatasetError(msg)

@@ -87,12 +87,14 @@ def _check_optimizers(trainer: Trainer, policy: LightningModule) -> None:
 
 
 def _set_delta_indices(trainer: Trainer, policy: LazyPolicy) -> None:
-    replaced = {}
+    replaced: dict[str, tuple[list[int], list[int]]] = {}
     for dataset in find_policy_datasets(trainer):
         delta_indices = dict(dataset.delta_indices or {})
         for key in dataset.features:
             wanted = _delta_indices(policy, key)
             if wanted is None:
+                if key.startswith("observation.") and key in delta_indices:
+                    replaced[key] = (delta_indices.pop(key), [0])
                 continue
             asked = list(delta_indices.get(key, wanted))
             if asked != list(wanted):

@@ -110,7 +110,7 @@ class CLI(LightningCLI):
                     "--optimizer needs a model that has its parameters before its data is known.\n"
                     "Use the model's own arguments instead: --model.optimizer_lr=1e-4"
                 )
-            raise ArgumentError(None, message) from error
+            raise ArgumentError(None, explain(message, ())) from error
 
 
 def explain(message: str, keys: Iterable[str]) -> str:
@@ -123,7 +123,7 @@ def explain(message: str, keys: Iterable[str]) -> str:
     Returns:
         What was wrong and, where it is known, what to write instead.
     """
-    if unknown := UNKNOWN_KEY.search(message):
+    if (unknown := UNKNOWN_KEY.search(message)) and keys:
         key = unknown[1] or unknown[2]
         owners = re.findall(r"Problem with given class_path '([^']+)'", message[: unknown.start()])
         if owners:
@@ -142,6 +142,7 @@ def explain(message: str, keys: Iterable[str]) -> str:
             f"A class of your own needs its module: my_module.{unknown_class[2]}"
         )
     noise = ("Does not validate against", "Subtypes:", "Errors:", "Given value type:")
+    message = message.partition("\nGiven value: Namespace(")[0]
     lines = [line for line in message.splitlines() if not line.strip().startswith(noise)]
     text = "\n".join(line for line in lines if not line.endswith("Expected a <class 'NoneType'>"))
     text = re.sub(r"<class '([\w.]+)'>", r"\1", text)

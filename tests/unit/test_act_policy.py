@@ -410,3 +410,57 @@ def test_two_ranks_agree_where_one_has_no_weights(tmp_path: Path) -> None:
     first, second = (torch.load(tmp_path / f"rank{rank}") for rank in range(2))
     assert "model.backbone.bn1.running_mean" not in first
     torch.testing.assert_close(first, second, atol=0, rtol=0)
+
+
+def test_features_of_one_number_are_trained_on() -> None:
+    """A one-motor arm: LeRobot's samples hold its state and action as bare numbers."""
+    stats = {**STATS}
+    for key in ("observation.state", "action"):
+        stats[key] = {**STATS[key], "shape": [1], "mean": [0.0], "std": [1.0]}
+    policy = ACT(**SMALL, dataset_stats=stats)
+    batch = next(iter(loader(3)))
+    bare = {key: batch[key][..., 0] for key in ("observation.state", "action")}
+    policy.training_step({**batch, **bare}, 0).backward()
+    chunk = policy.predict_action_chunk({**batch, **bare})
+    assert chunk.shape == (3, CHUNK_SIZE, 1)
+
+
+def test_own_statistics_are_not_taken_from_imagenet() -> None:
+    """use_imagenet_stats=False beside a dataset that gives ImageNet's is refused with the fix."""
+    imagenet = {"mean": [[[0.485]], [[0.456]], [[0.406]]], "std": [[[0.2]], [[0.2]], [[0.2]]]}
+    stats = {**STATS, "observation.image": {**STATS["observation.image"], **imagenet}}
+    with pytest.raises(ValueError, match=r"LeRobotDataModule\(use_imagenet_stats=False\) too"):
+        ACT(**SMALL, use_imagenet_stats=False).build_model(stats)
+    policy = ACT(**SMALL, use_imagenet_stats=False, dataset_stats=STATS)
+    mean = policy.hparams["dataset_stats"]["observation.image"]["mean"]
+    assert torch.tensor(mean).flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_several_evaluation_loaders_are_logged_apart(tmp_path: Path) -> None:
+    """Lightning adds the loader's number to the names."""
+    trainer = make_trainer(tmp_path, max_steps=3)
+    trainer.fit(ACT(**SMALL), loader(), [loader(), loader(2)])
+    assert {"val/loss/dataloader_idx_0", "val/loss/dataloader_idx_1"} <= set(
+        trainer.callback_metrics
+    )
+
+
+@pytest.mark.parametrize("convert", [Tensor.double, Tensor.half, Tensor.numpy])
+def test_observations_of_a_robot_are_taken_as_they_come(convert: Any) -> None:
+    """float64, half and NumPy observations become the policy's own type, also a half policy's."""
+    policy = ACT(**SMALL, dataset_stats=STATS)
+    given = {key: convert(value) for key, value in observation().items()}
+    assert policy.predict_action_chunk(given).shape == (2, CHUNK_SIZE, 2)
+    assert policy.bfloat16().select_action(given).dtype == torch.bfloat16
+
+
+def test_calling_a_policy_predicts_whatever_its_mode() -> None:
+    """A policy that is still in training mode answers without dropout or a posterior."""
+    policy = ACT(**SMALL, dataset_stats=STATS).train()
+    assert torch.equal(policy(observation()), policy.predict_action_chunk(observation()))
+
+
+def test_raw_stats_json_is_refused_with_the_fix() -> None:
+    """Statistics without type and shape, as in meta/stats.json, are not enough."""
+    with pytest.raises(ValueError, match=r"lacks 'type' or 'shape'\ndataset_stats=LeRobotDataset"):
+        ACT(**SMALL, dataset_stats={"action": {"mean": [0.0], "std": [1.0]}})

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pytest
 import torch
 from jsonargparse import ArgumentParser
@@ -78,6 +79,38 @@ def test_hyperparameters_are_plain_values() -> None:
     assert not {"image_transforms", "use_imagenet_stats"} & datamodule.hparams.keys()
 
 
+def test_ranges_and_arrays_become_plain_hyperparameters() -> None:
+    """A checkpoint with them must load with weights_only=True."""
+    deltas = {"action": np.arange(3) / 10}
+    datamodule = LeRobotDataModule(root=PUSHT, episodes=np.arange(2), delta_timestamps=deltas)
+    assert datamodule.hparams["episodes"] == [0, 1]
+    assert {type(e) for e in datamodule.hparams["episodes"]} == {int}
+    assert {type(d) for d in datamodule.hparams["delta_timestamps"]["action"]} == {float}
+    assert LeRobotDataModule(root=PUSHT, episodes=range(2)).hparams["episodes"] == [0, 1]
+
+
+@pytest.mark.parametrize("episodes", [[99], [-1], []])
+def test_episodes_that_do_not_exist_are_named_also_with_a_split(episodes: list[int]) -> None:
+    """The split does not hide which episodes are wrong."""
+    with pytest.raises(DatasetError, match="6 episodes: pass distinct"):
+        LeRobotDataModule(root=PUSHT, episodes=episodes, val_split=0.5).setup()
+
+
+@pytest.mark.parametrize("prefix", ["file://", "file:", "file://localhost", "local://"])
+def test_file_urls_are_local_folders(prefix: str) -> None:
+    """Every form of a file URL is read in place, and nothing is copied."""
+    datamodule = LeRobotDataModule(root=f"{prefix}{PUSHT}", episodes=[0])
+    datamodule.setup()
+    assert datamodule.train_dataset is not None
+    assert datamodule.train_dataset.root == PUSHT
+
+
+def test_validating_without_validation_data_is_refused(tmp_path: Path) -> None:
+    """Validating alone on nothing says what to do, and does not end as if all were well."""
+    with pytest.raises(DatasetError, match=r"val_split=0\.1"):
+        make_trainer(tmp_path).validate(Linear(), LeRobotDataModule(root=PUSHT, num_workers=0))
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
@@ -87,6 +120,7 @@ def test_hyperparameters_are_plain_values() -> None:
         ({"root": "x", "train_batch_size": 0}, "train_batch_size=0"),
         ({"root": "x", "val_batch_size": 0}, "val_batch_size=0"),
         ({"root": "x", "num_workers": -1}, "num_workers=-1"),
+        ({"root": "x", "episodes": "all"}, "episodes='all' are no episode indices"),
     ],
 )
 def test_wrong_arguments_are_refused_at_once(kwargs: dict[str, Any], message: str) -> None:

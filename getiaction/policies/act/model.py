@@ -141,6 +141,7 @@ class ACTModel(nn.Module):
         Raises:
             ValueError: The batch lacks a feature, or has one of another shape.
         """
+        batch = self._as_vectors(batch)
         self._check(batch, self.observations)
         values = {
             key: self.normalizer.normalize(key, batch[key])
@@ -171,6 +172,7 @@ class ACTModel(nn.Module):
             # Cameras of one size are stacked along the batch: one run of the backbone for all.
             features = features.flatten(2).transpose(1, 2).unflatten(0, (-1, n_batch))
             position = sine_position_2d(height, width, self.config.dim_model, features.device)
+            position = position.to(features.dtype)
             tokens.extend(features)
             positions.extend([position] * len(features))
 
@@ -210,6 +212,7 @@ class ACTModel(nn.Module):
         Raises:
             ValueError: The batch lacks a feature, or has one of another shape.
         """
+        batch = self._as_vectors(batch)
         self._check(batch, [ACTION])
         output = self(batch, noise)
         target = self.normalizer.normalize(ACTION, batch[ACTION])
@@ -256,6 +259,15 @@ class ACTModel(nn.Module):
             image = image.expand(-1, 3, -1, -1)
             by_size.setdefault(tuple(image.shape[-2:]), []).append(image)
         return [torch.cat(images) for images in by_size.values()]
+
+    def _as_vectors(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Give features of shape (1,), bare numbers in LeRobot's samples, their axis."""
+        numbers = {
+            key: batch[key][..., None]
+            for key, shape in self.shapes.items()
+            if key in batch and shape == (1,) and batch[key].ndim == (2 if key == ACTION else 1)
+        }
+        return {**batch, **numbers} if numbers else batch
 
     def _check(self, batch: Mapping[str, Any], keys: Iterable[str]) -> None:
         for key in keys:

@@ -29,9 +29,16 @@ def policy_stats(
     Returns:
         The same four entries per feature in plain Python, so that checkpoints that hold them load
         with weights_only=True; each std is at or above a floor.
+
+    Raises:
+        ValueError: A feature lacks its type or shape.
     """
     stats: dict[str, dict[str, Any]] = {}
     for key, feature in dataset_stats.items():
+        if "type" not in feature or "shape" not in feature:
+            message = f"dataset_stats[{key!r}] lacks 'type' or 'shape'\n"
+            message += "dataset_stats=LeRobotDataset(...).stats"
+            raise ValueError(message)
         shape = [int(size) for size in feature["shape"]]
         chosen = {"type": str(feature["type"]), "shape": shape}
         visual = chosen["type"] == "VISUAL"
@@ -43,6 +50,28 @@ def policy_stats(
             chosen |= {"mean": mean.tolist(), "std": std.tolist()}
         stats[key] = chosen
     return stats
+
+
+def refuse_imagenet_stats(dataset_stats: Mapping[str, Mapping[str, Any]]) -> None:
+    """Do not take ImageNet's statistics for a dataset's own.
+
+    Args:
+        dataset_stats: As for `policy_stats`.
+
+    Raises:
+        ValueError: A camera has ImageNet's mean.
+    """
+    for key, feature in dataset_stats.items():
+        if feature["type"] != "VISUAL" or "mean" not in feature:
+            continue
+        mean = torch.as_tensor(feature["mean"]).flatten().double()
+        imagenet = torch.tensor(IMAGENET_MEAN, dtype=mean.dtype)
+        if mean.shape == imagenet.shape and torch.allclose(mean, imagenet, atol=1e-6):
+            message = (
+                f"ACT(use_imagenet_stats=False), but the dataset gives ImageNet's statistics of "
+                f"{key}\nLeRobotDataModule(use_imagenet_stats=False) too"
+            )
+            raise ValueError(message)
 
 
 class Normalizer(nn.Module):

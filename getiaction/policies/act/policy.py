@@ -20,7 +20,7 @@ from getiaction.policies.act.backbone_weights import BackboneWeights, load_weigh
 from getiaction.policies.act.config import ACTConfig
 from getiaction.policies.act.ensemble import TemporalEnsemble
 from getiaction.policies.act.model import ACTION, ACTModel
-from getiaction.policies.act.normalization import policy_stats
+from getiaction.policies.act.normalization import policy_stats, refuse_imagenet_stats
 from getiaction.policies.act.pretrained import read_pretrained
 
 _BUILD = "ACT(dataset_stats=dataset.stats), or ACT.load_from_checkpoint(path)"
@@ -155,11 +155,14 @@ class ACT(LightningModule):
                 `LeRobotDataset.stats`.
 
         Raises:
-            ValueError: The dataset lacks features that ACT needs.
+            ValueError: The dataset lacks features that ACT needs, or has ImageNet's statistics
+                where use_imagenet_stats=False asks for its own.
         """
         if self.model is not None:
             return
         imagenet_stats = self.hparams["use_imagenet_stats"]
+        if not imagenet_stats:
+            refuse_imagenet_stats(dataset_stats)
         stats = policy_stats(dataset_stats, use_imagenet_stats=imagenet_stats)
         has_camera = any(feature["type"] == "VISUAL" for feature in stats.values())
         weights = self._backbone_weights.find(self._trainer) if has_camera else None
@@ -214,8 +217,8 @@ class ACT(LightningModule):
         self._backbone_weights.forget()
 
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
-        """Predict chunks of actions in the dataset's units; see `predict_action_chunk`."""
-        return self._built().predict(batch)
+        """Predict chunks of actions; see `predict_action_chunk`."""
+        return self.predict_action_chunk(batch)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the loss of a batch, and log it with its parts.
@@ -234,15 +237,19 @@ class ACT(LightningModule):
         self.log_dict(means, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
         return loss.loss
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def validation_step(
+        self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> Tensor:
         """Log val/l1_loss with the latent zero, as on the robot; without KL, val/loss equals it."""
         return self._evaluate(batch, "val")
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Log test/l1_loss and test/loss; see `validation_step`."""
         return self._evaluate(batch, "test")
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def predict_step(
+        self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> Tensor:
         """Predict chunks of actions; see `predict_action_chunk`."""
         return self.predict_action_chunk(batch)
 
@@ -251,7 +258,8 @@ class ACT(LightningModule):
         """Predict a chunk of actions for each observation, with the latent zero and no dropout.
 
         Args:
-            batch: Observations with a batch dimension, on any device.
+            batch: Observations with a batch dimension, on any device, of any floating type;
+                NumPy's arrays too.
 
         Returns:
             (B, chunk_size, A) in the dataset's units, on this module's device.
@@ -261,7 +269,7 @@ class ACT(LightningModule):
         """
         model = self._built()
         keys = [key for key in model.observations if key in batch]
-        observations = {key: batch[key].to(self.device) for key in keys}
+        observations = {key: self._to_own(batch[key]) for key in keys}
         training = model.training
         model.eval()
         try:
@@ -320,6 +328,12 @@ class ACT(LightningModule):
         if gradient_clip_val is None:
             gradient_clip_val = self.hparams["optimizer_grad_clip_norm"]
         self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def _to_own(self, value: Any) -> Tensor:  # noqa: ANN401 - whatever a robot or simulator gives
+        tensor = torch.as_tensor(value).to(self.device)
+        # Not self.dtype: Lightning does not follow bfloat16().
+        dtype = next(self.parameters()).dtype
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
     def _evaluate(self, batch: dict[str, Any], stage: str) -> Tensor:
         l1_loss = self._built().loss(batch, self.hparams["kl_weight"]).l1_loss
