@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from getiaction_launch.backend import Backend, Job, JobState
-from getiaction_launch.errors import SpecError, UnreachableError
+from getiaction_launch.errors import LaunchError, SpecError, UnreachableError
 from getiaction_launch.plan import DEFAULT_NAME, DEFAULT_ROOT, Plan, read_topology
 from getiaction_launch.run import Run
 from getiaction_launch.spec import Spec, parse, read_spec
@@ -175,7 +175,7 @@ def submit(plan: Plan, backend: Backend) -> Run:
         backend.submit(run)
         if backend.starts_at_once and plan.arguments:
             _await_start(run)
-    except SpecError:
+    except LaunchError:
         run.discard()
         raise
     except KeyboardInterrupt:
