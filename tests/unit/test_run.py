@@ -26,7 +26,7 @@ def test_claim_continues_after_runs_of_a_laptop(tmp_path):
 
 
 def test_interrupted_write_leaves_the_old_record(tmp_path, monkeypatch):
-    """A writer that dies before its last step leaves the old content, and readers see all of it."""
+    """A write that fails before its last step leaves the old content whole, and no litter."""
     record = tmp_path / "job.json"
     write_json(record, {"state": "old"})
 
@@ -37,6 +37,7 @@ def test_interrupted_write_leaves_the_old_record(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_json(record, {"state": "new"})
     assert read_json(record) == {"state": "old"}
+    assert list(tmp_path.iterdir()) == [record]
 
 
 def test_discard_gives_the_version_back(tmp_path):
