@@ -25,10 +25,6 @@ from getiaction_launch.spec import SECTIONS
 EXIT_CODES = {JobState.SUCCEEDED: 0, JobState.CANCELLED: 11}
 EXIT_FAILED = 10
 EXIT_INTERRUPTED = 130
-VALUE_FLAGS = {
-    *("--config", "--cluster", "-N", "--nodes", "--gpus-per-node", "--workers-per-node"),
-    *("--name", "--storage-root"),
-}
 ALIASES = {"list": "ls", "ps": "ls", "stop": "cancel"}
 
 DESCRIPTION = """\
@@ -61,6 +57,12 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}.", f"See {self.prog} --help")
+
+    @property
+    def value_flags(self) -> set[str]:
+        """The flags that take a value."""
+        options = self._option_string_actions.items()
+        return {flag for flag, action in options if action.nargs != 0}
 
     def parse(self, tokens: Sequence[str]) -> argparse.Namespace:
         arguments, unknown = self.parse_known_args(tokens)
@@ -108,6 +110,7 @@ def _run_verb(tokens: list[str]) -> int:
 
 def split_tokens(tokens: Sequence[str]) -> tuple[list[str], list[tuple[str, str]], list[str]]:
     """Tell the launcher's flags, the spec's overrides and the script with its arguments apart."""
+    value_flags = _run_parser().value_flags
     own: list[str] = []
     overrides: list[tuple[str, str]] = []
     rest = list(tokens)
@@ -122,7 +125,7 @@ def split_tokens(tokens: Sequence[str]) -> tuple[list[str], list[tuple[str, str]
             overrides.append((flag[2:], value if equals else rest.pop(0)))
         else:
             own.append(word)
-            if word in VALUE_FLAGS and rest:
+            if word in value_flags and rest:
                 own.append(rest.pop(0))
     return own, overrides, []
 

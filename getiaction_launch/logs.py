@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from getiaction_launch.errors import UsageError
+from getiaction_launch.plan import Plan
 from getiaction_launch.run import Run
 
 POLL_SECONDS = 0.2
@@ -21,8 +22,7 @@ def log_files(run: Run, rank: int | None, attempt: int = 0) -> dict[str, Path]:
     Raises:
         UsageError: If the run has no worker of that rank.
     """
-    plan = run.read("plan") or {}
-    world_size = plan["topology"]["num_nodes"] * plan["topology"]["workers_per_node"]
+    world_size = Plan.of(run).topology.world_size
     if rank is not None and not 0 <= rank < world_size:
         raise UsageError(
             f"--rank {rank}: run {run.name} has {world_size} workers.",

@@ -112,7 +112,7 @@ def run_node(run: Run, node_rank: int, head: str, attempt: int, grace_seconds: f
     Returns:
         0 if every worker ended well, else 1.
     """
-    plan = Plan.from_json(run.read("plan") or {})
+    plan = Plan.of(run)
     run.log_directory(attempt).mkdir(parents=True, exist_ok=True)
     stop = StopRequest()
     workers = {}
@@ -205,7 +205,7 @@ def main() -> int:
     try:
         return run_node(run, node_rank, arguments.head, arguments.attempt, arguments.grace_seconds)
     except Exception as error:
-        plan = Plan.from_json(run.read("plan") or {})
+        plan = Plan.of(run)
         rank = node_rank * plan.topology.workers_per_node
         words = (type(error).__name__, f"the node could not start its workers: {error}")
         run.write_error(

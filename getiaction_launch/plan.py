@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from getiaction_launch.errors import SpecError
+from getiaction_launch.run import Run
 
 DEFAULT_ROOT = "experiments"
 DEFAULT_NAME = "lightning_logs"
@@ -65,6 +66,11 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Plain data, as written to ``plan.json``."""
         return asdict(self)
+
+    @classmethod
+    def of(cls, run: Run) -> "Plan":
+        """Read the plan of a run that was submitted."""
+        return cls.from_json(run.read("plan") or {})
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Plan":

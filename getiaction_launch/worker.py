@@ -25,7 +25,7 @@ def main() -> None:
     run = Run(Path(sys.argv[1]))
     attempt = int(os.environ.get("GETIACTION_LAUNCH_ATTEMPT", "0"))
     try:
-        run_plan(Plan.from_json(run.read("plan") or {}))
+        run_plan(Plan.of(run))
     except BaseException as error:  # noqa: BLE001 - SystemExit too: Lightning leaves so on SIGTERM
         record = WorkerError(
             rank=int(os.environ["RANK"]),

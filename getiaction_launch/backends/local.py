@@ -312,7 +312,7 @@ def run_job(run: Run, grace_seconds: float) -> JobState:
             },
         },
     )
-    plan = Plan.from_json(run.read("plan") or {})
+    plan = Plan.of(run)
     record = {"number": 0, "started_at": time.time(), "host": host}
     run.write("attempt_0", {**record, "state": JobState.RUNNING, "reason": ""})
     port, claim = reserve_port()

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from getiaction.data.stats import IMAGENET_MEAN, IMAGENET_STD
+
 # A feature that hardly moves must not be blown up. Image statistics on disk can be wrong by a
 # factor of 200 (huggingface/lerobot#3682); no real camera has a smaller std than this.
 IMAGE_STD_FLOOR = 1e-2
