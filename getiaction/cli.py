@@ -33,6 +33,7 @@ def main() -> int:
         return 0 if sys.argv[1:] else 2
     from argparse import ArgumentError
 
+    import torch
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from getiaction.data import DatasetError
@@ -43,6 +44,9 @@ def main() -> int:
     except (ArgumentError, DatasetError, MisconfigurationException) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # Lightning leaves only NCCL's group; Gloo's threads can abort an interpreter that exits.
+        torch.distributed.destroy_process_group()
     return 0
 
 

@@ -57,6 +57,10 @@ def run_plan(plan: Plan) -> None:
         from getiaction_launch.spec import fit
 
         fit(plan.arguments)
+    torch = sys.modules.get("torch")
+    if torch and torch.distributed.is_available() and torch.distributed.is_initialized():
+        # Lightning leaves only NCCL's group; Gloo's threads can abort an interpreter that exits.
+        torch.distributed.destroy_process_group()
 
 
 def _run_script(script: list[str]) -> None:
