@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from getiaction.data.dataset import LeRobotDataset, plain_episodes
 from getiaction.data.errors import DatasetError
+from getiaction.data.loader import EpochSampler, ResumableLoader
 from getiaction.data.source import Source, check_episodes, fetch_dataset, fetch_metadata
 
 MAX_AUTO_WORKERS = 8
@@ -28,6 +29,12 @@ class LeRobotDataModule(LightningDataModule):
 
     The constructor touches no file and no network: Lightning downloads in `prepare_data`, once per
     node, and every rank reads metadata and rows in `setup`. Every rank draws the same split.
+
+    A run that resumes from a checkpoint, also from the middle of an epoch, sees exactly the batches
+    that it would have seen: the training loader carries its place, and the datamodule the seed of
+    the shuffling, which is drawn from torch's generator when a fit begins. The random numbers that
+    `image_transforms` take follow from seed, epoch, rank and batch, so neither the number of loader
+    processes nor their age changes them. Loaders leave the global generators alone.
 
     Args:
         repo_id: Dataset on the Hugging Face hub, `"user/name"`.
@@ -124,6 +131,7 @@ class LeRobotDataModule(LightningDataModule):
         self.val_dataset: LeRobotDataset | None = None
         self.test_dataset: LeRobotDataset | None = None
         self.predict_dataset: LeRobotDataset | None = None
+        self._shuffle_seed: int | None = None
         # Lightning refuses a run whose policy has a hyperparameter of the same name and another
         # value, so what policies also call use_imagenet_stats is left out.
         self.save_hyperparameters(ignore=["image_transforms", "use_imagenet_stats"])
@@ -147,6 +155,7 @@ class LeRobotDataModule(LightningDataModule):
         Raises:
             DatasetError: The dataset is unfit, or `val_split` leaves no episode on one side.
         """
+        self._shuffle_seed = None  # a new one for each fit; a checkpoint's is loaded after this
         if self.train_dataset is not None:
             return
         train_episodes, val_episodes = self._split()
@@ -160,6 +169,22 @@ class LeRobotDataModule(LightningDataModule):
             untransformed = copy.copy(self.train_dataset)
             untransformed.image_transforms = None
             self.test_dataset = self.predict_dataset = untransformed
+
+    def state_dict(self) -> dict[str, int]:
+        """Return what a checkpoint keeps of this datamodule.
+
+        Returns:
+            "shuffle_seed", from the first training loader on.
+        """
+        return {} if self._shuffle_seed is None else {"shuffle_seed": self._shuffle_seed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Shuffle on as the checkpoint's run did.
+
+        Args:
+            state_dict: From `state_dict`.
+        """
+        self._shuffle_seed = state_dict["shuffle_seed"]
 
     def train_dataloader(self) -> Loader:
         """Return the shuffled training loader, without an incomplete last batch.
@@ -179,7 +204,14 @@ class LeRobotDataModule(LightningDataModule):
                 f"{max(1, len(dataset) // ranks)} or less, more episodes, or fewer ranks."
             )
             raise DatasetError(msg)
-        return self._loader(dataset, self.train_batch_size, train=True)
+        sampler = self._sampler(dataset)
+        return ResumableLoader(
+            dataset,
+            seed=sampler.seed,
+            sampler=sampler,
+            drop_last=True,
+            **self._loader_options(self.train_batch_size),
+        )
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """Return the validation loader.
@@ -200,7 +232,7 @@ class LeRobotDataModule(LightningDataModule):
             # Lightning skips an empty list, but warns of it as of a mistake.
             warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
             return []
-        return self._loader(self.val_dataset, self.val_batch_size)
+        return self._loader(self.val_dataset)
 
     def test_dataloader(self) -> Loader:
         """Return the test loader.
@@ -208,7 +240,7 @@ class LeRobotDataModule(LightningDataModule):
         Returns:
             A loader of collated samples.
         """
-        return self._loader(_ready(self.test_dataset), self.val_batch_size)
+        return self._loader(_ready(self.test_dataset))
 
     def predict_dataloader(self) -> Loader:
         """Return the prediction loader.
@@ -216,7 +248,7 @@ class LeRobotDataModule(LightningDataModule):
         Returns:
             A loader of collated samples.
         """
-        return self._loader(_ready(self.predict_dataset), self.val_batch_size)
+        return self._loader(_ready(self.predict_dataset))
 
     def _split(self) -> tuple[Sequence[int] | None, list[int]]:
         if not self.val_split:
@@ -248,18 +280,34 @@ class LeRobotDataModule(LightningDataModule):
             use_imagenet_stats=self.use_imagenet_stats,
         )
 
-    def _loader(self, dataset: LeRobotDataset, batch_size: int, *, train: bool = False) -> Loader:
+    def _sampler(self, dataset: LeRobotDataset) -> EpochSampler:
+        if self._shuffle_seed is None:
+            self._shuffle_seed = int(torch.randint(2**62, ()))
+            if self.trainer is not None:
+                self._shuffle_seed = self.trainer.strategy.broadcast(self._shuffle_seed)
+        seed, share = self._shuffle_seed, {"num_replicas": 1, "rank": 0}
+        if self.trainer is not None:
+            if self.trainer._accelerator_connector.use_distributed_sampler:  # noqa: SLF001 - no public door
+                share = self.trainer.distributed_sampler_kwargs or share
+            else:  # each rank goes through all data, in an order of its own
+                seed += self.trainer.global_rank
+        return EpochSampler(dataset, seed=seed, **share)
+
+    def _loader(self, dataset: LeRobotDataset) -> Loader:
+        # Without a generator of its own, each iterator would draw from the global one, and the
+        # random numbers of training would depend on how often this process has validated.
+        generator = torch.Generator()
+        return DataLoader(dataset, generator=generator, **self._loader_options(self.val_batch_size))
+
+    def _loader_options(self, batch_size: int) -> dict[str, Any]:
         num_workers = auto_workers() if self.num_workers == "auto" else self.num_workers
         pin_memory = torch.cuda.is_available() if self.pin_memory == "auto" else self.pin_memory
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            shuffle=train,
-            drop_last=train,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            persistent_workers=self.persistent_workers and num_workers > 0,
-        )
+        return {
+            "batch_size": batch_size,
+            "num_workers": num_workers,
+            "pin_memory": pin_memory,
+            "persistent_workers": self.persistent_workers and num_workers > 0,
+        }
 
 
 def auto_workers() -> int:

@@ -31,6 +31,21 @@ def cache_dir() -> Path:
     return Path(os.environ.get("GETIACTION_CACHE") or platformdirs.user_cache_dir("getiaction"))
 
 
+def local_or_url(root: str | os.PathLike[str]) -> str:
+    """Turn a file URL, or a path under "~", into a plain path; keep other paths and URLs.
+
+    Args:
+        root: Local path, or fsspec URL; of a file URL every form: `file:`, `file://localhost/`...
+
+    Returns:
+        Path or URL.
+    """
+    text = os.fspath(root)
+    if text.startswith(("file:", "local:")):
+        return str(strip_protocol(text.replace("file://localhost/", "file:///", 1)))
+    return text if "://" in text else os.path.expanduser(text)  # noqa: PTH111 - str in, str out
+
+
 class Source:
     """The files of one dataset, copied to this machine as they are asked for.
 
@@ -66,15 +81,14 @@ class Source:
         self._repo_id = repo_id
         self._revision = revision
         self._filesystem: Any = None
-        if root is not None and str(root).startswith(("file:", "local:")):
-            root = strip_protocol(str(root).replace("file://localhost/", "file:///", 1))
+        root = None if root is None else local_or_url(root)
         self._local_dir = None if root is None else Path(root)
-        if root is not None and "://" in str(root):
+        if root is not None and "://" in root:
             self.remote = True
-            self._attach_url(str(root).rstrip("/"))
+            self._attach_url(root.rstrip("/"))
         elif self._local_dir is not None:
             self.remote = repo_id is not None
-            self.path = self._local_dir.expanduser()
+            self.path = self._local_dir
         else:
             self.remote = True
             self.path = self._find_snapshot()

@@ -1,4 +1,4 @@
-"""Lightning's Trainer with defaults for robot learning, at home under torchrun and launchers."""
+"""Lightning's Trainer with defaults for robot learning, at home under torchrun and SLURM."""
 
 # ruff: noqa: PYI041 - of a plain `float` jsonargparse would make 10.0, a fraction, out of 10 batches
 
@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Literal, TypeVar, cast
 
 import lightning
-from fsspec.core import strip_protocol
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.accelerators import Accelerator
@@ -23,7 +22,9 @@ from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.argparse import _parse_env_variables
 
+from getiaction.data.source import local_or_url
 from getiaction.train.callbacks import PolicyDatasetInteraction
+from getiaction.train.environment import follow_starter, given_environment, without_requeueing
 
 Init = TypeVar("Init", bound=Callable[..., None])
 
@@ -50,7 +51,9 @@ class Trainer(lightning.Trainer):
     own: logs, hparams.yaml and checkpoints/ lie directly in it, and `default_root_dir` and
     `experiment_name` yield to it.
 
-    Under torchrun, `num_nodes` and `devices` follow its variables when left at their defaults.
+    Under torchrun, and under SLURM's srun with one task per device, `num_nodes` and `devices`
+    follow what was started when left at their defaults. Under SLURM, Lightning's requeueing is
+    off, as it deadlocks; pass `plugins=SLURMEnvironment()` to have it.
 
     Args:
         experiment_name: Folder under `default_root_dir` for the default logger's versions. With
@@ -103,8 +106,8 @@ class Trainer(lightning.Trainer):
         model_registry: Name under which the model is uploaded to a model hub.
 
     Raises:
-        ValueError: If `experiment_name` is no plain name, or if `devices` or `num_nodes`
-            contradict torchrun.
+        ValueError: If `experiment_name` is no plain name, if `devices` or `num_nodes` contradict
+            torchrun or srun, or if Lightning's requeueing left a checkpoint in `default_root_dir`.
         MisconfigurationException: From Lightning, for arguments that it refuses.
     """
 
@@ -159,7 +162,7 @@ class Trainer(lightning.Trainer):
         del arguments["self"], arguments["experiment_name"]
 
         self._run_directory = os.environ.get("GETIACTION_RUN_DIR")
-        root = _local_or_url(self._run_directory or default_root_dir or Path.cwd())
+        root = local_or_url(self._run_directory or default_root_dir or Path.cwd())
         if experiment_name is not None:
             _check_experiment_name(experiment_name)
         has_default_logger = (logger is None or logger is True) and not barebones
@@ -175,10 +178,12 @@ class Trainer(lightning.Trainer):
             # First: in their own `setup` the others may look for the policy's parameters.
             callbacks.insert(0, PolicyDatasetInteraction())
 
-        num_nodes, devices = _follow_torchrun(num_nodes, devices)
+        environment = given_environment(strategy, plugins)
+        num_nodes, devices = follow_starter(num_nodes, devices, environment)
         arguments |= {
             "num_nodes": num_nodes,
             "devices": devices,
+            "plugins": without_requeueing(plugins, environment),
             "logger": logger,
             "callbacks": callbacks,
             "default_root_dir": root,
@@ -186,6 +191,8 @@ class Trainer(lightning.Trainer):
         # Lightning's environment defaults are in `arguments` already. Its wrapper would read them
         # again and then stumble over the parameter that it does not know, experiment_name.
         inspect.unwrap(lightning.Trainer.__init__)(self, **arguments)
+        if not getattr(environment, "auto_requeue", False):
+            self._refuse_stray_checkpoint()
 
         if self._run_directory:
             for checkpoint in self.checkpoint_callbacks:
@@ -197,13 +204,16 @@ class Trainer(lightning.Trainer):
         """Directory of this run: `GETIACTION_RUN_DIR` where set, else as in Lightning."""
         return self.default_root_dir if self._run_directory else super().log_dir
 
-
-def _local_or_url(root: _PATH) -> str:
-    """Turn file:// URLs, which Lightning takes for relative paths, into paths; keep the others."""
-    root = os.fspath(root)
-    if root.startswith(("file:", "local:")):
-        return str(strip_protocol(root))
-    return root if "://" in root else os.path.expanduser(root)  # noqa: PTH111 - str in, str out
+    def _refuse_stray_checkpoint(self) -> None:
+        """Refuse what Lightning would resume without being asked, whichever run it is of."""
+        stray = self._checkpoint_connector._hpc_resume_path  # noqa: SLF001 - no public door
+        if stray and SLURMEnvironment.detect():
+            msg = (
+                f"{stray} was left by Lightning's requeueing of some run, and under SLURM Lightning"
+                " would go on from it in this one.\nMove it out of default_root_dir:"
+                f" mv {stray} {stray}.old\nTo go on from it, pass that path to fit(ckpt_path=...)"
+            )
+            raise ValueError(msg)
 
 
 def _check_experiment_name(name: str) -> None:
@@ -214,40 +224,3 @@ def _check_experiment_name(name: str) -> None:
             " Trainer(default_root_dir='experiments/aloha', experiment_name='act_v1')"
         )
         raise ValueError(msg)
-
-
-def _follow_torchrun(
-    num_nodes: int, devices: list[int] | str | int
-) -> tuple[int, list[int] | str | int]:
-    """Take nodes and workers per node from torchrun where they were left to it.
-
-    The variables are those of https://docs.pytorch.org/docs/stable/elastic/run.html.
-    """
-    if not TorchElasticEnvironment.detect() or "LOCAL_WORLD_SIZE" not in os.environ:
-        return num_nodes, devices
-    workers = int(os.environ["LOCAL_WORLD_SIZE"])
-    nodes = int(os.environ.get("GROUP_WORLD_SIZE", num_nodes))
-    if num_nodes not in (1, nodes):
-        msg = (
-            f"num_nodes={num_nodes}, but torchrun started {nodes} (GROUP_WORLD_SIZE={nodes}).\n"
-            f"Leave out num_nodes, or start torchrun with --nnodes={num_nodes}"
-        )
-        raise ValueError(msg)
-    if devices in ("auto", "-1", -1):
-        return nodes, workers
-    count = _count_devices(devices)
-    if count != workers:
-        msg = (
-            f"devices={devices!r} means {count} per node, but torchrun started {workers}"
-            f" (LOCAL_WORLD_SIZE={workers}).\n"
-            f"Leave out devices, or start torchrun with --nproc-per-node={count}"
-        )
-        raise ValueError(msg)
-    return nodes, devices
-
-
-def _count_devices(devices: list[int] | str | int) -> int:
-    """Count as Lightning does: "2" is two devices, "2," and [2] are one, number 2."""
-    if isinstance(devices, str) and "," in devices:
-        return sum(bool(part.strip()) for part in devices.split(","))
-    return int(devices) if isinstance(devices, str | int) else len(devices)

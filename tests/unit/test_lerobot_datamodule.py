@@ -14,10 +14,10 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
-from torch.utils.data import RandomSampler
 
 from getiaction.data import DatasetError, LeRobotDataModule
 from getiaction.data.lerobot import auto_workers
+from getiaction.data.loader import EpochSampler
 
 DATA = Path(__file__).parents[1] / "data" / "lerobot"
 PUSHT = DATA / "pusht_like_v30"
@@ -136,7 +136,7 @@ def test_training_batches_are_shuffled_whole_and_collated() -> None:
     )
     datamodule.setup("fit")
     loader = datamodule.train_dataloader()
-    assert isinstance(loader.sampler, RandomSampler)
+    assert isinstance(loader.sampler, EpochSampler)
     batches = list(loader)
     assert len(batches) == 300 // 64
     batch = batches[0]
