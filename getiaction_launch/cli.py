@@ -14,15 +14,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from getiaction_launch import console, launch
-from getiaction_launch.backend import JobState
+from getiaction_launch import console, launch, settings
+from getiaction_launch.attempt import last_attempt
+from getiaction_launch.backend import Backend
+from getiaction_launch.dependency import resolve
 from getiaction_launch.errors import LaunchError, UsageError, nearest_first
 from getiaction_launch.logs import log_files, read_lines
-from getiaction_launch.plan import DEFAULT_ROOT
+from getiaction_launch.plan import DEFAULT_ROOT, Plan
 from getiaction_launch.run import SCHEMA_VERSION, Run, find_run, list_runs
 from getiaction_launch.spec import SECTIONS
+from getiaction_launch.state import Cause, JobState
+from getiaction_launch.status import sweep_point
+from getiaction_launch.sweep import expand
 
-EXIT_CODES = {JobState.SUCCEEDED: 0, JobState.CANCELLED: 11}
+EXIT_CANCELLED = 11
+EXIT_CODES = {Cause.TIME_LIMIT: 12, Cause.OUT_OF_MEMORY: 13, Cause.NODE_FAILURE: 14}
 EXIT_FAILED = 10
 EXIT_INTERRUPTED = 130
 ALIASES = {"list": "ls", "ps": "ls", "stop": "cancel"}
@@ -42,11 +48,14 @@ verbs (each has its own --help):
   status    show one run
   logs      print or follow (-f) a run's logs
   cancel    end a run
+  resume    go on with a run that has ended before its training had
+  node      one node's share of a run, inside the user's own batch script: srun ... node ...
   clusters  list the clusters that --cluster can name
 
 A run is named by its directory, by name/version_N, or by @last.
-exit codes: 0 ok, 2 bad input, 3 cannot run here, 5 unreachable; with --wait or --follow:
-10 failed, 11 cancelled, 130 interrupted (the run goes on). --debug shows tracebacks of errors.
+exit codes: 0 ok, 2 bad input, 3 cannot run here, 4 refused by the scheduler, 5 unreachable; with
+--wait or --follow: 10 failed, 11 cancelled, 12 time limit, 13 out of memory, 14 node failure,
+130 interrupted (the run goes on). --debug shows tracebacks of errors.
 """
 
 
@@ -139,33 +148,54 @@ def _run_parser() -> _Parser:
     add("--gpus-per-node", type=int, metavar="N", help="sets trainer.devices on GPUs; 0: CPU")
     add("--workers-per-node", type=int, metavar="N", help="for a script on CPU")
     add("--name", help="the run's name: sets trainer.experiment_name")
+    sweep = "a run for each value (key=A,B,C); may be repeated: for each combination"
+    add("--sweep", action="append", default=[], metavar="KEY=A,B", help=sweep)
+    add("--max-parallel", type=int, metavar="N", help="of a sweep: at most N runs at a time")
     add("--storage-root", metavar="DIR", help="where a relative default_root_dir lies")
     add("--dry-run", "--dryrun", action="store_true", help="print the plan; start nothing")
     add("--wait", action="store_true", help="stay until the run has ended")
     add("--follow", action="store_true", help="stay and print its logs")
     add("--parsable", action="store_true", help="print only the run's directory")
     add("--json", action="store_true", help="print JSON")
+    settings.add_flags(parser)
     return parser
+
+
+def _prepare(tokens: Sequence[str]) -> tuple[argparse.Namespace, list[Plan], Backend]:
+    own, overrides, script = split_tokens(tokens[1:] if tokens[:1] == ["fit"] else tokens)
+    arguments = _run_parser().parse(own)
+    _read_environment(arguments, [key for key, _ in overrides])
+    cluster_settings = settings.read_settings(
+        arguments, lambda text: resolve(text, arguments.storage_root or _default_root())
+    )
+    name = arguments.name or "sweep"
+    points = expand(arguments.sweep, name, is_spec=not script) if arguments.sweep else [{}]
+    plans = []
+    for point in points:
+        plan, backend = launch.prepare(
+            config=arguments.config,
+            overrides=overrides,
+            script=script,
+            cluster=arguments.cluster or "local",
+            nodes=arguments.nodes,
+            gpus_per_node=arguments.gpus_per_node,
+            workers_per_node=arguments.workers_per_node,
+            name=arguments.name,
+            storage_root=arguments.storage_root,
+            settings=cluster_settings,
+            sweep=point,
+        )
+        plans.append(plan)
+    return arguments, plans, backend
 
 
 def run_or_check(tokens: Sequence[str], *, only_check: bool) -> int:
     """``getiaction-launch [run] ...`` and ``getiaction-launch check ...``."""
-    own, overrides, script = split_tokens(tokens[1:] if tokens[:1] == ["fit"] else tokens)
-    arguments = _run_parser().parse(own)
-    _read_environment(arguments, [key for key, _ in overrides])
-    plan, backend = launch.prepare(
-        config=arguments.config,
-        overrides=overrides,
-        script=script,
-        cluster=arguments.cluster or "local",
-        nodes=arguments.nodes,
-        gpus_per_node=arguments.gpus_per_node,
-        workers_per_node=arguments.workers_per_node,
-        name=arguments.name,
-        storage_root=arguments.storage_root,
-    )
+    arguments, plans, backend = _prepare(tokens)
+    plan = plans[0]
     if only_check or arguments.dry_run:
-        launch.check(plan, backend, also_spec=True)
+        for each in plans:
+            launch.check(each, backend, also_spec=True)
         commands = backend.describe(plan)
         if arguments.json:
             _print_json({"plan": plan.to_json(), "commands": commands})
@@ -176,20 +206,36 @@ def run_or_check(tokens: Sequence[str], *, only_check: bool) -> int:
         return 0
     if sys.stderr.isatty():
         console.say("checking and starting ...")  # seconds, in which torch is imported
-    run = launch.submit(plan, backend)
-    if arguments.parsable:
-        print(run.directory, flush=True)
-    if arguments.wait or arguments.follow:
-        console.say(console.next_commands(run))
-        status = _stay(run, follow=arguments.follow)
+    if arguments.sweep:
+        runs = launch.submit_sweep(plans, backend, arguments.max_parallel)
     else:
-        status = launch.read_status(run)
+        runs = [launch.submit(plan, backend)]
+    return _report(arguments, runs)
+
+
+def _report(arguments: argparse.Namespace, runs: list[Run]) -> int:
+    if arguments.parsable:
+        print(*(run.directory for run in runs), sep="\n", flush=True)
+    stays = arguments.wait or arguments.follow
+    if stays:
+        console.say(console.next_commands(runs))
+    statuses = [_stay(run, follow=arguments.follow) for run in runs] if stays else []
+    statuses = statuses or [launch.read_status(run) for run in runs]
     if arguments.json:
-        _print_json(_as_json(status))
+        listed = [_as_json(status) for status in statuses]
+        _print_json({"runs": listed} if arguments.sweep else listed[0])
     elif not arguments.parsable:
-        is_over = status.state.is_over
-        print(console.summary(status) if is_over else console.next_commands(run))
-    return EXIT_CODES.get(status.state, EXIT_FAILED) if status.state.is_over else 0
+        ended = [console.summary(status) for status in statuses if status.state.is_over]
+        print("\n\n".join(ended) if stays or len(ended) == 1 else console.next_commands(runs))
+    return max(map(_exit_code, statuses))
+
+
+def _exit_code(status: launch.RunStatus) -> int:
+    if not status.state.is_over or status.state is JobState.SUCCEEDED:
+        return 0
+    if status.state is JobState.CANCELLED:
+        return EXIT_CANCELLED
+    return EXIT_CODES.get(status.cause, EXIT_FAILED) if status.cause else EXIT_FAILED
 
 
 def _read_environment(arguments: argparse.Namespace, overridden: Sequence[str]) -> None:
@@ -209,7 +255,7 @@ def _stay(run: Run, *, follow: bool) -> launch.RunStatus:
     watch = console.Watch()
     try:
         if follow:
-            _print_logs(run, None, follow=True)
+            _print_logs(run, None, last_attempt(run), follow=True)
         return launch.wait(run, watch)
     except KeyboardInterrupt:
         watch.close()
@@ -234,12 +280,14 @@ def show_list(tokens: Sequence[str]) -> int:
     if arguments.json:
         _print_json({"runs": [_as_json(status) for status in statuses]})
         return 0
-    rows = [("RUN", "STATE", "STEP", "LOSS", "AGE")]
-    for status in statuses:
+    points = [sweep_point(run) for run in runs]
+    rows = [("RUN", "STATE", "STEP", "LOSS", "AGE", "SWEEP" if any(points) else "")]
+    for status, point in zip(statuses, points, strict=True):
         age = time.time() - (status.run.launch_directory / "plan.json").stat().st_mtime
         step = str(status.progress.get("step", "-"))
         loss = console.final_loss(status.progress).split("  ")[0]
-        rows.append((status.run.name, status.state.value, step, loss, f"{age / 60:.0f} min"))
+        state = status.state.value
+        rows.append((status.run.name, state, step, loss, f"{age / 60:.0f} min", point))
     print(console.table(rows))
     return 0
 
@@ -251,6 +299,7 @@ def _parse_run(verb: str, description: str, tokens: Sequence[str]) -> argparse.N
     if verb == "logs":
         parser.add_argument("-f", "--follow", action="store_true", help="until the run ends")
         parser.add_argument("--rank", type=int, help="only this worker's")
+        parser.add_argument("--attempt", type=int, help="of this attempt (default: the newest)")
     else:
         parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse(tokens)
@@ -274,23 +323,38 @@ def show_status(tokens: Sequence[str]) -> int:
 
 
 def show_logs(tokens: Sequence[str]) -> int:
-    """``getiaction-launch logs [-f] [--rank N] RUN``."""
+    """``getiaction-launch logs [-f] [--rank N] [--attempt N] RUN``."""
     arguments = _parse_run("logs", "Print a run's logs.", tokens)
-    _print_logs(arguments.run, arguments.rank, follow=arguments.follow)
+    newest = last_attempt(arguments.run)
+    attempt = newest if arguments.attempt is None else arguments.attempt
+    if not 0 <= attempt <= newest:
+        raise UsageError(f"--attempt {attempt}: there is none.", f"They go from 0 to {newest}.")
+    _print_logs(arguments.run, arguments.rank, attempt, follow=arguments.follow)
     return 0
 
 
-def _print_logs(run: Run, rank: int | None, *, follow: bool) -> None:
-    files = log_files(run, rank)
-
+def _print_logs(run: Run, rank: int | None, attempt: int, *, follow: bool) -> None:
     def is_over() -> bool:
         status = launch.read_status(run)
         if status.state is JobState.UNKNOWN:
             console.say(f"cannot follow the run from here: {status.reason}")
         return status.state is JobState.UNKNOWN or status.state.is_over
 
-    for name, line in read_lines(files, is_over if follow else lambda: True):
-        print(f"[{name}] {line}" if len(files) > 1 else line, flush=follow)
+    while True:
+        files = log_files(run, rank, attempt)
+        is_last = not follow
+
+        def has_ended(attempt: int = attempt) -> bool:
+            nonlocal is_last
+            is_last = is_last or is_over()
+            return is_last or last_attempt(run) > attempt
+
+        for name, line in read_lines(files, has_ended):
+            print(f"[{name}] {line}" if len(files) > 1 else line, flush=follow)
+        if is_last:
+            return
+        attempt += 1
+        console.say(f"[attempt {attempt}]")
 
 
 def cancel(tokens: Sequence[str]) -> int:
@@ -302,6 +366,29 @@ def cancel(tokens: Sequence[str]) -> int:
     else:
         print(f"run {status.run.name} {status.state.value}")
     return 0
+
+
+def resume(tokens: Sequence[str]) -> int:
+    """``getiaction-launch resume RUN``."""
+    arguments = _parse_run("resume", "Go on with a run that has ended too early.", tokens)
+    launch.resume(arguments.run)
+    if arguments.json:
+        _print_json(_as_json(launch.read_status(arguments.run)))
+    else:
+        print(console.next_commands([arguments.run]))
+    return 0
+
+
+def node(tokens: Sequence[str]) -> int:
+    """``srun getiaction-launch node RUN_OR_CONFIG``: one node's share, in a batch script."""
+    from getiaction_launch.backends.slurm.step import claim_run, run_step
+
+    if len(tokens) == 1 and (Path(tokens[0]) / "launch/plan.json").is_file():
+        return run_step(find_run(tokens[0], _default_root()))
+    if len(tokens) == 1 and tokens[0].endswith((".yaml", ".yml")):
+        tokens = ["--config", *tokens]
+    _, plans, _ = _prepare(tokens)
+    return run_step(claim_run(plans[0]))
 
 
 def show_clusters(tokens: Sequence[str]) -> int:
@@ -329,6 +416,8 @@ def _as_json(status: launch.RunStatus) -> dict[str, Any]:
         "directory": str(status.run.directory),
         "state": status.state.value,
         "reason": status.reason,
+        "cause": status.cause.value if status.cause else None,
+        "attempts": status.attempts,
         "progress": {k: v for k, v in status.progress.items() if k != "schema_version"},
     }
 
@@ -344,6 +433,8 @@ VERBS = {
     "status": show_status,
     "logs": show_logs,
     "cancel": cancel,
+    "resume": resume,
+    "node": node,
     "clusters": show_clusters,
 }
 

@@ -1,10 +1,12 @@
 """The cluster config says where to run: one small YAML per cluster, found by its name."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from getiaction_launch.backend import Backend
-from getiaction_launch.errors import ClusterConfigError, nearest_first
+from getiaction_launch.errors import ClusterConfigError, UsageError, nearest_first
 
 _SHIPPED = (
     Path(__file__).parent / "cluster_configs",  # in an installed wheel
@@ -21,11 +23,23 @@ class ClusterConfig:
         storage_root: Directory under which a relative ``default_root_dir`` lies; the directory
             of the command if not given.
         env_vars: Variables for every worker. They are written into ``plan.json``: no secrets.
+        forward_env_vars: Names of variables that jobs take from the submitting shell; null for all
+            of them. For secrets, whose values are then written nowhere.
+        checkpoint_period_minutes: Longest time of training between two checkpoints.
+        max_crashes: How often a run may fail by its own doing, or for want of memory, and start
+            again from its newest checkpoint.
+        max_node_failures: The same for nodes that fail under it.
+        max_interruptions: The same for time limits and preemptions; null for any number.
     """
 
     backend: Backend
     storage_root: str | None = None
     env_vars: dict[str, str] = field(default_factory=dict)
+    forward_env_vars: list[str] | None = None
+    checkpoint_period_minutes: float = 10
+    max_crashes: int = 0
+    max_node_failures: int = 3
+    max_interruptions: int | None = None
 
 
 def config_directories() -> list[Path]:
@@ -66,8 +80,14 @@ def find_cluster(name: str) -> Path:
     return clusters[name]
 
 
-def read_cluster(path: Path) -> ClusterConfig:
+def read_cluster(
+    path: Path, settings: Mapping[str, tuple[str, str]] | None = None
+) -> ClusterConfig:
     """Read and check a cluster config.
+
+    Args:
+        path: The YAML file.
+        settings: Over its own: by dotted key, the flag that sets it and the value.
 
     Raises:
         ClusterConfigError: Naming the file and the key that does not fit.
@@ -75,11 +95,30 @@ def read_cluster(path: Path) -> ClusterConfig:
     import jsonargparse
 
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
     parser.add_class_arguments(ClusterConfig, None)
     try:
-        config = parser.instantiate(parser.parse_path(path))
+        config = parser.parse_args([f"--config={path}"])
+        for key, (flag, value) in (settings or {}).items():
+            _check_setting(path, config, key, flag)
+            config = parser.parse_args([f"--{key}={value}"], namespace=config)
+        config = parser.instantiate(config)
     except (jsonargparse.ArgumentError, TypeError, ValueError, OSError) as error:
         raise ClusterConfigError(
             f"{path}: {error}", "A complete example: cluster_configs/local.yaml"
         ) from error
-    return ClusterConfig(**config)
+    values = {field.name: config[field.name] for field in fields(ClusterConfig)}
+    return ClusterConfig(**values)
+
+
+def _check_setting(path: Path, config: Any, key: str, flag: str) -> None:  # noqa: ANN401 - a jsonargparse.Namespace
+    """Say so where a flag sets what the cluster's backend does not have."""
+    prefix = "backend.init_args."
+    backend = config["backend"]
+    name = key.removeprefix(prefix).partition(".")[0]
+    if key.startswith(prefix) and name not in backend["init_args"]:
+        kind = backend["class_path"].rpartition(".")[2]
+        raise UsageError(
+            f"{flag} means nothing to the {kind} of cluster {path.stem!r}.",
+            f"Leave out {flag}, or name another cluster: --cluster slurm",
+        )

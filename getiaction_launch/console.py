@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from getiaction_launch.backend import JobState
-from getiaction_launch.launch import RunStatus
+from getiaction_launch.attempt import last_attempt
 from getiaction_launch.plan import Plan
 from getiaction_launch.run import Run
 from getiaction_launch.spec import leaves
+from getiaction_launch.state import JobState
+from getiaction_launch.status import RunStatus
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -59,12 +60,18 @@ def plan_text(plan: Plan, commands: list[str]) -> str:
     return "\n".join([table(rows), "", *commands])
 
 
-def next_commands(run: Run) -> str:
-    """What to type next about a run that was just started."""
+def next_commands(runs: Sequence[Run]) -> str:
+    """What to type next about runs that were just started."""
+    if len(runs) > 1:
+        root = short(runs[0].directory.parent.parent)
+        rows = [("runs", f"{runs[0].name} to {runs[-1].directory.name}")]
+        return table([*rows, ("status", f"getiaction-launch ls {root}")])
+    run = runs[0]
     place = short(run.directory)
+    job_id = str((run.read("job") or {}).get("job_id", ""))
     verbs = {"status": "status", "logs": "logs -f", "cancel": "cancel"}
     rows = [(title, f"getiaction-launch {verb} {place}") for title, verb in verbs.items()]
-    return table([("run", run.name), ("directory", place), *rows])
+    return table([("run", run.name), ("job", job_id), ("directory", place), *rows])
 
 
 def summary(status: RunStatus) -> str:
@@ -78,9 +85,10 @@ def summary(status: RunStatus) -> str:
     else:
         first, *more = status.reason.splitlines() or ["unknown"]
         rows += [("reason", first), *(("", line) for line in more[:REASON_LINES])]
-        error = run.first_error(0)
-        logs = run.log_directory(0)
+        attempt = last_attempt(run)
+        error, logs = run.first_error(attempt), run.log_directory(attempt)
         rows += [("log", short(logs / f"rank_{error.rank}.log" if error else logs))]
+        rows += [("go on", f"getiaction-launch resume {place}")]
     return table([*rows, ("tensorboard", f"tensorboard --logdir {place}")])
 
 

@@ -52,6 +52,12 @@ class CheckError(LaunchError):
     exit_code = 3
 
 
+class RefusedError(LaunchError):
+    """A scheduler says no, in its own words."""
+
+    exit_code = 4
+
+
 class UnreachableError(LaunchError):
     """A scheduler or storage does not answer."""
 

@@ -1,39 +1,37 @@
 """Prepare, submit, attach: the same door for the command line and for notebooks."""
 
-import importlib
+import contextlib
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from getiaction_launch.backend import Backend, Job, JobState
-from getiaction_launch.errors import LaunchError, SpecError, UnreachableError
+from getiaction_launch.attempt import read_attempts, reopen
+from getiaction_launch.backend import Backend
+from getiaction_launch.errors import CheckError, LaunchError, SpecError, UnreachableError
 from getiaction_launch.plan import DEFAULT_NAME, DEFAULT_ROOT, Plan, read_topology
 from getiaction_launch.run import Run
 from getiaction_launch.spec import Spec, parse, read_spec
+from getiaction_launch.state import JobState
+from getiaction_launch.status import RunStatus, attach, backend_of, read_status, wait
 from getiaction_launch.storage import check_root, make_root, resolve_root
 
+__all__ = [
+    "RunStatus",
+    "attach",
+    "cancel",
+    "check",
+    "prepare",
+    "read_status",
+    "resume",
+    "submit",
+    "submit_sweep",
+    "wait",
+]
+
 POLL_SECONDS = 0.1
-WATCH_SECONDS = 0.5  # a watcher must not take CPU from training on the same machine
-
-
-@dataclass(frozen=True)
-class RunStatus:
-    """A run, as whoever reaches its directory sees it.
-
-    Attributes:
-        run: Which.
-        state: Where it stands.
-        reason: Why, in the worker's or the scheduler's words.
-        progress: What its worker of rank 0 last told: ``phase``, ``epoch``, ``step``,
-            ``total_steps``, ``seconds_per_step``, ``metrics``; empty before it starts.
-    """
-
-    run: Run
-    state: JobState
-    reason: str = ""
-    progress: Mapping[str, Any] = field(default_factory=dict)
+QUEUE_SECONDS = 2  # a job that has not begun by then waits in a queue
 
 
 def prepare(
@@ -47,6 +45,8 @@ def prepare(
     workers_per_node: int | None = None,
     name: str | None = None,
     storage_root: str | None = None,
+    settings: Mapping[str, tuple[str, str]] | None = None,
+    sweep: Mapping[str, Any] | None = None,
 ) -> tuple[Plan, Backend]:
     """Decide everything about a run, without starting or writing anything.
 
@@ -60,13 +60,24 @@ def prepare(
         workers_per_node: For a script on CPU, whose Trainer cannot be read.
         name: Sets the Trainer's ``experiment_name``.
         storage_root: Instead of the cluster config's.
+        settings: Over the cluster config's own: by key, the flag that sets it and the value.
+        sweep: Of a point of a sweep: its ``group``, and its ``values`` by key.
 
     Raises:
         LaunchError: If something in it is wrong.
     """
     from getiaction_launch.cluster import find_cluster, read_cluster
 
-    settings = read_cluster(find_cluster(cluster))
+    place = read_cluster(find_cluster(cluster), settings or {})
+    point = (sweep or {}).get("values", {}).items()
+    words = [*_words(nodes, gpus_per_node, workers_per_node, name)]
+    if script:
+        script = [*script, *(f"--{key}={value}" for key, value in point)]
+        words += script
+    else:
+        overrides = [*overrides, *point]
+        words += [f"--config={Path(path).absolute()}" for path in config]
+        words += [f"--{key}={value}" for key, value in overrides]
     if bool(script) == bool(config or overrides):
         raise SpecError(
             "give a spec or a script, and not both.",
@@ -92,16 +103,37 @@ def prepare(
     root = str(trainer.get("default_root_dir") or DEFAULT_ROOT)
     plan = Plan(
         name=name,
-        root=resolve_root(root, storage_root or settings.storage_root or str(Path.cwd())),
+        root=resolve_root(root, storage_root or place.storage_root or str(Path.cwd())),
         arguments=spec.arguments,
         script=list(script),
-        topology=read_topology(trainer, settings.backend.free_gpus),
+        words=words,
+        topology=read_topology(trainer, place.backend.free_gpus),
         working_directory=str(Path.cwd()),
-        env_vars=settings.env_vars,
+        env_vars=place.env_vars,
+        forward_env_vars=place.forward_env_vars,
+        checkpoint_period_minutes=place.checkpoint_period_minutes,
+        budgets={
+            "crashes": place.max_crashes,
+            "node_failures": place.max_node_failures,
+            "interruptions": place.max_interruptions,
+        },
+        sweep=dict(sweep or {}),
         spec=spec.view,
         origins=spec.origins,
     )
-    return plan, settings.backend
+    return plan, place.backend
+
+
+def _words(
+    nodes: int | None, gpus_per_node: int | None, workers_per_node: int | None, name: str | None
+) -> list[str]:
+    flags = {
+        "--nodes": nodes,
+        "--gpus-per-node": gpus_per_node,
+        "--workers-per-node": workers_per_node,
+        "--name": name,
+    }
+    return [f"{flag}={value}" for flag, value in flags.items() if value is not None]
 
 
 def _check_script(script: Sequence[str]) -> list[str]:
@@ -160,29 +192,81 @@ def _apply_flags(
 def submit(plan: Plan, backend: Backend) -> Run:
     """Check ``plan``, claim its run directory and start it.
 
-    Where runs start at once, this returns when the spec has been judged and the objects are
-    being built; elsewhere when the scheduler has taken the job.
+    Returns when the spec has been judged: by the run's own workers where they start at once,
+    else here, while the job is queued.
 
     Raises:
         LaunchError: If the plan cannot be carried out; then, as after Ctrl-C, no run directory
             is left behind.
     """
-    check(plan, backend, also_spec=not backend.starts_at_once)
-    make_root(plan.root)
-    run = Run.claim(plan.root, plan.name)
+    check(plan, backend, also_spec=False)
+    (run,) = _start([plan], backend, None)
     try:
-        run.write("plan", plan.to_json())
-        backend.submit(run)
-        if backend.starts_at_once and plan.arguments:
-            _await_start(run)
-    except LaunchError:
-        run.discard()
-        raise
-    except KeyboardInterrupt:
-        cancel(run)
-        run.discard()
+        if plan.arguments:
+            _await_verdict(run, plan)
+    except (LaunchError, KeyboardInterrupt):
+        _take_back([run])
         raise
     return run
+
+
+def submit_sweep(plans: Sequence[Plan], backend: Backend, max_parallel: int | None) -> list[Run]:
+    """Check every point of a sweep, claim a run directory for each and start them.
+
+    Args:
+        plans: One for each point.
+        backend: Where.
+        max_parallel: How many may run at a time; None for all.
+
+    Raises:
+        LaunchError: As :func:`submit`; then nothing of the sweep is started.
+    """
+    for plan in plans:
+        check(plan, backend, also_spec=True)
+    return _start(plans, backend, max_parallel)
+
+
+def _start(plans: Sequence[Plan], backend: Backend, max_parallel: int | None) -> list[Run]:
+    runs: list[Run] = []
+    try:
+        for plan in plans:
+            make_root(plan.root)
+            runs.append(Run.claim(plan.root, plan.name))
+            runs[-1].write("plan", plan.to_json())
+        backend.submit(runs, max_parallel)
+    except (LaunchError, KeyboardInterrupt):
+        _take_back(runs)
+        raise
+    return runs
+
+
+def _take_back(runs: Sequence[Run]) -> None:
+    for run in runs:
+        with contextlib.suppress(UnreachableError):
+            cancel(run)
+        run.discard()
+
+
+def resume(run: Run) -> None:
+    """Start another attempt of a run that has ended before its training had.
+
+    It goes on in the same directory, from the newest committed checkpoint.
+
+    Raises:
+        LaunchError: If it has not ended, or has finished.
+    """
+    status = read_status(run)
+    if status.state is JobState.SUCCEEDED:
+        raise CheckError(f"run {run.name} has finished; there is nothing to resume.")
+    if not status.state.is_over:
+        raise CheckError(
+            f"run {run.name} is {status.state.value}; it cannot be resumed while it may run.",
+            f"End it first: getiaction-launch cancel {run.directory}",
+        )
+    backend = backend_of(run, run.read("job") or {})
+    backend.check(Plan.of(run))
+    reopen(run)
+    backend.submit([run], None)
 
 
 def check(plan: Plan, backend: Backend, *, also_spec: bool) -> None:
@@ -192,73 +276,33 @@ def check(plan: Plan, backend: Backend, *, also_spec: bool) -> None:
         plan: What was decided.
         backend: Where it would run.
         also_spec: Whether to judge the spec here, which imports torch and Lightning; the
-            workers of a run that starts at once do it anyway.
+            workers of a run do it anyway.
     """
+    missing = [name for name in plan.forward_env_vars or () if name not in os.environ]
+    if missing:
+        raise CheckError(
+            f"forward_env_vars names {missing[0]}, which is not set in this shell.",
+            f"export {missing[0]}=..., or take it out of the cluster config.",
+        )
     backend.check(plan)
     check_root(plan.root)
     if plan.arguments and also_spec:
         parse(plan.arguments)
 
 
-def _await_start(run: Run) -> None:
+def _await_verdict(run: Run, plan: Plan) -> None:
+    submitted_at = time.monotonic()
     while not run.read("progress"):
         if read_status(run).state.is_over:
             error = run.first_error(0)
             if error and error.type == SpecError.__name__:
                 raise SpecError(*error.message.split("\n", 1))
             return
+        is_queued = not read_attempts(run)
+        if is_queued and time.monotonic() - submitted_at > QUEUE_SECONDS:
+            parse(plan.arguments)
+            return
         time.sleep(POLL_SECONDS)
-
-
-def attach(run: Run) -> Job | None:
-    """Find the job of a run that any shell submitted; None if it was never submitted.
-
-    Raises:
-        UnreachableError: If the record of the job is not to be understood here.
-    """
-    try:
-        record = run.read("job")
-        if record is None:
-            return None
-        module, _, name = record["backend"]["class_path"].rpartition(".")
-        backend: Backend = getattr(importlib.import_module(module), name)(
-            **record["backend"]["init_args"]
-        )
-        return backend.attach(run, record)
-    except (ValueError, KeyError, TypeError, AttributeError, ImportError, OSError) as error:
-        raise UnreachableError(
-            f"{run.launch_directory / 'job.json'} cannot be understood: {error!r}.",
-            "Was it written by another version of getiaction-launch?",
-        ) from error
-
-
-def read_status(run: Run) -> RunStatus:
-    """Ask the run's directory, then its job. Only ``done.json`` means success."""
-    try:
-        job = attach(run)
-        told = job.status() if job else None
-        progress = run.read("progress") or {}
-        if told is None:
-            return RunStatus(run, JobState.PENDING, "it was not submitted yet", progress)
-        # A job that has ended before it was asked has written done.json before that.
-        done = run.read("done") if told.state.is_over else None
-    except (UnreachableError, ValueError, KeyError, OSError) as error:
-        # One damaged run must not hide the others from `ls`.
-        return RunStatus(run, JobState.UNKNOWN, f"its records cannot be read: {error}")
-    if done:
-        return RunStatus(run, JobState.SUCCEEDED, progress=done)
-    state = JobState.FAILED if told.state is JobState.SUCCEEDED else told.state
-    return RunStatus(run, state, told.reason, progress)
-
-
-def wait(run: Run, watch: Callable[[RunStatus], None]) -> RunStatus:
-    """Wait for the end of a run, showing each look at it to ``watch``."""
-    while True:
-        status = read_status(run)
-        watch(status)
-        if status.state.is_over:
-            return status
-        time.sleep(WATCH_SECONDS)
 
 
 def cancel(run: Run) -> RunStatus:

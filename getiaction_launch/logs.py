@@ -16,7 +16,7 @@ PIECE_BYTES = 1 << 20
 LINE_END = re.compile(rb"\r*\n\r*|\r+")
 
 
-def log_files(run: Run, rank: int | None, attempt: int = 0) -> dict[str, Path]:
+def log_files(run: Run, rank: int | None, attempt: int) -> dict[str, Path]:
     """The workers' logs by name: ``rank 0``, ``rank 1``, ...
 
     Raises:

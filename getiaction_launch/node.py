@@ -16,29 +16,37 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
+from getiaction_launch.attempt import EXIT_FAILED, Attempt
+from getiaction_launch.cgroup import count_oom_kills
 from getiaction_launch.parent import die_with_parent
 from getiaction_launch.plan import Plan, Topology
 from getiaction_launch.run import Run, WorkerError
+from getiaction_launch.state import EXIT_INTERRUPTED
 
 POLL_SECONDS = 0.05
+FAILURE_GRACE_SECONDS = 5
+SAVE_LIMIT_SECONDS = 120
+"""How long a checkpoint that is being saved may keep its worker alive after the others."""
 RUN_VARIABLE = "GETIACTION_RUN_DIR"
 """Names the run's directory to every worker, and marks every process that a worker starts."""
 
 
 class StopRequest:
-    """Set by SIGTERM or Ctrl-C from its making on; what follows is up to the main loop.
+    """Set by SIGTERM, Ctrl-C or SIGUSR2 from its making on; what follows is the main loop's.
 
     Attributes:
-        is_set: Whether one of them has come.
+        signal: The first of them that has come; None before.
     """
 
     def __init__(self) -> None:
-        self.is_set = False
-        for signum in (signal.SIGTERM, signal.SIGINT):
+        self.signal: signal.Signals | None = None
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
             signal.signal(signum, self._set)
 
-    def _set(self, _signal: int, _frame: object) -> None:
-        self.is_set = True
+    def _set(self, signum: int, _frame: object) -> None:
+        self.signal = self.signal or signal.Signals(signum)
 
 
 def available_cpus() -> int:
@@ -82,106 +90,149 @@ def worker_environment(
     }
 
 
-def node_command(
-    directory: str, node_rank: int, head: str, attempt: int, grace_seconds: float
-) -> list[str]:
-    """The command line of :func:`run_node`."""
-    flags = {
-        "--node-rank": node_rank,
-        "--head": head,
-        "--attempt": attempt,
-        "--grace-seconds": grace_seconds,
-    }
+def node_command(directory: str, attempt: int, node_rank: int, grace_seconds: float) -> list[str]:
+    """The command line of :func:`main`."""
+    flags = {"--attempt": attempt, "--node-rank": node_rank, "--grace-seconds": grace_seconds}
     words = [str(word) for flag in flags.items() for word in flag]
     return [sys.executable, "-m", "getiaction_launch.node", directory, *words]
 
 
-def run_node(run: Run, node_rank: int, head: str, attempt: int, grace_seconds: float) -> int:
+def run_node(
+    attempt: Attempt,
+    node_rank: int,
+    grace_seconds: float,
+    stop: StopRequest,
+    warning_seconds: float = 0,
+) -> int:
     """Run this node's workers to their end.
 
-    When one fails, or this process gets SIGTERM, the others get SIGTERM and, after
-    ``grace_seconds``, SIGKILL.
+    When one fails, the others get SIGTERM and, after ``grace_seconds``, SIGKILL; a checkpoint
+    that is being saved is let finish. When ``stop`` is set, SIGTERM asks the workers to agree with
+    all others on a step boundary, save there and leave.
 
     Args:
-        run: Its ``plan.json`` says what to do.
+        attempt: Which start of which run; the run's ``plan.json`` says what to do.
         node_rank: This node, from 0.
-        head: ``address:port`` where rank 0 listens; the same on every node.
-        attempt: Which start of the run this is.
         grace_seconds: Between SIGTERM and SIGKILL.
+        stop: Watched while the workers run.
+        warning_seconds: Instead of ``grace_seconds``, after a warning (SIGUSR2).
 
     Returns:
-        0 if every worker ended well, else 1.
+        0 if every worker ended well, ``EXIT_INTERRUPTED`` if they were told to stop, else
+        ``EXIT_FAILED``.
     """
+    run = attempt.run
     plan = Plan.of(run)
-    run.log_directory(attempt).mkdir(parents=True, exist_ok=True)
-    stop = StopRequest()
     workers = {}
     for local_rank in range(plan.topology.workers_per_node):
         variables = worker_environment(
-            plan.topology, node_rank, local_rank, head, f"{run.name}/{attempt}"
+            plan.topology, node_rank, local_rank, attempt.head, f"{run.name}/{attempt.number}"
         )
-        workers[int(variables["RANK"])] = _start_worker(plan, run, attempt, variables)
+        workers[int(variables["RANK"])] = _start_worker(plan, attempt, variables)
+    oom_kills = count_oom_kills()
     alive = dict(workers)
     failed = False
-    while alive and not (failed or stop.is_set):
+    while alive and not (failed or stop.signal):
         time.sleep(POLL_SECONDS)
         for rank, worker in list(alive.items()):
             if worker.poll() is not None:
                 del alive[rank]
-                if worker.returncode != 0:
+                if worker.returncode == -signal.SIGTERM:
+                    # A scheduler signals every process of a step; ours may come a moment later.
+                    _await_signal(stop)
+                if worker.returncode not in (0, EXIT_INTERRUPTED) and not stop.signal:
                     failed = True
-                    _record_death(run, attempt, rank, node_rank, worker.returncode)
-    _stop(list(workers.values()), grace_seconds)
-    return 1 if failed or stop.is_set else 0
+                    is_oom = count_oom_kills() > oom_kills
+                    _record_death(attempt, rank, node_rank, worker.returncode, is_oom=is_oom)
+    was_warned = stop.signal is signal.SIGUSR2
+    patience_seconds = max(grace_seconds, warning_seconds) if was_warned else grace_seconds
+    _stop(attempt, list(workers.values()), patience_seconds)
+    kill_processes_of(run, GROUP_RANK=str(node_rank))
+    if failed:
+        return EXIT_FAILED
+    was_interrupted = any(worker.returncode == EXIT_INTERRUPTED for worker in workers.values())
+    ended_well = all(worker.returncode == 0 for worker in workers.values())
+    return EXIT_INTERRUPTED if was_interrupted or (stop.signal and not ended_well) else 0
+
+
+def _await_signal(stop: StopRequest) -> None:
+    deadline = time.monotonic() + 1
+    while not stop.signal and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
 
 
 def _start_worker(
-    plan: Plan, run: Run, attempt: int, variables: dict[str, str]
+    plan: Plan, attempt: Attempt, variables: dict[str, str]
 ) -> "subprocess.Popen[bytes]":
+    directory = str(attempt.run.directory)
     threads = max(1, available_cpus() // plan.topology.workers_per_node)
-    with (run.log_directory(attempt) / f"rank_{variables['RANK']}.log").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-u", "-m", "getiaction_launch.worker", str(run.directory)],
-            env={
-                "OMP_NUM_THREADS": str(threads),
-                **os.environ,
-                **plan.env_vars,
-                **variables,
-                RUN_VARIABLE: str(run.directory),
-                "GETIACTION_LAUNCH_ATTEMPT": str(attempt),
-                "GETIACTION_LAUNCH_PARENT": str(os.getpid()),
-            },
-            cwd=plan.working_directory,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            # A session of its own: the signals of a terminal or a scheduler's step come through
-            # this process alone, and loader workers can be ended with their worker.
-            start_new_session=True,
-        )
+    resume = {"GETIACTION_LAUNCH_RESUME_FROM": attempt.resume_from} if attempt.resume_from else {}
+    log_path = attempt.run.log_directory(attempt.number) / f"rank_{variables['RANK']}.log"
+    # SLURM sends its warning to every process of a step. Blocked signals stay blocked in all that
+    # a worker starts, so only this process gets it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    try:
+        with log_path.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-u", "-m", "getiaction_launch.worker", directory],
+                env={
+                    "OMP_NUM_THREADS": str(threads),
+                    **os.environ,
+                    **plan.env_vars,
+                    **variables,
+                    **resume,
+                    RUN_VARIABLE: directory,
+                    "GETIACTION_LAUNCH_ATTEMPT": str(attempt.number),
+                    "GETIACTION_LAUNCH_CHECKPOINT_PERIOD_SECONDS": str(
+                        plan.checkpoint_period_minutes * 60
+                    ),
+                    "GETIACTION_LAUNCH_PARENT": str(os.getpid()),
+                },
+                cwd=plan.working_directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # A session of its own: the signals of a terminal come through this process
+                # alone, and loader workers can be ended with their worker.
+                start_new_session=True,
+            )
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
 
 
-def _record_death(run: Run, attempt: int, rank: int, node_rank: int, returncode: int) -> None:
+def _record_death(
+    attempt: Attempt, rank: int, node_rank: int, returncode: int, *, is_oom: bool
+) -> None:
     """Say why a worker ended, where it could not say so itself."""
+    name = "WorkerDied"
     if returncode < 0:
-        name = signal.Signals(-returncode).name
-        hint = ", often the kernel's answer to a lack of memory" if name == "SIGKILL" else ""
-        message = f"the worker was killed by {name}{hint}"
+        signal_name = signal.Signals(-returncode).name
+        message = f"the worker was killed by {signal_name}"
+        if signal_name == "SIGKILL" and is_oom:
+            name, message = "OutOfMemory", f"{message} because its memory limit was reached"
+        elif signal_name == "SIGKILL":
+            message += ", often the kernel's answer to a lack of memory"
     else:
         message = f"the worker ended with exit code {returncode} and no exception"
     with contextlib.suppress(OSError):  # a full disk must not keep the node from ending the others
-        run.write_error(
-            attempt,
-            WorkerError(rank, node_rank, socket.gethostname(), "WorkerDied", message),
+        attempt.run.write_error(
+            attempt.number, WorkerError(rank, node_rank, socket.gethostname(), name, message)
         )
 
 
-def _stop(workers: list["subprocess.Popen[bytes]"], grace_seconds: float) -> None:
+def _stop(attempt: Attempt, workers: list["subprocess.Popen[bytes]"], grace_seconds: float) -> None:
     for worker in workers:
         if worker.poll() is None:
             worker.terminate()
-    deadline = time.monotonic() + grace_seconds
-    while time.monotonic() < deadline and any(worker.poll() is None for worker in workers):
+    started_at = time.monotonic()
+    while any(worker.poll() is None for worker in workers):
+        waited_seconds = time.monotonic() - started_at
+        # Where a rank has failed, there is no step boundary left to reach with it.
+        is_hopeless = waited_seconds >= FAILURE_GRACE_SECONDS and _has_failed(attempt)
+        if waited_seconds >= max(grace_seconds, SAVE_LIMIT_SECONDS):
+            break
+        if (waited_seconds >= grace_seconds or is_hopeless) and not _is_saving(attempt.run):
+            break
         time.sleep(POLL_SECONDS)
     for worker in workers:
         # The whole group, also of a worker that is gone: its loader workers may not be.
@@ -190,27 +241,65 @@ def _stop(workers: list["subprocess.Popen[bytes]"], grace_seconds: float) -> Non
         worker.wait()
 
 
+def _has_failed(attempt: Attempt) -> bool:
+    try:
+        error = attempt.run.first_error(attempt.number)
+    except (OSError, ValueError):
+        return False
+    return error is not None and not error.is_consequence
+
+
+def _is_saving(run: Run) -> bool:
+    try:
+        return (run.read("progress") or {}).get("phase") == "saving"
+    except (OSError, ValueError):
+        return False
+
+
+def kill_processes_of(run: Run, **variables: str) -> None:
+    """End what workers of a run started and left behind, wherever it has moved in the process tree.
+
+    Args:
+        run: Whose.
+        variables: Only processes that have these in their environment too.
+    """
+    wanted = {RUN_VARIABLE: str(run.directory), **variables}.items()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != os.getpid() and wanted <= process.environ().items():
+                process.kill()
+
+
 def main() -> int:
     """Entry of ``python -m getiaction_launch.node``, as :func:`node_command` writes it."""
-    parser = argparse.ArgumentParser(prog="getiaction-launch node", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m getiaction_launch.node", description="A node.")
     parser.add_argument("run")
+    parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument("--node-rank", type=int, required=True)
-    parser.add_argument("--head", required=True, metavar="ADDRESS:PORT")
-    parser.add_argument("--attempt", type=int, default=0)
     parser.add_argument("--grace-seconds", type=float, default=5)
     arguments = parser.parse_args()
+    stop = StopRequest()
     if parent := os.environ.pop("GETIACTION_LAUNCH_PARENT", None):
         die_with_parent(int(parent))
-    run, node_rank = Run(Path(arguments.run)), arguments.node_rank
+    attempt = Attempt.read(Run(Path(arguments.run)), arguments.attempt)
+    return run_node_or_tell(attempt, arguments.node_rank, arguments.grace_seconds, stop)
+
+
+def run_node_or_tell(
+    attempt: Attempt,
+    node_rank: int,
+    grace_seconds: float,
+    stop: StopRequest,
+    warning_seconds: float = 0,
+) -> int:
+    """:func:`run_node`; what keeps it from starting its workers is recorded as their error."""
     try:
-        return run_node(run, node_rank, arguments.head, arguments.attempt, arguments.grace_seconds)
+        return run_node(attempt, node_rank, grace_seconds, stop, warning_seconds)
     except Exception as error:
-        plan = Plan.of(run)
-        rank = node_rank * plan.topology.workers_per_node
+        rank = node_rank * Plan.of(attempt.run).topology.workers_per_node
         words = (type(error).__name__, f"the node could not start its workers: {error}")
-        run.write_error(
-            arguments.attempt, WorkerError(rank, node_rank, socket.gethostname(), *words)
-        )
+        told = WorkerError(rank, node_rank, socket.gethostname(), *words)
+        attempt.run.write_error(attempt.number, told)
         raise
 
 

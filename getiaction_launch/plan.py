@@ -45,10 +45,17 @@ class Plan:
         root: Absolute directory of all runs.
         arguments: What to train, as ``getiaction fit`` takes it; empty where ``script`` is given.
         script: The user's own ``train.py`` and its arguments; empty where ``spec`` is given.
+        words: What says all this on a command line of ``getiaction-launch``.
         topology: Nodes, workers and GPUs.
         working_directory: Where the workers run, so that relative paths and the user's own
             modules mean what they meant to the user.
         env_vars: Variables for the workers, from the cluster config.
+        forward_env_vars: Names of variables that the submitting shell's values are taken of; the
+            values are written nowhere. None for the whole environment.
+        checkpoint_period_minutes: Longest time of training between two checkpoints.
+        budgets: How many ``crashes``, ``node_failures`` and ``interruptions`` another attempt
+            follows; None for any number.
+        sweep: Of a point of a sweep: its ``group`` and its ``values`` by key.
         spec: The arguments merged into one mapping, for people.
         origins: For each dotted key of it, where it comes from.
     """
@@ -57,9 +64,14 @@ class Plan:
     root: str
     arguments: list[str]
     script: list[str]
+    words: list[str]
     topology: Topology
     working_directory: str
     env_vars: dict[str, str] = field(default_factory=dict)
+    forward_env_vars: list[str] | None = None
+    checkpoint_period_minutes: float = 10
+    budgets: dict[str, int | None] = field(default_factory=dict)
+    sweep: dict[str, Any] = field(default_factory=dict)
     spec: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
 
@@ -128,7 +140,7 @@ def _count_devices(devices: Any, available: int | None) -> int:  # noqa: ANN401 
         if available is None:
             raise SpecError(
                 f"trainer.devices={devices!r} cannot be sized before the job starts.",
-                "Set a number, e.g. --trainer.devices=4",
+                "Say what each node should have: --gpus-per-node 4, or --gpus-per-node 0 for CPU",
             )
         count = available
     if not isinstance(count, int) or count < 1:

@@ -1,13 +1,8 @@
-"""How far a run is, told by its worker of rank 0 to whoever watches the run's directory.
-
-Lightning adds the callback to every Trainer by itself, through the entry point group
-``lightning.pytorch.callbacks_factory``, so the user's spec and script stay as they are.
-"""
+"""How far a run is, told by its worker of rank 0 to whoever watches the run's directory."""
 
 import contextlib
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -15,14 +10,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from getiaction_launch.run import Run
 
 PERIOD_SECONDS = 1.0
-
-
-def callbacks() -> list[Callback]:
-    """The callbacks for a Trainer that was started by the launcher; none for any other."""
-    directory = os.environ.get("GETIACTION_RUN_DIR")
-    if directory is None or "GETIACTION_LAUNCH_ATTEMPT" not in os.environ:
-        return []
-    return [ProgressReport(Run(Path(directory)))]
 
 
 class ProgressReport(Callback):
@@ -34,7 +21,7 @@ class ProgressReport(Callback):
         self._next_at = 0.0
         # From here on the spec has been parsed and its objects are built.
         if os.environ.get("RANK", "0") == "0":
-            self._write(phase="starting")
+            self.update(phase="starting")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell what lies ahead."""
@@ -43,7 +30,7 @@ class ProgressReport(Callback):
         total = trainer.estimated_stepping_batches
         self._started_at, self._first_step = time.time(), trainer.global_step
         if trainer.is_global_zero:
-            self._write(
+            self.update(
                 phase="training",
                 first_step=self._first_step,
                 step=self._first_step,
@@ -75,7 +62,7 @@ class ProgressReport(Callback):
     def _tell(self, trainer: Trainer, phase: str, metrics: dict[str, Any] | None = None) -> None:
         steps = trainer.global_step - self._first_step
         values = trainer.callback_metrics if metrics is None else metrics
-        self._write(
+        self.update(
             phase=phase,
             epoch=trainer.current_epoch,
             step=trainer.global_step,
@@ -83,7 +70,8 @@ class ProgressReport(Callback):
             metrics={name: float(value) for name, value in values.items()},
         )
 
-    def _write(self, **news: Any) -> None:  # noqa: ANN401 - JSON values
+    def update(self, **news: Any) -> None:  # noqa: ANN401 - JSON values
+        """Tell ``news`` now, beside what was told before; for rank 0 alone."""
         self._report.update(news, updated_at=time.time())
         # Training must not wait for a disk each second, nor end when that is full.
         with contextlib.suppress(OSError):

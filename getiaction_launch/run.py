@@ -1,8 +1,9 @@
 """The run's directory is the run: claim one, read and write its records, find and list them.
 
-Every record has one writer: ``plan.json`` the command that submits; ``job.json``,
-``attempt_N.json`` and, when every worker has ended well, ``done.json`` the job; ``progress.json``
-the worker of rank 0; ``error_rank_N.json`` the worker that failed, or its node.
+Every record has one writer: ``plan.json`` the command that submits; ``job.json`` whoever starts
+the job; ``attempt_N.json`` and, when every worker has ended well, ``done.json`` the job;
+``progress.json`` the worker of rank 0; ``error_rank_N.json`` the worker that failed, or its node;
+``cancel.json`` whoever cancels.
 """
 
 import contextlib
@@ -113,6 +114,10 @@ class Run:
             {"schema_version": SCHEMA_VERSION, **content},
             durable=durable,
         )
+
+    def forget(self, record: str) -> None:
+        """Remove ``launch/<record>.json``."""
+        (self.launch_directory / f"{record}.json").unlink(missing_ok=True)
 
     def write_error(self, attempt: int, error: WorkerError) -> None:
         """Record why a worker of this attempt ended; the first word of a rank stands."""

@@ -11,21 +11,32 @@ import socket
 import sys
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
+from getiaction_launch.checkpoint import Interrupted
 from getiaction_launch.errors import SpecError
 from getiaction_launch.parent import die_with_parent
 from getiaction_launch.plan import Plan
 from getiaction_launch.run import Run, WorkerError
+from getiaction_launch.state import EXIT_INTERRUPTED
 
 
 def main() -> None:
     """Entry of ``python -m getiaction_launch.worker RUN_DIRECTORY``."""
     if parent := os.environ.pop("GETIACTION_LAUNCH_PARENT", None):
         die_with_parent(int(parent))
+    # Callbacks are for this process: what it starts inherits the variable, but not the id.
+    os.environ["GETIACTION_LAUNCH_WORKER"] = str(os.getpid())
     run = Run(Path(sys.argv[1]))
     attempt = int(os.environ.get("GETIACTION_LAUNCH_ATTEMPT", "0"))
     try:
         run_plan(Plan.of(run))
+    except Interrupted as interrupted:
+        if interrupted.__cause__:  # without a save; as below, another rank may be gone
+            traceback.print_exc()
+            _exit_at_once(EXIT_INTERRUPTED)
+        _leave_process_group()
+        sys.exit(EXIT_INTERRUPTED)
     except BaseException as error:  # noqa: BLE001 - SystemExit too: Lightning leaves so on SIGTERM
         record = WorkerError(
             rank=int(os.environ["RANK"]),
@@ -42,10 +53,14 @@ def main() -> None:
             print(f"error: {error}", file=sys.stderr)
         else:
             traceback.print_exc()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # Not sys.exit: a process group with a dead member can hang while it is torn down.
-        os._exit(1)
+        _exit_at_once(1)
+
+
+def _exit_at_once(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: a process group with a dead member can hang while it is torn down.
+    os._exit(code)
 
 
 def run_plan(plan: Plan) -> None:
@@ -57,6 +72,10 @@ def run_plan(plan: Plan) -> None:
         from getiaction_launch.spec import fit
 
         fit(plan.arguments)
+    _leave_process_group()
+
+
+def _leave_process_group() -> None:
     torch = sys.modules.get("torch")
     if torch and torch.distributed.is_available() and torch.distributed.is_initialized():
         # Lightning leaves only NCCL's group; Gloo's threads can abort an interpreter that exits.

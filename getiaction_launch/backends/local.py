@@ -1,14 +1,15 @@
 """Local: nodes are shares of this machine, and the job is a process that outlives its shell.
 
 The command that submits starts one detached job process, which says in ``job.json`` how to find it,
-starts a node process for each node (:mod:`getiaction_launch.node`), waits for them, and writes how
-it went into ``attempt_0.json``. Status and cancel work from any other shell by what stands there.
+starts a node process for each node (:mod:`getiaction_launch.node`), waits for them, writes how it
+went into ``attempt_N.json``, and starts another attempt where the run's budgets allow one. Status
+and cancel work from any other shell by what stands there.
 """
 
 import contextlib
 import functools
+import itertools
 import os
-import random
 import shlex
 import shutil
 import signal
@@ -16,29 +17,37 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from getiaction_launch.backend import Job, JobState, JobStatus
+from getiaction_launch.attempt import (
+    Attempt,
+    Ending,
+    allow_another,
+    judge,
+    reserve_port,
+)
+from getiaction_launch.backend import Job, JobStatus
 from getiaction_launch.errors import CheckError, UnreachableError
 from getiaction_launch.node import (
     POLL_SECONDS,
     RUN_VARIABLE,
     StopRequest,
     available_cpus,
+    kill_processes_of,
     node_command,
 )
 from getiaction_launch.plan import Plan
 from getiaction_launch.run import Run
+from getiaction_launch.state import Cause, JobState
 
 ADDRESS = "127.0.0.1"
-# Below the range from which the kernel takes the ports of outgoing connections.
-PORTS = range(20000, 30000)
 CANCEL_MARGIN_SECONDS = 15
-CANCELLED = "cancelled by its user"
+SLOT_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -54,11 +63,6 @@ class LocalBackend:
     def __post_init__(self) -> None:
         if self.grace_seconds < 0:
             raise ValueError(f"grace_seconds={self.grace_seconds} is no time: 0 or more")
-
-    @property
-    def starts_at_once(self) -> bool:
-        """There is no queue."""
-        return True
 
     def free_gpus(self, num_nodes: int) -> int | None:
         """This machine's GPUs, shared out evenly.
@@ -87,30 +91,35 @@ class LocalBackend:
             )
 
     def describe(self, plan: Plan) -> list[str]:
-        """The command of each node; the port is chosen when the job starts."""
+        """The command of each node."""
         directory = f"{plan.root}/{plan.name}/version_N"
         commands = []
         for rank in range(plan.topology.num_nodes):
             variables = _node_variables(plan, rank)
             words = [f"{k}={v}" for k, v in variables.items()]
-            words += node_command(directory, rank, f"{ADDRESS}:PORT", 0, self.grace_seconds)
+            words += node_command(directory, 0, rank, self.grace_seconds)
             commands.append(shlex.join(words))
         return commands
 
-    def submit(self, run: Run) -> Job:
-        """Start the job process, in a session of its own: it survives this shell.
+    def submit(self, runs: Sequence[Run], max_parallel: int | None) -> None:
+        """Start a job process for each run, in sessions of their own: they survive this shell.
 
         Raises:
-            CheckError: If it ends before it has said how to find it.
+            CheckError: If one ends before it has said how to find it.
         """
-        run.log_directory(0).mkdir(parents=True)
+        for run in runs:
+            self._start_job(run, max_parallel or len(runs))
+
+    def _start_job(self, run: Run, max_parallel: int) -> None:
         log_path = run.log_directory(0) / "job.log"
-        command = [sys.executable, "-m", "getiaction_launch.backends.local"]
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        words = [str(run.directory), str(self.grace_seconds), str(max_parallel)]
         # A run that a worker of another run submits is not that run's.
         inherited = {k: v for k, v in os.environ.items() if k != RUN_VARIABLE}
+        before = run.read("job")
         with log_path.open("ab") as log:
             process = subprocess.Popen(
-                [*command, str(run.directory), str(self.grace_seconds)],
+                [sys.executable, "-m", "getiaction_launch.backends.local", *words],
                 env=inherited,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -118,15 +127,14 @@ class LocalBackend:
                 start_new_session=True,
             )
         try:
-            while not (record := run.read("job")) and process.poll() is None:
+            while (record := run.read("job")) == before and process.poll() is None:
                 time.sleep(POLL_SECONDS)
         except KeyboardInterrupt:
             process.kill()  # nobody could find it any more
             raise
-        if record is None:
-            words = _last_line(log_path)
-            raise CheckError(f"the job of run {run.name} could not start: {words}")
-        return LocalJob(run, record)
+        if record == before:
+            words_said = _last_line(log_path)
+            raise CheckError(f"the job of run {run.name} could not start: {words_said}")
 
     def attach(self, run: Run, record: dict[str, Any]) -> Job:
         """Find a job that any shell on this machine submitted."""
@@ -141,25 +149,21 @@ class LocalJob:
     record: dict[str, Any]
 
     def status(self) -> JobStatus:
-        """Ask the record of the attempt, then the process table."""
+        """Ask the process table."""
         process = self.record["process"]
-        # The process first: it writes its last word before it ends.
-        is_alive = _start_time(process["pid"]) == process["started_after_boot_seconds"]
-        attempt = self.run.read("attempt_0") or {}
-        state = JobState(attempt.get("state", "PENDING"))
-        if state.is_over:
-            return JobStatus(state, attempt["reason"])
         if process["host"] != socket.gethostname():
             return JobStatus(
                 JobState.UNKNOWN, f"it was started on {process['host']}; ask on that machine"
             )
-        if is_alive:
-            return JobStatus(state)
+        if _start_time(process["pid"]) == process["started_after_boot_seconds"]:
+            has_begun = self.run.read("attempt_0") is not None
+            return JobStatus(JobState.RUNNING if has_begun else JobState.PENDING)
         if self.run.read("cancel"):
-            return JobStatus(JobState.CANCELLED, CANCELLED)
+            return JobStatus(JobState.CANCELLED, "cancelled by its user", Cause.CANCEL)
         words = _last_line(self.run.log_directory(0) / "job.log")
         reason = "its job process was killed or the machine restarted"
-        return JobStatus(JobState.FAILED, f"{reason}: {words}" if words else reason)
+        reason = f"{reason}: {words}" if words else reason
+        return JobStatus(JobState.FAILED, reason, Cause.NODE_FAILURE)
 
     def cancel(self) -> None:
         """End the job process and, with it, every process that works for the run.
@@ -176,7 +180,7 @@ class LocalJob:
             )
         if not status.state.is_over:
             self._stop()
-        _kill_processes_of(self.run)
+        kill_processes_of(self.run)
 
     def _stop(self) -> None:
         pid: int = self.record["process"]["pid"]
@@ -206,14 +210,6 @@ class LocalJob:
             f"the job process {pid} of run {self.run.name} does not end, not even by SIGKILL.",
             "It waits for the kernel, often for a disk that is gone: see `ps -o stat,wchan`.",
         )
-
-
-def _kill_processes_of(run: Run) -> None:
-    """End what workers started and left behind, wherever it has moved in the process tree."""
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get(RUN_VARIABLE) == str(run.directory):
-                process.kill()
 
 
 def _last_line(log: Path) -> str:
@@ -253,30 +249,6 @@ def _node_variables(plan: Plan, node_rank: int) -> dict[str, str]:
     return {**variables, "CUDA_VISIBLE_DEVICES": ",".join(share)}
 
 
-def reserve_port() -> tuple[int, socket.socket]:
-    """Find a free port that no other local run takes while the returned socket is open.
-
-    A port that was only found free could be taken by another run before rank 0 listens on it,
-    and the ranks of two runs would meet. So the port's name is claimed among all runs of the
-    machine too: a name in Linux's abstract namespace (unix(7)) goes with its process.
-
-    Raises:
-        CheckError: If every port of :data:`PORTS` is taken.
-    """
-    for port in random.sample(PORTS, len(PORTS)):
-        claim = socket.socket(socket.AF_UNIX)
-        try:
-            claim.bind(f"\0getiaction-launch-port-{port}")
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(("", port))  # all interfaces, as torch's store does
-        except OSError:
-            claim.close()
-        else:
-            return port, claim
-    raise CheckError(f"no port from {PORTS.start} to {PORTS.stop - 1} is free on this machine.")
-
-
 def _start_time(pid: int) -> float | None:
     """When a process started, in seconds after the machine did; None if it is gone.
 
@@ -292,10 +264,11 @@ def _start_time(pid: int) -> float | None:
         return None
 
 
-def run_job(run: Run, grace_seconds: float) -> JobState:
-    """Run every node of one attempt and record how it went: all that the job process does."""
+def run_job(run: Run, grace_seconds: float, max_parallel: int) -> JobState:
+    """Run attempts until the run has ended: all that the job process does."""
     stop = StopRequest()
     host = socket.gethostname()
+    started = _start_time(os.getpid())
     run.write(
         "job",
         {
@@ -308,43 +281,72 @@ def run_job(run: Run, grace_seconds: float) -> JobState:
             "process": {
                 "host": host,
                 "pid": os.getpid(),
-                "started_after_boot_seconds": _start_time(os.getpid()),
+                "started_after_boot_seconds": started,
             },
         },
     )
     plan = Plan.of(run)
-    record = {"number": 0, "started_at": time.time(), "host": host}
-    run.write("attempt_0", {**record, "state": JobState.RUNNING, "reason": ""})
+    with contextlib.closing(_take_slot(plan, max_parallel, stop)):
+        for number in itertools.count():
+            if stop.signal:
+                return JobState.INTERRUPTED
+            ending = _run_attempt(plan, run, f"{os.getpid()}.{number}", grace_seconds, stop)
+            if not ending.goes_on:
+                return ending.state
+    raise AssertionError("unreachable")
+
+
+def _take_slot(plan: Plan, max_parallel: int, stop: StopRequest) -> socket.socket:
+    """Wait until fewer than ``max_parallel`` points of the sweep run.
+
+    A slot is a name in Linux's abstract namespace (unix(7)), which goes with its process.
+    """
+    group = plan.sweep.get("group", f"{os.getpid()}")
+    while not stop.signal:
+        for slot in range(max_parallel):
+            claim = socket.socket(socket.AF_UNIX)
+            try:
+                claim.bind(f"\0getiaction-launch-{group}-{slot}")
+            except OSError:
+                claim.close()
+            else:
+                return claim
+        time.sleep(SLOT_POLL_SECONDS)
+    return socket.socket(socket.AF_UNIX)
+
+
+def _run_attempt(plan: Plan, run: Run, key: str, grace_seconds: float, stop: StopRequest) -> Ending:
     port, claim = reserve_port()
     with claim:
+        attempt = Attempt.begin(run, key, ADDRESS, port)
         nodes = [
-            _start_node(plan, run, rank, f"{ADDRESS}:{port}", grace_seconds)
+            _start_node(plan, attempt, rank, grace_seconds)
             for rank in range(plan.topology.num_nodes)
         ]
-        returncodes = [node.poll() for node in nodes]
-        while not stop.is_set and None in returncodes and not any(returncodes):
+        exit_codes = [node.poll() for node in nodes]
+        while not stop.signal and None in exit_codes and not any(exit_codes):
             time.sleep(POLL_SECONDS)
-            returncodes = [node.poll() for node in nodes]
+            exit_codes = [node.poll() for node in nodes]
         for node in nodes:
             if node.poll() is None:
                 node.terminate()
         ended = [node.wait() for node in nodes]
-    state, reason = _outcome(run, ended, was_stopped=stop.is_set)
-    if state is JobState.SUCCEEDED:
-        # The last words of rank 0 with the time; only this file means success.
-        run.write("done", {**(run.read("progress") or {}), "finished_at": time.time()})
-    else:
-        _kill_processes_of(run)
-    run.write("attempt_0", {**record, "ended_at": time.time(), "state": state, "reason": reason})
-    return state
+    ending = judge(run, attempt.number, ended, Cause.STOP if stop.signal else None)
+    ending = allow_another(run, ending)
+    if ending.state is not JobState.SUCCEEDED:
+        kill_processes_of(run)
+    attempt.end(ending)
+    return ending
 
 
 def _start_node(
-    plan: Plan, run: Run, rank: int, head: str, grace_seconds: float
+    plan: Plan, attempt: Attempt, rank: int, grace_seconds: float
 ) -> "subprocess.Popen[bytes]":
-    with (run.log_directory(0) / f"node_{rank}.log").open("ab") as log:
+    directory = str(attempt.run.directory)
+    log_path = attempt.run.log_directory(attempt.number) / f"node_{rank}.log"
+    with log_path.open("ab") as log:
         return subprocess.Popen(
-            node_command(str(run.directory), rank, head, 0, grace_seconds),
+            node_command(directory, attempt.number, rank, grace_seconds),
             env={
                 **os.environ,
                 **_node_variables(plan, rank),
@@ -356,24 +358,10 @@ def _start_node(
         )
 
 
-def _outcome(run: Run, returncodes: list[int], *, was_stopped: bool) -> tuple[JobState, str]:
-    if not any(returncodes):
-        return JobState.SUCCEEDED, ""
-    if run.read("cancel"):
-        return JobState.CANCELLED, CANCELLED
-    if was_stopped:
-        return JobState.INTERRUPTED, "the job process was told to stop"
-    error = run.first_error(0)
-    for rank, returncode in enumerate(returncodes):
-        if returncode < 0 and (error is None or error.is_consequence):
-            name = signal.Signals(-returncode).name
-            return JobState.FAILED, f"node {rank} was killed by {name}"
-    return JobState.FAILED, str(error) if error else "no worker said why; see the logs"
-
-
 def main() -> int:
-    """Entry of the job process: ``python -m getiaction_launch.backends.local RUN GRACE``."""
-    state = run_job(Run(Path(sys.argv[1])), float(sys.argv[2]))
+    """Entry of the job process: ``python -m getiaction_launch.backends.local RUN GRACE SLOTS``."""
+    directory, grace_seconds, max_parallel = sys.argv[1:]
+    state = run_job(Run(Path(directory)), float(grace_seconds), int(max_parallel))
     return 0 if state is JobState.SUCCEEDED else 1
 
 

@@ -1,22 +1,36 @@
 """The backends that the contract suite runs on: a new one adds a class here, and its name."""
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 import pytest
+import torch
+from clusters.slurm import SlurmCluster
+from drill import Drill, weights, write_spec
 
-from getiaction_launch.launch import cancel
 from getiaction_launch.run import list_runs
 
 LIMIT_SECONDS = 60
 
 
-class LocalCluster:
+class Local:
     """Nodes that are shares of this machine."""
 
     name = "local"
+    env: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, request: pytest.FixtureRequest, directory: Path) -> None:
+        del request, directory
+
+    def command(self, *words: str) -> list[str]:
+        """A ``getiaction-launch`` command line, as typed where one submits."""
+        return [sys.executable, "-m", "getiaction_launch.cli", *words]
 
     def processes(self, directory: Path) -> list[psutil.Process]:
         """Every process that works for the run, found by its environment or command line."""
@@ -24,28 +38,80 @@ class LocalCluster:
         for process in psutil.process_iter():
             try:
                 words = [*process.cmdline(), process.environ().get("GETIACTION_RUN_DIR", "")]
+                is_alive = process.status() != psutil.STATUS_ZOMBIE
             except psutil.Error:
                 continue
-            if str(directory) in words and process.status() != psutil.STATUS_ZOMBIE:
+            if str(directory) in words and is_alive:
                 found.append(process)
         return found
 
 
-CLUSTERS = {"local": LocalCluster}
+class Slurm(Local):
+    """A real SLURM of four nodes; commands are typed on its login node."""
+
+    name = "slurm"
+    env: ClassVar[dict[str, str]] = {"GETIACTION_LAUNCH_GPUS_PER_NODE": "0"}
+
+    def __init__(self, request: pytest.FixtureRequest, directory: Path) -> None:
+        self.cluster: SlurmCluster = request.getfixturevalue("slurm_cluster")
+        config = directory / "cluster_configs/slurm.yaml"
+        config.parent.mkdir()
+        config.write_text(
+            "backend:\n"
+            "  class_path: getiaction_launch.backends.slurm.SlurmBackend\n"
+            "  init_args: {poll_seconds: 1}\n"
+        )
+
+    def command(self, *words: str) -> list[str]:
+        """The same on the login node."""
+        return [*self.cluster.login, *super().command(*words)]
+
+    def processes(self, directory: Path) -> list[psutil.Process]:
+        """Every process on a node that works for the run."""
+        return self.cluster.processes(str(directory))
+
+
+CLUSTERS = {"local": Local, "slurm": Slurm}
 
 
 @pytest.fixture(params=CLUSTERS)
-def cluster(request: pytest.FixtureRequest) -> LocalCluster:
+def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Local:
     """A real cluster of at least two nodes."""
-    return CLUSTERS[request.param]()
+    return CLUSTERS[request.param](request, tmp_path)
 
 
 @pytest.fixture(autouse=True)
-def _no_run_survives_its_test(tmp_path: Path) -> Iterator[None]:
+def _cluster_env(cluster: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in cluster.env.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def getiaction_launch(cluster: Local, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Run ``getiaction-launch`` in ``tmp_path``, where one submits to the cluster."""
+
+    def run(*words: str, timeout_seconds: float = 120, **env: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            cluster.command(*words),
+            cwd=tmp_path,
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            timeout=timeout_seconds,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _no_run_survives_its_test(cluster: Local, tmp_path: Path) -> Iterator[None]:
     yield
     for run in list_runs(str(tmp_path / "experiments")):
-        cancel(run)
-        for process in LocalCluster().processes(run.directory):
+        if not run.read("done"):
+            command = cluster.command("cancel", str(run.directory))
+            subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)
+        for process in cluster.processes(run.directory):
             process.kill()
 
 
@@ -62,14 +128,37 @@ def script(tmp_path: Path) -> Callable[[str], str]:
 
 
 @pytest.fixture
-def until() -> Callable[[Callable[[], object]], None]:
+def until() -> Callable[..., None]:
     """Wait for a condition; fail after the limit."""
 
-    def wait(condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + LIMIT_SECONDS
+    def wait(condition: Callable[[], object], limit_seconds: float = LIMIT_SECONDS) -> None:
+        deadline = time.monotonic() + limit_seconds
         while not condition():
             if time.monotonic() > deadline:
-                pytest.fail(f"nothing came of it in {LIMIT_SECONDS} s")
+                pytest.fail(f"nothing came of it in {limit_seconds} s")
             time.sleep(0.05)
 
     return wait
+
+
+@pytest.fixture
+def drill(
+    getiaction_launch: Callable[..., subprocess.CompletedProcess],
+    cluster: Local,
+    tmp_path: Path,
+    until: Callable[..., None],
+) -> Drill:
+    """A run to be disturbed."""
+    return Drill(getiaction_launch, cluster, tmp_path, until)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The weights of a drill's run that nothing happens to, on this machine."""
+    directory = tmp_path_factory.mktemp("undisturbed")
+    write_spec(directory)
+    words = ["--cluster", "local", "--nodes", "2", "--config", "act.yaml", "--wait"]
+    command = [sys.executable, "-m", "getiaction_launch.cli", *words]
+    subprocess.run(command, cwd=directory, check=True, capture_output=True, timeout=120)
+    (run,) = list_runs(str(directory / "experiments"))
+    return weights(run.directory)

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 
 import pytest
 
@@ -57,7 +56,7 @@ def test_script_gets_its_own_arguments(getiaction_launch, cluster, script, tmp_p
 def test_run_outlives_its_shell(getiaction_launch, cluster, script, tmp_path, until):
     """A run goes on when the shell that submitted it is killed with all its children."""
     name = script("open(f'up_{rank}', 'w')\nwhile not os.path.exists('go'): time.sleep(0.05)")
-    command = [sys.executable, "-m", "getiaction_launch.cli", "--cluster", cluster.name, "--wait"]
+    command = cluster.command("--cluster", cluster.name, "--wait")
     shell = subprocess.Popen(
         [*command, "--nodes", "2", name],
         cwd=tmp_path,
@@ -157,7 +156,7 @@ def test_cancel_from_another_shell_leaves_nothing_behind(
 def test_wait_tells_of_a_cancel(getiaction_launch, cluster, script, tmp_path, until):
     """Who waits for a run that somebody cancels gets exit code 11."""
     name = script("open('up', 'w')\ntime.sleep(600)")
-    command = [sys.executable, "-m", "getiaction_launch.cli", "--cluster", cluster.name, "--wait"]
+    command = cluster.command("--cluster", cluster.name, "--wait")
     with subprocess.Popen([*command, name], cwd=tmp_path, stdout=subprocess.DEVNULL) as waiting:
         until((tmp_path / "up").exists)
         getiaction_launch("cancel", "@last")
@@ -169,7 +168,7 @@ def test_interrupting_the_wait_leaves_the_run_alone(
 ):
     """Ctrl-C ends the watching, with exit code 130, and says how to end the run."""
     name = script("open('up', 'w')\nwhile not os.path.exists('go'): time.sleep(0.05)")
-    command = [sys.executable, "-m", "getiaction_launch.cli", "--cluster", cluster.name, "--wait"]
+    command = cluster.command("--cluster", cluster.name, "--wait")
     with subprocess.Popen([*command, name], cwd=tmp_path, stderr=subprocess.PIPE) as waiting:
         until((tmp_path / "up").exists)
         waiting.send_signal(signal.SIGINT)
@@ -208,7 +207,7 @@ def test_logs_are_followed_to_the_end_of_the_run(getiaction_launch, cluster, scr
     """``logs -f`` shows a line when it is written, and ends when the run has, not before."""
     name = script("print('first')\nwhile not os.path.exists('go'): time.sleep(0.05)\nprint('last')")
     run = submit(getiaction_launch, cluster, name)
-    command = [sys.executable, "-m", "getiaction_launch.cli", "logs", "-f", run]
+    command = cluster.command("logs", "-f", run)
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as following:
         assert following.stdout.readline() == "first\n"
         (tmp_path / "go").touch()
@@ -219,7 +218,7 @@ def test_logs_are_followed_to_the_end_of_the_run(getiaction_launch, cluster, scr
 def test_concurrent_submits_get_runs_of_their_own(cluster, script, tmp_path):
     """Four commands at once claim four versions, and all four runs end well."""
     name = script("pass")
-    command = [sys.executable, "-m", "getiaction_launch.cli", "--cluster", cluster.name, "--wait"]
+    command = cluster.command("--cluster", cluster.name, "--wait")
     started = [
         subprocess.Popen([*command, "--nodes", "2", name], cwd=tmp_path, stdout=subprocess.DEVNULL)
         for _ in range(4)

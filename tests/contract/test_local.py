@@ -17,7 +17,8 @@ def test_killed_process_takes_its_workers_along(  # noqa: PLR0917 - fixtures
 ):
     """SIGKILL of the job process or of a node: a failed run, and no orphans."""
     name = script("open(f'up_{rank}', 'w')\ntime.sleep(600)")
-    run = getiaction_launch("--parsable", "--nodes", "2", name).stdout.strip()
+    once = ["--parsable", "--nodes", "2", "--max-node-failures", "0"]
+    run = getiaction_launch(*once, name).stdout.strip()
     until(lambda: (tmp_path / "up_0").exists() and (tmp_path / "up_1").exists())
     directory = Path(run)
     process = next(p for p in cluster.processes(directory) if victim in " ".join(p.cmdline()))

@@ -4,17 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from getiaction_launch.backend import JobState
 from getiaction_launch.console import Watch, final_loss, phase, summary
-from getiaction_launch.launch import RunStatus
 from getiaction_launch.run import Run, WorkerError
+from getiaction_launch.state import JobState
+from getiaction_launch.status import RunStatus
 
 RUN = Run(Path("experiments/act/version_0"))
 
 
 def running(step: int, **progress: object) -> RunStatus:
     """A run in the middle of training."""
-    return RunStatus(RUN, JobState.RUNNING, "", {"step": step, "total_steps": 90, **progress})
+    progress = {"step": step, "total_steps": 90, **progress}
+    return RunStatus(RUN, JobState.RUNNING, progress=progress)
 
 
 def test_final_loss_is_the_losses_once_training_first():
@@ -30,7 +31,7 @@ def test_phase_tells_step_speed_and_loss():
     progress = {"seconds_per_step": 0.25, "metrics": {"train/loss_step": 1.5, "val/loss": 2}}
     assert phase(running(7, **progress)) == "step 7/90  0.25 s/step  train/loss 1.5"
     assert phase(running(0, total_steps=None)) == "step 0/?"
-    assert phase(RunStatus(RUN, JobState.RUNNING, "", {"phase": "starting"})) == "starting"
+    assert phase(RunStatus(RUN, JobState.RUNNING, progress={"phase": "starting"})) == "starting"
     assert phase(RunStatus(RUN, JobState.PENDING, "Priority")) == "PENDING (Priority)"
 
 

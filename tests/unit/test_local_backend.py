@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from getiaction_launch import attempt
 from getiaction_launch.backends import local
 from getiaction_launch.errors import CheckError
 from getiaction_launch.launch import prepare
@@ -12,23 +13,23 @@ from getiaction_launch.launch import prepare
 @pytest.fixture
 def ports(monkeypatch: pytest.MonkeyPatch) -> range:
     """Leave the backend three ports that nobody uses."""
-    for first in local.PORTS[::10]:
+    for first in attempt.PORTS[::10]:
         with socket.socket() as probe:
             if all(probe.connect_ex(("127.0.0.1", first + i)) for i in range(3)):
-                monkeypatch.setattr(local, "PORTS", range(first, first + 3))
+                monkeypatch.setattr(attempt, "PORTS", range(first, first + 3))
                 break
-    return local.PORTS
+    return attempt.PORTS
 
 
 def test_reserved_ports_never_meet(ports):
     """While one run holds a port, even before it listens, no other run gets it."""
-    reserved = [local.reserve_port() for _ in ports]
+    reserved = [attempt.reserve_port() for _ in ports]
     assert sorted(port for port, _ in reserved) == list(ports)
     with pytest.raises(CheckError, match=f"no port from {ports[0]} to {ports[-1]} is free"):
-        local.reserve_port()
+        attempt.reserve_port()
     port, claim = reserved[0]
     claim.close()
-    again, claim = local.reserve_port()
+    again, claim = attempt.reserve_port()
     assert again == port
     for _, other in [*reserved, (again, claim)]:
         other.close()
@@ -40,10 +41,10 @@ def test_port_that_somebody_listens_on_is_not_taken(ports, address):
     with socket.socket() as stranger:
         stranger.bind((address, ports[0]))
         stranger.listen()
-        reserved = [local.reserve_port() for _ in ports[1:]]
+        reserved = [attempt.reserve_port() for _ in ports[1:]]
         assert ports[0] not in [port for port, _ in reserved]
         with pytest.raises(CheckError):
-            local.reserve_port()
+            attempt.reserve_port()
     for _, claim in reserved:
         claim.close()
 

@@ -70,7 +70,9 @@ def test_impossible_geometry_is_refused(trainer, free_gpus, complaint):
 
 def test_plan_survives_json():
     """What a node reads is what was decided."""
-    plan = Plan("n", "/r", ["--trainer.lr=1e-5"], [], Topology(2, 4, 4), "/w", {"A": "b"})
+    plan = Plan(
+        "n", "/r", ["--trainer.lr=1e-5"], [], ["--name=n"], Topology(2, 4, 4), "/w", {"A": "b"}
+    )
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 

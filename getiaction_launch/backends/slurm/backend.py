@@ -1,0 +1,338 @@
+"""SLURM: each run is a batch job with one task per node, written and submitted by submitit.
+
+This is the submitting side: what is asked of SLURM, by what script, with which environment, and
+where it is written down. :mod:`getiaction_launch.backends.slurm.step` runs inside the job, and
+:mod:`getiaction_launch.backends.slurm.job` finds it again.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from getiaction_launch.backend import Job
+from getiaction_launch.backends.slurm.command import call
+from getiaction_launch.backends.slurm.job import SlurmJob
+from getiaction_launch.backends.slurm.options import refuse_contradictions
+from getiaction_launch.backends.slurm.sbatch import (
+    delayed_interrupt,
+    sbatch_environment,
+    sbatch_errors,
+)
+from getiaction_launch.errors import (
+    CheckError,
+    RefusedError,
+    nearest_first,
+)
+from getiaction_launch.plan import Plan
+from getiaction_launch.run import Run
+
+if TYPE_CHECKING:
+    from submitit import SlurmExecutor
+
+
+@dataclass(frozen=True)
+class SlurmBackend:
+    """Trains as a SLURM job with one task per node.
+
+    Args:
+        partition: Where to queue; SLURM's default if not given.
+        account: What to charge.
+        qos: Quality of service.
+        nodelist: Run on these nodes.
+        exclude: Not on these.
+        constraint: Features that each node must have.
+        mail_user: Whom SLURM tells of starts, ends and requeues.
+        dependency: What must come first, in SLURM's words and job ids: ``afterok:12:13``.
+        time_limit_minutes: After which SLURM ends the job; the partition's default if not given.
+        cpus_per_worker: CPUs of each worker, with its loader's processes; on CPU nodes one, and on
+            GPU nodes SLURM's default, if not given.
+        memory_mb: Memory of each node, in MB; SLURM's default if not given.
+        sbatch: Any other options of sbatch, without dashes; an empty value makes a switch.
+        srun: The same of srun.
+        setup: Shell lines that the job runs before srun: module load, conda activate.
+        python: How to start Python inside the job, e.g. "apptainer exec --nv act.sif python"; the
+            interpreter that submits if not given.
+        job_dir: Where job scripts and SLURM's own output go, a directory for each run, on a file
+            system that all nodes share; the run's own directory if not given.
+        warning_seconds: How long before its time limit SLURM tells the job, which saves then.
+        grace_seconds: How long workers may take to end after SIGTERM before they are killed.
+        poll_seconds: How long an answer of the scheduler is good for all who ask.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    nodelist: str | None = None
+    exclude: str | None = None
+    constraint: str | None = None
+    mail_user: str | None = None
+    dependency: str | None = None
+    time_limit_minutes: int | None = None
+    cpus_per_worker: int | None = None
+    memory_mb: int | None = None
+    sbatch: dict[str, str] = field(default_factory=dict)
+    srun: dict[str, str] = field(default_factory=dict)
+    setup: list[str] = field(default_factory=list)
+    python: str | None = None
+    job_dir: str | None = None
+    warning_seconds: int = 120
+    grace_seconds: float = 20
+    poll_seconds: float = 30
+
+    def __post_init__(self) -> None:
+        for name in ("time_limit_minutes", "cpus_per_worker", "memory_mb"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} is too little: 1 or more")
+        for name in ("warning_seconds", "grace_seconds", "poll_seconds"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} is no time: 0 or more")
+        refuse_contradictions("sbatch", self.sbatch)
+        refuse_contradictions("srun", self.srun)
+
+    def free_gpus(self, num_nodes: int) -> int | None:  # noqa: ARG002 - of the contract
+        """None: only the job will know."""
+        return None
+
+    def check(self, plan: Plan) -> None:
+        """Raise LaunchError if SLURM would not take the job, or never start it.
+
+        Raises:
+            CheckError: If a partition does not fit.
+            RefusedError: If sbatch says no.
+            UnreachableError: If SLURM does not answer.
+        """
+        if shutil.which("sbatch") is None or shutil.which("srun") is None:
+            raise CheckError(
+                "there is no sbatch on this machine.",
+                "Type this on a login node of the cluster, or train here: --cluster local",
+            )
+        limit = self.time_limit_minutes
+        if limit is not None and limit * 60 <= self.warning_seconds:
+            raise CheckError(
+                f"--time {limit} (minutes) is all warning: warning_seconds={self.warning_seconds} "
+                "is when a job is told to save and stop.",
+                f"-t {self.warning_seconds // 60 + 10}, or a smaller warning_seconds in the "
+                "cluster config",
+            )
+        self._check_partitions(plan)
+        script = self._script(plan, Path(plan.working_directory), "true")
+        with sbatch_environment(self._asked(plan), plan.forward_env_vars):
+            call("sbatch", "--test-only", text=script, environment=dict(os.environ))
+
+    def _check_partitions(self, plan: Plan) -> None:
+        said = call("scontrol", "--oneliner", "--all", "show", "partition")
+        lines = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in said.splitlines()]
+        partitions = {line["PartitionName"]: line for line in lines if "PartitionName" in line}
+        chosen = self.partition or os.environ.get("SBATCH_PARTITION")
+        names = chosen.split(",") if chosen else []
+        for name in names:
+            if name not in partitions:
+                raise CheckError(
+                    f"--partition {name}: SLURM has no partition of that name.",
+                    nearest_first(name, partitions),
+                )
+        defaults = [name for name, line in partitions.items() if line.get("Default") == "YES"]
+        complaints = [
+            _complaint(partitions[name], plan.topology.num_nodes, self.time_limit_minutes)
+            for name in names or defaults
+        ]
+        if None not in complaints:  # one of several partitions that fits is enough
+            for complaint in filter(None, complaints):
+                raise CheckError(*complaint)
+
+    def describe(self, plan: Plan) -> list[str]:
+        """The sbatch script; given to sbatch by hand, it trains the same run."""
+        command = f"{self._python} -m getiaction_launch.cli node {shlex.join(plan.words)}"
+        return self._script(plan, Path(plan.working_directory), command).splitlines()
+
+    def submit(self, runs: Sequence[Run], max_parallel: int | None) -> None:
+        """Submit a job, or for several runs an array of jobs.
+
+        Raises:
+            CheckError: If the job's directory cannot be made, or the runs need different jobs.
+            RefusedError: If sbatch says no.
+            UnreachableError: If SLURM does not answer.
+        """
+        from getiaction_launch.backends.slurm.step import run_task
+
+        plans = [Plan.of(run) for run in runs]
+        for plan in plans[1:]:
+            if plan.topology != plans[0].topology:
+                raise CheckError(
+                    "the points of this sweep differ in nodes or devices, but all jobs of an "
+                    "array are alike.",
+                    "Sweep over trainer.num_nodes and trainer.devices by one command for each.",
+                )
+        executor = self._executor(plans[0], self._make_job_directory(runs[0]))
+        executor.update_parameters(array_parallelism=max_parallel or len(runs))
+        directories = [str(run.directory) for run in runs]
+        # Ctrl-C must wait until it is known what to cancel.
+        with delayed_interrupt():
+            with (
+                sbatch_environment(self._asked(plans[0]), plans[0].forward_env_vars),
+                sbatch_errors(),
+            ):
+                jobs = executor.map_array(run_task, directories)
+            for run, job in zip(runs, jobs, strict=True):
+                self._record(run, job.job_id, executor.folder)
+
+    def _record(self, run: Run, job_id: str, job_directory: Path) -> None:
+        before = run.read("job") or {}
+        previous = [*before.get("previous_job_ids", ()), before.get("job_id")]
+        # What a first job waited for, a later one of the same run need not.
+        settings = asdict(replace(self, dependency=None))
+        run.write(
+            "job",
+            {
+                "backend": {
+                    "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
+                    "init_args": settings,
+                },
+                "job_id": job_id,
+                "job_dir": str(job_directory),
+                "submitted_at": time.time(),
+                "previous_job_ids": [job_id for job_id in previous if job_id],
+            },
+        )
+
+    def attach(self, run: Run, record: dict[str, Any]) -> Job:
+        """Find a job that any shell on this cluster submitted."""
+        return SlurmJob(run, record, self.poll_seconds)
+
+    @property
+    def _python(self) -> str:
+        return self.python or shlex.quote(sys.executable)
+
+    def _make_job_directory(self, run: Run) -> Path:
+        """A directory that nobody else can read or write: its pickles are run as this user."""
+        directory = run.launch_directory / "slurm"
+        if self.job_dir:
+            directory = Path(self.job_dir).expanduser().absolute() / run.name
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            directory.chmod(0o700)
+        except OSError as error:
+            raise CheckError(
+                f"job_dir={self.job_dir!r}: {error.strerror}: {directory}.",
+                "Name a directory of your own that all nodes share: job_dir: ~/slurm_jobs",
+            ) from error
+        return directory
+
+    def _executor(self, plan: Plan, directory: Path) -> "SlurmExecutor":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # submitit's own words about its options
+            from submitit import SlurmExecutor
+
+            executor = SlurmExecutor(folder=directory, python=self._python)
+            executor.update_parameters(**self._parameters(plan))
+        return executor
+
+    def _script(self, plan: Plan, directory: Path, command: str) -> str:
+        # Beware: a private method of submitit, which has no public door to the script's text.
+        executor = self._executor(plan, directory)
+        return str(executor._make_submission_file_text(command, ""))  # noqa: SLF001
+
+    def _asked(self, plan: Plan) -> set[str]:
+        return {name for name, value in self._parameters(plan).items() if value is not None}
+
+    def _parameters(self, plan: Plan) -> dict[str, Any]:
+        """What is asked of SLURM, in submitit's words."""
+        topology = plan.topology
+        cpus = self.cpus_per_worker or (None if topology.gpus_per_node else 1)
+        cpus_per_task = cpus and cpus * topology.workers_per_node
+        # Lightning takes jobs of these two names for interactive ones.
+        name = f"{plan.name}_run" if plan.name in ("bash", "interactive") else plan.name
+        extra: dict[str, object] = {
+            "chdir": plan.working_directory,
+            "requeue": True,
+            "signal": f"USR2@{self.warning_seconds}",
+        }
+        if self.mail_user:
+            extra["mail-type"] = "BEGIN,END,FAIL,REQUEUE"
+        if self.dependency:
+            extra["kill-on-invalid-dep"] = "yes"
+        step = {"kill-on-bad-exit": "1", "wait": "0"}
+        if cpus_per_task:
+            step["cpus-per-task"] = str(cpus_per_task)  # srun does not inherit it since 22.05
+        return {
+            "job_name": name,
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "nodelist": self.nodelist,
+            "exclude": self.exclude,
+            "constraint": self.constraint,
+            "mail_user": self.mail_user,
+            "dependency": self.dependency or None,
+            "time": self.time_limit_minutes,  # None, or submitit makes it 5 minutes
+            "nodes": topology.num_nodes,
+            "ntasks_per_node": 1,
+            "cpus_per_task": cpus_per_task,
+            "gpus_per_node": topology.gpus_per_node or None,
+            "mem": f"{self.memory_mb}M" if self.memory_mb else None,
+            "wckey": None,
+            "stderr_to_stdout": True,
+            "additional_parameters": extra
+            | {key.replace("_", "-"): value or True for key, value in self.sbatch.items()},
+            "srun_args": [*_flags(step), *_flags(self.srun)],
+            # A site's SBATCH_EXPORT would make srun hide from its step what these lines define.
+            "setup": ["unset SLURM_EXPORT_ENV", *self.setup],
+        }
+
+
+def submit_successor(run: Run, job_id: str) -> None:
+    """Submit the job that goes on with a run when its present job, which may ask this, has gone.
+
+    Raises:
+        LaunchError: If SLURM does not take it, or the batch script is the user's own.
+    """
+    record = run.read("job") or {}
+    if "step_id" in record:
+        raise RefusedError("the batch script is your own.", "Submit it again: sbatch ...")
+    backend = SlurmBackend(**record["backend"]["init_args"])
+    replace(backend, dependency=f"afterany:{job_id}").submit([run], None)
+
+
+def _complaint(
+    partition: Mapping[str, str], num_nodes: int, time_limit_minutes: int | None
+) -> tuple[str, str] | None:
+    """Why a partition cannot hold a job, and what to do."""
+    name = partition["PartitionName"]
+    counts = [partition.get("TotalNodes", ""), partition.get("MaxNodes", "")]
+    most = min((int(count) for count in counts if count.isdecimal()), default=None)
+    if most is not None and num_nodes > most:
+        return (
+            f"--nodes {num_nodes}: a job in partition {name!r} can have {most}.",
+            f"--nodes {most}, or another partition: -p",
+        )
+    longest = _minutes(partition.get("MaxTime", ""))
+    if longest is not None and time_limit_minutes is not None and time_limit_minutes > longest:
+        return (
+            f"--time {time_limit_minutes}: partition {name!r} allows {longest:.0f} minutes.",
+            f"-t {longest:.0f} (the run goes on in its next job), or another partition: -p",
+        )
+    return None
+
+
+def _minutes(duration: str) -> float | None:
+    """Read ``[days-]hours:minutes:seconds``; None for UNLIMITED."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", duration)
+    if match is None:
+        return None
+    days, hours, minutes, seconds = (int(number or 0) for number in match.groups())
+    return (days * 24 + hours) * 60 + minutes + seconds / 60
+
+
+def _flags(options: Mapping[str, str]) -> list[str]:
+    """Write each option as srun takes it."""
+    names = {key.replace("_", "-"): value for key, value in options.items()}
+    return [f"--{name}={value}" if value else f"--{name}" for name, value in names.items()]

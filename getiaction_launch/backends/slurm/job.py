@@ -1,0 +1,118 @@
+"""A job of SLURM that some shell has submitted: where it stands, and how it is ended."""
+
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from getiaction_launch.attempt import read_attempts
+from getiaction_launch.backend import JobStatus
+from getiaction_launch.backends.slurm.command import call
+from getiaction_launch.backends.slurm.queue import Answer, ask
+from getiaction_launch.errors import RefusedError, UnreachableError
+from getiaction_launch.run import Run
+from getiaction_launch.state import Cause, JobState
+
+CANCEL_SECONDS = 180
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class SlurmJob:
+    """A job of SLURM, or a step of it where the batch script is the user's own."""
+
+    run: Run
+    record: Mapping[str, Any]
+    poll_seconds: float
+
+    @property
+    def job_id(self) -> str:
+        """``123``, or ``123_4`` for an element of an array."""
+        return str(self.record["job_id"])
+
+    def status(self) -> JobStatus:
+        """What SLURM says, with what the run's own records say since then."""
+        attempts = read_attempts(self.run)
+        latest = attempts[-1] if attempts else {}
+        told = self.run.read("job_end") or {}
+        is_requeued = latest.get("started_at", 0) > told.get("seen_at", 0)
+        if told.get("job_id") == self.job_id and not is_requeued:
+            cause = Cause(told["cause"]) if told["cause"] else None
+            return JobStatus(JobState(told["state"]), told["reason"], cause)
+        answer = self._ask()
+        has_begun = latest.get("started_at", 0) > answer.as_of and "ended_at" not in latest
+        if answer.state is JobState.PENDING and has_begun:
+            return JobStatus(JobState.RUNNING)
+        if answer.state is JobState.RUNNING and latest.get("ended_at", 0) > answer.as_of:
+            return JobStatus(JobState.PENDING, "requeued")
+        if _has_gone(answer) and self.run.read("cancel"):
+            by_user = (JobState.CANCELLED, "cancelled by its user", Cause.CANCEL)
+            answer = Answer(*by_user, answer.as_of)
+        if answer.state is JobState.FAILED and not attempts:
+            answer = replace(answer, reason=f"{answer.reason}{self._last_words()}")
+        if answer.state.is_over:
+            # SLURM forgets jobs, and many sites have no accounting that remembers them.
+            end = {"state": answer.state, "cause": answer.cause, "reason": answer.reason}
+            with contextlib.suppress(OSError):  # another user's run
+                self.run.write("job_end", {"job_id": self.job_id, **end, "seen_at": time.time()})
+        return answer
+
+    def _last_words(self) -> str:
+        """Of the batch script, which has ended before a node could keep a log."""
+        log = Path(self.record.get("job_dir", ""), f"{self.job_id}_0_log.out")
+        try:
+            lines = log.read_text(errors="replace").split("\n")
+        except OSError:
+            return ""
+        last = next((line for line in reversed(lines) if line.strip()), "")
+        return f": {last} (see {log})" if last else f" (see {log})"
+
+    def _ask(self, *, fresh: bool = False) -> Answer:
+        submitted_at = self.record["submitted_at"]
+        uid = self.run.launch_directory.stat().st_uid
+        return ask(self.job_id, uid, self.poll_seconds, submitted_at, fresh=fresh)
+
+    def cancel(self) -> None:
+        """End the job; return when SLURM has no process of it any more.
+
+        Raises:
+            UnreachableError: If SLURM does not answer, or the job does not end.
+        """
+        if self._ask(fresh=True).state.is_over:
+            return
+        # First: the job reads it when it is told to end, and is never requeued.
+        self.run.write("cancel", {"requested_at": time.time()})
+        said = ""
+        try:
+            call("scancel", self._target)
+        except RefusedError as error:
+            said = str(error).partition("\n")[0]  # it may have gone by itself meanwhile
+        deadline = time.monotonic() + CANCEL_SECONDS
+        while not self._has_gone():
+            if said or time.monotonic() > deadline:
+                raise UnreachableError(
+                    f"job {self._target} of run {self.run.name} does not end: "
+                    f"{said or f'it is there {CANCEL_SECONDS} s after scancel'}",
+                    f"See what holds it: scontrol show job {self.job_id}",
+                )
+            time.sleep(POLL_SECONDS)
+        latest = self.run.read("job") or {}
+        if latest.get("job_id") not in (None, self.job_id):  # a successor came meanwhile
+            SlurmJob(self.run, latest, self.poll_seconds).cancel()
+
+    @property
+    def _target(self) -> str:
+        step_id = self.record.get("step_id")
+        return self.job_id if step_id is None else f"{self.job_id}.{step_id}"
+
+    def _has_gone(self) -> bool:
+        if "step_id" not in self.record:
+            return _has_gone(self._ask(fresh=True))
+        words = ("squeue", f"--steps={self._target}", "--noheader", "--format=%i")
+        return not call(*words).strip()
+
+
+def _has_gone(answer: Answer) -> bool:
+    return answer.state.is_over or answer.is_forgotten

@@ -1,0 +1,84 @@
+"""Options of sbatch and srun that users may not set, since the launcher decides what they say."""
+
+from collections.abc import Mapping
+
+from getiaction_launch.errors import ClusterConfigError
+
+_GEOMETRY = "--nodes, --gpus-per-node and --trainer.devices say it for SLURM and the Trainer alike"
+_OWN_FLAG = "it has a flag of its own: "
+_BY_BOTH = {
+    "account": _OWN_FLAG + "-A",
+    "array": "--sweep makes arrays",
+    "chdir": "the job runs where you type the command",
+    "constraint": _OWN_FLAG + "-C",
+    "cpus-per-gpu": _OWN_FLAG + "-c (CPUs of each worker)",
+    "cpus-per-task": _OWN_FLAG + "-c (CPUs of each worker)",
+    "dependency": _OWN_FLAG + "-d",
+    "error": "job_dir in the cluster config says where; see also getiaction-launch logs",
+    "exclude": _OWN_FLAG + "-x",
+    "export": "forward_env_vars in the cluster config names what jobs take from your shell",
+    "export-file": "forward_env_vars in the cluster config names what jobs take from your shell",
+    "gpus": _GEOMETRY,
+    "gpus-per-node": _GEOMETRY,
+    "gpus-per-socket": _GEOMETRY,
+    "gpus-per-task": _GEOMETRY,
+    "input": "jobs have no input",
+    "job-name": "--name names the run and its job",
+    "mail-user": _OWN_FLAG + "--mail-user",
+    "mem": _OWN_FLAG + "--mem",
+    "no-requeue": "max_interruptions, max_node_failures and max_crashes in the cluster config say "
+    "how often a run starts again",
+    "nodelist": _OWN_FLAG + "-w",
+    "nodes": _GEOMETRY,
+    "ntasks": _GEOMETRY,
+    "ntasks-per-core": _GEOMETRY,
+    "ntasks-per-gpu": _GEOMETRY,
+    "ntasks-per-node": _GEOMETRY,
+    "ntasks-per-socket": _GEOMETRY,
+    "open-mode": "logs of all attempts are kept",
+    "output": "job_dir in the cluster config says where; see also getiaction-launch logs",
+    "parsable": _OWN_FLAG + "--parsable",
+    "partition": _OWN_FLAG + "-p",
+    "qos": _OWN_FLAG + "-q",
+    "requeue": "max_interruptions, max_node_failures and max_crashes in the cluster config say "
+    "how often a run starts again",
+    "signal": "warning_seconds in the cluster config says when",
+    "test-only": "getiaction-launch check ... does that",
+    "time": _OWN_FLAG + "-t",
+    "wait": _OWN_FLAG + "--wait",
+    "wrap": "name a script: getiaction-launch train.py",
+}
+_BY_SRUN = {
+    "kill-on-bad-exit": "a node that fails always ends the others",
+    "multi-prog": "every node runs the same",
+    "pty": "see a run's output by getiaction-launch logs -f",
+    "wait": "nodes that have ended wait for the others",
+}
+
+
+def refuse_contradictions(command: str, options: Mapping[str, str]) -> None:
+    """Look through options that the user has named.
+
+    Args:
+        command: ``sbatch`` or ``srun``.
+        options: By name, without dashes.
+
+    Raises:
+        ClusterConfigError: For one that the launcher decides by other means, with the right one.
+    """
+    refused = _BY_BOTH | (_BY_SRUN if command == "srun" else {})
+    for typed, value in options.items():
+        key = typed.replace("_", "-")
+        # sbatch takes the beginning of a long option for all of it.
+        meant = key if key in refused else next((k for k in refused if k.startswith(key)), None)
+        if key == "gres" and "gpu" in value:
+            meant = "gpus"
+        if len(key) == 1:
+            raise ClusterConfigError(
+                f"--{command} {typed}={value}: one letter is no long option.",
+                f"Write it in full, as in {command}'s manual: man {command}",
+            )
+        if meant is not None:
+            raise ClusterConfigError(
+                f"--{command} {typed}={value}: {meant} is not set this way.", f"{refused[meant]}."
+            )

@@ -1,0 +1,126 @@
+"""What surrounds the call of sbatch that submitit makes: its environment, its limit, its errors."""
+
+import contextlib
+import io
+import os
+import re
+import signal
+import threading
+import warnings
+from collections.abc import Collection, Iterator
+
+import psutil
+
+from getiaction_launch.backends.slurm.command import KEPT_VARIABLES, refusal
+from getiaction_launch.errors import UnreachableError
+from getiaction_launch.node import RUN_VARIABLE
+
+SBATCH_SECONDS = 120
+
+# What every shell in a job needs, where only named variables are forwarded.
+_SHELL_VARIABLES = (
+    "PATH",
+    "HOME",
+    "USER",
+    "LANG",
+    "LD_LIBRARY_PATH",
+    "VIRTUAL_ENV",
+    "PYTHONPATH",
+)
+# Of a job that this shell runs in, of another launcher, or of sbatch against the script's header.
+_LEAKING = re.compile(
+    r"SLURM_.*|SLURMD_.*|SRUN_.*|SUBMITIT_.*|TORCHELASTIC_.*|GETIACTION_LAUNCH_.*"
+    r"|MASTER_ADDR|MASTER_PORT|((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME"
+    r"|CUDA_VISIBLE_DEVICES|ROCR_VISIBLE_DEVICES"
+    rf"|{RUN_VARIABLE}"
+    r"|SBATCH_(.*BIND.*|ARRAY_INX|CPUS_PER_GPU|DISTRIBUTION|ERROR|GPUS.*|GRES|INPUT|JOB_NAME"
+    r"|NO_REQUEUE|OPEN_MODE|OUTPUT|OVERCOMMIT|REQUEUE|SIGNAL|WAIT|CLUSTERS)"
+)
+# Variables that sbatch would obey rather than the script's header.
+_OVERRIDING = {
+    "partition": "SBATCH_PARTITION",
+    "account": "SBATCH_ACCOUNT",
+    "qos": "SBATCH_QOS",
+    "constraint": "SBATCH_CONSTRAINT",
+    "time": "SBATCH_TIMELIMIT",
+    "mem": "SBATCH_MEM_PER_.*",
+}
+
+
+@contextlib.contextmanager
+def sbatch_environment(
+    asked: Collection[str], forward_env_vars: Collection[str] | None
+) -> Iterator[None]:
+    """Take out of this process's environment what would make another job than the script says.
+
+    Args:
+        asked: The options of sbatch that the script sets.
+        forward_env_vars: Names of the variables that the job gets; None for all.
+    """
+    # Not sbatch's --export: with names, it also loads the login shell's variables on the node.
+    wanted = None if forward_env_vars is None else {*forward_env_vars, *_SHELL_VARIABLES}
+    overriding = "|".join(pattern for name, pattern in _OVERRIDING.items() if name in asked)
+
+    def is_wanted(name: str) -> bool:
+        if name in KEPT_VARIABLES:
+            return True
+        if _LEAKING.fullmatch(name) or re.fullmatch(overriding, name):
+            return False
+        return wanted is None or name in wanted or name.startswith("SBATCH_")
+
+    removed = {name: os.environ.pop(name) for name in list(os.environ) if not is_wanted(name)}
+    try:
+        yield
+    finally:
+        os.environ.update(removed)
+
+
+@contextlib.contextmanager
+def delayed_interrupt() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block, for this process and for what it starts there."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # which Ctrl-C does not reach
+        return
+    signals: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda signum, _frame: signals.append(signum))
+    # Blocked signals stay blocked in children; the handler is for this process's other threads.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if signals:
+            signal.raise_signal(signal.SIGINT)
+
+
+@contextlib.contextmanager
+def sbatch_errors() -> Iterator[None]:
+    """Turn what goes wrong in submitit, which has no limit and prints, into our errors."""
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    is_late = threading.Event()
+
+    def end_sbatch() -> None:
+        is_late.set()
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):
+                if child.name() == "sbatch":
+                    child.kill()
+
+    timer = threading.Timer(SBATCH_SECONDS, end_sbatch)
+    timer.daemon = True
+    timer.start()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (FailedJobError, FailedSubmissionError) as error:
+        if is_late.is_set():
+            raise UnreachableError(
+                f"sbatch has not ended in {SBATCH_SECONDS} s.",
+                "Look whether SLURM has the job, before you try again: squeue --me",
+            ) from error
+        raise refusal("sbatch", str(error)) from error
+    finally:
+        timer.cancel()

@@ -1,0 +1,278 @@
+"""Inside a SLURM step: each task is one node of the run; that of rank 0 keeps the records.
+
+``run_task`` is what submitit starts, ``run_step`` what ``srun getiaction-launch node`` does in a
+batch script of the user's own. SLURM's warning before a time limit (SIGUSR2) and its SIGTERM
+(preemption, requeue, scancel) end the attempt at a step boundary; then the launcher requeues the
+job, and nobody else: not Lightning, not submitit.
+"""
+
+import os
+import re
+import socket
+import subprocess
+import time
+from pathlib import Path
+from signal import SIGUSR2
+
+from getiaction_launch.attempt import (
+    EXIT_FAILED,
+    Attempt,
+    Ending,
+    allow_another,
+    judge,
+    reserve_port,
+)
+from getiaction_launch.errors import CheckError, UsageError
+from getiaction_launch.node import POLL_SECONDS, SAVE_LIMIT_SECONDS, StopRequest, run_node_or_tell
+from getiaction_launch.plan import Plan
+from getiaction_launch.run import Run, list_runs
+from getiaction_launch.state import Cause, JobState
+from getiaction_launch.storage import make_root, read_json, write_json
+
+BACKEND = "getiaction_launch.backends.slurm.SlurmBackend"
+JOIN_SECONDS = 120
+ECHO_SECONDS = 5
+COMMAND_SECONDS = 60
+MARGIN_SECONDS = 15
+
+
+def run_task(directory: str) -> None:
+    """What submitit starts on every node.
+
+    Args:
+        directory: The run's.
+
+    Raises:
+        SystemExit: With the exit code of :func:`run_step`, unless that is 0.
+    """
+    # submitit would write an exception, but nothing else, into its result pickle.
+    if code := run_step(Run(Path(directory))):
+        raise SystemExit(code)
+
+
+def run_step(run: Run) -> int:
+    """Be one node of one attempt; on that of rank 0, also open, judge and end the attempt.
+
+    Returns:
+        0 if this node ended well or the run goes on in another attempt, else ``EXIT_FAILED``:
+        with ``--kill-on-bad-exit`` srun then ends the other nodes.
+
+    Raises:
+        UsageError: If this is no step of SLURM, or one whose geometry is not the plan's.
+    """
+    stop = StopRequest()  # from here on submitit's handlers are gone
+    node_rank = _check_geometry(Plan.of(run))
+    _share_cpus(Plan.of(run))
+    key = _step_key()
+    settings = _read_settings(run)
+    if node_rank > 0:
+        attempt = Attempt.join(run, key, JOIN_SECONDS)
+        code = _run_share(attempt, node_rank, settings, stop)
+        write_json(_node_record(attempt, node_rank), {"exit_code": code})
+        return EXIT_FAILED if code == EXIT_FAILED else 0
+    port, claim = reserve_port()
+    with claim:
+        attempt = Attempt.begin(run, key, _address(), port)
+        code = _run_share(attempt, node_rank, settings, stop)
+    patience_seconds = settings["grace_seconds"] + SAVE_LIMIT_SECONDS + MARGIN_SECONDS
+    exit_codes = _gather_exit_codes(attempt, code, stop, patience_seconds)
+    stopped_by = _stop_cause(run, stop) if stop.signal else None
+    ending = allow_another(run, judge(run, attempt.number, exit_codes, stopped_by))
+    if ending.state is JobState.INTERRUPTED and ending.cause is Cause.STOP:
+        # Only SLURM knows whether this was a requeue or an scancel, and does accordingly.
+        ending = Ending(ending.state, ending.cause, ending.reason, goes_on=True)
+        attempt.end(ending)
+        return 0
+    attempt.end(ending)
+    if ending.goes_on:
+        if refusal := _requeue(run):
+            reason = f"{ending.reason}; it could not be requeued: {refusal}"
+            ending = Ending(ending.state, ending.cause, reason)
+            attempt.end(ending)
+        else:
+            return 0
+    return 0 if ending.state is JobState.SUCCEEDED else EXIT_FAILED
+
+
+def claim_run(plan: Plan) -> Run:
+    """Claim the run of this job step on its node of rank 0; find it on the others.
+
+    After a requeue the step's run is there already, and goes on.
+
+    Raises:
+        UsageError: If this is no step of SLURM.
+        CheckError: If the other nodes do not see it.
+    """
+    node_rank = _check_geometry(plan)
+    job_id, step_id = _job_id(), os.environ["SLURM_STEP_ID"]
+    deadline = time.monotonic() + JOIN_SECONDS
+    while True:
+        for run in list_runs(plan.root):
+            job = run.read("job") or {}
+            if (job.get("job_id"), job.get("step_id")) == (job_id, step_id):
+                return run
+        if node_rank == 0:
+            make_root(plan.root)
+            run = Run.claim(plan.root, plan.name)
+            backend = {"class_path": BACKEND, "init_args": {}}
+            record = {"backend": backend, "job_id": job_id, "step_id": step_id}
+            run.write("job", {**record, "submitted_at": time.time()})
+            run.write("plan", plan.to_json())  # last: from here on the others find it
+            return run
+        if time.monotonic() > deadline:
+            raise CheckError(
+                f"node {node_rank} does not see the run that node 0 has made under {plan.root}.",
+                "Name a directory that all nodes share: --trainer.default_root_dir=PATH",
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _check_geometry(plan: Plan) -> int:
+    """This node's rank, if the step has one task on each of the plan's nodes.
+
+    Raises:
+        UsageError: If not.
+    """
+    env = os.environ
+    if "SLURM_STEP_ID" not in env or "SLURM_NODEID" not in env:
+        raise UsageError(
+            "`getiaction-launch node` is one node of a SLURM step, and this is none.",
+            "In an sbatch script or under salloc: srun --ntasks-per-node=1 getiaction-launch "
+            "node RUN_OR_CONFIG",
+        )
+    num_nodes = int(env.get("SLURM_STEP_NUM_NODES", env.get("SLURM_NNODES", "1")))
+    num_tasks = int(env.get("SLURM_STEP_NUM_TASKS", env.get("SLURM_NTASKS", "1")))
+    wanted = plan.topology.num_nodes
+    if (num_nodes, num_tasks) != (wanted, wanted):
+        raise UsageError(
+            f"the Trainer has num_nodes={wanted}, but this step has {num_tasks} tasks on "
+            f"{num_nodes} nodes.",
+            f"srun --nodes={wanted} --ntasks={wanted} --ntasks-per-node=1 getiaction-launch "
+            f"node ...   or   --nodes={num_nodes}",
+        )
+    return int(env["SLURM_NODEID"])
+
+
+def _share_cpus(plan: Plan) -> None:
+    """Let the workers share the CPUs that the task was given; not every site binds it to them."""
+    if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):
+        threads = max(1, int(cpus) // plan.topology.workers_per_node)
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
+
+def _read_settings(run: Run) -> dict[str, float]:
+    given = ((run.read("job") or {}).get("backend") or {}).get("init_args", {})
+    return {"grace_seconds": 20, "warning_seconds": 120} | {
+        name: given[name] for name in ("grace_seconds", "warning_seconds") if name in given
+    }
+
+
+def _step_key() -> str:
+    """What the tasks of this start of this step share with nothing else."""
+    env = os.environ
+    restarts = env.get("SLURM_RESTART_COUNT", "0")
+    return f"{env['SLURM_JOB_ID']}.{env['SLURM_STEP_ID']}.{restarts}"
+
+
+def _job_id() -> str:
+    env = os.environ
+    if "SLURM_ARRAY_JOB_ID" in env:
+        return f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
+    return env["SLURM_JOB_ID"]
+
+
+def _address() -> str:
+    """This node as the others reach it: by SLURM's name for it, where that is a host's name."""
+    name = os.environ.get("SLURMD_NODENAME", "")
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError:
+        return socket.gethostname()
+    return name or socket.gethostname()
+
+
+def _run_share(
+    attempt: Attempt, node_rank: int, settings: dict[str, float], stop: StopRequest
+) -> int:
+    warning_seconds = max(settings["warning_seconds"] - MARGIN_SECONDS, settings["grace_seconds"])
+    try:
+        return run_node_or_tell(
+            attempt, node_rank, settings["grace_seconds"], stop, warning_seconds
+        )
+    except Exception as error:  # noqa: BLE001 - recorded; the other nodes must still be told
+        print(f"node {node_rank}: {error!r}", flush=True)
+        return EXIT_FAILED
+
+
+def _node_record(attempt: Attempt, node_rank: int) -> Path:
+    return attempt.run.log_directory(attempt.number) / f"node_{node_rank}.json"
+
+
+def _gather_exit_codes(
+    attempt: Attempt, own: int, stop: StopRequest, patience_seconds: float
+) -> list[int | None]:
+    """Every node's exit code, this one's first; None for a node that has gone silent.
+
+    A node that has failed ends the others by its exit, so it does not wait for them; but where all
+    that is known is an echo of somebody else's failure, that one is given a moment to speak.
+    """
+    others = range(1, Plan.of(attempt.run).topology.num_nodes)
+    deadline = time.monotonic() + (ECHO_SECONDS if own == EXIT_FAILED else patience_seconds)
+    while True:
+        records = [read_json(_node_record(attempt, rank)) for rank in others]
+        told = [record["exit_code"] if record else None for record in records]
+        error = attempt.run.first_error(attempt.number)
+        is_failed = EXIT_FAILED in [own, *told]
+        if None not in told or (is_failed and error is not None and not error.is_consequence):
+            # Whoever is silent is being ended for the failure of another.
+            return [own, *(EXIT_FAILED if code is None else code for code in told)]
+        if own == 0 and not stop.signal:
+            # Rank 0 may end long before the others.
+            deadline = time.monotonic() + patience_seconds
+        if time.monotonic() > deadline:
+            # After a stop, silence is a node that was ended before it could say so.
+            return [own, *(own if code is None and stop.signal else code for code in told)]
+        time.sleep(POLL_SECONDS)
+
+
+def _stop_cause(run: Run, stop: StopRequest) -> Cause:
+    if run.read("cancel"):
+        return Cause.CANCEL
+    said = _scontrol("show", "job", os.environ["SLURM_JOB_ID"])[1]
+    if re.search(r"PreemptTime=\d", said):
+        return Cause.PREEMPTION
+    if stop.signal is SIGUSR2 or "Reason=TimeLimit" in said:
+        return Cause.TIME_LIMIT
+    return Cause.STOP
+
+
+def _requeue(run: Run) -> str:
+    """Have the job start again; returns why not, where that is refused.
+
+    Where ``scontrol`` is missing on compute nodes or the site forbids requeues, a successor is
+    submitted that starts when this job has gone.
+    """
+    code, said = _scontrol("requeue", _job_id())
+    if code == 0 or "pending" in said.lower():  # SLURM itself may have been faster
+        return ""
+    from getiaction_launch.backends.slurm.backend import submit_successor
+
+    try:
+        submit_successor(run, _job_id())
+    except Exception as error:  # noqa: BLE001 - whatever it was, the run must say it
+        return f"{said.strip() or 'scontrol failed'}; and no successor was taken: {error}"
+    return ""
+
+
+def _scontrol(*words: str) -> tuple[int, str]:
+    try:
+        result = subprocess.run(
+            ["scontrol", *words],  # noqa: S607 - found as the user's shell finds it
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return 1, str(error)
+    return result.returncode, result.stdout + result.stderr

@@ -1,0 +1,121 @@
+"""The flags that set a cluster config's keys for one run, in the words of SLURM's users."""
+
+import argparse
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from getiaction_launch.errors import UsageError
+
+BACKEND = "backend.init_args"
+_MEMORY_MB = {"": 1, "K": 1 / 1024, "M": 1, "G": 1024, "T": 1024 * 1024}
+_MINUTES_PER_DAY, _MINUTES_PER_HOUR, _SECONDS_PER_MINUTE = 24 * 60, 60, 60
+
+
+def read_minutes(text: str) -> int:
+    """Read sbatch's ``--time``: ``MM``, ``MM:SS``, ``HH:MM:SS``, ``D-HH``, ``D-HH:MM[:SS]``.
+
+    Returns:
+        Minutes, rounded up.
+
+    Raises:
+        UsageError: For anything else.
+    """
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
+    if match is None:
+        raise UsageError(f"--time {text!r} is no time.", "Like sbatch: 90, 1:30:00, 2-12:00")
+    days, *parts = match.groups()
+    numbers = [int(part) for part in parts if part]
+    if days is not None:
+        hours, minutes, seconds = [*numbers, 0, 0][:3]
+    elif len(numbers) == 3:  # noqa: PLR2004 - HH:MM:SS
+        hours, minutes, seconds = numbers
+    else:
+        hours, (minutes, seconds) = 0, [*numbers, 0][:2]
+    whole = int(days or 0) * _MINUTES_PER_DAY + hours * _MINUTES_PER_HOUR + minutes
+    return whole + -(-seconds // _SECONDS_PER_MINUTE)
+
+
+def read_megabytes(text: str) -> int:
+    """Read sbatch's ``--mem``: a number of megabytes, or with K, M, G or T.
+
+    Raises:
+        UsageError: For anything else.
+    """
+    match = re.fullmatch(r"(\d+)([KMGT]?)B?", text.upper())
+    if match is None:
+        raise UsageError(f"--mem {text!r} is no size.", "Like sbatch: 4000, 4G, 512M")
+    return max(1, round(int(match[1]) * _MEMORY_MB[match[2]]))
+
+
+@dataclass(frozen=True)
+class _Flag:
+    names: tuple[str, ...]
+    key: str
+    metavar: str
+    help: str
+    read: Callable[[str], object] = str
+
+    @property
+    def attribute(self) -> str:
+        return self.names[-1].lstrip("-").replace("-", "_")
+
+
+FLAGS = (
+    _Flag(("-p", "--partition"), f"{BACKEND}.partition", "NAME", "partition"),
+    _Flag(("-A", "--account"), f"{BACKEND}.account", "NAME", "account to charge"),
+    _Flag(("-t", "--time"), f"{BACKEND}.time_limit_minutes", "TIME", "limit", read_minutes),
+    _Flag(("-q", "--qos"), f"{BACKEND}.qos", "NAME", "quality of service"),
+    _Flag(("-w", "--nodelist"), f"{BACKEND}.nodelist", "NODES", "run on these"),
+    _Flag(("-x", "--exclude"), f"{BACKEND}.exclude", "NODES", "not on these"),
+    _Flag(("-C", "--constraint"), f"{BACKEND}.constraint", "FEATURES", "nodes' features"),
+    _Flag(("-c", "--cpus-per-task"), f"{BACKEND}.cpus_per_worker", "N", "CPUs of each worker"),
+    _Flag(("-d", "--dependency"), f"{BACKEND}.dependency", "TYPE:RUN", "e.g. afterok:@last"),
+    _Flag(("--mem",), f"{BACKEND}.memory_mb", "SIZE", "memory of each node", read_megabytes),
+    _Flag(("--mail-user",), f"{BACKEND}.mail_user", "ADDRESS", "whom to tell"),
+    _Flag(("--max-crashes",), "max_crashes", "N", "start again after this many failures"),
+    _Flag(("--max-node-failures",), "max_node_failures", "N", "the same for lost nodes"),
+    _Flag(("--max-interruptions",), "max_interruptions", "N", "the same for time limits"),
+)
+_PAIRS = {"sbatch": "any other option of sbatch", "srun": "any other option of srun"}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add every flag of :data:`FLAGS`, ``--sbatch`` and ``--srun``."""
+    group = parser.add_argument_group("the cluster's settings, for this run")
+    for flag in FLAGS:
+        group.add_argument(*flag.names, metavar=flag.metavar, help=flag.help)
+    for name, words in _PAIRS.items():
+        group.add_argument(f"--{name}", action="append", default=[], metavar="K=V", help=words)
+
+
+def read_settings(
+    arguments: argparse.Namespace, resolve_dependency: Callable[[str], str]
+) -> Mapping[str, tuple[str, Any]]:
+    """The settings that were typed.
+
+    Args:
+        arguments: As parsed with :func:`add_flags`.
+        resolve_dependency: Turns the runs in ``--dependency`` into what the scheduler knows.
+
+    Returns:
+        By key of the cluster config: the flag and the value.
+
+    Raises:
+        UsageError: For a value that cannot be read.
+    """
+    settings: dict[str, tuple[str, Any]] = {}
+    for flag in FLAGS:
+        text = getattr(arguments, flag.attribute)
+        if text is not None:
+            read = resolve_dependency if flag.attribute == "dependency" else flag.read
+            settings[flag.key] = (flag.names[-1], read(text))
+    for name in _PAIRS:
+        for pair in getattr(arguments, name):
+            key, equals, value = pair.removeprefix("--").partition("=")
+            if not key:
+                raise UsageError(f"--{name} {pair!r} names no option.", f"--{name} exclusive")
+            # Without a value it is a switch.
+            settings[f"{BACKEND}.{name}.{key}"] = (f"--{name}", value if equals else "")
+    return settings

@@ -1,0 +1,100 @@
+"""A run that goes slowly until whoever disturbs it lets it finish, and what it must end with."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import yaml
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+EPOCHS = 3
+LIMIT_SECONDS = 240
+
+# Stretches the training as long as a file says so, which the drill removes when it has struck.
+PACE = """
+import time
+from pathlib import Path
+from lightning.pytorch import Callback
+
+class Pace(Callback):
+    def on_train_batch_start(self, *_):
+        try:
+            time.sleep(float(Path("pace").read_text()))
+        except (FileNotFoundError, ValueError):
+            pass
+"""
+
+
+def write_spec(directory: Path) -> None:
+    """The tiny ACT, with dropout and the VAE's random numbers, validation and a checkpoint."""
+    content = yaml.safe_load((EXAMPLES / "act_tiny.yaml").read_text())
+    content["trainer"] |= {"max_epochs": EPOCHS, "callbacks": [{"class_path": "pace.Pace"}]}
+    content["data"]["init_args"] |= {
+        "num_episodes": 6,
+        "train_batch_size": 8,
+        "root": str(directory / "dot"),
+    }
+    (directory / "act.yaml").write_text(yaml.safe_dump(content))
+    (directory / "pace.py").write_text(PACE)
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    """What the run has trained."""
+    (checkpoint,) = directory.glob("checkpoints/*.ckpt")
+    return torch.load(checkpoint, weights_only=True)["state_dict"]
+
+
+class Drill:
+    """A run on two nodes that goes slowly until the drill lets it finish."""
+
+    def __init__(self, launch: Callable, cluster, directory: Path, until: Callable) -> None:
+        self.launch, self.cluster, self.directory = launch, cluster, directory
+        self._until = until
+        write_spec(directory)
+
+    def start(self, *words: str, pace_seconds: float = 0.5) -> None:
+        """Submit, and wait until it trains."""
+        (self.directory / "pace").write_text(str(pace_seconds))
+        spec = ["--nodes", "2", "--config", "act.yaml"]
+        result = self.launch("--cluster", self.cluster.name, *spec, "--parsable", *words)
+        assert result.returncode == 0, result.stderr
+        self.run = Path(result.stdout.strip())
+        self.job_id = self.record("job")["job_id"]
+        self._until(lambda: self.step() >= 4)
+
+    def record(self, name: str) -> dict:
+        """One of the run's records; empty where it is not there."""
+        path = self.run / f"launch/{name}.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def step(self) -> int:
+        """How far it is."""
+        return self.record("progress").get("step", 0)
+
+    def await_attempt(self, number: int) -> None:
+        """Wait until the next attempt has begun."""
+        self._until(lambda: self.record(f"attempt_{number}"), LIMIT_SECONDS)
+
+    def await_commit(self) -> None:
+        """Wait until a checkpoint counts."""
+        self._until(lambda: list((self.run / "launch/checkpoints").glob("*.json")))
+
+    def finish(self) -> dict[str, torch.Tensor]:
+        """Let it go at its full speed, to the end."""
+        (self.directory / "pace").unlink(missing_ok=True)
+        self._until(lambda: self.state() != "RUNNING" and self.state() != "PENDING", LIMIT_SECONDS)
+        assert self.state() == "SUCCEEDED", self.launch("status", str(self.run)).stdout
+        (version,) = self.run.parent.iterdir()  # every attempt goes on in the same one
+        assert version == self.run
+        return weights(self.run)
+
+    def state(self) -> str:
+        """As ``getiaction-launch status`` says it."""
+        return json.loads(self.launch("status", "--json", str(self.run)).stdout)["state"]
+
+
+def assert_same(trained: dict[str, torch.Tensor], undisturbed: dict[str, torch.Tensor]) -> None:
+    """Bit for bit."""
+    assert trained.keys() == undisturbed.keys()
+    assert [key for key in trained if not torch.equal(trained[key], undisturbed[key])] == []

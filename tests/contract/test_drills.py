@@ -1,0 +1,168 @@
+"""Fault drills on a real SLURM: each run ends with the weights of one that nothing happened to."""
+
+import subprocess
+
+import pytest
+from clusters.slurm import has_cgroups
+from drill import LIMIT_SECONDS, assert_same
+
+pytestmark = [
+    pytest.mark.parametrize("cluster", ["slurm"], indirect=True),
+    pytest.mark.timeout(LIMIT_SECONDS + 60),
+]
+
+
+def test_time_limit_reached_twice(drill, undisturbed):
+    """SLURM warns; the run saves, is requeued, and goes on in the step where it was, twice."""
+    config = drill.directory / "cluster_configs/slurm.yaml"
+    config.write_text(config.read_text().replace("poll_seconds: 1", "warning_seconds: 10"))
+    drill.start("--time", "1", pace_seconds=3.5)
+    drill.await_attempt(2)
+    trained = drill.finish()
+    for number in (0, 1):
+        ended = drill.record(f"attempt_{number}")
+        assert (ended["state"], ended["cause"], ended["goes_on"]) == (
+            "INTERRUPTED",
+            "time limit",
+            True,
+        )
+        resumed = drill.record(f"attempt_{number + 1}")
+        assert resumed["first_step"] == ended["last_step"] > ended["first_step"]
+    assert_same(trained, undisturbed)
+
+
+def test_requeue_by_an_administrator(drill, undisturbed):
+    """``scontrol requeue`` sends SIGTERM: the run saves, and SLURM starts it again."""
+    drill.start()
+    drill.cluster.cluster.run("scontrol", "requeue", drill.job_id)
+    drill.await_attempt(1)
+    trained = drill.finish()
+    ended, resumed = drill.record("attempt_0"), drill.record("attempt_1")
+    assert ended["state"] == "INTERRUPTED"
+    assert resumed["first_step"] == ended["last_step"] > 0
+    assert_same(trained, undisturbed)
+
+
+def test_preemption_by_a_higher_partition(drill, undisturbed):
+    """A job in a partition of higher priority takes the nodes: the run saves and comes back."""
+    drill.start("--partition", "low")
+    nodes = ["--partition=high", "--nodes=4", "--ntasks-per-node=4", "--exclusive"]
+    drill.cluster.cluster.run("sbatch", *nodes, "--output=/dev/null", "--wrap=srun sleep 1")
+    drill.await_attempt(1)
+    trained = drill.finish()
+    ended, resumed = drill.record("attempt_0"), drill.record("attempt_1")
+    assert (ended["state"], ended["cause"]) == ("INTERRUPTED", "preemption")
+    assert resumed["first_step"] == ended["last_step"] > 0
+    assert_same(trained, undisturbed)
+
+
+def test_killed_rank_with_a_crash_budget(drill, undisturbed):
+    """SIGKILL of rank 1 in a step costs what came after the newest checkpoint, and no more."""
+    (drill.directory / "cluster_configs/slurm.yaml").open("a").write(
+        "checkpoint_period_minutes: 0.01\n"
+    )
+    drill.start("--max-crashes", "1")
+    drill.await_commit()
+    (victim,) = (
+        process
+        for process in drill.cluster.processes(drill.run)
+        if process.environ().get("RANK") == "1" and "getiaction_launch.worker" in process.cmdline()
+    )
+    victim.kill()
+    drill.await_attempt(1)
+    trained = drill.finish()
+    ended, resumed = drill.record("attempt_0"), drill.record("attempt_1")
+    assert (ended["state"], ended["cause"], ended["goes_on"]) == ("FAILED", "crash", True)
+    assert "rank 1 on node 1" in ended["reason"]
+    assert 0 < resumed["first_step"] <= ended["last_step"]
+    assert_same(trained, undisturbed)
+
+
+@pytest.mark.parametrize("loss", ["power", "slurmd", "down"])
+def test_lost_node(drill, undisturbed, loss):
+    """A node is gone for SLURM: the run goes on elsewhere, from the newest checkpoint."""
+    (drill.directory / "cluster_configs/slurm.yaml").open("a").write(
+        "checkpoint_period_minutes: 0.01\n"
+    )
+    drill.start()
+    drill.await_commit()
+    slurm = drill.cluster.cluster
+    nodes = slurm.run("squeue", "--noheader", "--format=%N", "--jobs", drill.job_id).stdout
+    _, name = slurm.run("scontrol", "show", "hostnames", nodes.strip()).stdout.split()
+    if loss == "power":
+        slurm.kill_node(name)
+    elif loss == "slurmd":
+        slurm.kill_slurmd(name)
+    else:
+        slurm.run("scontrol", "update", f"node={name}", "state=down", "reason=drill")
+    try:
+        drill.await_attempt(1)
+        trained = drill.finish()
+    finally:
+        slurm.restore(name)
+    ended, resumed = drill.record("attempt_0"), drill.record("attempt_1")
+    # Without power nobody is told; else SLURM ends what is left with SIGTERM, as in a requeue.
+    assert ended["cause"] == ("node failure" if loss == "power" else "stop")
+    assert ended["goes_on"]
+    assert resumed["first_step"] > 0
+    assert_same(trained, undisturbed)
+
+
+def test_successor_where_requeues_are_forbidden(drill, undisturbed):
+    """Without a working ``scontrol`` on the nodes another job follows, under the same run."""
+    tools = drill.directory / "tools"
+    tools.mkdir()
+    (tools / "scontrol").write_text("#!/bin/sh\necho forbidden here >&2; exit 1\n")
+    (tools / "scontrol").chmod(0o755)
+    config = drill.directory / "cluster_configs/slurm.yaml"
+    setup = f"poll_seconds: 1, setup: ['export PATH={tools}:$PATH']"
+    config.write_text(config.read_text().replace("poll_seconds: 1", setup))
+    drill.start()
+    drill.cluster.cluster.run("scancel", "--signal=USR2", drill.job_id)
+    drill.await_attempt(1)
+    trained = drill.finish()
+    ended, resumed, job = (drill.record(name) for name in ("attempt_0", "attempt_1", "job"))
+    assert (ended["cause"], ended["goes_on"]) == ("time limit", True)
+    assert resumed["first_step"] == ended["last_step"] > 0
+    assert job["previous_job_ids"] == [drill.job_id] != [job["job_id"]]
+    assert_same(trained, undisturbed)
+
+
+def test_scancel_is_final(drill):
+    """Whoever types ``scancel`` instead of ours means it: saved, cancelled, never requeued."""
+    drill.start()
+    drill.cluster.cluster.run("scancel", drill.job_id)
+    drill.cluster.cluster.wait_idle()
+    assert drill.state() == "CANCELLED"
+    assert drill.launch("logs", "-f", str(drill.run)).returncode == 0  # and nothing is waited for
+    assert not drill.record("attempt_1")
+
+
+def test_time_limit_beyond_the_budget_ends_with_its_own_exit_code(
+    cluster, getiaction_launch, script, tmp_path, until
+):
+    """``--max-interruptions 0``: the run is interrupted, can be resumed, and exits with 12."""
+    name = script("open('up', 'w')\ntime.sleep(600)")
+    words = ["--cluster", "slurm", "--max-interruptions", "0", "--wait", name]
+    with subprocess.Popen(cluster.command(*words), cwd=tmp_path, stdout=subprocess.PIPE) as waiting:
+        until((tmp_path / "up").exists)
+        (job_id,) = cluster.cluster.run("squeue", "--noheader", "--format=%i").stdout.split()
+        cluster.cluster.run("scancel", "--signal=USR2", job_id)
+        said, _ = waiting.communicate(timeout=LIMIT_SECONDS)
+    assert waiting.returncode == 12
+    assert b"its time limit was near" in said
+    (tmp_path / "train.py").write_text("pass")
+    assert getiaction_launch("resume", "@last").returncode == 0
+    until(lambda: '"SUCCEEDED"' in getiaction_launch("status", "--json", "@last").stdout)
+
+
+@pytest.mark.skipif(not has_cgroups(), reason="without cgroups SLURM cannot limit memory")
+def test_memory_beyond_the_limit_is_named(cluster, getiaction_launch, script):
+    """The kernel kills the worker; the run says what was lacking, and exits with 13."""
+    name = script("if rank == '1': hog = b'x' * (600 << 20)\ntime.sleep(600)")
+    words = ["--cluster", "slurm", "--nodes", "2", "--mem", "300M", "--wait", name]
+    result = getiaction_launch(*words)
+    assert result.returncode == 13, result.stdout
+    assert "rank 1 on node 1" in result.stdout
+    assert "memory limit" in result.stdout
+    assert not cluster.cluster.run("squeue", "--noheader").stdout

@@ -1,0 +1,93 @@
+"""Batch scripts of the user's own: each one in ``examples/hpc`` is submitted as it stands."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LIMIT_SECONDS = 180
+EPOCHS = "1"
+
+pytestmark = pytest.mark.parametrize("cluster", ["slurm"], indirect=True)
+
+
+@pytest.fixture
+def on_login_node(cluster, tmp_path, monkeypatch):
+    """Run a command on the login node, in a directory with the examples, Python on the path."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*cluster.cluster.login, *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_SECONDS,
+            check=False,
+        )
+
+    return run
+
+
+def output(directory: Path) -> str:
+    """What the batch script has printed."""
+    return "".join(path.read_text() for path in directory.glob("slurm-*.out"))
+
+
+def test_launcher_inside_a_batch_script(on_login_node, getiaction_launch, tmp_path):
+    """``srun getiaction-launch node``: a run like any other, with status, logs and records."""
+    result = on_login_node(
+        "sbatch", "--wait", "examples/hpc/launcher.sh", f"--trainer.max_epochs={EPOCHS}"
+    )
+    assert result.returncode == 0, result.stderr + output(tmp_path)
+    status = json.loads(getiaction_launch("status", "--json", "@last").stdout)
+    assert (status["run"], status["state"]) == ("act_tiny/version_0", "SUCCEEDED")
+    assert "MEMBER: 2/2" in getiaction_launch("logs", "@last").stdout
+    assert len(list((tmp_path / "experiments/act_tiny").iterdir())) == 1
+
+
+def test_plain_srun_of_a_script(on_login_node, tmp_path):
+    """``srun python train.py``, one task per device: Trainer follows SLURM, both ranks one run."""
+    result = on_login_node("sbatch", "--wait", "examples/hpc/plain.sh", "--max-epochs", EPOCHS)
+    assert result.returncode == 0, result.stderr + output(tmp_path)
+    assert "MEMBER: 2/2" in output(tmp_path)
+    (version,) = (tmp_path / "experiments/dot_act").iterdir()
+    assert len(list(version.glob("checkpoints/*.ckpt"))) == 1
+
+
+def test_interactive_allocation(on_login_node, getiaction_launch, tmp_path):
+    """Under ``salloc`` the same spec can be tried again and again, a run each time."""
+    salloc = ["salloc", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=2"]
+    spec = ["--config", "examples/act_tiny.yaml", f"--trainer.max_epochs={EPOCHS}"]
+    command = f"examples/hpc/interactive.sh {' '.join(spec)}"
+    result = on_login_node(*salloc, "bash", "-c", f"{command} && {command}")
+    assert result.returncode == 0, result.stderr
+    runs = json.loads(getiaction_launch("ls", "--json").stdout)["runs"]
+    assert [(run["run"], run["state"]) for run in runs] == [
+        ("act_tiny/version_1", "SUCCEEDED"),
+        ("act_tiny/version_0", "SUCCEEDED"),
+    ]
+    assert len(list((tmp_path / "experiments/act_tiny").iterdir())) == len(runs)
+
+
+def test_geometry_that_is_not_the_trainer_s_is_refused(on_login_node, tmp_path):
+    """Two nodes asked of SLURM, one of the Trainer: every task says so, and nothing hangs."""
+    srun = ["srun", "--nodes=2", "--ntasks-per-node=1", "getiaction-launch", "node"]
+    result = on_login_node(*srun, "examples/act_tiny.yaml")
+    assert result.returncode != 0
+    assert "num_nodes=1, but this step has 2 tasks on 2 nodes" in result.stderr
+    assert "--nodes=2" in result.stderr
+    assert not (tmp_path / "experiments").exists()
+
+
+def test_node_outside_of_slurm_says_where_it_belongs(on_login_node):
+    """Typed on a login node by mistake."""
+    result = on_login_node("getiaction-launch", "node", "examples/act_tiny.yaml")
+    assert result.returncode == 2
+    assert "srun --ntasks-per-node=1 getiaction-launch node" in result.stderr

@@ -1,0 +1,152 @@
+"""How attempts are counted, agreed on, judged and allowed again."""
+
+import threading
+import time
+
+import pytest
+
+from getiaction_launch import attempt as attempts
+from getiaction_launch.attempt import (
+    EXIT_FAILED,
+    Attempt,
+    Ending,
+    allow_another,
+    judge,
+    read_attempts,
+    reopen,
+)
+from getiaction_launch.checkpoint import Checkpoint
+from getiaction_launch.plan import Plan, Topology
+from getiaction_launch.run import Run, WorkerError
+from getiaction_launch.state import EXIT_INTERRUPTED, Cause, JobState
+
+CRASHED = Ending(JobState.FAILED, Cause.CRASH, "ValueError")
+WARNED = Ending(JobState.INTERRUPTED, Cause.TIME_LIMIT, "its time limit was near")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run that may crash once, lose one node and be interrupted at will."""
+    run = Run.claim(str(tmp_path), "act")
+    budgets = {"crashes": 1, "node_failures": 1, "interruptions": None}
+    plan = Plan("act", str(tmp_path), [], ["t.py"], [], Topology(2, 1, 0), "/", budgets=budgets)
+    run.write("plan", plan.to_json())
+    return run
+
+
+def begin(run, key="1.0.0"):
+    """Open an attempt."""
+    return Attempt.begin(run, key, "n1", 20001)
+
+
+def test_other_nodes_join_the_attempt_of_their_own_start(run):
+    """A node waits for the record with its key, and takes head and checkpoint from there."""
+    begin(run, "1.0.0").end(WARNED)
+    later = threading.Timer(0.3, lambda: begin(run, "1.0.1"))
+    later.start()
+    joined = Attempt.join(run, "1.0.1", limit_seconds=30)
+    later.join()
+    assert (joined.number, joined.head, joined.resume_from) == (1, "n1:20001", None)
+    with pytest.raises(TimeoutError, match="do all nodes see"):
+        Attempt.join(run, "1.0.2", limit_seconds=0.1)
+
+
+def test_attempt_that_ended_without_a_word_is_a_node_failure(run):
+    """Nobody could write how it ended: that is found out when the next one begins."""
+    begin(run)
+    begin(run, "1.0.1")
+    silent, now = read_attempts(run)
+    assert (silent["state"], silent["cause"]) == ("FAILED", "node failure")
+    assert (now["number"], now["state"]) == (1, "RUNNING")
+
+
+def test_success_writes_done_with_the_last_progress(run):
+    """``done.json`` holds what rank 0 told last."""
+    run.write("progress", {"step": 7})
+    begin(run).end(Ending(JobState.SUCCEEDED))
+    assert run.read("done")["step"] == 7
+    assert read_attempts(run)[0]["last_step"] == 7
+
+
+def error(rank=1, *, is_consequence=False, name="ValueError"):
+    """A worker's last words."""
+    return WorkerError(rank, rank, f"n{rank}", name, "no gripper", is_consequence=is_consequence)
+
+
+@pytest.mark.parametrize(
+    ("codes", "told", "stopped_by", "state", "cause"),
+    [
+        ([0, 0], None, None, "SUCCEEDED", None),
+        ([0, 1], error(), None, "FAILED", "crash"),
+        ([75, 1], error(), Cause.STOP, "FAILED", "crash"),
+        ([75, 1], error(is_consequence=True), Cause.PREEMPTION, "INTERRUPTED", "preemption"),
+        ([75, 75], None, Cause.TIME_LIMIT, "INTERRUPTED", "time limit"),
+        ([75, 75], None, None, "INTERRUPTED", "stop"),
+        ([1, 1], error(name="OutOfMemory"), None, "FAILED", "out of memory"),
+        ([75, -9], None, None, "FAILED", "node failure"),
+        ([75, -9], error(), None, "FAILED", "crash"),
+        ([1, 1], None, None, "FAILED", "crash"),
+    ],
+)
+def test_judgement(run, codes, told, stopped_by, state, cause):  # noqa: PLR0917 - a table
+    """A rank's own error outweighs the echoes that it causes, and every signal that follows."""
+    begin(run)
+    if told:
+        run.write_error(0, told)
+    ending = judge(run, 0, codes, stopped_by)
+    assert (ending.state, ending.cause) == (state, cause)
+    assert not ending.goes_on
+
+
+def test_cancelled_is_cancelled_however_it_ended(run):
+    """What the user asked for comes before what the workers made of it."""
+    begin(run)
+    run.write("cancel", {})
+    run.write_error(0, error())
+    assert judge(run, 0, [EXIT_INTERRUPTED, EXIT_FAILED]).state is JobState.CANCELLED
+    assert not allow_another(run, Ending(JobState.CANCELLED, Cause.CANCEL)).goes_on
+
+
+def test_each_cause_has_its_own_budget(run):
+    """One crash and one lost node are allowed; the second crash is the end, and says so."""
+    lost = Ending(JobState.FAILED, Cause.NODE_FAILURE, "n2 is gone")
+    for ending, goes_on in ((CRASHED, True), (lost, True), (CRASHED, False)):
+        attempt = begin(run)
+        allowed = allow_another(run, ending)
+        assert allowed.goes_on is goes_on
+        attempt.end(allowed)
+    assert allowed.reason == "ValueError (1 of 1 crashes were allowed)"
+
+
+def test_endless_requeues_without_a_step_are_stopped(run, monkeypatch):
+    """Two interrupted attempts in a row from the same step: a third would get no further."""
+    checkpoint = None
+    monkeypatch.setattr(attempts, "newest", lambda _run: checkpoint)
+    run.write("progress", {"phase": "starting"})
+    for step, goes_on in ((None, True), (50, True), (50, True), (50, False)):
+        attempt = begin(run)
+        if step:
+            checkpoint = Checkpoint(run.directory, 0, 0, step, 0, "period", 1, time.time())
+        allowed = allow_another(run, WARNED)
+        assert allowed.goes_on is goes_on
+        attempt.end(allowed)
+    assert "trained no step" in allowed.reason
+    assert allowed.state is JobState.INTERRUPTED
+
+
+def test_script_that_tells_no_progress_may_be_interrupted_for_ever(run):
+    """It may keep its state itself."""
+    for _ in range(4):
+        attempt = begin(run)
+        allowed = allow_another(run, WARNED)
+        attempt.end(allowed)
+    assert allowed.goes_on
+
+
+def test_reopened_run_goes_on_and_is_no_longer_cancelled(run):
+    """``resume`` after the end, also after a cancel."""
+    begin(run).end(Ending(JobState.CANCELLED, Cause.CANCEL))
+    run.write("cancel", {})
+    reopen(run)
+    assert read_attempts(run)[0]["goes_on"]
+    assert run.read("cancel") is None

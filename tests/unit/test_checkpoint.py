@@ -1,0 +1,108 @@
+"""Which checkpoint a run goes on from, whatever lies beside it."""
+
+from pathlib import Path
+
+import pytest
+
+from getiaction_launch.checkpoint import commit, newest, partial_path, remove_partial
+from getiaction_launch.run import Run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run without checkpoints."""
+    return Run(tmp_path / "act" / "version_0")
+
+
+def save(run: Run, step: int, attempt: int = 0, fit: int = 0, content: str = "weights"):
+    """Commit a checkpoint."""
+    partial = partial_path(run, fit, step)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_text(content)
+    words = {"epoch": 3, "reason": "period", "saved_at": 1.5}
+    return commit(run, attempt=attempt, fit=fit, step=step, **words)
+
+
+def names(run: Run) -> set[str]:
+    """What lies in the directory of checkpoints."""
+    return {path.name for path in (run.launch_directory / "checkpoints").iterdir()}
+
+
+def test_a_committed_checkpoint_is_found_with_all_that_was_said_of_it(run):
+    """The marker tells where it lies, and of which attempt, fit, step and epoch it is."""
+    assert newest(run) is None
+    saved = save(run, 7)
+    assert newest(run) == saved
+    assert saved.path.read_text() == "weights"
+    assert (saved.attempt, saved.fit, saved.step, saved.epoch) == (0, 0, 7, 3)
+    assert (saved.reason, saved.saved_at, saved.size_bytes) == ("period", 1.5, 7)
+
+
+def test_the_last_two_stay(run):
+    """An older one goes when the next is committed, with whatever else was left there."""
+    save(run, 1)
+    (run.launch_directory / "checkpoints" / "fit_0_step_2.ckpt").write_text("never committed")
+    save(run, 3)
+    save(run, 12)
+    assert names(run) == {f"fit_0_step_{n}.{kind}" for n in (3, 12) for kind in ("ckpt", "json")}
+
+
+def test_later_is_told_by_fit_then_attempt_then_step(run):
+    """A fit that is done again after a restart does not outdate the one that comes after it."""
+    save(run, 9, attempt=0, fit=0)
+    save(run, 5, attempt=0, fit=1)
+    save(run, 8, attempt=1, fit=0)
+    assert (newest(run).fit, newest(run).step) == (1, 5)
+    save(run, 2, attempt=1, fit=1)
+    assert newest(run).step == 2
+
+
+@pytest.mark.parametrize("content", ["weight", "weights of another", None])
+def test_a_file_of_another_size_does_not_count(run, content):
+    """A checkpoint that was cut short, overwritten or removed is passed over for the one before."""
+    save(run, 1)
+    path = save(run, 2).path
+    path.unlink() if content is None else path.write_text(content)
+    assert newest(run).step == 1
+
+
+@pytest.mark.parametrize("marker", ['{"step": 2, "size', "", "[]", "{}", '{"size_bytes": 7}'])
+def test_a_torn_marker_does_not_count(run, marker):
+    """Half a marker, or one of something else, is passed over for the checkpoint before."""
+    save(run, 1)
+    save(run, 2).path.with_suffix(".json").write_text(marker)
+    assert newest(run).step == 1
+
+
+def test_a_file_without_marker_does_not_count(run):
+    """Killed between the file and its marker: the checkpoint before is the newest."""
+    save(run, 1)
+    save(run, 2).path.with_suffix(".json").unlink()
+    assert newest(run).step == 1
+
+
+def test_what_a_killed_save_left_is_removed(run):
+    """The next save clears away half-written files and directories, and nothing else."""
+    saved = save(run, 1)
+    partial_path(run, 0, 2).write_text("half")
+    partial_path(run, 0, 3).mkdir()
+    (partial_path(run, 0, 3) / "shard").write_text("half")
+    remove_partial(run)
+    assert names(run) == {saved.path.name, saved.path.with_suffix(".json").name}
+
+
+def test_a_sharded_checkpoint_is_a_directory(run):
+    """It counts while all its files are there, may be saved anew, and goes in its turn."""
+    for content in ("one", "other"):
+        partial = partial_path(run, 0, 4)
+        (partial / "inner").mkdir(parents=True)
+        (partial / "shard_0").write_text(content)
+        (partial / "inner" / "shard_1").write_text(content)
+        saved = commit(run, attempt=0, fit=0, step=4, epoch=0, reason="period", saved_at=0)
+        assert newest(run) == saved
+        assert (saved.path / "shard_0").read_text() == content
+    (saved.path / "inner" / "shard_1").unlink()
+    assert newest(run) is None
+    for step in (5, 6):
+        save(run, step)
+    assert "fit_0_step_4.ckpt" not in names(run)

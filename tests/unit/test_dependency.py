@@ -1,0 +1,62 @@
+"""Dependencies on runs, by name."""
+
+import pytest
+
+from getiaction_launch.dependency import resolve
+from getiaction_launch.errors import CheckError, RunNotFoundError, UsageError
+from getiaction_launch.run import Run
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three runs: one that waits, one that has finished, one that has failed."""
+    ended = {"number": 0, "reason": "", "goes_on": False, "ended_at": 1.0}
+    for name in ("waits", "done", "failed", "local"):
+        run = Run.claim(str(tmp_path), name)
+        run.write("plan", {})
+        class_path = "getiaction_launch.backends.slurm.SlurmBackend"
+        backend = {"class_path": class_path, "init_args": {}}
+        if name != "waits":
+            state = {"done": "SUCCEEDED", "failed": "FAILED"}.get(name, "SUCCEEDED")
+            run.write("attempt_0", {**ended, "state": state, "cause": None})
+            run.write("job", {"backend": backend, "job_id": "12"})
+    Run(tmp_path / "done/version_0").write("done", {"step": 1})
+    return str(tmp_path)
+
+
+def test_names_become_job_ids(root):
+    """Job ids stay; a run's name and ``@last`` become its job's id, of an array its element's."""
+    run = Run.claim(root, "queued")
+    run.write("plan", {})
+    run.write("job", {"job_id": "77_3"})
+    assert resolve("afterok:queued/version_0:5", root) == "afterok:77_3:5"
+    assert resolve("afterany:@last,singleton", root) == "afterany:77_3,singleton"
+
+
+def test_what_is_fulfilled_is_left_out(root):
+    """Schedulers forget jobs that have ended: a finished run must not make the new one wait."""
+    assert not resolve("afterok:done/version_0", root)
+    assert resolve("afterok:done/version_0:9", root) == "afterok:9"
+    assert not resolve("afternotok:failed/version_0", root)
+
+
+@pytest.mark.parametrize("text", ["afterok:failed/version_0", "afternotok:done/version_0"])
+def test_what_can_never_be_is_refused(root, text):
+    """The job would wait for ever."""
+    with pytest.raises(CheckError, match="could never start"):
+        resolve(text, root)
+
+
+def test_run_without_a_job_is_refused(root):
+    """It is not this scheduler's to wait for."""
+    with pytest.raises(CheckError, match="is no job of this scheduler"):
+        resolve("afterok:waits/version_0", root)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"), [("afterok", UsageError), ("afterok:nobody/version_0", RunNotFoundError)]
+)
+def test_what_names_no_run_is_refused(root, text, kind):
+    """Neither a type without runs nor a run that is not there."""
+    with pytest.raises(kind):
+        resolve(text, root)
