@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from getiaction_launch.checkpoint import newest
@@ -76,9 +76,6 @@ class Attempt:
             port: Reserved by :func:`reserve_port`.
         """
         records = read_attempts(run)
-        if records and "ended_at" not in records[-1]:
-            silent = Ending(JobState.FAILED, Cause.NODE_FAILURE, "it ended without a word")
-            _write_end(run, records[-1], silent)
         checkpoint = newest(run)
         resume_from = str(checkpoint.path) if checkpoint else None
         attempt = cls(run, len(records), f"{address}:{port}", resume_from)
@@ -156,12 +153,17 @@ def read_attempts(run: Run) -> list[dict[str, Any]]:
     return records
 
 
-def reopen(run: Run) -> None:
-    """Let another attempt follow the last one, although that was the end of the run."""
+def reopen(run: Run) -> dict[str, Any] | None:
+    """Let another attempt follow the last one, although that was the end of the run.
+
+    Returns:
+        The last one's record as it was.
+    """
     records = read_attempts(run)
     if records:
         run.write(f"attempt_{len(records) - 1}", {**records[-1], "goes_on": True})
     run.forget("cancel")
+    return records[-1] if records else None
 
 
 def last_attempt(run: Run) -> int:
@@ -192,7 +194,9 @@ def judge(
         code = exit_codes[lost[0]]
         how = f"was killed by {signal.Signals(-code).name}" if code else "has gone silent"
         return Ending(JobState.FAILED, Cause.NODE_FAILURE, f"node {lost[0]} {how}")
-    if not has_failed and (stopped_by or EXIT_INTERRUPTED in exit_codes):
+    # A failure that reads like an echo is one only where something else can have caused it.
+    is_echo = stopped_by not in (None, Cause.STOP) or EXIT_FAILED not in exit_codes
+    if not has_failed and is_echo and (stopped_by or EXIT_INTERRUPTED in exit_codes):
         cause = stopped_by or Cause.STOP
         return Ending(JobState.INTERRUPTED, cause, _INTERRUPTIONS.get(cause, "told to stop"))
     if error is None:
@@ -201,6 +205,7 @@ def judge(
     return Ending(JobState.FAILED, cause, str(error))
 
 
+_SILENT = Ending(JobState.FAILED, Cause.NODE_FAILURE, "it ended without a word")
 _INTERRUPTIONS = {
     Cause.TIME_LIMIT: "its time limit was near",
     Cause.PREEMPTION: "preempted",
@@ -208,11 +213,30 @@ _INTERRUPTIONS = {
 }
 
 
+def may_begin(run: Run) -> bool:
+    """Whether another attempt may begin, whoever starts one.
+
+    Schedulers requeue by themselves: after a node was lost, at an administrator's word, and while
+    somebody cancels. An attempt that could not say how it ended is ended here.
+    """
+    if run.read("done") or run.read("cancel"):
+        return False
+    records = read_attempts(run)
+    if not records:
+        return True
+    last = records[-1]
+    if "ended_at" in last:
+        return bool(last["goes_on"])
+    silent = replace(_SILENT, goes_on=True) if last["goes_on"] else allow_another(run, _SILENT)
+    _write_end(run, last, silent)
+    return silent.goes_on
+
+
 def allow_another(run: Run, ending: Ending) -> Ending:
     """Decide by the run's budgets whether ``ending`` is the end of the run.
 
-    Each cause has a budget of its own. An interruption is never the code's fault, but a run that
-    is interrupted twice without a step in between would go on so for ever.
+    Each cause has a budget of its own. A time limit is not the code's fault, but a run that reaches
+    it twice without a step in between would go on so for ever.
     """
     budget = _BUDGETS.get(ending.cause) if ending.cause else None
     if budget is None or ending.state is JobState.CANCELLED:
@@ -223,7 +247,7 @@ def allow_another(run: Run, ending: Ending) -> Ending:
     if limit is not None and used >= limit:
         spent = f"{ending.reason} ({used} of {limit} {budget.replace('_', ' ')} were allowed)"
         return Ending(ending.state, ending.cause, spent if limit else ending.reason)
-    if budget == "interruptions" and _stands_still(run, records):
+    if ending.cause is Cause.TIME_LIMIT and _stands_still(run, records):
         reason = f"{ending.reason}; two attempts in a row trained no step that could be saved"
         return Ending(JobState.INTERRUPTED, ending.cause, reason)
     return Ending(ending.state, ending.cause, ending.reason, goes_on=True)
@@ -233,6 +257,8 @@ def _stands_still(run: Run, records: list[dict[str, Any]]) -> bool:
     progress = run.read("progress")
     if progress is None or len(records) < 2:  # noqa: PLR2004 - two in a row
         return False  # a script that tells no progress may keep its state itself
+    if records[-2]["cause"] != Cause.TIME_LIMIT:
+        return False  # a preemption may come before the first step, and again
     checkpoint = newest(run)
     newest_step = checkpoint.step if checkpoint else 0
     return bool(records[-2]["first_step"] == records[-1]["first_step"] == newest_step)

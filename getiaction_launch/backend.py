@@ -50,7 +50,7 @@ class Backend(Protocol):
 
         Args:
             runs: One, or the points of a sweep.
-            max_parallel: How many of a sweep may run at a time; None for all.
+            max_parallel: How many of a sweep may run at a time; None for what is usual there.
 
         Raises:
             LaunchError: If none of them was started.

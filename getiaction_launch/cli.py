@@ -5,12 +5,13 @@ to the script. Torch, Lightning and Ray are never imported here.
 """
 
 import argparse
+import dataclasses
 import io
 import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,13 +19,13 @@ from getiaction_launch import console, launch, settings
 from getiaction_launch.attempt import last_attempt
 from getiaction_launch.backend import Backend
 from getiaction_launch.dependency import resolve
-from getiaction_launch.errors import LaunchError, UsageError, nearest_first
+from getiaction_launch.errors import LaunchError, UnreachableError, UsageError, nearest_first
 from getiaction_launch.logs import log_files, read_lines
 from getiaction_launch.plan import DEFAULT_ROOT, Plan
 from getiaction_launch.run import SCHEMA_VERSION, Run, find_run, list_runs
 from getiaction_launch.spec import SECTIONS
 from getiaction_launch.state import Cause, JobState
-from getiaction_launch.status import sweep_point
+from getiaction_launch.status import LOST_SECONDS, sweep_point
 from getiaction_launch.sweep import expand
 
 EXIT_CANCELLED = 11
@@ -128,7 +129,9 @@ def split_tokens(tokens: Sequence[str]) -> tuple[list[str], list[tuple[str, str]
         flag, equals, value = word.partition("=")
         if word == "--" or (not word.startswith("-") and word.endswith(".py")):
             return own, overrides, rest if word == "--" else [word, *rest]
-        if flag.startswith("--") and ("." in flag or flag[2:].rstrip("+") in SECTIONS):
+        if not word.startswith("-") and word.endswith((".yaml", ".yml")):
+            own += ["--config", word]
+        elif flag.startswith("--") and ("." in flag or flag[2:].rstrip("+") in SECTIONS):
             if not equals and (not rest or rest[0].startswith("--")):
                 raise UsageError(f"{flag} needs a value.", f"{flag}=VALUE")
             overrides.append((flag[2:], value if equals else rest.pop(0)))
@@ -145,7 +148,8 @@ def _run_parser() -> _Parser:
     add("--config", action="append", default=[], metavar="YAML", help="the spec; may be repeated")
     add("--cluster", metavar="NAME", help="a cluster config's name or path (default: local)")
     add("-N", "--nodes", type=int, metavar="N", help="sets trainer.num_nodes")
-    add("--gpus-per-node", type=int, metavar="N", help="sets trainer.devices on GPUs; 0: CPU")
+    gpus = "sets trainer.devices on GPUs; 0: CPU; a100:4 where SLURM knows types"
+    add("--gpus-per-node", metavar="N", help=gpus)
     add("--workers-per-node", type=int, metavar="N", help="for a script on CPU")
     add("--name", help="the run's name: sets trainer.experiment_name")
     sweep = "a run for each value (key=A,B,C); may be repeated: for each combination"
@@ -161,32 +165,56 @@ def _run_parser() -> _Parser:
     return parser
 
 
-def _prepare(tokens: Sequence[str]) -> tuple[argparse.Namespace, list[Plan], Backend]:
+def _prepare(
+    tokens: Sequence[str],
+    cluster: str = "local",
+    free_gpus: Callable[[int], int | None] | None = None,
+) -> tuple[argparse.Namespace, list[Plan], Backend]:
     own, overrides, script = split_tokens(tokens[1:] if tokens[:1] == ["fit"] else tokens)
     arguments = _run_parser().parse(own)
     _read_environment(arguments, [key for key, _ in overrides])
-    cluster_settings = settings.read_settings(
-        arguments, lambda text: resolve(text, arguments.storage_root or _default_root())
-    )
-    name = arguments.name or "sweep"
-    points = expand(arguments.sweep, name, is_spec=not script) if arguments.sweep else [{}]
+    cluster_settings = dict(settings.read_settings(arguments))
+    gpu_type, gpus = _read_gpus(arguments.gpus_per_node)
+    if gpu_type:
+        cluster_settings[f"{settings.BACKEND}.gpu_type"] = ("--gpus-per-node", gpu_type)
+    points: list[dict[str, Any]] = [{}]
+    if arguments.sweep:
+        points = expand(arguments.sweep, arguments.name or "sweep", is_spec=not script)
+    elif arguments.max_parallel is not None:
+        raise UsageError("--max-parallel is of a sweep.", "--sweep seed=1,2,3 --max-parallel 2")
+    if arguments.max_parallel is not None and arguments.max_parallel < 1:
+        raise UsageError(f"--max-parallel {arguments.max_parallel} starts nothing.", "1 or more")
     plans = []
     for point in points:
         plan, backend = launch.prepare(
             config=arguments.config,
             overrides=overrides,
             script=script,
-            cluster=arguments.cluster or "local",
+            cluster=arguments.cluster or cluster,
             nodes=arguments.nodes,
-            gpus_per_node=arguments.gpus_per_node,
+            gpus_per_node=gpus,
             workers_per_node=arguments.workers_per_node,
             name=arguments.name,
             storage_root=arguments.storage_root,
             settings=cluster_settings,
             sweep=point,
+            free_gpus=free_gpus,
         )
         plans.append(plan)
+    if dependency := getattr(backend, "dependency", None):
+        ids = resolve(dependency, plans[0].root) or None
+        backend = dataclasses.replace(backend, dependency=ids)  # type: ignore[type-var] # it is one
     return arguments, plans, backend
+
+
+def _read_gpus(text: str | None) -> tuple[str | None, int | None]:
+    """Read ``4`` or ``a100:4``."""
+    if text is None:
+        return None, None
+    kind, _, number = text.rpartition(":")
+    if not number.isdecimal():
+        raise UsageError(f"--gpus-per-node {text!r} is no number.", "--gpus-per-node 4 or a100:4")
+    return kind or None, int(number)
 
 
 def run_or_check(tokens: Sequence[str], *, only_check: bool) -> int:
@@ -197,6 +225,8 @@ def run_or_check(tokens: Sequence[str], *, only_check: bool) -> int:
         for each in plans:
             launch.check(each, backend, also_spec=True)
         commands = backend.describe(plan)
+        if arguments.sweep:
+            console.say(f"a sweep of {len(plans)} runs; this is the first:")
         if arguments.json:
             _print_json({"plan": plan.to_json(), "commands": commands})
         elif arguments.dry_run:
@@ -231,6 +261,8 @@ def _report(arguments: argparse.Namespace, runs: list[Run]) -> int:
 
 
 def _exit_code(status: launch.RunStatus) -> int:
+    if status.state is JobState.UNKNOWN:
+        return UnreachableError.exit_code
     if not status.state.is_over or status.state is JobState.SUCCEEDED:
         return 0
     if status.state is JobState.CANCELLED:
@@ -246,16 +278,16 @@ def _read_environment(arguments: argparse.Namespace, overridden: Sequence[str]) 
         value = os.environ.get(name)
         if value is None or getattr(arguments, flag) is not None or sets.get(flag) in overridden:
             continue
-        if flag in sets and not value.isdecimal():
+        if flag == "nodes" and not value.isdecimal():
             raise UsageError(f"{name}={value!r} is no number.", f"unset {name}")
-        setattr(arguments, flag, int(value) if flag in sets else value)
+        setattr(arguments, flag, int(value) if flag == "nodes" else value)
 
 
 def _stay(run: Run, *, follow: bool) -> launch.RunStatus:
     watch = console.Watch()
     try:
         if follow:
-            _print_logs(run, None, last_attempt(run), follow=True)
+            _print_logs(run, None, last_attempt(run), watch)
         return launch.wait(run, watch)
     except KeyboardInterrupt:
         watch.close()
@@ -294,7 +326,8 @@ def show_list(tokens: Sequence[str]) -> int:
 
 def _parse_run(verb: str, description: str, tokens: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(prog=f"getiaction-launch {verb}", description=description)
-    parser.add_argument("run", help="its directory, name/version_N, or @last")
+    names = "its directory, name/version_N, or @last"
+    parser.add_argument("runs", metavar="run", nargs="+" if verb == "cancel" else 1, help=names)
     parser.add_argument("--root", help="where named runs lie (default: ./experiments)")
     if verb == "logs":
         parser.add_argument("-f", "--follow", action="store_true", help="until the run ends")
@@ -303,7 +336,9 @@ def _parse_run(verb: str, description: str, tokens: Sequence[str]) -> argparse.N
     else:
         parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse(tokens)
-    arguments.run = find_run(arguments.run, arguments.root or _default_root())
+    root = arguments.root or _default_root()
+    arguments.runs = [find_run(name, root) for name in arguments.runs]
+    arguments.run = arguments.runs[0]
     return arguments
 
 
@@ -316,9 +351,7 @@ def show_status(tokens: Sequence[str]) -> int:
     elif status.state.is_over:
         print(console.summary(status))
     else:
-        place = console.short(status.run.directory)
-        state = (status.state.value, console.phase(status))
-        print(console.table([("run", status.run.name), ("directory", place), state]))
+        print(console.standing(status))
     return 0
 
 
@@ -329,20 +362,28 @@ def show_logs(tokens: Sequence[str]) -> int:
     attempt = newest if arguments.attempt is None else arguments.attempt
     if not 0 <= attempt <= newest:
         raise UsageError(f"--attempt {attempt}: there is none.", f"They go from 0 to {newest}.")
-    _print_logs(arguments.run, arguments.rank, attempt, follow=arguments.follow)
-    return 0
+    watch = console.Watch() if arguments.follow else None
+    return _print_logs(arguments.run, arguments.rank, attempt, watch)
 
 
-def _print_logs(run: Run, rank: int | None, attempt: int, *, follow: bool) -> None:
+def _print_logs(run: Run, rank: int | None, attempt: int, watch: console.Watch | None) -> int:
+    """Print an attempt's logs; with ``watch``, until the run has ended, those that follow too."""
+    lost_at: float | None = None
+
     def is_over() -> bool:
+        nonlocal lost_at
         status = launch.read_status(run)
-        if status.state is JobState.UNKNOWN:
-            console.say(f"cannot follow the run from here: {status.reason}")
-        return status.state is JobState.UNKNOWN or status.state.is_over
+        if status.state is not JobState.RUNNING and watch:
+            watch(status)  # why there is nothing to read
+        if status.state is not JobState.UNKNOWN:
+            lost_at = None
+            return status.state.is_over
+        lost_at = lost_at or time.monotonic()
+        return time.monotonic() - lost_at > LOST_SECONDS
 
     while True:
         files = log_files(run, rank, attempt)
-        is_last = not follow
+        is_last = watch is None
 
         def has_ended(attempt: int = attempt) -> bool:
             nonlocal is_last
@@ -350,21 +391,22 @@ def _print_logs(run: Run, rank: int | None, attempt: int, *, follow: bool) -> No
             return is_last or last_attempt(run) > attempt
 
         for name, line in read_lines(files, has_ended):
-            print(f"[{name}] {line}" if len(files) > 1 else line, flush=follow)
+            print(f"[{name}] {line}" if len(files) > 1 else line, flush=watch is not None)
         if is_last:
-            return
+            return UnreachableError.exit_code if lost_at else 0
         attempt += 1
         console.say(f"[attempt {attempt}]")
 
 
 def cancel(tokens: Sequence[str]) -> int:
-    """``getiaction-launch cancel RUN``."""
-    arguments = _parse_run("cancel", "End a run on all its nodes.", tokens)
-    status = launch.cancel(arguments.run)
-    if arguments.json:
-        _print_json(_as_json(status))
-    else:
-        print(f"run {status.run.name} {status.state.value}")
+    """``getiaction-launch cancel RUN...``."""
+    arguments = _parse_run("cancel", "End runs on all their nodes.", tokens)
+    for run in arguments.runs:
+        status = launch.cancel(run)
+        if arguments.json:
+            _print_json(_as_json(status))
+        else:
+            print(f"run {status.run.name} {status.state.value}")
     return 0
 
 
@@ -381,14 +423,21 @@ def resume(tokens: Sequence[str]) -> int:
 
 def node(tokens: Sequence[str]) -> int:
     """``srun getiaction-launch node RUN_OR_CONFIG``: one node's share, in a batch script."""
-    from getiaction_launch.backends.slurm.step import claim_run, run_step
+    from getiaction_launch.backends.local import visible_gpus
+    from getiaction_launch.backends.slurm.step import claim_run, is_own, run_step, take_over
 
-    if len(tokens) == 1 and (Path(tokens[0]) / "launch/plan.json").is_file():
-        return run_step(find_run(tokens[0], _default_root()))
-    if len(tokens) == 1 and tokens[0].endswith((".yaml", ".yml")):
-        tokens = ["--config", *tokens]
-    _, plans, _ = _prepare(tokens)
-    return run_step(claim_run(plans[0]))
+    word = tokens[0] if len(tokens) == 1 else ""
+    if word and not word.startswith("-") and not word.endswith((".py", ".yaml", ".yml")):
+        run = find_run(word, _default_root())
+        if not is_own(run):
+            if os.environ.get("SLURM_NODEID") == "0":
+                launch.check_resumable(run)
+            take_over(run)
+        return run_step(run)
+    # SLURM has given this node its share of GPUs already.
+    _, plans, backend = _prepare(tokens, "slurm", lambda _: len(visible_gpus()))
+    init_args = dataclasses.asdict(backend)  # type: ignore[call-overload] # it is one
+    return run_step(claim_run(plans[0], {**init_args, "dependency": None}))
 
 
 def show_clusters(tokens: Sequence[str]) -> int:
@@ -413,7 +462,7 @@ def _default_root() -> str:
 def _as_json(status: launch.RunStatus) -> dict[str, Any]:
     return {
         "run": status.run.name,
-        "directory": str(status.run.directory),
+        "directory": str(status.run.directory.absolute()),
         "state": status.state.value,
         "reason": status.reason,
         "cause": status.cause.value if status.cause else None,

@@ -1,7 +1,8 @@
 """The cluster config says where to run: one small YAML per cluster, found by its name."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ _SHIPPED = (
     Path(__file__).parent / "cluster_configs",  # in an installed wheel
     Path(__file__).parents[1] / "cluster_configs",  # in a checkout
 )
+_SEXAGESIMAL = re.compile(r"[-+]?[1-9][0-9_]*(:[0-5]?[0-9])+")
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,14 @@ def find_cluster(name: str) -> Path:
 
 
 def read_cluster(
-    path: Path, settings: Mapping[str, tuple[str, str]] | None = None
+    path: Path, settings: Mapping[str, tuple[str, Any]] | None = None
 ) -> ClusterConfig:
     """Read and check a cluster config.
 
     Args:
         path: The YAML file.
-        settings: Over its own: by dotted key, the flag that sets it and the value.
+        settings: Over its own: by dotted key, the flag that sets it and the value, of the key's
+            type.
 
     Raises:
         ClusterConfigError: Naming the file and the key that does not fit.
@@ -98,27 +101,50 @@ def read_cluster(
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(ClusterConfig, None)
     try:
-        config = parser.parse_args([f"--config={path}"])
-        for key, (flag, value) in (settings or {}).items():
-            _check_setting(path, config, key, flag)
-            config = parser.parse_args([f"--{key}={value}"], namespace=config)
-        config = parser.instantiate(config)
+        config = parser.instantiate(parser.parse_args([f"--config={path}"]))
+        _check_times(path)
+        place = ClusterConfig(**{field.name: config[field.name] for field in fields(ClusterConfig)})
+        return _override(path, place, settings or {})
     except (jsonargparse.ArgumentError, TypeError, ValueError, OSError) as error:
         raise ClusterConfigError(
             f"{path}: {error}", "A complete example: cluster_configs/local.yaml"
         ) from error
-    values = {field.name: config[field.name] for field in fields(ClusterConfig)}
-    return ClusterConfig(**values)
 
 
-def _check_setting(path: Path, config: Any, key: str, flag: str) -> None:  # noqa: ANN401 - a jsonargparse.Namespace
-    """Say so where a flag sets what the cluster's backend does not have."""
+def _check_times(path: Path) -> None:
+    """Refuse times of day and the like without quotes: YAML 1.1 reads 16:00 as the number 960."""
+    import yaml
+
+    for token in yaml.scan(path.read_text(encoding="utf-8")):
+        if not isinstance(token, yaml.ScalarToken):
+            continue
+        if token.plain and _SEXAGESIMAL.fullmatch(token.value):
+            raise ClusterConfigError(
+                f"{path}, line {token.start_mark.line + 1}: YAML reads {token.value} as a number.",
+                f"A time of day: '{token.value}', in quotes. A duration: one number, of minutes.",
+            )
+
+
+def _override(
+    path: Path, place: ClusterConfig, settings: Mapping[str, tuple[str, Any]]
+) -> ClusterConfig:
+    """Put settings over a cluster's own, as they are: what was typed into a shell is no YAML."""
     prefix = "backend.init_args."
-    backend = config["backend"]
-    name = key.removeprefix(prefix).partition(".")[0]
-    if key.startswith(prefix) and name not in backend["init_args"]:
-        kind = backend["class_path"].rpartition(".")[2]
-        raise UsageError(
-            f"{flag} means nothing to the {kind} of cluster {path.stem!r}.",
-            f"Leave out {flag}, or name another cluster: --cluster slurm",
-        )
+    backend = place.backend
+    of_backend: dict[str, Any] = {}
+    of_place: dict[str, Any] = {}
+    for key, (flag, value) in settings.items():
+        name, _, option = key.removeprefix(prefix).partition(".")
+        if not key.startswith(prefix):
+            of_place[key] = value
+        elif name not in (field.name for field in fields(backend)):  # type: ignore[arg-type] # it is one
+            raise UsageError(
+                f"{flag} means nothing to the {type(backend).__name__} of cluster {path.stem!r}.",
+                f"Leave out {flag}, or name another cluster: --cluster slurm",
+            )
+        elif option:
+            of_backend.setdefault(name, dict(getattr(backend, name)))[option] = value
+        else:
+            of_backend[name] = value
+    of_place["backend"] = replace(backend, **of_backend)  # type: ignore[type-var] # it is one
+    return replace(place, **of_place)

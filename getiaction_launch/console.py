@@ -65,13 +65,28 @@ def next_commands(runs: Sequence[Run]) -> str:
     if len(runs) > 1:
         root = short(runs[0].directory.parent.parent)
         rows = [("runs", f"{runs[0].name} to {runs[-1].directory.name}")]
-        return table([*rows, ("status", f"getiaction-launch ls {root}")])
+        rows += [("job", _job_id(run)) for run in runs[:1]]
+        rows += [("status", f"getiaction-launch ls {root}")]
+        places = " ".join(short(run.directory) for run in runs)
+        return table([*rows, ("cancel", f"getiaction-launch cancel {places}")])
     run = runs[0]
     place = short(run.directory)
-    job_id = str((run.read("job") or {}).get("job_id", ""))
     verbs = {"status": "status", "logs": "logs -f", "cancel": "cancel"}
     rows = [(title, f"getiaction-launch {verb} {place}") for title, verb in verbs.items()]
-    return table([("run", run.name), ("job", job_id), ("directory", place), *rows])
+    return table([("run", run.name), ("job", _job_id(run)), ("directory", place), *rows])
+
+
+def standing(status: RunStatus) -> str:
+    """Where a run stands that has not ended."""
+    run = status.run
+    words = phase(status)
+    state = words if words.startswith(status.state.value) else f"{status.state.value}  {words}"
+    rows = [("run", run.name), ("job", _job_id(run)), ("directory", short(run.directory))]
+    return table([*rows, ("state", state)])
+
+
+def _job_id(run: Run) -> str:
+    return str((run.read("job") or {}).get("job_id", "-"))
 
 
 def summary(status: RunStatus) -> str:
@@ -86,9 +101,12 @@ def summary(status: RunStatus) -> str:
         first, *more = status.reason.splitlines() or ["unknown"]
         rows += [("reason", first), *(("", line) for line in more[:REASON_LINES])]
         attempt = last_attempt(run)
-        error, logs = run.first_error(attempt), run.log_directory(attempt)
-        rows += [("log", short(logs / f"rank_{error.rank}.log" if error else logs))]
-        rows += [("go on", f"getiaction-launch resume {place}")]
+        error, log = run.first_error(attempt), run.log_directory(attempt)
+        log = log / f"rank_{error.rank}.log" if error else log
+        rows += [("log", short(log))] if error or log.exists() else []
+        job = run.read("job") or {}
+        go_on = "srun getiaction-launch node" if "step_id" in job else "getiaction-launch resume"
+        rows += [("go on", f"{go_on} {place}")]
     return table([*rows, ("tensorboard", f"tensorboard --logdir {place}")])
 
 

@@ -2,7 +2,7 @@
 
 import re
 
-from getiaction_launch.errors import CheckError, UsageError
+from getiaction_launch.errors import CheckError, RunNotFoundError, UsageError
 from getiaction_launch.run import find_run
 from getiaction_launch.state import JobState
 from getiaction_launch.status import read_status
@@ -42,7 +42,13 @@ def resolve(text: str, root: str) -> str:
 def _resolve_run(kind: str, reference: str, root: str) -> str:
     if _JOB_ID.fullmatch(reference):
         return reference
-    run = find_run(reference, root)
+    try:
+        run = find_run(reference, root)
+    except RunNotFoundError as error:
+        what, _, fix = str(error).partition("\n")
+        if "--root" in fix:  # a flag of other verbs
+            fix = "Name the run's directory, or where it lies: --storage-root DIR"
+        raise RunNotFoundError(f"--dependency {kind}:{reference}: {what}", fix) from error
     status = read_status(run)
     job_id = str((run.read("job") or {}).get("job_id", ""))
     if status.state.is_over:

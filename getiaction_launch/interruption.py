@@ -15,44 +15,28 @@ import functools
 import inspect
 import itertools
 import os
-import random
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from lightning.fabric.utilities.seed import pl_worker_init_function
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.profilers import Profiler
-from lightning.pytorch.utilities import CombinedLoader
-from torch.utils.data import DataLoader
 
-from getiaction_launch.checkpoint import (
-    Checkpoint,
-    Interrupted,
-    commit,
-    partial_path,
-    remove_partial,
-)
+from getiaction_launch.agreement import Agreement, Verdict
+from getiaction_launch.checkpoint import Checkpoint, Interrupted
 from getiaction_launch.errors import CheckError
-from getiaction_launch.progress import ProgressReport
+from getiaction_launch.loader import are_loaders_exact, prepare_loader
+from getiaction_launch.progress import ProgressReport, say
+from getiaction_launch.random_state import random_state, set_random_state
 from getiaction_launch.run import Run
-from getiaction_launch.shield import LoaderShield
+from getiaction_launch.saver import CheckpointSaver
 
 WORKER_VARIABLE = "GETIACTION_LAUNCH_WORKER"
 """Set by a worker to its own process id; what it starts inherits it and is no worker."""
-AGREEMENT_SECONDS = 0.5
-"""About how often the ranks agree whether to go on."""
-AGREEMENT_BATCHES = 100
-"""How many batches lie between two agreements at most, should they become slow meanwhile."""
-
-_GO_ON, _SAVE, _STOP = 0, 1, 2
 _KEY = "getiaction_launch"
 
 
@@ -104,12 +88,12 @@ class Interruption(Callback):
 
     def __init__(self, run: Run, progress: ProgressReport) -> None:
         self._run, self._progress = run, progress
-        self._attempt = int(os.environ["GETIACTION_LAUNCH_ATTEMPT"])
+        attempt = int(os.environ["GETIACTION_LAUNCH_ATTEMPT"])
+        self._saver = CheckpointSaver(run, progress, attempt)
         self._period_seconds = float(
             os.environ.get("GETIACTION_LAUNCH_CHECKPOINT_PERIOD_SECONDS", "600")
         )
         self._undo = contextlib.ExitStack()
-        self._is_saving = False
 
     @contextlib.contextmanager
     def watching(self, fit: int) -> Iterator[dict[str, Any]]:
@@ -163,7 +147,7 @@ class Interruption(Callback):
 
         def process_dataloader(dataloader: object) -> object:
             loader = process(dataloader)
-            _prepare(loader, trainer)
+            prepare_loader(loader, trainer)
             return loader
 
         trainer.strategy.process_dataloader = process_dataloader  # type: ignore[method-assign]
@@ -183,17 +167,15 @@ class Interruption(Callback):
         if self._resumed:
             trainer.should_stop = self._resumed["should_stop"]
             trainer.callback_metrics.update(self._resumed["metrics"])
-            if trainer.is_global_zero and not _are_loaders_exact(trainer):
-                _say(
+            if trainer.is_global_zero and not are_loaders_exact(trainer):
+                say(
                     "training goes on in an epoch whose data loader cannot: it has no "
                     "state_dict() or no length. Other samples are seen than without the "
                     "interruption."
                 )
         self._batches = -1
-        self._verdict = _GO_ON
-        self._interval = self._countdown = 1
-        self._agreed_at = time.monotonic()
-        self._save_at = self._agreed_at + self._period_seconds
+        self._agreement, self._verdict = Agreement(), Verdict.GO_ON
+        self._save_at = time.monotonic() + self._period_seconds
         self._is_training = True
         profiled: Any = trainer  # its profiler is set from afar
         self._undo.callback(setattr, trainer, "profiler", profiled.profiler)
@@ -229,99 +211,39 @@ class Interruption(Callback):
         if not self._is_training:
             return
         self._batches += 1
-        if random_state := self._resumed.pop("random", None):
+        if state := self._resumed.pop("random", None):
             # Not before: the user's on_train_start may draw, and did so before it was saved.
-            _set_random_state(random_state)
-        self._countdown -= 1
-        if self._countdown == 0:
-            self._verdict = max(self._verdict, self._agree(trainer))
+            set_random_state(state)
+        if self._agreement.count_batch():
+            self._verdict = max(self._verdict, self._agreement.reach(trainer, self._wish(trainer)))
         if not self._verdict or not _is_between_steps(trainer):
             return
-        verdict, self._verdict = self._verdict, _GO_ON
+        verdict, self._verdict = self._verdict, Verdict.GO_ON
         if self._batches and not self._is_rerun:  # without a batch it is where this fit came from
-            self._save(trainer, "interruption" if verdict == _STOP else "period")
-        if verdict == _STOP:
+            reason = "interruption" if verdict is Verdict.STOP else "period"
+            self._saver.save(trainer, self._fit, reason)
+            self._save_at = time.monotonic() + self._period_seconds
+        if verdict is Verdict.STOP:
             if trainer.is_global_zero:
                 self._progress.update(phase="interrupted")
             raise Interrupted
 
-    def _agree(self, trainer: Trainer) -> int:
-        """Let every rank know the most that one of them asks for."""
-        now = time.monotonic()
-        wish = _GO_ON
+    def _wish(self, trainer: Trainer) -> Verdict:
         if Interruption.is_requested:
-            wish = _STOP
-        elif trainer.is_global_zero and now >= self._save_at:
-            wish = _SAVE
-        told = torch.tensor([wish, now - self._agreed_at], device=trainer.strategy.root_device)
-        verdict, seconds = trainer.strategy.reduce(told, reduce_op="max").tolist()
-        # From what all ranks know alike, so that they never disagree on when to agree again.
-        fitting = int(self._interval * AGREEMENT_SECONDS / max(seconds, 1e-6))
-        self._interval = self._countdown = max(
-            1, min(fitting, 2 * self._interval, AGREEMENT_BATCHES)
-        )
-        self._agreed_at = time.monotonic()
-        return int(verdict)
-
-    def _save(self, trainer: Trainer, reason: str) -> None:
-        """Save and commit, on all ranks; what goes wrong is told and does not end the training."""
-        step = trainer.global_step
-        if trainer.is_global_zero:
-            self._progress.update(phase="saving", step=step)
-            with contextlib.suppress(OSError):  # the save itself will tell
-                remove_partial(self._run)
-        error = self._write(trainer, partial_path(self._run, self._fit, step))
-        is_written = trainer.strategy.reduce_boolean_decision(error is None)
-        if trainer.is_global_zero and not is_written:
-            error = error or RuntimeError("another rank could not write its part")
-        elif trainer.is_global_zero:
-            try:
-                commit(
-                    self._run,
-                    attempt=self._attempt,
-                    fit=self._fit,
-                    step=step,
-                    epoch=trainer.current_epoch,
-                    reason=reason,
-                    saved_at=time.time(),
-                )
-            except OSError as refusal:
-                error = refusal
-        words = f"{type(error).__name__}: {error}" if error else None
-        if words:
-            _say(f"step {step} could not be saved: {words}")
-        if trainer.is_global_zero:
-            saved = {} if words else {"checkpoint_step": step}
-            self._progress.update(phase="training", checkpoint_error=words, **saved)
-        self._save_at = time.monotonic() + self._period_seconds
-        trainer.strategy.barrier("getiaction_launch: committed")  # no rank leaves before that
-
-    def _write(self, trainer: Trainer, path: Path) -> Exception | None:
-        strategy = trainer.strategy
-        io = strategy.checkpoint_io
-        if isinstance(io, AsyncCheckpointIO) and io.checkpoint_io:
-            strategy.checkpoint_io = io.checkpoint_io  # what is committed must have been written
-        self._is_saving = True
-        try:
-            trainer.save_checkpoint(path)
-        except Exception as error:  # noqa: BLE001 - the user's hooks are in it
-            strategy.barrier("Trainer.save_checkpoint")  # where the other ranks are waiting
-            return error
-        finally:
-            self._is_saving = False
-            strategy.checkpoint_io = io
-        return None
+            return Verdict.STOP
+        is_time = trainer.is_global_zero and time.monotonic() >= self._save_at
+        return Verdict.SAVE if is_time else Verdict.GO_ON
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add what every rank needs; Lightning saves rank 0's loaders and no random numbers."""
         del pl_module
-        if not self._is_saving:  # other savers may not be on all ranks
+        if not self._saver.is_saving:  # other savers may not be on all ranks
             return
         metrics = trainer.callback_metrics  # what plateau schedulers and early stopping watch
         mine = {
-            "random": _random_state(trainer.strategy.root_device),
+            "random": random_state(trainer.strategy.root_device),
             "loaders": _loop_state(checkpoint).get("combined_loader", []),
             "metrics": {name: value.detach().cpu().clone() for name, value in metrics.items()},
             "should_stop": trainer.should_stop,
@@ -346,7 +268,7 @@ class Interruption(Callback):
         else:
             self._resumed = {**ranks[0], "random": None}
             if trainer.is_global_zero:
-                _say(
+                say(
                     f"the checkpoint is of {len(ranks)} ranks and training goes on with "
                     f"{trainer.world_size}: its numbers will not be the same."
                 )
@@ -395,10 +317,6 @@ def _on_sigterm(handler: Any) -> None:  # noqa: ANN401 - as in signal.signal
         signal.signal(signal.SIGTERM, handler)
 
 
-def _say(words: str) -> None:
-    sys.stderr.write(f"getiaction-launch: {words}\n")
-
-
 def _can_load_weights_only(path: Path) -> bool | None:
     """Whether ``weights_only=True`` loads the run's own checkpoint.
 
@@ -411,30 +329,9 @@ def _can_load_weights_only(path: Path) -> bool | None:
         return None
 
 
-def _prepare(loader: object, trainer: Trainer) -> None:
-    if not isinstance(loader, DataLoader):
-        return
-    init = loader.worker_init_fn
-    if loader.num_workers and not isinstance(init, LoaderShield):
-        if init is None and int(os.environ.get("PL_SEED_WORKERS", "0")):
-            # Lightning adds it after this, and only where there is none.
-            init = functools.partial(pl_worker_init_function, rank=trainer.global_rank)
-        loader.worker_init_fn = LoaderShield(init)
-    # Lightning does it after the first iterator is made, whose workers may read ahead by then.
-    if set_epoch := getattr(loader.sampler, "set_epoch", None):
-        set_epoch(trainer.current_epoch)
-
-
 def _loop_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
     state: dict[str, Any] = checkpoint["loops"]["fit_loop"]["state_dict"]
     return state
-
-
-def _are_loaders_exact(trainer: Trainer) -> bool:
-    """Whether the loaders go on where they were; one without a length is read a batch ahead."""
-    loaders = CombinedLoader(trainer.train_dataloader).flattened
-    has_length = trainer.num_training_batches != float("inf")
-    return has_length and all(hasattr(loader, "load_state_dict") for loader in loaders)
 
 
 def _is_between_steps(trainer: Trainer) -> bool:
@@ -442,23 +339,3 @@ def _is_between_steps(trainer: Trainer) -> bool:
     batches = trainer.fit_loop.epoch_loop.batch_progress.current
     is_idle = batches.ready == batches.completed
     return is_idle and batches.completed % trainer.accumulate_grad_batches == 0
-
-
-def _random_state(device: torch.device) -> dict[str, Any]:
-    """The global generators of this process, as data that loads with ``weights_only=True``."""
-    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - users draw from it
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        "numpy": (kind, torch.tensor(np.asarray(keys, np.int64)), *rest),
-        "python": random.getstate(),
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    kind, keys, *rest = state["numpy"]
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None:
-        torch.cuda.set_rng_state(state["cuda"])
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002 - as above
-    random.setstate(state["python"])

@@ -1,16 +1,16 @@
 """Prepare, submit, attach: the same door for the command line and for notebooks."""
 
-import contextlib
 import os
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from getiaction_launch.attempt import read_attempts, reopen
 from getiaction_launch.backend import Backend
-from getiaction_launch.errors import CheckError, LaunchError, SpecError, UnreachableError
-from getiaction_launch.plan import DEFAULT_NAME, DEFAULT_ROOT, Plan, read_topology
+from getiaction_launch.errors import CheckError, LaunchError, SpecError
+from getiaction_launch.plan import DEFAULT_NAME, DEFAULT_ROOT, Plan, Topology, read_topology
 from getiaction_launch.run import Run
 from getiaction_launch.spec import Spec, parse, read_spec
 from getiaction_launch.state import JobState
@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 POLL_SECONDS = 0.1
+LOCK_SECONDS = 60
 QUEUE_SECONDS = 2  # a job that has not begun by then waits in a queue
 
 
@@ -47,6 +48,7 @@ def prepare(
     storage_root: str | None = None,
     settings: Mapping[str, tuple[str, str]] | None = None,
     sweep: Mapping[str, Any] | None = None,
+    free_gpus: Callable[[int], int | None] | None = None,
 ) -> tuple[Plan, Backend]:
     """Decide everything about a run, without starting or writing anything.
 
@@ -62,15 +64,27 @@ def prepare(
         storage_root: Instead of the cluster config's.
         settings: Over the cluster config's own: by key, the flag that sets it and the value.
         sweep: Of a point of a sweep: its ``group``, and its ``values`` by key.
+        free_gpus: Instead of the backend's, on a node that knows better.
 
     Raises:
         LaunchError: If something in it is wrong.
     """
     from getiaction_launch.cluster import find_cluster, read_cluster
 
-    place = read_cluster(find_cluster(cluster), settings or {})
+    config_path, settings = find_cluster(cluster), settings or {}
+    place = read_cluster(config_path, settings)
     point = (sweep or {}).get("values", {}).items()
-    words = [*_words(nodes, gpus_per_node, workers_per_node, name)]
+    flags = {
+        "--cluster": config_path.absolute(),
+        "--nodes": nodes,
+        "--gpus-per-node": gpus_per_node,
+        "--workers-per-node": workers_per_node,
+        "--name": name,
+        "--storage-root": storage_root and Path(storage_root).absolute(),
+        # The others are the scheduler's alone.
+        **{flag: value for key, (flag, value) in settings.items() if key.startswith("max_")},
+    }
+    words = [f"{flag}={value}" for flag, value in flags.items() if value is not None]
     if script:
         script = [*script, *(f"--{key}={value}" for key, value in point)]
         words += script
@@ -107,7 +121,7 @@ def prepare(
         arguments=spec.arguments,
         script=list(script),
         words=words,
-        topology=read_topology(trainer, place.backend.free_gpus),
+        topology=read_topology(trainer, free_gpus or place.backend.free_gpus),
         working_directory=str(Path.cwd()),
         env_vars=place.env_vars,
         forward_env_vars=place.forward_env_vars,
@@ -122,18 +136,6 @@ def prepare(
         origins=spec.origins,
     )
     return plan, place.backend
-
-
-def _words(
-    nodes: int | None, gpus_per_node: int | None, workers_per_node: int | None, name: str | None
-) -> list[str]:
-    flags = {
-        "--nodes": nodes,
-        "--gpus-per-node": gpus_per_node,
-        "--workers-per-node": workers_per_node,
-        "--name": name,
-    }
-    return [f"{flag}={value}" for flag, value in flags.items() if value is not None]
 
 
 def _check_script(script: Sequence[str]) -> list[str]:
@@ -216,13 +218,18 @@ def submit_sweep(plans: Sequence[Plan], backend: Backend, max_parallel: int | No
     Args:
         plans: One for each point.
         backend: Where.
-        max_parallel: How many may run at a time; None for all.
+        max_parallel: How many may run at a time; None for one on this machine, all on SLURM.
 
     Raises:
         LaunchError: As :func:`submit`; then nothing of the sweep is started.
     """
+    checked: set[Topology] = set()
     for plan in plans:
-        check(plan, backend, also_spec=True)
+        if plan.topology not in checked:
+            check(plan, backend, also_spec=False)
+        checked.add(plan.topology)
+        if plan.arguments:
+            parse(plan.arguments)
     return _start(plans, backend, max_parallel)
 
 
@@ -242,9 +249,19 @@ def _start(plans: Sequence[Plan], backend: Backend, max_parallel: int | None) ->
 
 def _take_back(runs: Sequence[Run]) -> None:
     for run in runs:
-        with contextlib.suppress(UnreachableError):
-            cancel(run)
-        run.discard()
+        if error := _cancel_error(run):
+            # Its job may still come, and must find its own plan there.
+            sys.stderr.write(f"{run.directory} is kept, its job may still come: {error}\n")
+        else:
+            run.discard()
+
+
+def _cancel_error(run: Run) -> LaunchError | None:
+    try:
+        cancel(run)
+    except LaunchError as error:
+        return error
+    return None
 
 
 def resume(run: Run) -> None:
@@ -253,8 +270,31 @@ def resume(run: Run) -> None:
     It goes on in the same directory, from the newest committed checkpoint.
 
     Raises:
-        LaunchError: If it has not ended, or has finished.
+        LaunchError: If it has not ended, has finished, or cannot be started from here.
     """
+    from filelock import FileLock
+
+    with FileLock(run.launch_directory / "resume.lock", timeout=LOCK_SECONDS):
+        check_resumable(run)
+        record = run.read("job") or {}
+        if "step_id" in record:
+            raise CheckError(
+                f"run {run.name} was started inside a batch script, and goes on inside of one.",
+                f"srun --ntasks-per-node=1 getiaction-launch node {run.directory}",
+            )
+        backend = backend_of(run, record)
+        check(Plan.of(run), backend, also_spec=False)
+        last = reopen(run)
+        try:
+            backend.submit([run], None)
+        except (LaunchError, KeyboardInterrupt):
+            if last:
+                run.write(f"attempt_{last['number']}", last)
+            raise
+
+
+def check_resumable(run: Run) -> None:
+    """Raise CheckError unless the run has ended before its training had."""
     status = read_status(run)
     if status.state is JobState.SUCCEEDED:
         raise CheckError(f"run {run.name} has finished; there is nothing to resume.")
@@ -263,10 +303,6 @@ def resume(run: Run) -> None:
             f"run {run.name} is {status.state.value}; it cannot be resumed while it may run.",
             f"End it first: getiaction-launch cancel {run.directory}",
         )
-    backend = backend_of(run, run.read("job") or {})
-    backend.check(Plan.of(run))
-    reopen(run)
-    backend.submit([run], None)
 
 
 def check(plan: Plan, backend: Backend, *, also_spec: bool) -> None:

@@ -34,6 +34,9 @@ def log_files(run: Run, rank: int | None, attempt: int) -> dict[str, Path]:
     files = {f"rank {r}": directory / f"rank_{r}.log" for r in range(world_size)}
     # Job and nodes speak only when something is wrong with themselves.
     own = [directory / "job.log", *sorted(directory.glob("node_*.log"))]
+    job = run.read("job") or {}
+    if "job_dir" in job and not directory.exists():  # it has not come as far as to a node
+        own += [Path(job["job_dir"], f"{job['job_id']}_0_log.out")]
     return files | {p.stem.replace("_", " "): p for p in own if p.exists() and p.stat().st_size}
 
 

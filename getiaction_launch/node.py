@@ -249,6 +249,13 @@ def _has_failed(attempt: Attempt) -> bool:
     return error is not None and not error.is_consequence
 
 
+def await_save(run: Run) -> None:
+    """Let a checkpoint that another node is saving be finished, within the limit for that."""
+    deadline = time.monotonic() + SAVE_LIMIT_SECONDS
+    while _is_saving(run) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+
+
 def _is_saving(run: Run) -> bool:
     try:
         return (run.read("progress") or {}).get("phase") == "saving"

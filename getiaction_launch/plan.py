@@ -45,10 +45,10 @@ class Plan:
         root: Absolute directory of all runs.
         arguments: What to train, as ``getiaction fit`` takes it; empty where ``script`` is given.
         script: The user's own ``train.py`` and its arguments; empty where ``spec`` is given.
-        words: What says all this on a command line of ``getiaction-launch``.
         topology: Nodes, workers and GPUs.
         working_directory: Where the workers run, so that relative paths and the user's own
             modules mean what they meant to the user.
+        words: What says all this on a command line of ``getiaction-launch``.
         env_vars: Variables for the workers, from the cluster config.
         forward_env_vars: Names of variables that the submitting shell's values are taken of; the
             values are written nowhere. None for the whole environment.
@@ -64,9 +64,9 @@ class Plan:
     root: str
     arguments: list[str]
     script: list[str]
-    words: list[str]
     topology: Topology
     working_directory: str
+    words: list[str] = field(default_factory=list)
     env_vars: dict[str, str] = field(default_factory=dict)
     forward_env_vars: list[str] | None = None
     checkpoint_period_minutes: float = 10
@@ -139,7 +139,7 @@ def _count_devices(devices: Any, available: int | None) -> int:  # noqa: ANN401 
     if count in ("auto", -1):
         if available is None:
             raise SpecError(
-                f"trainer.devices={devices!r} cannot be sized before the job starts.",
+                "how many workers a node has (trainer.devices) is not known before the job starts.",
                 "Say what each node should have: --gpus-per-node 4, or --gpus-per-node 0 for CPU",
             )
         count = available

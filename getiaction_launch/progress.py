@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import time
 from typing import Any
 
@@ -10,6 +11,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from getiaction_launch.run import Run
 
 PERIOD_SECONDS = 1.0
+
+
+def say(words: str) -> None:
+    """Tell whoever reads this worker's log."""
+    sys.stderr.write(f"getiaction-launch: {words}\n")
 
 
 class ProgressReport(Callback):

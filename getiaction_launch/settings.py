@@ -10,6 +10,7 @@ from getiaction_launch.errors import UsageError
 
 BACKEND = "backend.init_args"
 _MEMORY_MB = {"": 1, "K": 1 / 1024, "M": 1, "G": 1024, "T": 1024 * 1024}
+_NO_TIME_LIMIT = ("UNLIMITED", "INFINITE")
 _MINUTES_PER_DAY, _MINUTES_PER_HOUR, _SECONDS_PER_MINUTE = 24 * 60, 60, 60
 
 
@@ -17,11 +18,13 @@ def read_minutes(text: str) -> int:
     """Read sbatch's ``--time``: ``MM``, ``MM:SS``, ``HH:MM:SS``, ``D-HH``, ``D-HH:MM[:SS]``.
 
     Returns:
-        Minutes, rounded up.
+        Minutes, rounded up; 0 for no limit, as in sbatch.
 
     Raises:
         UsageError: For anything else.
     """
+    if text.upper() in _NO_TIME_LIMIT:
+        return 0
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
     if match is None:
         raise UsageError(f"--time {text!r} is no time.", "Like sbatch: 90, 1:30:00, 2-12:00")
@@ -40,13 +43,23 @@ def read_minutes(text: str) -> int:
 def read_megabytes(text: str) -> int:
     """Read sbatch's ``--mem``: a number of megabytes, or with K, M, G or T.
 
+    Returns:
+        Megabytes; 0 for all of the node's memory, as in sbatch.
+
     Raises:
         UsageError: For anything else.
     """
     match = re.fullmatch(r"(\d+)([KMGT]?)B?", text.upper())
     if match is None:
         raise UsageError(f"--mem {text!r} is no size.", "Like sbatch: 4000, 4G, 512M")
-    return max(1, round(int(match[1]) * _MEMORY_MB[match[2]]))
+    number = int(match[1])
+    return max(1, round(number * _MEMORY_MB[match[2]])) if number else 0
+
+
+def _read_count(flag: str, text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise UsageError(f"{flag} {text!r} is no whole number from {least} on.", f"e.g. {flag} 3")
+    return int(text)
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,7 @@ class _Flag:
     metavar: str
     help: str
     read: Callable[[str], object] = str
+    least: int | None = None  # of a whole number
 
     @property
     def attribute(self) -> str:
@@ -70,13 +84,13 @@ FLAGS = (
     _Flag(("-w", "--nodelist"), f"{BACKEND}.nodelist", "NODES", "run on these"),
     _Flag(("-x", "--exclude"), f"{BACKEND}.exclude", "NODES", "not on these"),
     _Flag(("-C", "--constraint"), f"{BACKEND}.constraint", "FEATURES", "nodes' features"),
-    _Flag(("-c", "--cpus-per-task"), f"{BACKEND}.cpus_per_worker", "N", "CPUs of each worker"),
+    _Flag(("-c", "--cpus-per-task"), f"{BACKEND}.cpus_per_worker", "N", "of each worker", least=1),
     _Flag(("-d", "--dependency"), f"{BACKEND}.dependency", "TYPE:RUN", "e.g. afterok:@last"),
     _Flag(("--mem",), f"{BACKEND}.memory_mb", "SIZE", "memory of each node", read_megabytes),
     _Flag(("--mail-user",), f"{BACKEND}.mail_user", "ADDRESS", "whom to tell"),
-    _Flag(("--max-crashes",), "max_crashes", "N", "start again after this many failures"),
-    _Flag(("--max-node-failures",), "max_node_failures", "N", "the same for lost nodes"),
-    _Flag(("--max-interruptions",), "max_interruptions", "N", "the same for time limits"),
+    _Flag(("--max-crashes",), "max_crashes", "N", "start again after so many failures", least=0),
+    _Flag(("--max-node-failures",), "max_node_failures", "N", "the same for lost nodes", least=0),
+    _Flag(("--max-interruptions",), "max_interruptions", "N", "the same for time limits", least=0),
 )
 _PAIRS = {"sbatch": "any other option of sbatch", "srun": "any other option of srun"}
 
@@ -90,14 +104,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name}", action="append", default=[], metavar="K=V", help=words)
 
 
-def read_settings(
-    arguments: argparse.Namespace, resolve_dependency: Callable[[str], str]
-) -> Mapping[str, tuple[str, Any]]:
+def read_settings(arguments: argparse.Namespace) -> Mapping[str, tuple[str, Any]]:
     """The settings that were typed.
 
     Args:
         arguments: As parsed with :func:`add_flags`.
-        resolve_dependency: Turns the runs in ``--dependency`` into what the scheduler knows.
 
     Returns:
         By key of the cluster config: the flag and the value.
@@ -109,8 +120,9 @@ def read_settings(
     for flag in FLAGS:
         text = getattr(arguments, flag.attribute)
         if text is not None:
-            read = resolve_dependency if flag.attribute == "dependency" else flag.read
-            settings[flag.key] = (flag.names[-1], read(text))
+            name, least = flag.names[-1], flag.least
+            value = flag.read(text) if least is None else _read_count(name, text, least)
+            settings[flag.key] = (name, value)
     for name in _PAIRS:
         for pair in getattr(arguments, name):
             key, equals, value = pair.removeprefix("--").partition("=")

@@ -2,18 +2,20 @@
 
 Preemption, requeue and ``scancel`` send SIGTERM to every process of a job step. PyTorch's loader
 processes die of one that is not from their parent, and the parent then raises in the middle of a
-training step. Nothing heavy is imported here: loader processes that are spawned import it.
+training step. So they ignore it, and the parent ends one that hangs by SIGKILL. They could not
+ask who sent it: where processes are spawned, the idle threads of libraries take the signal first.
+Nothing heavy is imported here: loader processes that are spawned import it.
 """
 
-import os
+import copy
 import signal
-import sys
-import threading
 from collections.abc import Callable
+from multiprocessing import context, process
+from typing import Any
 
 
 class LoaderShield:
-    """A DataLoader's ``worker_init_fn`` after which SIGTERM counts from the parent alone.
+    """A DataLoader's ``worker_init_fn`` after which the process ignores SIGTERM.
 
     Args:
         init: The ``worker_init_fn`` that the loader has already.
@@ -24,17 +26,44 @@ class LoaderShield:
 
     def __call__(self, worker_id: int) -> None:
         """Shield this process."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        # A spawned process has threads already, of libraries, which do not block it.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        # The parent ends a hung loader process so, and then waits for it without a limit.
-        if sys.platform == "linux":
-            threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         if self._init:
             self._init(worker_id)
 
 
-def _end_with(parent_pid: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent_pid:
-        pass
-    os._exit(0)
+def shielded_context(original: context.BaseContext) -> context.BaseContext:
+    """Return a DataLoader's ``multiprocessing_context`` for processes that ignore SIGTERM.
+
+    PyTorch calls ``terminate`` on a loader process that hangs, and waits for its end without a
+    limit.
+
+    Args:
+        original: The context that would be used otherwise.
+    """
+    shielded = copy.copy(original.get_context())
+    shielded.Process = _PROCESSES[shielded.get_start_method()]  # type: ignore[misc]
+    return shielded
+
+
+class _Killed(process.BaseProcess):
+    def _Popen(self, started: process.BaseProcess) -> Any:  # noqa: ANN401, N802 - as in its base
+        popen = super()._Popen(started)  # type: ignore[misc]
+        popen.terminate = popen.kill  # not this object's own: at exit, Python calls that one
+        return popen
+
+
+# Classes of this module, since a process that is spawned unpickles its own.
+class _KilledForkProcess(_Killed, context.ForkProcess): ...
+
+
+class _KilledSpawnProcess(_Killed, context.SpawnProcess): ...
+
+
+class _KilledForkServerProcess(_Killed, context.ForkServerProcess): ...
+
+
+_PROCESSES = {
+    "fork": _KilledForkProcess,
+    "spawn": _KilledSpawnProcess,
+    "forkserver": _KilledForkServerProcess,
+}

@@ -9,10 +9,10 @@ from typing import Any
 from getiaction_launch.attempt import read_attempts
 from getiaction_launch.backend import Backend, Job
 from getiaction_launch.errors import UnreachableError
-from getiaction_launch.plan import Plan
 from getiaction_launch.run import Run
 from getiaction_launch.state import Cause, JobState
 
+LOST_SECONDS = 120  # a scheduler that does not answer is asked so long
 WATCH_SECONDS = 0.5  # a watcher must not take CPU from training on the same machine
 
 
@@ -115,16 +115,26 @@ def _told_by_records(run: Run) -> RunStatus | None:
 
 def sweep_point(run: Run) -> str:
     """A run's sweep and its point, for people; empty for a run of its own."""
-    sweep = Plan.of(run).sweep
+    try:
+        sweep = (run.read("plan") or {}).get("sweep") or {}
+    except (OSError, ValueError):
+        return ""
     values = (f"{key.rpartition('.')[2]}={value}" for key, value in sweep.get("values", {}).items())
     return " ".join([sweep["group"], *values]) if sweep else ""
 
 
 def wait(run: Run, watch: Callable[[RunStatus], None]) -> RunStatus:
-    """Wait for the end of a run, showing each look at it to ``watch``."""
+    """Wait for the end of a run, showing each look at it to ``watch``.
+
+    Returns:
+        How it ended; or that this is UNKNOWN, when that has been so for :data:`LOST_SECONDS`.
+    """
+    seen_at = time.monotonic()
     while True:
         status = read_status(run)
         watch(status)
-        if status.state.is_over:
+        if status.state is not JobState.UNKNOWN:
+            seen_at = time.monotonic()
+        if status.state.is_over or time.monotonic() - seen_at > LOST_SECONDS:
             return status
         time.sleep(WATCH_SECONDS)

@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
+from getiaction_launch.cgroup import count_oom_kills
 from getiaction_launch.checkpoint import Interrupted
 from getiaction_launch.errors import SpecError
 from getiaction_launch.parent import die_with_parent
@@ -29,6 +30,7 @@ def main() -> None:
     os.environ["GETIACTION_LAUNCH_WORKER"] = str(os.getpid())
     run = Run(Path(sys.argv[1]))
     attempt = int(os.environ.get("GETIACTION_LAUNCH_ATTEMPT", "0"))
+    oom_kills = count_oom_kills()
     try:
         run_plan(Plan.of(run))
     except Interrupted as interrupted:
@@ -38,12 +40,16 @@ def main() -> None:
         _leave_process_group()
         sys.exit(EXIT_INTERRUPTED)
     except BaseException as error:  # noqa: BLE001 - SystemExit too: Lightning leaves so on SIGTERM
+        name, message = type(error).__name__, str(error)
+        # A loader process that is killed for want of memory raises a plain RuntimeError here.
+        if _tells_of_want_of_memory(error) or count_oom_kills() > oom_kills:
+            name, message = "OutOfMemory", f"{name}: {message}"
         record = WorkerError(
             rank=int(os.environ["RANK"]),
             node_rank=int(os.environ["GROUP_RANK"]),
             host=socket.gethostname(),
-            type=type(error).__name__,
-            message=str(error),
+            type=name,
+            message=message,
             traceback=traceback.format_exc(),
             is_consequence=_tells_of_a_lost_peer(error),
         )
@@ -97,6 +103,16 @@ def _tells_of_a_lost_peer(error: BaseException) -> bool:
     text = f"{type(error).__name__}: {error}".lower()
     words = ("gloo", "nccl", "connection closed by peer", "connection reset", "sigterm")
     return any(word in text for word in words) or type(error).__name__.startswith("Dist")
+
+
+def _tells_of_want_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` is what Python, torch or CUDA say where memory is not to be had."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    # The CPU's allocator and the driver raise no type of their own; fork(2) fails with ENOMEM.
+    text = str(error).lower()
+    words = ("out of memory", "allocate memory")
+    return isinstance(error, RuntimeError | OSError) and any(word in text for word in words)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ and cancel work from any other shell by what stands there.
 """
 
 import contextlib
+import errno
 import functools
 import itertools
 import os
@@ -29,6 +30,7 @@ from getiaction_launch.attempt import (
     Ending,
     allow_another,
     judge,
+    may_begin,
     reserve_port,
 )
 from getiaction_launch.backend import Job, JobStatus
@@ -108,7 +110,7 @@ class LocalBackend:
             CheckError: If one ends before it has said how to find it.
         """
         for run in runs:
-            self._start_job(run, max_parallel or len(runs))
+            self._start_job(run, max_parallel or 1)
 
     def _start_job(self, run: Run, max_parallel: int) -> None:
         log_path = run.log_directory(0) / "job.log"
@@ -286,6 +288,7 @@ def run_job(run: Run, grace_seconds: float, max_parallel: int) -> JobState:
         },
     )
     plan = Plan.of(run)
+    may_begin(run)  # ends an attempt whose job process was killed
     with contextlib.closing(_take_slot(plan, max_parallel, stop)):
         for number in itertools.count():
             if stop.signal:
@@ -301,14 +304,17 @@ def _take_slot(plan: Plan, max_parallel: int, stop: StopRequest) -> socket.socke
 
     A slot is a name in Linux's abstract namespace (unix(7)), which goes with its process.
     """
-    group = plan.sweep.get("group", f"{os.getpid()}")
+    # The name's unique end: such a socket's name has room for 107 bytes.
+    group = plan.sweep.get("group", f"-{os.getpid()}").rpartition("-")[2]
     while not stop.signal:
         for slot in range(max_parallel):
             claim = socket.socket(socket.AF_UNIX)
             try:
                 claim.bind(f"\0getiaction-launch-{group}-{slot}")
-            except OSError:
+            except OSError as error:
                 claim.close()
+                if error.errno != errno.EADDRINUSE:
+                    raise
             else:
                 return claim
         time.sleep(SLOT_POLL_SECONDS)

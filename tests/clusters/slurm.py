@@ -78,7 +78,7 @@ MpiDefault=none
 MailProg=/bin/true
 ReturnToService=2
 SlurmdTimeout=20
-KillWait=10
+KillWait=30
 """
 CONTAINED = "ProctrackType=proctrack/cgroup\nTaskPlugin=task/cgroup\n"
 UNCONTAINED = "ProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\n"

@@ -13,6 +13,7 @@ import pytest
 import torch
 from clusters.slurm import SlurmCluster
 from drill import Drill, weights, write_spec
+from filelock import FileLock
 
 from getiaction_launch.run import list_runs
 
@@ -155,10 +156,16 @@ def drill(
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """The weights of a drill's run that nothing happens to, on this machine."""
-    directory = tmp_path_factory.mktemp("undisturbed")
-    write_spec(directory)
-    words = ["--cluster", "local", "--nodes", "2", "--config", "act.yaml", "--wait"]
-    command = [sys.executable, "-m", "getiaction_launch.cli", *words]
-    subprocess.run(command, cwd=directory, check=True, capture_output=True, timeout=120)
-    (run,) = list_runs(str(directory / "experiments"))
-    return weights(run.directory)
+    directory = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        directory = directory.parent  # the first of the test processes trains for all
+    with FileLock(directory / "undisturbed.lock"):
+        root = directory / "undisturbed"
+        if not root.exists():
+            root.mkdir()
+            write_spec(root)
+            words = ["--cluster", "local", "--nodes", "2", "--config", "act.yaml", "--wait"]
+            command = [sys.executable, "-m", "getiaction_launch.cli", *words]
+            subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=240)
+        (run,) = list_runs(str(root / "experiments"))
+        return weights(run.directory)

@@ -75,6 +75,9 @@ def state(getiaction_launch) -> Callable[[str], dict]:
         ("-c 3", {"CPUs/Task": "3"}),
         ("-c 2 --workers-per-node 2", {"CPUs/Task": "4"}),
         ("--mem 2G", {"MinMemoryNode": "2G"}),
+        ("--mem 0", {"MinMemoryNode": "0"}),
+        ("-t 0", {"TimeLimit": "UNLIMITED"}),
+        ("--sbatch comment=null", {"Comment": "null"}),
         ("--gpus-per-node 2", {"TresPerNode": "gres:gpu:2", "CPUs/Task": "1"}),
         ("--mail-user me@lab", {"MailUser": "me@lab", "MailType": "BEGIN,END,FAIL,REQUEUE"}),
         ("--sbatch exclusive= --sbatch comment=hello", {"OverSubscribe": "NO", "Comment": "hello"}),
@@ -96,6 +99,17 @@ def test_features_of_nodes_are_asked_for(cluster, submit, scontrol):
     finally:
         nothing = "AvailableFeatures=", "ActiveFeatures="
         cluster.cluster.run("scontrol", "update", "NodeName=n1", *nothing)
+
+
+def test_qos_may_allow_more_time_than_its_partition(cluster, submit, scontrol):
+    """Where its flags say so, a time limit over the partition's is the user's to ask for."""
+    sacctmgr = ("sacctmgr", "--immediate")
+    cluster.cluster.run(*sacctmgr, "add", "qos", "long", "flags=PartitionTimeLimit")
+    try:
+        job = scontrol(submit("-p", "short", "-t", "31", "-q", "long"))
+        assert (job["TimeLimit"], job["QOS"]) == ("00:31:00", "long")
+    finally:
+        cluster.cluster.run(*sacctmgr, "delete", "qos", "long")
 
 
 def test_flags_of_srun_and_setup_reach_the_step(getiaction_launch, script, tmp_path):
@@ -122,10 +136,12 @@ def test_flags_of_srun_and_setup_reach_the_step(getiaction_launch, script, tmp_p
     [
         ("-p mian", 3, "--partition mian: SLURM has no partition of that name.\nDid you mean 'ma"),
         ("-p short -t 31", 3, "--time 31: partition 'short' allows 30 minutes.\n-t 30"),
+        ("-p short -t 31 -q normal", 3, "--time 31: partition 'short' allows 30 minutes.\n-t 30"),
         ("--nodes 5", 3, "--nodes 5: a job in partition 'main' can have 4.\n--nodes 4"),
         ("-C warp", 4, "SLURM refuses: allocation failure: Invalid feature specification"),
         ("--mem 900G", 4, "SLURM refuses: allocation failure: Requested node configuration"),
         ("--gpus-per-node 3", 4, "SLURM refuses: allocation failure: Requested node config"),
+        ("--gpus-per-node a100:1", 4, "SLURM refuses: allocation failure: Requested node config"),
         ("--sbatch bogus=1", 4, "SLURM refuses: unrecognized option '--bogus=1'"),
         ("-d afternope:3", 4, "Job dependency problem"),
         ("--sbatch ntasks-per-node=2", 2, "--sbatch ntasks-per-node=2: "),
@@ -315,6 +331,27 @@ def test_dependency_on_a_run_by_its_name(submit, scontrol, getiaction_launch, st
     assert state(second)["state"] == "PENDING"
     assert getiaction_launch("cancel", first).returncode == 0
     until(lambda: state(second)["state"] == "CANCELLED")
+
+
+def test_successor_takes_over_who_waits_for_its_job(cluster, submit, scontrol):
+    """Where a run goes on in another job, what waits for its success waits for that one."""
+    first = submit()
+    waits = submit("-d", f"after:{read_job(first)['job_id']},afterok:@last", held=False)
+    other = submit()
+    code = (
+        "import sys; from pathlib import Path; from getiaction_launch.run import Run; "
+        "from getiaction_launch.backends.slurm.backend import submit_successor; "
+        "submit_successor(Run(Path(sys.argv[1])), sys.argv[2])"
+    )
+    before = read_job(first)["job_id"]
+    cluster.cluster.run(sys.executable, "-c", code, first, before)
+    after = read_job(first)["job_id"]
+    assert after != before
+    assert scontrol(first)["Dependency"] == f"afterany:{before}(unfulfilled)"
+    wanted = f"after:{after}(unfulfilled),afterok:{after}(unfulfilled)"
+    assert scontrol(waits)["Dependency"] == wanted
+    assert scontrol(other)["Dependency"] == "(null)"
+    cluster.cluster.run("scancel", before)
 
 
 # State

@@ -1,6 +1,7 @@
 """What the pages' code needs of the world outside."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,16 @@ import torch
 
 from getiaction.data.dot import write_dot_dataset
 from getiaction.policies.act.resnet import ResNet
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A folder with what a clone has at the places that the pages name."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    shutil.copytree(ROOT / "cluster_configs", tmp_path / "cluster_configs")
+    return tmp_path
 
 
 @pytest.fixture

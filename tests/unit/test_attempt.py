@@ -1,5 +1,6 @@
 """How attempts are counted, agreed on, judged and allowed again."""
 
+import dataclasses
 import threading
 import time
 
@@ -12,6 +13,7 @@ from getiaction_launch.attempt import (
     Ending,
     allow_another,
     judge,
+    may_begin,
     read_attempts,
     reopen,
 )
@@ -29,7 +31,7 @@ def run(tmp_path):
     """A run that may crash once, lose one node and be interrupted at will."""
     run = Run.claim(str(tmp_path), "act")
     budgets = {"crashes": 1, "node_failures": 1, "interruptions": None}
-    plan = Plan("act", str(tmp_path), [], ["t.py"], [], Topology(2, 1, 0), "/", budgets=budgets)
+    plan = Plan("act", str(tmp_path), [], ["t.py"], Topology(2, 1, 0), "/", budgets=budgets)
     run.write("plan", plan.to_json())
     return run
 
@@ -52,12 +54,29 @@ def test_other_nodes_join_the_attempt_of_their_own_start(run):
 
 
 def test_attempt_that_ended_without_a_word_is_a_node_failure(run):
-    """Nobody could write how it ended: that is found out when the next one begins."""
-    begin(run)
-    begin(run, "1.0.1")
-    silent, now = read_attempts(run)
-    assert (silent["state"], silent["cause"]) == ("FAILED", "node failure")
-    assert (now["number"], now["state"]) == (1, "RUNNING")
+    """Nobody could write how it ended: that is found out before the next one, and is counted."""
+    assert may_begin(run)
+    for is_allowed in (True, False):
+        begin(run)
+        assert may_begin(run) is is_allowed
+    first, second = read_attempts(run)
+    assert (first["state"], first["cause"], first["goes_on"]) == ("FAILED", "node failure", True)
+    assert (second["cause"], second["goes_on"]) == ("node failure", False)
+    reopen(run)
+    assert may_begin(run)
+
+
+def test_nothing_begins_after_the_end(run):
+    """Schedulers start jobs again by themselves: not a run that has ended, or is to be ended."""
+    begin(run).end(CRASHED)
+    assert not may_begin(run)
+    begin(run).end(dataclasses.replace(CRASHED, goes_on=True))
+    assert may_begin(run)
+    run.write("cancel", {})
+    assert not may_begin(run)
+    run.forget("cancel")
+    run.write("done", {})
+    assert not may_begin(run)
 
 
 def test_success_writes_done_with_the_last_progress(run):
@@ -80,6 +99,9 @@ def error(rank=1, *, is_consequence=False, name="ValueError"):
         ([0, 1], error(), None, "FAILED", "crash"),
         ([75, 1], error(), Cause.STOP, "FAILED", "crash"),
         ([75, 1], error(is_consequence=True), Cause.PREEMPTION, "INTERRUPTED", "preemption"),
+        ([75, 1], error(is_consequence=True), None, "FAILED", "crash"),
+        ([75, None], error(is_consequence=True), None, "FAILED", "node failure"),
+        ([0, None], None, Cause.CANCEL, "INTERRUPTED", "cancel"),
         ([75, 75], None, Cause.TIME_LIMIT, "INTERRUPTED", "time limit"),
         ([75, 75], None, None, "INTERRUPTED", "stop"),
         ([1, 1], error(name="OutOfMemory"), None, "FAILED", "out of memory"),
@@ -119,7 +141,7 @@ def test_each_cause_has_its_own_budget(run):
 
 
 def test_endless_requeues_without_a_step_are_stopped(run, monkeypatch):
-    """Two interrupted attempts in a row from the same step: a third would get no further."""
+    """The time limit twice in a row from the same step: a third attempt would get no further."""
     checkpoint = None
     monkeypatch.setattr(attempts, "newest", lambda _run: checkpoint)
     run.write("progress", {"phase": "starting"})

@@ -58,5 +58,13 @@ def test_run_without_a_job_is_refused(root):
 )
 def test_what_names_no_run_is_refused(root, text, kind):
     """Neither a type without runs nor a run that is not there."""
-    with pytest.raises(kind):
+    with pytest.raises(kind, match=f"--dependency '?{text}"):
         resolve(text, root)
+
+
+@pytest.mark.parametrize("reference", ["@last", "nobody/version_0"])
+def test_fix_for_a_root_without_runs_is_a_flag_of_this_command(tmp_path, reference):
+    """The verbs that look at runs have --root; the one that submits has --storage-root."""
+    with pytest.raises(RunNotFoundError, match=" --storage-root") as error:
+        resolve(f"afterok:{reference}", str(tmp_path))
+    assert " --root" not in str(error.value)

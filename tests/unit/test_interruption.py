@@ -1,5 +1,7 @@
 """Training that is interrupted and taken up again is the training that it would have been."""
 
+import contextlib
+import multiprocessing
 import os
 import random
 import signal
@@ -18,12 +20,14 @@ import pytest
 import torch
 from lightning.fabric.utilities.seed import pl_worker_init_function
 from lightning.pytorch import LightningModule, Trainer, seed_everything
-from lightning.pytorch.plugins.io import AsyncCheckpointIO
+from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.utils.data import DataLoader, DistributedSampler
 
-from getiaction_launch import interruption
+from getiaction_launch import agreement, interruption, saver
 from getiaction_launch.checkpoint import Interrupted, newest
 from getiaction_launch.interruption import Interruption, callbacks
+from getiaction_launch.loader import prepare_loader
 from getiaction_launch.node import worker_environment
 from getiaction_launch.plan import Plan, Topology
 from getiaction_launch.run import Run
@@ -172,7 +176,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     monkeypatch.setenv("GETIACTION_RUN_DIR", str(run.directory))
     monkeypatch.setenv("GETIACTION_LAUNCH_ATTEMPT", "0")
     monkeypatch.setenv("GETIACTION_LAUNCH_WORKER", str(os.getpid()))
-    monkeypatch.setattr(interruption, "AGREEMENT_SECONDS", 0)  # before every batch
+    monkeypatch.setattr(agreement, "AGREEMENT_SECONDS", 0)  # before every batch
     before = signal.getsignal(signal.SIGTERM)
     yield Worker(run, monkeypatch)
     signal.signal(signal.SIGTERM, before)
@@ -253,7 +257,7 @@ def test_the_fit_that_was_interrupted_resumes_and_not_the_one_before(worker):
 
     worker.start(resume_from=saved.path, period=0)
     seen = []
-    worker.monkeypatch.setattr(interruption, "commit", lambda *_args, **words: seen.append(words))
+    worker.monkeypatch.setattr(saver, "commit", lambda *_args, **words: seen.append(words))
     assert equal(dict(enumerate(script())), dict(enumerate(undisturbed)))
     assert [(words["fit"], words["step"]) for words in seen] == [(1, 8), (1, 9)]
 
@@ -316,6 +320,41 @@ def test_a_checkpoint_that_is_written_in_the_background_is_whole(worker):
     resumed = worker.fit(resume_from=saved.path, plugins=[AsyncCheckpointIO()], period=0)
     assert equal(resumed, undisturbed)
     assert newest(worker.run).step == 9
+
+
+class DirectoryIO(TorchCheckpointIO):
+    """Writes a directory, as sharded strategies do."""
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        """Write a file in it."""
+        assert not storage_options
+        assert not Path(path).with_suffix(".json").exists()
+        Path(path).mkdir(parents=True)
+        torch.save(checkpoint, Path(path) / "all")
+
+    def load_checkpoint(self, path, map_location=None, **words):
+        """Read that."""
+        return super().load_checkpoint(Path(path) / "all", map_location, **words)
+
+
+def test_a_checkpoint_that_is_a_directory_resumes(worker):
+    """It is committed when every rank has written its part, and training goes on from it."""
+    undisturbed = worker.fit()
+    assert worker.fit(stop_at=2, plugins=[DirectoryIO()]) is None
+    saved = newest(worker.run)
+    assert (saved.step, saved.path.is_dir()) == (3, True)
+    assert worker.run.read("progress")["checkpoint_step"] == 3
+    assert equal(worker.fit(resume_from=saved.path, plugins=[DirectoryIO()]), undisturbed)
+
+    def refuse(self, decision, **_words):
+        del self, decision
+        return False  # what all ranks get where one of them could not write
+
+    saved.path.with_suffix(".json").unlink()
+    worker.monkeypatch.setattr(SingleDeviceStrategy, "reduce_boolean_decision", refuse)
+    assert worker.fit(stop_at=2, plugins=[DirectoryIO()]) is None
+    assert newest(worker.run) is None
+    assert "another rank could not" in worker.run.read("progress")["checkpoint_error"]
 
 
 class Gripper:
@@ -396,8 +435,8 @@ def test_lightnings_seeding_of_loader_processes_stays(worker):
     worker.monkeypatch.setenv("PL_SEED_WORKERS", "1")
     trainer = Trainer(**QUIET)
     seeded, own = loader(num_workers=1), loader(num_workers=1, worker_init_fn=print)
-    interruption._prepare(seeded, trainer)
-    interruption._prepare(own, trainer)
+    prepare_loader(seeded, trainer)
+    prepare_loader(own, trainer)
     assert seeded.worker_init_fn._init.func is pl_worker_init_function
     assert own.worker_init_fn._init is print
 
@@ -455,23 +494,43 @@ class Stuck(torch.utils.data.Dataset):
         return 2
 
     def __getitem__(self, index: int) -> int:
-        time.sleep(LIMIT_SECONDS)
+        time.sleep(10 * LIMIT_SECONDS)
         return index
 
 
-def test_a_stuck_loader_process_can_be_ended_by_its_parent():
-    """PyTorch ends a loader process that hangs by SIGTERM and then waits for it."""
-    iterator = iter(DataLoader(Stuck(), num_workers=1, worker_init_fn=LoaderShield(None)))
-    [process] = iterator._workers
-    status = Path(f"/proc/{process.pid}/status")
+STUCK = """
+import signal, sys
+from pathlib import Path
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+
+if __name__ == "__main__":
+    sys.path.insert(0, {tests!r})
+    from getiaction_launch.loader import prepare_loader
+    from test_interruption import QUIET, Stuck, await_that, field
+
+    loader = DataLoader(Stuck(), num_workers=1, multiprocessing_context={method!r})
+    prepare_loader(loader, Trainer(**QUIET))
+    iterator = iter(loader)
+    status = Path(f"/proc/{{iterator._workers[0].pid}}/status")
+    await_that(lambda: int(field(status, "SigIgn"), 16) & 1 << (signal.SIGTERM - 1))
+    print("at the end")
+"""
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_a_stuck_loader_process_is_ended_with_its_parent(method, tmp_path):
+    """Python terminates a loader process that hangs, then waits for its end without a limit."""
+    script = tmp_path / "stuck.py"
+    script.write_text(STUCK.format(tests=str(Path(__file__).parent), method=method))
+    words = [sys.executable, str(script)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        await_that(lambda: int(field(status, "SigBlk"), 16) & 1 << (signal.SIGTERM - 1))
-        await_that(lambda: int(field(status, "Threads")) > 1)
-        process.terminate()
-        process.join(LIMIT_SECONDS / 2)
-        assert process.exitcode == 0
+        assert process.stdout.readline() == "at the end\n"
+        assert process.wait(LIMIT_SECONDS) == 0
     finally:
-        process.kill()  # else this process would wait for it at its end
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def field(status: Path, name: str) -> str:
@@ -502,12 +561,13 @@ model = Tiny()
 gate = sys.argv[1]
 
 def wait(place):
-    if place == gate:
+    if place == gate and not (here / f"{{gate}}_{{rank}}").exists():
         (here / f"{{gate}}_{{rank}}").touch()
         await_that((here / f"go_{{rank}}").exists)
 
 class Waiting(Tiny):
     def on_save_checkpoint(self, checkpoint):
+        wait("save")
         wait(f"save_{{self.global_step}}")
 
 model = Waiting()
@@ -651,3 +711,24 @@ def test_a_save_that_is_killed_leaves_the_checkpoint_before_it(node):
     workers[0].kill()
     assert ends(workers) == [-signal.SIGKILL]
     assert newest(node.run).step == 2
+
+
+@pytest.mark.parametrize("node", [2], indirect=True)
+def test_a_checkpoint_in_flight_when_another_rank_dies_counts(node):
+    """Rank 0 commits the file once it is whole, and only then meets that rank 1 has gone."""
+    workers = node.start("save", period=0)
+    node.await_gate("save", workers)
+    progress = node.run.read("progress")
+    assert progress["phase"] == "saving"
+    workers[1].kill()
+    workers[1].wait(LIMIT_SECONDS)
+    node.open_gate()
+    assert ends(workers) == [1, -signal.SIGKILL]
+
+    saved = newest(node.run)
+    assert saved.step == progress["step"]
+    names = {path.name for path in saved.path.parent.iterdir()}
+    assert names == {f"fit_0_step_{saved.step}.{kind}" for kind in ("ckpt", "json")}
+    progress = node.run.read("progress")
+    assert (progress["phase"], progress["checkpoint_step"]) == ("training", saved.step)
+    assert progress["checkpoint_error"] is None

@@ -58,7 +58,7 @@ def test_topology_is_what_the_trainer_says(trainer, free_gpus, topology):
         ({"num_nodes": True}, no_gpus, "trainer.num_nodes='True' is no number"),
         ({"devices": [0, 2]}, four_gpus, r"(?s)\[0, 2\] picks some.*CUDA_VISIBLE_DEVICES=0,2 .*=2"),
         ({"devices": "all"}, no_gpus, "trainer.devices='all' gives no worker"),
-        ({"devices": "auto"}, unknown_gpus, "cannot be sized before the job starts"),
+        ({"devices": "auto"}, unknown_gpus, "is not known before the job starts"),
         ({"accelerator": "gpu"}, no_gpus, "gives no worker"),
     ],
 )
@@ -70,9 +70,8 @@ def test_impossible_geometry_is_refused(trainer, free_gpus, complaint):
 
 def test_plan_survives_json():
     """What a node reads is what was decided."""
-    plan = Plan(
-        "n", "/r", ["--trainer.lr=1e-5"], [], ["--name=n"], Topology(2, 4, 4), "/w", {"A": "b"}
-    )
+    words = ["--name=n"]
+    plan = Plan("n", "/r", ["--trainer.lr=1e-5"], [], Topology(2, 4, 4), "/w", words, {"A": "b"})
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 

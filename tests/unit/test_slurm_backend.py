@@ -31,7 +31,7 @@ from getiaction_launch.state import Cause, JobState
 
 pytestmark = pytest.mark.usefixtures("slurm")
 
-COMMANDS = ("sbatch", "srun", "scancel", "squeue", "sacct", "scontrol")
+COMMANDS = ("sbatch", "srun", "scancel", "squeue", "sacct", "sacctmgr", "scontrol")
 FAKE = """#!/bin/sh
 name=$(basename "$0")
 cd {directory}
@@ -170,10 +170,14 @@ srun --unbuffered --output {tmp_path}/%j_%t_log.out --kill-on-bad-exit=1 --wait=
         ({"mail_user": "me", "sbatch": {"mail_type": "FAIL"}}, ["--mail-type=FAIL"]),
         ({"dependency": "afterok:1:2"}, ["--dependency=afterok:1:2", "--kill-on-invalid-dep=yes"]),
         ({"time_limit_minutes": 90}, ["--time=90"]),
+        ({"time_limit_minutes": 0}, ["--time=0"]),
         ({"cpus_per_worker": 6}, ["--cpus-per-task=12"]),
         ({"memory_mb": 4096}, ["--mem=4096M"]),
+        ({"memory_mb": 0}, ["--mem=0"]),
         ({"warning_seconds": 300}, ["--signal=USR2@300"]),
         ({"sbatch": {"exclusive": "", "mem_bind": "local"}}, ["--exclusive", "--mem-bind=local"]),
+        ({"sbatch": {"exclusive": True, "nice": 0}}, ["--exclusive", "--nice=0"]),
+        ({"sbatch": {"nice": 1, "hold": None, "spread_job": False}}, ["--nice=1", "--hold"]),
     ],
 )
 def test_each_setting_stands_in_the_header(tmp_path, settings, lines):
@@ -182,6 +186,7 @@ def test_each_setting_stands_in_the_header(tmp_path, settings, lines):
     for line in lines:
         flag = f"#SBATCH {line.partition('=')[0]}"
         assert [x for x in script if x.partition("=")[0] == flag] == [f"#SBATCH {line}"]
+    assert "spread-job" not in "".join(script)
 
 
 def test_gpus_are_asked_per_node_and_cpus_left_to_the_site(tmp_path):
@@ -192,11 +197,17 @@ def test_gpus_are_asked_per_node_and_cpus_left_to_the_site(tmp_path):
     assert "cpus-per-task" not in script
     script = "\n".join(SlurmBackend(cpus_per_worker=8).describe(plan))
     assert script.count("--cpus-per-task=32") == 2  # of the job, and of its step
+    script = SlurmBackend(gpu_type="a100").describe(plan)
+    assert "#SBATCH --gpus-per-node=a100:4" in script
+    on_cpu = SlurmBackend(gpu_type="a100").describe(make_plan(tmp_path))
+    assert not [line for line in on_cpu if line.startswith("#SBATCH --gpus")]
 
 
 def test_setup_and_srun_are_the_users(tmp_path):
     """Setup lines come before srun, and srun's own options stand on its line."""
-    backend = SlurmBackend(setup=["module load cuda"], srun={"label": "", "mpi": "none"})
+    backend = SlurmBackend(
+        setup=["module load cuda"], srun={"label": True, "mpi": "none", "overlap": False}
+    )
     script = backend.describe(make_plan(tmp_path))
     srun = next(line for line in script if line.startswith("srun"))
     assert script.index("module load cuda") < script.index(srun)
@@ -274,6 +285,7 @@ def test_options_that_only_look_like_those_pass():
         "hold": "",
     }
     assert SlurmBackend(sbatch=options).sbatch == options
+    assert SlurmBackend(sbatch={"gres": None}).sbatch == {"gres": None}
 
 
 @pytest.mark.parametrize(
@@ -284,6 +296,7 @@ def test_options_that_only_look_like_those_pass():
         ({}, 5, r"--nodes 5: .*'main' can have 4.\n--nodes 4"),
         ({"partition": "short"}, 3, r"--nodes 3: .*'short' can have 2"),
         ({"partition": "short", "time_limit_minutes": 1471}, 2, r"1471: .*1470 minutes.\n-t 1470"),
+        ({"partition": "short", "time_limit_minutes": 0}, 2, r"--time 0: .*1470 minutes.\n-t 1470"),
         ({"time_limit_minutes": 2}, 2, r"--time 2 .*warning_seconds=120"),
     ],
 )
@@ -311,6 +324,23 @@ def test_partition_of_the_environment_is_the_one_that_is_checked(slurm, tmp_path
     SlurmBackend(partition="main").check(plan)
     assert "SBATCH_PARTITION" not in slurm.environment("sbatch")
     assert os.environ["SBATCH_PARTITION"] == "short"
+
+
+def test_qos_may_allow_more_time_than_its_partition(slurm, tmp_path, monkeypatch):
+    """Where a QOS is asked for, its flags say so; where they are not to be had, sbatch does."""
+    backend = SlurmBackend(partition="short", time_limit_minutes=1471)
+    slurm.answer("sacctmgr", "DenyOnLimit\n")
+    with pytest.raises(CheckError, match="1470 minutes"):
+        dataclasses.replace(backend, qos="long").check(make_plan(tmp_path))
+    slurm.answer("sacctmgr", "DenyOnLimit,PartitionTimeLimit\n")
+    dataclasses.replace(backend, qos="long").check(make_plan(tmp_path))
+    slurm.answer("sacctmgr", error=NO_ACCOUNTING)
+    monkeypatch.setenv("SBATCH_QOS", "long")
+    backend.check(make_plan(tmp_path))
+    assert "names=long" in slurm.calls("sacctmgr")[-1]
+    assert len(slurm.calls("sbatch")) == 2
+    with pytest.raises(CheckError, match="can have 2"):
+        backend.check(make_plan(tmp_path, topology=Topology(3, 1, 0)))
 
 
 def test_last_word_is_sbatchs(slurm, tmp_path):
@@ -350,7 +380,9 @@ def test_job_is_written_down_so_that_any_shell_finds_it(tmp_path):
     record = run.read("job")
     assert record["job_id"] == "12"
     assert record["previous_job_ids"] == []
-    assert record["backend"]["class_path"] == "getiaction_launch.backends.slurm.SlurmBackend"
+    assert (
+        record["backend"]["class_path"] == "getiaction_launch.backends.slurm.backend.SlurmBackend"
+    )
     again = SlurmBackend(**record["backend"]["init_args"])
     assert again == dataclasses.replace(backend, dependency=None)
 
@@ -368,6 +400,32 @@ def test_successor_waits_for_its_job_and_remembers_it(slurm, tmp_path):
     own = make_run(make_plan(tmp_path), {"job_id": "5", "step_id": "0"})
     with pytest.raises(RefusedError, match="your own"):
         submit_successor(own, "5")
+
+
+def test_successor_takes_over_who_waits_for_its_job(slurm, tmp_path):
+    """Jobs that wait for the old one are moved, and nothing else; without squeue they stay."""
+    run = make_run(make_plan(tmp_path))
+    SlurmBackend().submit([run], None)
+    slurm.answer("sbatch", "Submitted batch job 13")
+    waiting = [
+        "13|afterany:12(unfulfilled)",
+        "20|afterok:9(failed):12(unfulfilled),after:7+12(unfulfilled)",
+        "21|afterok:12_1(unfulfilled),afterany:112(unfulfilled)",
+        "22|(null)",
+        "23|afternotok:12(unfulfilled)?singleton(unfulfilled)",
+        "23|afternotok:12(unfulfilled)?singleton(unfulfilled)",
+    ]
+    slurm.answer("squeue", "\n".join(waiting))
+    slurm.answer("scontrol", hook="[ $2 = JobId=20 ] && exit 1")  # it has begun meanwhile
+    submit_successor(run, "12")
+    assert sorted(slurm.calls("scontrol")) == [
+        "scontrol update JobId=20 Dependency=afterok:9:13,after:7+12",
+        "scontrol update JobId=23 Dependency=afternotok:13?singleton",
+    ]
+    slurm.answer("squeue", error=DOWN)
+    slurm.answer("sbatch", "Submitted batch job 14")
+    submit_successor(run, "13")
+    assert run.read("job")["job_id"] == "14"
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
@@ -873,3 +931,16 @@ def test_step_of_the_users_own_job_is_cancelled_alone(slurm, tmp_path):
     SlurmJob(run, run.read("job"), 30).cancel()
     assert slurm.calls("scancel") == ["scancel 12.0"]
     assert "--steps=12.0" in slurm.calls("squeue")[-1]
+
+
+def test_cancelled_step_is_over_although_its_job_is_queued_again(slurm, tmp_path):
+    """The user's batch script may do other things then; the run stays cancelled until resumed."""
+    slurm.squeue("12|PENDING|N/A|N/A|BeginTime")
+    run = make_run(make_plan(tmp_path), {"job_id": "12", "step_id": "0"})
+    assert SlurmJob(run, run.read("job"), 0).status().state is JobState.PENDING
+    run.write("cancel", {"requested_at": time.time()})
+    told = SlurmJob(run, run.read("job"), 0).status()
+    assert (told.state, told.cause) == (JobState.CANCELLED, Cause.CANCEL)
+    whole = make_run(make_plan(tmp_path), {"job_id": "12"})
+    whole.write("cancel", {"requested_at": time.time()})
+    assert SlurmJob(whole, whole.read("job"), 0).status().state is JobState.PENDING

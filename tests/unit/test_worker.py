@@ -1,8 +1,14 @@
 """The worker's last word."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch.distributed
 
+from getiaction_launch import worker
+from getiaction_launch.plan import Plan, Topology
+from getiaction_launch.run import Run, WorkerError
 from getiaction_launch.worker import _tells_of_a_lost_peer
 
 
@@ -19,3 +25,76 @@ from getiaction_launch.worker import _tells_of_a_lost_peer
 def test_a_lost_peer_is_told_from_a_cause(error, is_echo):
     """What collectives say when another rank has gone is not shown before that rank's error."""
     assert _tells_of_a_lost_peer(error) is is_echo
+
+
+class LeftAtOnceError(Exception):
+    """Instead of the end of this process."""
+
+
+def last_word(
+    script: str, oom_kills: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> WorkerError:
+    """Run ``script`` as a worker in this process; its record.
+
+    Args:
+        script: What fails.
+        oom_kills: What the kernel counts, each time that it is asked.
+        tmp_path: Where.
+        monkeypatch: The test's.
+    """
+    run = Run(tmp_path / "version_0")
+    run.log_directory(0).mkdir(parents=True)
+    (tmp_path / "train.py").write_text(script)
+    plan = Plan(
+        name="tiny",
+        words=[],
+        root=str(tmp_path),
+        arguments=[],
+        script=[str(tmp_path / "train.py")],
+        topology=Topology(1, 1, 0),
+        working_directory=str(tmp_path),
+    )
+    run.write("plan", plan.to_json())
+
+    def leave(code: int) -> None:
+        raise LeftAtOnceError(code)
+
+    monkeypatch.setattr(worker, "_exit_at_once", leave)
+    monkeypatch.setattr(worker, "count_oom_kills", iter(oom_kills).__next__)
+    monkeypatch.setattr(sys, "argv", ["worker", str(run.directory)])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("RANK", "GROUP_RANK", "GETIACTION_LAUNCH_WORKER"):
+        monkeypatch.setenv(name, "0")
+    with pytest.raises(LeftAtOnceError):
+        worker.main()
+    error = run.first_error(0)
+    assert error
+    return error
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "bytearray(1 << 62)",
+        "import torch; torch.empty(1 << 50)",
+        "import torch; raise torch.OutOfMemoryError('CUDA out of memory.')",
+        "import os; raise OSError(12, os.strerror(12))",
+        "class OutOfMemoryError(Exception): pass\nraise OutOfMemoryError('GPU 0')",
+    ],
+)
+def test_want_of_memory_is_named(script, tmp_path, monkeypatch):
+    """What Python, torch and the system raise for want of memory has one name in the record."""
+    error = last_word(script, [3, 3], tmp_path, monkeypatch)
+    assert error.type == "OutOfMemory"
+    assert "Error: " in error.message or error.message == "MemoryError: "
+
+
+def test_a_loader_process_that_the_kernel_killed_is_want_of_memory(tmp_path, monkeypatch):
+    """The worker itself sees a RuntimeError; that the kernel has killed meanwhile tells why."""
+    words = "DataLoader worker (pid 7) is killed by signal: Killed."
+    script = f"raise RuntimeError({words!r})"
+    error = last_word(script, [3, 4], tmp_path / "killed", monkeypatch)
+    assert (error.type, error.message) == ("OutOfMemory", f"RuntimeError: {words}")
+
+    error = last_word(script, [3, 3], tmp_path / "another", monkeypatch)
+    assert (error.type, error.message) == ("RuntimeError", words)

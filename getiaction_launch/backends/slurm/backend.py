@@ -5,6 +5,8 @@ where it is written down. :mod:`getiaction_launch.backends.slurm.step` runs insi
 :mod:`getiaction_launch.backends.slurm.job` finds it again.
 """
 
+import contextlib
+import math
 import os
 import re
 import shlex
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from getiaction_launch.backend import Job
 from getiaction_launch.backends.slurm.command import call
 from getiaction_launch.backends.slurm.job import SlurmJob
-from getiaction_launch.backends.slurm.options import refuse_contradictions
+from getiaction_launch.backends.slurm.options import Value, refuse_contradictions, spell
 from getiaction_launch.backends.slurm.sbatch import (
     delayed_interrupt,
     sbatch_environment,
@@ -28,6 +30,7 @@ from getiaction_launch.backends.slurm.sbatch import (
 )
 from getiaction_launch.errors import (
     CheckError,
+    LaunchError,
     RefusedError,
     nearest_first,
 )
@@ -51,15 +54,19 @@ class SlurmBackend:
         constraint: Features that each node must have.
         mail_user: Whom SLURM tells of starts, ends and requeues.
         dependency: What must come first, in SLURM's words and job ids: ``afterok:12:13``.
-        time_limit_minutes: After which SLURM ends the job; the partition's default if not given.
+        time_limit_minutes: After which SLURM ends the job; 0 for no limit, the partition's default
+            if not given.
         cpus_per_worker: CPUs of each worker, with its loader's processes; on CPU nodes one, and on
             GPU nodes SLURM's default, if not given.
-        memory_mb: Memory of each node, in MB; SLURM's default if not given.
-        sbatch: Any other options of sbatch, without dashes; an empty value makes a switch.
+        gpu_type: Which GPUs, in the site's words: ``a100``; any if not given.
+        memory_mb: Memory of each node, in MB; 0 for all of it, SLURM's default if not given.
+        sbatch: Any other options of sbatch, without dashes; an empty value or true makes a switch.
         srun: The same of srun.
         setup: Shell lines that the job runs before srun: module load, conda activate.
         python: How to start Python inside the job, e.g. "apptainer exec --nv act.sif python"; the
-            interpreter that submits if not given.
+            interpreter that submits if not given. Into a container, bind ``scontrol`` and
+            ``sbatch`` with what they need (slurm.conf, munge's socket): a job that is cut off
+            queues itself again by them, and without them its run has to be resumed by hand.
         job_dir: Where job scripts and SLURM's own output go, a directory for each run, on a file
             system that all nodes share; the run's own directory if not given.
         warning_seconds: How long before its time limit SLURM tells the job, which saves then.
@@ -77,9 +84,10 @@ class SlurmBackend:
     dependency: str | None = None
     time_limit_minutes: int | None = None
     cpus_per_worker: int | None = None
+    gpu_type: str | None = None
     memory_mb: int | None = None
-    sbatch: dict[str, str] = field(default_factory=dict)
-    srun: dict[str, str] = field(default_factory=dict)
+    sbatch: dict[str, Value] = field(default_factory=dict)
+    srun: dict[str, Value] = field(default_factory=dict)
     setup: list[str] = field(default_factory=list)
     python: str | None = None
     job_dir: str | None = None
@@ -88,10 +96,10 @@ class SlurmBackend:
     poll_seconds: float = 30
 
     def __post_init__(self) -> None:
-        for name in ("time_limit_minutes", "cpus_per_worker", "memory_mb"):
+        for name, least in (("time_limit_minutes", 0), ("cpus_per_worker", 1), ("memory_mb", 0)):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} is too little: 1 or more")
+            if value is not None and value < least:
+                raise ValueError(f"{name}={value} is too little: {least} or more")
         for name in ("warning_seconds", "grace_seconds", "poll_seconds"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} is no time: 0 or more")
@@ -116,7 +124,7 @@ class SlurmBackend:
                 "Type this on a login node of the cluster, or train here: --cluster local",
             )
         limit = self.time_limit_minutes
-        if limit is not None and limit * 60 <= self.warning_seconds:
+        if limit and limit * 60 <= self.warning_seconds:
             raise CheckError(
                 f"--time {limit} (minutes) is all warning: warning_seconds={self.warning_seconds} "
                 "is when a job is told to save and stop.",
@@ -141,8 +149,11 @@ class SlurmBackend:
                     nearest_first(name, partitions),
                 )
         defaults = [name for name, line in partitions.items() if line.get("Default") == "YES"]
+        limit = self.time_limit_minutes
+        if limit is not None and _may_exceed_partitions(self.qos or os.environ.get("SBATCH_QOS")):
+            limit = None
         complaints = [
-            _complaint(partitions[name], plan.topology.num_nodes, self.time_limit_minutes)
+            _complaint(partitions[name], plan.topology.num_nodes, limit)
             for name in names or defaults
         ]
         if None not in complaints:  # one of several partitions that fits is enough
@@ -249,6 +260,9 @@ class SlurmBackend:
         topology = plan.topology
         cpus = self.cpus_per_worker or (None if topology.gpus_per_node else 1)
         cpus_per_task = cpus and cpus * topology.workers_per_node
+        gpus: int | str | None = topology.gpus_per_node or None
+        if gpus and self.gpu_type:
+            gpus = f"{self.gpu_type}:{gpus}"
         # Lightning takes jobs of these two names for interactive ones.
         name = f"{plan.name}_run" if plan.name in ("bash", "interactive") else plan.name
         extra: dict[str, object] = {
@@ -277,12 +291,11 @@ class SlurmBackend:
             "nodes": topology.num_nodes,
             "ntasks_per_node": 1,
             "cpus_per_task": cpus_per_task,
-            "gpus_per_node": topology.gpus_per_node or None,
-            "mem": f"{self.memory_mb}M" if self.memory_mb else None,
+            "gpus_per_node": gpus,
+            "mem": f"{self.memory_mb}M" if self.memory_mb else self.memory_mb,
             "wckey": None,
             "stderr_to_stdout": True,
-            "additional_parameters": extra
-            | {key.replace("_", "-"): value or True for key, value in self.sbatch.items()},
+            "additional_parameters": extra | spell(self.sbatch),
             "srun_args": [*_flags(step), *_flags(self.srun)],
             # A site's SBATCH_EXPORT would make srun hide from its step what these lines define.
             "setup": ["unset SLURM_EXPORT_ENV", *self.setup],
@@ -292,6 +305,9 @@ class SlurmBackend:
 def submit_successor(run: Run, job_id: str) -> None:
     """Submit the job that goes on with a run when its present job, which may ask this, has gone.
 
+    Jobs that wait for the present one are told to wait for the new one, where SLURM lets this user
+    and this machine do so.
+
     Raises:
         LaunchError: If SLURM does not take it, or the batch script is the user's own.
     """
@@ -300,6 +316,31 @@ def submit_successor(run: Run, job_id: str) -> None:
         raise RefusedError("the batch script is your own.", "Submit it again: sbatch ...")
     backend = SlurmBackend(**record["backend"]["init_args"])
     replace(backend, dependency=f"afterany:{job_id}").submit([run], None)
+    with contextlib.suppress(LaunchError):
+        _move_dependents(job_id, (run.read("job") or {})["job_id"])
+
+
+def _move_dependents(job_id: str, successor_id: str) -> None:
+    """Let what waits for a job of this user wait for its successor."""
+    waiting = ("squeue", f"--user={os.getuid()}", "--states=PENDING", "--noheader")
+    for line in dict.fromkeys(call(*waiting, "--format=%F|%E").splitlines()):
+        waiter_id, _, dependency = line.strip().partition("|")
+        clauses = re.sub(r"\(\w+\)", "", dependency)  # how each stands
+        moved = re.sub(rf"(?<=:){job_id}\b", successor_id, clauses)
+        if moved != clauses and waiter_id != successor_id:
+            with contextlib.suppress(RefusedError):  # it may have gone meanwhile
+                call("scontrol", "update", f"JobId={waiter_id}", f"Dependency={moved}")
+
+
+def _may_exceed_partitions(qos: str | None) -> bool:
+    """Whether jobs of a QOS may take more time than their partition allows, or nobody can tell."""
+    if qos is None:
+        return False
+    words = ("show", "qos", f"names={qos}", "format=flags")
+    try:
+        return "PartitionTimeLimit" in call("sacctmgr", "--noheader", "--parsable2", *words)
+    except LaunchError:
+        return True  # no accounting to ask; sbatch may still refuse
 
 
 def _complaint(
@@ -315,7 +356,8 @@ def _complaint(
             f"--nodes {most}, or another partition: -p",
         )
     longest = _minutes(partition.get("MaxTime", ""))
-    if longest is not None and time_limit_minutes is not None and time_limit_minutes > longest:
+    wanted = math.inf if time_limit_minutes == 0 else time_limit_minutes
+    if longest is not None and wanted is not None and wanted > longest:
         return (
             f"--time {time_limit_minutes}: partition {name!r} allows {longest:.0f} minutes.",
             f"-t {longest:.0f} (the run goes on in its next job), or another partition: -p",
@@ -332,7 +374,7 @@ def _minutes(duration: str) -> float | None:
     return (days * 24 + hours) * 60 + minutes + seconds / 60
 
 
-def _flags(options: Mapping[str, str]) -> list[str]:
+def _flags(options: Mapping[str, Value]) -> list[str]:
     """Write each option as srun takes it."""
-    names = {key.replace("_", "-"): value for key, value in options.items()}
-    return [f"--{name}={value}" if value else f"--{name}" for name, value in names.items()]
+    spelled = spell(options).items()
+    return [f"--{name}" if value is True else f"--{name}={value}" for name, value in spelled]

@@ -47,7 +47,9 @@ class SlurmJob:
             return JobStatus(JobState.RUNNING)
         if answer.state is JobState.RUNNING and latest.get("ended_at", 0) > answer.as_of:
             return JobStatus(JobState.PENDING, "requeued")
-        if _has_gone(answer) and self.run.read("cancel"):
+        # A requeued batch script of the user's own still says nothing of the step that has gone.
+        is_requeued_step = "step_id" in self.record and answer.state is JobState.PENDING
+        if (_has_gone(answer) or is_requeued_step) and self.run.read("cancel"):
             by_user = (JobState.CANCELLED, "cancelled by its user", Cause.CANCEL)
             answer = Answer(*by_user, answer.as_of)
         if answer.state is JobState.FAILED and not attempts:

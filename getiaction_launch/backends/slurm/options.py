@@ -1,8 +1,11 @@
-"""Options of sbatch and srun that users may not set, since the launcher decides what they say."""
+"""Options of sbatch and srun that users name: how they are written, and which are refused."""
 
 from collections.abc import Mapping
 
 from getiaction_launch.errors import ClusterConfigError
+
+Value = str | int | bool | None
+"""What YAML makes of an option's value."""
 
 _GEOMETRY = "--nodes, --gpus-per-node and --trainer.devices say it for SLURM and the Trainer alike"
 _OWN_FLAG = "it has a flag of its own: "
@@ -56,7 +59,21 @@ _BY_SRUN = {
 }
 
 
-def refuse_contradictions(command: str, options: Mapping[str, str]) -> None:
+def spell(options: Mapping[str, Value]) -> dict[str, str | bool]:
+    """Write options as SLURM does.
+
+    Returns:
+        By name: a value, or True for a switch, which an empty value or ``true`` makes. What is
+        ``false`` is left out.
+    """
+    return {
+        key.replace("_", "-"): True if value is None or value is True else str(value) or True
+        for key, value in options.items()
+        if value is not False
+    }
+
+
+def refuse_contradictions(command: str, options: Mapping[str, Value]) -> None:
     """Look through options that the user has named.
 
     Args:
@@ -71,7 +88,7 @@ def refuse_contradictions(command: str, options: Mapping[str, str]) -> None:
         key = typed.replace("_", "-")
         # sbatch takes the beginning of a long option for all of it.
         meant = key if key in refused else next((k for k in refused if k.startswith(key)), None)
-        if key == "gres" and "gpu" in value:
+        if key == "gres" and "gpu" in str(value):
             meant = "gpus"
         if len(key) == 1:
             raise ClusterConfigError(

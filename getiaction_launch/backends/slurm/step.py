@@ -6,31 +6,44 @@ batch script of the user's own. SLURM's warning before a time limit (SIGUSR2) an
 job, and nobody else: not Lightning, not submitit.
 """
 
+import contextlib
 import os
 import re
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from signal import SIGUSR2
+from signal import SIGTERM, SIGUSR2
+from typing import Any
 
 from getiaction_launch.attempt import (
     EXIT_FAILED,
     Attempt,
-    Ending,
     allow_another,
     judge,
+    may_begin,
+    reopen,
     reserve_port,
 )
 from getiaction_launch.errors import CheckError, UsageError
-from getiaction_launch.node import POLL_SECONDS, SAVE_LIMIT_SECONDS, StopRequest, run_node_or_tell
+from getiaction_launch.node import (
+    POLL_SECONDS,
+    SAVE_LIMIT_SECONDS,
+    StopRequest,
+    await_save,
+    run_node_or_tell,
+)
 from getiaction_launch.plan import Plan
-from getiaction_launch.run import Run, list_runs
+from getiaction_launch.run import Run
 from getiaction_launch.state import Cause, JobState
 from getiaction_launch.storage import make_root, read_json, write_json
 
 BACKEND = "getiaction_launch.backends.slurm.SlurmBackend"
+DEFAULTS = {"grace_seconds": 20, "warning_seconds": 120}
 JOIN_SECONDS = 120
+JOIN_POLL_SECONDS = 0.5
 ECHO_SECONDS = 5
 COMMAND_SECONDS = 60
 MARGIN_SECONDS = 15
@@ -62,61 +75,78 @@ def run_step(run: Run) -> int:
     """
     stop = StopRequest()  # from here on submitit's handlers are gone
     node_rank = _check_geometry(Plan.of(run))
+    if run.read("done"):
+        return 0  # the job was requeued after its end, or for a later step
+    job = run.read("job") or {}
+    if _job_id() in job.get("previous_job_ids", ()):
+        return 0  # its successor has the run
     _share_cpus(Plan.of(run))
     key = _step_key()
-    settings = _read_settings(run)
+    settings = {**DEFAULTS, **(job.get("backend") or {}).get("init_args", {})}
     if node_rank > 0:
         attempt = Attempt.join(run, key, JOIN_SECONDS)
         code = _run_share(attempt, node_rank, settings, stop)
         write_json(_node_record(attempt, node_rank), {"exit_code": code})
+        if code == EXIT_FAILED:
+            await_save(run)  # srun ends the others when this process ends
         return EXIT_FAILED if code == EXIT_FAILED else 0
+    if not may_begin(run):
+        print(f"run {run.name} has ended and is not started again", flush=True)
+        return EXIT_FAILED
     port, claim = reserve_port()
     with claim:
         attempt = Attempt.begin(run, key, _address(), port)
         code = _run_share(attempt, node_rank, settings, stop)
+    return _conclude(attempt, code, stop, settings)
+
+
+def _conclude(attempt: Attempt, code: int, stop: StopRequest, settings: Mapping[str, Any]) -> int:
+    run = attempt.run
     patience_seconds = settings["grace_seconds"] + SAVE_LIMIT_SECONDS + MARGIN_SECONDS
     exit_codes = _gather_exit_codes(attempt, code, stop, patience_seconds)
     stopped_by = _stop_cause(run, stop) if stop.signal else None
-    ending = allow_another(run, judge(run, attempt.number, exit_codes, stopped_by))
-    if ending.state is JobState.INTERRUPTED and ending.cause is Cause.STOP:
+    ending = judge(run, attempt.number, exit_codes, stopped_by)
+    if ending.state is JobState.INTERRUPTED and stopped_by is Cause.STOP:
         # Only SLURM knows whether this was a requeue or an scancel, and does accordingly.
-        ending = Ending(ending.state, ending.cause, ending.reason, goes_on=True)
-        attempt.end(ending)
+        attempt.end(replace(ending, goes_on=True))
         return 0
+    ending = allow_another(run, ending)
     attempt.end(ending)
     if ending.goes_on:
-        if refusal := _requeue(run):
-            reason = f"{ending.reason}; it could not be requeued: {refusal}"
-            ending = Ending(ending.state, ending.cause, reason)
-            attempt.end(ending)
-        else:
+        if _requeue():
             return 0
+        if refusal := _submit_successor(run):
+            reason = f"{ending.reason}; it could not be requeued: {refusal}"
+            attempt.end(replace(ending, reason=reason, goes_on=False))
+    # Also where a successor goes on: what waits for this job's success must not start.
     return 0 if ending.state is JobState.SUCCEEDED else EXIT_FAILED
 
 
-def claim_run(plan: Plan) -> Run:
+def claim_run(plan: Plan, settings: Mapping[str, Any]) -> Run:
     """Claim the run of this job step on its node of rank 0; find it on the others.
 
     After a requeue the step's run is there already, and goes on.
+
+    Args:
+        plan: What to train.
+        settings: The backend's, for what comes after this job.
 
     Raises:
         UsageError: If this is no step of SLURM.
         CheckError: If the other nodes do not see it.
     """
     node_rank = _check_geometry(plan)
-    job_id, step_id = _job_id(), os.environ["SLURM_STEP_ID"]
     deadline = time.monotonic() + JOIN_SECONDS
     while True:
-        for run in list_runs(plan.root):
-            job = run.read("job") or {}
-            if (job.get("job_id"), job.get("step_id")) == (job_id, step_id):
-                return run
+        for directory in Path(plan.root, plan.name).glob("version_*"):
+            run = Run(directory)
+            with contextlib.suppress(OSError, ValueError):  # another run's damage
+                if is_own(run) and run.read("plan"):
+                    return run
         if node_rank == 0:
             make_root(plan.root)
             run = Run.claim(plan.root, plan.name)
-            backend = {"class_path": BACKEND, "init_args": {}}
-            record = {"backend": backend, "job_id": job_id, "step_id": step_id}
-            run.write("job", {**record, "submitted_at": time.time()})
+            _write_job(run, settings)
             run.write("plan", plan.to_json())  # last: from here on the others find it
             return run
         if time.monotonic() > deadline:
@@ -124,7 +154,51 @@ def claim_run(plan: Plan) -> Run:
                 f"node {node_rank} does not see the run that node 0 has made under {plan.root}.",
                 "Name a directory that all nodes share: --trainer.default_root_dir=PATH",
             )
-        time.sleep(POLL_SECONDS)
+        time.sleep(JOIN_POLL_SECONDS)
+
+
+def is_own(run: Run) -> bool:
+    """Whether the run was started by this very step, or by this job as a whole."""
+    job = run.read("job") or {}
+    is_here = job.get("cluster") in (None, os.environ.get("SLURM_CLUSTER_NAME"))
+    is_step = job.get("step_id") in (None, _step_id())
+    return job.get("job_id") == _job_id() and is_here and is_step
+
+
+def take_over(run: Run) -> None:
+    """Go on here with a run that another job has left; the other nodes of the step wait for that.
+
+    Raises:
+        CheckError: If the node of rank 0 does not do so.
+    """
+    if _check_geometry(Plan.of(run)) == 0:
+        before = run.read("job") or {}
+        reopen(run)
+        _write_job(run, (before.get("backend") or {}).get("init_args", {}))
+        return
+    deadline = time.monotonic() + JOIN_SECONDS
+    while not is_own(run):
+        if time.monotonic() > deadline:
+            raise CheckError(f"node 0 does not go on with run {run.name}; see what it says.")
+        time.sleep(JOIN_POLL_SECONDS)
+
+
+def _write_job(run: Run, settings: Mapping[str, Any]) -> None:
+    backend = {"class_path": BACKEND, "init_args": dict(settings)}
+    run.write(
+        "job",
+        {
+            "backend": backend,
+            "cluster": os.environ.get("SLURM_CLUSTER_NAME"),
+            "job_id": _job_id(),
+            "step_id": _step_id(),
+            "submitted_at": time.time(),
+        },
+    )
+
+
+def _step_id() -> str:
+    return os.environ["SLURM_STEP_ID"]
 
 
 def _check_geometry(plan: Plan) -> int:
@@ -160,13 +234,6 @@ def _share_cpus(plan: Plan) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
-def _read_settings(run: Run) -> dict[str, float]:
-    given = ((run.read("job") or {}).get("backend") or {}).get("init_args", {})
-    return {"grace_seconds": 20, "warning_seconds": 120} | {
-        name: given[name] for name in ("grace_seconds", "warning_seconds") if name in given
-    }
-
-
 def _step_key() -> str:
     """What the tasks of this start of this step share with nothing else."""
     env = os.environ
@@ -192,7 +259,7 @@ def _address() -> str:
 
 
 def _run_share(
-    attempt: Attempt, node_rank: int, settings: dict[str, float], stop: StopRequest
+    attempt: Attempt, node_rank: int, settings: Mapping[str, Any], stop: StopRequest
 ) -> int:
     warning_seconds = max(settings["warning_seconds"] - MARGIN_SECONDS, settings["grace_seconds"])
     try:
@@ -217,7 +284,9 @@ def _gather_exit_codes(
     that is known is an echo of somebody else's failure, that one is given a moment to speak.
     """
     others = range(1, Plan.of(attempt.run).topology.num_nodes)
-    deadline = time.monotonic() + (ECHO_SECONDS if own == EXIT_FAILED else patience_seconds)
+    if own == EXIT_FAILED or stop.signal is SIGTERM:  # SLURM gives no more time than KillWait
+        patience_seconds = ECHO_SECONDS
+    deadline = time.monotonic() + patience_seconds
     while True:
         records = [read_json(_node_record(attempt, rank)) for rank in others]
         told = [record["exit_code"] if record else None for record in records]
@@ -230,37 +299,42 @@ def _gather_exit_codes(
             # Rank 0 may end long before the others.
             deadline = time.monotonic() + patience_seconds
         if time.monotonic() > deadline:
-            # After a stop, silence is a node that was ended before it could say so.
-            return [own, *(own if code is None and stop.signal else code for code in told)]
+            return [own, *told]
         time.sleep(POLL_SECONDS)
 
 
-def _stop_cause(run: Run, stop: StopRequest) -> Cause:
+def _stop_cause(run: Run, stop: StopRequest) -> Cause | None:
+    """Why SLURM has signalled this step; None if srun did, because another task has ended."""
     if run.read("cancel"):
         return Cause.CANCEL
     said = _scontrol("show", "job", os.environ["SLURM_JOB_ID"])[1]
+    print(*re.findall(r"(?:JobState|Reason|PreemptTime)=\S+", said), flush=True)
     if re.search(r"PreemptTime=\d", said):
         return Cause.PREEMPTION
-    if stop.signal is SIGUSR2 or "Reason=TimeLimit" in said:
+    if "Reason=TimeLimit" in said:
         return Cause.TIME_LIMIT
-    return Cause.STOP
+    state = re.search(r"JobState=(\w+)", said)
+    if stop.signal is SIGUSR2 and (state is None or state[1] == "RUNNING"):
+        return Cause.TIME_LIMIT  # else an scancel or a requeue has come after the warning
+    return None if state and state[1] == "RUNNING" else Cause.STOP
 
 
-def _requeue(run: Run) -> str:
-    """Have the job start again; returns why not, where that is refused.
-
-    Where ``scontrol`` is missing on compute nodes or the site forbids requeues, a successor is
-    submitted that starts when this job has gone.
-    """
+def _requeue() -> bool:
     code, said = _scontrol("requeue", _job_id())
-    if code == 0 or "pending" in said.lower():  # SLURM itself may have been faster
-        return ""
+    return code == 0 or "pending" in said.lower()  # SLURM itself may have been faster
+
+
+def _submit_successor(run: Run) -> str:
+    """Have another job follow this one; returns why not, where that is refused.
+
+    For compute nodes without ``scontrol``, and sites that forbid requeues.
+    """
     from getiaction_launch.backends.slurm.backend import submit_successor
 
     try:
         submit_successor(run, _job_id())
     except Exception as error:  # noqa: BLE001 - whatever it was, the run must say it
-        return f"{said.strip() or 'scontrol failed'}; and no successor was taken: {error}"
+        return f"neither by scontrol nor by another job: {error}"
     return ""
 
 
