@@ -49,7 +49,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 CGROUP_CONTROLLERS = ("freezer", "memory")
 CGROUP_PREFIX = "slurm_cluster_"
 
-# cred_expire, SlurmdTimeout and KillWait are 120, 300 and 30 seconds on most sites. Nodes may claim
+# cred_expire and SlurmdTimeout are 120 and 300 seconds on most sites. Nodes may claim
 # more than the machine has (config_overrides).
 SLURM_CONF = """
 ClusterName=test
