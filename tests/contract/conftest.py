@@ -1,5 +1,6 @@
 """The backends that the contract suite runs on: a new one adds a class here, and its name."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -113,7 +114,9 @@ def _no_run_survives_its_test(cluster: Local, tmp_path: Path) -> Iterator[None]:
             command = cluster.command("cancel", str(run.directory))
             subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)
         for process in cluster.processes(run.directory):
-            process.kill()
+            # It may end by itself meanwhile.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 @pytest.fixture

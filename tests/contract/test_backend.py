@@ -72,7 +72,9 @@ def test_run_outlives_its_shell(getiaction_launch, cluster, script, tmp_path, un
     until(lambda: status_of(getiaction_launch, "@last")["state"] == "SUCCEEDED")
 
 
-def test_failing_rank_ends_the_run_and_is_named(getiaction_launch, cluster, script, tmp_path):
+def test_failing_rank_ends_the_run_and_is_named(
+    getiaction_launch, cluster, script, tmp_path, until
+):
     """One rank raises while the other works on: the run ends, and shows that rank's exception."""
     name = script("if rank == '1': raise ValueError('no such gripper')\ntime.sleep(600)")
     result = getiaction_launch("--cluster", cluster.name, "--nodes", "2", "--wait", name)
@@ -81,7 +83,7 @@ def test_failing_rank_ends_the_run_and_is_named(getiaction_launch, cluster, scri
     assert "ValueError: no such gripper" in result.stdout
     log = next(line.split()[1] for line in result.stdout.splitlines() if line.startswith("log "))
     assert "raise ValueError('no such gripper')" in (tmp_path / log).read_text()
-    assert not cluster.processes(tmp_path / "experiments/train/version_0")
+    until(lambda: not cluster.processes(tmp_path / "experiments/train/version_0"))
 
 
 def test_rank_that_fails_after_rank_0_has_ended_fails_the_run(getiaction_launch, cluster, script):
@@ -106,14 +108,16 @@ def test_cancelled_run_is_not_a_success(getiaction_launch, cluster, script, unti
     assert status_of(getiaction_launch, run)["state"] == "CANCELLED"
 
 
-def test_killed_worker_ends_the_run_and_is_named(getiaction_launch, cluster, script, tmp_path):
+def test_killed_worker_ends_the_run_and_is_named(
+    getiaction_launch, cluster, script, tmp_path, until
+):
     """A worker that the kernel kills (out of memory, say) cannot speak: its node does."""
     name = script("if rank == '1': os.kill(os.getpid(), 9)\ntime.sleep(600)")
     result = getiaction_launch("--cluster", cluster.name, "--nodes", "2", "--wait", name)
     assert result.returncode == 10
     assert "rank 1 on node 1" in result.stdout
     assert "SIGKILL" in result.stdout
-    assert not cluster.processes(tmp_path / "experiments/train/version_0")
+    until(lambda: not cluster.processes(tmp_path / "experiments/train/version_0"))
 
 
 @pytest.mark.parametrize("code", ["sys.exit(3)", "os._exit(4)", "sys.exit('bad data')"])

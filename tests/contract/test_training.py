@@ -118,7 +118,9 @@ def test_check_and_dry_run_judge_the_spec_and_start_nothing(
     assert not (tmp_path / "experiments").exists()
 
 
-def test_rank_that_fails_in_a_step_is_named_before_its_echoes(getiaction_launch, cluster, tmp_path):
+def test_rank_that_fails_in_a_step_is_named_before_its_echoes(
+    getiaction_launch, cluster, tmp_path, until
+):
     """Rank 1 raises inside DDP: rank 0's lost connection is not what the user is shown.
 
     The model is the user's own, in a module beside the spec.
@@ -140,7 +142,7 @@ def test_rank_that_fails_in_a_step_is_named_before_its_echoes(getiaction_launch,
     assert result.returncode == 10
     assert "rank 1 on node 1" in result.stdout
     assert "RuntimeError: gripper on fire" in result.stdout
-    assert not cluster.processes(tmp_path / "experiments/lightning_logs/version_0")
+    until(lambda: not cluster.processes(tmp_path / "experiments/lightning_logs/version_0"))
 
 
 def test_interrupt_while_submitting_leaves_nothing(cluster, spec, tmp_path, until):
