@@ -100,7 +100,9 @@ class Bench:
         name = submit()
         wait(self.times.exists)
         started_at = time.monotonic()
-        ending = subprocess.Popen([*self.cluster.login, *cancel, name], cwd=self.directory)
+        ending = subprocess.Popen(
+            [*self.cluster.login, *cancel, name], cwd=self.directory, stdout=subprocess.DEVNULL
+        )
         wait(lambda: not self._workers())
         seconds = time.monotonic() - started_at
         ending.wait(LIMIT_SECONDS)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from drill import assert_same
 
 ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 240
@@ -75,6 +76,48 @@ def test_interactive_allocation(on_login_node, getiaction_launch, tmp_path):
         ("act_tiny/version_0", "SUCCEEDED"),
     ]
     assert len(list((tmp_path / "experiments/act_tiny").iterdir())) == len(runs)
+
+
+THREE_STEPS = """#!/bin/bash
+#SBATCH --nodes=2 --ntasks-per-node=1 --cpus-per-task=1
+srun getiaction-launch node --config act.yaml --nodes 2
+while [ ! -e second ]; do sleep 0.2; done
+srun getiaction-launch node @last
+while [ ! -e third ]; do sleep 0.2; done
+srun getiaction-launch node @last
+"""
+
+
+def test_later_steps_go_on_with_a_run(drill, undisturbed, on_login_node, until):
+    """A step that was killed has failed, one that was cancelled has saved; the last one finishes.
+
+    All in one allocation, which runs on, so that SLURM's word for the job says nothing of them.
+    """
+    (drill.directory / "three.sh").write_text(THREE_STEPS)
+    (drill.directory / "pace").write_text("0.5")
+    job_id = on_login_node("sbatch", "--parsable", "three.sh").stdout.strip()
+    drill.run = drill.directory / "experiments/act_tiny/version_0"
+
+    until(lambda: drill.step() >= 2, LIMIT_SECONDS)
+    assert drill.state() == "RUNNING"
+    on_login_node("scancel", f"{job_id}.0")  # SIGKILL
+    until(lambda: drill.state() == "FAILED")
+
+    (drill.directory / "second").touch()
+    drill.await_attempt(1)
+    begun_at = drill.record("attempt_1")["started_at"]
+    until(lambda: drill.record("progress")["updated_at"] > begun_at, LIMIT_SECONDS)
+    until(lambda: drill.step() >= 4, LIMIT_SECONDS)
+    assert drill.launch("cancel", str(drill.run)).returncode == 0
+    assert drill.state() == "CANCELLED"
+    assert on_login_node("squeue", "--noheader", f"--jobs={job_id}").stdout
+    saved = drill.record("attempt_1")["last_step"]
+
+    (drill.directory / "third").touch()
+    drill.await_attempt(2)
+    trained = drill.finish()
+    assert drill.record("attempt_2")["first_step"] == saved >= 4
+    assert_same(trained, undisturbed)
 
 
 def test_geometry_that_is_not_the_trainer_s_is_refused(on_login_node, tmp_path):

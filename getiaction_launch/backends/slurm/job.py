@@ -10,12 +10,14 @@ from typing import Any
 from getiaction_launch.attempt import read_attempts
 from getiaction_launch.backend import JobStatus
 from getiaction_launch.backends.slurm.command import call
-from getiaction_launch.backends.slurm.queue import Answer, ask
+from getiaction_launch.backends.slurm.queue import Answer, ask, find_step
 from getiaction_launch.errors import RefusedError, UnreachableError
 from getiaction_launch.run import Run
 from getiaction_launch.state import Cause, JobState
 
 CANCEL_SECONDS = 180
+STEP_SAVE_SECONDS = 60
+"""How long a step that was told to end may take before SLURM kills it; of jobs, SLURM knows."""
 POLL_SECONDS = 0.5
 
 
@@ -52,6 +54,9 @@ class SlurmJob:
         if (_has_gone(answer) or is_requeued_step) and self.run.read("cancel"):
             by_user = (JobState.CANCELLED, "cancelled by its user", Cause.CANCEL)
             answer = Answer(*by_user, answer.as_of)
+        elif answer.state is JobState.RUNNING and self._has_lost_step():
+            lost = (JobState.FAILED, "its step has ended without a word", Cause.NODE_FAILURE)
+            return JobStatus(*lost)  # not kept: the batch script may start another step
         if answer.state is JobState.FAILED and not attempts:
             answer = replace(answer, reason=f"{answer.reason}{self._last_words()}")
         if answer.state.is_over:
@@ -76,6 +81,13 @@ class SlurmJob:
         uid = self.run.launch_directory.stat().st_uid
         return ask(self.job_id, uid, self.poll_seconds, submitted_at, fresh=fresh)
 
+    def _has_lost_step(self) -> bool:
+        if "step_id" not in self.record:
+            return False
+        uid = self.run.launch_directory.stat().st_uid
+        submitted_at = self.record["submitted_at"]
+        return find_step(self._target, uid, self.poll_seconds, submitted_at) is False
+
     def cancel(self) -> None:
         """End the job; return when SLURM has no process of it any more.
 
@@ -86,14 +98,14 @@ class SlurmJob:
             return
         # First: the job reads it when it is told to end, and is never requeued.
         self.run.write("cancel", {"requested_at": time.time()})
-        said = ""
-        try:
-            call("scancel", self._target)
-        except RefusedError as error:
-            said = str(error).partition("\n")[0]  # it may have gone by itself meanwhile
-        deadline = time.monotonic() + CANCEL_SECONDS
+        # For a step, scancel's own signal is SIGKILL.
+        said = self._scancel("--signal=TERM") if "step_id" in self.record else self._scancel()
+        started_at = time.monotonic()
         while not self._has_gone():
-            if said or time.monotonic() > deadline:
+            waited_seconds = time.monotonic() - started_at
+            if "step_id" in self.record and waited_seconds > STEP_SAVE_SECONDS:
+                self._scancel()
+            if said or waited_seconds > CANCEL_SECONDS:
                 raise UnreachableError(
                     f"job {self._target} of run {self.run.name} does not end: "
                     f"{said or f'it is there {CANCEL_SECONDS} s after scancel'}",
@@ -103,6 +115,13 @@ class SlurmJob:
         latest = self.run.read("job") or {}
         if latest.get("job_id") not in (None, self.job_id):  # a successor came meanwhile
             SlurmJob(self.run, latest, self.poll_seconds).cancel()
+
+    def _scancel(self, *flags: str) -> str:
+        try:
+            call("scancel", *flags, self._target)
+        except RefusedError as error:
+            return str(error).partition("\n")[0]  # it may have gone by itself meanwhile
+        return ""
 
     @property
     def _target(self) -> str:

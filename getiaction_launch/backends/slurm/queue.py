@@ -159,6 +159,26 @@ def ask(
     return _answer(job_id, row, queue.as_of)
 
 
+def find_step(step_id: str, uid: int, poll_seconds: float, started_at: float) -> bool | None:
+    """Whether a step, ``123.0``, is there; None if that is not known.
+
+    Args:
+        step_id: Whose job is there.
+        uid: Whose it is.
+        poll_seconds: How old the answer may be.
+        started_at: When the step was, in seconds since the epoch.
+    """
+
+    def question(_known: Listing) -> Listing:
+        said = call("squeue", f"--user={uid}", "--steps", "--noheader", "--format=%i")
+        return Listing(since=0, jobs={name: Row("RUNNING") for name in said.split()})
+
+    steps = _listing("steps", uid, time.time() - poll_seconds, 0, question, must_wait=False)
+    if steps.error or steps.as_of < started_at:
+        return None
+    return step_id in steps.jobs
+
+
 def _answer(job_id: str, row: Row, as_of: float) -> Answer:
     word, _, canceller = row.word.partition(" by ")
     if word not in _STATES:
