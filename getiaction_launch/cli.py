@@ -1,31 +1,36 @@
-"""The command line: words to and from the user. It decides nothing.
+"""The verbs of the command line: words to and from the user. It decides nothing.
 
-Plain flags belong to the launcher, dotted ones to the spec, and everything after a script's path
-to the script. Torch, Lightning and Ray are never imported here.
+Torch, Lightning and Ray are never imported here.
 """
 
 import argparse
 import dataclasses
 import io
-import json
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from getiaction_launch import console, launch, settings
 from getiaction_launch.attempt import last_attempt
 from getiaction_launch.backend import Backend
 from getiaction_launch.dependency import resolve
 from getiaction_launch.errors import LaunchError, UnreachableError, UsageError, nearest_first
+from getiaction_launch.gpu import visible_gpus
 from getiaction_launch.logs import log_files, read_lines
+from getiaction_launch.parser import (
+    Parser,
+    read_environment,
+    read_gpus,
+    run_parser,
+    split_tokens,
+)
 from getiaction_launch.plan import DEFAULT_ROOT, Plan
-from getiaction_launch.run import SCHEMA_VERSION, Run, find_run, list_runs
-from getiaction_launch.spec import SECTIONS
+from getiaction_launch.run import Run, find_run, list_runs
 from getiaction_launch.state import Cause, JobState
-from getiaction_launch.status import LOST_SECONDS, sweep_point
+from getiaction_launch.status import LOST_SECONDS
 from getiaction_launch.sweep import expand
 
 EXIT_CANCELLED = 11
@@ -33,56 +38,6 @@ EXIT_CODES = {Cause.TIME_LIMIT: 12, Cause.OUT_OF_MEMORY: 13, Cause.NODE_FAILURE:
 EXIT_FAILED = 10
 EXIT_INTERRUPTED = 130
 ALIASES = {"list": "ls", "ps": "ls", "stop": "cancel"}
-
-DESCRIPTION = """\
-Launch a training spec or script as multi-node DDP.
-
-  getiaction-launch --nodes 2 --config act.yaml --trainer.max_epochs=200
-  getiaction-launch --nodes 2 train.py --lr 3e-4
-"""
-EPILOG = """\
---trainer.*, --model.*, --data.* and the other keys of a spec override it, as in `getiaction fit`.
-
-verbs (each has its own --help):
-  check     say whether a run could start, and start nothing
-  ls        list runs
-  status    show one run
-  logs      print or follow (-f) a run's logs
-  cancel    end a run
-  resume    go on with a run that has ended before its training had
-  node      one node's share of a run, inside the user's own batch script: srun ... node ...
-  clusters  list the clusters that --cluster can name
-
-A run is named by its directory, by name/version_N, or by @last.
-exit codes: 0 ok, 2 bad input, 3 cannot run here, 4 refused by the scheduler, 5 unreachable; with
---wait or --follow: 10 failed, 11 cancelled, 12 time limit, 13 out of memory, 14 node failure,
-130 interrupted (the run goes on). --debug shows tracebacks of errors.
-"""
-
-
-class _Parser(argparse.ArgumentParser):
-    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - argparse's own
-        raw = argparse.RawDescriptionHelpFormatter
-        super().__init__(allow_abbrev=False, formatter_class=raw, **kwargs)
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}.", f"See {self.prog} --help")
-
-    @property
-    def value_flags(self) -> set[str]:
-        """The flags that take a value."""
-        options = self._option_string_actions.items()
-        return {flag for flag, action in options if action.nargs != 0}
-
-    def parse(self, tokens: Sequence[str]) -> argparse.Namespace:
-        arguments, unknown = self.parse_known_args(tokens)
-        if unknown:
-            flags = [option for option in self._option_string_actions if option.startswith("--")]
-            raise UsageError(
-                f"unknown argument {unknown[0]!r}.",
-                nearest_first(unknown[0].partition("=")[0], flags),
-            )
-        return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -118,63 +73,16 @@ def _run_verb(tokens: list[str]) -> int:
     return run_or_check(tokens, only_check=False)
 
 
-def split_tokens(tokens: Sequence[str]) -> tuple[list[str], list[tuple[str, str]], list[str]]:
-    """Tell the launcher's flags, the spec's overrides and the script with its arguments apart."""
-    value_flags = _run_parser().value_flags
-    own: list[str] = []
-    overrides: list[tuple[str, str]] = []
-    rest = list(tokens)
-    while rest:
-        word = rest.pop(0)
-        flag, equals, value = word.partition("=")
-        if word == "--" or (not word.startswith("-") and word.endswith(".py")):
-            return own, overrides, rest if word == "--" else [word, *rest]
-        if not word.startswith("-") and word.endswith((".yaml", ".yml")):
-            own += ["--config", word]
-        elif flag.startswith("--") and ("." in flag or flag[2:].rstrip("+") in SECTIONS):
-            if not equals and (not rest or rest[0].startswith("--")):
-                raise UsageError(f"{flag} needs a value.", f"{flag}=VALUE")
-            overrides.append((flag[2:], value if equals else rest.pop(0)))
-        else:
-            own.append(word)
-            if word in value_flags and rest:
-                own.append(rest.pop(0))
-    return own, overrides, []
-
-
-def _run_parser() -> _Parser:
-    parser = _Parser(prog="getiaction-launch", description=DESCRIPTION, epilog=EPILOG)
-    add = parser.add_argument
-    add("--config", action="append", default=[], metavar="YAML", help="the spec; may be repeated")
-    add("--cluster", metavar="NAME", help="a cluster config's name or path (default: local)")
-    add("-N", "--nodes", type=int, metavar="N", help="sets trainer.num_nodes")
-    gpus = "sets trainer.devices on GPUs; 0: CPU; a100:4 where SLURM knows types"
-    add("--gpus-per-node", metavar="N", help=gpus)
-    add("--workers-per-node", type=int, metavar="N", help="for a script on CPU")
-    add("--name", help="the run's name: sets trainer.experiment_name")
-    sweep = "a run for each value (key=A,B,C); may be repeated: for each combination"
-    add("--sweep", action="append", default=[], metavar="KEY=A,B", help=sweep)
-    add("--max-parallel", type=int, metavar="N", help="of a sweep: at most N runs at a time")
-    add("--storage-root", metavar="DIR", help="where a relative default_root_dir lies")
-    add("--dry-run", "--dryrun", action="store_true", help="print the plan; start nothing")
-    add("--wait", action="store_true", help="stay until the run has ended")
-    add("--follow", action="store_true", help="stay and print its logs")
-    add("--parsable", action="store_true", help="print only the run's directory")
-    add("--json", action="store_true", help="print JSON")
-    settings.add_flags(parser)
-    return parser
-
-
 def _prepare(
     tokens: Sequence[str],
     cluster: str = "local",
     free_gpus: Callable[[int], int | None] | None = None,
 ) -> tuple[argparse.Namespace, list[Plan], Backend]:
     own, overrides, script = split_tokens(tokens[1:] if tokens[:1] == ["fit"] else tokens)
-    arguments = _run_parser().parse(own)
-    _read_environment(arguments, [key for key, _ in overrides])
+    arguments = run_parser().parse(own)
+    read_environment(arguments, [key for key, _ in overrides])
     cluster_settings = dict(settings.read_settings(arguments))
-    gpu_type, gpus = _read_gpus(arguments.gpus_per_node)
+    gpu_type, gpus = read_gpus(arguments.gpus_per_node)
     if gpu_type:
         cluster_settings[f"{settings.BACKEND}.gpu_type"] = ("--gpus-per-node", gpu_type)
     points: list[dict[str, Any]] = [{}]
@@ -207,16 +115,6 @@ def _prepare(
     return arguments, plans, backend
 
 
-def _read_gpus(text: str | None) -> tuple[str | None, int | None]:
-    """Read ``4`` or ``a100:4``."""
-    if text is None:
-        return None, None
-    kind, _, number = text.rpartition(":")
-    if not number.isdecimal():
-        raise UsageError(f"--gpus-per-node {text!r} is no number.", "--gpus-per-node 4 or a100:4")
-    return kind or None, int(number)
-
-
 def run_or_check(tokens: Sequence[str], *, only_check: bool) -> int:
     """``getiaction-launch [run] ...`` and ``getiaction-launch check ...``."""
     arguments, plans, backend = _prepare(tokens)
@@ -228,7 +126,7 @@ def run_or_check(tokens: Sequence[str], *, only_check: bool) -> int:
         if arguments.sweep:
             console.say(f"a sweep of {len(plans)} runs; this is the first:")
         if arguments.json:
-            _print_json({"plan": plan.to_json(), "commands": commands})
+            console.print_json({"plan": plan.to_json(), "commands": commands})
         elif arguments.dry_run:
             print(console.plan_text(plan, commands))
         else:
@@ -252,8 +150,8 @@ def _report(arguments: argparse.Namespace, runs: list[Run]) -> int:
     statuses = [_stay(run, follow=arguments.follow) for run in runs] if stays else []
     statuses = statuses or [launch.read_status(run) for run in runs]
     if arguments.json:
-        listed = [_as_json(status) for status in statuses]
-        _print_json({"runs": listed} if arguments.sweep else listed[0])
+        listed = [console.as_json(status) for status in statuses]
+        console.print_json({"runs": listed} if arguments.sweep else listed[0])
     elif not arguments.parsable:
         ended = [console.summary(status) for status in statuses if status.state.is_over]
         print("\n\n".join(ended) if stays or len(ended) == 1 else console.next_commands(runs))
@@ -268,19 +166,6 @@ def _exit_code(status: launch.RunStatus) -> int:
     if status.state is JobState.CANCELLED:
         return EXIT_CANCELLED
     return EXIT_CODES.get(status.cause, EXIT_FAILED) if status.cause else EXIT_FAILED
-
-
-def _read_environment(arguments: argparse.Namespace, overridden: Sequence[str]) -> None:
-    """``GETIACTION_LAUNCH_*`` stands in for a flag that was not given."""
-    sets = {"nodes": "trainer.num_nodes", "gpus_per_node": "trainer.devices"}
-    for flag in ("cluster", "nodes", "gpus_per_node", "storage_root"):
-        name = f"GETIACTION_LAUNCH_{flag.upper()}"
-        value = os.environ.get(name)
-        if value is None or getattr(arguments, flag) is not None or sets.get(flag) in overridden:
-            continue
-        if flag == "nodes" and not value.isdecimal():
-            raise UsageError(f"{name}={value!r} is no number.", f"unset {name}")
-        setattr(arguments, flag, int(value) if flag == "nodes" else value)
 
 
 def _stay(run: Run, *, follow: bool) -> launch.RunStatus:
@@ -300,35 +185,29 @@ def _stay(run: Run, *, follow: bool) -> launch.RunStatus:
 
 def show_list(tokens: Sequence[str]) -> int:
     """``getiaction-launch ls [ROOT]``."""
-    parser = _Parser(prog="getiaction-launch ls", description="List runs, the latest first.")
+    parser = Parser(prog="getiaction-launch ls", description="List runs, the latest first.")
     parser.add_argument("root", nargs="?", help="where to look (default: ./experiments)")
+    parser.add_argument("--cluster", help="look in the storage_root of this cluster config")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse(tokens)
-    root = arguments.root or _default_root()
+    root = arguments.root or _default_root(arguments.cluster)
     if arguments.root and not Path(root).is_dir():
         raise UsageError(f"ls {root}: there is no such directory.", "getiaction-launch ls PATH")
     runs = list_runs(root)
     statuses = [launch.read_status(run) for run in runs]
     if arguments.json:
-        _print_json({"runs": [_as_json(status) for status in statuses]})
+        console.print_json({"runs": [console.as_json(status) for status in statuses]})
         return 0
-    points = [sweep_point(run) for run in runs]
-    rows = [("RUN", "STATE", "STEP", "LOSS", "AGE", "SWEEP" if any(points) else "")]
-    for status, point in zip(statuses, points, strict=True):
-        age = time.time() - (status.run.launch_directory / "plan.json").stat().st_mtime
-        step = str(status.progress.get("step", "-"))
-        loss = console.final_loss(status.progress).split("  ")[0]
-        state = status.state.value
-        rows.append((status.run.name, state, step, loss, f"{age / 60:.0f} min", point))
-    print(console.table(rows))
+    print(console.listing(statuses))
     return 0
 
 
 def _parse_run(verb: str, description: str, tokens: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog=f"getiaction-launch {verb}", description=description)
+    parser = Parser(prog=f"getiaction-launch {verb}", description=description)
     names = "its directory, name/version_N, or @last"
     parser.add_argument("runs", metavar="run", nargs="+" if verb == "cancel" else 1, help=names)
     parser.add_argument("--root", help="where named runs lie (default: ./experiments)")
+    parser.add_argument("--cluster", help="look in the storage_root of this cluster config")
     if verb == "logs":
         parser.add_argument("-f", "--follow", action="store_true", help="until the run ends")
         parser.add_argument("--rank", type=int, help="only this worker's")
@@ -336,7 +215,7 @@ def _parse_run(verb: str, description: str, tokens: Sequence[str]) -> argparse.N
     else:
         parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse(tokens)
-    root = arguments.root or _default_root()
+    root = arguments.root or _default_root(arguments.cluster)
     arguments.runs = [find_run(name, root) for name in arguments.runs]
     arguments.run = arguments.runs[0]
     return arguments
@@ -347,7 +226,7 @@ def show_status(tokens: Sequence[str]) -> int:
     arguments = _parse_run("status", "Show where a run stands.", tokens)
     status = launch.read_status(arguments.run)
     if arguments.json:
-        _print_json(_as_json(status))
+        console.print_json(console.as_json(status))
     elif status.state.is_over:
         print(console.summary(status))
     else:
@@ -404,7 +283,7 @@ def cancel(tokens: Sequence[str]) -> int:
     for run in arguments.runs:
         status = launch.cancel(run)
         if arguments.json:
-            _print_json(_as_json(status))
+            console.print_json(console.as_json(status))
         else:
             print(f"run {status.run.name} {status.state.value}")
     return 0
@@ -415,7 +294,7 @@ def resume(tokens: Sequence[str]) -> int:
     arguments = _parse_run("resume", "Go on with a run that has ended too early.", tokens)
     launch.resume(arguments.run)
     if arguments.json:
-        _print_json(_as_json(launch.read_status(arguments.run)))
+        console.print_json(console.as_json(launch.read_status(arguments.run)))
     else:
         print(console.next_commands([arguments.run]))
     return 0
@@ -423,7 +302,6 @@ def resume(tokens: Sequence[str]) -> int:
 
 def node(tokens: Sequence[str]) -> int:
     """``srun getiaction-launch node RUN_OR_CONFIG``: one node's share, in a batch script."""
-    from getiaction_launch.backends.local import visible_gpus
     from getiaction_launch.backends.slurm.step import claim_run, is_own, run_step, take_over
 
     word = tokens[0] if len(tokens) == 1 else ""
@@ -444,35 +322,26 @@ def show_clusters(tokens: Sequence[str]) -> int:
     """``getiaction-launch clusters``."""
     from getiaction_launch.cluster import list_clusters
 
-    parser = _Parser(prog="getiaction-launch clusters", description="List the cluster configs.")
+    parser = Parser(prog="getiaction-launch clusters", description="List the cluster configs.")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse(tokens)
     clusters = {name: console.short(path) for name, path in list_clusters().items()}
     if arguments.json:
-        _print_json({"clusters": clusters})
+        console.print_json({"clusters": clusters})
     else:
         print(console.table([("CLUSTER", "CONFIG"), *clusters.items()]))
     return 0
 
 
-def _default_root() -> str:
-    return str(Path(os.environ.get("GETIACTION_LAUNCH_STORAGE_ROOT", ""), DEFAULT_ROOT))
+def _default_root(cluster: str | None = None) -> str:
+    """Where a run lies that says nothing of it."""
+    from getiaction_launch.cluster import find_cluster, read_cluster
 
-
-def _as_json(status: launch.RunStatus) -> dict[str, Any]:
-    return {
-        "run": status.run.name,
-        "directory": str(status.run.directory.absolute()),
-        "state": status.state.value,
-        "reason": status.reason,
-        "cause": status.cause.value if status.cause else None,
-        "attempts": status.attempts,
-        "progress": {k: v for k, v in status.progress.items() if k != "schema_version"},
-    }
-
-
-def _print_json(content: dict[str, Any]) -> None:
-    print(json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2))
+    cluster = cluster or os.environ.get("GETIACTION_LAUNCH_CLUSTER")
+    root = os.environ.get("GETIACTION_LAUNCH_STORAGE_ROOT")
+    if cluster and not root:
+        root = read_cluster(find_cluster(cluster)).storage_root
+    return str(Path(root or "", DEFAULT_ROOT))
 
 
 VERBS = {

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from getiaction_launch.attempt import last_attempt
 from getiaction_launch.plan import Plan
-from getiaction_launch.run import Run
+from getiaction_launch.run import SCHEMA_VERSION, Run
 from getiaction_launch.spec import leaves
 from getiaction_launch.state import JobState
-from getiaction_launch.status import RunStatus
+from getiaction_launch.status import RunStatus, sweep_point
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -180,3 +180,34 @@ class Watch:
             completed=status.progress.get("step", 0) - status.progress.get("first_step", 0),
             total=status.progress.get("total_steps"),
         )
+
+
+def listing(statuses: Sequence[RunStatus]) -> str:
+    """Runs, a line each."""
+    points = [sweep_point(status.run) for status in statuses]
+    rows = [("RUN", "STATE", "STEP", "LOSS", "AGE", "SWEEP" if any(points) else "")]
+    for status, point in zip(statuses, points, strict=True):
+        age = time.time() - (status.run.launch_directory / "plan.json").stat().st_mtime
+        step = str(status.progress.get("step", "-"))
+        loss = final_loss(status.progress).split("  ")[0]
+        state = status.state.value
+        rows.append((status.run.name, state, step, loss, f"{age / 60:.0f} min", point))
+    return table(rows)
+
+
+def as_json(status: RunStatus) -> dict[str, Any]:
+    """A run for machines."""
+    return {
+        "run": status.run.name,
+        "directory": str(status.run.directory.absolute()),
+        "state": status.state.value,
+        "reason": status.reason,
+        "cause": status.cause.value if status.cause else None,
+        "attempts": status.attempts,
+        "progress": {k: v for k, v in status.progress.items() if k != "schema_version"},
+    }
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """Print an answer for machines."""
+    print(json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2))

@@ -8,11 +8,9 @@ and cancel work from any other shell by what stands there.
 
 import contextlib
 import errno
-import functools
 import itertools
 import os
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -35,6 +33,7 @@ from getiaction_launch.attempt import (
 )
 from getiaction_launch.backend import Job, JobStatus
 from getiaction_launch.errors import CheckError, UnreachableError
+from getiaction_launch.gpu import visible_gpus
 from getiaction_launch.node import (
     POLL_SECONDS,
     RUN_VARIABLE,
@@ -217,29 +216,6 @@ class LocalJob:
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").split("\n") if log.exists() else []
     return next((line for line in reversed(lines) if line.strip()), "")
-
-
-def visible_gpus() -> list[str]:
-    """Ids of the GPUs that a process here may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [gpu.strip() for gpu in visible.split(",") if gpu.strip() not in ("", "-1")]
-    return _installed_gpus()
-
-
-@functools.cache
-def _installed_gpus() -> list[str]:
-    if (tool := shutil.which("nvidia-smi")) is None:
-        return []
-    command = [tool, "--query-gpu=index", "--format=csv,noheader"]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-    except (subprocess.SubprocessError, OSError) as error:
-        raise CheckError(
-            f"nvidia-smi does not tell which GPUs there are: {error}.",
-            "Say it yourself: CUDA_VISIBLE_DEVICES=0,1 getiaction-launch ...",
-        ) from error
-    return result.stdout.split()
 
 
 def _node_variables(plan: Plan, node_rank: int) -> dict[str, str]:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from getiaction_launch.cli import main, split_tokens
+from getiaction_launch.cli import main
+from getiaction_launch.parser import split_tokens
 from getiaction_launch.run import Run
 
 
@@ -176,3 +177,20 @@ def test_damaged_record_does_not_hide_the_other_runs(capsys, record, content):
     assert states["whole/version_0"] == "SUCCEEDED"
     assert states["damaged/version_0"] in ("UNKNOWN", "FAILED", "SUCCEEDED")
     assert main(["status", "damaged/version_0"]) == 0
+
+
+def test_runs_of_a_cluster_are_looked_for_in_its_storage_root(tmp_path, monkeypatch, capsys):
+    """``--cluster``, or the variable that stands in for it, leads to where its runs lie."""
+    (tmp_path / "site.yaml").write_text(
+        "backend: {class_path: getiaction_launch.backends.local.LocalBackend}\n"
+        f"storage_root: {tmp_path}/shared\n"
+    )
+    run = Run.claim(str(tmp_path / "shared/experiments"), "pusht")
+    run.write("plan", {})
+    assert main(["ls"]) == 0
+    assert "pusht" not in capsys.readouterr().out
+    assert main(["ls", "--cluster", "./site.yaml"]) == 0
+    assert "pusht/version_0" in capsys.readouterr().out
+    monkeypatch.setenv("GETIACTION_LAUNCH_CLUSTER", "./site.yaml")
+    assert main(["status", "@last"]) == 0
+    assert "pusht/version_0" in capsys.readouterr().out
