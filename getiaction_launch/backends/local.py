@@ -11,7 +11,6 @@ import errno
 import itertools
 import os
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -21,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from getiaction_launch.attempt import (
     Attempt,
     Ending,
@@ -31,18 +28,18 @@ from getiaction_launch.attempt import (
     may_begin,
     reserve_port,
 )
-from getiaction_launch.backend import Job, JobStatus
-from getiaction_launch.errors import CheckError, UnreachableError
+from getiaction_launch.backend import Job
+from getiaction_launch.errors import CheckError
 from getiaction_launch.gpu import visible_gpus
 from getiaction_launch.node import (
     POLL_SECONDS,
-    RUN_VARIABLE,
     StopRequest,
     available_cpus,
     kill_processes_of,
     node_command,
 )
 from getiaction_launch.plan import Plan
+from getiaction_launch.process import ProcessJob, start_process, write_job
 from getiaction_launch.run import Run
 from getiaction_launch.state import Cause, JobState
 
@@ -109,113 +106,12 @@ class LocalBackend:
             CheckError: If one ends before it has said how to find it.
         """
         for run in runs:
-            self._start_job(run, max_parallel or 1)
-
-    def _start_job(self, run: Run, max_parallel: int) -> None:
-        log_path = run.log_directory(0) / "job.log"
-        log_path.parent.mkdir(parents=True, exist_ok=True)
-        words = [str(run.directory), str(self.grace_seconds), str(max_parallel)]
-        # A run that a worker of another run submits is not that run's.
-        inherited = {k: v for k, v in os.environ.items() if k != RUN_VARIABLE}
-        before = run.read("job")
-        with log_path.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "getiaction_launch.backends.local", *words],
-                env=inherited,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        try:
-            while (record := run.read("job")) == before and process.poll() is None:
-                time.sleep(POLL_SECONDS)
-        except KeyboardInterrupt:
-            process.kill()  # nobody could find it any more
-            raise
-        if record == before:
-            words_said = _last_line(log_path)
-            raise CheckError(f"the job of run {run.name} could not start: {words_said}")
+            words = [str(self.grace_seconds), str(max_parallel or 1)]
+            start_process(run, "getiaction_launch.backends.local", words)
 
     def attach(self, run: Run, record: dict[str, Any]) -> Job:
         """Find a job that any shell on this machine submitted."""
-        return LocalJob(run, record)
-
-
-@dataclass(frozen=True)
-class LocalJob:
-    """A job process on this machine."""
-
-    run: Run
-    record: dict[str, Any]
-
-    def status(self) -> JobStatus:
-        """Ask the process table."""
-        process = self.record["process"]
-        if process["host"] != socket.gethostname():
-            return JobStatus(
-                JobState.UNKNOWN, f"it was started on {process['host']}; ask on that machine"
-            )
-        if _start_time(process["pid"]) == process["started_after_boot_seconds"]:
-            has_begun = self.run.read("attempt_0") is not None
-            return JobStatus(JobState.RUNNING if has_begun else JobState.PENDING)
-        if self.run.read("cancel"):
-            return JobStatus(JobState.CANCELLED, "cancelled by its user", Cause.CANCEL)
-        words = _last_line(self.run.log_directory(0) / "job.log")
-        reason = "its job process was killed or the machine restarted"
-        reason = f"{reason}: {words}" if words else reason
-        return JobStatus(JobState.FAILED, reason, Cause.NODE_FAILURE)
-
-    def cancel(self) -> None:
-        """End the job process and, with it, every process that works for the run.
-
-        Raises:
-            UnreachableError: If the job is another machine's or another user's, or does not end.
-        """
-        status = self.status()
-        if status.state is JobState.UNKNOWN:
-            raise UnreachableError(
-                f"run {self.run.name} cannot be cancelled from here: {status.reason}.",
-                f"ssh {self.record['process']['host']} getiaction-launch cancel "
-                f"{self.run.directory}",
-            )
-        if not status.state.is_over:
-            self._stop()
-        kill_processes_of(self.run)
-
-    def _stop(self) -> None:
-        pid: int = self.record["process"]["pid"]
-        try:
-            os.kill(pid, 0)
-            self.run.write("cancel", {"requested_at": time.time()})
-        except PermissionError as error:
-            raise UnreachableError(
-                f"run {self.run.name} belongs to another user.", "Only they can cancel it."
-            ) from error
-        except ProcessLookupError:
-            return
-        grace_seconds: float = self.record["backend"]["init_args"]["grace_seconds"]
-        # Nodes and workers are bound to die with it (getiaction_launch.parent).
-        for signum, patience_seconds in (
-            (signal.SIGTERM, grace_seconds + CANCEL_MARGIN_SECONDS),
-            (signal.SIGKILL, CANCEL_MARGIN_SECONDS),
-        ):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signum)
-            deadline = time.monotonic() + patience_seconds
-            while time.monotonic() < deadline:
-                if self.status().state.is_over:
-                    return
-                time.sleep(POLL_SECONDS)
-        raise UnreachableError(
-            f"the job process {pid} of run {self.run.name} does not end, not even by SIGKILL.",
-            "It waits for the kernel, often for a disk that is gone: see `ps -o stat,wchan`.",
-        )
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    return next((line for line in reversed(lines) if line.strip()), "")
+        return ProcessJob(run, record)
 
 
 def _node_variables(plan: Plan, node_rank: int) -> dict[str, str]:
@@ -227,42 +123,12 @@ def _node_variables(plan: Plan, node_rank: int) -> dict[str, str]:
     return {**variables, "CUDA_VISIBLE_DEVICES": ",".join(share)}
 
 
-def _start_time(pid: int) -> float | None:
-    """When a process started, in seconds after the machine did; None if it is gone.
-
-    Unlike the time of day, this does not move when the clock is set, so together with the pid it
-    tells a process from a later one.
-    """
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return round(process.create_time() - psutil.boot_time(), 2)
-    except psutil.NoSuchProcess:
-        return None
-
-
 def run_job(run: Run, grace_seconds: float, max_parallel: int) -> JobState:
     """Run attempts until the run has ended: all that the job process does."""
     stop = StopRequest()
-    host = socket.gethostname()
-    started = _start_time(os.getpid())
-    run.write(
-        "job",
-        {
-            "backend": {
-                # Not __name__: this module runs as __main__.
-                "class_path": "getiaction_launch.backends.local.LocalBackend",
-                "init_args": {"grace_seconds": grace_seconds},
-            },
-            "job_id": f"{os.getpid()}@{host}",
-            "process": {
-                "host": host,
-                "pid": os.getpid(),
-                "started_after_boot_seconds": started,
-            },
-        },
-    )
+    # Not __name__: this module runs as __main__.
+    class_path = "getiaction_launch.backends.local.LocalBackend"
+    write_job(run, class_path, {"grace_seconds": grace_seconds})
     plan = Plan.of(run)
     may_begin(run)  # ends an attempt whose job process was killed
     with contextlib.closing(_take_slot(plan, max_parallel, stop)):
