@@ -198,7 +198,9 @@ def judge(
     is_echo = stopped_by not in (None, Cause.STOP) or EXIT_FAILED not in exit_codes
     if not has_failed and is_echo and (stopped_by or EXIT_INTERRUPTED in exit_codes):
         cause = stopped_by or Cause.STOP
-        return Ending(JobState.INTERRUPTED, cause, _INTERRUPTIONS.get(cause, "told to stop"))
+        is_loss = cause is Cause.NODE_FAILURE
+        state = JobState.FAILED if is_loss else JobState.INTERRUPTED
+        return Ending(state, cause, _INTERRUPTIONS.get(cause, "told to stop"))
     if error is None:
         return Ending(JobState.FAILED, Cause.CRASH, "no worker said why; see the logs")
     cause = Cause.OUT_OF_MEMORY if error.type == "OutOfMemory" else Cause.CRASH
@@ -209,6 +211,7 @@ _SILENT = Ending(JobState.FAILED, Cause.NODE_FAILURE, "it ended without a word")
 _INTERRUPTIONS = {
     Cause.TIME_LIMIT: "its time limit was near",
     Cause.PREEMPTION: "preempted",
+    Cause.NODE_FAILURE: "a node of its job was lost",
     Cause.CANCEL: "cancelled by its user",
 }
 

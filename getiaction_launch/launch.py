@@ -30,6 +30,7 @@ __all__ = [
     "wait",
 ]
 
+_OF_THE_RUN = ("max_", "backend.init_args.cpus_per_worker", "backend.init_args.memory_mb")
 POLL_SECONDS = 0.1
 LOCK_SECONDS = 60
 QUEUE_SECONDS = 2  # a job that has not begun by then waits in a queue
@@ -82,7 +83,7 @@ def prepare(
         "--name": name,
         "--storage-root": storage_root and Path(storage_root).absolute(),
         # The others are the scheduler's alone.
-        **{flag: value for key, (flag, value) in settings.items() if key.startswith("max_")},
+        **{flag: value for key, (flag, value) in settings.items() if key.startswith(_OF_THE_RUN)},
     }
     words = [f"{flag}={value}" for flag, value in flags.items() if value is not None]
     if script:
@@ -122,7 +123,7 @@ def prepare(
         script=list(script),
         words=words,
         topology=read_topology(trainer, free_gpus or place.backend.free_gpus),
-        working_directory=str(Path.cwd()),
+        working_directory=getattr(place.backend, "working_directory", None) or str(Path.cwd()),
         env_vars=place.env_vars,
         forward_env_vars=place.forward_env_vars,
         checkpoint_period_minutes=place.checkpoint_period_minutes,

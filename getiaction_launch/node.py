@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Self
 
 import psutil
 
@@ -36,14 +37,23 @@ RUN_VARIABLE = "GETIACTION_RUN_DIR"
 class StopRequest:
     """Set by SIGTERM, Ctrl-C or SIGUSR2 from its making on; what follows is the main loop's.
 
+    As a context manager it gives the signals back to whoever had them.
+
     Attributes:
         signal: The first of them that has come; None before.
     """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-            signal.signal(signum, self._set)
+        signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+        self._before = {signum: signal.signal(signum, self._set) for signum in signals}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
 
     def _set(self, signum: int, _frame: object) -> None:
         self.signal = self.signal or signal.Signals(signum)
@@ -102,7 +112,9 @@ def run_node(
     node_rank: int,
     grace_seconds: float,
     stop: StopRequest,
+    *,
     warning_seconds: float = 0,
+    working_directory: str | None = None,
 ) -> int:
     """Run this node's workers to their end.
 
@@ -116,6 +128,7 @@ def run_node(
         grace_seconds: Between SIGTERM and SIGKILL.
         stop: Watched while the workers run.
         warning_seconds: Instead of ``grace_seconds``, after a warning (SIGUSR2).
+        working_directory: Instead of the plan's, where that was brought here from elsewhere.
 
     Returns:
         0 if every worker ended well, ``EXIT_INTERRUPTED`` if they were told to stop, else
@@ -128,7 +141,8 @@ def run_node(
         variables = worker_environment(
             plan.topology, node_rank, local_rank, attempt.head, f"{run.name}/{attempt.number}"
         )
-        workers[int(variables["RANK"])] = _start_worker(plan, attempt, variables)
+        place = working_directory or plan.working_directory
+        workers[int(variables["RANK"])] = _start_worker(plan, attempt, variables, place)
     oom_kills = count_oom_kills()
     alive = dict(workers)
     failed = False
@@ -162,7 +176,7 @@ def _await_signal(stop: StopRequest) -> None:
 
 
 def _start_worker(
-    plan: Plan, attempt: Attempt, variables: dict[str, str]
+    plan: Plan, attempt: Attempt, variables: dict[str, str], working_directory: str
 ) -> "subprocess.Popen[bytes]":
     directory = str(attempt.run.directory)
     threads = max(1, available_cpus() // plan.topology.workers_per_node)
@@ -188,7 +202,7 @@ def _start_worker(
                     ),
                     "GETIACTION_LAUNCH_PARENT": str(os.getpid()),
                 },
-                cwd=plan.working_directory,
+                cwd=working_directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -284,12 +298,19 @@ def main() -> int:
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument("--node-rank", type=int, required=True)
     parser.add_argument("--grace-seconds", type=float, default=5)
+    parser.add_argument("--working-directory")
     arguments = parser.parse_args()
     stop = StopRequest()
     if parent := os.environ.pop("GETIACTION_LAUNCH_PARENT", None):
         die_with_parent(int(parent))
     attempt = Attempt.read(Run(Path(arguments.run)), arguments.attempt)
-    return run_node_or_tell(attempt, arguments.node_rank, arguments.grace_seconds, stop)
+    return run_node_or_tell(
+        attempt,
+        arguments.node_rank,
+        arguments.grace_seconds,
+        stop,
+        working_directory=arguments.working_directory,
+    )
 
 
 def run_node_or_tell(
@@ -297,11 +318,20 @@ def run_node_or_tell(
     node_rank: int,
     grace_seconds: float,
     stop: StopRequest,
+    *,
     warning_seconds: float = 0,
+    working_directory: str | None = None,
 ) -> int:
     """:func:`run_node`; what keeps it from starting its workers is recorded as their error."""
     try:
-        return run_node(attempt, node_rank, grace_seconds, stop, warning_seconds)
+        return run_node(
+            attempt,
+            node_rank,
+            grace_seconds,
+            stop,
+            warning_seconds=warning_seconds,
+            working_directory=working_directory,
+        )
     except Exception as error:
         rank = node_rank * Plan.of(attempt.run).topology.workers_per_node
         words = (type(error).__name__, f"the node could not start its workers: {error}")

@@ -5,8 +5,10 @@ arguments, and the plan goes out as JSON (``launch/plan.json``), the only thing 
 from the submitting process to the nodes.
 """
 
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from getiaction_launch.errors import SpecError
@@ -74,6 +76,15 @@ class Plan:
     sweep: dict[str, Any] = field(default_factory=dict)
     spec: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
+
+    def moved_to(self, directory: Path) -> "Plan":
+        """The same plan where its working directory lies elsewhere, and a script in it too."""
+        if not self.script or str(directory) == os.path.realpath(self.working_directory):
+            return self
+        script = directory / os.path.relpath(self.script[0], self.working_directory)
+        return replace(
+            self, script=[str(script), *self.script[1:]], working_directory=str(directory)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, as written to ``plan.json``."""

@@ -1,9 +1,12 @@
-"""The flags that set a cluster config's keys for one run, in the words of SLURM's users."""
+"""The flags that set a cluster config's keys for one run, as users of SLURM and Ray know them."""
 
 import argparse
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from getiaction_launch.errors import UsageError
@@ -56,6 +59,36 @@ def read_megabytes(text: str) -> int:
     return max(1, round(number * _MEMORY_MB[match[2]])) if number else 0
 
 
+def _read_amount(flag: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"{flag} {text!r} is no number.", f"e.g. {flag} 1") from None
+
+
+def _read_json(flag: str, text: str) -> dict[str, Any]:
+    """Read what Ray's own flags take: a mapping in JSON."""
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{flag} {text!r} is no JSON: {error}.", f"{flag} '{{...}}'") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{flag} {text!r} is no mapping.", f"{flag} '{{...}}'")
+    return content
+
+
+def _read_runtime_env(path: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise UsageError(f"--runtime-env {path}: {error}.", "--runtime-env env.yaml") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"--runtime-env {path} holds no mapping.", "e.g. working_dir: .")
+    return content
+
+
 def _read_count(flag: str, text: str, least: int) -> int:
     if not text.isdecimal() or int(text) < least:
         raise UsageError(f"{flag} {text!r} is no whole number from {least} on.", f"e.g. {flag} 3")
@@ -88,6 +121,38 @@ FLAGS = (
     _Flag(("-d", "--dependency"), f"{BACKEND}.dependency", "TYPE:RUN", "e.g. afterok:@last"),
     _Flag(("--mem",), f"{BACKEND}.memory_mb", "SIZE", "memory of each node", read_megabytes),
     _Flag(("--mail-user",), f"{BACKEND}.mail_user", "ADDRESS", "whom to tell"),
+    _Flag(("--address",), f"{BACKEND}.address", "ADDRESS", "the Ray cluster: http://HEAD:8265"),
+    _Flag(("--working-dir",), f"{BACKEND}.working_dir", "DIR", "what Ray brings to its nodes"),
+    _Flag(("--runtime-env",), f"{BACKEND}.runtime_env", "YAML", "Ray's", _read_runtime_env),
+    _Flag(
+        ("--runtime-env-json",),
+        f"{BACKEND}.runtime_env",
+        "JSON",
+        "the same",
+        partial(_read_json, "--runtime-env-json"),
+    ),
+    _Flag(("--submission-id",), f"{BACKEND}.submission_id", "ID", "the job's name for Ray"),
+    _Flag(
+        ("--entrypoint-num-cpus",),
+        f"{BACKEND}.entrypoint_num_cpus",
+        "N",
+        "of the driver",
+        partial(_read_amount, "--entrypoint-num-cpus"),
+    ),
+    _Flag(
+        ("--entrypoint-num-gpus",),
+        f"{BACKEND}.entrypoint_num_gpus",
+        "N",
+        "of the driver",
+        partial(_read_amount, "--entrypoint-num-gpus"),
+    ),
+    _Flag(
+        ("--entrypoint-resources",),
+        f"{BACKEND}.entrypoint_resources",
+        "JSON",
+        "of the driver",
+        partial(_read_json, "--entrypoint-resources"),
+    ),
     _Flag(("--max-crashes",), "max_crashes", "N", "start again after so many failures", least=0),
     _Flag(("--max-node-failures",), "max_node_failures", "N", "the same for lost nodes", least=0),
     _Flag(("--max-interruptions",), "max_interruptions", "N", "the same for time limits", least=0),

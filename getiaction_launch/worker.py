@@ -32,7 +32,7 @@ def main() -> None:
     attempt = int(os.environ.get("GETIACTION_LAUNCH_ATTEMPT", "0"))
     oom_kills = count_oom_kills()
     try:
-        run_plan(Plan.of(run))
+        run_plan(Plan.of(run).moved_to(Path.cwd()))
     except Interrupted as interrupted:
         if interrupted.__cause__:  # without a save; as below, another rank may be gone
             traceback.print_exc()

@@ -264,7 +264,7 @@ def _run_share(
     warning_seconds = max(settings["warning_seconds"] - MARGIN_SECONDS, settings["grace_seconds"])
     try:
         return run_node_or_tell(
-            attempt, node_rank, settings["grace_seconds"], stop, warning_seconds
+            attempt, node_rank, settings["grace_seconds"], stop, warning_seconds=warning_seconds
         )
     except Exception as error:  # noqa: BLE001 - recorded; the other nodes must still be told
         print(f"node {node_rank}: {error!r}", flush=True)
@@ -313,6 +313,10 @@ def _stop_cause(run: Run, stop: StopRequest) -> Cause | None:
         return Cause.PREEMPTION
     if "Reason=TimeLimit" in said:
         return Cause.TIME_LIMIT
+    # SLURM ends a job whose node is down, and tells that nowhere else without accounting.
+    nodes = _scontrol("--oneliner", "show", "node", os.environ["SLURM_JOB_NODELIST"])[1]
+    if re.search(r"\bState=DOWN", nodes):
+        return Cause.NODE_FAILURE
     state = re.search(r"JobState=(\w+)", said)
     if stop.signal is SIGUSR2 and (state is None or state[1] == "RUNNING"):
         return Cause.TIME_LIMIT  # else an scancel or a requeue has come after the warning

@@ -1,0 +1,248 @@
+"""Ray: each run is a job of Ray's Jobs API, whose driver has one actor per node.
+
+This is the submitting side. :mod:`getiaction_launch.backends.ray.driver` runs inside the job, and
+:mod:`getiaction_launch.backends.ray.job` finds it again.
+"""
+
+import json
+import os
+import secrets
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from getiaction_launch.backend import Job
+from getiaction_launch.backends.ray.client import connect, ray_errors
+from getiaction_launch.backends.ray.job import RayJob
+from getiaction_launch.errors import CheckError, LaunchError
+from getiaction_launch.node import SAVE_LIMIT_SECONDS, StopRequest
+from getiaction_launch.plan import Plan
+from getiaction_launch.process import ProcessJob, start_process
+from getiaction_launch.run import Run
+
+CLASS_PATH = "getiaction_launch.backends.ray.RayBackend"
+DRIVER = "getiaction_launch.backends.ray.driver"
+STOP_MARGIN_SECONDS = 20
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray's job supervisor for the entrypoint of a job."""
+
+
+@dataclass(frozen=True)
+class RayBackend:
+    """Trains as a job of a Ray cluster, with one actor per node.
+
+    Inside a job or a driver of Ray, the run goes on in that one: no job is submitted.
+
+    Args:
+        address: The cluster: ``http://HEAD:8265``, ``HEAD:6379``, ``auto`` for the one on this
+            machine; ``local`` starts a private one, which ends with the run. What ``RAY_ADDRESS``
+            says, else ``auto``, if not given.
+        cpus_per_worker: CPUs of each worker, with its loader's processes.
+        memory_mb: Memory of each node, as Ray counts it, in MB; none is asked for if not given.
+        resources: Other resources of each node, by the cluster's names: ``{"node_type_a": 0.01}``.
+        share_nodes: Whether several nodes of a run may lie on one of the cluster's.
+        placement_limit_seconds: How long to wait for nodes; for ever if not given.
+        working_dir: Directory that Ray brings to every node, to run there.
+        runtime_env: Ray's runtime environment of the job.
+        submission_id: The job's name for Ray; made of the run's if not given.
+        entrypoint_num_cpus: CPUs that the driver occupies; so on for the next two.
+        entrypoint_num_gpus: GPUs.
+        entrypoint_resources: Other resources, which also choose the driver's node.
+        python: How the cluster starts Python; the interpreter that submits if not given.
+        grace_seconds: How long workers may take to end after SIGTERM before they are killed.
+    """
+
+    address: str | None = None
+    cpus_per_worker: int = 1
+    memory_mb: int | None = None
+    resources: dict[str, float] = field(default_factory=dict)
+    share_nodes: bool = False
+    placement_limit_seconds: float | None = None
+    working_dir: str | None = None
+    runtime_env: dict[str, Any] = field(default_factory=dict)
+    submission_id: str | None = None
+    entrypoint_num_cpus: float | None = None
+    entrypoint_num_gpus: float | None = None
+    entrypoint_resources: dict[str, float] = field(default_factory=dict)
+    python: str | None = None
+    grace_seconds: float = 20
+
+    def __post_init__(self) -> None:
+        if self.cpus_per_worker < 1:
+            raise ValueError(f"cpus_per_worker={self.cpus_per_worker} is too little: 1 or more")
+        for name in ("grace_seconds", "placement_limit_seconds"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} is no time: 0 or more")
+
+    def free_gpus(self, num_nodes: int) -> int | None:  # noqa: ARG002 - of the contract
+        """None: only the job will know."""
+        return None
+
+    def bundle(self, plan: Plan) -> Mapping[str, float]:
+        """What each node asks of Ray, in its words."""
+        topology = plan.topology
+        bundle: dict[str, float] = {"CPU": self.cpus_per_worker * topology.workers_per_node}
+        if topology.gpus_per_node:
+            bundle["GPU"] = topology.gpus_per_node
+        if self.memory_mb:
+            bundle["memory"] = self.memory_mb << 20
+        return bundle | self.resources
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether Ray brings a working directory to the nodes."""
+        return "working_dir" in self._runtime_env
+
+    @property
+    def working_directory(self) -> str | None:
+        """Where the run's relative paths lie on this machine, if that is not the shell's."""
+        shipped = self._runtime_env.get("working_dir")
+        return None if shipped is None or "://" in shipped else str(Path(shipped).absolute())
+
+    @property
+    def _runtime_env(self) -> dict[str, Any]:
+        shipped = {"working_dir": self.working_dir} if self.working_dir else {}
+        return self.runtime_env | shipped
+
+    def check(self, plan: Plan) -> None:
+        """Raise LaunchError if there is no cluster to submit to.
+
+        Raises:
+            CheckError: If there is none, or what is to be shipped is not there.
+            UnreachableError: If it does not answer.
+        """
+        if (source := self.working_directory) and not Path(source).is_dir():
+            raise CheckError(
+                f"--working-dir {source}: there is no such directory.", "--working-dir ."
+            )
+        if plan.script and self.working_directory:
+            script, source = plan.script[0], self.working_directory
+            if not Path(script).is_relative_to(source):
+                raise CheckError(
+                    f"script {script} is not in the working directory that Ray ships, {source}.",
+                    f"--working-dir {Path(script).parent}",
+                )
+        if self.address == "local":
+            return
+        if not is_inside():
+            connect(self.address)
+        elif _outer_working_dir() and Path(plan.root).is_relative_to(Path.cwd()):
+            raise CheckError(
+                f"default_root_dir={plan.root!r} lies in the copy of the working directory that "
+                "Ray has made for this job, and would go away with it.",
+                "Name a directory that all nodes share: --storage-root DIR",
+            )
+
+    def describe(self, plan: Plan) -> list[str]:
+        """The same by Ray's own command."""
+        words = shlex.join(["getiaction-launch", *plan.words])
+        if self.address == "local":
+            return [words]
+        address = ["--address", self.address] if self.address else []
+        options = ["--working-dir", self.working_dir] if self.working_dir else []
+        return [f"{shlex.join(['ray', 'job', 'submit', *address, *options])} -- {words}"]
+
+    def submit(self, runs: Sequence[Run], max_parallel: int | None) -> None:
+        """Submit a job for each run; inside a job of Ray, carry them out before returning.
+
+        Raises:
+            RefusedError: If Ray says no.
+            UnreachableError: If it does not answer.
+        """
+        if self.address == "local":
+            for run in runs:
+                words = [str(max_parallel or 1), json.dumps(asdict(self))]
+                start_process(run, DRIVER, words)
+        elif is_inside():
+            self._run_here(runs, max_parallel or 1)
+        else:
+            for run in runs:
+                self._submit_job(run, max_parallel or len(runs))
+
+    def _submit_job(self, run: Run, max_parallel: int) -> None:
+        client = connect(self.address)
+        plan = Plan.of(run)
+        before = run.read("job")
+        job_id = self.submission_id or f"{run.name.replace('/', '-')}-{secrets.token_hex(3)}"
+        settings = asdict(replace(self, address=client.get_address(), submission_id=None))
+        self._write_job(run, settings, job_id)  # first: the driver reads it
+        forwarded = {name: os.environ[name] for name in plan.forward_env_vars or ()}
+        stop_seconds = self.grace_seconds + SAVE_LIMIT_SECONDS + STOP_MARGIN_SECONDS
+        variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(round(stop_seconds)), **forwarded}
+        environment = {
+            **self._runtime_env,
+            "env_vars": {**variables, **self._runtime_env.get("env_vars", {})},
+        }
+        python = self.python or shlex.quote(sys.executable)
+        words = shlex.join([str(run.directory), str(max_parallel)])
+        try:
+            with ray_errors(client.get_address()):
+                client.submit_job(
+                    # The shell must not stand between Ray and the driver.
+                    entrypoint=f"exec {python} -m {DRIVER} {words}",
+                    submission_id=job_id,
+                    runtime_env=environment,
+                    metadata={"run": run.name, "directory": str(run.directory)},
+                    entrypoint_num_cpus=self.entrypoint_num_cpus,
+                    entrypoint_num_gpus=self.entrypoint_num_gpus,
+                    entrypoint_resources=self.entrypoint_resources or None,
+                )
+        except LaunchError:
+            if before:
+                run.write("job", before)
+            else:
+                run.forget("job")
+            raise
+
+    def _write_job(self, run: Run, settings: dict[str, Any], job_id: str, **more: Any) -> None:  # noqa: ANN401 - JSON
+        run.write(
+            "job",
+            {
+                "backend": {"class_path": CLASS_PATH, "init_args": settings},
+                "job_id": job_id,
+                "submitted_at": time.time(),
+                **more,
+            },
+        )
+
+    def _run_here(self, runs: Sequence[Run], max_parallel: int) -> None:
+        """Be the driver: in a job of Ray, or where the user has called ``ray.init``."""
+        import ray
+
+        from getiaction_launch.backends.ray.driver import Driver
+
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False)
+        context = ray.get_runtime_context()
+        address = connect(context.gcs_address).get_address()
+        backend = replace(self, address=address, working_dir=_outer_working_dir())
+        for run in runs:
+            self._write_job(run, asdict(backend), context.get_job_id(), is_inside=True)
+        with StopRequest() as stop, ThreadPoolExecutor(max_parallel) as pool:
+            drivers = [Driver(run, backend, stop) for run in runs]
+            for _ in pool.map(lambda driver: driver.run_attempts(max_parallel), drivers):
+                pass
+
+    def attach(self, run: Run, record: dict[str, Any]) -> Job:
+        """Find a job that any shell submitted."""
+        return ProcessJob(run, record) if "process" in record else RayJob(run, record)
+
+
+def is_inside() -> bool:
+    """Whether this process is a job of Ray, or is connected to a cluster as a driver."""
+    if JOB_VARIABLE in os.environ:
+        return True
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+def _outer_working_dir() -> str | None:
+    """What Ray has brought here for the job that this process is."""
+    config = json.loads(os.environ.get(JOB_VARIABLE, "{}"))
+    found: str | None = config.get("runtime_env", {}).get("working_dir")
+    return found

@@ -1,0 +1,96 @@
+"""Nodes for an attempt: a placement group, waited for with the reason told.
+
+https://docs.ray.io/en/latest/ray-core/scheduling/placement-group.html
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from getiaction_launch.run import Run
+
+if TYPE_CHECKING:
+    from ray.util.placement_group import PlacementGroup
+
+POLL_SECONDS = 0.5
+TELL_SECONDS = 5
+
+
+def place(
+    run: Run,
+    bundle: Mapping[str, float],
+    num_nodes: int,
+    limit_seconds: float | None,
+    *,
+    may_share: bool,
+    is_stopped: Callable[[], bool],
+) -> "PlacementGroup | None":
+    """Wait until Ray has reserved ``num_nodes`` nodes; ``placement.json`` says what for.
+
+    Args:
+        run: Whose.
+        bundle: What each node must have.
+        num_nodes: How many.
+        limit_seconds: How long to wait; None for ever.
+        may_share: Whether several of the run's nodes may lie on one of Ray's.
+        is_stopped: Asked meanwhile.
+
+    Returns:
+        The group, or None if it was stopped first.
+
+    Raises:
+        TimeoutError: With what was missing.
+    """
+    from ray.util import placement_group, remove_placement_group
+
+    strategy = "PACK" if may_share else "STRICT_SPREAD"
+    group: PlacementGroup = placement_group([dict(bundle)] * num_nodes, strategy=strategy)
+    started_at = time.monotonic()
+    told_at = -math.inf
+    try:
+        while not group.wait(POLL_SECONDS):
+            waited_seconds = time.monotonic() - started_at
+            reason = missing(bundle, num_nodes, may_share=may_share)
+            if is_stopped():
+                break
+            if limit_seconds is not None and waited_seconds > limit_seconds:
+                words = f"in {limit_seconds:.0f} s it got no nodes: it {reason}"
+                raise TimeoutError(words)  # noqa: TRY301 - what follows gives the nodes back
+            if waited_seconds - told_at >= TELL_SECONDS:
+                told_at = waited_seconds
+                run.write("placement", {"reason": reason}, durable=False)
+        else:
+            return group
+    except BaseException:
+        remove_placement_group(group)
+        raise
+    finally:
+        run.forget("placement")
+    remove_placement_group(group)
+    return None
+
+
+def missing(bundle: Mapping[str, float], num_nodes: int, *, may_share: bool) -> str:
+    """Say what a run waits for: ``asks for 2 nodes with 4 CPU, ...``."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fitting = sum(all(node.get(k, 0) >= v for k, v in bundle.items()) for node in nodes)
+    free, total = (
+        _text({name: all_nodes.get(name, 0) for name in bundle})
+        for all_nodes in (ray.available_resources(), ray.cluster_resources())
+    )
+    reason = f"asks for {num_nodes} nodes with {_text(bundle)} each; free: {free} of {total}"
+    if fitting < num_nodes and not may_share:
+        reason += f"; only {fitting} of its {len(nodes)} nodes are large enough"
+    return reason
+
+
+def _text(resources: Mapping[str, float]) -> str:
+    gib = 1 << 30
+    words = (
+        f"{amount / gib:g} GiB memory" if name == "memory" else f"{amount:g} {name}"
+        for name, amount in resources.items()
+    )
+    return ", ".join(words)
