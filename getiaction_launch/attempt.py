@@ -8,7 +8,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -104,14 +104,20 @@ class Attempt:
         return cls(run, number, record["head"], record["resume_from"])
 
     @classmethod
-    def join(cls, run: Run, key: str, limit_seconds: float) -> "Attempt":
+    def join(
+        cls,
+        run: Run,
+        key: str,
+        limit_seconds: float,
+        is_stopped: Callable[[], object] = lambda: None,
+    ) -> "Attempt":
         """Wait until the node of rank 0 has opened the attempt of this ``key``.
 
         Raises:
-            TimeoutError: If that does not come.
+            TimeoutError: If that does not come, or this node is told to stop.
         """
         deadline = time.monotonic() + limit_seconds
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and not is_stopped():
             for record in read_attempts(run):
                 if record["key"] == key:
                     return cls.read(run, record["number"])

@@ -1,5 +1,6 @@
 """Prepare, submit, attach: the same door for the command line and for notebooks."""
 
+import contextlib
 import os
 import sys
 import time
@@ -32,7 +33,7 @@ __all__ = [
 
 _OF_THE_RUN = ("max_", "backend.init_args.cpus_per_worker", "backend.init_args.memory_mb")
 POLL_SECONDS = 0.1
-LOCK_SECONDS = 60
+LOCK_SECONDS = 180  # longer than a scheduler may take to answer
 QUEUE_SECONDS = 2  # a job that has not begun by then waits in a queue
 
 
@@ -273,9 +274,17 @@ def resume(run: Run) -> None:
     Raises:
         LaunchError: If it has not ended, has finished, or cannot be started from here.
     """
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
-    with FileLock(run.launch_directory / "resume.lock", timeout=LOCK_SECONDS):
+    with contextlib.ExitStack() as stack:
+        try:
+            lock = FileLock(run.launch_directory / "resume.lock", timeout=LOCK_SECONDS)
+            stack.enter_context(lock)
+        except Timeout:
+            raise CheckError(
+                f"somebody has been resuming run {run.name} for {LOCK_SECONDS} s.",
+                f"See what came of it: getiaction-launch status {run.directory}",
+            ) from None
         check_resumable(run)
         record = run.read("job") or {}
         if "step_id" in record:

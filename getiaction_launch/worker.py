@@ -7,6 +7,7 @@ on a laptop. A worker that fails leaves its exception as a record that whoever w
 import contextlib
 import os
 import runpy
+import signal
 import socket
 import sys
 import traceback
@@ -40,6 +41,10 @@ def main() -> None:
         _leave_process_group()
         sys.exit(EXIT_INTERRUPTED)
     except BaseException as error:  # noqa: BLE001 - SystemExit too: Lightning leaves so on SIGTERM
+        if isinstance(error, SystemExit) and error.code == signal.SIGTERM:
+            # What ray.init() in the user's script makes of SIGTERM, which must stay one.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
         name, message = type(error).__name__, str(error)
         # A loader process that is killed for want of memory raises a plain RuntimeError here.
         if _tells_of_want_of_memory(error) or count_oom_kills() > oom_kills:
@@ -102,7 +107,9 @@ def _tells_of_a_lost_peer(error: BaseException) -> bool:
     """Whether ``error`` is what a collective says when another rank has gone."""
     text = f"{type(error).__name__}: {error}".lower()
     words = ("gloo", "nccl", "connection closed by peer", "connection reset", "sigterm")
-    return any(word in text for word in words) or type(error).__name__.startswith("Dist")
+    is_rays = type(error).__module__.startswith("ray.exceptions")  # an actor on another node
+    is_torchs = type(error).__name__.startswith("Dist")
+    return is_rays or is_torchs or any(word in text for word in words)
 
 
 def _tells_of_want_of_memory(error: BaseException) -> bool:

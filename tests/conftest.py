@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from clusters.slurm import SlurmCluster, missing
+from clusters.ray_cluster import RayCluster
+from clusters.ray_cluster import missing as missing_ray
+from clusters.slurm import SlurmCluster
+from clusters.slurm import missing as missing_slurm
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 REQUIRED = os.environ.get("GETIACTION_TEST_REQUIRE", "").split(",")
@@ -40,14 +43,24 @@ def getiaction_launch(tmp_path: Path) -> Command:
     return run
 
 
-@pytest.fixture(scope="session")
-def _slurm() -> None:
-    """Skip a test that needs SLURM where none can be had, or fail it where one is required."""
-    reason = missing()
-    if reason and "slurm" in REQUIRED:
+def skip_without(name: str, reason: str | None) -> None:
+    """Skip a test whose cluster cannot be had here, or fail it where that cluster is required."""
+    if reason and name in REQUIRED:
         pytest.fail(reason)
     if reason:
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def _slurm() -> None:
+    """What a test with a SLURM of its own needs."""
+    skip_without("slurm", missing_slurm())
+
+
+@pytest.fixture(scope="session")
+def _ray() -> None:
+    """What a test with a Ray cluster of its own needs."""
+    skip_without("ray", missing_ray())
 
 
 @pytest.fixture(scope="session")
@@ -63,4 +76,11 @@ def slurm_without_accounting(
 ) -> Iterator[SlurmCluster]:
     """A real SLURM of two nodes whose ``sacct`` has no database to ask, as on many sites."""
     with SlurmCluster(tmp_path_factory.mktemp("slurm"), num_nodes=2, accounting=False) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    """A real Ray of a head and three nodes, for all tests; each leaves it idle and whole."""
+    with RayCluster(tmp_path_factory.mktemp("ray")) as cluster:
         yield cluster

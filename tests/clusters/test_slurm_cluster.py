@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 from clusters import slurm
-from clusters.slurm import ClusterError, SlurmCluster
+from clusters.cluster import LOGIN, ClusterError, lives
+from clusters.slurm import SlurmCluster
 
 LIMIT_SECONDS = 60
 
@@ -164,7 +165,7 @@ def test_a_cluster_can_be_stopped_and_started_again(tmp_path):
         with pytest.raises(ClusterError, match="is up"):
             SlurmCluster.at(tmp_path).start()
     assert not any(process.is_running() for process in left)
-    assert cluster.holder(slurm.LOGIN) is None
+    assert cluster.holder(LOGIN) is None
     with SlurmCluster.at(tmp_path) as again:
         assert again.nodes == ["n1", "n2"]
         assert job not in again.run("squeue", "--noheader").stdout.split()
@@ -182,11 +183,11 @@ def test_no_cluster_survives_its_owner(tmp_path):
     with subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE) as owner:
         assert owner.stdout.readline() == b"up\n"
         cluster = SlurmCluster.at(tmp_path)
-        names = (slurm.LOGIN, "n1")
+        names = (LOGIN, "n1")
         holders = [cluster.holder(name) for name in names]
         assert all(holders)
         owner.send_signal(signal.SIGKILL)
-    until(lambda: not any(slurm._lives(holder) for holder in holders))
+    until(lambda: not any(lives(holder) for holder in holders))
 
 
 @pytest.mark.usefixtures("_slurm")
@@ -202,8 +203,8 @@ def test_by_hand(tmp_path):
         assert "n[1-2]" in by_hand("status", str(tmp_path))
         assert "= 7 sec" in by_hand("login", str(tmp_path), "--", "scontrol", "show", "config")
         assert by_hand("on", str(tmp_path), "n2", "--", "hostname") == "n2\n"
-        holders = [SlurmCluster.at(tmp_path).holder(name) for name in (slurm.LOGIN, "n1", "n2")]
+        holders = [SlurmCluster.at(tmp_path).holder(name) for name in (LOGIN, "n1", "n2")]
     finally:
         by_hand("down", str(tmp_path))
-    assert not any(psutil.pid_exists(holder.pid) and slurm._lives(holder) for holder in holders)
+    assert not any(psutil.pid_exists(holder.pid) and lives(holder) for holder in holders)
     assert by_hand("run", "--nodes=1", "--no-accounting", "--", "srun", "hostname") == "n1\n"

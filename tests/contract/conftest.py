@@ -12,6 +12,7 @@ from typing import ClassVar
 import psutil
 import pytest
 import torch
+from clusters.ray_cluster import RayCluster
 from clusters.slurm import SlurmCluster
 from drill import Drill, weights, write_spec
 from filelock import FileLock
@@ -73,7 +74,32 @@ class Slurm(Local):
         return self.cluster.processes(str(directory))
 
 
-CLUSTERS = {"local": Local, "slurm": Slurm}
+class Ray(Local):
+    """A real Ray cluster of a head and three nodes; commands are typed on a machine without Ray."""
+
+    name = "ray"
+    env: ClassVar[dict[str, str]] = {"GETIACTION_LAUNCH_GPUS_PER_NODE": "0"}
+
+    def __init__(self, request: pytest.FixtureRequest, directory: Path) -> None:
+        self.cluster: RayCluster = request.getfixturevalue("ray_cluster")
+        self.config = directory / "cluster_configs/ray.yaml"
+        self.config.parent.mkdir()
+        self.config.write_text(
+            "backend:\n"
+            "  class_path: getiaction_launch.backends.ray.RayBackend\n"
+            f"  init_args: {{address: '{self.cluster.address}'}}\n"
+        )
+
+    def command(self, *words: str) -> list[str]:
+        """The same where no Ray runs."""
+        return [*self.cluster.login, *super().command(*words)]
+
+    def processes(self, directory: Path) -> list[psutil.Process]:
+        """Every process on a node that works for the run."""
+        return self.cluster.processes(str(directory))
+
+
+CLUSTERS = {"local": Local, "slurm": Slurm, "ray": Ray}
 
 
 @pytest.fixture(params=CLUSTERS)

@@ -1,6 +1,7 @@
 """Interrupted, resumed, allowed another attempt: what every backend does with a run cut short."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,24 @@ def launch_failing(getiaction_launch, script):
     """Wait for a run that always fails."""
     name = script("raise ValueError('no such gripper')")
     return lambda *words: getiaction_launch(*words, "--wait", name)
+
+
+def test_two_resumes_at_once_start_one_attempt(getiaction_launch, cluster, script, tmp_path, until):
+    """One of two shells goes on with the run; the other is told that it may be running."""
+    failing = script("raise ValueError")
+    assert getiaction_launch("--cluster", cluster.name, "--wait", failing).returncode == 10
+    script("open('starts', 'a').write(rank)\nwhile not os.path.exists('go'): time.sleep(0.05)")
+    command = cluster.command("resume", "@last")
+    shells = [
+        subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    said = [shell.communicate(timeout=60)[1] for shell in shells]
+    assert sorted(shell.returncode for shell in shells) == [0, 3]
+    assert sum("it cannot be resumed while it may run" in words for words in said) == 1
+    (tmp_path / "go").touch()
+    until(lambda: status_of(getiaction_launch, "@last")["state"] == "SUCCEEDED")
+    assert (tmp_path / "starts").read_text() == "0"
+    assert status_of(getiaction_launch, "@last")["attempts"] == 2
 
 
 @pytest.mark.parametrize("max_parallel", ["1", "4"])

@@ -1,6 +1,8 @@
 """Fault drills on a real SLURM: each run ends with the weights of one that nothing happened to."""
 
+import json
 import subprocess
+from pathlib import Path
 
 import pytest
 from clusters.slurm import has_cgroups
@@ -102,8 +104,8 @@ def test_lost_node(drill, undisturbed, loss):
     finally:
         slurm.restore(name)
     ended, resumed = drill.record("attempt_0"), drill.record("attempt_1")
-    # Without power nobody is told; else SLURM ends what is left with SIGTERM, as in a requeue.
-    assert ended["cause"] == ("node failure" if loss == "power" else "stop")
+    # Told to be down, this cluster's node says at once that it is not; then it is a mere requeue.
+    assert ended["cause"] == ("stop" if loss == "down" else "node failure")
     assert ended["goes_on"]
     assert resumed["first_step"] > 0
     assert_same(trained, undisturbed)
@@ -167,3 +169,118 @@ def test_memory_beyond_the_limit_is_named(cluster, getiaction_launch, script):
     assert "rank 1 on node 1" in result.stdout
     assert "memory limit" in result.stdout
     assert not cluster.cluster.run("squeue", "--noheader").stdout
+
+
+@pytest.fixture
+def start_script(cluster, script, tmp_path, until):
+    """Start a script that sleeps on two nodes, with ``--wait``; return its job's id when it does.
+
+    Its workers say so in a file for each attempt. Whoever waits writes into ``waiting.out``.
+    """
+    waiters = []
+
+    def start(*words: str) -> tuple[subprocess.Popen, str]:
+        name = script(
+            "open(f'up_{rank}_' + os.environ['GETIACTION_LAUNCH_ATTEMPT'], 'w')\ntime.sleep(600)"
+        )
+        command = cluster.command("--cluster", "slurm", "--nodes", "2", *words, "--wait", name)
+        with (tmp_path / "waiting.out").open("w") as out:
+            waiters.append(subprocess.Popen(command, cwd=tmp_path, stdout=out))
+        until(lambda: has_begun(tmp_path, 0))
+        job = json.loads((tmp_path / RUN / "launch/job.json").read_text())
+        return waiters[0], job["job_id"]
+
+    yield start
+    for waiter in waiters:
+        waiter.kill()
+        waiter.wait()
+
+
+RUN = "experiments/train/version_0"
+
+
+def has_begun(directory: Path, attempt: int) -> bool:
+    """Whether both workers of ``start_script`` are there."""
+    return all((directory / f"up_{rank}_{attempt}").exists() for rank in (0, 1))
+
+
+def test_node_failure_beyond_the_budget_is_the_end(cluster, start_script, tmp_path, until):
+    """SLURM starts the job of a lost node again whatever we say; that job ends, and the run too."""
+    waiting, job_id = start_script("--max-node-failures", "0")
+    slurm = cluster.cluster
+    nodes = slurm.run("squeue", "--noheader", "--format=%N", "--jobs", job_id).stdout
+    _, name = slurm.run("scontrol", "show", "hostnames", nodes.strip()).stdout.split()
+    slurm.kill_node(name)
+    try:
+        assert waiting.wait(LIMIT_SECONDS) == 14
+        until(lambda: not slurm.run("squeue", "--noheader").stdout, LIMIT_SECONDS)
+    finally:
+        slurm.restore(name)
+    assert "train/version_0 FAILED" in (tmp_path / "waiting.out").read_text()
+    assert not (tmp_path / "up_0_1").exists()
+
+
+def test_killed_node_task_counts_as_a_node_failure(cluster, start_script, tmp_path, until):
+    """SIGKILL of one node's task takes its worker along; what it leaves begins again, so often."""
+    waiting, _ = start_script("--max-node-failures", "1")
+    for attempt in (0, 1):
+        until(lambda: has_begun(tmp_path, attempt), LIMIT_SECONDS)  # noqa: B023 - called at once
+        (task,) = (
+            process
+            for process in cluster.processes(tmp_path / RUN)
+            if "submitit.core._submit" in process.cmdline()
+            and process.environ()["SLURM_PROCID"] == "1"
+        )
+        task.kill()
+    assert waiting.wait(LIMIT_SECONDS) == 14
+    assert "1 of 1 node failures were allowed" in (tmp_path / "waiting.out").read_text()
+
+
+def test_cancel_ends_a_job_that_is_just_requeued(cluster, start_script, tmp_path, until):
+    """Whoever cancels in that very moment finds no job in the queue when the command is back."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    # What asks SLURM to requeue the job is as slow as the test likes.
+    (tools / "scontrol").write_text(
+        f"#!/bin/bash\nPATH=${{PATH#{tools}:}}\n"
+        "if [ $1 = requeue ]; then\n"
+        f"  trap '' TERM; touch {tools}/asks\n"
+        f"  while [ ! -e {tools}/go ]; do sleep 0.1; done\n"
+        "fi\n"
+        'exec scontrol "$@"\n'
+    )
+    (tools / "scontrol").chmod(0o755)
+    config = tmp_path / "cluster_configs/slurm.yaml"
+    setup = f"poll_seconds: 1, setup: ['export PATH={tools}:$PATH']"
+    config.write_text(config.read_text().replace("poll_seconds: 1", setup))
+    waiting, job_id = start_script()
+    slurm = cluster.cluster
+    slurm.run("scancel", "--signal=USR2", job_id)
+    until((tools / "asks").exists)
+    with subprocess.Popen(cluster.command("cancel", "@last"), cwd=tmp_path) as cancelling:
+        until(lambda: "COMPLETING" in slurm.run("squeue", "--noheader", "--format=%T").stdout)
+        (tools / "go").touch()
+        assert cancelling.wait(LIMIT_SECONDS) == 0
+    assert not slurm.run("squeue", "--noheader").stdout
+    assert "Restarts=1" in slurm.run("scontrol", "show", "job", job_id).stdout
+    assert waiting.wait(LIMIT_SECONDS) == 11
+    (said,) = (tmp_path / RUN / "launch/slurm").glob("*_0_log.out")
+    assert said.read_text().count("Starting with JobEnvironment") == 1  # submitit's first words
+
+
+def test_requeue_of_a_finished_run_changes_nothing(
+    cluster, getiaction_launch, script, tmp_path, until
+):
+    """An administrator may start any job again; this one looks, and ends well."""
+    name = script("open('starts', 'a').write(rank)")
+    assert getiaction_launch("--cluster", "slurm", "--wait", name).returncode == 0
+    records = {path: path.read_bytes() for path in (tmp_path / RUN / "launch").glob("*.json")}
+    slurm = cluster.cluster
+    job_id = json.loads(records[tmp_path / RUN / "launch/job.json"])["job_id"]
+    slurm.wait_idle()
+    slurm.run("scontrol", "requeue", job_id)
+    words = "squeue", "--noheader", "--states=all", "--jobs", job_id, "--Format=State,RestartCnt"
+    until(lambda: slurm.run(*words).stdout.split() == ["COMPLETED", "1"])
+    assert (tmp_path / "starts").read_text() == "0"
+    assert '"SUCCEEDED"' in getiaction_launch("status", "--json", "@last").stdout
+    assert {path: path.read_bytes() for path in records} == records

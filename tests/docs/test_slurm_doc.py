@@ -5,12 +5,14 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from getiaction_launch import cli, errors
-from getiaction_launch.cluster import read_cluster
+from getiaction_launch.backends.slurm import SlurmBackend
+from getiaction_launch.cluster import ClusterConfig, read_cluster
 from getiaction_launch.settings import FLAGS
 from getiaction_launch.state import JobState
 
@@ -68,12 +70,15 @@ def test_cluster_config_is_one(tmp_path):
 
 
 def test_flags_are_in_the_table():
-    """Every flag for a cluster's settings is told of, with the key that it sets."""
+    """Every flag for this cluster's settings is told of, with the key that it sets."""
     rows = [line for line in PAGE.splitlines() if line.startswith("| `-")]
     table = "\n".join(rows) + PAGE[PAGE.index("The budgets have flags") :]
+    known = {field.name for field in (*fields(SlurmBackend), *fields(ClusterConfig))}
     for flag in FLAGS:
-        assert f"`{flag.names[0]}" in table
         key = flag.key.rpartition(".")[2]
+        if key not in known:
+            continue  # another backend's
+        assert f"`{flag.names[0]}" in table
         assert key == "dependency" or f"`{key}`" in table or f"{key}:" in PAGE
 
 

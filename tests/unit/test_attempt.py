@@ -51,6 +51,8 @@ def test_other_nodes_join_the_attempt_of_their_own_start(run):
     assert (joined.number, joined.head, joined.resume_from) == (1, "n1:20001", None)
     with pytest.raises(TimeoutError, match="do all nodes see"):
         Attempt.join(run, "1.0.2", limit_seconds=0.1)
+    with pytest.raises(TimeoutError):  # of this test too, if nobody looked
+        Attempt.join(run, "1.0.2", limit_seconds=600, is_stopped=lambda: True)
 
 
 def test_attempt_that_ended_without_a_word_is_a_node_failure(run):
@@ -108,6 +110,9 @@ def error(rank=1, *, is_consequence=False, name="ValueError"):
         ([75, -9], None, None, "FAILED", "node failure"),
         ([75, -9], error(), None, "FAILED", "crash"),
         ([1, 1], None, None, "FAILED", "crash"),
+        ([75, None], None, Cause.NODE_FAILURE, "FAILED", "node failure"),
+        ([75, 75], error(is_consequence=True), Cause.NODE_FAILURE, "FAILED", "node failure"),
+        ([75, 1], error(), Cause.NODE_FAILURE, "FAILED", "crash"),
     ],
 )
 def test_judgement(run, codes, told, stopped_by, state, cause):  # noqa: PLR0917 - a table

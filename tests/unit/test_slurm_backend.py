@@ -924,12 +924,12 @@ for job in '12|CANCELLED' "$other"; do echo "$job|1|2|None"; done > squeue.out""
 
 
 def test_step_of_the_users_own_job_is_cancelled_alone(slurm, tmp_path):
-    """The allocation, perhaps an interactive one, stays."""
+    """The allocation, perhaps an interactive one, stays; the step may save."""
     slurm.squeue("12|RUNNING")
     run = make_run(make_plan(tmp_path), {"job_id": "12", "step_id": "0"})
     slurm.answer("scancel", hook="echo > squeue.out")
     SlurmJob(run, run.read("job"), 30).cancel()
-    assert slurm.calls("scancel") == ["scancel 12.0"]
+    assert slurm.calls("scancel") == ["scancel --signal=TERM 12.0"]
     assert "--steps=12.0" in slurm.calls("squeue")[-1]
 
 

@@ -63,6 +63,7 @@ def last_word(
     monkeypatch.setattr(worker, "count_oom_kills", iter(oom_kills).__next__)
     monkeypatch.setattr(sys, "argv", ["worker", str(run.directory)])
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)  # where its node starts it
     for name in ("RANK", "GROUP_RANK", "GETIACTION_LAUNCH_WORKER"):
         monkeypatch.setenv(name, "0")
     with pytest.raises(LeftAtOnceError):

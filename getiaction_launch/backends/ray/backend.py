@@ -39,9 +39,9 @@ class RayBackend:
     Inside a job or a driver of Ray, the run goes on in that one: no job is submitted.
 
     Args:
-        address: The cluster: ``http://HEAD:8265``, ``HEAD:6379``, ``auto`` for the one on this
-            machine; ``local`` starts a private one, which ends with the run. What ``RAY_ADDRESS``
-            says, else ``auto``, if not given.
+        address: The cluster: ``http://HEAD:8265`` or ``HEAD:6379``; ``local`` starts a private one,
+            which ends with the run. What ``RAY_ADDRESS`` says, else a head on this machine, if not
+            given.
         cpus_per_worker: CPUs of each worker, with its loader's processes.
         memory_mb: Memory of each node, as Ray counts it, in MB; none is asked for if not given.
         resources: Other resources of each node, by the cluster's names: ``{"node_type_a": 0.01}``.

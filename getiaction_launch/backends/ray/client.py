@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 CONNECT_SECONDS = 5
+HERE = "http://127.0.0.1:8265"
+"""Where ``ray start --head`` listens. Ray's own search of the process table, ``auto``, finds the
+clusters of others, too."""
 # Ray reads them before the address that it is given.
 _VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 
@@ -25,15 +28,15 @@ def connect(address: str | None) -> "JobSubmissionClient":
     """Connect to a cluster.
 
     Args:
-        address: ``http://HEAD:8265``, ``HEAD:6379``, or ``auto`` for the one that runs on this
-            machine; if None, what ``RAY_ADDRESS`` says, else ``auto``.
+        address: ``http://HEAD:8265`` or ``HEAD:6379``; if None, what ``RAY_ADDRESS`` says, else
+            that of a head on this machine.
 
     Raises:
         CheckError: If no cluster is named, and none runs here.
         UnreachableError: If it does not answer.
     """
     named = address or next(filter(None, map(os.environ.get, _VARIABLES)), None)
-    return _connect(named or "auto")
+    return _connect(named or HERE)
 
 
 @functools.cache
@@ -48,9 +51,9 @@ def _connect(address: str) -> "JobSubmissionClient":
 
             return JobSubmissionClient(address)
     except Exception as error:
-        if address == "auto":
+        if address == HERE:
             raise CheckError(
-                f"no Ray cluster is named, and none runs on this machine: {_last_line(error)}",
+                f"no Ray cluster is named, and none answers at {HERE}: {_last_line(error)}",
                 "--address http://HEAD:8265; or start one: ray start --head; or train on this "
                 "machine alone: --cluster ray-local",
             ) from error

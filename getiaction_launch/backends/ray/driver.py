@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import os
+import secrets
 import socket
 import sys
 import time
@@ -241,12 +242,16 @@ def main() -> int:
 
     With settings, in JSON, it is a process of its own with a private cluster.
     """
-    import ray
-
     from getiaction_launch.backends.ray.backend import CLASS_PATH, RayBackend
 
     directory, max_parallel, *private = sys.argv[1:]
     run = Run(Path(directory))
+    if private:
+        # Without a token Ray makes one in the user's home, which their other clusters then ask for.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    import ray
+
     if private:
         backend = RayBackend(**json.loads(private[0]))
         write_job(run, CLASS_PATH, json.loads(private[0]))

@@ -6,6 +6,7 @@ where it is written down. :mod:`getiaction_launch.backends.slurm.step` runs insi
 """
 
 import contextlib
+import importlib
 import math
 import os
 import re
@@ -16,11 +17,13 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from getiaction_launch.backend import Job
 from getiaction_launch.backends.slurm.command import call
+from getiaction_launch.backends.slurm.company import Company, MakeCompany
 from getiaction_launch.backends.slurm.job import SlurmJob
 from getiaction_launch.backends.slurm.options import Value, refuse_contradictions, spell
 from getiaction_launch.backends.slurm.sbatch import (
@@ -192,7 +195,7 @@ class SlurmBackend:
                 sbatch_environment(self._asked(plans[0]), plans[0].forward_env_vars),
                 sbatch_errors(),
             ):
-                jobs = executor.map_array(run_task, directories)
+                jobs = executor.map_array(partial(run_task, company=self.company), directories)
             for run, job in zip(runs, jobs, strict=True):
                 self._record(run, job.job_id, executor.folder)
 
@@ -214,6 +217,11 @@ class SlurmBackend:
                 "previous_job_ids": [job_id for job_id in previous if job_id],
             },
         )
+
+    @property
+    def company(self) -> MakeCompany:
+        """What runs on each node beside its workers."""
+        return Company
 
     def attach(self, run: Run, record: dict[str, Any]) -> Job:
         """Find a job that any shell on this cluster submitted."""
@@ -314,7 +322,8 @@ def submit_successor(run: Run, job_id: str) -> None:
     record = run.read("job") or {}
     if "step_id" in record:
         raise RefusedError("the batch script is your own.", "Submit it again: sbatch ...")
-    backend = SlurmBackend(**record["backend"]["init_args"])
+    module, _, name = record["backend"]["class_path"].rpartition(".")
+    backend = getattr(importlib.import_module(module), name)(**record["backend"]["init_args"])
     replace(backend, dependency=f"afterany:{job_id}").submit([run], None)
     with contextlib.suppress(LaunchError):
         _move_dependents(job_id, (run.read("job") or {})["job_id"])

@@ -102,6 +102,8 @@ class SlurmJob:
         said = self._scancel("--signal=TERM") if "step_id" in self.record else self._scancel()
         started_at = time.monotonic()
         while not self._has_gone():
+            if self._ask().state is JobState.PENDING:
+                self._scancel()  # it was requeued in that very moment
             waited_seconds = time.monotonic() - started_at
             if "step_id" in self.record and waited_seconds > STEP_SAVE_SECONDS:
                 self._scancel()

@@ -12,21 +12,23 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from signal import SIGTERM, SIGUSR2
+from signal import SIGKILL, SIGTERM, SIGUSR2
 from typing import Any
 
 from getiaction_launch.attempt import (
     EXIT_FAILED,
     Attempt,
+    Ending,
     allow_another,
     judge,
     may_begin,
     reopen,
     reserve_port,
 )
+from getiaction_launch.backends.slurm.company import Company, MakeCompany, NodeLostError
 from getiaction_launch.errors import CheckError, UsageError
 from getiaction_launch.node import (
     POLL_SECONDS,
@@ -37,7 +39,7 @@ from getiaction_launch.node import (
 )
 from getiaction_launch.plan import Plan
 from getiaction_launch.run import Run
-from getiaction_launch.state import Cause, JobState
+from getiaction_launch.state import EXIT_INTERRUPTED, Cause, JobState
 from getiaction_launch.storage import make_root, read_json, write_json
 
 BACKEND = "getiaction_launch.backends.slurm.SlurmBackend"
@@ -49,22 +51,27 @@ COMMAND_SECONDS = 60
 MARGIN_SECONDS = 15
 
 
-def run_task(directory: str) -> None:
+def run_task(directory: str, company: MakeCompany) -> None:
     """What submitit starts on every node.
 
     Args:
         directory: The run's.
+        company: What to run beside the workers.
 
     Raises:
         SystemExit: With the exit code of :func:`run_step`, unless that is 0.
     """
     # submitit would write an exception, but nothing else, into its result pickle.
-    if code := run_step(Run(Path(directory))):
+    if code := run_step(Run(Path(directory)), company):
         raise SystemExit(code)
 
 
-def run_step(run: Run) -> int:
+def run_step(run: Run, company: MakeCompany = Company) -> int:
     """Be one node of one attempt; on that of rank 0, also open, judge and end the attempt.
+
+    Args:
+        run: Whose.
+        company: What to run beside the workers.
 
     Returns:
         0 if this node ended well or the run goes on in another attempt, else ``EXIT_FAILED``:
@@ -84,28 +91,36 @@ def run_step(run: Run) -> int:
     key = _step_key()
     settings = {**DEFAULTS, **(job.get("backend") or {}).get("init_args", {})}
     if node_rank > 0:
-        attempt = Attempt.join(run, key, JOIN_SECONDS)
-        code = _run_share(attempt, node_rank, settings, stop)
-        write_json(_node_record(attempt, node_rank), {"exit_code": code})
-        if code == EXIT_FAILED:
-            await_save(run)  # srun ends the others when this process ends
-        return EXIT_FAILED if code == EXIT_FAILED else 0
+        attempt = Attempt.join(run, key, JOIN_SECONDS, lambda: stop.signal)
+        with contextlib.closing(company(attempt, node_rank, stop)) as beside:
+            code = _run_share(attempt, node_rank, settings, stop, beside)
+            write_json(_node_record(attempt, node_rank), {"exit_code": code})
+            if code == 0:
+                beside.await_others()
+        if code in (0, EXIT_INTERRUPTED):
+            return 0
+        await_save(run)  # srun ends the others when this process ends
+        return EXIT_FAILED
     if not may_begin(run):
         print(f"run {run.name} has ended and is not started again", flush=True)
         return EXIT_FAILED
     port, claim = reserve_port()
     with claim:
         attempt = Attempt.begin(run, key, _address(), port)
-        code = _run_share(attempt, node_rank, settings, stop)
-    return _conclude(attempt, code, stop, settings)
+        patience_seconds = settings["grace_seconds"] + SAVE_LIMIT_SECONDS + MARGIN_SECONDS
+        with contextlib.closing(company(attempt, node_rank, stop)) as beside:
+            code = _run_share(attempt, node_rank, settings, stop, beside)
+            exit_codes = _gather_exit_codes(attempt, code, stop, patience_seconds)
+    return _conclude(attempt, exit_codes, stop)
 
 
-def _conclude(attempt: Attempt, code: int, stop: StopRequest, settings: Mapping[str, Any]) -> int:
+def _conclude(attempt: Attempt, exit_codes: Sequence[int | None], stop: StopRequest) -> int:
     run = attempt.run
-    patience_seconds = settings["grace_seconds"] + SAVE_LIMIT_SECONDS + MARGIN_SECONDS
-    exit_codes = _gather_exit_codes(attempt, code, stop, patience_seconds)
     stopped_by = _stop_cause(run, stop) if stop.signal else None
     ending = judge(run, attempt.number, exit_codes, stopped_by)
+    if ending.state is JobState.FAILED and (loss := read_json(_loss_record(attempt))):
+        # What workers said of it is an echo.
+        ending = Ending(JobState.FAILED, Cause.NODE_FAILURE, loss["reason"])
     if ending.state is JobState.INTERRUPTED and stopped_by is Cause.STOP:
         # Only SLURM knows whether this was a requeue or an scancel, and does accordingly.
         attempt.end(replace(ending, goes_on=True))
@@ -259,16 +274,31 @@ def _address() -> str:
 
 
 def _run_share(
-    attempt: Attempt, node_rank: int, settings: Mapping[str, Any], stop: StopRequest
+    attempt: Attempt,
+    node_rank: int,
+    settings: Mapping[str, Any],
+    stop: StopRequest,
+    company: Company,
 ) -> int:
     warning_seconds = max(settings["warning_seconds"] - MARGIN_SECONDS, settings["grace_seconds"])
     try:
-        return run_node_or_tell(
+        company.start()
+        code = run_node_or_tell(
             attempt, node_rank, settings["grace_seconds"], stop, warning_seconds=warning_seconds
         )
+        company.check(code)
+    except NodeLostError as loss:
+        print(f"node {node_rank}: {loss}", flush=True)
+        write_json(_loss_record(attempt), {"reason": f"node {node_rank}: {loss}"})
+        return -SIGKILL
     except Exception as error:  # noqa: BLE001 - recorded; the other nodes must still be told
         print(f"node {node_rank}: {error!r}", flush=True)
         return EXIT_FAILED
+    return code
+
+
+def _loss_record(attempt: Attempt) -> Path:
+    return attempt.run.log_directory(attempt.number) / "node_lost.json"
 
 
 def _node_record(attempt: Attempt, node_rank: int) -> Path:

@@ -1,0 +1,5 @@
+"""Ray on SLURM: a SLURM job in which the user's own code finds a Ray cluster of its own."""
+
+from getiaction_launch.backends.ray_on_slurm.backend import RayOnSlurmBackend
+
+__all__ = ["RayOnSlurmBackend"]

@@ -1,0 +1,261 @@
+"""One node of a Ray cluster that is sealed: nothing else joins it, and it ends with its attempt.
+
+Its ports, directories and token are its own, so jobs that share a machine do not meet. Workers find
+it by ``RAY_ADDRESS``. It is started by Ray's command
+(https://docs.ray.io/en/latest/cluster/cli.html#ray-start), with Ray's token authentication
+(https://docs.ray.io/en/latest/ray-security/token-auth.html).
+"""
+
+import contextlib
+import fcntl
+import functools
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from getiaction_launch.attempt import EXIT_FAILED, Attempt, reserve_port
+from getiaction_launch.backends.slurm.command import call
+from getiaction_launch.backends.slurm.company import Company, NodeLostError
+from getiaction_launch.errors import LaunchError
+from getiaction_launch.gpu import visible_gpus
+from getiaction_launch.node import (
+    POLL_SECONDS,
+    RUN_VARIABLE,
+    StopRequest,
+    available_cpus,
+    kill_processes_of,
+)
+from getiaction_launch.plan import Plan
+
+MODULE = "getiaction_launch.backends.ray_on_slurm"
+START_SECONDS = 180
+LEAVE_POLL_SECONDS = 0.5
+NOTICE_SECONDS = 2  # `ray start` looks after its daemons once a second
+RECORD = "ray"
+PREFIX = "ray-job-"
+LONGEST_PLACE = 24  # Ray's sockets lie 82 characters deeper, and unix(7) allows them 107
+OBJECT_STORE_SHARE = 0.3  # of the memory, as by Ray's default
+LEAST_OBJECT_STORE = 80 << 20  # bytes; Ray takes no less than 75 MiB
+# They lead to another cluster, or into one; those that tune Ray stay.
+_FOREIGN = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH", "RAY_JOB", "RAY_TMPDIR")
+
+
+class RayNode(Company):
+    """This node's Ray; on the node of rank 0 also what keeps the cluster together.
+
+    Args:
+        attempt: As long as it runs, so does the cluster.
+        node_rank: This node, from 0.
+        stop: Set when this node's Ray dies: the workers save and end.
+    """
+
+    def __init__(self, attempt: Attempt, node_rank: int, stop: StopRequest) -> None:
+        super().__init__(attempt, node_rank, stop)
+        self._run = attempt.run
+        self._host = attempt.head.rpartition(":")[0]  # of rank 0, as the others reach it
+        self._log = self._run.log_directory(attempt.number) / f"ray_{node_rank}.log"
+        self._token = self._run.launch_directory / f"ray_token_{attempt.number}"
+        self._is_wanted, self._has_died = True, False
+        self._undo = contextlib.ExitStack()
+
+    def start(self) -> None:
+        """Start Ray; return when every node of the cluster is there, or when told to stop.
+
+        Raises:
+            NodeLostError: If Ray ends, or does not begin.
+        """
+        for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
+            del os.environ[name]
+        flags = self._lead() if self._rank == 0 else self._follow()
+        if self._stop.signal:
+            return
+        os.environ |= {
+            "RAY_ADDRESS": self._address,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self._token),
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+        directory = self._undo.enter_context(_directory())
+        process = self._spawn("start", *flags, f"--temp-dir={directory}", *_resources())
+        self._undo.callback(self._end, process)
+        threading.Thread(target=self._watch, args=(process,), daemon=True).start()
+        if self._rank == 0:
+            num_nodes = Plan.of(self._run).topology.num_nodes
+            looking = self._spawn("await", str(num_nodes))
+            self._undo.callback(looking.kill)
+            self._until(lambda: looking.poll() == 0)
+            self._tell(is_complete=True)
+        else:
+            self._until(lambda: self._told().get("is_complete"))
+
+    def check(self, code: int = 0) -> None:
+        """Raise if Ray has died; where workers have failed, they may know it first.
+
+        Raises:
+            NodeLostError: Naming its log.
+        """
+        deadline = time.monotonic() + (NOTICE_SECONDS if code == EXIT_FAILED else 0)
+        while not self._has_died and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        if self._has_died:
+            raise NodeLostError(f"Ray has died on {socket.gethostname()}: see {self._log}")
+
+    def await_others(self) -> None:
+        """Lend this node to the workers of others: until the node of rank 0 ends the cluster."""
+        while self._rank and self._told() and not (self._stop.signal or self._has_died):
+            time.sleep(LEAVE_POLL_SECONDS)
+
+    def close(self) -> None:
+        """End it, with all that it has started and written."""
+        self._is_wanted = False
+        self._undo.close()
+
+    def _lead(self) -> list[str]:
+        """Choose ports and a token, and tell the other nodes; returns flags for the head."""
+        for left in self._run.launch_directory.glob("ray_token_*"):  # by a head that was killed
+            left.unlink(missing_ok=True)
+        self._token.touch(mode=0o600)
+        self._undo.callback(self._token.unlink, missing_ok=True)
+        self._token.write_text(secrets.token_hex(32), encoding="ascii")
+        (port, claim), (client_port, client_claim) = reserve_port(), reserve_port()
+        self._undo.enter_context(claim)
+        self._undo.enter_context(client_claim)
+        self._address = f"{self._host}:{port}"
+        self._undo.callback(self._run.forget, RECORD)
+        self._tell(is_complete=False)
+        flags = [f"--port={port}", f"--ray-client-server-port={client_port}"]
+        own = socket.gethostbyname(self._host)
+        if not own.startswith("127."):  # else Ray knows better
+            flags.append(f"--node-ip-address={own}")
+        return ["--head", *flags, "--include-dashboard=false", "--no-monitor"]
+
+    def _follow(self) -> list[str]:
+        """Wait until the node of rank 0 has told where it is; returns flags for other nodes."""
+        self._until(self._told)
+        self._address = f"{self._host}:{self._told().get('port')}"
+        return [f"--address={self._address}"]
+
+    def _tell(self, *, is_complete: bool) -> None:
+        port = int(self._address.rpartition(":")[2])
+        told = {"attempt": self._attempt.number, "port": port, "is_complete": is_complete}
+        self._run.write(RECORD, told)
+
+    def _told(self) -> dict[str, Any]:
+        """What the node of rank 0 has told of this attempt's cluster; nothing once that ends."""
+        told = self._run.read(RECORD) or {}
+        return told if told.get("attempt") == self._attempt.number else {}
+
+    def _until(self, condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not (condition() or self._stop.signal):
+            if time.monotonic() > deadline:
+                self._stop.signal = signal.SIGTERM
+                raise NodeLostError(
+                    f"in {START_SECONDS} s not all nodes of Ray came up: see {self._log}"
+                )
+            time.sleep(POLL_SECONDS)
+        self.check()
+
+    def _spawn(self, *words: str) -> "subprocess.Popen[bytes]":
+        """Start ``__main__.py``, where SLURM's signals do not reach it before the workers save."""
+        # Blocked signals stay blocked in all that Ray starts.
+        blocked = {signal.SIGUSR2}
+        if not _signals_only_tasks():
+            blocked.add(signal.SIGTERM)
+        environment = {
+            **os.environ,
+            RUN_VARIABLE: str(self._run.directory),
+            "GETIACTION_LAUNCH_PARENT": str(os.getpid()),
+        }
+        # Lightning would take a Trainer in one of Ray's tasks for a task of SLURM.
+        environment.pop("SLURM_NTASKS", None)
+        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+        try:
+            with self._log.open("ab") as log:
+                return subprocess.Popen(
+                    [sys.executable, "-m", MODULE, *words],
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
+
+    def _watch(self, process: "subprocess.Popen[bytes]") -> None:
+        process.wait()
+        if self._is_wanted and not self._stop.signal:
+            self._has_died = True
+            self._stop.signal = signal.SIGTERM
+
+    def _end(self, process: "subprocess.Popen[bytes]") -> None:
+        process.kill()  # its daemons are bound to die with it, and their workers with them
+        process.wait()
+        kill_processes_of(self._run, SLURM_NODEID=os.environ["SLURM_NODEID"])
+
+
+@contextlib.contextmanager
+def _directory() -> Iterator[Path]:
+    """Where Ray's own files lie; what killed jobs have left of theirs goes too."""
+    place = tempfile.gettempdir()
+    place = place if len(place) <= LONGEST_PLACE else "/tmp"  # noqa: S108 - as Ray does
+    for left in Path(place).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError), _locked(left):
+            shutil.rmtree(left, ignore_errors=True)
+    directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
+    with _locked(directory):
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold a directory while this process lives.
+
+    Raises:
+        BlockingIOError: If another process does.
+    """
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+@functools.cache
+def _signals_only_tasks() -> bool:
+    """Whether SLURM signals a step's tasks alone, and not every process of it.
+
+    Only where it does not, Ray's processes must not get SIGTERM, since what they start for the
+    user could then not be ended by it either.
+    """
+    with contextlib.suppress(LaunchError):  # no scontrol on the nodes
+        return "proctrack/cgroup" in call("scontrol", "show", "config")
+    return False
+
+
+def _resources() -> list[str]:
+    """What SLURM has given to this task, as ``ray start`` takes it."""
+    env = os.environ
+    cpus = int(env.get("SLURM_CPUS_PER_TASK", available_cpus()))
+    gpus = len(visible_gpus()) if "CUDA_VISIBLE_DEVICES" in env else 0
+    flags = [f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
+    per_cpu_mib = int(env.get("SLURM_MEM_PER_CPU", "0"))
+    memory_mib = int(env.get("SLURM_MEM_PER_NODE", "0")) or per_cpu_mib * cpus
+    if memory_mib:  # else Ray counts all of the machine's
+        store = max(LEAST_OBJECT_STORE, int((memory_mib << 20) * OBJECT_STORE_SHARE))
+        flags += [f"--object-store-memory={store}", f"--memory={(memory_mib << 20) - store}"]
+    return flags

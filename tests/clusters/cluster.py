@@ -1,0 +1,440 @@
+"""A login node and other nodes, each a machine of its own to what runs on it, for tests.
+
+Everything of a cluster lies below one directory, and all its processes in one pid namespace. The
+login node has a network, a host name and mounts of its own; each node has too, and its own process
+table. Nothing of it is seen outside, so clusters stand side by side with the same addresses. When
+a namespace's first process dies, the kernel ends all others: that is how a node loses its power,
+how a cluster stops, and why no cluster survives the process that started it.
+"""
+
+import argparse
+import contextlib
+import functools
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+TOOLS = ("ip", "nsenter", "setpriv", "unshare")
+LIMIT_SECONDS = 60
+LOGIN = "login"
+HOLDER = ["sleep", "infinity"]  # the first process of a pid namespace: it only has to live
+FOREIGN = ("SLURM", "RAY_", "GETIACTION_", "PL_TRAINER_", "CUDA_VISIBLE_DEVICES", "PYTEST_")
+"""What names of variables begin with that say where the caller runs, which is not here."""
+
+
+class ClusterError(Exception):
+    """The cluster did not do what was asked of it; the text ends with its daemons' logs."""
+
+
+def missing(tools: Iterable[str], remedy: str) -> str | None:
+    """Why this machine cannot run a cluster, with the remedy; None if it can.
+
+    Args:
+        tools: Programs that it needs beside those that make nodes.
+        remedy: The command that installs all of them.
+    """
+    if os.geteuid() != 0:
+        return "a cluster for tests needs root, to make network and pid namespaces"
+    path = environment()["PATH"]
+    absent = [tool for tool in (*TOOLS, *tools) if not shutil.which(tool, path=path)]
+    if absent:
+        return f"not found: {', '.join(absent)}; {remedy}"
+    trial = call("unshare", "--net", "--uts", "--mount", "--pid", "--fork", "true")
+    if trial.returncode:
+        return (
+            "a cluster for tests needs CAP_SYS_ADMIN, to make network and pid namespaces "
+            f"(docker run --privileged): {trial.stderr.strip()}"
+        )
+    return None
+
+
+@dataclass
+class Cluster:
+    """A login node, and nodes n1, n2 and so on, on which a subclass runs its daemons.
+
+    Args:
+        directory: Where configuration, logs and state go. A long path does not work: sockets lie
+            there, and a socket's path has at most 107 characters.
+        num_nodes: Number of nodes.
+        settings: What the daemons are to be told otherwise.
+    """
+
+    directory: Path
+    num_nodes: int = 1
+    settings: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.directory = self.directory.resolve()
+        self.nodes = [f"n{number + 1}" for number in range(self.num_nodes)]
+        self._holders: dict[str, psutil.Process] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def at(cls, directory: Path):
+        """The cluster that some process started in ``directory``."""
+        options = json.loads((directory / "cluster.json").read_text())
+        return cls(directory, **options)
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # What a subclass says
+
+    def _write_files(self) -> None:
+        """Write what the daemons read when they start."""
+        raise NotImplementedError
+
+    def _start_daemons(self) -> None:
+        """Start all nodes and daemons, and wait until the cluster takes jobs."""
+        raise NotImplementedError
+
+    def _before_login(self) -> list[str]:
+        """Shell commands in whose process the login node begins."""
+        return []
+
+    def _mounts(self, name: str) -> list[str]:
+        """Shell commands that mount what a node sees otherwise than other nodes do."""
+        raise NotImplementedError
+
+    def _variables(self, name: str) -> dict[str, str]:
+        """What a node's commands find in their environment beside what their caller has."""
+        raise NotImplementedError
+
+    @property
+    def status(self) -> list[str]:
+        """The command for a login node that shows all nodes."""
+        raise NotImplementedError
+
+    @classmethod
+    def add_options(cls, parser: argparse.ArgumentParser) -> None:
+        """Add to a command line what it can say of a new cluster; the names are the fields'."""
+
+    # Start and stop
+
+    def start(self, *, outlive_me: bool = False) -> None:
+        """Bring the cluster up and wait until all nodes are idle.
+
+        Args:
+            outlive_me: Whether it stays up when the calling process ends.
+
+        Raises:
+            ClusterError: It is up already, or did not come up.
+        """
+        if self.holder(LOGIN):
+            raise ClusterError(f"{self.directory} has a cluster that is up")
+        options = asdict(self)
+        del options["directory"]
+        hosts = [f"{self.address_of(name)} {name}\n" for name in (LOGIN, *self.nodes)]
+        try:
+            (self.directory / "log").mkdir(parents=True, exist_ok=True)
+            self._write("cluster.json", json.dumps(options))
+            self._write("hosts", "127.0.0.1 localhost\n" + "".join(hosts))
+            self._write_files()
+            self._start_login(outlive_me=outlive_me)
+            self._start_daemons()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End all processes of the cluster. Its logs and configuration stay."""
+        holder = self.holder(LOGIN)
+        if holder:
+            holder.kill()
+            self._until(lambda: not lives(holder), "the cluster's processes are gone")
+        if self._process:
+            self._process.wait(LIMIT_SECONDS)
+            self._process = None
+        self._holders.clear()
+
+    # Use
+
+    @property
+    def login(self) -> list[str]:
+        """Words before a command that make it run on the login node, in the same directory."""
+        return [*self._enter(LOGIN), "env", *_assignments(self._variables(LOGIN))]
+
+    def inside(self, node: str) -> list[str]:
+        """Words before a command that make it run inside a node, beside its jobs."""
+        words = self._enter(node, "--pid", "--cgroup")
+        return [*words, "env", *_assignments(self._variables(node))]
+
+    def run(self, *command: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+        """Run a command on the login node.
+
+        Raises:
+            ClusterError: It failed, and ``check`` is true.
+        """
+        return self._checked(call(*self.login, *command), check=check)
+
+    def on(
+        self, node: str, *command: str, check: bool = True
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a command inside a node.
+
+        Raises:
+            ClusterError: It failed, and ``check`` is true.
+        """
+        return self._checked(call(*self.inside(node), *command), check=check)
+
+    def processes(self, marker: str, node: str | None = None) -> list[psutil.Process]:
+        """The nodes' processes whose command line or environment contains ``marker``.
+
+        Their pids are those of the caller, who may signal them.
+        """
+        names = [node] if node else self.nodes
+        spaces = {_pid_namespace(holder) for name in names if (holder := self.holder(name))}
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if _pid_namespace(process) in spaces and lives(process):
+                    words = [*process.cmdline(), *_assignments(process.environ())]
+                    if any(marker in word for word in words):
+                        found.append(process)
+        return found
+
+    def listens(self, name: str, port: int) -> bool:
+        """Whether a daemon on the node listens at the port, whatever its address."""
+        table = Path(f"/proc/{self._required_holder(name).pid}/net/tcp")
+        # the kernel's Documentation/networking/proc_net_tcp.rst: any peer, state LISTEN
+        return f":{port:04X} 00000000:0000 0A" in table.read_text()
+
+    def address_of(self, name: str) -> str:
+        """The node's address in the cluster's network."""
+        return f"10.87.0.{1 if name == LOGIN else 10 + self.nodes.index(name)}"
+
+    # Faults
+
+    def kill_node(self, name: str) -> None:
+        """Cut the node's power: all its processes are gone, its network does not answer."""
+        holder = self._required_holder(name)
+        holder.kill()
+        self._until(lambda: not lives(holder), f"{name} is dead")
+        # the kernel does it too, but only in a while, and until then the name is taken
+        call(*self._enter(LOGIN), "ip", "link", "delete", name)
+
+    # Processes
+
+    def holder(self, name: str) -> psutil.Process | None:
+        """The first process of a node's pid namespace, or of the cluster's for the login node."""
+        known = self._holders.get(name)
+        if known and lives(known):
+            return known
+        marks = self._marks(name).items()
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                is_holder = process.name() == HOLDER[0] and process.cmdline() == HOLDER
+                if is_holder and marks <= process.environ().items() and lives(process):
+                    self._holders[name] = process
+                    return process
+        return None
+
+    def _required_holder(self, name: str) -> psutil.Process:
+        holder = self.holder(name)
+        if not holder:
+            raise ClusterError(f"{name} of the cluster in {self.directory} is not up")
+        return holder
+
+    def _marks(self, name: str) -> dict[str, str]:
+        return {"CLUSTER_DIRECTORY": str(self.directory), "CLUSTER_HOLDER": name}
+
+    def _hold(self, name: str) -> str:
+        """Shell words that make the shell the holder of the namespaces that it is in."""
+        # children of a process that ignores SIGCHLD leave no zombies, adopted orphans included
+        marks = _assignments(self._marks(name))
+        return f"exec {shlex.join(['env', '--ignore-signal=CHLD', *marks, *HOLDER])}"
+
+    def _enter(self, name: str, *more: str) -> list[str]:
+        target = f"--target={self._required_holder(name).pid}"
+        return ["nsenter", target, "--net", "--uts", "--mount", *more, "--wd=."]
+
+    def _start_login(self, *, outlive_me: bool) -> None:
+        hosts = f"mount --bind {shlex.quote(str(self.directory))}/hosts /etc/hosts"
+        inside = [f"hostname {LOGIN}", hosts, *self._mounts(LOGIN), self._hold(LOGIN)]
+        unshare = "exec unshare --net --uts --mount --pid --cgroup --fork --kill-child"
+        script = f"{unshare} sh -ec {shlex.quote('; '.join(inside))}"
+        dies_with_me = [] if outlive_me else ["setpriv", "--pdeathsig", "KILL"]
+        outside = "; ".join([*self._before_login(), script])
+        process = self._spawn(*dies_with_me, "sh", "-ec", outside, log=LOGIN)
+        self._process = process
+        self._until(lambda: self.holder(LOGIN) or process.poll(), "the login node is up")
+        if process.poll():
+            raise ClusterError(f"the login node did not come up\n{self._logs()}")
+        self._ip(
+            LOGIN,
+            "link set lo up",
+            "link add bridge type bridge",
+            f"addr add {self.address_of(LOGIN)}/24 dev bridge",
+            "link set bridge up",
+        )
+
+    def _start_nodes(self, *names: str) -> None:
+        unshare = "exec unshare --net --uts --mount --pid --fork --kill-child --mount-proc"
+        for name in names:
+            script = "; ".join([f"hostname {name}", *self._mounts(name), self._hold(name)])
+            words = ("sh", "-ec", f"{unshare} sh -ec {shlex.quote(script)}")
+            self._daemon(LOGIN, "setsid", "--fork", *words)
+        for name in names:
+            self._until(functools.partial(self.holder, name), f"{name} is up")
+            cable = f"type veth peer name eth0 netns {self._required_holder(name).pid}"
+            self._ip(LOGIN, f"link add {name} {cable}", f"link set {name} master bridge up")
+            address = f"addr add {self.address_of(name)}/24 dev eth0"
+            self._ip(name, "link set lo up", address, "link set eth0 up")
+
+    def _ip(self, name: str, *commands: str) -> None:
+        batch = "".join(f"{command}\n" for command in commands)
+        self._checked(call(*self._enter(name), "ip", "-batch", "-", text=batch))
+
+    def _daemon(self, name: str, *words: str) -> None:
+        """Run in a node what goes on in the background."""
+        if self._spawn(*self.inside(name), *words, log=name).wait(LIMIT_SECONDS):
+            raise ClusterError(f"{shlex.join(words)} failed on {name}\n{self._logs()}")
+
+    def _spawn(self, *words: str, log: str) -> "subprocess.Popen[bytes]":
+        with (self.directory / "log" / f"{log}.log").open("ab") as output:
+            return subprocess.Popen(
+                words,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is for the caller, who then stops the cluster
+            )
+
+    # Files, waits and errors
+
+    def _write(self, name: str, text: str) -> None:
+        path = self.directory / name
+        path.touch(mode=0o600)  # munged and slurmdbd refuse files that others can read
+        path.write_text(text)
+
+    def _until(
+        self, condition: Callable[[], object], what: str, limit_seconds: float = LIMIT_SECONDS
+    ) -> None:
+        deadline = time.monotonic() + limit_seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                logs = self._logs()
+                raise ClusterError(f"waited {limit_seconds} s in vain until {what}\n{logs}")
+            time.sleep(0.02)
+
+    def _checked(
+        self, done: "subprocess.CompletedProcess[str]", *, check: bool = True
+    ) -> "subprocess.CompletedProcess[str]":
+        if check and done.returncode:
+            words = f"{shlex.join(done.args)} ended with {done.returncode}"
+            raise ClusterError(f"{words}\n{done.stdout}{done.stderr}\n{self._logs()}")
+        return done
+
+    def _logs(self) -> str:
+        tails = []
+        for path in sorted((self.directory / "log").glob("*.log")):
+            lines = path.read_text(errors="replace").splitlines()[-15:]
+            tails += [f"== {path}", *lines] if lines else []
+        return "\n".join(tails)
+
+
+def environment() -> dict[str, str]:
+    """The caller's environment with the daemons' path, and without another cluster or a test."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+    return {**kept, "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"}
+
+
+def call(*words: str, text: str = "") -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end, within the limit, and return what it said."""
+    return subprocess.run(
+        words,
+        env=environment(),
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+        check=False,
+    )
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether it is there, and more than a zombie."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _pid_namespace(process: psutil.Process) -> Path:
+    return Path(f"/proc/{process.pid}/ns/pid").readlink()
+
+
+def _assignments(variables: dict[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in variables.items()]
+
+
+def main(kind: type[Cluster], reason: str | None) -> int:
+    """Start, use and stop a cluster by hand; return the exit code of the command in it.
+
+    Args:
+        kind: The cluster's class.
+        reason: Why this machine cannot run one; None if it can.
+    """
+    chosen = vars(_parser(kind).parse_args())
+    verb, directory, node, command = (
+        chosen.pop(name, None) for name in ("verb", "directory", "node", "command")
+    )
+    if reason:
+        sys.exit(reason)
+    if verb == "run":
+        with (
+            tempfile.TemporaryDirectory(prefix="cluster_") as folder,
+            kind(Path(folder), **_fields(chosen)) as cluster,
+        ):
+            return subprocess.run([*cluster.login, *command], check=False).returncode
+    if verb == "up":
+        directory.mkdir(parents=True, exist_ok=True)
+        kind(directory, **_fields(chosen)).start(outlive_me=True)
+        return 0
+    cluster = kind.at(directory)
+    if verb == "down":
+        cluster.stop()
+        return 0
+    entered = cluster.inside(node) if node else cluster.login
+    return subprocess.run([*entered, *(command or cluster.status)], check=False).returncode
+
+
+def _parser(kind: type[Cluster]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=kind.__doc__.splitlines()[0])
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb in ("up", "run", "login", "on", "status", "down"):
+        arguments = verbs.add_parser(verb)
+        if verb != "run":
+            arguments.add_argument("directory", type=Path)
+        if verb in ("up", "run"):
+            nodes = {"dest": "num_nodes", "default": kind.num_nodes}
+            arguments.add_argument("--nodes", type=int, **nodes)
+            settings = {"dest": "settings", "metavar": "KEY=VALUE", "default": []}
+            arguments.add_argument("--setting", action="append", **settings)
+            kind.add_options(arguments)
+        if verb == "on":
+            arguments.add_argument("node")
+        if verb in ("run", "login", "on"):
+            arguments.add_argument("command", nargs="+")
+    return parser
+
+
+def _fields(chosen: dict[str, Any]) -> dict[str, Any]:
+    settings = dict(setting.split("=", 1) for setting in chosen["settings"])
+    return {**chosen, "settings": settings}

@@ -1,0 +1,231 @@
+"""A real Ray cluster of several nodes on one machine, for tests, benchmarks and drills.
+
+A head, nodes n1, n2 and so on, and a login node on which no Ray runs, as a user's machine;
+``cluster.py`` says how they are made and how they end.
+
+By hand, as root::
+
+    export RAY_ADDRESS=http://10.87.0.10:8265   # the same in every cluster
+    python tests/clusters/ray_cluster.py run -- ray job submit -- hostname   # one of its own
+    python tests/clusters/ray_cluster.py up DIR                              # one that stays
+    python tests/clusters/ray_cluster.py login DIR -- ray job list
+    python tests/clusters/ray_cluster.py on DIR n2 -- ps ax
+    python tests/clusters/ray_cluster.py status DIR
+    python tests/clusters/ray_cluster.py down DIR
+"""
+
+import argparse
+import contextlib
+import json
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the command line
+
+from clusters import cluster
+from clusters.cluster import LIMIT_SECONDS, LOGIN, Cluster, ClusterError
+
+INSTALL = "apt-get install -y --no-install-recommends iproute2"
+HEAD = "head"
+TEMPORARY = Path("/tmp/ray")  # noqa: S108 where Ray puts its files if it is not told
+GCS_PORT, JOBS_PORT = 6379, 8265
+OBJECT_STORE_BYTES = 80_000_000  # Ray's least is 75 MiB
+ENDED = ("STOPPED", "SUCCEEDED", "FAILED")  # as ray.job_submission.JobStatus.is_terminal
+RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+GET = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=10).read().decode())"
+
+# Ray asks each node every 3 seconds and gives it 10 to answer, so that one without power is dead
+# after a minute; here it is after 20 seconds. A token in the home directory, which some other Ray
+# has put there, would make this one ask for it.
+SETTINGS = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "3000",
+}
+
+
+def missing() -> str | None:
+    """Why this machine cannot run a cluster, with the remedy; None if it can."""
+    return cluster.missing((), INSTALL)
+
+
+@dataclass
+class RayCluster(Cluster):
+    """A Ray cluster: a head, nodes n1, n2 and so on, and a login node without Ray.
+
+    The head offers no CPUs, which Ray advises for large clusters. So jobs' drivers run there and
+    their work does not, and each can be lost without the other.
+
+    Args:
+        directory: Where logs go, and what Ray writes to /tmp/ray on each node.
+        num_nodes: Number of nodes beside the head.
+        settings: Variables of the daemons' environment, which their jobs inherit.
+        cpus: CPUs that each node offers.
+        gpus: GPUs that each node offers. A job is given their numbers, and no GPU.
+        head_cpus: CPUs that the head offers.
+    """
+
+    num_nodes: int = 3
+    cpus: int = 2
+    gpus: int = 0
+    head_cpus: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.workers = self.nodes
+        self.nodes = [HEAD, *self.workers]
+        self.address = f"http://{self.address_of(HEAD)}:{JOBS_PORT}"
+        """Where the Jobs API answers, for those in the cluster's network."""
+
+    @property
+    def status(self) -> list[str]:
+        """The command for a login node that shows all nodes."""
+        return [*RAY, "list", "nodes", f"--address={self.address}"]
+
+    @classmethod
+    def add_options(cls, parser: argparse.ArgumentParser) -> None:
+        """Add to a command line what it can say of a new cluster; the names are the fields'."""
+        parser.add_argument("--num-cpus", dest="cpus", type=int, default=cls.cpus)
+        parser.add_argument("--num-gpus", dest="gpus", type=int, default=cls.gpus)
+
+    # State
+
+    def states(self) -> dict[str, str]:
+        """Each node's state as Ray sees it, ALIVE or DEAD, without those that it never saw.
+
+        Empty when Ray does not answer.
+        """
+        with contextlib.suppress(ClusterError):
+            return {name: "ALIVE" if ids else "DEAD" for name, ids in self._alive().items()}
+        return {}
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """What the Jobs API tells of each job, ended ones included.
+
+        Raises:
+            ClusterError: Ray does not answer.
+        """
+        return self._get("/api/jobs/")
+
+    def placement_groups(self) -> list[dict[str, Any]]:
+        """What the State API tells of each placement group that is not removed.
+
+        Raises:
+            ClusterError: Ray does not answer.
+        """
+        groups = self._listed("placement_groups")
+        return [group for group in groups if group["state"] != "REMOVED"]
+
+    def wait_idle(self, limit_seconds: float = LIMIT_SECONDS) -> None:
+        """Wait until all nodes are alive, all jobs have ended, and no placement group is left.
+
+        Raises:
+            ClusterError: The limit has passed.
+        """
+        self._until(self._is_idle, "Ray is idle", limit_seconds)
+
+    def _is_idle(self) -> bool:
+        with contextlib.suppress(ClusterError):
+            alive = self._alive()
+            # one that came back before it was missed has two ids for a while
+            whole = [len(alive.get(name, ())) for name in self.nodes] == [1] * len(self.nodes)
+            ended = whole and all(job["status"] in ENDED for job in self.jobs())
+            return ended and not self.placement_groups()
+        return False
+
+    def _alive(self) -> dict[str, set[str]]:
+        """Of each node that Ray ever saw, the ids under which it is alive."""
+        names = {self.address_of(name): name for name in self.nodes}
+        alive: dict[str, set[str]] = {}
+        for node in self._listed("nodes"):
+            ids = alive.setdefault(names[node["node_ip"]], set())
+            if node["state"] == "ALIVE":
+                ids.add(node["node_id"])
+        return alive
+
+    def _listed(self, what: str) -> list[dict[str, Any]]:
+        return self._get(f"/api/v0/{what}?detail=True")["data"]["result"]["result"]
+
+    def _get(self, path: str) -> Any:
+        return json.loads(self.run(sys.executable, "-c", GET, self.address + path).stdout)
+
+    # Faults
+
+    def kill_node(self, name: str) -> None:
+        """Cut the node's power: its network is silent, and all its processes are gone."""
+        # else the kernel closes their connections for them, and everyone is told at once
+        self._ip(LOGIN, f"link set {name} down")
+        super().kill_node(name)
+
+    def kill_raylet(self, name: str) -> None:
+        """Kill the node's daemon with SIGKILL, upon which Ray gives the node up.
+
+        What its jobs started may go on, and no Ray is left there that knows of it.
+        """
+        for process in self.processes("/raylet/raylet", name):
+            if process.name() == "raylet":
+                process.kill()
+        self._until(lambda: not self.processes("ray.scripts.scripts", name), f"{name} has no Ray")
+
+    def restore(self, name: str) -> None:
+        """Bring back a node that was killed, or its daemon; wait until it takes jobs again.
+
+        With the head, all nodes begin anew: nothing runs on them, and Ray knows no job of before.
+
+        Raises:
+            ClusterError: It did not come back.
+        """
+        if name == HEAD:
+            for node in filter(self.holder, self.nodes):
+                self.kill_node(node)
+            self._start_daemons()
+            return
+        before = self._alive().get(name, set())
+        if self.holder(name):
+            self.kill_raylet(name)
+        else:
+            self._start_nodes(name)
+        self._start_ray(name)
+        self._until(lambda: self._alive().get(name, set()) - before, f"{name} takes jobs")
+
+    # Start
+
+    def _write_files(self) -> None:
+        TEMPORARY.mkdir(exist_ok=True)
+        TEMPORARY.chmod(0o777)  # as Ray makes it: other users' Ray needs it too
+        for name in (LOGIN, *self.nodes):
+            (self.directory / "temporary" / name).mkdir(parents=True, exist_ok=True)
+
+    def _mounts(self, name: str) -> list[str]:
+        own = shlex.quote(f"{self.directory}/temporary/{name}")
+        return [f"mount --bind {own} {TEMPORARY}"]
+
+    def _variables(self, name: str) -> dict[str, str]:
+        return {} if name == LOGIN else SETTINGS | self.settings
+
+    def _start_daemons(self) -> None:
+        self._start_nodes(*self.nodes)
+        for name in self.nodes:
+            self._start_ray(name)
+        # before that, asking would only take the CPU from those that start
+        self._until(lambda: self.listens(HEAD, JOBS_PORT), "the Jobs API listens")
+        self.wait_idle()
+
+    def _start_ray(self, name: str) -> None:
+        words = [f"--node-ip-address={self.address_of(name)}"]
+        words += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
+        if name == HEAD:
+            words += ["--head", f"--port={GCS_PORT}", "--disable-usage-stats"]
+            words += ["--dashboard-host=0.0.0.0", f"--dashboard-port={JOBS_PORT}"]
+            words += [f"--num-cpus={self.head_cpus}", "--num-gpus=0"]
+        else:
+            words += [f"--address={self.address_of(HEAD)}:{GCS_PORT}"]
+            words += [f"--num-cpus={self.cpus}", f"--num-gpus={self.gpus}"]
+        self._daemon(name, "setsid", "--fork", *RAY, "start", "--block", *words)
+
+
+if __name__ == "__main__":
+    sys.exit(cluster.main(RayCluster, missing()))

@@ -1,0 +1,293 @@
+"""What is Ray's own: jobs inside of jobs, shipped code, resources, faults, and private clusters."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from drill import LIMIT_SECONDS, assert_same
+
+pytestmark = [
+    pytest.mark.parametrize("cluster", ["ray"], indirect=True),
+    pytest.mark.timeout(LIMIT_SECONDS + 60),
+]
+LAUNCH = [sys.executable, "-m", "getiaction_launch.cli"]
+HELLO = "import mine\nprint(mine.GREETING, 'from', os.getcwd())"
+DRIVER = """
+import sys
+
+import ray
+from getiaction_launch import launch
+
+ray.init()
+plan, backend = launch.prepare(
+    script=["train.py"], cluster="ray", nodes=2, gpus_per_node=0, storage_root=sys.argv[1]
+)
+print("state:", launch.read_status(launch.submit(plan, backend)).state.value)
+"""
+
+
+@pytest.fixture
+def ray(cluster, tmp_path):
+    """Ray's own command, typed where there is no Ray."""
+
+    def run(*words: str) -> str:
+        result = subprocess.run(
+            [*cluster.cluster.login, str(Path(sys.executable).with_name("ray")), *words],
+            cwd=tmp_path,
+            env={**os.environ, "RAY_ADDRESS": cluster.cluster.address},
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_SECONDS,
+            check=False,
+        )
+        return result.stdout + result.stderr
+
+    return run
+
+
+@pytest.fixture
+def configured(cluster):
+    """Write settings of the backend into the cluster config."""
+
+    def write(settings: str) -> None:
+        text = cluster.config.read_text()
+        cluster.config.write_text(text.replace("init_args: {", f"init_args: {{{settings}, "))
+
+    return write
+
+
+def status_of(getiaction_launch, run: str = "@last") -> dict:
+    """As any shell sees it."""
+    return json.loads(getiaction_launch("status", "--json", run).stdout)
+
+
+def find(drill, word: str) -> psutil.Process:
+    """One of the run's processes on the cluster's nodes."""
+    return next(p for p in drill.cluster.processes(drill.run) if word in " ".join(p.cmdline()))
+
+
+def test_ray_lists_the_run_and_where_it_lies(getiaction_launch, cluster, script, tmp_path):
+    """The job has the user's name for it, or the run's, and metadata that lead to the run."""
+    name = script("pass")
+    words = ["--cluster", "ray", "--entrypoint-num-cpus", "0.5", "--wait"]
+    for own_name in (["--submission-id", f"mine-{tmp_path.name}"], []):
+        result = getiaction_launch(*words, *own_name, name)
+        assert result.returncode == 0, result.stderr
+    cluster.cluster.wait_idle()
+    runs = tmp_path / "experiments/train"
+    jobs = {
+        job["metadata"]["directory"]: job
+        for job in cluster.cluster.jobs()
+        if "directory" in (job["metadata"] or {})
+    }
+    assert jobs[str(runs / "version_0")]["submission_id"] == f"mine-{tmp_path.name}"
+    assert jobs[str(runs / "version_1")]["submission_id"].startswith("train-version_1-")
+    assert jobs[str(runs / "version_1")]["metadata"]["run"] == "train/version_1"
+    assert {jobs[str(run)]["status"] for run in runs.iterdir()} == {"SUCCEEDED"}
+
+
+@pytest.mark.parametrize("inner", ["command", "python"])
+def test_inside_a_job_no_other_job_is_submitted(  # noqa: PLR0917 - fixtures
+    inner, ray, getiaction_launch, cluster, script, tmp_path
+):
+    """The launcher's command, or its Python calls after ``ray.init``: the run is that very job."""
+    script("print('hello')")
+    (tmp_path / "driver.py").write_text(DRIVER)
+    options = ["--nodes", "2", "--gpus-per-node", "0", "--storage-root", str(tmp_path)]
+    words = [*LAUNCH, "--cluster", "ray", *options, "train.py"]
+    if inner == "python":
+        words = [sys.executable, "driver.py", str(tmp_path)]
+    before = len(cluster.cluster.jobs())
+    said = ray("job", "submit", "--working-dir", ".", "--", *words)
+    assert "succeeded" in said, said
+    assert len(cluster.cluster.jobs()) == before + 1
+    status = status_of(getiaction_launch)
+    assert (status["run"], status["state"]) == ("train/version_0", "SUCCEEDED"), said
+    assert "[rank 1] hello" in getiaction_launch("logs", "@last").stdout
+
+
+def test_run_inside_a_copy_that_ray_deletes_is_refused(ray, script):
+    """A job's working directory is a copy; what would be written there would be lost."""
+    script("pass")
+    words = ["--cluster", "ray", "--gpus-per-node", "0", "train.py"]
+    said = ray("job", "submit", "--working-dir", ".", "--", *LAUNCH, *words)
+    assert "would go away with it" in said
+    assert "--storage-root" in said
+
+
+def test_run_inside_a_user_s_job_is_cancelled_alone(  # noqa: PLR0917 - fixtures
+    ray, getiaction_launch, cluster, script, tmp_path, until
+):
+    """``cancel`` ends the run, and leaves the user's job to go on."""
+    script("open(f'{sys.argv[1]}/up', 'w')\ntime.sleep(600)")
+    words = ["--cluster", "ray", "--gpus-per-node", "0", "--storage-root", str(tmp_path)]
+    inner = " ".join([*LAUNCH, *words, "train.py", str(tmp_path)])
+    (tmp_path / "outer.sh").write_text(f"{inner}\necho $? >{tmp_path}/went_on\n")
+    ray("job", "submit", "--no-wait", "--working-dir", ".", "--", "sh", "outer.sh")
+    until((tmp_path / "up").exists)
+    assert status_of(getiaction_launch)["state"] == "RUNNING"
+    assert getiaction_launch("cancel", "@last").returncode == 0
+    assert status_of(getiaction_launch)["state"] == "CANCELLED"
+    assert not cluster.processes(tmp_path / "experiments/train/version_0")
+    until(lambda: (tmp_path / "went_on").exists() and (tmp_path / "went_on").read_text() == "11\n")
+
+
+def test_working_directory_is_shipped(getiaction_launch, script, tmp_path):
+    """Nodes that do not see the user's directory run in a copy of it, with the user's modules."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "mine.py").write_text("GREETING = 'hello'")
+    (tmp_path / script(HELLO)).rename(source / "train.py")
+    words = ["--cluster", "ray", "--nodes", "2", "--working-dir", "source", "--wait"]
+    result = getiaction_launch(*words, "source/train.py")
+    assert result.returncode == 0, result.stdout + result.stderr
+    logs = getiaction_launch("logs", "@last").stdout
+    assert logs.count("hello from /tmp/ray/") == 2
+    refused = getiaction_launch(*words, str(tmp_path / "elsewhere.py"))
+    assert refused.returncode == 2
+    (tmp_path / "elsewhere.py").touch()
+    refused = getiaction_launch(*words, str(tmp_path / "elsewhere.py"))
+    assert (refused.returncode, "is not in the working directory" in refused.stderr) == (3, True)
+
+
+def test_runtime_env_reaches_the_workers(getiaction_launch, script):
+    """``--runtime-env-json`` keeps Ray's meaning, and named variables come from the shell."""
+    name = script("print(os.environ.get('COLOR'), os.environ.get('WANDB_MODE'))")
+    words = ["--cluster", "ray", "--runtime-env-json", '{"env_vars": {"COLOR": "red"}}', "--wait"]
+    assert getiaction_launch(*words, name).returncode == 0
+    assert getiaction_launch("logs", "@last").stdout == "red None\n"
+
+
+def test_resources_that_never_come_are_told(getiaction_launch, cluster, script, configured, until):
+    """What is asked for and what there is stands in ``status``; a limit ends the wait."""
+    name = script("pass")
+    result = getiaction_launch("--cluster", "ray", "--nodes", "4", name)
+    assert result.returncode == 0, result.stderr
+    until(lambda: "asks for 4 nodes with 1 CPU each" in status_of(getiaction_launch)["reason"])
+    status = status_of(getiaction_launch)
+    assert status["state"] == "PENDING"
+    assert "only 3 of its 4 nodes are large enough" in status["reason"]
+    assert getiaction_launch("cancel", "@last").returncode == 0
+    assert status_of(getiaction_launch)["state"] == "CANCELLED"
+    configured("placement_limit_seconds: 2")
+    result = getiaction_launch("--cluster", "ray", "-c", "3", "--wait", name)
+    assert result.returncode == 14
+    assert "in 2 s it got no nodes: it asks for 1 nodes with 3 CPU each" in result.stdout
+    assert not cluster.cluster.placement_groups()
+
+
+def test_no_cluster_says_how_to_get_one(getiaction_launch, cluster, script):
+    """None named and none here: start one; one that does not answer: its address and its port."""
+    name = script("pass")
+    cluster.config.unlink()
+    result = getiaction_launch("--cluster", "ray", name)
+    assert result.returncode == 3
+    assert "ray start --head" in result.stderr
+    assert "--cluster ray-local" in result.stderr
+    result = getiaction_launch("--cluster", "ray", "--address", "http://127.0.0.1:9", name)
+    assert result.returncode == 5
+    assert "http://127.0.0.1:9" in result.stderr
+
+
+def test_private_cluster_starts_and_ends_with_the_run(getiaction_launch, script, tmp_path, until):
+    """``ray-local``: a cluster of the run's own on this machine, of which nothing is left."""
+    name = script("open(f'up_{rank}', 'w')\ntime.sleep(600 if len(sys.argv) > 1 else 0)")
+
+    def daemons() -> list[psutil.Process]:
+        mine = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if str(tmp_path) in process.cwd() and "ray" in " ".join(process.cmdline()):
+                    mine.append(process)
+        return mine
+
+    result = getiaction_launch("--cluster", "ray-local", "--nodes", "2", "--wait", name)
+    assert result.returncode == 0, result.stdout + getiaction_launch("logs", "@last").stdout
+    until(lambda: not daemons())
+    for rank in range(2):
+        (tmp_path / f"up_{rank}").unlink()
+    assert getiaction_launch("--cluster", "ray-local", "--nodes", "2", name, "long").returncode == 0
+    until(lambda: (tmp_path / "up_0").exists() and (tmp_path / "up_1").exists())
+    assert any("raylet" in process.name() for process in daemons())
+    assert getiaction_launch("cancel", "@last").returncode == 0
+    assert status_of(getiaction_launch)["state"] == "CANCELLED"
+    until(lambda: not daemons())
+
+
+@pytest.mark.parametrize("victim", ["worker", "agent"])
+def test_killed_process_costs_one_attempt(drill, undisturbed, victim):
+    """SIGKILL of a worker or of the actor that started it: nothing is left, and the run goes on."""
+    drill.cluster.config.open("a").write("checkpoint_period_minutes: 0.01\n")
+    drill.start("--max-crashes", "1")
+    drill.await_commit()
+    process = find(drill, "getiaction_launch.worker")
+    if victim == "agent":
+        process = find(drill, "getiaction_launch.node").parent()
+        assert "NodeAgent" in " ".join(process.cmdline())
+    driver = find(drill, "backends.ray.driver")
+    workers = [worker for worker in drill.cluster.processes(drill.run) if worker != driver]
+    process.kill()
+    drill.await_attempt(1)
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
+    trained = drill.finish()
+    ended, resumed = drill.record("attempt_0"), drill.record("attempt_1")
+    assert ended["cause"] == ("crash" if victim == "worker" else "node failure")
+    assert 0 < resumed["first_step"] <= ended["last_step"]
+    assert_same(trained, undisturbed)
+
+
+def test_lost_raylet_costs_one_attempt(drill, undisturbed):
+    """Ray on a node dies: its workers go with it, and the run goes on on the nodes that remain."""
+    drill.cluster.config.open("a").write("checkpoint_period_minutes: 0.01\n")
+    drill.start()
+    drill.await_commit()
+    cluster = drill.cluster.cluster
+    name = next(node for node in cluster.workers if cluster.processes(str(drill.run), node))
+    cluster.kill_raylet(name)
+    try:
+        drill.await_attempt(1)
+        trained = drill.finish()
+    finally:
+        cluster.restore(name)
+    ended = drill.record("attempt_0")
+    assert (ended["cause"], ended["goes_on"]) == ("node failure", True)
+    assert drill.record("attempt_1")["first_step"] > 0
+    assert_same(trained, undisturbed)
+
+
+def test_stopped_job_saves_and_resumes(drill, undisturbed, ray):
+    """``ray job stop`` is a stop: workers save at a step boundary, and ``resume`` goes on."""
+    drill.start()
+    ray("job", "stop", drill.job_id)
+    assert drill.state() == "INTERRUPTED"
+    assert not drill.cluster.processes(drill.run)
+    assert drill.launch("resume", str(drill.run)).returncode == 0
+    drill.await_attempt(1)
+    trained = drill.finish()
+    ended, resumed = drill.record("attempt_0"), drill.record("attempt_1")
+    assert resumed["first_step"] == ended["last_step"] > 0
+    assert_same(trained, undisturbed)
+
+
+def test_lost_driver_is_told_and_resumed(drill, undisturbed):
+    """The driver dies with all its actors: no orphans, a failed run that says so, and resume."""
+    drill.cluster.config.open("a").write("checkpoint_period_minutes: 0.01\n")
+    drill.start()
+    drill.await_commit()
+    before = drill.cluster.processes(drill.run)
+    find(drill, "backends.ray.driver").kill()
+    _, alive = psutil.wait_procs(before, timeout=60)
+    assert not alive
+    drill._until(lambda: drill.state() == "FAILED")
+    assert drill.launch("resume", str(drill.run)).returncode == 0
+    drill.await_attempt(1)
+    trained = drill.finish()
+    assert drill.record("attempt_0")["cause"] == "node failure"
+    assert drill.record("attempt_1")["first_step"] > 0
+    assert_same(trained, undisturbed)
