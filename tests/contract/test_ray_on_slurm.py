@@ -12,6 +12,7 @@ import pytest
 from drill import LIMIT_SECONDS, PACE, assert_same
 
 pytestmark = [
+    pytest.mark.usefixtures("_ray"),
     pytest.mark.parametrize("cluster", ["slurm"], indirect=True),
     pytest.mark.timeout(LIMIT_SECONDS + 60),
 ]
