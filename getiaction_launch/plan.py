@@ -79,12 +79,12 @@ class Plan:
 
     def moved_to(self, directory: Path) -> "Plan":
         """The same plan where its working directory lies elsewhere, and a script in it too."""
-        if not self.script or str(directory) == os.path.realpath(self.working_directory):
+        home = os.path.realpath(self.working_directory)
+        script = os.path.realpath(self.script[0]) if self.script else ""
+        if str(directory) == home or not Path(script).is_relative_to(home):
             return self
-        script = directory / os.path.relpath(self.script[0], self.working_directory)
-        return replace(
-            self, script=[str(script), *self.script[1:]], working_directory=str(directory)
-        )
+        words = [str(directory / os.path.relpath(script, home)), *self.script[1:]]
+        return replace(self, script=words, working_directory=str(directory))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, as written to ``plan.json``."""

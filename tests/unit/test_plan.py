@@ -1,6 +1,7 @@
 """Plans: topology from the Trainer's own words, and what the launcher's flags set."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -181,3 +182,16 @@ def test_gpus_are_shared_out_and_counted(spec, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with pytest.raises(CheckError, match="2 nodes cannot share this machine's 1 GPUs"):
         prepare(config=[spec], nodes=2, overrides=[("trainer.accelerator", "auto")])
+
+
+def test_script_moves_with_its_working_directory(tmp_path):
+    """Where the working directory was copied, the copy of a script in it runs; others stay."""
+    plan = Plan(
+        "a", "/x", [], ["/home/me/lab/act/train.py", "--lr"], Topology(1, 1, 0), "/home/me/lab"
+    )
+    moved = plan.moved_to(tmp_path)
+    assert moved.script == [f"{tmp_path}/act/train.py", "--lr"]
+    assert moved.working_directory == str(tmp_path)
+    elsewhere = replace(plan, script=["/home/me/train.py"])
+    assert elsewhere.moved_to(tmp_path) == elsewhere
+    assert plan.moved_to(Path("/home/me/lab")) == plan
