@@ -21,7 +21,7 @@ import psutil
 
 from getiaction_launch.attempt import EXIT_FAILED, Attempt
 from getiaction_launch.cgroup import count_oom_kills
-from getiaction_launch.parent import die_with_parent
+from getiaction_launch.parent import die_with_parent, start_child
 from getiaction_launch.plan import Plan, Topology
 from getiaction_launch.run import Run, WorkerError
 from getiaction_launch.state import EXIT_INTERRUPTED
@@ -182,36 +182,26 @@ def _start_worker(
     threads = max(1, available_cpus() // plan.topology.workers_per_node)
     resume = {"GETIACTION_LAUNCH_RESUME_FROM": attempt.resume_from} if attempt.resume_from else {}
     log_path = attempt.run.log_directory(attempt.number) / f"rank_{variables['RANK']}.log"
-    # SLURM sends its warning to every process of a step. Blocked signals stay blocked in all that
-    # a worker starts, so only this process gets it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
-    try:
-        with log_path.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-u", "-m", "getiaction_launch.worker", directory],
-                env={
-                    "OMP_NUM_THREADS": str(threads),
-                    **os.environ,
-                    **plan.env_vars,
-                    **variables,
-                    **resume,
-                    RUN_VARIABLE: directory,
-                    "GETIACTION_LAUNCH_ATTEMPT": str(attempt.number),
-                    "GETIACTION_LAUNCH_CHECKPOINT_PERIOD_SECONDS": str(
-                        plan.checkpoint_period_minutes * 60
-                    ),
-                    "GETIACTION_LAUNCH_PARENT": str(os.getpid()),
-                },
-                cwd=working_directory,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # A session of its own: the signals of a terminal come through this process
-                # alone, and loader workers can be ended with their worker.
-                start_new_session=True,
-            )
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
+    return start_child(
+        [sys.executable, "-u", "-m", "getiaction_launch.worker", directory],
+        log_path,
+        {
+            "OMP_NUM_THREADS": str(threads),
+            **os.environ,
+            **plan.env_vars,
+            **variables,
+            **resume,
+            RUN_VARIABLE: directory,
+            "GETIACTION_LAUNCH_ATTEMPT": str(attempt.number),
+            "GETIACTION_LAUNCH_CHECKPOINT_PERIOD_SECONDS": str(plan.checkpoint_period_minutes * 60),
+        },
+        working_directory=working_directory,
+        # The signals of a terminal come through this process alone, and loader workers can be
+        # ended with their worker.
+        own_session=True,
+        # SLURM sends its warning to every process of a step; only this one is to get it.
+        blocked={signal.SIGUSR2},
+    )
 
 
 def _record_death(
@@ -301,8 +291,7 @@ def main() -> int:
     parser.add_argument("--working-directory")
     arguments = parser.parse_args()
     stop = StopRequest()
-    if parent := os.environ.pop("GETIACTION_LAUNCH_PARENT", None):
-        die_with_parent(int(parent))
+    die_with_parent()
     attempt = Attempt.read(Run(Path(arguments.run)), arguments.attempt)
     return run_node_or_tell(
         attempt,

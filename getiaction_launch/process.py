@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -23,6 +22,7 @@ from getiaction_launch.errors import CheckError, UnreachableError
 from getiaction_launch.node import POLL_SECONDS, RUN_VARIABLE, kill_processes_of
 from getiaction_launch.run import Run
 from getiaction_launch.state import Cause, JobState
+from getiaction_launch.storage import last_line
 
 CANCEL_MARGIN_SECONDS = 15
 
@@ -56,7 +56,7 @@ def start_process(run: Run, module: str, words: Sequence[str]) -> None:
         process.kill()  # nobody could find it any more
         raise
     if record == before:
-        words_said = _last_line(log_path)
+        words_said = last_line(log_path) or ""
         raise CheckError(f"the job of run {run.name} could not start: {words_said}")
 
 
@@ -96,7 +96,7 @@ class ProcessJob:
             return JobStatus(JobState.RUNNING if has_begun else JobState.PENDING)
         if self.run.read("cancel"):
             return JobStatus(JobState.CANCELLED, "cancelled by its user", Cause.CANCEL)
-        words = _last_line(self.run.log_directory(0) / "job.log")
+        words = last_line(self.run.log_directory(0) / "job.log")
         reason = "its job process was killed or the machine restarted"
         reason = f"{reason}: {words}" if words else reason
         return JobStatus(JobState.FAILED, reason, Cause.NODE_FAILURE)
@@ -145,11 +145,6 @@ class ProcessJob:
             f"the job process {pid} of run {self.run.name} does not end, not even by SIGKILL.",
             "It waits for the kernel, often for a disk that is gone: see `ps -o stat,wchan`.",
         )
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    return next((line for line in reversed(lines) if line.strip()), "")
 
 
 def _start_time(pid: int) -> float | None:

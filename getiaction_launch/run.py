@@ -3,7 +3,8 @@
 Every record has one writer: ``plan.json`` the command that submits; ``job.json`` whoever starts
 the job; ``attempt_N.json`` and, when every worker has ended well, ``done.json`` the job;
 ``progress.json`` the worker of rank 0; ``error_rank_N.json`` the worker that failed, or its node;
-``cancel.json`` whoever cancels; ``job_end.json`` whoever first sees that the job has gone.
+``placement.json`` and ``ray.json`` the job, on Ray; ``cancel.json`` whoever cancels;
+``job_end.json`` whoever first sees that the job has gone.
 """
 
 import contextlib

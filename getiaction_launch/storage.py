@@ -88,6 +88,15 @@ def write_json(path: Path, content: dict[str, Any], *, durable: bool = True) -> 
         temporary.unlink(missing_ok=True)
 
 
+def last_line(path: Path) -> str | None:
+    """The last line of a log that is not blank, or empty; None where there is no log to read."""
+    try:
+        lines = path.read_text(errors="replace").split("\n")
+    except OSError:
+        return None
+    return next((line for line in reversed(lines) if line.strip()), "")
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """Read what :func:`write_json` wrote, or None where there is nothing."""
     try:

@@ -25,8 +25,7 @@ from getiaction_launch.state import EXIT_INTERRUPTED
 
 def main() -> None:
     """Entry of ``python -m getiaction_launch.worker RUN_DIRECTORY``."""
-    if parent := os.environ.pop("GETIACTION_LAUNCH_PARENT", None):
-        die_with_parent(int(parent))
+    die_with_parent()
     # Callbacks are for this process: what it starts inherits the variable, but not the id.
     os.environ["GETIACTION_LAUNCH_WORKER"] = str(os.getpid())
     run = Run(Path(sys.argv[1]))

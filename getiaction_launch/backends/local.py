@@ -38,13 +38,13 @@ from getiaction_launch.node import (
     kill_processes_of,
     node_command,
 )
+from getiaction_launch.parent import start_child
 from getiaction_launch.plan import Plan
 from getiaction_launch.process import ProcessJob, start_process, write_job
 from getiaction_launch.run import Run
 from getiaction_launch.state import Cause, JobState
 
 ADDRESS = "127.0.0.1"
-CANCEL_MARGIN_SECONDS = 15
 SLOT_POLL_SECONDS = 0.5
 
 
@@ -192,18 +192,11 @@ def _start_node(
 ) -> "subprocess.Popen[bytes]":
     directory = str(attempt.run.directory)
     log_path = attempt.run.log_directory(attempt.number) / f"node_{rank}.log"
-    with log_path.open("ab") as log:
-        return subprocess.Popen(
-            node_command(directory, attempt.number, rank, grace_seconds),
-            env={
-                **os.environ,
-                **_node_variables(plan, rank),
-                "GETIACTION_LAUNCH_PARENT": str(os.getpid()),
-            },
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+    return start_child(
+        node_command(directory, attempt.number, rank, grace_seconds),
+        log_path,
+        {**os.environ, **_node_variables(plan, rank)},
+    )
 
 
 def main() -> int:

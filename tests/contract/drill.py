@@ -45,6 +45,11 @@ def weights(directory: Path) -> dict[str, torch.Tensor]:
     return torch.load(checkpoint, weights_only=True)["state_dict"]
 
 
+def status_of(getiaction_launch: Callable, run: str | Path = "@last") -> dict:
+    """``getiaction-launch status`` from a shell that did not submit the run."""
+    return json.loads(getiaction_launch("status", "--json", str(run)).stdout)
+
+
 class Drill:
     """A run on two nodes that goes slowly until the drill lets it finish."""
 
@@ -52,6 +57,12 @@ class Drill:
         self.launch, self.cluster, self.directory = launch, cluster, directory
         self._until = until
         write_spec(directory)
+
+    def save_often(self) -> None:
+        """Have a checkpoint after almost every step, for faults that leave no time to save."""
+        config = self.directory / f"cluster_configs/{self.cluster.name}.yaml"
+        with config.open("a") as file:
+            file.write("checkpoint_period_minutes: 0.01\n")
 
     def start(self, *words: str, pace_seconds: float = 0.5) -> None:
         """Submit, and wait until it trains."""
@@ -91,7 +102,7 @@ class Drill:
 
     def state(self) -> str:
         """As ``getiaction-launch status`` says it."""
-        return json.loads(self.launch("status", "--json", str(self.run)).stdout)["state"]
+        return status_of(self.launch, self.run)["state"]
 
 
 def assert_same(trained: dict[str, torch.Tensor], undisturbed: dict[str, torch.Tensor]) -> None:

@@ -5,12 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from drill import assert_same
-
-
-def status_of(getiaction_launch, run) -> dict:
-    """As any shell sees it."""
-    return json.loads(getiaction_launch("status", "--json", str(run)).stdout)
+from drill import assert_same, status_of
 
 
 def test_cancelled_run_resumes_where_it_was(drill, undisturbed):

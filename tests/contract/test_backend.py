@@ -6,13 +6,9 @@ import signal
 import subprocess
 
 import pytest
+from drill import status_of
 
 LIMIT_SECONDS = 60
-
-
-def status_of(getiaction_launch, run: str) -> dict:
-    """``getiaction-launch status`` from a shell that did not submit the run."""
-    return json.loads(getiaction_launch("status", "--json", run).stdout)
 
 
 def submit(getiaction_launch, cluster, *words: str) -> str:

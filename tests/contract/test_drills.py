@@ -61,9 +61,7 @@ def test_preemption_by_a_higher_partition(drill, undisturbed):
 
 def test_killed_rank_with_a_crash_budget(drill, undisturbed):
     """SIGKILL of rank 1 in a step costs what came after the newest checkpoint, and no more."""
-    (drill.directory / "cluster_configs/slurm.yaml").open("a").write(
-        "checkpoint_period_minutes: 0.01\n"
-    )
+    drill.save_often()
     drill.start("--max-crashes", "1")
     drill.await_commit()
     (victim,) = (
@@ -84,9 +82,7 @@ def test_killed_rank_with_a_crash_budget(drill, undisturbed):
 @pytest.mark.parametrize("loss", ["power", "slurmd", "down"])
 def test_lost_node(drill, undisturbed, loss):
     """A node is gone for SLURM: the run goes on elsewhere, from the newest checkpoint."""
-    (drill.directory / "cluster_configs/slurm.yaml").open("a").write(
-        "checkpoint_period_minutes: 0.01\n"
-    )
+    drill.save_often()
     drill.start()
     drill.await_commit()
     slurm = drill.cluster.cluster

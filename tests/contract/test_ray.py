@@ -1,7 +1,6 @@
 """What is Ray's own: jobs inside of jobs, shipped code, resources, faults, and private clusters."""
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from drill import LIMIT_SECONDS, assert_same
+from drill import LIMIT_SECONDS, assert_same, status_of
 
 pytestmark = [
     pytest.mark.parametrize("cluster", ["ray"], indirect=True),
@@ -59,11 +58,6 @@ def configured(cluster):
         cluster.config.write_text(text.replace("init_args: {", f"init_args: {{{settings}, "))
 
     return write
-
-
-def status_of(getiaction_launch, run: str = "@last") -> dict:
-    """As any shell sees it."""
-    return json.loads(getiaction_launch("status", "--json", run).stdout)
 
 
 def find(drill, word: str) -> psutil.Process:
@@ -222,7 +216,7 @@ def test_private_cluster_starts_and_ends_with_the_run(getiaction_launch, script,
 @pytest.mark.parametrize("victim", ["worker", "agent"])
 def test_killed_process_costs_one_attempt(drill, undisturbed, victim):
     """SIGKILL of a worker or of the actor that started it: nothing is left, and the run goes on."""
-    drill.cluster.config.open("a").write("checkpoint_period_minutes: 0.01\n")
+    drill.save_often()
     drill.start("--max-crashes", "1")
     drill.await_commit()
     process = find(drill, "getiaction_launch.worker")
@@ -244,7 +238,7 @@ def test_killed_process_costs_one_attempt(drill, undisturbed, victim):
 
 def test_lost_raylet_costs_one_attempt(drill, undisturbed):
     """Ray on a node dies: its workers go with it, and the run goes on on the nodes that remain."""
-    drill.cluster.config.open("a").write("checkpoint_period_minutes: 0.01\n")
+    drill.save_often()
     drill.start()
     drill.await_commit()
     cluster = drill.cluster.cluster
@@ -275,16 +269,16 @@ def test_stopped_job_saves_and_resumes(drill, undisturbed, ray):
     assert_same(trained, undisturbed)
 
 
-def test_lost_driver_is_told_and_resumed(drill, undisturbed):
+def test_lost_driver_is_told_and_resumed(drill, undisturbed, until):
     """The driver dies with all its actors: no orphans, a failed run that says so, and resume."""
-    drill.cluster.config.open("a").write("checkpoint_period_minutes: 0.01\n")
+    drill.save_often()
     drill.start()
     drill.await_commit()
     before = drill.cluster.processes(drill.run)
     find(drill, "backends.ray.driver").kill()
     _, alive = psutil.wait_procs(before, timeout=60)
     assert not alive
-    drill._until(lambda: drill.state() == "FAILED")
+    until(lambda: drill.state() == "FAILED")
     assert drill.launch("resume", str(drill.run)).returncode == 0
     drill.await_attempt(1)
     trained = drill.finish()

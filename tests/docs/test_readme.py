@@ -1,6 +1,5 @@
 """README.md: its commands and code blocks run, and what they print is what it shows."""
 
-import os
 import re
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from clusters.slurm import INSTALL
+from reader import shell
 
 from getiaction_launch.cli import VERBS
 
@@ -15,24 +15,6 @@ ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(
     r"^```(\w*)\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
 )
-
-
-def shell(command: str, directory: Path) -> "subprocess.CompletedProcess[str]":
-    """Run a command line as the README's reader would, with this environment's programs."""
-    programs = str(Path(sys.executable).parent)
-    return subprocess.run(
-        ["bash", "-c", command],  # noqa: S607 - the reader's own bash
-        cwd=directory,
-        env={
-            **os.environ,
-            "PATH": programs + os.pathsep + os.environ["PATH"],
-            "GETIACTION_CACHE": str(directory / "cache"),
-        },
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
 
 
 def test_main_command_trains_and_says_what_to_do_next(clone):

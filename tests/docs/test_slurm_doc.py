@@ -1,14 +1,12 @@
 """docs/slurm.md: its commands run on a real SLURM, and its tables say what the code says."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from reader import shell
 
 from getiaction_launch import cli, errors
 from getiaction_launch.backends.slurm import SlurmBackend
@@ -24,22 +22,9 @@ FIRST_RUN, BY_HAND = (code for kind, code in BLOCKS if kind == "bash")
 @pytest.fixture
 def on_login_node(slurm_cluster, clone):
     """Type a line where the page's reader is."""
-    programs = str(Path(sys.executable).parent)
 
     def run(line: str) -> str:
-        result = subprocess.run(
-            [*slurm_cluster.login, "bash", "-c", line],
-            cwd=clone,
-            env={
-                **os.environ,
-                "PATH": programs + os.pathsep + os.environ["PATH"],
-                "GETIACTION_CACHE": str(clone / "cache"),
-            },
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+        result = shell(line, clone, slurm_cluster.login)
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
 

@@ -15,6 +15,7 @@ import psutil
 from getiaction_launch.attempt import reserve_port
 from getiaction_launch.errors import CheckError
 from getiaction_launch.node import kill_processes_of, node_command
+from getiaction_launch.parent import start_child
 from getiaction_launch.run import Run
 
 
@@ -74,20 +75,8 @@ class NodeAgent:
         if is_shipped:
             command += ["--working-directory", os.getcwd()]  # noqa: PTH109 - as Ray spells it
         log_path = self._run.log_directory(attempt) / f"node_{node_rank}.log"
-        with log_path.open("ab") as log:
-            # Beware: not in a thread, with which the kernel would end the node.
-            self._node = subprocess.Popen(
-                command,
-                env={
-                    **_interface(address),
-                    **os.environ,
-                    **variables,
-                    "GETIACTION_LAUNCH_PARENT": str(os.getpid()),
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        variables = {**_interface(address), **os.environ, **variables}
+        self._node = start_child(command, log_path, variables)
 
     def poll(self) -> int | None:
         """The node's exit code; None while it runs."""

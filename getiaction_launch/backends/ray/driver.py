@@ -255,7 +255,8 @@ def main() -> int:
     if private:
         backend = RayBackend(**json.loads(private[0]))
         write_job(run, CLASS_PATH, json.loads(private[0]))
-        cpus = backend.bundle(Plan.of(run))["CPU"] * Plan.of(run).topology.num_nodes
+        plan = Plan.of(run)
+        cpus = backend.bundle(plan)["CPU"] * plan.topology.num_nodes
         num_cpus = max(os.cpu_count() or 1, int(cpus))
         ray.init("local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False)
     else:

@@ -28,7 +28,7 @@ def await_nodes(num_nodes: int) -> None:
 
 def main() -> None:
     """Do what the first word says."""
-    die_with_parent(int(os.environ.pop("GETIACTION_LAUNCH_PARENT")))
+    die_with_parent()
     verb, *words = sys.argv[1:]
     if verb == "await":
         await_nodes(int(words[0]))

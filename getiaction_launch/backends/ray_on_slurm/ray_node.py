@@ -35,6 +35,7 @@ from getiaction_launch.node import (
     available_cpus,
     kill_processes_of,
 )
+from getiaction_launch.parent import start_child
 from getiaction_launch.plan import Plan
 
 MODULE = "getiaction_launch.backends.ray_on_slurm"
@@ -168,29 +169,14 @@ class RayNode(Company):
 
     def _spawn(self, *words: str) -> "subprocess.Popen[bytes]":
         """Start ``__main__.py``, where SLURM's signals do not reach it before the workers save."""
-        # Blocked signals stay blocked in all that Ray starts.
         blocked = {signal.SIGUSR2}
         if not _signals_only_tasks():
             blocked.add(signal.SIGTERM)
-        environment = {
-            **os.environ,
-            RUN_VARIABLE: str(self._run.directory),
-            "GETIACTION_LAUNCH_PARENT": str(os.getpid()),
-        }
+        environment = {**os.environ, RUN_VARIABLE: str(self._run.directory)}
         # Lightning would take a Trainer in one of Ray's tasks for a task of SLURM.
         environment.pop("SLURM_NTASKS", None)
-        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
-        try:
-            with self._log.open("ab") as log:
-                return subprocess.Popen(
-                    [sys.executable, "-m", MODULE, *words],
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                )
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
+        command = [sys.executable, "-m", MODULE, *words]
+        return start_child(command, self._log, environment, blocked=blocked)
 
     def _watch(self, process: "subprocess.Popen[bytes]") -> None:
         process.wait()

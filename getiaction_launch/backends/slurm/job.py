@@ -14,6 +14,7 @@ from getiaction_launch.backends.slurm.queue import Answer, ask, find_step
 from getiaction_launch.errors import RefusedError, UnreachableError
 from getiaction_launch.run import Run
 from getiaction_launch.state import Cause, JobState
+from getiaction_launch.storage import last_line
 
 CANCEL_SECONDS = 180
 STEP_SAVE_SECONDS = 60
@@ -69,11 +70,9 @@ class SlurmJob:
     def _last_words(self) -> str:
         """Of the batch script, which has ended before a node could keep a log."""
         log = Path(self.record.get("job_dir", ""), f"{self.job_id}_0_log.out")
-        try:
-            lines = log.read_text(errors="replace").split("\n")
-        except OSError:
+        last = last_line(log)
+        if last is None:
             return ""
-        last = next((line for line in reversed(lines) if line.strip()), "")
         return f": {last} (see {log})" if last else f" (see {log})"
 
     def _ask(self, *, fresh: bool = False) -> Answer:
