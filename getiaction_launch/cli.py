@@ -30,7 +30,7 @@ from getiaction_launch.parser import (
 from getiaction_launch.plan import DEFAULT_ROOT, Plan
 from getiaction_launch.run import Run, find_run, list_runs
 from getiaction_launch.state import Cause, JobState
-from getiaction_launch.status import LOST_SECONDS
+from getiaction_launch.status import LOST_SECONDS, backend_of
 from getiaction_launch.sweep import expand
 
 EXIT_CANCELLED = 11
@@ -302,20 +302,27 @@ def resume(tokens: Sequence[str]) -> int:
 
 def node(tokens: Sequence[str]) -> int:
     """``srun getiaction-launch node RUN_OR_CONFIG``: one node's share, in a batch script."""
+    from getiaction_launch.backends.slurm import SlurmBackend
     from getiaction_launch.backends.slurm.step import claim_run, is_own, run_step, take_over
 
     word = tokens[0] if len(tokens) == 1 else ""
     if word and not word.startswith("-") and not word.endswith((".py", ".yaml", ".yml")):
         run = find_run(word, _default_root())
+        before = backend_of(run, run.read("job") or {})
+        slurm = before if isinstance(before, SlurmBackend) else SlurmBackend()
         if not is_own(run):
             if os.environ.get("SLURM_NODEID") == "0":
                 launch.check_resumable(run)
-            take_over(run)
-        return run_step(run)
+            take_over(run, slurm.record)
+        return run_step(run, slurm.company)
     # SLURM has given this node its share of GPUs already.
-    _, plans, backend = _prepare(tokens, "slurm", lambda _: len(visible_gpus()))
-    init_args = dataclasses.asdict(backend)  # type: ignore[call-overload] # it is one
-    return run_step(claim_run(plans[0], {**init_args, "dependency": None}))
+    arguments, plans, backend = _prepare(tokens, "slurm", lambda _: len(visible_gpus()))
+    if not isinstance(backend, SlurmBackend):
+        raise UsageError(
+            f"--cluster {arguments.cluster}: `getiaction-launch node` is a node of a SLURM job.",
+            "--cluster slurm   or   --cluster ray-on-slurm",
+        )
+    return run_step(claim_run(plans[0], backend.record), backend.company)
 
 
 def show_clusters(tokens: Sequence[str]) -> int:

@@ -140,7 +140,7 @@ class Run:
 def list_runs(root: str) -> list[Run]:
     """Every launched run under ``root``, the latest submitted first."""
     submitted: dict[Path, int] = {}
-    for plan in Path(root).glob("*/version_*/launch/plan.json"):
+    for plan in Path(root).absolute().glob("*/version_*/launch/plan.json"):
         with contextlib.suppress(FileNotFoundError):  # a run that is discarded meanwhile
             submitted[plan] = plan.stat().st_mtime_ns
     latest_first = sorted(submitted, key=submitted.__getitem__, reverse=True)
