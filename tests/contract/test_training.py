@@ -43,6 +43,7 @@ def train(getiaction_launch, cluster, tmp_path: Path, *words: str) -> dict[str, 
     return torch.load(checkpoint, weights_only=True)["state_dict"]
 
 
+@pytest.mark.parametrize("cluster", ["local"], indirect=True)  # each trains as this one does
 def test_geometry_does_not_change_the_weights(getiaction_launch, cluster, spec, tmp_path):
     """2 nodes x 1 worker and 1 node x 2 workers: the same bits; one process: float tolerance."""
     config = ["--config", str(spec)]
@@ -81,14 +82,19 @@ def test_unchanged_script_becomes_multi_node(getiaction_launch, cluster, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("override", "complaint"),
+    ("cluster", "override", "complaint"),
     [
-        ("--trainer.max_epochss=3", "trainer.max_epochss"),
-        ("--model.chunk_sizes=3", "chunk_size"),
-        ("--data.num_episodes=few", "num_episodes"),
-        ("--model.class_path=getiaction.policies.Act", "getiaction.policies.Act"),
-        ("--model.n_action_steps=50", "n_action_steps=50"),
+        ("local", "--trainer.max_epochss=3", "trainer.max_epochss"),
+        ("local", "--model.chunk_sizes=3", "chunk_size"),
+        ("local", "--data.num_episodes=few", "num_episodes"),
+        ("local", "--model.class_path=getiaction.policies.Act", "getiaction.policies.Act"),
+        # Found only when the policy is built: a worker does that, or who submits.
+        *(
+            (name, "--model.n_action_steps=50", "n_action_steps=50")
+            for name in ("local", "slurm", "ray")
+        ),
     ],
+    indirect=["cluster"],
 )
 def test_wrong_spec_starts_nothing(  # noqa: PLR0917 - fixtures
     getiaction_launch, cluster, spec, tmp_path, override, complaint
