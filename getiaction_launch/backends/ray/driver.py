@@ -139,11 +139,12 @@ class Driver:
         key = f"{_key()}.{number}"
         attempt = None
         try:
-            places: list[tuple[str, str]] = ray.get([agent.locate.remote() for agent in agents])
+            places: list[tuple[str, str, str]] = ray.get([a.locate.remote() for a in agents])
             port: int = ray.get(agents[0].reserve_port.remote())
             attempt = Attempt.begin(self.run, key, places[0][0], port)
             print(
-                f"attempt {attempt.number} on {', '.join(host for _, host in places)}", flush=True
+                f"attempt {attempt.number} on {', '.join(host for _, host, _ in places)}",
+                flush=True,
             )
             grace_seconds = self._backend.grace_seconds
             is_shipped = self._backend.is_shipped
@@ -153,14 +154,16 @@ class Driver:
                     *(attempt.number, rank, grace_seconds, address, variables),
                     is_shipped=is_shipped,
                 )
-                for rank, (agent, (address, _)) in enumerate(zip(agents, places, strict=True))
+                for rank, (agent, (address, *_)) in enumerate(zip(agents, places, strict=True))
             ]
             ray.get(starts)
         except ray.exceptions.RayError as error:
             return self._fail(attempt or Attempt.begin(self.run, key, "", 0), error)
-        exit_codes = self._watch(agents)
+        node_ids = {node_id for *_, node_id in places}
+        exit_codes = self._watch(agents, node_ids)
         self._clean(group, [rank for rank, code in enumerate(exit_codes) if code is None])
-        stopped_by = Cause.STOP if self._is_stopped() else None
+        stopped_by = Cause.PREEMPTION if _are_draining(node_ids) else None
+        stopped_by = Cause.STOP if self._is_stopped() else stopped_by
         ending = judge(self.run, attempt.number, exit_codes, stopped_by)
         ending = allow_another(self.run, ending)
         attempt.end(ending)
@@ -185,7 +188,7 @@ class Driver:
         attempt.end(ending)
         return ending
 
-    def _watch(self, agents: Sequence[Any]) -> list[int | None]:
+    def _watch(self, agents: Sequence[Any], node_ids: set[str]) -> list[int | None]:
         """Every node's exit code; None for one that has gone silent."""
         import ray
 
@@ -208,7 +211,8 @@ class Driver:
                 else:
                     if code is not None:
                         codes[rank] = code
-            if stopped_at is None and (self._is_stopped() or any(c != 0 for c in codes.values())):
+            has_failed = any(code != 0 for code in codes.values())
+            if stopped_at is None and (has_failed or self._is_stopped() or _are_draining(node_ids)):
                 stopped_at = time.monotonic()
                 for agent in agents:
                     agent.stop.remote()
@@ -227,6 +231,13 @@ class Driver:
             ray.wait(cleaned, num_returns=len(cleaned), timeout=CLEAN_SECONDS)
         for cleaner in cleaners:
             ray.kill(cleaner)
+
+
+def _are_draining(node_ids: set[str]) -> bool:
+    """Whether Ray is about to take one of these nodes away, which it tells by no public door."""
+    from ray._private.state import state
+
+    return not node_ids.isdisjoint(state.get_draining_nodes())
 
 
 class _Slot:
