@@ -1,6 +1,7 @@
 """Fixtures that every kind of test uses."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,19 +12,30 @@ from clusters.ray_cluster import RayCluster
 from clusters.ray_cluster import missing as missing_ray
 from clusters.slurm import SlurmCluster
 from clusters.slurm import missing as missing_slurm
+from xdist.scheduler import LoadScopeScheduling
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 REQUIRED = os.environ.get("GETIACTION_TEST_REQUIRE", "").split(",")
 """Clusters without which tests fail; without the others, they are skipped."""
 
 
+_ON_RAY = re.compile(r"test_ray_(cluster|doc)\.py::|\[(.+-)?ray(-.+)?\]$")
+
+
+class _Scheduler(LoadScopeScheduling):
+    """Has all tests on the Ray cluster run in one process, since each would start one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "ray" if _ON_RAY.search(nodeid) else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _Scheduler:
+    """Choose it."""
+    return _Scheduler(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One test process has the Ray cluster, which costs much; the longest drills begin first."""
-    for item in items:
-        parameters = getattr(item, "callspec", None)
-        on_ray = "ray_cluster" in getattr(item, "fixturenames", ())
-        if on_ray or (parameters and parameters.params.get("cluster") == "ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+    """The longest drills begin first."""
     items.sort(key=lambda item: "test_drills" not in item.nodeid)
 
 
