@@ -12,11 +12,12 @@ from getiaction_launch.attempt import read_attempts, reopen
 from getiaction_launch.backend import Backend
 from getiaction_launch.errors import CheckError, LaunchError, SpecError
 from getiaction_launch.plan import DEFAULT_NAME, DEFAULT_ROOT, Plan, Topology, read_topology
+from getiaction_launch.probe import check_root, make_root
 from getiaction_launch.run import Run
 from getiaction_launch.spec import Spec, parse, read_spec
 from getiaction_launch.state import JobState
 from getiaction_launch.status import RunStatus, attach, backend_of, read_status, wait
-from getiaction_launch.storage import check_root, make_root, resolve_root
+from getiaction_launch.storage import resolve_root
 
 __all__ = [
     "RunStatus",

@@ -38,9 +38,10 @@ from getiaction_launch.node import (
     run_node_or_tell,
 )
 from getiaction_launch.plan import Plan
+from getiaction_launch.probe import make_root
 from getiaction_launch.run import Run
 from getiaction_launch.state import EXIT_INTERRUPTED, Cause, JobState
-from getiaction_launch.storage import make_root, read_json, write_json
+from getiaction_launch.storage import read_json, write_json
 
 BACKEND = "getiaction_launch.backends.slurm.SlurmBackend"
 DEFAULTS = {"grace_seconds": 20, "warning_seconds": 120}
