@@ -16,6 +16,7 @@ from getiaction_launch.checkpoint import newest
 from getiaction_launch.errors import CheckError
 from getiaction_launch.plan import Plan
 from getiaction_launch.run import Run
+from getiaction_launch.staging import salvage
 from getiaction_launch.state import EXIT_INTERRUPTED, Cause, JobState
 
 # Below the range from which the kernel takes the ports of outgoing connections.
@@ -76,10 +77,11 @@ class Attempt:
             port: Reserved by :func:`reserve_port`.
         """
         records = read_attempts(run)
+        salvage(run, len(records))
         checkpoint = newest(run)
         resume_from = str(checkpoint.path) if checkpoint else None
         attempt = cls(run, len(records), f"{address}:{port}", resume_from)
-        run.log_directory(attempt.number).mkdir(parents=True, exist_ok=True)
+        run.make_log_directory(attempt.number)
         run.write(
             f"attempt_{attempt.number}",
             {

@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from getiaction_launch import console, launch, settings
@@ -31,6 +30,7 @@ from getiaction_launch.plan import DEFAULT_ROOT, Plan
 from getiaction_launch.run import Run, find_run, list_runs
 from getiaction_launch.state import Cause, JobState
 from getiaction_launch.status import LOST_SECONDS
+from getiaction_launch.storage import open_path
 from getiaction_launch.sweep import expand
 
 EXIT_CANCELLED = 11
@@ -186,15 +186,15 @@ def _stay(run: Run, *, follow: bool) -> launch.RunStatus:
 def show_list(tokens: Sequence[str]) -> int:
     """``getiaction-launch ls [ROOT]``."""
     parser = Parser(prog="getiaction-launch ls", description="List runs, the latest first.")
-    parser.add_argument("root", nargs="?", help="where to look (default: ./experiments)")
+    parser.add_argument("root", nargs="?", help="directory or URL (default: ./experiments)")
     parser.add_argument("--cluster", help="look in the storage_root of this cluster config")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse(tokens)
     root = arguments.root or _default_root(arguments.cluster)
-    if arguments.root and not Path(root).is_dir():
-        raise UsageError(f"ls {root}: there is no such directory.", "getiaction-launch ls PATH")
     runs = list_runs(root)
-    statuses = [launch.read_status(run) for run in runs]
+    if not runs and arguments.root and not open_path(root).is_dir():
+        raise UsageError(f"ls {root}: there is no such directory.", "getiaction-launch ls PATH")
+    statuses = launch.read_statuses(runs)
     if arguments.json:
         console.print_json({"runs": [console.as_json(status) for status in statuses]})
         return 0
@@ -204,7 +204,7 @@ def show_list(tokens: Sequence[str]) -> int:
 
 def _parse_run(verb: str, description: str, tokens: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog=f"getiaction-launch {verb}", description=description)
-    names = "its directory, name/version_N, or @last"
+    names = "its directory or URL, name/version_N, or @last"
     parser.add_argument("runs", metavar="run", nargs="+" if verb == "cancel" else 1, help=names)
     parser.add_argument("--root", help="where named runs lie (default: ./experiments)")
     parser.add_argument("--cluster", help="look in the storage_root of this cluster config")
@@ -341,7 +341,7 @@ def _default_root(cluster: str | None = None) -> str:
     root = os.environ.get("GETIACTION_LAUNCH_STORAGE_ROOT")
     if cluster and not root:
         root = read_cluster(find_cluster(cluster)).storage_root
-    return str(Path(root or "", DEFAULT_ROOT))
+    return f"{root.rstrip('/')}/{DEFAULT_ROOT}" if root else DEFAULT_ROOT
 
 
 VERBS = {

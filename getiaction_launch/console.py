@@ -15,6 +15,7 @@ from getiaction_launch.run import SCHEMA_VERSION, Run
 from getiaction_launch.spec import leaves
 from getiaction_launch.state import JobState
 from getiaction_launch.status import RunStatus, sweep_point
+from getiaction_launch.storage import is_remote, modified_at
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -30,6 +31,8 @@ def say(text: str) -> None:
 
 def short(path: Path) -> str:
     """``path`` as the person would type it here, ready to paste."""
+    if is_remote(path):
+        return shlex.quote(str(path))
     relative = os.path.relpath(path)
     return shlex.quote(str(path) if relative.startswith("..") else relative)
 
@@ -187,7 +190,7 @@ def listing(statuses: Sequence[RunStatus]) -> str:
     points = [sweep_point(status.run) for status in statuses]
     rows = [("RUN", "STATE", "STEP", "LOSS", "AGE", "SWEEP" if any(points) else "")]
     for status, point in zip(statuses, points, strict=True):
-        age = time.time() - (status.run.launch_directory / "plan.json").stat().st_mtime
+        age = time.time() - modified_at(status.run.launch_directory / "plan.json")
         step = str(status.progress.get("step", "-"))
         loss = final_loss(status.progress).split("  ")[0]
         state = status.state.value

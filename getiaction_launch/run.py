@@ -12,6 +12,7 @@ import itertools
 import os
 import random
 import re
+import stat
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ from getiaction_launch.storage import (
 )
 
 SCHEMA_VERSION = 1
+STAGING_FIX = "Name another directory: export GETIACTION_LAUNCH_STAGING_DIR=/disk/of/yours"
 ROUND_TRIPS = 16  # to a remote storage, at a time
 _VERSION = re.compile(r"version_(\d+)")
 _ERROR = re.compile(r"error_rank_\d+\.json")
@@ -150,6 +152,18 @@ class Run:
         """Where the logs and error records of one attempt lie."""
         return self.launch_directory / "logs" / f"attempt_{attempt}"
 
+    def make_log_directory(self, attempt: int) -> Path:
+        """Make the directory for this machine's logs of an attempt; of a URL, in the staging copy.
+
+        Raises:
+            CheckError: If the place for such copies is not to be had.
+        """
+        if self.local is not self:
+            _make_staging_root()
+        directory = self.local.log_directory(attempt)
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
     def read(self, record: str) -> dict[str, Any] | None:
         """Read ``launch/<record>.json``; None where it was not written (yet)."""
         return read_json(self.launch_directory / f"{record}.json")
@@ -191,6 +205,21 @@ def staging_root() -> Path:
     # Not the system's temporary directory: schedulers give each job another one.
     default = f"/tmp/getiaction-launch-{os.getuid()}"  # noqa: S108 - made for its owner alone
     return Path(os.environ.get("GETIACTION_LAUNCH_STAGING_DIR", default)).absolute()
+
+
+def _make_staging_root() -> None:
+    root = staging_root()
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        told = root.stat(follow_symlinks=False)
+        if told.st_uid != os.getuid() or not stat.S_ISDIR(told.st_mode):
+            raise CheckError(
+                f"{root}, where runs lie until they are uploaded, is another user's.", STAGING_FIX
+            )
+    except OSError as error:
+        raise CheckError(
+            f"{root}, where runs lie until they are uploaded: {error.strerror}.", STAGING_FIX
+        ) from error
 
 
 def _first_free(parent: Path) -> int:

@@ -146,7 +146,7 @@ def describe(error: BaseException) -> str:
     """What a file system says, with the code behind it where the words are missing."""
     response = getattr(error.__cause__ or error, "response", None)
     code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
-    words = str(error).removesuffix(".") or type(error).__name__
+    words = str(error).partition("\n")[0].removesuffix(".") or type(error).__name__
     return f"{words} ({code})" if code and code not in words else words
 
 

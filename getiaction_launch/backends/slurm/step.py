@@ -41,7 +41,7 @@ from getiaction_launch.plan import Plan
 from getiaction_launch.probe import make_root
 from getiaction_launch.run import Run
 from getiaction_launch.state import EXIT_INTERRUPTED, Cause, JobState
-from getiaction_launch.storage import read_json, write_json
+from getiaction_launch.storage import children, open_path, read_json, write_json
 
 BACKEND = "getiaction_launch.backends.slurm.SlurmBackend"
 DEFAULTS = {"grace_seconds": 20, "warning_seconds": 120}
@@ -63,7 +63,7 @@ def run_task(directory: str, company: MakeCompany) -> None:
         SystemExit: With the exit code of :func:`run_step`, unless that is 0.
     """
     # submitit would write an exception, but nothing else, into its result pickle.
-    if code := run_step(Run(Path(directory)), company):
+    if code := run_step(Run.at(directory), company):
         raise SystemExit(code)
 
 
@@ -154,7 +154,7 @@ def claim_run(plan: Plan, settings: Mapping[str, Any]) -> Run:
     node_rank = _check_geometry(plan)
     deadline = time.monotonic() + JOIN_SECONDS
     while True:
-        for directory in Path(plan.root, plan.name).glob("version_*"):
+        for directory in children(open_path(plan.root) / plan.name):
             run = Run(directory)
             with contextlib.suppress(OSError, ValueError):  # another run's damage
                 if is_own(run) and run.read("plan"):
