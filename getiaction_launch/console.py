@@ -200,9 +200,10 @@ def listing(statuses: Sequence[RunStatus]) -> str:
 
 def as_json(status: RunStatus) -> dict[str, Any]:
     """A run for machines."""
+    directory = status.run.directory
     return {
         "run": status.run.name,
-        "directory": str(status.run.directory.absolute()),
+        "directory": str(directory if is_remote(directory) else directory.absolute()),
         "state": status.state.value,
         "reason": status.reason,
         "cause": status.cause.value if status.cause else None,

@@ -9,7 +9,7 @@ from getiaction_launch.errors import UsageError
 from getiaction_launch.plan import Plan
 from getiaction_launch.run import Run
 from getiaction_launch.segment import segment_name
-from getiaction_launch.storage import children, is_remote, reaching
+from getiaction_launch.storage import children, is_remote, read_bytes
 
 POLL_SECONDS = 0.2
 REMOTE_POLL_SECONDS = 2.0
@@ -90,8 +90,7 @@ class _RemoteTail(_Tail):
         while True:
             path = self._path.with_name(segment_name(self._path.name, self._position))
             try:
-                with reaching(path):
-                    piece = path.read_bytes()
+                piece = read_bytes(path)
             except FileNotFoundError:
                 return
             self._position += 1

@@ -310,9 +310,21 @@ def read_json(path: Path) -> dict[str, Any] | None:
         StorageError: If a remote file system does not say.
     """
     try:
-        with reaching(path):
-            text = path.read_text(encoding="utf-8")
+        content: dict[str, Any] = json.loads(read_bytes(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    content: dict[str, Any] = json.loads(text)
     return content
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a small file at once, so that it is not replaced meanwhile.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        StorageError: If a remote file system does not say.
+    """
+    if not is_remote(path):
+        return path.read_bytes()
+    with reaching(path):
+        fs, key = file_system(path)
+        return bytes(fs.cat_file(key))
