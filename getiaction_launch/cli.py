@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from getiaction_launch import console, launch, settings
@@ -30,7 +31,7 @@ from getiaction_launch.plan import DEFAULT_ROOT, Plan
 from getiaction_launch.run import Run, find_run, list_runs
 from getiaction_launch.state import Cause, JobState
 from getiaction_launch.status import LOST_SECONDS
-from getiaction_launch.storage import open_path
+from getiaction_launch.storage import open_path, use_options
 from getiaction_launch.sweep import expand
 
 EXIT_CANCELLED = 11
@@ -300,6 +301,30 @@ def resume(tokens: Sequence[str]) -> int:
     return 0
 
 
+def pull(tokens: Sequence[str]) -> int:
+    """``getiaction-launch pull [--checkpoint [NAME]] RUN [DIR]``."""
+    from getiaction_launch.pull import NEWEST, pull_checkpoint, pull_run
+
+    parser = Parser(prog="getiaction-launch pull", description="Copy a run from remote storage.")
+    parser.add_argument("run", help="its URL, or name/version_N or @last under --root")
+    where = "where to (default: ./experiments/NAME/version_N; of a checkpoint: here)"
+    parser.add_argument("directory", nargs="?", help=where)
+    which = "only that file of its checkpoints/, or what it would resume from (default)"
+    parser.add_argument("--checkpoint", nargs="?", const=NEWEST, metavar="NAME", help=which)
+    parser.add_argument("--root", help="URL under which named runs lie")
+    parser.add_argument("--cluster", help="look in the storage_root of this cluster config")
+    arguments = parser.parse(tokens)
+    run = find_run(arguments.run, arguments.root or _default_root(arguments.cluster))
+    if arguments.checkpoint:
+        print(pull_checkpoint(run, arguments.checkpoint, Path(arguments.directory or ".")))
+        return 0
+    target = Path(arguments.directory or Path(DEFAULT_ROOT, run.name))
+    with console.transfer(run.name) as watch:
+        pull_run(run, target, watch)
+    print(target)
+    return 0
+
+
 def node(tokens: Sequence[str]) -> int:
     """``srun getiaction-launch node RUN_OR_CONFIG``: one node's share, in a batch script."""
     from getiaction_launch.backends.slurm.step import claim_run, is_own, run_step, take_over
@@ -339,8 +364,10 @@ def _default_root(cluster: str | None = None) -> str:
 
     cluster = cluster or os.environ.get("GETIACTION_LAUNCH_CLUSTER")
     root = os.environ.get("GETIACTION_LAUNCH_STORAGE_ROOT")
-    if cluster and not root:
-        root = read_cluster(find_cluster(cluster)).storage_root
+    if cluster:
+        place = read_cluster(find_cluster(cluster))
+        root = root or place.storage_root
+        use_options(root or "", place.storage_options)
     return f"{root.rstrip('/')}/{DEFAULT_ROOT}" if root else DEFAULT_ROOT
 
 
@@ -352,6 +379,7 @@ VERBS = {
     "logs": show_logs,
     "cancel": cancel,
     "resume": resume,
+    "pull": pull,
     "node": node,
     "clusters": show_clusters,
 }

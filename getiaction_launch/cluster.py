@@ -24,6 +24,7 @@ class ClusterConfig:
         backend: Who starts nodes there: ``class_path`` and ``init_args`` in YAML.
         storage_root: Directory or URL under which a relative ``default_root_dir`` lies; the
             directory of the command if not given.
+        storage_options: For fsspec, where ``storage_root`` is a URL, like ``profile``; no secrets.
         env_vars: Variables for every worker. They are written into ``plan.json``: no secrets.
         forward_env_vars: Names of variables that jobs take from the submitting shell; null for all
             of them. For secrets, whose values are then written nowhere.
@@ -38,6 +39,7 @@ class ClusterConfig:
 
     backend: Backend
     storage_root: str | None = None
+    storage_options: dict[str, Any] = field(default_factory=dict)
     env_vars: dict[str, str] = field(default_factory=dict)
     forward_env_vars: list[str] | None = None
     checkpoint_period_minutes: float = 10

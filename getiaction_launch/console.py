@@ -1,11 +1,12 @@
 """What a person sees while a run goes on and when it has ended."""
 
+import contextlib
 import json
 import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,6 +184,21 @@ class Watch:
             completed=status.progress.get("step", 0) - status.progress.get("first_step", 0),
             total=status.progress.get("total_steps"),
         )
+
+
+@contextlib.contextmanager
+def transfer(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how much of something has come: a bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn(title), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def listing(statuses: Sequence[RunStatus]) -> str:

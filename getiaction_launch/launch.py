@@ -24,7 +24,7 @@ from getiaction_launch.status import (
     read_statuses,
     wait,
 )
-from getiaction_launch.storage import resolve_root
+from getiaction_launch.storage import resolve_root, use_options
 
 __all__ = [
     "RunStatus",
@@ -126,9 +126,11 @@ def prepare(
     if "/" in name or name in (".", ".."):
         raise SpecError(f"experiment_name={name!r} is no plain name.", "e.g. --name pusht_act_v1")
     root = str(trainer.get("default_root_dir") or DEFAULT_ROOT)
+    root = resolve_root(root, storage_root or place.storage_root or str(Path.cwd()))
+    use_options(root, place.storage_options)
     plan = Plan(
         name=name,
-        root=resolve_root(root, storage_root or place.storage_root or str(Path.cwd())),
+        root=root,
         arguments=spec.arguments,
         script=list(script),
         words=words,

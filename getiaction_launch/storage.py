@@ -10,8 +10,9 @@ import contextlib
 import json
 import os
 import re
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -107,6 +108,22 @@ def _settings(protocol: str, *, is_patient: bool) -> dict[str, Any]:
         given = conf.get(protocol, {}).get("config_kwargs", {})
         settings["config_kwargs"] = {**_PATIENT, **given} if is_patient else _IMPATIENT
     return settings
+
+
+def use_options(url: str, options: Mapping[str, Any]) -> None:
+    """Have every process from here on open the file system of ``url`` with ``options`` of fsspec.
+
+    By fsspec's own variable, ``FSSPEC_<PROTOCOL>``, so that jobs get them where they get this
+    process's environment, and no file does.
+    """
+    protocol, separator, _ = url.partition("://")
+    if not options or not separator:
+        return
+    os.environ.setdefault(f"FSSPEC_{protocol.upper()}", json.dumps(dict(options)))
+    if "fsspec" in sys.modules:
+        from fsspec.config import conf
+
+        conf.setdefault(protocol, {}).update(options)
 
 
 def is_remote(path: Path) -> bool:
@@ -239,6 +256,11 @@ def modified_at(path: Path) -> float:
     with reaching(path):
         fs, key = file_system(path)
         return float(fs.modified(key).timestamp())
+
+
+def owner_of(directory: Path) -> int:
+    """The user id that a directory belongs to; storage knows none, and this process's stands in."""
+    return os.getuid() if is_remote(directory) else directory.stat().st_uid
 
 
 def children(directory: Path) -> list[Path]:
