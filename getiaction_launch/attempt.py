@@ -21,7 +21,6 @@ from getiaction_launch.state import EXIT_INTERRUPTED, Cause, JobState
 
 # Below the range from which the kernel takes the ports of outgoing connections.
 PORTS = range(20000, 30000)
-POLL_SECONDS = 0.05
 EXIT_FAILED = 1
 
 _BUDGETS = {
@@ -123,7 +122,7 @@ class Attempt:
             for record in read_attempts(run):
                 if record["key"] == key:
                     return cls.read(run, record["number"])
-            time.sleep(POLL_SECONDS)
+            time.sleep(run.poll_seconds)
         raise TimeoutError(
             f"the node of rank 0 has not opened the attempt {key} in {limit_seconds:.0f} s; "
             f"do all nodes see {run.directory}?"

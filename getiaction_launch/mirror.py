@@ -12,7 +12,6 @@ written down beside the files: a mirror that was killed is gone on with by the n
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import signal
 import sys
@@ -284,7 +283,7 @@ class _Files(_Lane):
 
     name = "files"
     _record_at = 0.0
-    _record: tuple[int, int] | None = None
+    _record: dict[str, Any] | None = None
 
     def is_mine(self, path: str) -> bool:
         """All but checkpoints."""
@@ -296,19 +295,14 @@ class _Files(_Lane):
         self.sync_files(is_last=is_last)
 
     def look(self, *, is_last: bool = False) -> None:
-        """How far training is, every other second: somebody may be watching."""
-        path = self.local.launch_directory / "progress.json"
-        if not is_last and time.monotonic() < self._record_at:
+        """How far training is: every other second, and at once when a save begins or has ended."""
+        record = read_json(self.local.launch_directory / "progress.json")
+        if record is None or record == self._record:
             return
-        try:
-            stat = path.stat()
-            record = (stat.st_mtime_ns, stat.st_ino)
-            if record != self._record:
-                write_json(self.run.launch_directory / path.name, json.loads(path.read_text()))
-                self._record = record
-        except FileNotFoundError:
-            pass
-        self._record_at = time.monotonic() + RECORD_SECONDS
+        is_new_phase = self._record is None or record.get("phase") != self._record.get("phase")
+        if is_last or is_new_phase or time.monotonic() >= self._record_at:
+            write_json(self.run.launch_directory / "progress.json", record)
+            self._record, self._record_at = record, time.monotonic() + RECORD_SECONDS
 
 
 class _Checkpoints(_Lane):

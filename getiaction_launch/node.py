@@ -285,7 +285,7 @@ def await_save(run: Run) -> None:
     """Let a checkpoint that another node is saving be finished, within the limit for that."""
     deadline = time.monotonic() + SAVE_LIMIT_SECONDS
     while _is_saving(run) and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
+        time.sleep(run.poll_seconds)
 
 
 def _is_saving(run: Run) -> bool:

@@ -19,7 +19,7 @@ import psutil
 
 from getiaction_launch.backend import JobStatus
 from getiaction_launch.errors import CheckError, UnreachableError
-from getiaction_launch.node import POLL_SECONDS, RUN_VARIABLE, kill_processes_of
+from getiaction_launch.node import RUN_VARIABLE, kill_processes_of
 from getiaction_launch.run import Run
 from getiaction_launch.state import Cause, JobState
 from getiaction_launch.storage import last_line
@@ -52,7 +52,7 @@ def start_process(run: Run, module: str, words: Sequence[str]) -> None:
         )
     try:
         while (record := run.read("job")) == before and process.poll() is None:
-            time.sleep(POLL_SECONDS)
+            time.sleep(run.poll_seconds)
     except KeyboardInterrupt:
         process.kill()  # nobody could find it any more
         raise
@@ -142,7 +142,7 @@ class ProcessJob:
             while time.monotonic() < deadline:
                 if self.status().state.is_over:
                     return
-                time.sleep(POLL_SECONDS)
+                time.sleep(self.run.poll_seconds)
         raise UnreachableError(
             f"the job process {pid} of run {self.run.name} does not end, not even by SIGKILL.",
             "It waits for the kernel, often for a disk that is gone: see `ps -o stat,wchan`.",

@@ -144,6 +144,11 @@ class Run:
         return Run(staging_root() / digest / self.name)
 
     @property
+    def poll_seconds(self) -> float:
+        """How often to look for a record of another process: storage counts, and bills, each."""
+        return 1.0 if is_remote(self.directory) else 0.05
+
+    @property
     def launch_directory(self) -> Path:
         """Where the launcher's own records lie."""
         return self.directory / "launch"

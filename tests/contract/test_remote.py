@@ -78,11 +78,13 @@ def test_run_on_s3_is_the_run_of_a_laptop(getiaction_launch, script, root, tmp_p
 def test_cancelled_run_goes_on_on_another_machine(drill, undisturbed, root, staging):
     """The saved step is on S3 when cancel returns; resumed where nothing is left, it is exact."""
     drill.start("--storage-root", root.removesuffix("/experiments"))
-    assert drill.launch("cancel", str(drill.run)).returncode == 0
+    told = drill.launch("cancel", str(drill.run))
+    assert told.returncode == 0, told.stderr
     assert drill.state() == "CANCELLED"
     saved = newest(Run(drill.run))
     shutil.rmtree(staging)
-    assert drill.launch("resume", str(drill.run)).returncode == 0
+    told = drill.launch("resume", str(drill.run))
+    assert told.returncode == 0, told.stderr
     drill.await_attempt(1)
     trained = drill.finish()
     assert drill.record("attempt_1")["first_step"] == saved.step > 0

@@ -1,8 +1,10 @@
 """Runs whose directory is a URL: claimed once, found again, refused where storage says no."""
 
+import json
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 
 import fsspec
 import pytest
@@ -16,7 +18,7 @@ from getiaction_launch.errors import (
 )
 from getiaction_launch.probe import LIMIT_SECONDS, check_root
 from getiaction_launch.run import Run, WorkerError, find_run, list_runs
-from getiaction_launch.storage import open_path, read_json, resolve_root
+from getiaction_launch.storage import open_path, resolve_root
 
 
 def versions(runs: list[Run]) -> list[int]:
@@ -90,11 +92,13 @@ def test_remote_records_are_read_as_written(root):
 def test_records_of_other_processes_are_seen(bucket):
     """What was listed or read once is asked for again: a cache would hide a job's end."""
     run = Run.claim(bucket, "act")
-    assert run.first_error(0) is None
+    run.write_error(0, WorkerError(1, 0, "h", "RuntimeError", "gloo", is_consequence=True))
+    assert run.first_error(0).rank == 1
+    cause = WorkerError(0, 0, "h", "ValueError", "bad")
     fs = fsspec.filesystem("s3", use_listings_cache=True, skip_instance_cache=True)
-    fs.pipe_file(f"{run.log_directory(0)}/error_rank_0.json".removeprefix("s3://"), b"{}")
-    assert read_json(run.log_directory(0) / "error_rank_0.json") == {}
-    assert [p.name for p in run.log_directory(0).iterdir()] == ["error_rank_0.json"]
+    path = f"{run.log_directory(0)}/error_rank_0.json".removeprefix("s3://")
+    fs.pipe_file(path, json.dumps(asdict(cause)).encode())
+    assert run.first_error(0) == cause
 
 
 def test_probe_leaves_nothing(root):
@@ -114,7 +118,9 @@ def test_missing_bucket_is_named_and_not_made():
 def test_wrong_credentials_are_told_from_all_else(overwriting_bucket, monkeypatch):
     """The key that was used and the server that refused it stand in the error."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
-    with pytest.raises(CheckError, match=r"(?s)SignatureDoesNotMatch.*127\.0.*key AKIA\.\.\."):
+    with pytest.raises(
+        CheckError, match=r"(?s)SignatureDoesNotMatch.*127\.0.*key AKIA\.\.\..*AWS_PROFILE"
+    ):
         check_root(f"{overwriting_bucket}/x")
 
 

@@ -31,7 +31,6 @@ from getiaction_launch.attempt import (
 from getiaction_launch.backends.slurm.company import Company, MakeCompany, NodeLostError
 from getiaction_launch.errors import CheckError, UsageError
 from getiaction_launch.node import (
-    POLL_SECONDS,
     SAVE_LIMIT_SECONDS,
     StopRequest,
     await_save,
@@ -331,7 +330,7 @@ def _gather_exit_codes(
             deadline = time.monotonic() + patience_seconds
         if time.monotonic() > deadline:
             return [own, *told]
-        time.sleep(POLL_SECONDS)
+        time.sleep(attempt.run.poll_seconds)
 
 
 def _stop_cause(run: Run, stop: StopRequest) -> Cause | None:
