@@ -11,7 +11,6 @@ written down beside the files: a mirror that was killed is gone on with by the n
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import signal
 import sys
@@ -368,6 +367,8 @@ def files_of(path: Path) -> list[Path]:
 
 def hash_of(path: Path) -> str:
     """SHA-256 of a checkpoint; of a directory, of its files in the order of their names."""
+    import hashlib
+
     digest = hashlib.sha256()
     for file in files_of(path):
         with file.open("rb") as opened:
