@@ -27,6 +27,7 @@ from getiaction_launch.segment import cut, only_grows, segment_name
 from getiaction_launch.storage import (
     describe,
     file_system,
+    open_path,
     reaching,
     read_json,
     remove,
@@ -39,6 +40,8 @@ STABLE_SECONDS = 2.0
 MAX_PAUSE_SECONDS = 60.0
 CHUNK_BYTES = 16 << 20
 """Of a large file; two of them are in memory at a time."""
+READ_SECONDS = 60.0
+"""How long a store may be silent: it may have to put a large file together."""
 CHECKPOINTS = "launch/checkpoints"
 _OWN = ("launch/plan.json", "launch/progress.json", "launch/resume.lock", CHECKPOINTS)
 
@@ -143,7 +146,7 @@ class _Lane:
     def __init__(
         self, run: Run, period_seconds: float, limit_seconds: float, stop: Stoppable | None
     ) -> None:
-        self.run, self.local = run, run.local
+        self.run, self.local = Run(open_path(run.directory, read_seconds=READ_SECONDS)), run.local
         self._period_seconds, self._limit_seconds, self._stop = period_seconds, limit_seconds, stop
         self.closing = threading.Event()
         self.thread = threading.Thread(target=self._watch, name=f"mirror {self.name}", daemon=True)

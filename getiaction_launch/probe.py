@@ -63,7 +63,7 @@ def _unwritable(root: str, reason: str) -> CheckError:
 
 
 def _check_remote(root: str) -> None:
-    path = open_path(root, is_patient=False)
+    path = open_path(root, read_seconds=5, tries=1)
     errors: list[Exception | None] = []
 
     def probe() -> None:

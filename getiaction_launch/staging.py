@@ -9,6 +9,8 @@ import contextlib
 import fcntl
 import os
 import shutil
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -30,6 +32,7 @@ from getiaction_launch.storage import file_system, reaching, read_json, remove, 
 
 SALVAGE_SECONDS = 300
 LOCK_SECONDS = 600
+PAUSE_SECONDS = 2
 LANES = ("files", "checkpoints")
 
 
@@ -203,12 +206,29 @@ def _bring_files(run: Run) -> None:
         ledger.write()
 
 
-def download(source: Path, target: Path) -> None:
+def download(source: Path, target: Path, tries: int = 3) -> None:
     """Bring a file, or a directory of files, from storage to a place where nothing is.
 
+    Args:
+        source: A URL.
+        target: Where to.
+        tries: How often that may fail, but for the last.
+
     Raises:
-        StorageError: If that fails, or not all of it has come.
+        StorageError: If it does so each time.
     """
+    try:
+        _download(source, target)
+    except StorageError as error:
+        remove(target)
+        if tries <= 1:
+            raise
+        sys.stderr.write(f"getiaction-launch: {error}\n")
+        time.sleep(PAUSE_SECONDS)
+        download(source, target, tries - 1)
+
+
+def _download(source: Path, target: Path) -> None:
     with reaching(source):
         fs, key = file_system(source)
         found = fs.find(key, detail=True)

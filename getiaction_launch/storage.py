@@ -23,16 +23,6 @@ SETTLE_SECONDS = 2.0
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
 _HTTP_CONFLICT = {"409", "412", "PreconditionFailed", "ConditionalRequestConflict"}
 _S3_PROTOCOLS = ("s3", "s3a")
-_PATIENT = {
-    "connect_timeout": 5,
-    "read_timeout": 10,
-    "retries": {"total_max_attempts": 3, "mode": "standard"},
-}
-_IMPATIENT = {
-    "connect_timeout": 3,
-    "read_timeout": 5,
-    "retries": {"total_max_attempts": 1, "mode": "standard"},
-}
 
 
 def resolve_root(root: str, base: str) -> str:
@@ -76,37 +66,42 @@ def _check_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def open_path(place: str | Path, *, is_patient: bool = True) -> Path:
+def open_path(place: str | Path, *, read_seconds: float = 10, tries: int = 3) -> Path:
     """Open a path, or a URL as something that has a path's methods.
 
     Args:
         place: Which.
-        is_patient: Whether what fails is tried again.
+        read_seconds: How long an S3 server may be silent.
+        tries: How often it is asked.
 
     Raises:
         StorageError: If what its file system needs is not installed.
     """
-    if isinstance(place, Path) or "://" not in str(place):
+    if "://" not in str(place):
         return Path(place)
     from upath import UPath
 
     protocol = str(place).partition("://")[0]
     try:
-        path = UPath(place, **_settings(protocol, is_patient=is_patient))
+        path = UPath(str(place), **_settings(protocol, read_seconds, tries))
         if protocol in _S3_PROTOCOLS:
-            path.fs.retries = 2 if is_patient else 1  # of its own, around those of the client
+            path.fs.retries = min(tries, 2)  # of its own, around those of the client
     except (ImportError, ValueError) as error:
         raise StorageError(f"{place} cannot be opened: {error}.", "pip install it") from error
     return cast("Path", path)
 
 
-def _settings(protocol: str, *, is_patient: bool) -> dict[str, Any]:
+def _settings(protocol: str, read_seconds: float, tries: int) -> dict[str, Any]:
     settings: dict[str, Any] = {"use_listings_cache": False}
     if protocol in _S3_PROTOCOLS:
         from fsspec.config import conf  # FSSPEC_S3_* variables and ~/.config/fsspec
 
-        given = conf.get(protocol, {}).get("config_kwargs", {})
-        settings["config_kwargs"] = {**_PATIENT, **given} if is_patient else _IMPATIENT
+        settings["config_kwargs"] = {
+            "connect_timeout": min(5, read_seconds),
+            "read_timeout": read_seconds,
+            "retries": {"total_max_attempts": tries, "mode": "standard"},
+            **conf.get(protocol, {}).get("config_kwargs", {}),
+        }
     return settings
 
 
@@ -186,7 +181,7 @@ def create(path: Path) -> bool:
         fs, key = file_system(path)
         _put_new(fs, key, nonce)
         # Read back: where the answer to the first try was lost, the second says "exists".
-        return bool(fs.cat_file(key) == nonce.encode())
+        return read_bytes(path) == nonce.encode()
 
 
 def _put_new(fs: Any, key: str, content: str) -> bool:  # noqa: ANN401 - fsspec has no types
@@ -347,6 +342,13 @@ def read_bytes(path: Path) -> bytes:
     """
     if not is_remote(path):
         return path.read_bytes()
+    fs, key = file_system(path)
     with reaching(path):
-        fs, key = file_system(path)
+        try:
+            return bytes(fs.cat_file(key))
+        except Exception as error:
+            # Some servers mix a file that is being replaced with its successor.
+            if "Checksum" not in type(error).__name__:
+                raise
+        time.sleep(0.5)
         return bytes(fs.cat_file(key))

@@ -8,16 +8,17 @@ import time
 from pathlib import Path
 
 import pytest
+from fsspec import AbstractFileSystem
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from getiaction_launch.checkpoint import all_committed, commit, newest, partial_path
 from getiaction_launch.errors import CheckError, StorageError
-from getiaction_launch.mirror import Mirror
+from getiaction_launch.mirror import READ_SECONDS, Mirror
 from getiaction_launch.node import StopRequest
 from getiaction_launch.run import Run
-from getiaction_launch.staging import prepare, salvage
-from getiaction_launch.storage import children, file_system, read_json
+from getiaction_launch.staging import download, prepare, salvage
+from getiaction_launch.storage import children, file_system, open_path, read_json
 
 LIMIT_SECONDS = 30
 
@@ -39,6 +40,11 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
 def sync(run: Run) -> None:
     """Bring everything, as a node does at its end."""
     Mirror(run).close(LIMIT_SECONDS)
+
+
+def uploader(run: Run) -> AbstractFileSystem:
+    """What the mirror uploads with."""
+    return file_system(open_path(run.directory, read_seconds=READ_SECONDS))[0]
 
 
 def names(directory: Path) -> list[str]:
@@ -72,7 +78,7 @@ def elsewhere(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: s
 def test_log_goes_up_once(run, monkeypatch):
     """Each look adds a segment of what is new; together they are the log, and all that was sent."""
     log = run.local.log_directory(0) / "rank_0.log"
-    fs, _ = file_system(run.directory)
+    fs = uploader(run)
     sent = []
     put = fs.pipe_file
 
@@ -96,7 +102,7 @@ def test_segment_is_the_same_after_a_kill(run, monkeypatch):
     """Who goes on after an upload that nobody saw the end of sends the same bytes again."""
     log = run.local.log_directory(0) / "rank_0.log"
     append(log, "one\n")
-    fs, _ = file_system(run.directory)
+    fs = uploader(run)
 
     def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -153,12 +159,32 @@ def test_other_files_are_replaced_and_removed(run):
     assert names(run.directory / "checkpoints") == ["epoch=1.ckpt"]
 
 
+def test_download_that_is_cut_off_is_tried_again(run, tmp_path, monkeypatch):
+    """A checkpoint does not fail to arrive for one connection that broke."""
+    save(run, 10)
+    sync(run)
+    stored = newest(run).path
+    fs, _ = file_system(stored)
+    get, failures = fs.get_file, [OSError("cut off")]
+
+    def get_file(source: str, target: str) -> None:
+        if failures:
+            Path(target).write_text("wei")
+            raise failures.pop()
+        get(source, target)
+
+    monkeypatch.setattr(fs, "get_file", get_file)
+    download(stored, tmp_path / "weights")
+    assert (tmp_path / "weights").read_text() == "weights"
+    assert not failures
+
+
 def test_checkpoint_counts_on_storage_once_it_is_there(run, monkeypatch):
     """The marker comes last: an upload that fails leaves the checkpoint before it in charge."""
     save(run, 10)
     sync(run)
     save(run, 20)
-    fs, _ = file_system(run.directory)
+    fs = uploader(run)
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError("cut off")
@@ -271,13 +297,13 @@ def test_progress_and_checkpoints_do_not_wait_for_the_period(run, until):
 def test_training_is_stopped_when_storage_takes_nothing_for_long(run, monkeypatch, capfd, until):
     """Told at once, tried again, and after the limit the workers are asked to stop."""
     save(run, 10)
-    fs, _ = file_system(run.directory)
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError("quota exceeded")
 
     with StopRequest() as stop:
         mirror = Mirror(run, period_seconds=0, limit_seconds=0, stop=stop)
+        fs, _ = file_system(mirror._lanes[1].run.directory)  # a thread's own, where it is of one
         with monkeypatch.context() as patch:
             patch.setattr(fs, "put_file", refuse)
             mirror.start()

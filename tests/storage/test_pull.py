@@ -99,7 +99,9 @@ def test_storage_options_of_a_cluster_reach_every_process(s3, bucket, monkeypatc
     use_options(bucket, options)
     run = Run.claim(bucket, "act")
     run.write("plan", {"from": "here"})
-    code = "import sys\nfrom getiaction_launch.run import Run\nprint(Run.at(sys.argv[1]).read('plan'))"
+    code = (
+        "import sys\nfrom getiaction_launch.run import Run\nprint(Run.at(sys.argv[1]).read('plan'))"
+    )
     command = [sys.executable, "-c", code, str(run.directory)]
     said = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "'from': 'here'" in said.stdout

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 import fsspec
 import pytest
+from botocore.exceptions import FlexibleChecksumError
 
 from getiaction_launch.errors import (
     CheckError,
@@ -18,7 +19,7 @@ from getiaction_launch.errors import (
 )
 from getiaction_launch.probe import LIMIT_SECONDS, check_root
 from getiaction_launch.run import Run, WorkerError, find_run, list_runs
-from getiaction_launch.storage import open_path, resolve_root
+from getiaction_launch.storage import file_system, open_path, resolve_root
 
 
 def versions(runs: list[Run]) -> list[int]:
@@ -99,6 +100,23 @@ def test_records_of_other_processes_are_seen(bucket):
     path = f"{run.log_directory(0)}/error_rank_0.json".removeprefix("s3://")
     fs.pipe_file(path, json.dumps(asdict(cause)).encode())
     assert run.first_error(0) == cause
+
+
+def test_record_that_is_being_replaced_is_read_again(bucket, monkeypatch):
+    """A server that sends parts of two versions is asked once more."""
+    run = Run.claim(bucket, "act")
+    run.write("job", {"job_id": "1"})
+    fs, _ = file_system(run.directory)
+    read, failures = fs.cat_file, [FlexibleChecksumError(error_msg="mixed")]
+
+    def cat_file(path: str) -> bytes:
+        if failures:
+            raise failures.pop()
+        return read(path)
+
+    monkeypatch.setattr(fs, "cat_file", cat_file)
+    assert run.read("job")["job_id"] == "1"
+    assert not failures
 
 
 def test_probe_leaves_nothing(root):
