@@ -1,6 +1,8 @@
-"""A callback that writes down when each optimizer step was done."""
+"""Callbacks that write down when each optimizer step was done."""
 
 import json
+import os
+import socket
 import time
 from pathlib import Path
 
@@ -30,3 +32,23 @@ class Stopwatch(Callback):
         del pl_module
         if trainer.is_global_zero:
             self.path.write_text(json.dumps(self.times))
+
+
+class StepLog(Callback):
+    """Writes down each optimizer step of rank 0 when it is done, whichever process did it.
+
+    Args:
+        path: File to append to, one JSON object a line: ``step``, how many steps that makes;
+            ``at``, in seconds since the epoch; ``host`` and ``pid`` of the process.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        """Append a line."""
+        if trainer.is_global_zero:
+            line = {"step": trainer.global_step, "at": time.time()}
+            line |= {"host": socket.gethostname(), "pid": os.getpid()}
+            with self.path.open("a") as file:
+                file.write(f"{json.dumps(line)}\n")

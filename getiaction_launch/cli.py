@@ -30,7 +30,7 @@ from getiaction_launch.parser import (
 from getiaction_launch.plan import DEFAULT_ROOT, Plan
 from getiaction_launch.run import Run, find_run, list_runs
 from getiaction_launch.state import Cause, JobState
-from getiaction_launch.status import LOST_SECONDS
+from getiaction_launch.status import LOST_SECONDS, backend_of
 from getiaction_launch.storage import open_path, use_options
 from getiaction_launch.sweep import expand
 
@@ -302,15 +302,15 @@ def resume(tokens: Sequence[str]) -> int:
 
 
 def pull(tokens: Sequence[str]) -> int:
-    """``getiaction-launch pull [--checkpoint [NAME]] RUN [DIR]``."""
+    """``getiaction-launch pull [--checkpoint NAME] RUN [DIR]``."""
     from getiaction_launch.pull import NEWEST, pull_checkpoint, pull_run
 
     parser = Parser(prog="getiaction-launch pull", description="Copy a run from remote storage.")
     parser.add_argument("run", help="its URL, or name/version_N or @last under --root")
     where = "where to (default: ./experiments/NAME/version_N; of a checkpoint: here)"
     parser.add_argument("directory", nargs="?", help=where)
-    which = "only that file of its checkpoints/, or what it would resume from (default)"
-    parser.add_argument("--checkpoint", nargs="?", const=NEWEST, metavar="NAME", help=which)
+    which = f"only that file of its checkpoints/; {NEWEST}: what it would resume from"
+    parser.add_argument("--checkpoint", metavar="NAME", help=which)
     parser.add_argument("--root", help="URL under which named runs lie")
     parser.add_argument("--cluster", help="look in the storage_root of this cluster config")
     arguments = parser.parse(tokens)
@@ -327,20 +327,27 @@ def pull(tokens: Sequence[str]) -> int:
 
 def node(tokens: Sequence[str]) -> int:
     """``srun getiaction-launch node RUN_OR_CONFIG``: one node's share, in a batch script."""
+    from getiaction_launch.backends.slurm import SlurmBackend
     from getiaction_launch.backends.slurm.step import claim_run, is_own, run_step, take_over
 
     word = tokens[0] if len(tokens) == 1 else ""
     if word and not word.startswith("-") and not word.endswith((".py", ".yaml", ".yml")):
         run = find_run(word, _default_root())
+        before = backend_of(run, run.read("job") or {})
+        slurm = before if isinstance(before, SlurmBackend) else SlurmBackend()
         if not is_own(run):
             if os.environ.get("SLURM_NODEID") == "0":
                 launch.check_resumable(run)
-            take_over(run)
-        return run_step(run)
+            take_over(run, slurm.record)
+        return run_step(run, slurm.company)
     # SLURM has given this node its share of GPUs already.
-    _, plans, backend = _prepare(tokens, "slurm", lambda _: len(visible_gpus()))
-    init_args = dataclasses.asdict(backend)  # type: ignore[call-overload] # it is one
-    return run_step(claim_run(plans[0], {**init_args, "dependency": None}))
+    arguments, plans, backend = _prepare(tokens, "slurm", lambda _: len(visible_gpus()))
+    if not isinstance(backend, SlurmBackend):
+        raise UsageError(
+            f"--cluster {arguments.cluster}: `getiaction-launch node` is a node of a SLURM job.",
+            "--cluster slurm   or   --cluster ray-on-slurm",
+        )
+    return run_step(claim_run(plans[0], backend.record), backend.company)
 
 
 def show_clusters(tokens: Sequence[str]) -> int:

@@ -43,7 +43,7 @@ __all__ = [
 _OF_THE_RUN = ("max_", "backend.init_args.cpus_per_worker", "backend.init_args.memory_mb")
 POLL_SECONDS = 0.1
 LOCK_SECONDS = 180  # longer than a scheduler may take to answer
-QUEUE_SECONDS = 2  # a job that has not begun by then waits in a queue
+START_SECONDS = 2  # a job that has not begun by then waits in a queue
 
 
 def prepare(
@@ -220,7 +220,7 @@ def submit(plan: Plan, backend: Backend) -> Run:
     (run,) = _start([plan], backend, None)
     try:
         if plan.arguments:
-            _await_verdict(run, plan)
+            _await_verdict(run, plan, backend)
     except (LaunchError, KeyboardInterrupt):
         _take_back([run])
         raise
@@ -351,16 +351,17 @@ def check(plan: Plan, backend: Backend, *, also_spec: bool) -> None:
         parse(plan.arguments)
 
 
-def _await_verdict(run: Run, plan: Plan) -> None:
+def _await_verdict(run: Run, plan: Plan, backend: Backend) -> None:
     submitted_at = time.monotonic()
+    start_seconds = getattr(backend, "start_seconds", START_SECONDS)
     while not run.read("progress"):
         if read_status(run).state.is_over:
             error = run.first_error(0)
             if error and error.type == SpecError.__name__:
                 raise SpecError(*error.message.split("\n", 1))
             return
-        is_queued = not read_attempts(run)
-        if is_queued and time.monotonic() - submitted_at > QUEUE_SECONDS:
+        is_late = time.monotonic() - submitted_at > start_seconds or run.read("placement")
+        if is_late and not read_attempts(run):
             parse(plan.arguments)
             return
         time.sleep(POLL_SECONDS)

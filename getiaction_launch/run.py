@@ -249,7 +249,7 @@ def list_runs(root: str) -> list[Run]:
             plans = [v / "launch/plan.json" for v in found if _VERSION.fullmatch(v.name)]
             list(pool.map(look, plans))
     else:
-        for plan in place.glob("*/version_*/launch/plan.json"):
+        for plan in place.absolute().glob("*/version_*/launch/plan.json"):
             look(plan)
     latest_first = sorted(submitted, key=submitted.__getitem__, reverse=True)
     return [Run(plan.parent.parent) for plan in latest_first]

@@ -18,6 +18,16 @@ REQUIRED = os.environ.get("GETIACTION_TEST_REQUIRE", "").split(",")
 """Clusters without which tests fail; without the others, they are skipped."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One test process has the Ray cluster, which costs much; the longest drills begin first."""
+    for item in items:
+        parameters = getattr(item, "callspec", None)
+        on_ray = "ray_cluster" in getattr(item, "fixturenames", ())
+        if on_ray or (parameters and parameters.params.get("cluster") == "ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+    items.sort(key=lambda item: "test_drills" not in item.nodeid)
+
+
 @pytest.fixture(autouse=True)
 def _no_inherited_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """A developer's own settings must not decide what a test sees."""
@@ -60,12 +70,7 @@ def _slurm() -> None:
 
 @pytest.fixture(scope="session")
 def _ray() -> None:
-    """What a test with a Ray cluster of its own needs.
-
-    With SLURM's in one go they take longer than a run of all tests may.
-    """
-    if "ray" not in REQUIRED:
-        pytest.skip("to run Ray's tests, 10 minutes more: GETIACTION_TEST_REQUIRE=ray pytest")
+    """What a test with a Ray cluster of its own needs."""
     skip_without("ray", missing_ray())
 
 

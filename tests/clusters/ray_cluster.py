@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import json
 import shlex
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,8 +171,15 @@ class RayCluster(Cluster):
                 process.kill()
         self._until(lambda: not self.processes("ray.scripts.scripts", name), f"{name} has no Ray")
 
+    def drain(self, name: str) -> None:
+        """Announce that the node will be taken away, as a cloud's preemption does."""
+        head = f"--address={self.address_of(HEAD)}:{GCS_PORT}"
+        why = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=preempted"]
+        command = [*self.inside(name), *RAY, "drain-node", head, *why]
+        subprocess.run(command, check=True, capture_output=True, timeout=LIMIT_SECONDS)
+
     def restore(self, name: str) -> None:
-        """Bring back a node that was killed, or its daemon; wait until it takes jobs again.
+        """Bring back a node that was killed or drained, or its daemon; wait until it takes jobs.
 
         With the head, all nodes begin anew: nothing runs on them, and Ray knows no job of before.
 

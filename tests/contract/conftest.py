@@ -162,11 +162,12 @@ def until() -> Callable[..., None]:
     """Wait for a condition; fail after the limit."""
 
     def wait(condition: Callable[[], object], limit_seconds: float = LIMIT_SECONDS) -> None:
-        deadline = time.monotonic() + limit_seconds
+        started_at = time.monotonic()
         while not condition():
-            if time.monotonic() > deadline:
+            waited_seconds = time.monotonic() - started_at
+            if waited_seconds > limit_seconds:
                 pytest.fail(f"nothing came of it in {limit_seconds} s")
-            time.sleep(0.05)
+            time.sleep(min(0.05 + waited_seconds / 20, 0.5))  # a condition may start a command
 
     return wait
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 import yaml
 
+from getiaction_launch.attempt import read_attempts
+from getiaction_launch.run import Run
 from getiaction_launch.storage import open_path, read_json
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -96,11 +98,16 @@ class Drill:
     def finish(self) -> dict[str, torch.Tensor]:
         """Let it go at its full speed, to the end."""
         (self.directory / "pace").unlink(missing_ok=True)
-        self._until(lambda: self.state() != "RUNNING" and self.state() != "PENDING", LIMIT_SECONDS)
+        self._until(self.is_over, LIMIT_SECONDS)
         assert self.state() == "SUCCEEDED", self.launch("status", str(self.run)).stdout
         (version,) = self.run.parent.iterdir()  # every attempt goes on in the same one
         assert version == self.run
         return weights(self.run)
+
+    def is_over(self) -> bool:
+        """Whether no other attempt follows, by the records alone: nothing is asked, nor started."""
+        *_, last = {}, *read_attempts(Run(self.run))
+        return "ended_at" in last and not last["goes_on"]
 
     def state(self) -> str:
         """As ``getiaction-launch status`` says it."""

@@ -116,7 +116,16 @@ def test_killed_worker_ends_the_run_and_is_named(
     until(lambda: not cluster.processes(tmp_path / "experiments/train/version_0"))
 
 
-@pytest.mark.parametrize("code", ["sys.exit(3)", "os._exit(4)", "sys.exit('bad data')"])
+@pytest.mark.parametrize(
+    ("cluster", "code"),
+    [
+        ("local", "sys.exit(3)"),
+        ("local", "sys.exit('bad data')"),
+        # Without a word of the worker's.
+        *((name, "os._exit(4)") for name in ("local", "slurm", "ray")),
+    ],
+    indirect=["cluster"],
+)
 def test_script_that_exits_badly_has_failed(getiaction_launch, cluster, script, code):
     """Success is never taken from silence: any exit but 0 or None is a failure."""
     result = getiaction_launch("--cluster", cluster.name, "--wait", script(code))

@@ -236,22 +236,32 @@ def test_killed_process_costs_one_attempt(drill, undisturbed, victim):
     assert_same(trained, undisturbed)
 
 
-def test_lost_raylet_costs_one_attempt(drill, undisturbed):
-    """Ray on a node dies: its workers go with it, and the run goes on on the nodes that remain."""
-    drill.save_often()
+@pytest.mark.parametrize("loss", ["raylet", "drain"])
+def test_lost_node_costs_one_attempt(drill, undisturbed, loss):
+    """Ray on a node dies, or warns that it will: the run goes on on the nodes that remain.
+
+    Its workers go with a node that dies; where there is a warning, they save first.
+    """
+    if loss == "raylet":
+        drill.save_often()
     drill.start()
-    drill.await_commit()
     cluster = drill.cluster.cluster
     name = next(node for node in cluster.workers if cluster.processes(str(drill.run), node))
-    cluster.kill_raylet(name)
+    if loss == "raylet":
+        drill.await_commit()
+        cluster.kill_raylet(name)
+    else:
+        cluster.drain(name)
     try:
         drill.await_attempt(1)
         trained = drill.finish()
     finally:
         cluster.restore(name)
-    ended = drill.record("attempt_0")
-    assert (ended["cause"], ended["goes_on"]) == ("node failure", True)
-    assert drill.record("attempt_1")["first_step"] > 0
+    ended, resumed = drill.record("attempt_0"), drill.record("attempt_1")
+    assert ended["goes_on"]
+    assert ended["cause"] == ("node failure" if loss == "raylet" else "preemption")
+    assert 0 < resumed["first_step"] <= ended["last_step"]
+    assert loss == "raylet" or resumed["first_step"] == ended["last_step"]
     assert_same(trained, undisturbed)
 
 

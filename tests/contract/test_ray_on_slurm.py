@@ -102,11 +102,15 @@ def assert_nothing_left(cluster, place):
 def test_two_runs_on_the_same_nodes_have_a_cluster_each(
     cluster, getiaction_launch, script, tmp_path, assert_nothing_left
 ):
-    """Each run's workers find two nodes, both its own; of the token, no command line tells."""
+    """Each run's workers find two nodes, both its own; also where sbatch got a dry run's script."""
     name = script(MEET)
-    words = [*cluster.command("--cluster", cluster.name), "--nodes", "2", "-w", "n[1-2]", "--wait"]
+    words = ["--cluster", cluster.name, "--nodes", "2", "-w", "n[1-2]"]
+    printed = getiaction_launch("--dry-run", *words, name).stdout
+    (tmp_path / "by_hand.sh").write_text(printed[printed.index("#!/bin/bash") :])
+    by_hand = [*cluster.cluster.login, "sbatch", "--wait", "by_hand.sh"]
     waiting = [
-        subprocess.Popen([*words, name], cwd=tmp_path, stderr=subprocess.PIPE) for _ in range(2)
+        subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
+        for command in (cluster.command(*words, "--wait", name), by_hand)
     ]
     said = [process.communicate(timeout=LIMIT_SECONDS)[1] for process in waiting]
     assert [process.returncode for process in waiting] == [0, 0], said

@@ -82,8 +82,9 @@ def test_pull_is_a_verb(run, getiaction_launch, tmp_path):
     assert (tmp_path / "experiments/act/version_0/launch/plan.json").exists()
     again = getiaction_launch("pull", "act/version_0")
     assert (again.returncode, "is in a directory" in again.stderr) == (3, True)
-    one = getiaction_launch("pull", "--root", run.directory.anchor, str(run.directory), "here")
-    assert one.returncode == 0
+    root = str(run.directory.parent.parent)
+    one = getiaction_launch("pull", "--checkpoint", "newest", "--root", root, "act/version_0")
+    assert (one.returncode, one.stdout) == (0, "fit_0_step_10.ckpt\n"), one.stderr
 
 
 def test_storage_options_of_a_cluster_reach_every_process(s3, bucket, monkeypatch):

@@ -50,7 +50,7 @@ def test_discard_gives_the_version_back(tmp_path):
     assert Run.claim(str(tmp_path), "act").name == "act/version_0"
 
 
-def test_runs_are_found_by_directory_name_and_last(tmp_path):
+def test_runs_are_found_by_directory_name_and_last(tmp_path, monkeypatch):
     """All three ways of naming a run lead to the same place; a wrong one lists what is there."""
     runs = [Run.claim(str(tmp_path), name) for name in ("act", "act", "pusht")]
     for age, run in zip((30, 20, 10), runs, strict=True):
@@ -59,6 +59,8 @@ def test_runs_are_found_by_directory_name_and_last(tmp_path):
         os.utime(plan, (plan.stat().st_atime, plan.stat().st_mtime - age))
     assert list_runs(str(tmp_path)) == runs[::-1]
     assert find_run("@last", str(tmp_path)) == runs[2]
+    monkeypatch.chdir(tmp_path.parent)
+    assert find_run("@last", tmp_path.name) == runs[2]  # absolute, for nodes that are elsewhere
     assert find_run("act/version_1", str(tmp_path)) == runs[1]
     assert find_run(str(runs[0].directory), "elsewhere") == runs[0]
     with pytest.raises(RunNotFoundError, match=r"(?s)'act/version_9' is no run.*pusht/version_0"):

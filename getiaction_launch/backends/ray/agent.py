@@ -29,8 +29,8 @@ class NodeAgent:
         self._run = Run.at(directory)
         self._node: subprocess.Popen[bytes] | None = None
 
-    def locate(self) -> tuple[str, str]:
-        """This node's address, as Ray's other nodes reach it, and its host name.
+    def locate(self) -> tuple[str, str, str]:
+        """This node's address, as Ray's other nodes reach it, its host name, and Ray's id for it.
 
         Raises:
             CheckError: If the run's directory is not to be seen here.
@@ -43,7 +43,7 @@ class NodeAgent:
                 f"node {host} does not see {self._run.directory}.",
                 "Name a directory that all nodes share: --storage-root DIR",
             )
-        return ray.util.get_node_ip_address(), host
+        return ray.util.get_node_ip_address(), host, ray.get_runtime_context().get_node_id()
 
     def reserve_port(self) -> int:
         """Find a port for rank 0, and keep its claim while this actor lives."""

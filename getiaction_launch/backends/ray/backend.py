@@ -28,6 +28,7 @@ from getiaction_launch.run import Run
 CLASS_PATH = "getiaction_launch.backends.ray.RayBackend"
 DRIVER = "getiaction_launch.backends.ray.driver"
 STOP_MARGIN_SECONDS = 20
+START_SECONDS = 20
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray's job supervisor for the entrypoint of a job."""
 
@@ -78,6 +79,11 @@ class RayBackend:
         for name in ("grace_seconds", "placement_limit_seconds"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} is no time: 0 or more")
+
+    @property
+    def start_seconds(self) -> float:
+        """How long an attempt may take to begin where nodes are free."""
+        return START_SECONDS
 
     def free_gpus(self, num_nodes: int) -> int | None:  # noqa: ARG002 - of the contract
         """None: only the job will know."""

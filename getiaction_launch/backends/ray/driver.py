@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from getiaction_launch.backends.ray.backend import RayBackend
 
 NAMESPACE = "getiaction-launch"
-POLL_SECONDS = 0.25
+POLL_SECONDS = 0.1
 MARGIN_SECONDS = 15
 CLEAN_SECONDS = 20
 SLOT_SECONDS = 1
@@ -43,6 +43,7 @@ class Driver:
     def __init__(self, run: Run, backend: "RayBackend", stop: StopRequest) -> None:
         self.run, self._backend, self._stop = run, backend, stop
         self._plan = Plan.of(run)
+        self._numbers = itertools.count()
 
     def run_attempts(self, max_parallel: int) -> bool:
         """Until the run has ended; True if its training has finished."""
@@ -50,14 +51,10 @@ class Driver:
             print(f"run {self.run.name} has ended and is not started again", flush=True)
             return bool(self.run.read("done"))
         with self._slot(max_parallel):
-            for number in itertools.count():
-                ending = None if self._is_stopped() else self._run_attempt(number)
-                if ending is None:  # nothing has begun
-                    return False
-                print(f"attempt ended: {ending.state.value} {ending.reason}", flush=True)
-                if not ending.goes_on:
-                    return ending.state is JobState.SUCCEEDED
-        raise AssertionError("unreachable")
+            ending = None
+            while not self._is_stopped() and (ending is None or ending.goes_on):
+                ending = self._run_on_new_nodes()
+        return ending is not None and ending.state is JobState.SUCCEEDED
 
     def _is_stopped(self) -> bool:
         return bool(self._stop.signal) or self.run.read("cancel") is not None
@@ -87,7 +84,8 @@ class Driver:
             if claim is not None:
                 ray.kill(claim)
 
-    def _run_attempt(self, number: int) -> Ending | None:
+    def _run_on_new_nodes(self) -> Ending | None:
+        """Run attempts as long as none of the nodes is lost; None if it was stopped before one."""
         from ray.util import remove_placement_group
 
         try:
@@ -100,15 +98,17 @@ class Driver:
                 is_stopped=self._is_stopped,
             )
         except TimeoutError as error:
-            attempt = Attempt.begin(self.run, f"{_key()}.{number}", "", 0)
             ending = Ending(JobState.FAILED, Cause.NODE_FAILURE, str(error))
-            attempt.end(ending)
+            self._begin("", 0).end(ending)
             return ending
         if group is None:
             return None
         agents = [self._make_agent(group, rank) for rank in range(group.bundle_count)]
         try:
-            return self._run_on(group, agents, number)
+            ending, is_whole = self._run_on(group, agents)
+            while ending.goes_on and is_whole and not self._is_stopped():
+                ending, is_whole = self._run_on(group, agents)
+            return ending
         finally:
             import ray
 
@@ -132,17 +132,22 @@ class Driver:
         actor: Any = ray.remote(NodeAgent)
         return actor.options(**options).remote(str(self.run.directory))
 
-    def _run_on(self, group: "PlacementGroup", agents: Sequence[Any], number: int) -> Ending:
+    def _begin(self, address: str, port: int) -> Attempt:
+        key = f"{socket.gethostname()}.{os.getpid()}.{next(self._numbers)}"
+        return Attempt.begin(self.run, key, address, port)
+
+    def _run_on(self, group: "PlacementGroup", agents: Sequence[Any]) -> tuple[Ending, bool]:
+        """Run an attempt; returns how it ended, and whether another one can have its nodes."""
         import ray
 
-        key = f"{_key()}.{number}"
         attempt = None
         try:
-            places: list[tuple[str, str]] = ray.get([agent.locate.remote() for agent in agents])
+            places: list[tuple[str, str, str]] = ray.get([a.locate.remote() for a in agents])
             port: int = ray.get(agents[0].reserve_port.remote())
-            attempt = Attempt.begin(self.run, key, places[0][0], port)
+            attempt = self._begin(places[0][0], port)
             print(
-                f"attempt {attempt.number} on {', '.join(host for _, host in places)}", flush=True
+                f"attempt {attempt.number} on {', '.join(host for _, host, _ in places)}",
+                flush=True,
             )
             grace_seconds = self._backend.grace_seconds
             is_shipped = self._backend.is_shipped
@@ -152,17 +157,23 @@ class Driver:
                     *(attempt.number, rank, grace_seconds, address, variables),
                     is_shipped=is_shipped,
                 )
-                for rank, (agent, (address, _)) in enumerate(zip(agents, places, strict=True))
+                for rank, (agent, (address, *_)) in enumerate(zip(agents, places, strict=True))
             ]
             ray.get(starts)
         except ray.exceptions.RayError as error:
-            return self._fail(attempt or Attempt.begin(self.run, key, "", 0), error)
-        exit_codes = self._watch(agents)
+            return self._fail(attempt or self._begin("", 0), error), False
+        node_ids = {node_id for *_, node_id in places}
+        exit_codes = self._watch(agents, node_ids)
         self._clean(group, [rank for rank, code in enumerate(exit_codes) if code is None])
-        stopped_by = Cause.STOP if self._is_stopped() else None
-        ending = judge(self.run, attempt.number, exit_codes, stopped_by)
+        stopped_by = Cause.PREEMPTION if _are_draining(node_ids) else None
+        stopped_by = Cause.STOP if self._is_stopped() else stopped_by
+        ending = self._end(attempt, judge(self.run, attempt.number, exit_codes, stopped_by))
+        return ending, None not in exit_codes and stopped_by is None
+
+    def _end(self, attempt: Attempt, ending: Ending) -> Ending:
         ending = allow_another(self.run, ending)
         attempt.end(ending)
+        print(f"attempt ended: {ending.state.value} {ending.reason}", flush=True)
         return ending
 
     def _variables(self) -> dict[str, str]:
@@ -180,11 +191,9 @@ class Driver:
         cause, words = Cause.NODE_FAILURE, str(error)
         if isinstance(error, ray.exceptions.RayTaskError):  # an error of the agent's own
             cause, words = Cause.CRASH, str(error.cause)
-        ending = allow_another(self.run, Ending(JobState.FAILED, cause, words))
-        attempt.end(ending)
-        return ending
+        return self._end(attempt, Ending(JobState.FAILED, cause, words))
 
-    def _watch(self, agents: Sequence[Any]) -> list[int | None]:
+    def _watch(self, agents: Sequence[Any], node_ids: set[str]) -> list[int | None]:
         """Every node's exit code; None for one that has gone silent."""
         import ray
 
@@ -207,7 +216,8 @@ class Driver:
                 else:
                     if code is not None:
                         codes[rank] = code
-            if stopped_at is None and (self._is_stopped() or any(c != 0 for c in codes.values())):
+            has_failed = any(code != 0 for code in codes.values())
+            if stopped_at is None and (has_failed or self._is_stopped() or _are_draining(node_ids)):
                 stopped_at = time.monotonic()
                 for agent in agents:
                     agent.stop.remote()
@@ -228,12 +238,15 @@ class Driver:
             ray.kill(cleaner)
 
 
+def _are_draining(node_ids: set[str]) -> bool:
+    """Whether Ray is about to take one of these nodes away, which it tells by no public door."""
+    from ray._private.state import state
+
+    return not node_ids.isdisjoint(state.get_draining_nodes())
+
+
 class _Slot:
     """A name that one run of a sweep has."""
-
-
-def _key() -> str:
-    return f"{socket.gethostname()}.{os.getpid()}"
 
 
 def main() -> int:

@@ -203,21 +203,26 @@ class SlurmBackend:
     def _record(self, run: Run, job_id: str, job_directory: Path) -> None:
         before = run.read("job") or {}
         previous = [*before.get("previous_job_ids", ()), before.get("job_id")]
-        # What a first job waited for, a later one of the same run need not.
-        settings = asdict(replace(self, dependency=None))
         run.write(
             "job",
             {
-                "backend": {
-                    "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
-                    "init_args": settings,
-                },
+                "backend": self.record,
                 "job_id": job_id,
                 "job_dir": str(job_directory),
                 "submitted_at": time.time(),
                 "previous_job_ids": [job_id for job_id in previous if job_id],
             },
         )
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What ``job.json`` says of it, for the run's later jobs."""
+        # What a first job waited for, a later one of the same run need not.
+        settings = asdict(replace(self, dependency=None))
+        return {
+            "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
+            "init_args": settings,
+        }
 
     @property
     def company(self) -> MakeCompany:

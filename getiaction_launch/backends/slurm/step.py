@@ -42,7 +42,6 @@ from getiaction_launch.run import Run
 from getiaction_launch.state import EXIT_INTERRUPTED, Cause, JobState
 from getiaction_launch.storage import children, open_path, read_json, write_json
 
-BACKEND = "getiaction_launch.backends.slurm.SlurmBackend"
 DEFAULTS = {"grace_seconds": 20, "warning_seconds": 120}
 JOIN_SECONDS = 120
 JOIN_POLL_SECONDS = 0.5
@@ -66,7 +65,7 @@ def run_task(directory: str, company: MakeCompany) -> None:
         raise SystemExit(code)
 
 
-def run_step(run: Run, company: MakeCompany = Company) -> int:
+def run_step(run: Run, company: MakeCompany) -> int:
     """Be one node of one attempt; on that of rank 0, also open, judge and end the attempt.
 
     Args:
@@ -137,14 +136,14 @@ def _conclude(attempt: Attempt, exit_codes: Sequence[int | None], stop: StopRequ
     return 0 if ending.state is JobState.SUCCEEDED else EXIT_FAILED
 
 
-def claim_run(plan: Plan, settings: Mapping[str, Any]) -> Run:
+def claim_run(plan: Plan, backend: Mapping[str, Any]) -> Run:
     """Claim the run of this job step on its node of rank 0; find it on the others.
 
     After a requeue the step's run is there already, and goes on.
 
     Args:
         plan: What to train.
-        settings: The backend's, for what comes after this job.
+        backend: What ``job.json`` says of it, for what comes after this job.
 
     Raises:
         UsageError: If this is no step of SLURM.
@@ -161,7 +160,7 @@ def claim_run(plan: Plan, settings: Mapping[str, Any]) -> Run:
         if node_rank == 0:
             make_root(plan.root)
             run = Run.claim(plan.root, plan.name)
-            _write_job(run, settings)
+            _write_job(run, backend)
             run.write("plan", plan.to_json())  # last: from here on the others find it
             return run
         if time.monotonic() > deadline:
@@ -180,16 +179,19 @@ def is_own(run: Run) -> bool:
     return job.get("job_id") == _job_id() and is_here and is_step
 
 
-def take_over(run: Run) -> None:
+def take_over(run: Run, backend: Mapping[str, Any]) -> None:
     """Go on here with a run that another job has left; the other nodes of the step wait for that.
+
+    Args:
+        run: Which.
+        backend: As for :func:`claim_run`.
 
     Raises:
         CheckError: If the node of rank 0 does not do so.
     """
     if _check_geometry(Plan.of(run)) == 0:
-        before = run.read("job") or {}
         reopen(run)
-        _write_job(run, (before.get("backend") or {}).get("init_args", {}))
+        _write_job(run, backend)
         return
     deadline = time.monotonic() + JOIN_SECONDS
     while not is_own(run):
@@ -198,12 +200,11 @@ def take_over(run: Run) -> None:
         time.sleep(JOIN_POLL_SECONDS)
 
 
-def _write_job(run: Run, settings: Mapping[str, Any]) -> None:
-    backend = {"class_path": BACKEND, "init_args": dict(settings)}
+def _write_job(run: Run, backend: Mapping[str, Any]) -> None:
     run.write(
         "job",
         {
-            "backend": backend,
+            "backend": dict(backend),
             "cluster": os.environ.get("SLURM_CLUSTER_NAME"),
             "job_id": _job_id(),
             "step_id": _step_id(),
