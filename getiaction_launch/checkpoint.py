@@ -12,9 +12,10 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from getiaction_launch.errors import StorageError
 from getiaction_launch.run import Run
 from getiaction_launch.state import EXIT_INTERRUPTED
-from getiaction_launch.storage import read_json, write_json
+from getiaction_launch.storage import children, reaching, read_json, write_json
 
 KEPT = 2
 """How many committed checkpoints stay: the newest, and one in case that cannot be read."""
@@ -58,7 +59,10 @@ class Checkpoint:
             marker = read_json(path.with_suffix(".json")) or {}
             names = cls.__dataclass_fields__.keys() & marker.keys()
             checkpoint = cls(path=path, **{name: marker[name] for name in names})
-            return checkpoint if _size_bytes(path) == checkpoint.size_bytes else None
+            with reaching(path):
+                return checkpoint if _size_bytes(path) == checkpoint.size_bytes else None
+        except StorageError:  # nobody knows; to train from an older one would lose what is there
+            raise
         except (OSError, ValueError, TypeError, AttributeError):  # torn, or not of this making
             return None
 
@@ -66,6 +70,11 @@ class Checkpoint:
 def newest(run: Run) -> Checkpoint | None:
     """The committed checkpoint that the run goes on from; None where there is none."""
     return max(_committed(run), key=_age, default=None)
+
+
+def all_committed(run: Run) -> list[Checkpoint]:
+    """Every checkpoint that counts, the newest last."""
+    return sorted(_committed(run), key=_age)
 
 
 def partial_path(run: Run, fit: int, step: int) -> Path:
@@ -113,7 +122,7 @@ def commit(
     write_json(path.with_suffix(".json"), marker)
     _sync_directory(path.parent)
     with contextlib.suppress(OSError):  # it counts, whatever else lies there
-        _remove_all_but(run, {kept.path.stem for kept in sorted(_committed(run), key=_age)[-KEPT:]})
+        _remove_all_but(run, {kept.path.stem for kept in all_committed(run)[-KEPT:]})
     return checkpoint
 
 
@@ -122,9 +131,8 @@ def _directory(run: Run) -> Path:
 
 
 def _committed(run: Run) -> list[Checkpoint]:
-    read = (
-        Checkpoint.read(marker.with_suffix(".ckpt")) for marker in _directory(run).glob("*.json")
-    )
+    markers = [path for path in children(_directory(run)) if path.suffix == ".json"]
+    read = (Checkpoint.read(marker.with_suffix(".ckpt")) for marker in markers)
     return [checkpoint for checkpoint in read if checkpoint]
 
 
