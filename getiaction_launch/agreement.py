@@ -37,10 +37,11 @@ class Agreement:
 
     def reach(self, trainer: Trainer, wish: Verdict) -> Verdict:
         """Let every rank know the most that one of them wishes."""
+        batches = max(1, self._interval - self._countdown)
         seconds = time.monotonic() - self._reached_at
         told = torch.tensor([float(wish), seconds], device=trainer.strategy.root_device)
         verdict, seconds = trainer.strategy.reduce(told, reduce_op="max").tolist()
-        fitting = int(self._interval * AGREEMENT_SECONDS / max(seconds, 1e-6))
+        fitting = int(batches * AGREEMENT_SECONDS / max(seconds, 1e-6))
         self._interval = self._countdown = max(
             1, min(fitting, 2 * self._interval, AGREEMENT_BATCHES)
         )

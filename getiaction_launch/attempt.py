@@ -16,11 +16,11 @@ from getiaction_launch.checkpoint import newest
 from getiaction_launch.errors import CheckError
 from getiaction_launch.plan import Plan
 from getiaction_launch.run import Run
+from getiaction_launch.staging import salvage
 from getiaction_launch.state import EXIT_INTERRUPTED, Cause, JobState
 
 # Below the range from which the kernel takes the ports of outgoing connections.
 PORTS = range(20000, 30000)
-POLL_SECONDS = 0.05
 EXIT_FAILED = 1
 
 _BUDGETS = {
@@ -76,10 +76,11 @@ class Attempt:
             port: Reserved by :func:`reserve_port`.
         """
         records = read_attempts(run)
+        salvage(run, len(records))
         checkpoint = newest(run)
         resume_from = str(checkpoint.path) if checkpoint else None
         attempt = cls(run, len(records), f"{address}:{port}", resume_from)
-        run.log_directory(attempt.number).mkdir(parents=True, exist_ok=True)
+        run.make_log_directory(attempt.number)
         run.write(
             f"attempt_{attempt.number}",
             {
@@ -121,7 +122,7 @@ class Attempt:
             for record in read_attempts(run):
                 if record["key"] == key:
                     return cls.read(run, record["number"])
-            time.sleep(POLL_SECONDS)
+            time.sleep(run.poll_seconds)
         raise TimeoutError(
             f"the node of rank 0 has not opened the attempt {key} in {limit_seconds:.0f} s; "
             f"do all nodes see {run.directory}?"

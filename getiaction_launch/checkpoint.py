@@ -7,14 +7,16 @@ heavy is imported: a node asks for the newest one before its workers start.
 """
 
 import contextlib
+import itertools
 import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from getiaction_launch.errors import StorageError
 from getiaction_launch.run import Run
 from getiaction_launch.state import EXIT_INTERRUPTED
-from getiaction_launch.storage import read_json, write_json
+from getiaction_launch.storage import children, reaching, read_json, write_json
 
 KEPT = 2
 """How many committed checkpoints stay: the newest, and one in case that cannot be read."""
@@ -58,7 +60,10 @@ class Checkpoint:
             marker = read_json(path.with_suffix(".json")) or {}
             names = cls.__dataclass_fields__.keys() & marker.keys()
             checkpoint = cls(path=path, **{name: marker[name] for name in names})
-            return checkpoint if _size_bytes(path) == checkpoint.size_bytes else None
+            with reaching(path):
+                return checkpoint if _size_bytes(path) == checkpoint.size_bytes else None
+        except StorageError:  # nobody knows; to train from an older one would lose what is there
+            raise
         except (OSError, ValueError, TypeError, AttributeError):  # torn, or not of this making
             return None
 
@@ -66,6 +71,11 @@ class Checkpoint:
 def newest(run: Run) -> Checkpoint | None:
     """The committed checkpoint that the run goes on from; None where there is none."""
     return max(_committed(run), key=_age, default=None)
+
+
+def all_committed(run: Run) -> list[Checkpoint]:
+    """Every checkpoint that counts, the newest last."""
+    return sorted(_committed(run), key=_age)
 
 
 def partial_path(run: Run, fit: int, step: int) -> Path:
@@ -80,7 +90,7 @@ def remove_partial(run: Run) -> None:
         OSError: If that fails.
     """
     for path in _directory(run).glob("*.partial"):
-        _remove(path)
+        remove(path)
 
 
 def commit(
@@ -101,50 +111,67 @@ def commit(
         OSError: If the disk refuses; then the checkpoint does not count.
     """
     partial = partial_path(run, fit, step)
-    path = partial.with_suffix(".ckpt")
+    path = _uncommitted_path(partial)
     _sync(partial)
     if path.is_dir():
         shutil.rmtree(path)  # a rename replaces files only
     partial.replace(path)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
     size_bytes = _size_bytes(path)
     checkpoint = Checkpoint(path, attempt, fit, step, epoch, reason, size_bytes, saved_at)
     marker = {name: value for name, value in asdict(checkpoint).items() if name != "path"}
     write_json(path.with_suffix(".json"), marker)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
     with contextlib.suppress(OSError):  # it counts, whatever else lies there
-        _remove_all_but(run, {kept.path.stem for kept in sorted(_committed(run), key=_age)[-KEPT:]})
+        _remove_all_but(run, {kept.path.stem for kept in all_committed(run)[-KEPT:]})
     return checkpoint
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a directory, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync_directory(directory: Path) -> None:
+    """Have what was renamed in it survive a power failure, where the file system can."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _directory(run: Run) -> Path:
     return run.launch_directory / "checkpoints"
 
 
+def _uncommitted_path(partial: Path) -> Path:
+    # A step may be saved twice, and a file and its marker are not replaced in one instant.
+    names = itertools.chain([partial.stem], (f"{partial.stem}_{n}" for n in itertools.count(2)))
+    paths = (partial.with_name(f"{name}.ckpt") for name in names)
+    return next(path for path in paths if not Checkpoint.read(path))
+
+
 def _committed(run: Run) -> list[Checkpoint]:
-    read = (
-        Checkpoint.read(marker.with_suffix(".ckpt")) for marker in _directory(run).glob("*.json")
-    )
+    markers = [path for path in children(_directory(run)) if path.suffix == ".json"]
+    read = (Checkpoint.read(marker.with_suffix(".ckpt")) for marker in markers)
     return [checkpoint for checkpoint in read if checkpoint]
 
 
-def _age(checkpoint: Checkpoint) -> tuple[int, int, int]:
-    # Not by the clock: attempts run on different machines.
-    return checkpoint.fit, checkpoint.attempt, checkpoint.step
+def _age(checkpoint: Checkpoint) -> tuple[int, int, int, float]:
+    # By the clock only within an attempt: others run on other machines.
+    return checkpoint.fit, checkpoint.attempt, checkpoint.step, checkpoint.saved_at
 
 
 def _remove_all_but(run: Run, names: set[str]) -> None:
     # Markers first: what is removed in part must not count.
     for path in sorted(_directory(run).iterdir(), key=lambda path: path.suffix != ".json"):
         if path.stem not in names:
-            _remove(path)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+            remove(path)
 
 
 def _files(path: Path) -> list[Path]:
@@ -159,12 +186,3 @@ def _sync(path: Path) -> None:
     for file in _files(path):
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # not every file system can
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -31,6 +31,7 @@ from getiaction_launch.plan import DEFAULT_ROOT, Plan
 from getiaction_launch.run import Run, find_run, list_runs
 from getiaction_launch.state import Cause, JobState
 from getiaction_launch.status import LOST_SECONDS, backend_of
+from getiaction_launch.storage import open_path, use_options
 from getiaction_launch.sweep import expand
 
 EXIT_CANCELLED = 11
@@ -186,15 +187,15 @@ def _stay(run: Run, *, follow: bool) -> launch.RunStatus:
 def show_list(tokens: Sequence[str]) -> int:
     """``getiaction-launch ls [ROOT]``."""
     parser = Parser(prog="getiaction-launch ls", description="List runs, the latest first.")
-    parser.add_argument("root", nargs="?", help="where to look (default: ./experiments)")
+    parser.add_argument("root", nargs="?", help="directory or URL (default: ./experiments)")
     parser.add_argument("--cluster", help="look in the storage_root of this cluster config")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse(tokens)
     root = arguments.root or _default_root(arguments.cluster)
-    if arguments.root and not Path(root).is_dir():
-        raise UsageError(f"ls {root}: there is no such directory.", "getiaction-launch ls PATH")
     runs = list_runs(root)
-    statuses = [launch.read_status(run) for run in runs]
+    if not runs and arguments.root and not open_path(root).is_dir():
+        raise UsageError(f"ls {root}: there is no such directory.", "getiaction-launch ls PATH")
+    statuses = launch.read_statuses(runs)
     if arguments.json:
         console.print_json({"runs": [console.as_json(status) for status in statuses]})
         return 0
@@ -204,7 +205,7 @@ def show_list(tokens: Sequence[str]) -> int:
 
 def _parse_run(verb: str, description: str, tokens: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog=f"getiaction-launch {verb}", description=description)
-    names = "its directory, name/version_N, or @last"
+    names = "its directory or URL, name/version_N, or @last"
     parser.add_argument("runs", metavar="run", nargs="+" if verb == "cancel" else 1, help=names)
     parser.add_argument("--root", help="where named runs lie (default: ./experiments)")
     parser.add_argument("--cluster", help="look in the storage_root of this cluster config")
@@ -300,6 +301,30 @@ def resume(tokens: Sequence[str]) -> int:
     return 0
 
 
+def pull(tokens: Sequence[str]) -> int:
+    """``getiaction-launch pull [--checkpoint NAME] RUN [DIR]``."""
+    from getiaction_launch.pull import NEWEST, pull_checkpoint, pull_run
+
+    parser = Parser(prog="getiaction-launch pull", description="Copy a run from remote storage.")
+    parser.add_argument("run", help="its URL, or name/version_N or @last under --root")
+    where = "where to (default: ./experiments/NAME/version_N; of a checkpoint: here)"
+    parser.add_argument("directory", nargs="?", help=where)
+    which = f"only that file of its checkpoints/; {NEWEST}: what it would resume from"
+    parser.add_argument("--checkpoint", metavar="NAME", help=which)
+    parser.add_argument("--root", help="URL under which named runs lie")
+    parser.add_argument("--cluster", help="look in the storage_root of this cluster config")
+    arguments = parser.parse(tokens)
+    run = find_run(arguments.run, arguments.root or _default_root(arguments.cluster))
+    if arguments.checkpoint:
+        print(pull_checkpoint(run, arguments.checkpoint, Path(arguments.directory or ".")))
+        return 0
+    target = Path(arguments.directory or Path(DEFAULT_ROOT, run.name))
+    with console.transfer(run.name) as watch:
+        pull_run(run, target, watch)
+    print(target)
+    return 0
+
+
 def node(tokens: Sequence[str]) -> int:
     """``srun getiaction-launch node RUN_OR_CONFIG``: one node's share, in a batch script."""
     from getiaction_launch.backends.slurm import SlurmBackend
@@ -346,9 +371,11 @@ def _default_root(cluster: str | None = None) -> str:
 
     cluster = cluster or os.environ.get("GETIACTION_LAUNCH_CLUSTER")
     root = os.environ.get("GETIACTION_LAUNCH_STORAGE_ROOT")
-    if cluster and not root:
-        root = read_cluster(find_cluster(cluster)).storage_root
-    return str(Path(root or "", DEFAULT_ROOT))
+    if cluster:
+        place = read_cluster(find_cluster(cluster))
+        root = root or place.storage_root
+        use_options(root or "", place.storage_options)
+    return f"{root.rstrip('/')}/{DEFAULT_ROOT}" if root else DEFAULT_ROOT
 
 
 VERBS = {
@@ -359,6 +386,7 @@ VERBS = {
     "logs": show_logs,
     "cancel": cancel,
     "resume": resume,
+    "pull": pull,
     "node": node,
     "clusters": show_clusters,
 }

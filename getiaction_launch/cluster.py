@@ -22,12 +22,15 @@ class ClusterConfig:
 
     Args:
         backend: Who starts nodes there: ``class_path`` and ``init_args`` in YAML.
-        storage_root: Directory under which a relative ``default_root_dir`` lies; the directory
-            of the command if not given.
+        storage_root: Directory or URL under which a relative ``default_root_dir`` lies; the
+            directory of the command if not given.
+        storage_options: For fsspec, where ``storage_root`` is a URL, like ``profile``; no secrets.
         env_vars: Variables for every worker. They are written into ``plan.json``: no secrets.
         forward_env_vars: Names of variables that jobs take from the submitting shell; null for all
             of them. For secrets, whose values are then written nowhere.
         checkpoint_period_minutes: Longest time of training between two checkpoints.
+        upload_period_seconds: Longest time until what a run on remote storage logs is there.
+        upload_limit_minutes: How long its storage may take nothing until training is stopped.
         max_crashes: How often a run may fail by its own doing, or for want of memory, and start
             again from its newest checkpoint.
         max_node_failures: The same for nodes that fail under it.
@@ -36,9 +39,12 @@ class ClusterConfig:
 
     backend: Backend
     storage_root: str | None = None
+    storage_options: dict[str, Any] = field(default_factory=dict)
     env_vars: dict[str, str] = field(default_factory=dict)
     forward_env_vars: list[str] | None = None
     checkpoint_period_minutes: float = 10
+    upload_period_seconds: float = 30
+    upload_limit_minutes: float = 30
     max_crashes: int = 0
     max_node_failures: int = 3
     max_interruptions: int | None = None

@@ -1,11 +1,12 @@
 """What a person sees while a run goes on and when it has ended."""
 
+import contextlib
 import json
 import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from getiaction_launch.run import SCHEMA_VERSION, Run
 from getiaction_launch.spec import leaves
 from getiaction_launch.state import JobState
 from getiaction_launch.status import RunStatus, sweep_point
+from getiaction_launch.storage import is_remote, modified_at
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -30,6 +32,8 @@ def say(text: str) -> None:
 
 def short(path: Path) -> str:
     """``path`` as the person would type it here, ready to paste."""
+    if is_remote(path):
+        return shlex.quote(str(path))
     relative = os.path.relpath(path)
     return shlex.quote(str(path) if relative.startswith("..") else relative)
 
@@ -182,12 +186,27 @@ class Watch:
         )
 
 
+@contextlib.contextmanager
+def transfer(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how much of something has come: a bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn(title), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def listing(statuses: Sequence[RunStatus]) -> str:
     """Runs, a line each."""
     points = [sweep_point(status.run) for status in statuses]
     rows = [("RUN", "STATE", "STEP", "LOSS", "AGE", "SWEEP" if any(points) else "")]
     for status, point in zip(statuses, points, strict=True):
-        age = time.time() - (status.run.launch_directory / "plan.json").stat().st_mtime
+        age = time.time() - modified_at(status.run.launch_directory / "plan.json")
         step = str(status.progress.get("step", "-"))
         loss = final_loss(status.progress).split("  ")[0]
         state = status.state.value
@@ -197,9 +216,10 @@ def listing(statuses: Sequence[RunStatus]) -> str:
 
 def as_json(status: RunStatus) -> dict[str, Any]:
     """A run for machines."""
+    directory = status.run.directory
     return {
         "run": status.run.name,
-        "directory": str(status.run.directory.absolute()),
+        "directory": str(directory if is_remote(directory) else directory.absolute()),
         "state": status.state.value,
         "reason": status.reason,
         "cause": status.cause.value if status.cause else None,

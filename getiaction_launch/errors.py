@@ -64,6 +64,13 @@ class UnreachableError(LaunchError):
     exit_code = 5
 
 
+class StorageError(UnreachableError, OSError):
+    """A remote file system does not do what it was asked, in its own words.
+
+    An OSError too: whoever bears with a disk that fails bears with this.
+    """
+
+
 def nearest_first(word: str, valid: Iterable[str]) -> str:
     """Name the valid words, those nearest to ``word`` first, for the second line of an error.
 

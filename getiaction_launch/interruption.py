@@ -28,6 +28,7 @@ from lightning.pytorch.profilers import Profiler
 
 from getiaction_launch.agreement import Agreement, Verdict
 from getiaction_launch.checkpoint import Checkpoint, Interrupted
+from getiaction_launch.checkpoint_io import saving_in_background
 from getiaction_launch.errors import CheckError
 from getiaction_launch.loader import are_loaders_exact, prepare_loader
 from getiaction_launch.progress import ProgressReport, say
@@ -37,6 +38,8 @@ from getiaction_launch.saver import CheckpointSaver
 
 WORKER_VARIABLE = "GETIACTION_LAUNCH_WORKER"
 """Set by a worker to its own process id; what it starts inherits it and is no worker."""
+EPOCH_SHARE = 0.1
+"""Of the period between two checkpoints; what must be over of it for one at an epoch's end."""
 _KEY = "getiaction_launch"
 
 
@@ -76,6 +79,15 @@ def _watch_fits() -> None:
 class Interruption(Callback):
     """Saves committed checkpoints, every so often and before it stops training on SIGTERM.
 
+    A checkpoint is taken when the last is ``checkpoint_period_minutes`` old, and at an epoch's end
+    when it is a tenth of that: between two epochs also a loader without a state goes on exactly,
+    and no validation has to be done again. Epochs of seconds would each cost a copy of the state
+    and a write, to save what a tenth of the period trains; so they do not.
+
+    A save that finds the one before it still being written waits for that. With
+    ``GETIACTION_LAUNCH_CHECKPOINT_WHEN_BUSY=skip`` a periodic one is put off until the other is
+    done, so that slow storage makes checkpoints rarer and not the training slower.
+
     Args:
         run: Whose.
         progress: Where it says that a checkpoint is being saved.
@@ -93,6 +105,7 @@ class Interruption(Callback):
         self._period_seconds = float(
             os.environ.get("GETIACTION_LAUNCH_CHECKPOINT_PERIOD_SECONDS", "600")
         )
+        self._skips = os.environ.get("GETIACTION_LAUNCH_CHECKPOINT_WHEN_BUSY", "wait") == "skip"
         self._undo = contextlib.ExitStack()
 
     @contextlib.contextmanager
@@ -138,10 +151,12 @@ class Interruption(Callback):
             self._undo.close()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Prepare every loader of the fit before its first iterator is made."""
+        """Prepare what saves, and every loader of the fit before its first iterator is made."""
         del pl_module
         if stage != "fit":
             return
+        saving = saving_in_background(trainer, self._progress, self._run)
+        self._background = self._undo.enter_context(saving)
         self._before_fit = signal.getsignal(signal.SIGTERM)
         process = trainer.strategy.process_dataloader
 
@@ -175,7 +190,7 @@ class Interruption(Callback):
                 )
         self._batches = -1
         self._agreement, self._verdict = Agreement(), Verdict.GO_ON
-        self._save_at = time.monotonic() + self._period_seconds
+        self._saved_at, self._epoch = time.monotonic(), trainer.current_epoch
         self._is_training = True
         profiled: Any = trainer  # its profiler is set from afar
         self._undo.callback(setattr, trainer, "profiler", profiled.profiler)
@@ -202,6 +217,12 @@ class Interruption(Callback):
         self._is_training = False
         _on_sigterm(self._before_fit)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let no checkpoint of the user's be missing without a word."""
+        del trainer, pl_module
+        if self._background:
+            self._background.raise_failure()
+
     def _before_batch(self, trainer: Trainer) -> None:
         """Agree if it is time to, and do what was agreed on if training can go on from here.
 
@@ -214,25 +235,30 @@ class Interruption(Callback):
         if state := self._resumed.pop("random", None):
             # Not before: the user's on_train_start may draw, and did so before it was saved.
             set_random_state(state)
-        if self._agreement.count_batch():
-            self._verdict = max(self._verdict, self._agreement.reach(trainer, self._wish(trainer)))
+        is_epoch_over, self._epoch = self._epoch < trainer.current_epoch, trainer.current_epoch
+        if self._agreement.count_batch() or is_epoch_over:
+            wish = self._wish(trainer, self._period_seconds * (EPOCH_SHARE if is_epoch_over else 1))
+            self._verdict = max(self._verdict, self._agreement.reach(trainer, wish))
         if not self._verdict or not _is_between_steps(trainer):
             return
         verdict, self._verdict = self._verdict, Verdict.GO_ON
         if self._batches and not self._is_rerun:  # without a batch it is where this fit came from
             reason = "interruption" if verdict is Verdict.STOP else "period"
+            if verdict is Verdict.SAVE:
+                self._saver.raise_failure()
             self._saver.save(trainer, self._fit, reason)
-            self._save_at = time.monotonic() + self._period_seconds
+            self._saved_at = time.monotonic()
         if verdict is Verdict.STOP:
             if trainer.is_global_zero:
                 self._progress.update(phase="interrupted")
             raise Interrupted
 
-    def _wish(self, trainer: Trainer) -> Verdict:
+    def _wish(self, trainer: Trainer, period_seconds: float) -> Verdict:
         if Interruption.is_requested:
             return Verdict.STOP
-        is_time = trainer.is_global_zero and time.monotonic() >= self._save_at
-        return Verdict.SAVE if is_time else Verdict.GO_ON
+        is_time = trainer.is_global_zero and time.monotonic() - self._saved_at >= period_seconds
+        is_free = not (self._skips and self._background and self._background.is_writing)
+        return Verdict.SAVE if is_time and is_free else Verdict.GO_ON
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

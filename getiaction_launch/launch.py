@@ -12,11 +12,19 @@ from getiaction_launch.attempt import read_attempts, reopen
 from getiaction_launch.backend import Backend
 from getiaction_launch.errors import CheckError, LaunchError, SpecError
 from getiaction_launch.plan import DEFAULT_NAME, DEFAULT_ROOT, Plan, Topology, read_topology
+from getiaction_launch.probe import check_root, make_root
 from getiaction_launch.run import Run
 from getiaction_launch.spec import Spec, parse, read_spec
 from getiaction_launch.state import JobState
-from getiaction_launch.status import RunStatus, attach, backend_of, read_status, wait
-from getiaction_launch.storage import check_root, make_root, resolve_root
+from getiaction_launch.status import (
+    RunStatus,
+    attach,
+    backend_of,
+    read_status,
+    read_statuses,
+    wait,
+)
+from getiaction_launch.storage import resolve_root, use_options
 
 __all__ = [
     "RunStatus",
@@ -25,6 +33,7 @@ __all__ = [
     "check",
     "prepare",
     "read_status",
+    "read_statuses",
     "resume",
     "submit",
     "submit_sweep",
@@ -82,7 +91,7 @@ def prepare(
         "--gpus-per-node": gpus_per_node,
         "--workers-per-node": workers_per_node,
         "--name": name,
-        "--storage-root": storage_root and Path(storage_root).absolute(),
+        "--storage-root": storage_root and resolve_root(storage_root, str(Path.cwd())),
         # The others are the scheduler's alone.
         **{flag: value for key, (flag, value) in settings.items() if key.startswith(_OF_THE_RUN)},
     }
@@ -117,9 +126,11 @@ def prepare(
     if "/" in name or name in (".", ".."):
         raise SpecError(f"experiment_name={name!r} is no plain name.", "e.g. --name pusht_act_v1")
     root = str(trainer.get("default_root_dir") or DEFAULT_ROOT)
+    root = resolve_root(root, storage_root or place.storage_root or str(Path.cwd()))
+    use_options(root, place.storage_options)
     plan = Plan(
         name=name,
-        root=resolve_root(root, storage_root or place.storage_root or str(Path.cwd())),
+        root=root,
         arguments=spec.arguments,
         script=list(script),
         words=words,
@@ -128,6 +139,8 @@ def prepare(
         env_vars=place.env_vars,
         forward_env_vars=place.forward_env_vars,
         checkpoint_period_minutes=place.checkpoint_period_minutes,
+        upload_period_seconds=place.upload_period_seconds,
+        upload_limit_minutes=place.upload_limit_minutes,
         budgets={
             "crashes": place.max_crashes,
             "node_failures": place.max_node_failures,
@@ -278,7 +291,9 @@ def resume(run: Run) -> None:
 
     with contextlib.ExitStack() as stack:
         try:
-            lock = FileLock(run.launch_directory / "resume.lock", timeout=LOCK_SECONDS)
+            # Of a run on remote storage, the lock is this machine's.
+            run.make_log_directory(0)
+            lock = FileLock(run.local.launch_directory / "resume.lock", timeout=LOCK_SECONDS)
             stack.enter_context(lock)
         except Timeout:
             raise CheckError(

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
+from dataclasses import replace
 from typing import Self
 
 import psutil
@@ -24,6 +24,7 @@ from getiaction_launch.cgroup import count_oom_kills
 from getiaction_launch.parent import die_with_parent, start_child
 from getiaction_launch.plan import Plan, Topology
 from getiaction_launch.run import Run, WorkerError
+from getiaction_launch.staging import Staging
 from getiaction_launch.state import EXIT_INTERRUPTED
 
 POLL_SECONDS = 0.05
@@ -134,15 +135,40 @@ def run_node(
         0 if every worker ended well, ``EXIT_INTERRUPTED`` if they were told to stop, else
         ``EXIT_FAILED``.
     """
+    run, plan = attempt.run, Plan.of(attempt.run)
+    staging = Staging(run, plan, attempt.number, node_rank, attempt.resume_from, stop)
+    with staging:
+        code = _run_workers(
+            replace(attempt, resume_from=staging.resume_from),
+            plan,
+            node_rank,
+            stop,
+            place=working_directory or plan.working_directory,
+            grace_seconds=grace_seconds,
+            warning_seconds=warning_seconds,
+        )
+        staging.is_finished = code == 0
+    return code
+
+
+def _run_workers(
+    attempt: Attempt,
+    plan: Plan,
+    node_rank: int,
+    stop: StopRequest,
+    *,
+    place: str,
+    grace_seconds: float,
+    warning_seconds: float,
+) -> int:
     run = attempt.run
-    plan = Plan.of(run)
     workers = {}
     for local_rank in range(plan.topology.workers_per_node):
         variables = worker_environment(
             plan.topology, node_rank, local_rank, attempt.head, f"{run.name}/{attempt.number}"
         )
-        place = working_directory or plan.working_directory
-        workers[int(variables["RANK"])] = _start_worker(plan, attempt, variables, place)
+        rank = int(variables["RANK"])
+        workers[rank] = _start_worker(plan, attempt, variables, place)
     oom_kills = count_oom_kills()
     alive = dict(workers)
     failed = False
@@ -178,10 +204,11 @@ def _await_signal(stop: StopRequest) -> None:
 def _start_worker(
     plan: Plan, attempt: Attempt, variables: dict[str, str], working_directory: str
 ) -> "subprocess.Popen[bytes]":
-    directory = str(attempt.run.directory)
+    local = attempt.run.local
+    directory = str(local.directory)
     threads = max(1, available_cpus() // plan.topology.workers_per_node)
     resume = {"GETIACTION_LAUNCH_RESUME_FROM": attempt.resume_from} if attempt.resume_from else {}
-    log_path = attempt.run.log_directory(attempt.number) / f"rank_{variables['RANK']}.log"
+    log_path = local.log_directory(attempt.number) / f"rank_{variables['RANK']}.log"
     return start_child(
         [sys.executable, "-u", "-m", "getiaction_launch.worker", directory],
         log_path,
@@ -192,6 +219,7 @@ def _start_worker(
             **variables,
             **resume,
             RUN_VARIABLE: directory,
+            "GETIACTION_LAUNCH_RUN": str(attempt.run.directory),
             "GETIACTION_LAUNCH_ATTEMPT": str(attempt.number),
             "GETIACTION_LAUNCH_CHECKPOINT_PERIOD_SECONDS": str(plan.checkpoint_period_minutes * 60),
         },
@@ -219,7 +247,7 @@ def _record_death(
     else:
         message = f"the worker ended with exit code {returncode} and no exception"
     with contextlib.suppress(OSError):  # a full disk must not keep the node from ending the others
-        attempt.run.write_error(
+        attempt.run.local.write_error(
             attempt.number, WorkerError(rank, node_rank, socket.gethostname(), name, message)
         )
 
@@ -235,7 +263,7 @@ def _stop(attempt: Attempt, workers: list["subprocess.Popen[bytes]"], grace_seco
         is_hopeless = waited_seconds >= FAILURE_GRACE_SECONDS and _has_failed(attempt)
         if waited_seconds >= max(grace_seconds, SAVE_LIMIT_SECONDS):
             break
-        if (waited_seconds >= grace_seconds or is_hopeless) and not _is_saving(attempt.run):
+        if (waited_seconds >= grace_seconds or is_hopeless) and not _is_saving(attempt.run.local):
             break
         time.sleep(POLL_SECONDS)
     for worker in workers:
@@ -247,7 +275,7 @@ def _stop(attempt: Attempt, workers: list["subprocess.Popen[bytes]"], grace_seco
 
 def _has_failed(attempt: Attempt) -> bool:
     try:
-        error = attempt.run.first_error(attempt.number)
+        error = attempt.run.local.first_error(attempt.number)  # of a URL: of this node's workers
     except (OSError, ValueError):
         return False
     return error is not None and not error.is_consequence
@@ -257,7 +285,7 @@ def await_save(run: Run) -> None:
     """Let a checkpoint that another node is saving be finished, within the limit for that."""
     deadline = time.monotonic() + SAVE_LIMIT_SECONDS
     while _is_saving(run) and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
+        time.sleep(run.poll_seconds)
 
 
 def _is_saving(run: Run) -> bool:
@@ -274,7 +302,7 @@ def kill_processes_of(run: Run, **variables: str) -> None:
         run: Whose.
         variables: Only processes that have these in their environment too.
     """
-    wanted = {RUN_VARIABLE: str(run.directory), **variables}.items()
+    wanted = {RUN_VARIABLE: str(run.local.directory), **variables}.items()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.pid != os.getpid() and wanted <= process.environ().items():
@@ -292,7 +320,7 @@ def main() -> int:
     arguments = parser.parse_args()
     stop = StopRequest()
     die_with_parent()
-    attempt = Attempt.read(Run(Path(arguments.run)), arguments.attempt)
+    attempt = Attempt.read(Run.at(arguments.run), arguments.attempt)
     return run_node_or_tell(
         attempt,
         arguments.node_rank,

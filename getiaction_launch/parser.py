@@ -29,6 +29,7 @@ verbs (each has its own --help):
   logs      print or follow (-f) a run's logs
   cancel    end a run
   resume    go on with a run that has ended before its training had
+  pull      copy a run, or one checkpoint of it, from remote storage
   node      one node's share of a run, inside the user's own batch script: srun ... node ...
   clusters  list the clusters that --cluster can name
 
@@ -106,7 +107,7 @@ def run_parser() -> Parser:
     sweep = "a run for each value (key=A,B,C); may be repeated: for each combination"
     add("--sweep", action="append", default=[], metavar="KEY=A,B", help=sweep)
     add("--max-parallel", type=int, metavar="N", help="of a sweep: at most N runs at a time")
-    add("--storage-root", metavar="DIR", help="where a relative default_root_dir lies")
+    add("--storage-root", metavar="DIR", help="directory or URL of a relative default_root_dir")
     add("--dry-run", "--dryrun", action="store_true", help="print the plan; start nothing")
     add("--wait", action="store_true", help="stay until the run has ended")
     add("--follow", action="store_true", help="stay and print its logs")

@@ -19,12 +19,14 @@ import psutil
 
 from getiaction_launch.backend import JobStatus
 from getiaction_launch.errors import CheckError, UnreachableError
-from getiaction_launch.node import POLL_SECONDS, RUN_VARIABLE, kill_processes_of
+from getiaction_launch.node import RUN_VARIABLE, kill_processes_of
 from getiaction_launch.run import Run
 from getiaction_launch.state import Cause, JobState
 from getiaction_launch.storage import last_line
 
 CANCEL_MARGIN_SECONDS = 15
+UPLOAD_SECONDS = 300
+"""How much longer a run on remote storage may take to end, for its last checkpoint."""
 
 
 def start_process(run: Run, module: str, words: Sequence[str]) -> None:
@@ -35,8 +37,7 @@ def start_process(run: Run, module: str, words: Sequence[str]) -> None:
     Raises:
         CheckError: If it ends before that, with its last words.
     """
-    log_path = run.log_directory(0) / "job.log"
-    log_path.parent.mkdir(parents=True, exist_ok=True)
+    log_path = run.make_log_directory(0) / "job.log"
     # A run that a worker of another run submits is not that run's.
     inherited = {k: v for k, v in os.environ.items() if k != RUN_VARIABLE}
     before = run.read("job")
@@ -51,7 +52,7 @@ def start_process(run: Run, module: str, words: Sequence[str]) -> None:
         )
     try:
         while (record := run.read("job")) == before and process.poll() is None:
-            time.sleep(POLL_SECONDS)
+            time.sleep(run.poll_seconds)
     except KeyboardInterrupt:
         process.kill()  # nobody could find it any more
         raise
@@ -96,7 +97,7 @@ class ProcessJob:
             return JobStatus(JobState.RUNNING if has_begun else JobState.PENDING)
         if self.run.read("cancel"):
             return JobStatus(JobState.CANCELLED, "cancelled by its user", Cause.CANCEL)
-        words = last_line(self.run.log_directory(0) / "job.log")
+        words = last_line(self.run.local.log_directory(0) / "job.log")
         reason = "its job process was killed or the machine restarted"
         reason = f"{reason}: {words}" if words else reason
         return JobStatus(JobState.FAILED, reason, Cause.NODE_FAILURE)
@@ -130,8 +131,9 @@ class ProcessJob:
         except ProcessLookupError:
             return
         grace_seconds: float = self.record["backend"]["init_args"]["grace_seconds"]
+        upload_seconds = 0 if self.run.local is self.run else UPLOAD_SECONDS
         for signum, patience_seconds in (
-            (signal.SIGTERM, grace_seconds + CANCEL_MARGIN_SECONDS),
+            (signal.SIGTERM, grace_seconds + CANCEL_MARGIN_SECONDS + upload_seconds),
             (signal.SIGKILL, CANCEL_MARGIN_SECONDS),
         ):
             with contextlib.suppress(ProcessLookupError):
@@ -140,7 +142,7 @@ class ProcessJob:
             while time.monotonic() < deadline:
                 if self.status().state.is_over:
                     return
-                time.sleep(POLL_SECONDS)
+                time.sleep(self.run.poll_seconds)
         raise UnreachableError(
             f"the job process {pid} of run {self.run.name} does not end, not even by SIGKILL.",
             "It waits for the kernel, often for a disk that is gone: see `ps -o stat,wchan`.",

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import threading
 import time
 from typing import Any
 
@@ -23,6 +24,7 @@ class ProgressReport(Callback):
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self._lock = threading.Lock()
         self._report: dict[str, Any] = {}
         self._next_at = 0.0
         # From here on the spec has been parsed and its objects are built.
@@ -77,8 +79,9 @@ class ProgressReport(Callback):
         )
 
     def update(self, **news: Any) -> None:  # noqa: ANN401 - JSON values
-        """Tell ``news`` now, beside what was told before; for rank 0 alone."""
-        self._report.update(news, updated_at=time.time())
-        # Training must not wait for a disk each second, nor end when that is full.
-        with contextlib.suppress(OSError):
-            self._run.write("progress", self._report, durable=False)
+        """Tell ``news`` now, beside what was told before; for rank 0 alone, from any thread."""
+        with self._lock:
+            self._report.update(news, updated_at=time.time())
+            # Training must not wait for a disk each second, nor end when that is full.
+            with contextlib.suppress(OSError):
+                self._run.write("progress", self._report, durable=False)

@@ -10,18 +10,32 @@ the job; ``attempt_N.json`` and, when every worker has ended well, ``done.json``
 import contextlib
 import itertools
 import os
+import random
 import re
-import shutil
+import stat
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from getiaction_launch.errors import CheckError, RunNotFoundError
-from getiaction_launch.storage import read_json, write_json
+from getiaction_launch.storage import (
+    children,
+    create,
+    is_remote,
+    modified_at,
+    open_path,
+    reaching,
+    read_json,
+    remove,
+    write_json,
+)
 
 SCHEMA_VERSION = 1
+STAGING_FIX = "Name another directory: export GETIACTION_LAUNCH_STAGING_DIR=/disk/of/yours"
+ROUND_TRIPS = 16  # to a remote storage, at a time
 _VERSION = re.compile(r"version_(\d+)")
+_ERROR = re.compile(r"error_rank_\d+\.json")
 
 
 @dataclass(frozen=True)
@@ -62,10 +76,15 @@ class Run:
     """One experiment on storage: ``<root>/<name>/version_N``.
 
     Attributes:
-        directory: The run's own directory, absolute.
+        directory: The run's own directory, absolute; or its URL, as :func:`open_path` opens it.
     """
 
     directory: Path
+
+    @classmethod
+    def at(cls, place: str) -> "Run":
+        """The run at an absolute path or a URL."""
+        return cls(open_path(place))
 
     @classmethod
     def claim(cls, root: str, name: str) -> "Run":
@@ -74,11 +93,12 @@ class Run:
         Raises:
             CheckError: If no directory can be made there.
         """
-        parent = Path(root, name)
+        parent = open_path(root) / name
+        if is_remote(parent):
+            return cls._claim_remote(parent)
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            taken = [int(m[1]) for p in parent.iterdir() if (m := _VERSION.fullmatch(p.name))]
-            for version in itertools.count(max(taken, default=-1) + 1):
+            for version in itertools.count(_first_free(parent)):
                 with contextlib.suppress(FileExistsError):
                     (parent / f"version_{version}").mkdir()
                     break
@@ -90,10 +110,43 @@ class Run:
             ) from error
         return run
 
+    @classmethod
+    def _claim_remote(cls, parent: Path) -> "Run":
+        # There are no directories to make: the version is of whoever creates a file in it.
+        version = 0
+        for losses in itertools.count(1):
+            version = max(version, _first_free(parent))
+            run = cls(parent / f"version_{version}")
+            if create(run.launch_directory / "claim"):
+                return run
+            version += 1
+            # All who have lost would meet again, and each time one of them would win.
+            time.sleep(random.uniform(0, min(0.05 * 2**losses, 2)))  # noqa: S311 - no secret
+        raise AssertionError("unreachable")
+
     @property
     def name(self) -> str:
         """``name/version_N``, as users type it."""
         return f"{self.directory.parent.name}/{self.directory.name}"
+
+    @property
+    def local(self) -> "Run":
+        """Where the processes of this machine write: the run itself, or of a URL a staging copy.
+
+        Its path is the same on every machine and in every attempt, since what Lightning saves
+        names files by their paths. ``GETIACTION_LAUNCH_STAGING_DIR`` says where such copies lie.
+        """
+        if not is_remote(self.directory):
+            return self
+        import hashlib
+
+        digest = hashlib.sha256(str(self.directory).encode()).hexdigest()[:16]
+        return Run(staging_root() / digest / self.name)
+
+    @property
+    def poll_seconds(self) -> float:
+        """How often to look for a record of another process: storage counts, and bills, each."""
+        return 1.0 if is_remote(self.directory) else 0.05
 
     @property
     def launch_directory(self) -> Path:
@@ -103,6 +156,18 @@ class Run:
     def log_directory(self, attempt: int) -> Path:
         """Where the logs and error records of one attempt lie."""
         return self.launch_directory / "logs" / f"attempt_{attempt}"
+
+    def make_log_directory(self, attempt: int) -> Path:
+        """Make the directory for this machine's logs of an attempt; of a URL, in the staging copy.
+
+        Raises:
+            CheckError: If the place for such copies is not to be had.
+        """
+        if self.local is not self:
+            _make_staging_root()
+        directory = self.local.log_directory(attempt)
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
 
     def read(self, record: str) -> dict[str, Any] | None:
         """Read ``launch/<record>.json``; None where it was not written (yet)."""
@@ -118,31 +183,74 @@ class Run:
 
     def forget(self, record: str) -> None:
         """Remove ``launch/<record>.json``."""
-        (self.launch_directory / f"{record}.json").unlink(missing_ok=True)
+        remove(self.launch_directory / f"{record}.json")
 
     def write_error(self, attempt: int, error: WorkerError) -> None:
         """Record why a worker of this attempt ended; the first word of a rank stands."""
         path = self.log_directory(attempt) / f"error_rank_{error.rank}.json"
-        if not path.exists():
-            write_json(path, asdict(error))
+        with reaching(path):
+            if not path.exists():
+                write_json(path, asdict(error))
 
     def first_error(self, attempt: int) -> WorkerError | None:
         """The error that ended the attempt: the earliest that is no echo of another's."""
-        paths = self.log_directory(attempt).glob("error_rank_*.json")
+        paths = [p for p in children(self.log_directory(attempt)) if _ERROR.fullmatch(p.name)]
         errors = [WorkerError(**error) for path in paths if (error := read_json(path))]
         return min(errors, key=lambda e: (e.is_consequence, e.failed_at), default=None)
 
     def discard(self) -> None:
         """Give the claimed version back; only for a run in which nothing was trained."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        remove(self.directory)
+        if is_remote(self.directory):
+            remove(self.local.directory)
+
+
+def staging_root() -> Path:
+    """Where the local copies of runs lie whose directory is a URL."""
+    # Not the system's temporary directory: schedulers give each job another one.
+    default = f"/tmp/getiaction-launch-{os.getuid()}"  # noqa: S108 - made for its owner alone
+    return Path(os.environ.get("GETIACTION_LAUNCH_STAGING_DIR", default)).absolute()
+
+
+def _make_staging_root() -> None:
+    root = staging_root()
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        told = root.stat(follow_symlinks=False)
+        if told.st_uid != os.getuid() or not stat.S_ISDIR(told.st_mode):
+            raise CheckError(
+                f"{root}, where runs lie until they are uploaded, is another user's.", STAGING_FIX
+            )
+    except OSError as error:
+        raise CheckError(
+            f"{root}, where runs lie until they are uploaded: {error.strerror}.", STAGING_FIX
+        ) from error
+
+
+def _first_free(parent: Path) -> int:
+    taken = [int(m[1]) for p in children(parent) if (m := _VERSION.fullmatch(p.name))]
+    return max(taken, default=-1) + 1
 
 
 def list_runs(root: str) -> list[Run]:
     """Every launched run under ``root``, the latest submitted first."""
-    submitted: dict[Path, int] = {}
-    for plan in Path(root).absolute().glob("*/version_*/launch/plan.json"):
-        with contextlib.suppress(FileNotFoundError):  # a run that is discarded meanwhile
-            submitted[plan] = plan.stat().st_mtime_ns
+    place = open_path(root)
+    submitted: dict[Path, float] = {}
+
+    def look(plan: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):  # no launched run, or discarded meanwhile
+            submitted[plan] = modified_at(plan)
+
+    if is_remote(place):
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(ROUND_TRIPS) as pool:
+            found = [v for versions in pool.map(children, children(place)) for v in versions]
+            plans = [v / "launch/plan.json" for v in found if _VERSION.fullmatch(v.name)]
+            list(pool.map(look, plans))
+    else:
+        for plan in place.absolute().glob("*/version_*/launch/plan.json"):
+            look(plan)
     latest_first = sorted(submitted, key=submitted.__getitem__, reverse=True)
     return [Run(plan.parent.parent) for plan in latest_first]
 
@@ -151,7 +259,7 @@ def find_run(reference: str, root: str) -> Run:
     """Find the run that a user names.
 
     Args:
-        reference: Its directory, ``name/version_N`` under ``root``, or ``@last``.
+        reference: Its directory or URL, ``name/version_N`` under ``root``, or ``@last``.
         root: Where runs are looked for.
 
     Raises:
@@ -164,9 +272,14 @@ def find_run(reference: str, root: str) -> Run:
                 f"there is no run under {root}.", "Name another root: --root PATH"
             )
         return runs[0]
-    for directory in (Path(reference), Path(root, reference)):
-        if (directory / "launch" / "plan.json").is_file():
-            return Run(Path(os.path.abspath(directory)))  # noqa: PTH100 - links stay as typed
+    here = [] if "://" in reference else [open_path(root) / reference]
+    for directory in [open_path(reference), *here]:
+        plan = directory / "launch" / "plan.json"
+        with reaching(plan):
+            if plan.is_file():
+                if is_remote(directory):
+                    return Run(directory)
+                return Run(Path(os.path.abspath(directory)))  # noqa: PTH100 - links stay as typed
     names = ", ".join(run.name for run in list_runs(root)[:5])
     raise RunNotFoundError(
         f"{reference!r} is no run: neither a run's directory nor name/version_N under {root}.",

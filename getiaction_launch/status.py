@@ -2,18 +2,20 @@
 
 import importlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from getiaction_launch.attempt import read_attempts
 from getiaction_launch.backend import Backend, Job
 from getiaction_launch.errors import UnreachableError
-from getiaction_launch.run import Run
+from getiaction_launch.run import ROUND_TRIPS, Run
 from getiaction_launch.state import Cause, JobState
+from getiaction_launch.storage import is_remote
 
 LOST_SECONDS = 120  # a scheduler that does not answer is asked so long
 WATCH_SECONDS = 0.5  # a watcher must not take CPU from training on the same machine
+REMOTE_WATCH_SECONDS = 2.0  # nothing changes there more often, and each look costs
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,16 @@ def read_status(run: Run) -> RunStatus:
     return RunStatus(run, state, reason, told.cause, len(attempts), progress)
 
 
+def read_statuses(runs: Sequence[Run]) -> list[RunStatus]:
+    """:func:`read_status` of each run; on remote storage of several at a time."""
+    if not runs or not is_remote(runs[0].directory):
+        return [read_status(run) for run in runs]
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(ROUND_TRIPS) as pool:
+        return list(pool.map(read_status, runs))
+
+
 def _told_by_records(run: Run) -> RunStatus | None:
     attempts = read_attempts(run)
     if done := run.read("done"):
@@ -137,4 +149,4 @@ def wait(run: Run, watch: Callable[[RunStatus], None]) -> RunStatus:
             seen_at = time.monotonic()
         if status.state.is_over or time.monotonic() - seen_at > LOST_SECONDS:
             return status
-        time.sleep(WATCH_SECONDS)
+        time.sleep(REMOTE_WATCH_SECONDS if is_remote(run.directory) else WATCH_SECONDS)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from clusters.ray_cluster import RayCluster
 from clusters.ray_cluster import missing as missing_ray
+from clusters.s3 import S3, moto, rclone
 from clusters.slurm import SlurmCluster
 from clusters.slurm import missing as missing_slurm
 from xdist.scheduler import LoadScopeScheduling
@@ -106,3 +107,39 @@ def ray_cluster(_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """A real Ray of a head and three nodes, for all tests; each leaves it idle and whole."""
     with RayCluster(tmp_path_factory.mktemp("ray")) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def _moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    with moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    with rclone(tmp_path_factory.mktemp("rclone")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(_moto: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """A server that does what S3 does."""
+    _moto.use(monkeypatch)
+    return _moto
+
+
+@pytest.fixture
+def bucket(s3: S3) -> str:
+    """The URL of a bucket that no other test uses."""
+    from s3fs import S3FileSystem
+
+    name = f"b-{os.urandom(6).hex()}"
+    S3FileSystem(endpoint_url=s3.endpoint).mkdir(name)
+    return f"s3://{name}"
+
+
+@pytest.fixture
+def overwriting_bucket(_rclone: S3, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A bucket of a server without conditional writes."""
+    _rclone.use(monkeypatch)
+    return "s3://bucket"

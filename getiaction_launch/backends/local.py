@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from getiaction_launch.attempt import (
@@ -191,7 +190,7 @@ def _start_node(
     plan: Plan, attempt: Attempt, rank: int, grace_seconds: float
 ) -> "subprocess.Popen[bytes]":
     directory = str(attempt.run.directory)
-    log_path = attempt.run.log_directory(attempt.number) / f"node_{rank}.log"
+    log_path = attempt.run.local.log_directory(attempt.number) / f"node_{rank}.log"
     return start_child(
         node_command(directory, attempt.number, rank, grace_seconds),
         log_path,
@@ -202,7 +201,7 @@ def _start_node(
 def main() -> int:
     """Entry of the job process: ``python -m getiaction_launch.backends.local RUN GRACE SLOTS``."""
     directory, grace_seconds, max_parallel = sys.argv[1:]
-    state = run_job(Run(Path(directory)), float(grace_seconds), int(max_parallel))
+    state = run_job(Run.at(directory), float(grace_seconds), int(max_parallel))
     return 0 if state is JobState.SUCCEEDED else 1
 
 

@@ -1,5 +1,6 @@
 """A run that goes slowly until whoever disturbs it lets it finish, and what it must end with."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import yaml
 
 from getiaction_launch.attempt import read_attempts
 from getiaction_launch.run import Run
+from getiaction_launch.storage import open_path, read_json
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 EPOCHS = 3
@@ -45,7 +47,7 @@ def write_spec(directory: Path) -> None:
 def weights(directory: Path) -> dict[str, torch.Tensor]:
     """What the run has trained."""
     (checkpoint,) = directory.glob("checkpoints/*.ckpt")
-    return torch.load(checkpoint, weights_only=True)["state_dict"]
+    return torch.load(io.BytesIO(checkpoint.read_bytes()), weights_only=True)["state_dict"]
 
 
 def status_of(getiaction_launch: Callable, run: str | Path = "@last") -> dict:
@@ -73,14 +75,13 @@ class Drill:
         spec = ["--nodes", "2", "--config", "act.yaml"]
         result = self.launch("--cluster", self.cluster.name, *spec, "--parsable", *words)
         assert result.returncode == 0, result.stderr
-        self.run = Path(result.stdout.strip())
+        self.run = open_path(result.stdout.strip())
         self.job_id = self.record("job")["job_id"]
         self._until(lambda: self.step() >= 4, LIMIT_SECONDS)
 
     def record(self, name: str) -> dict:
         """One of the run's records; empty where it is not there."""
-        path = self.run / f"launch/{name}.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        return read_json(self.run / f"launch/{name}.json") or {}
 
     def step(self) -> int:
         """How far it is."""

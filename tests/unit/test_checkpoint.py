@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from getiaction_launch import checkpoint
 from getiaction_launch.checkpoint import commit, newest, partial_path, remove_partial
 from getiaction_launch.run import Run
 
@@ -93,16 +94,40 @@ def test_what_a_killed_save_left_is_removed(run):
 
 def test_a_sharded_checkpoint_is_a_directory(run):
     """It counts while all its files are there, may be saved anew, and goes in its turn."""
-    for content in ("one", "other"):
+    for saved_at in (1, 2):
         partial = partial_path(run, 0, 4)
         (partial / "inner").mkdir(parents=True)
-        (partial / "shard_0").write_text(content)
-        (partial / "inner" / "shard_1").write_text(content)
-        saved = commit(run, attempt=0, fit=0, step=4, epoch=0, reason="period", saved_at=0)
+        (partial / "shard_0").write_text(f"{saved_at}")
+        (partial / "inner" / "shard_1").write_text("rest")
+        saved = commit(run, attempt=0, fit=0, step=4, epoch=0, reason="period", saved_at=saved_at)
         assert newest(run) == saved
-        assert (saved.path / "shard_0").read_text() == content
+        assert (saved.path / "shard_0").read_text() == f"{saved_at}"
     (saved.path / "inner" / "shard_1").unlink()
-    assert newest(run) is None
+    assert newest(run).saved_at == 1
     for step in (5, 6):
         save(run, step)
-    assert "fit_0_step_4.ckpt" not in names(run)
+    assert not [name for name in names(run) if "step_4" in name]
+
+
+def test_a_step_that_is_saved_again_never_loses_what_counts(run, monkeypatch):
+    """Killed before the second marker is written, the run goes on from the first checkpoint."""
+
+    def die(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    first = save(run, 4, content="first")
+    with monkeypatch.context() as context:
+        context.setattr(checkpoint, "write_json", die)
+        with pytest.raises(KeyboardInterrupt):
+            save(run, 4, content="the second one")
+    assert newest(run) == first
+    assert save(run, 4, attempt=1, content="the third").path != first.path
+    assert newest(run).path.read_text() == "the third"
+
+
+def test_a_checkpoint_that_is_not_whole_is_overwritten(run):
+    """What was torn by a power failure does not take its name along."""
+    torn = save(run, 4, content="first").path
+    torn.write_text("fi")
+    assert save(run, 4, content="second").path == torn
+    assert newest(run).path.read_text() == "second"

@@ -112,10 +112,15 @@ def test_relative_root_lies_where_the_command_was_typed(spec, tmp_path):
     assert plan.root == "/abs/runs"
 
 
-def test_object_storage_is_refused_and_not_mangled(spec):
-    """A URL that is no file system is an error with the URL in it, never another place."""
-    with pytest.raises(SpecError, match="s3://bucket/x"):
-        prepare(config=[spec], overrides=[("trainer.default_root_dir", "s3://bucket/x")])
+def test_object_storage_is_not_mangled(spec):
+    """A URL stays one, wherever it is said; what is none is never taken for another place."""
+    plan, _ = prepare(config=[spec], overrides=[("trainer.default_root_dir", "s3://bucket/x")])
+    assert plan.root == "s3://bucket/x"
+    plan, _ = prepare(config=[spec], storage_root="s3://bucket/team")
+    assert plan.root == "s3://bucket/team/experiments"
+    assert "--storage-root=s3://bucket/team" in plan.words
+    with pytest.raises(SpecError, match="s4://bucket/x"):
+        prepare(config=[spec], overrides=[("trainer.default_root_dir", "s4://bucket/x")])
 
 
 def test_script_is_checked_before_it_starts(spec, tmp_path):

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from getiaction_launch.errors import CheckError, RunNotFoundError
+from getiaction_launch.probe import check_root, make_root
 from getiaction_launch.run import Run, WorkerError, find_run, list_runs
-from getiaction_launch.storage import check_root, make_root, read_json, write_json
+from getiaction_launch.storage import read_json, write_json
 
 
 def test_concurrent_claims_get_versions_of_their_own(tmp_path):

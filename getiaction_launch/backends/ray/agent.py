@@ -8,7 +8,6 @@ import os
 import socket
 import subprocess
 from collections.abc import Mapping
-from pathlib import Path
 
 import psutil
 
@@ -27,7 +26,7 @@ class NodeAgent:
     """
 
     def __init__(self, directory: str) -> None:
-        self._run = Run(Path(directory))
+        self._run = Run.at(directory)
         self._node: subprocess.Popen[bytes] | None = None
 
     def locate(self) -> tuple[str, str, str]:
@@ -74,7 +73,7 @@ class NodeAgent:
         command = node_command(str(self._run.directory), attempt, node_rank, grace_seconds)
         if is_shipped:
             command += ["--working-directory", os.getcwd()]  # noqa: PTH109 - as Ray spells it
-        log_path = self._run.log_directory(attempt) / f"node_{node_rank}.log"
+        log_path = self._run.local.log_directory(attempt) / f"node_{node_rank}.log"
         variables = {**_interface(address), **os.environ, **variables}
         self._node = start_child(command, log_path, variables)
 

@@ -14,7 +14,6 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from getiaction_launch.attempt import Attempt, Ending, allow_another, judge, may_begin
@@ -258,7 +257,7 @@ def main() -> int:
     from getiaction_launch.backends.ray.backend import CLASS_PATH, RayBackend
 
     directory, max_parallel, *private = sys.argv[1:]
-    run = Run(Path(directory))
+    run = Run.at(directory)
     if private:
         # Without a token Ray makes one in the user's home, which their other clusters then ask for.
         os.environ["RAY_AUTH_MODE"] = "token"

@@ -39,6 +39,7 @@ from getiaction_launch.errors import (
 )
 from getiaction_launch.plan import Plan
 from getiaction_launch.run import Run
+from getiaction_launch.storage import is_remote
 
 if TYPE_CHECKING:
     from submitit import SlurmExecutor
@@ -238,9 +239,14 @@ class SlurmBackend:
 
     def _make_job_directory(self, run: Run) -> Path:
         """A directory that nobody else can read or write: its pickles are run as this user."""
-        directory = run.launch_directory / "slurm"
         if self.job_dir:
             directory = Path(self.job_dir).expanduser().absolute() / run.name
+        elif is_remote(run.directory):  # SLURM writes to file systems only, and homes are shared
+            import platformdirs
+
+            directory = platformdirs.user_state_path("getiaction-launch") / "slurm" / run.name
+        else:
+            directory = run.launch_directory / "slurm"
         try:
             directory.mkdir(parents=True, exist_ok=True)
             directory.chmod(0o700)

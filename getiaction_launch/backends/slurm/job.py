@@ -14,7 +14,7 @@ from getiaction_launch.backends.slurm.queue import Answer, ask, find_step
 from getiaction_launch.errors import RefusedError, UnreachableError
 from getiaction_launch.run import Run
 from getiaction_launch.state import Cause, JobState
-from getiaction_launch.storage import last_line
+from getiaction_launch.storage import last_line, owner_of
 
 CANCEL_SECONDS = 180
 STEP_SAVE_SECONDS = 60
@@ -77,13 +77,13 @@ class SlurmJob:
 
     def _ask(self, *, fresh: bool = False) -> Answer:
         submitted_at = self.record["submitted_at"]
-        uid = self.run.launch_directory.stat().st_uid
+        uid = owner_of(self.run.launch_directory)
         return ask(self.job_id, uid, self.poll_seconds, submitted_at, fresh=fresh)
 
     def _has_lost_step(self) -> bool:
         if "step_id" not in self.record:
             return False
-        uid = self.run.launch_directory.stat().st_uid
+        uid = owner_of(self.run.launch_directory)
         submitted_at = self.record["submitted_at"]
         return find_step(self._target, uid, self.poll_seconds, submitted_at) is False
 

@@ -31,16 +31,16 @@ from getiaction_launch.attempt import (
 from getiaction_launch.backends.slurm.company import Company, MakeCompany, NodeLostError
 from getiaction_launch.errors import CheckError, UsageError
 from getiaction_launch.node import (
-    POLL_SECONDS,
     SAVE_LIMIT_SECONDS,
     StopRequest,
     await_save,
     run_node_or_tell,
 )
 from getiaction_launch.plan import Plan
+from getiaction_launch.probe import make_root
 from getiaction_launch.run import Run
 from getiaction_launch.state import EXIT_INTERRUPTED, Cause, JobState
-from getiaction_launch.storage import make_root, read_json, write_json
+from getiaction_launch.storage import children, open_path, read_json, write_json
 
 DEFAULTS = {"grace_seconds": 20, "warning_seconds": 120}
 JOIN_SECONDS = 120
@@ -61,7 +61,7 @@ def run_task(directory: str, company: MakeCompany) -> None:
         SystemExit: With the exit code of :func:`run_step`, unless that is 0.
     """
     # submitit would write an exception, but nothing else, into its result pickle.
-    if code := run_step(Run(Path(directory)), company):
+    if code := run_step(Run.at(directory), company):
         raise SystemExit(code)
 
 
@@ -152,7 +152,7 @@ def claim_run(plan: Plan, backend: Mapping[str, Any]) -> Run:
     node_rank = _check_geometry(plan)
     deadline = time.monotonic() + JOIN_SECONDS
     while True:
-        for directory in Path(plan.root, plan.name).glob("version_*"):
+        for directory in children(open_path(plan.root) / plan.name):
             run = Run(directory)
             with contextlib.suppress(OSError, ValueError):  # another run's damage
                 if is_own(run) and run.read("plan"):
@@ -331,7 +331,7 @@ def _gather_exit_codes(
             deadline = time.monotonic() + patience_seconds
         if time.monotonic() > deadline:
             return [own, *told]
-        time.sleep(POLL_SECONDS)
+        time.sleep(attempt.run.poll_seconds)
 
 
 def _stop_cause(run: Run, stop: StopRequest) -> Cause | None:

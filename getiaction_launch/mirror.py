@@ -1,0 +1,396 @@
+"""Brings what workers write under a run's staging directory to the run's URL, while they train.
+
+Lightning, TensorBoard and whatever else a spec or script uses only ever see a local directory, so
+none of them waits for a network, and none needs to know how an object store differs from a disk.
+The mirror belongs to the node's process, which outlives a worker that is killed.
+
+Two threads share the work, so that no log waits for a checkpoint. Nodes that share a machine share
+the directory too; whoever holds a thread's lock file works for all. What has been brought is
+written down beside the files: a mirror that was killed is gone on with by the next one.
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from getiaction_launch.checkpoint import KEPT, all_committed, newest
+from getiaction_launch.errors import StorageError
+from getiaction_launch.run import Run
+from getiaction_launch.segment import cut, only_grows, segment_name
+from getiaction_launch.storage import (
+    describe,
+    file_system,
+    open_path,
+    reaching,
+    read_json,
+    remove,
+    write_json,
+)
+
+POLL_SECONDS = 0.5
+RECORD_SECONDS = 2.0
+STABLE_SECONDS = 2.0
+MAX_PAUSE_SECONDS = 60.0
+CHUNK_BYTES = 16 << 20
+"""Of a large file; two of them are in memory at a time."""
+READ_SECONDS = 60.0
+"""How long a store may be silent: it may have to put a large file together."""
+CHECKPOINTS = "launch/checkpoints"
+_OWN = ("launch/plan.json", "launch/progress.json", "launch/resume.lock", CHECKPOINTS)
+
+
+class Stoppable(Protocol):
+    """What ends a node's workers; the node's request to stop is one."""
+
+    signal: signal.Signals | None
+
+
+class Ledger:
+    """What of each file is on storage, in a file beside them.
+
+    Args:
+        directory: The staging directory.
+        lane: Of which thread.
+
+    Attributes:
+        files: By relative path: of a whole file its ``size`` and ``mtime_ns``; of one that grows
+            how many ``segments`` it has, and where the last one has its ``start`` and its ``end``.
+            ``is_there`` is false while that is being uploaded.
+    """
+
+    def __init__(self, directory: Path, lane: str) -> None:
+        self._directory, self._lane = directory, lane
+        self._path = directory / f".{lane}.json"
+        try:
+            content = read_json(self._path) or {}
+        except ValueError:
+            content = {}
+        self.files: dict[str, dict[str, Any]] = content.get("files", {})
+
+    def write(self) -> None:
+        """Keep it."""
+        write_json(self._path, {"files": self.files}, durable=False)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def locked(directory: Path, lane: str, limit_seconds: float) -> Iterator[bool]:
+        """Keep other processes from a lane; yields False if one has it for longer than that."""
+        deadline = time.monotonic() + limit_seconds
+        with (directory / f".{lane}.lock").open("w") as file:  # closing it unlocks it
+            while not (is_mine := _try_lock(file)) and time.monotonic() < deadline:
+                time.sleep(POLL_SECONDS)
+            yield is_mine
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+class Mirror:
+    """Keeps a run's URL up to date with its staging directory.
+
+    Args:
+        run: Whose directory is a URL.
+        period_seconds: Longest time until what was written is brought; checkpoints go at once.
+        limit_seconds: How long that may fail until the workers are stopped.
+        stop: Stops the node's workers.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        period_seconds: float = 30,
+        limit_seconds: float = 1800,
+        stop: Stoppable | None = None,
+    ) -> None:
+        self._lanes = [
+            _Files(run, period_seconds, limit_seconds, stop),
+            _Checkpoints(run, period_seconds, limit_seconds, stop),
+        ]
+
+    def start(self) -> None:
+        """Begin; what an earlier mirror has left goes first."""
+        for lane in self._lanes:
+            lane.thread.start()
+
+    def close(self, limit_seconds: float) -> None:
+        """Bring everything, now that nobody writes any more.
+
+        Raises:
+            StorageError: If that does not succeed within the limit, with the last reason.
+        """
+        deadline = time.monotonic() + limit_seconds
+        for lane in self._lanes:
+            lane.closing.set()
+        for lane in self._lanes:
+            lane.finish(deadline)
+
+
+class _Lane:
+    """One thread of the mirror."""
+
+    name: str
+
+    def __init__(
+        self, run: Run, period_seconds: float, limit_seconds: float, stop: Stoppable | None
+    ) -> None:
+        self.run, self.local = Run(open_path(run.directory, read_seconds=READ_SECONDS)), run.local
+        self._period_seconds, self._limit_seconds, self._stop = period_seconds, limit_seconds, stop
+        self.closing = threading.Event()
+        self.thread = threading.Thread(target=self._watch, name=f"mirror {self.name}", daemon=True)
+
+    def sync(self, *, is_last: bool) -> None:
+        """Bring everything that is new."""
+        raise NotImplementedError
+
+    def look(self) -> None:
+        """Bring what cannot wait for the period."""
+        raise NotImplementedError
+
+    def _watch(self) -> None:
+        self._sync_at = time.monotonic()
+        failures, failing_since = 0, 0.0
+        while not self.closing.wait(POLL_SECONDS):
+            if error := self._turn():
+                now = time.monotonic()
+                failing_since = failing_since if failures else now
+                failures += 1
+                self._tell(error, now - failing_since)
+                if now - failing_since > self._limit_seconds and self._stop:
+                    self._say("given up: training is stopped")
+                    self._stop.signal = self._stop.signal or signal.SIGTERM
+                self.closing.wait(min(2.0**failures, MAX_PAUSE_SECONDS))
+            else:
+                failures = 0
+
+    def _turn(self) -> Exception | None:
+        try:
+            with Ledger.locked(self.local.directory, self.name, 0) as is_mine:
+                if is_mine and time.monotonic() >= self._sync_at:
+                    self.sync(is_last=False)
+                    self._sync_at = time.monotonic() + self._period_seconds
+                elif is_mine:
+                    self.look()
+        except Exception as error:  # noqa: BLE001 - told, and tried again
+            return error
+        return None
+
+    def finish(self, deadline: float) -> None:
+        """Sync for the last time, once the thread has ended.
+
+        Raises:
+            StorageError: If that does not succeed before the deadline.
+        """
+        if self.thread.ident is not None:
+            self.thread.join(max(0, deadline - time.monotonic()))
+        error, failures = self._sync_last(deadline), 0
+        while error:
+            failures += 1
+            self._tell(error, 0)
+            pause_seconds = min(2.0**failures, MAX_PAUSE_SECONDS)
+            if time.monotonic() + pause_seconds >= deadline:
+                raise StorageError(
+                    f"{self.run.directory} did not take all files: {describe(error)}.",
+                    f"They are in {self.local.directory} on this machine.",
+                ) from error
+            time.sleep(pause_seconds)
+            error = self._sync_last(deadline)
+
+    def _sync_last(self, deadline: float) -> Exception | None:
+        limit_seconds = max(0, deadline - time.monotonic())
+        try:
+            with Ledger.locked(self.local.directory, self.name, limit_seconds) as is_mine:
+                if not is_mine:
+                    return TimeoutError("an upload has not ended")
+                self.sync(is_last=True)
+        except Exception as error:  # noqa: BLE001 - as above
+            return error
+        return None
+
+    def _tell(self, error: Exception, seconds: float) -> None:
+        since = f" for {seconds:.0f} s" if seconds else ""
+        self._say(f"{self.name} could not be uploaded{since}: {describe(error)}")
+
+    def _say(self, words: str) -> None:
+        sys.stderr.write(f"getiaction-launch: {words}\n")
+        sys.stderr.flush()
+
+    def is_mine(self, path: str) -> bool:
+        """Whether this lane brings the file at this relative path."""
+        raise NotImplementedError
+
+    def sync_files(self, *, is_last: bool) -> None:
+        """Bring every file of this lane that is new; take away what was removed here."""
+        ledger = Ledger(self.local.directory, self.name)
+        found = {path: stat for path, stat in walk(self.local.directory) if self.is_mine(path)}
+        # What only grows goes first: it is small, and people watch it.
+        for path in sorted(found, key=lambda path: (not only_grows(path), path)):
+            with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+                if only_grows(path):
+                    self._extend(ledger, path, found[path].st_size)
+                else:
+                    self._replace(ledger, path, found[path], is_last=is_last)
+        for path in ledger.files.keys() - found.keys():
+            for number in range(ledger.files[path].get("segments", 1)):
+                remove(self.run.directory / segment_name(path, number))
+            del ledger.files[path]
+        ledger.write()
+
+    def _extend(self, ledger: Ledger, path: str, size_bytes: int) -> None:
+        entry = ledger.files.setdefault(path, {"segments": 0, "start": 0, "end": 0})
+        file = self.local.directory / path
+        while True:
+            if entry.get("is_there", True):
+                end = cut(file, entry["end"], size_bytes)
+                if end == entry["end"]:
+                    return
+                # First written down, then done: who goes on after a kill makes the same segment.
+                entry |= {"segments": entry["segments"] + 1, "start": entry["end"], "end": end}
+                entry["is_there"] = False
+                ledger.write()
+            with file.open("rb") as opened:
+                opened.seek(entry["start"])
+                content = opened.read(entry["end"] - entry["start"])
+            name = segment_name(path, entry["segments"] - 1)
+            with reaching(self.run.directory):
+                fs, key = file_system(self.run.directory / name)
+                fs.pipe_file(key, content)
+            entry["is_there"] = True
+            ledger.write()
+
+    def _replace(self, ledger: Ledger, path: str, stat: os.stat_result, *, is_last: bool) -> None:
+        told = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        is_written_to = time.time() - stat.st_mtime < STABLE_SECONDS and not is_last
+        if ledger.files.get(path) == told or is_written_to:
+            return
+        upload(self.local.directory / path, self.run.directory / path)
+        ledger.files[path] = told
+        ledger.write()
+
+
+class _Files(_Lane):
+    """Logs, events, records, and whatever else lies there."""
+
+    name = "files"
+    _record_at = 0.0
+    _record: dict[str, Any] | None = None
+
+    def is_mine(self, path: str) -> bool:
+        """All but checkpoints."""
+        return not path.startswith(_OWN) and "checkpoints" not in Path(path).parts[:-1]
+
+    def sync(self, *, is_last: bool) -> None:
+        """As the lane's."""
+        self.look(is_last=is_last)
+        self.sync_files(is_last=is_last)
+
+    def look(self, *, is_last: bool = False) -> None:
+        """How far training is: every other second, and at once when a save begins or has ended."""
+        record = read_json(self.local.launch_directory / "progress.json")
+        if record is None or record == self._record:
+            return
+        is_new_phase = self._record is None or record.get("phase") != self._record.get("phase")
+        if is_last or is_new_phase or time.monotonic() >= self._record_at:
+            write_json(self.run.launch_directory / "progress.json", record)
+            self._record, self._record_at = record, time.monotonic() + RECORD_SECONDS
+
+
+class _Checkpoints(_Lane):
+    """The run's own checkpoints, and those of the user's ModelCheckpoint."""
+
+    name = "checkpoints"
+    _brought: dict[str, Any] | None = None
+
+    def is_mine(self, path: str) -> bool:
+        """Those that the user's callbacks save; the committed ones go another way."""
+        return not path.startswith(_OWN) and "checkpoints" in Path(path).parts[:-1]
+
+    def sync(self, *, is_last: bool) -> None:
+        """As the lane's."""
+        self.look()
+        self.sync_files(is_last=is_last)
+
+    def look(self) -> None:
+        """Bring the newest committed checkpoint, and commit it on storage by its marker."""
+        checkpoint = newest(self.local)
+        if checkpoint is None:
+            return
+        marker = read_json(checkpoint.path.with_suffix(".json"))
+        if marker is None or marker == self._brought:
+            return
+        target = self.run.directory / CHECKPOINTS / checkpoint.path.name
+        stored = read_json(target.with_suffix(".json")) or {}
+        if marker.items() <= stored.items():
+            self._brought = marker
+            return
+        digest = hash_of(checkpoint.path)
+        for file in files_of(checkpoint.path):
+            upload(
+                file,
+                target / file.relative_to(checkpoint.path) if file != checkpoint.path else target,
+            )
+        write_json(target.with_suffix(".json"), {**marker, "sha256": digest})
+        self._brought = marker
+        for old in all_committed(self.run)[:-KEPT]:
+            remove(old.path.with_suffix(".json"))  # first: what is removed in part must not count
+            remove(old.path)
+
+
+def walk(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Every file under a staging directory by its relative path, but hidden and unfinished ones."""
+    for place, directories, names in os.walk(directory):
+        directories[:] = [name for name in directories if not _is_unfinished(name)]
+        for name in names:
+            if not _is_unfinished(name):
+                path = Path(place, name)
+                with contextlib.suppress(FileNotFoundError):
+                    yield str(path.relative_to(directory)), path.stat()
+
+
+def _is_unfinished(name: str) -> bool:
+    return name.startswith(".") or name.endswith(".partial")
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files of a checkpoint, which is one, or a directory of them."""
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def hash_of(path: Path) -> str:
+    """SHA-256 of a checkpoint; of a directory, of its files in the order of their names."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for file in files_of(path):
+        with file.open("rb") as opened:
+            while piece := opened.read(1 << 20):
+                digest.update(piece)
+    return digest.hexdigest()
+
+
+def upload(source: Path, target: Path) -> None:
+    """Bring one file to storage, whole or not at all, with a bounded part of it in memory.
+
+    Raises:
+        StorageError: If that fails, or not all of it has come.
+        FileNotFoundError: If it is not there.
+    """
+    size_bytes = source.stat().st_size
+    with reaching(target):
+        fs, key = file_system(target)
+        parts = {"chunksize": CHUNK_BYTES, "max_concurrency": 2} if "s3" in fs.protocol else {}
+        fs.put_file(str(source), key, **parts)
+        if (have := fs.info(key)["size"]) != size_bytes and have != source.stat().st_size:
+            raise StorageError(f"{target} has {have} bytes of {size_bytes}.")

@@ -1,0 +1,153 @@
+"""A checkpoint as it was at one moment, copied into memory that is used again for the next."""
+
+import io
+import pickle
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.storage import TypedStorage
+
+LARGE_BYTES = 64 * 1024
+"""Smaller storages are not worth the keeping of a buffer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """What a checkpoint holds, apart from whatever changes it afterwards.
+
+    It is pickled just as ``torch.save`` will do it, so that what shares a storage still does, and
+    what cannot be saved says so at once. Only the storages are kept beside the pickle, in the main
+    memory, and so the checkpoint is one of CPU tensors.
+
+    Attributes:
+        pickled: Everything but the storages, which it names by number.
+        storages: Those.
+    """
+
+    pickled: bytes
+    storages: list[torch.UntypedStorage]
+
+    def content(self) -> Any:  # noqa: ANN401 - the user's
+        """The checkpoint, made anew on the snapshot's own memory."""
+        return _Unpickler(self).load()
+
+
+class SnapshotMemory:
+    """Takes snapshots at the price of one copy: a buffer is made once and then used again.
+
+    It keeps no more than the largest snapshot has needed.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[int, int], torch.UntypedStorage] = {}  # of the last snapshot
+        self._spare: defaultdict[tuple[int, bool], list[torch.UntypedStorage]] = defaultdict(list)
+        self._most_bytes = 0
+
+    def take(self, content: object, await_release: Callable[[], None] | None = None) -> Snapshot:
+        """Take a snapshot.
+
+        Args:
+            content: Of what; whatever ``torch.save`` takes.
+            await_release: Returns when no earlier snapshot is in use any more; None if none is.
+                It is not called where all large tensors are still as they were in the last one:
+                then both use the same memory.
+        """
+        file = io.BytesIO()
+        pickler = _Pickler(file)
+        pickler.dump(content)
+        large = [storage for storage in pickler.storages if storage.nbytes() >= LARGE_BYTES]
+        if await_release is None:
+            self._copy(large)
+        elif not self._holds(large):
+            await_release()
+            self._copy(large)
+        storages = [self._held.get(_key(storage)) for storage in pickler.storages]
+        copies = [
+            _bytes(storage).to("cpu", copy=True).untyped_storage() if held is None else held
+            for storage, held in zip(pickler.storages, storages, strict=True)
+        ]
+        return Snapshot(file.getvalue(), copies)
+
+    @property
+    def size_bytes(self) -> int:
+        """How much memory is kept."""
+        spare = [buffer for buffers in self._spare.values() for buffer in buffers]
+        return sum(buffer.nbytes() for buffer in [*self._held.values(), *spare])
+
+    def _holds(self, storages: list[torch.UntypedStorage]) -> bool:
+        """Whether the last snapshot has them all, bit for bit."""
+        twins = [self._held.get(_key(storage)) for storage in storages]
+        return bool(twins) and all(
+            twin is not None and torch.equal(_bytes(twin).to(storage.device), _bytes(storage))
+            for twin, storage in zip(twins, storages, strict=True)
+        )
+
+    def _copy(self, storages: list[torch.UntypedStorage]) -> None:
+        spare = self._spare
+        for buffer in self._held.values():
+            spare[buffer.nbytes(), _bytes(buffer).is_pinned()].append(buffer)
+        self._held = {}
+        for storage in storages:
+            # Only from pinned memory does a GPU copy on its own, at the full speed of its bus.
+            kind = storage.nbytes(), storage.device.type == "cuda"
+            buffer = spare[kind].pop() if spare[kind] else _allocate(*kind)
+            _bytes(buffer).copy_(_bytes(storage), non_blocking=True)
+            self._held[_key(storage)] = buffer
+        for device in {storage.device for storage in storages if storage.device.type == "cuda"}:
+            torch.cuda.current_stream(device).synchronize()
+        held_bytes = sum(buffer.nbytes() for buffer in self._held.values())
+        self._most_bytes = max(self._most_bytes, held_bytes)
+        room_bytes = self._most_bytes - held_bytes
+        for (size_bytes, _), buffers in spare.items():
+            del buffers[room_bytes // size_bytes :]
+            room_bytes -= size_bytes * len(buffers)
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, pickle.HIGHEST_PROTOCOL)
+        self.storages: list[torch.UntypedStorage] = []
+        self._numbers: dict[tuple[int, int], int] = {}
+
+    def persistent_id(self, obj: object) -> tuple[int, torch.dtype | None] | None:
+        """Name storages by number; anything else is pickled."""
+        dtype = None
+        if isinstance(obj, TypedStorage):
+            dtype, obj = obj.dtype, obj._untyped_storage  # noqa: SLF001 - the public way warns
+        if not isinstance(obj, torch.UntypedStorage):
+            return None
+        number = self._numbers.setdefault(_key(obj), len(self.storages))
+        if number == len(self.storages):
+            self.storages.append(obj)
+        return number, dtype
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, snapshot: Snapshot) -> None:
+        super().__init__(io.BytesIO(snapshot.pickled))
+        self._storages = snapshot.storages
+
+    def persistent_load(self, name: tuple[int, torch.dtype | None]) -> Any:  # noqa: ANN401 - either
+        """Find a storage by its number."""
+        number, dtype = name
+        storage = self._storages[number]
+        if dtype is None:
+            return storage
+        typed: Any = TypedStorage  # has no types
+        return typed(wrap_storage=storage, dtype=dtype, _internal=True)
+
+
+def _key(storage: torch.UntypedStorage) -> tuple[int, int]:
+    return storage.data_ptr(), storage.nbytes()
+
+
+def _bytes(storage: torch.UntypedStorage) -> torch.Tensor:
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+
+
+def _allocate(size_bytes: int, is_pinned: bool) -> torch.UntypedStorage:
+    memory = torch.empty(size_bytes, dtype=torch.uint8, device="cpu", pin_memory=is_pinned)
+    return memory.untyped_storage()

@@ -1,0 +1,89 @@
+"""S3 servers of the tests' own: real HTTP, one that keeps to the protocol and one that does not."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+import pytest
+from s3fs import S3FileSystem
+
+from getiaction_launch import storage
+
+KEY, SECRET = "AKIATESTKEY", "testsecret"
+LIMIT_SECONDS = 30
+
+
+class S3:
+    """A server on a port of this machine, until its context ends.
+
+    Args:
+        command: Starts it; ``{port}`` stands for the port.
+        directory: Where it runs and its log lies.
+
+    Attributes:
+        endpoint: Its URL.
+        env: What tells a client of it.
+    """
+
+    def __init__(self, command: list[str], directory: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.endpoint = f"http://127.0.0.1:{port}"
+        self.env = {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        self._log = (directory / "server.log").open("ab")
+        self._process = subprocess.Popen(
+            [word.format(port=port) for word in command],
+            cwd=directory,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+        deadline = time.monotonic() + LIMIT_SECONDS
+        with socket.socket() as client:
+            while client.connect_ex(("127.0.0.1", port)):
+                if time.monotonic() > deadline or self._process.poll() is not None:
+                    pytest.fail(f"{command} does not listen: see {self._log.name}")
+                time.sleep(0.05)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
+
+    def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Have clients of this process, and of those that it starts, find the server."""
+        for name in os.environ:
+            if name.startswith(("AWS_", "FSSPEC_")):
+                monkeypatch.delenv(name)
+        for name, value in self.env.items():
+            monkeypatch.setenv(name, value)
+        # Clients that an earlier test has made would go on with its server and keys.
+        S3FileSystem.clear_instance_cache()
+        monkeypatch.setattr(storage, "_exclusive", {})
+
+
+def moto(directory: Path) -> S3:
+    """A server that does what S3 does, but takes any key."""
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "{port}"]
+    return S3(command, directory)
+
+
+def rclone(directory: Path) -> S3:
+    """A server that creates a file twice when told not to; it checks signatures."""
+    (directory / "files/bucket").mkdir(parents=True)
+    program = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    command = [program or "rclone", "serve", "s3", "--addr", "127.0.0.1:{port}"]
+    return S3([*command, "--auth-key", f"{KEY},{SECRET}", "files"], directory)

@@ -1,0 +1,108 @@
+"""Runs and checkpoints brought from storage: the tree that they would have on a disk."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from getiaction_launch.checkpoint import commit, newest, partial_path
+from getiaction_launch.errors import CheckError, StorageError, UsageError
+from getiaction_launch.mirror import Mirror
+from getiaction_launch.pull import NEWEST, pull_checkpoint, pull_run
+from getiaction_launch.run import Run
+from getiaction_launch.storage import file_system, use_options
+
+
+@pytest.fixture
+def run(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run on S3 with a log in segments, a checkpoint of the user's and a committed one."""
+    monkeypatch.setenv("GETIACTION_LAUNCH_STAGING_DIR", str(tmp_path / "staging"))
+    run = Run.claim(bucket, "act")
+    run.write("plan", {})
+    run.write("job", {"job_id": "1"})
+    log = run.make_log_directory(0) / "rank_0.log"
+    partial = partial_path(run.local, 0, 10)
+    partial.parent.mkdir(parents=True)
+    partial.write_text("weights")
+    commit(run.local, attempt=0, fit=0, step=10, epoch=0, reason="period", saved_at=time.time())
+    (run.local.directory / "checkpoints").mkdir()
+    (run.local.directory / "checkpoints/epoch=0-step=10.ckpt").write_text("best")
+    for number in range(3):
+        with log.open("a") as file:
+            file.write(f"line {number}\n")
+        Mirror(run).close(30)
+    return run
+
+
+def test_pulled_run_is_as_on_a_disk(run, tmp_path):
+    """Segments are joined, nothing is missing, and no record lets the copy pass for the run."""
+    told = []
+    pull_run(run, tmp_path / "copy", lambda done, total: told.append((done, total)))
+    copy = {
+        str(p.relative_to(tmp_path / "copy")) for p in tmp_path.rglob("copy/**/*") if p.is_file()
+    }
+    assert copy == {
+        "launch/plan.json",
+        "launch/logs/attempt_0/rank_0.log",
+        "launch/checkpoints/fit_0_step_10.ckpt",
+        "launch/checkpoints/fit_0_step_10.json",
+        "checkpoints/epoch=0-step=10.ckpt",
+    }
+    log = tmp_path / "copy/launch/logs/attempt_0/rank_0.log"
+    assert log.read_text() == "line 0\nline 1\nline 2\n"
+    assert told[-1][0] == told[-1][1] > 0
+    with pytest.raises(CheckError, match="is there already"):
+        pull_run(run, tmp_path / "copy", lambda *_: None)
+
+
+def test_checkpoints_are_pulled_by_name(run, tmp_path):
+    """One of the user's, or the newest committed one; a wrong name lists what is there."""
+    best = pull_checkpoint(run, "epoch=0-step=10.ckpt", tmp_path / "a")
+    assert best.read_text() == "best"
+    assert pull_checkpoint(run, NEWEST, tmp_path / "a").read_text() == "weights"
+    with pytest.raises(UsageError, match=r"epoch=0\.ckpt.*\n.*epoch=0-step=10\.ckpt.*newest"):
+        pull_checkpoint(run, "epoch=0.ckpt", tmp_path / "a")
+
+
+def test_damaged_checkpoint_is_not_left_behind(run, tmp_path):
+    """What comes is what was saved, or nothing of that name."""
+    fs, key = file_system(newest(run).path)
+    fs.pipe_file(key, b"WEIGHTS")
+    with pytest.raises(StorageError, match="is damaged"):
+        pull_checkpoint(run, NEWEST, tmp_path / "a")
+    assert not (tmp_path / "a/fit_0_step_10.ckpt").exists()
+
+
+def test_pull_is_a_verb(run, getiaction_launch, tmp_path):
+    """On the command line a run goes where a laptop's would be, and is found there."""
+    result = getiaction_launch("pull", str(run.directory))
+    assert (result.returncode, result.stdout) == (0, "experiments/act/version_0\n"), result.stderr
+    assert (tmp_path / "experiments/act/version_0/launch/plan.json").exists()
+    again = getiaction_launch("pull", "act/version_0")
+    assert (again.returncode, "is in a directory" in again.stderr) == (3, True)
+    root = str(run.directory.parent.parent)
+    one = getiaction_launch("pull", "--checkpoint", "newest", "--root", root, "act/version_0")
+    assert (one.returncode, one.stdout) == (0, "fit_0_step_10.ckpt\n"), one.stderr
+
+
+def test_storage_options_of_a_cluster_reach_every_process(s3, bucket, monkeypatch):
+    """They are fsspec's own variable, which what is started from here inherits."""
+    for name in s3.env:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("FSSPEC_S3", "")
+    monkeypatch.delenv("FSSPEC_S3")
+    from fsspec.config import conf
+
+    monkeypatch.setitem(conf, "s3", {})
+    options = {"endpoint_url": s3.endpoint, "key": "k", "secret": "s"}
+    use_options(bucket, options)
+    run = Run.claim(bucket, "act")
+    run.write("plan", {"from": "here"})
+    code = (
+        "import sys\nfrom getiaction_launch.run import Run\nprint(Run.at(sys.argv[1]).read('plan'))"
+    )
+    command = [sys.executable, "-c", code, str(run.directory)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "'from': 'here'" in said.stdout

@@ -1,0 +1,213 @@
+"""Runs whose directory is a URL: claimed once, found again, refused where storage says no."""
+
+import json
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+
+import fsspec
+import pytest
+from botocore.exceptions import FlexibleChecksumError
+
+from getiaction_launch.errors import (
+    CheckError,
+    LaunchError,
+    SpecError,
+    StorageError,
+    UnreachableError,
+)
+from getiaction_launch.probe import LIMIT_SECONDS, check_root
+from getiaction_launch.run import Run, WorkerError, find_run, list_runs
+from getiaction_launch.storage import file_system, open_path, resolve_root
+
+
+def versions(runs: list[Run]) -> list[int]:
+    """Which they have, in order."""
+    return sorted(int(run.directory.name.removeprefix("version_")) for run in runs)
+
+
+def test_concurrent_claims_on_s3_get_versions_of_their_own(bucket):
+    """64 claims at once under one name: 64 versions, without a gap."""
+    with ThreadPoolExecutor(64) as pool:
+        runs = list(pool.map(lambda _: Run.claim(f"{bucket}/experiments", "act"), range(64)))
+    assert versions(runs) == list(range(64))
+
+
+def test_claims_are_distinct_where_a_store_overwrites(overwriting_bucket):
+    """Without conditional writes too, no two claims get the same version."""
+    root = f"{overwriting_bucket}/{time.monotonic_ns()}"
+    with ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(lambda _: Run.claim(root, "act"), range(8)))
+    assert versions(runs) == list(range(8))
+
+
+def test_claim_continues_after_runs_of_a_laptop(bucket):
+    """Versions that a Trainer made without the launcher count too."""
+    fsspec.filesystem("s3").pipe_file(f"{bucket}/act/version_7/hparams.yaml", b"{}")
+    assert Run.claim(bucket, "act").name == "act/version_8"
+
+
+@pytest.fixture(params=["s3", "memory"])
+def root(request: pytest.FixtureRequest) -> str:
+    """A root on storage."""
+    if request.param == "s3":
+        return f"{request.getfixturevalue('bucket')}/experiments"
+    return f"memory://{time.monotonic_ns()}/experiments"
+
+
+def test_remote_runs_are_listed_and_found(root):
+    """By URL, by name under the root, and as the last one; what was not launched is no run."""
+    runs = [Run.claim(root, name) for name in ("act", "act", "pusht")]
+    for run in runs[:2]:
+        run.write("plan", {"n": run.name})
+    open_path(f"{root}/notes.txt").write_text("no run")
+    assert {run.name for run in list_runs(root)} == {"act/version_0", "act/version_1"}
+    assert find_run("act/version_1", root) == runs[1]
+    assert find_run(str(runs[0].directory), "elsewhere") == runs[0]
+    assert find_run("@last", root) in runs[:2]
+    with pytest.raises(LaunchError, match=r"'act/version_9' is no run"):
+        find_run("act/version_9", root)
+    assert list_runs(f"{root}/nothing") == []
+
+
+def test_remote_records_are_read_as_written(root):
+    """Records, errors and their absence are as in a directory; discard gives the version back."""
+    run = Run.claim(root, "act")
+    assert run.read("job") is None
+    run.write("job", {"job_id": "1"})
+    run.write("job", {"job_id": "2"})
+    assert run.read("job")["job_id"] == "2"
+    run.forget("job")
+    run.forget("job")
+    assert run.read("job") is None
+    cause = WorkerError(3, 1, "h", "ValueError", "bad", failed_at=2)
+    for error in (WorkerError(0, 0, "h", "RuntimeError", "gloo", is_consequence=True), cause):
+        run.write_error(0, error)
+    assert run.first_error(0) == cause
+    assert run.first_error(1) is None
+    run.discard()
+    assert Run.claim(root, "act").name == "act/version_0"
+
+
+def test_records_of_other_processes_are_seen(bucket):
+    """What was listed or read once is asked for again: a cache would hide a job's end."""
+    run = Run.claim(bucket, "act")
+    run.write_error(0, WorkerError(1, 0, "h", "RuntimeError", "gloo", is_consequence=True))
+    assert run.first_error(0).rank == 1
+    cause = WorkerError(0, 0, "h", "ValueError", "bad")
+    fs = fsspec.filesystem("s3", use_listings_cache=True, skip_instance_cache=True)
+    path = f"{run.log_directory(0)}/error_rank_0.json".removeprefix("s3://")
+    fs.pipe_file(path, json.dumps(asdict(cause)).encode())
+    assert run.first_error(0) == cause
+
+
+def test_record_that_is_being_replaced_is_read_again(bucket, monkeypatch):
+    """A server that sends parts of two versions is asked once more."""
+    run = Run.claim(bucket, "act")
+    run.write("job", {"job_id": "1"})
+    fs, _ = file_system(run.directory)
+    read, failures = fs.cat_file, [FlexibleChecksumError(error_msg="mixed")]
+
+    def cat_file(path: str) -> bytes:
+        if failures:
+            raise failures.pop()
+        return read(path)
+
+    monkeypatch.setattr(fs, "cat_file", cat_file)
+    assert run.read("job")["job_id"] == "1"
+    assert not failures
+
+
+def test_probe_leaves_nothing(root):
+    """Where runs could be made the probe says nothing, and nothing is left of it."""
+    check_root(root)
+    assert open_path(root).exists() is False
+
+
+@pytest.mark.usefixtures("s3")
+def test_missing_bucket_is_named_and_not_made():
+    """A typo does not train into a bucket of its own."""
+    with pytest.raises(CheckError, match=r"(?s)s3://no-such-b.*NoSuchBucket.*127.0.*not made for"):
+        check_root("s3://no-such-b/experiments")
+    assert fsspec.filesystem("s3").exists("no-such-b") is False
+
+
+def test_wrong_credentials_are_told_from_all_else(overwriting_bucket, monkeypatch):
+    """The key that was used and the server that refused it stand in the error."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    with pytest.raises(
+        CheckError, match=r"(?s)SignatureDoesNotMatch.*127\.0.*key AKIA\.\.\..*AWS_PROFILE"
+    ):
+        check_root(f"{overwriting_bucket}/x")
+
+
+@pytest.mark.usefixtures("s3")
+def test_missing_credentials_are_told(monkeypatch, tmp_path):
+    """Without any key the fix says how to give one."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(CheckError, match=r"(?s)credentials.*export AWS_ACCESS_KEY_ID"):
+        check_root("s3://bucket/x")
+
+
+@pytest.mark.usefixtures("s3")
+def test_dead_endpoint_is_unreachable(monkeypatch):
+    """Nobody listens there: exit code 5, with the server's name."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(UnreachableError, match=r"(?s)s3://bucket/x.*127\.0\.0\.1:1.*AWS_ENDPOINT"):
+        check_root("s3://bucket/x")
+
+
+@pytest.mark.usefixtures("s3")
+def test_silent_endpoint_is_given_up(monkeypatch):
+    """A server that takes connections and never answers costs the limit and no more."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(64)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        before = time.monotonic()
+        with pytest.raises(UnreachableError, match=r"s3://bucket/x.*"):
+            check_root("s3://bucket/x")
+        # The limit itself is the behaviour; as much again for a machine that is busy.
+        assert time.monotonic() - before < 2 * LIMIT_SECONDS
+
+
+@pytest.mark.usefixtures("s3")
+def test_record_on_dead_storage_is_a_launch_error(monkeypatch):
+    """What a client raises becomes one error with the URL in it, for every reader of records."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(StorageError, match=r"s3://bucket/act/version_0/launch/job\.json"):
+        Run.at("s3://bucket/act/version_0").read("job")
+
+
+@pytest.mark.parametrize(
+    ("root", "base", "resolved"),
+    [
+        ("experiments", "/shared", "/shared/experiments"),
+        ("file:///x/y", "/shared", "/x/y"),
+        ("s3://b/experiments/", "/shared", "s3://b/experiments"),
+        ("experiments", "s3://b/team", "s3://b/team/experiments"),
+        ("experiments", "file:///shared", "/shared/experiments"),
+        ("/x/y", "s3://b/team", "/x/y"),
+    ],
+)
+def test_roots_are_resolved(root, base, resolved):
+    """A URL stays one, a relative path lies under the base, which may be a URL."""
+    assert resolve_root(root, base) == resolved
+
+
+@pytest.mark.parametrize(
+    ("root", "words"),
+    [
+        ("s3:/b/x", "lost a slash.*\n.*s3://b/x"),
+        ("s4://b/x", "no file system is known as s4"),
+        ("s3://", "names no bucket"),
+    ],
+)
+def test_urls_that_are_none_are_refused(root, words):
+    """Each with what would be one."""
+    with pytest.raises(SpecError, match=words):
+        resolve_root(root, "/shared")
