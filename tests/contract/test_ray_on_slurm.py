@@ -131,7 +131,8 @@ def test_warning_reaches_the_workers_past_ray(drill, undisturbed, until, assert_
             if "getiaction_launch.worker" not in process.cmdline():
                 process.send_signal(signal.SIGUSR2)
     step = drill.step()
-    until(lambda: drill.step() >= step + 6, LIMIT_SECONDS)  # long enough to notice that a daemon has died
+    # Long enough to notice that a daemon has died.
+    until(lambda: drill.step() >= step + 6, LIMIT_SECONDS)
     drill.cluster.cluster.run("scancel", "--signal=USR2", drill.job_id)
     drill.await_attempt(1)
     trained = drill.finish()
