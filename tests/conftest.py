@@ -36,8 +36,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _Schedule
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest drills begin first."""
-    items.sort(key=lambda item: "test_drills" not in item.nodeid)
+    """The longest test, which mostly waits, begins first."""
+    items.sort(key=lambda item: "test_time_limit_reached_twice" not in item.nodeid)
 
 
 @pytest.fixture(autouse=True)

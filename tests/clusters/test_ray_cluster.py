@@ -145,7 +145,7 @@ def test_a_killed_daemon_comes_back(cluster, on_nodes):
     until(lambda: cluster.states()["n1"] == "DEAD")
     until(lambda: not sleepers(cluster, "raylet"))
     cluster.restore("n1")
-    assert "raylet" in cluster.on("n1", "ps", "ax").stdout
+    until(lambda: "raylet" in cluster.on("n1", "ps", "ax").stdout)
 
 
 def test_a_lost_head_begins_anew(cluster, on_nodes):
