@@ -107,6 +107,7 @@ class BackgroundCheckpointIO(CheckpointIO):
         partial: Path,
         finish: Callable[[], None],
         fail: Callable[[Exception], None],
+        **news: Any,  # noqa: ANN401 - JSON values
     ) -> "Future[None]":
         """Take a snapshot and have it written.
 
@@ -118,6 +119,7 @@ class BackgroundCheckpointIO(CheckpointIO):
             partial: Where the thread writes it, durably; it lies beside where the file is to be.
             finish: What the thread does then.
             fail: What it does instead if the file cannot be written, or ``finish`` raises.
+            news: What the progress tells as soon as the snapshot is taken.
 
         Returns:
             What is done when either has been.
@@ -125,7 +127,7 @@ class BackgroundCheckpointIO(CheckpointIO):
         if self._num_saves >= _MOST_SAVES:
             self.wait()
         snapshot = self._memory.take(checkpoint, self.wait if self._num_saves else None)
-        self._count(1)
+        self._count(1, **news)  # before the thread begins: the two would wait for each other
         return self._submit(lambda: self._write(snapshot, partial, finish, fail))
 
     def remove_checkpoint(self, path: str | Path) -> None:
@@ -262,10 +264,10 @@ class BackgroundCheckpointIO(CheckpointIO):
         )
         self._failure.__cause__ = error
 
-    def _count(self, change: int) -> None:
+    def _count(self, change: int, **news: Any) -> None:  # noqa: ANN401 - JSON values
         with self._lock:
             self._num_saves += change
-            self._progress.update(is_writing_checkpoint=self._num_saves > 0)
+            self._progress.update(is_writing_checkpoint=self._num_saves > 0, **news)
 
 
 @contextlib.contextmanager

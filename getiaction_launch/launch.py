@@ -355,13 +355,14 @@ def _await_verdict(run: Run, plan: Plan, backend: Backend) -> None:
     submitted_at = time.monotonic()
     start_seconds = getattr(backend, "start_seconds", START_SECONDS)
     while not run.read("progress"):
-        if read_status(run).state.is_over:
+        state = read_status(run).state
+        if state.is_over:
             error = run.first_error(0)
             if error and error.type == SpecError.__name__:
                 raise SpecError(*error.message.split("\n", 1))
             return
         is_late = time.monotonic() - submitted_at > start_seconds or run.read("placement")
-        if is_late and not read_attempts(run):
+        if is_late and state is JobState.PENDING and not read_attempts(run):
             parse(plan.arguments)
             return
         time.sleep(POLL_SECONDS)

@@ -78,6 +78,11 @@ class ProgressReport(Callback):
             metrics={name: float(value) for name, value in values.items()},
         )
 
+    @property
+    def phase(self) -> str | None:
+        """What was told last."""
+        return self._report.get("phase")
+
     def update(self, **news: Any) -> None:  # noqa: ANN401 - JSON values
         """Tell ``news`` now, beside what was told before; for rank 0 alone, from any thread."""
         with self._lock:

@@ -105,9 +105,11 @@ class CheckpointSaver:
                     remove_partial(self._run)
                 self._is_swept = True
         path = partial_path(self._run, fit, step)
+        is_awaited = background is None or reason == "interruption"
         try:
             if background:
-                error = self._leave(trainer, background, path, finish)
+                news = {} if is_awaited else {"phase": "training"}
+                error = self._leave(trainer, background, path, finish, **news)
             else:
                 error = self._write(trainer, path, finish)
                 is_written = trainer.strategy.reduce_boolean_decision(error is None)
@@ -115,12 +117,13 @@ class CheckpointSaver:
                     error = self._finish_directory(finish, is_written=is_written)
             if error:
                 self._tell_failure(trainer, step, error)
-            if background and reason == "interruption":
+            if background and is_awaited:
                 background.wait()
         finally:
-            if trainer.is_global_zero:
+            if trainer.is_global_zero and self._progress.phase == "saving":
                 self._progress.update(phase="training")
-        trainer.strategy.barrier("getiaction_launch: committed")  # no rank leaves before that
+        if is_awaited:
+            trainer.strategy.barrier("getiaction_launch: committed")  # no rank leaves before that
 
     @staticmethod
     def _finish_directory(finish: Callable[[], None], *, is_written: bool) -> Exception | None:
@@ -147,6 +150,7 @@ class CheckpointSaver:
         io: BackgroundCheckpointIO,
         path: Path,
         finish: Callable[[], None],
+        **news: str,
     ) -> Exception | None:
         """Copy the state of all ranks; rank 0 leaves it to its thread to write and to finish."""
         step = trainer.global_step
@@ -156,7 +160,7 @@ class CheckpointSaver:
 
         def save_checkpoint(checkpoint: dict[str, Any], *_: object, **__: object) -> None:
             if trainer.is_global_zero:
-                io.save_later(checkpoint, path, finish, fail)
+                io.save_later(checkpoint, path, finish, fail, **news)
 
         return self._save(trainer, path, save_checkpoint)
 

@@ -82,7 +82,12 @@ def _slurm() -> None:
 
 @pytest.fixture(scope="session")
 def _ray() -> None:
-    """What a test with a Ray cluster of its own needs."""
+    """What a test with a Ray cluster of its own needs.
+
+    With SLURM's in one go they take longer than a run of all tests may.
+    """
+    if "ray" not in REQUIRED:
+        pytest.skip("to run Ray's tests, 10 minutes more: GETIACTION_TEST_REQUIRE=ray pytest")
     skip_without("ray", missing_ray())
 
 

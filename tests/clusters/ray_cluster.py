@@ -26,6 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the command line
 
+import psutil
 from clusters import cluster
 from clusters.cluster import LIMIT_SECONDS, LOGIN, Cluster, ClusterError
 
@@ -194,6 +195,10 @@ class RayCluster(Cluster):
         before = self._alive().get(name, set())
         if self.holder(name):
             self.kill_raylet(name)
+            for agent in self.processes("ray::", name):
+                # Else one that has not yet missed its raylet keeps a port from the next one's.
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    agent.kill()
         else:
             self._start_nodes(name)
         self._start_ray(name)

@@ -64,10 +64,10 @@ class Drill:
         write_spec(directory)
 
     def save_often(self) -> None:
-        """Have a checkpoint after almost every step, for faults that leave no time to save."""
+        """Have a checkpoint every few steps, for faults that leave no time to save."""
         config = self.directory / f"cluster_configs/{self.cluster.name}.yaml"
         with config.open("a") as file:
-            file.write("checkpoint_period_minutes: 0.01\n")
+            file.write("checkpoint_period_minutes: 0.05\n")
 
     def start(self, *words: str, pace_seconds: float = 0.5) -> None:
         """Submit, and wait until it trains."""

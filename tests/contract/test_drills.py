@@ -83,7 +83,7 @@ def test_killed_rank_with_a_crash_budget(drill, undisturbed):
 def test_lost_node(drill, undisturbed, loss):
     """A node is gone for SLURM: the run goes on elsewhere, from the newest checkpoint."""
     drill.save_often()
-    drill.start()
+    drill.start(pace_seconds=2)  # SLURM takes half a minute to miss a node
     drill.await_commit()
     slurm = drill.cluster.cluster
     nodes = slurm.run("squeue", "--noheader", "--format=%N", "--jobs", drill.job_id).stdout
