@@ -105,7 +105,7 @@ def measure(ways: list[str], runs: int, url: str | None, parameters: int | None)
     from lightning.pytorch.callbacks import LambdaCallback
     from torch.utils.data import DataLoader
 
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         policy = make_policy(parameters)
         saves = Saves(ways, runs, folder, url)
         # One frame: what is measured is not the training.

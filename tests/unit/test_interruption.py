@@ -455,7 +455,7 @@ def test_loader_processes_survive_a_schedulers_sigterm(worker, is_persistent):
 
     def send(batch: int) -> None:
         if batch == 2:
-            told.extend(process.pid for process in psutil.Process().children())
+            told.extend(process.pid for process in multiprocessing.active_children())
             send_sigterm_from_outside(told)
 
     words = {"num_workers": 2, "persistent_workers": is_persistent}
@@ -470,7 +470,7 @@ def test_a_loader_process_that_dies_of_the_same_sigterm_is_no_crash(worker):
 
     def send(batch: int) -> None:
         if batch == 2:
-            pids = [process.pid for process in psutil.Process().children()]
+            pids = [process.pid for process in multiprocessing.active_children()]
             send_sigterm_from_outside([os.getpid(), *pids])
 
     worker.monkeypatch.setattr(LoaderShield, "__call__", lambda *_: None)
@@ -704,14 +704,14 @@ def test_two_ranks_agree_save_stop_and_resume(node):
 @pytest.mark.parametrize("node", [1], indirect=True)
 def test_a_save_that_is_killed_leaves_the_checkpoint_before_it(node):
     """SIGKILL in the middle of a save: the newest committed checkpoint is the one before."""
-    # The first agreements come after 2 batches and at the epoch's end.
+    # Of the first agreements one comes at the epoch's end, and the others when steps are fast.
     workers = node.start("save_5", period=0)
     node.await_gate("save_5", workers)
     await_that(lambda: newest(node.run))
     assert node.run.read("progress")["phase"] == "saving"
     workers[0].kill()
     assert ends(workers) == [-signal.SIGKILL]
-    assert newest(node.run).step == 2
+    assert 0 < newest(node.run).step < 5
 
 
 @pytest.mark.parametrize("node", [2], indirect=True)
