@@ -194,11 +194,13 @@ class RayCluster(Cluster):
             return
         before = self._alive().get(name, set())
         if self.holder(name):
-            self.kill_raylet(name)
-            for agent in self.processes("ray::", name):
-                # Else one that has not yet missed its raylet keeps a port from the next one's.
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    agent.kill()
+            # `ray start` goes on after a drain, and an agent that has not yet missed its raylet
+            # keeps a port from the next one's.
+            for marker in ("ray.scripts.scripts", "/raylet/raylet", "ray::"):
+                for process in self.processes(marker, name):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
+            self._until(lambda: not self.processes("/raylet/raylet", name), f"{name} has no Ray")
         else:
             self._start_nodes(name)
         self._start_ray(name)
