@@ -96,7 +96,7 @@ def test_nodes_are_machines_of_their_own(cluster, on_nodes):
     assert places == {(cluster.address_of(name), name) for name in cluster.workers}
     assert said.split().count(cluster.address_of(HEAD)) == 3
     assert said.splitlines().count("0") == 3
-    (job,) = cluster.jobs()
+    job = max(cluster.jobs(), key=lambda job: job["start_time"])
     assert job["status"] == "SUCCEEDED"
     assert job["driver_info"]["node_ip_address"] == cluster.address_of(HEAD)
 
@@ -141,11 +141,11 @@ def test_a_killed_daemon_comes_back(cluster, on_nodes):
     submit(cluster, *on_nodes, "3", "env", "MARKER=raylet", "sleep", "600", wait=False)
     until(lambda: all(sleepers(cluster, "raylet", name) for name in cluster.workers))
     cluster.kill_raylet("n1")
-    assert "raylet" not in cluster.on("n1", "ps", "ax").stdout
+    assert "raylet" not in cluster.on("n1", "ps", "axww").stdout
     until(lambda: cluster.states()["n1"] == "DEAD")
     until(lambda: not sleepers(cluster, "raylet"))
     cluster.restore("n1")
-    until(lambda: "raylet" in cluster.on("n1", "ps", "ax").stdout)
+    until(lambda: "raylet" in cluster.on("n1", "ps", "axww").stdout)
 
 
 def test_a_lost_head_begins_anew(cluster, on_nodes):
