@@ -18,7 +18,6 @@ import itertools
 import json
 import os
 import shlex
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from pathlib import Path
 
 import yaml
 from against_torchrun import HERE, LIMIT_SECONDS, write_spec
+from pairs import compare
 
 sys.path.insert(0, str(HERE.parent / "tests"))
 from clusters.ray_cluster import RAY, RayCluster, missing
@@ -153,16 +153,6 @@ class Bench:
             time.sleep(0.02)
 
 
-def compare(what: str, pairs: list[tuple[float, float]]) -> None:
-    """Print medians and their ratio."""
-    ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-    ratio = statistics.median(mine / yours for mine, yours in pairs)
-    print(
-        f"{what}: launcher {ours:.2f} s, Ray Train {theirs:.2f} s, "
-        f"median ratio of {len(pairs)} pairs {ratio:.3f}"
-    )
-
-
 def main() -> None:
     """Measure in turn and print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -189,7 +179,7 @@ def main() -> None:
                 ours, theirs = map(bench.first_step_seconds, rivals)
                 firsts.append((ours, theirs))
                 print(f"pair {number}: first step {ours:.2f} s against {theirs:.2f} s", flush=True)
-            compare("command to first step", firsts)
+            compare("Ray Train", "command to first step", firsts)
             bench.write_spec(steps=100_000)
             cancels = ([*LAUNCHER, "cancel"], [*RAY, "job", "stop"])
             recoveries = []
@@ -201,7 +191,7 @@ def main() -> None:
                     f"against {theirs:.2f} s ({their_steps})",
                     flush=True,
                 )
-            compare("killed worker to next step", recoveries)
+            compare("Ray Train", "killed worker to next step", recoveries)
 
 
 if __name__ == "__main__":

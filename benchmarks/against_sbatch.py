@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import shlex
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from against_torchrun import HERE, LIMIT_SECONDS, write_spec
+from pairs import compare
 
 sys.path.insert(0, str(HERE.parent / "tests"))
 from clusters.slurm import SlurmCluster
@@ -154,16 +154,6 @@ def wait(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def compare(what: str, pairs: list[tuple[float, float]]) -> None:
-    """Print medians and their ratio."""
-    ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-    ratio = statistics.median(mine / yours for mine, yours in pairs)
-    print(
-        f"{what}: launcher {ours:.2f} s, by hand {theirs:.2f} s, "
-        f"median ratio of {len(pairs)} pairs {ratio:.3f}"
-    )
-
-
 def main() -> None:
     """Measure in turn and print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -189,7 +179,7 @@ def main() -> None:
                 theirs = bench.first_step_seconds(bench.submit_by_hand)
                 firsts.append((ours, theirs))
                 print(f"pair {number}: first step {ours:.2f} s against {theirs:.2f} s", flush=True)
-            compare("command to first step", firsts)
+            compare("by hand", "command to first step", firsts)
             write_spec(work, steps=100_000)
             cancels = []
             for number in range(arguments.runs):
@@ -197,7 +187,7 @@ def main() -> None:
                 theirs = bench.cancel_seconds(bench.submit_by_hand, ["scancel"])
                 cancels.append((ours, theirs))
                 print(f"pair {number}: cancel {ours:.2f} s against {theirs:.2f} s", flush=True)
-            compare("cancel to the last process gone", cancels)
+            compare("by hand", "cancel to the last process gone", cancels)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 from getiaction_launch.errors import StorageError
 from getiaction_launch.run import Run
 from getiaction_launch.state import EXIT_INTERRUPTED
-from getiaction_launch.storage import children, reaching, read_json, write_json
+from getiaction_launch.storage import children, reaching, read_json, remove, write_json
 
 KEPT = 2
 """How many committed checkpoints stay: the newest, and one in case that cannot be read."""
@@ -70,12 +70,14 @@ class Checkpoint:
 
 def newest(run: Run) -> Checkpoint | None:
     """The committed checkpoint that the run goes on from; None where there is none."""
-    return max(_committed(run), key=_age, default=None)
+    return next(reversed(all_committed(run)), None)
 
 
 def all_committed(run: Run) -> list[Checkpoint]:
     """Every checkpoint that counts, the newest last."""
-    return sorted(_committed(run), key=_age)
+    markers = [path for path in children(_directory(run)) if path.suffix == ".json"]
+    read = (Checkpoint.read(marker.with_suffix(".ckpt")) for marker in markers)
+    return sorted(filter(None, read), key=_age)
 
 
 def partial_path(run: Run, fit: int, step: int) -> Path:
@@ -127,12 +129,9 @@ def commit(
     return checkpoint
 
 
-def remove(path: Path) -> None:
-    """Remove a file, a link or a directory, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def files_of(path: Path) -> list[Path]:
+    """The files of a checkpoint, which is one, or a directory of them."""
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
 
 
 def sync_directory(directory: Path) -> None:
@@ -156,12 +155,6 @@ def _uncommitted_path(partial: Path) -> Path:
     return next(path for path in paths if not Checkpoint.read(path))
 
 
-def _committed(run: Run) -> list[Checkpoint]:
-    markers = [path for path in children(_directory(run)) if path.suffix == ".json"]
-    read = (Checkpoint.read(marker.with_suffix(".ckpt")) for marker in markers)
-    return [checkpoint for checkpoint in read if checkpoint]
-
-
 def _age(checkpoint: Checkpoint) -> tuple[int, int, int, float]:
     # By the clock only within an attempt: others run on other machines.
     return checkpoint.fit, checkpoint.attempt, checkpoint.step, checkpoint.saved_at
@@ -174,15 +167,11 @@ def _remove_all_but(run: Run, names: set[str]) -> None:
             remove(path)
 
 
-def _files(path: Path) -> list[Path]:
-    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-
-
 def _size_bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in _files(path))
+    return sum(file.stat().st_size for file in files_of(path))
 
 
 def _sync(path: Path) -> None:
-    for file in _files(path):
+    for file in files_of(path):
         with file.open("rb") as opened:
             os.fsync(opened.fileno())

@@ -24,11 +24,12 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import Strategy
 
-from getiaction_launch.checkpoint import remove, sync_directory
+from getiaction_launch.checkpoint import sync_directory
 from getiaction_launch.errors import CheckError
 from getiaction_launch.progress import ProgressReport, say
 from getiaction_launch.run import Run
 from getiaction_launch.snapshot import Snapshot, SnapshotMemory
+from getiaction_launch.storage import remove
 
 RETRY_SECONDS = (1.0, 3.0, 9.0)
 """Pauses before a write that the disk has refused is tried again."""

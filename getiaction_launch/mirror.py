@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from getiaction_launch.checkpoint import KEPT, all_committed, newest
+from getiaction_launch.checkpoint import KEPT, all_committed, files_of, newest
 from getiaction_launch.errors import StorageError
 from getiaction_launch.run import Run
 from getiaction_launch.segment import cut, only_grows, segment_name
@@ -361,11 +361,6 @@ def walk(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
 
 def _is_unfinished(name: str) -> bool:
     return name.startswith(".") or name.endswith(".partial")
-
-
-def files_of(path: Path) -> list[Path]:
-    """The files of a checkpoint, which is one, or a directory of them."""
-    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
 
 
 def hash_of(path: Path) -> str:

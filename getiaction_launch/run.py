@@ -12,6 +12,7 @@ import itertools
 import os
 import random
 import re
+import shutil
 import stat
 import time
 from dataclasses import asdict, dataclass, field
@@ -200,9 +201,9 @@ class Run:
 
     def discard(self) -> None:
         """Give the claimed version back; only for a run in which nothing was trained."""
-        remove(self.directory)
         if is_remote(self.directory):
-            remove(self.local.directory)
+            remove(self.directory)
+        shutil.rmtree(self.local.directory, ignore_errors=True)
 
 
 def staging_root() -> Path:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -268,15 +269,13 @@ def children(directory: Path) -> list[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a directory with all that is in it, if it is there."""
+    """Remove a file, a link, or a directory with all that is in it, if it is there."""
     if is_remote(path):
         with reaching(path), contextlib.suppress(FileNotFoundError):
             fs, key = file_system(path)
             fs.rm(key, recursive=True)
-    elif path.is_dir():
-        import shutil
-
-        shutil.rmtree(path, ignore_errors=True)
+    elif path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 

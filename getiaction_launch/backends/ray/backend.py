@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from getiaction_launch.backend import Job
 from getiaction_launch.backends.ray.client import connect, ray_errors
@@ -28,7 +28,6 @@ from getiaction_launch.run import Run
 CLASS_PATH = "getiaction_launch.backends.ray.RayBackend"
 DRIVER = "getiaction_launch.backends.ray.driver"
 STOP_MARGIN_SECONDS = 20
-START_SECONDS = 20
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray's job supervisor for the entrypoint of a job."""
 
@@ -73,17 +72,15 @@ class RayBackend:
     python: str | None = None
     grace_seconds: float = 20
 
+    start_seconds: ClassVar[float] = 20
+    """How long an attempt may take to begin where nodes are free."""
+
     def __post_init__(self) -> None:
         if self.cpus_per_worker < 1:
             raise ValueError(f"cpus_per_worker={self.cpus_per_worker} is too little: 1 or more")
         for name in ("grace_seconds", "placement_limit_seconds"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} is no time: 0 or more")
-
-    @property
-    def start_seconds(self) -> float:
-        """How long an attempt may take to begin where nodes are free."""
-        return START_SECONDS
 
     def free_gpus(self, num_nodes: int) -> int | None:  # noqa: ARG002 - of the contract
         """None: only the job will know."""
