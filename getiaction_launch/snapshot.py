@@ -112,6 +112,16 @@ class _Pickler(pickle.Pickler):
         self.storages: list[torch.UntypedStorage] = []
         self._numbers: dict[tuple[int, int], int] = {}
 
+    def reducer_override(self, obj: object) -> Any:  # noqa: ANN401 - as in pickle
+        """Tensors with nothing special to them take a shorter way than torch's, at a third of it.
+
+        An optimizer's state has so many that training would wait for their pickling too.
+        """
+        if type(obj) is not torch.Tensor or _is_special(obj):
+            return NotImplemented
+        where = obj.storage_offset(), tuple(obj.shape), obj.stride()
+        return _tensor, (obj.untyped_storage(), obj.dtype, *where)
+
     def persistent_id(self, obj: object) -> tuple[int, torch.dtype | None] | None:
         """Name storages by number; anything else is pickled."""
         dtype = None
@@ -138,6 +148,23 @@ class _Unpickler(pickle.Unpickler):
             return storage
         typed: Any = TypedStorage  # has no types
         return typed(wrap_storage=storage, dtype=dtype, _internal=True)
+
+
+def _is_special(tensor: torch.Tensor) -> bool:
+    """Whether there is more to a tensor than numbers in a storage."""
+    is_plain = tensor.layout is torch.strided and tensor.device.type in {"cpu", "cuda"}
+    is_seen_through = tensor.is_conj() or tensor.is_neg() or tensor.is_quantized
+    return tensor.requires_grad or not is_plain or is_seen_through or bool(vars(tensor))
+
+
+def _tensor(
+    storage: torch.UntypedStorage,
+    dtype: torch.dtype,
+    offset: int,
+    shape: tuple[int, ...],
+    stride: tuple[int, ...],
+) -> torch.Tensor:
+    return torch.empty(0, dtype=dtype, device=storage.device).set_(storage, offset, shape, stride)
 
 
 def _key(storage: torch.UntypedStorage) -> tuple[int, int]:

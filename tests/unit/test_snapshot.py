@@ -63,6 +63,35 @@ def test_what_shares_memory_still_does(size):
     assert len(saved(snapshot.content())) < 1.2 * len(saved(torch.zeros(2 * size))) + 2000
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor", "ignore:TypedStorage")
+def test_whatever_a_tensor_is_it_stays():
+    """What torch can save of a tensor beside its numbers is in the copy too."""
+    plain, noted = torch.rand(2, 4), torch.rand(4)
+    noted.note = "mine"
+    content = {
+        "part": plain[1:, 2:],
+        "spread": plain[0, :1].expand(3),
+        "trained": torch.rand(2, requires_grad=True),
+        "conjugate": torch.view_as_complex(torch.rand(4, 2)).conj(),
+        "negative": torch.view_as_complex(torch.rand(4, 2)).conj().imag,
+        "sparse": torch.eye(3).to_sparse(),
+        "meta": torch.rand(3, device="meta"),
+        "quantized": torch.quantize_per_tensor(plain, 0.1, 10, torch.quint8),
+        "noted": noted,
+        "half": plain.half(),
+        "empty": torch.empty(0, 3),
+    }
+    copy = loaded(saved(SnapshotMemory().take(content).content()))
+    for name, tensor in content.items():
+        twin = copy[name]
+        assert twin.is_conj() == tensor.is_conj(), name
+        assert twin.is_neg() == tensor.is_neg(), name
+        assert repr(twin) == repr(tensor), name
+        assert vars(twin) == vars(tensor), name
+        if tensor.layout is torch.strided:
+            assert (twin.stride(), twin.dtype) == (tensor.stride(), tensor.dtype), name
+
+
 def test_memory_is_used_again():
     """Snapshots one after the other, also of a part, need no more than the largest of them."""
     memory = SnapshotMemory()
