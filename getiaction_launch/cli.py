@@ -262,7 +262,7 @@ def _print_logs(run: Run, rank: int | None, attempt: int, watch: console.Watch |
         return time.monotonic() - lost_at > LOST_SECONDS
 
     while True:
-        files = log_files(run, rank, attempt)
+        files = log_files(run, rank, attempt, may_come=watch is not None and not is_over())
         is_last = watch is None
 
         def has_ended(attempt: int = attempt) -> bool:

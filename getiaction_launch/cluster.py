@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from getiaction_launch.backend import Backend
 from getiaction_launch.errors import ClusterConfigError, UsageError, nearest_first
@@ -29,6 +29,10 @@ class ClusterConfig:
         forward_env_vars: Names of variables that jobs take from the submitting shell; null for all
             of them. For secrets, whose values are then written nowhere.
         checkpoint_period_minutes: Longest time of training between two checkpoints.
+        checkpoint_when_busy: Whether a checkpoint that is due while the one before it is still
+            being written waits for that, or is put off: slow storage makes checkpoints rarer then,
+            and not the training slower.
+        checkpoint_failure_limit_minutes: How long no checkpoint can be saved until training stops.
         upload_period_seconds: Longest time until what a run on remote storage logs is there.
         upload_limit_minutes: How long its storage may take nothing until training is stopped.
         max_crashes: How often a run may fail by its own doing, or for want of memory, and start
@@ -43,6 +47,8 @@ class ClusterConfig:
     env_vars: dict[str, str] = field(default_factory=dict)
     forward_env_vars: list[str] | None = None
     checkpoint_period_minutes: float = 10
+    checkpoint_when_busy: Literal["wait", "skip"] = "wait"
+    checkpoint_failure_limit_minutes: float = 30
     upload_period_seconds: float = 30
     upload_limit_minutes: float = 30
     max_crashes: int = 0

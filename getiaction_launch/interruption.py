@@ -85,7 +85,7 @@ class Interruption(Callback):
     and a write, to save what a tenth of the period trains; so they do not.
 
     A save that finds the one before it still being written waits for that. With
-    ``GETIACTION_LAUNCH_CHECKPOINT_WHEN_BUSY=skip`` a periodic one is put off until the other is
+    ``checkpoint_when_busy: skip`` a periodic one is put off until the other is
     done, so that slow storage makes checkpoints rarer and not the training slower.
 
     Args:

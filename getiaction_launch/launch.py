@@ -139,6 +139,8 @@ def prepare(
         env_vars=place.env_vars,
         forward_env_vars=place.forward_env_vars,
         checkpoint_period_minutes=place.checkpoint_period_minutes,
+        checkpoint_when_busy=place.checkpoint_when_busy,
+        checkpoint_failure_limit_minutes=place.checkpoint_failure_limit_minutes,
         upload_period_seconds=place.upload_period_seconds,
         upload_limit_minutes=place.upload_limit_minutes,
         budgets={

@@ -17,8 +17,16 @@ PIECE_BYTES = 1 << 20
 LINE_END = re.compile(rb"\r*\n\r*|\r+")
 
 
-def log_files(run: Run, rank: int | None, attempt: int) -> dict[str, Path]:
+def log_files(
+    run: Run, rank: int | None, attempt: int, *, may_come: bool = False
+) -> dict[str, Path]:
     """The workers' logs by name: ``rank 0``, ``rank 1``, ...
+
+    Args:
+        run: Whose.
+        rank: Of this worker alone.
+        attempt: Which.
+        may_come: Whether some that are not there yet may still come.
 
     Raises:
         UsageError: If the run has no worker of that rank.
@@ -37,7 +45,7 @@ def log_files(run: Run, rank: int | None, attempt: int) -> dict[str, Path]:
     logs = [path for path in children(directory) if path.suffix == ".log"]
     own = [directory / "job.log", *sorted(path for path in logs if path.name.startswith("node_"))]
     job = run.read("job") or {}
-    if "job_dir" in job and not children(directory):  # it has not come as far as to a node
+    if "job_dir" in job and not (may_come or children(directory)):  # it never came to a node
         own += [Path(job["job_dir"], f"{job['job_id']}_0_log.out")]
     return files | {p.stem.replace("_", " "): p for p in own if p.exists() and p.stat().st_size}
 

@@ -222,6 +222,10 @@ def _start_worker(
             "GETIACTION_LAUNCH_RUN": str(attempt.run.directory),
             "GETIACTION_LAUNCH_ATTEMPT": str(attempt.number),
             "GETIACTION_LAUNCH_CHECKPOINT_PERIOD_SECONDS": str(plan.checkpoint_period_minutes * 60),
+            "GETIACTION_LAUNCH_CHECKPOINT_WHEN_BUSY": plan.checkpoint_when_busy,
+            "GETIACTION_LAUNCH_CHECKPOINT_FAILURE_LIMIT_SECONDS": str(
+                plan.checkpoint_failure_limit_minutes * 60
+            ),
         },
         working_directory=working_directory,
         # The signals of a terminal come through this process alone, and loader workers can be
@@ -263,7 +267,8 @@ def _stop(attempt: Attempt, workers: list["subprocess.Popen[bytes]"], grace_seco
         is_hopeless = waited_seconds >= FAILURE_GRACE_SECONDS and _has_failed(attempt)
         if waited_seconds >= max(grace_seconds, SAVE_LIMIT_SECONDS):
             break
-        if (waited_seconds >= grace_seconds or is_hopeless) and not _is_saving(attempt.run.local):
+        is_late = waited_seconds >= grace_seconds or is_hopeless
+        if is_late and not _is_saving(attempt.run.local, attempt.number):
             break
         time.sleep(POLL_SECONDS)
     for worker in workers:
@@ -281,16 +286,20 @@ def _has_failed(attempt: Attempt) -> bool:
     return error is not None and not error.is_consequence
 
 
-def await_save(run: Run) -> None:
+def await_save(attempt: Attempt) -> None:
     """Let a checkpoint that another node is saving be finished, within the limit for that."""
     deadline = time.monotonic() + SAVE_LIMIT_SECONDS
-    while _is_saving(run) and time.monotonic() < deadline:
-        time.sleep(run.poll_seconds)
+    while _is_saving(attempt.run, attempt.number) and time.monotonic() < deadline:
+        time.sleep(attempt.run.poll_seconds)
 
 
-def _is_saving(run: Run) -> bool:
+def _is_saving(run: Run, number: int) -> bool:
+    """Whether rank 0 saves a checkpoint, or its thread writes one."""
     try:
-        return (run.read("progress") or {}).get("phase") == "saving"
+        progress = run.read("progress") or {}
+        is_at_it = progress.get("phase") == "saving" or progress.get("is_writing_checkpoint")
+        # One that has died could not take its words back.
+        return bool(is_at_it) and not (run.log_directory(number) / "error_rank_0.json").exists()
     except (OSError, ValueError):
         return False
 

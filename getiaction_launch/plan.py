@@ -55,6 +55,8 @@ class Plan:
         forward_env_vars: Names of variables that the submitting shell's values are taken of; the
             values are written nowhere. None for the whole environment.
         checkpoint_period_minutes: Longest time of training between two checkpoints.
+        checkpoint_when_busy: ``wait`` for the one that is being written, or ``skip`` this one.
+        checkpoint_failure_limit_minutes: How long none can be saved until training is stopped.
         upload_period_seconds: Longest time until what a run on remote storage logs is there.
         upload_limit_minutes: How long its storage may take nothing until training is stopped.
         budgets: How many ``crashes``, ``node_failures`` and ``interruptions`` another attempt
@@ -74,6 +76,8 @@ class Plan:
     env_vars: dict[str, str] = field(default_factory=dict)
     forward_env_vars: list[str] | None = None
     checkpoint_period_minutes: float = 10
+    checkpoint_when_busy: str = "wait"
+    checkpoint_failure_limit_minutes: float = 30
     upload_period_seconds: float = 30
     upload_limit_minutes: float = 30
     budgets: dict[str, int | None] = field(default_factory=dict)

@@ -33,7 +33,8 @@ from getiaction_launch.storage import (
 )
 
 SCHEMA_VERSION = 1
-STAGING_FIX = "Name another directory: export GETIACTION_LAUNCH_STAGING_DIR=/disk/of/yours"
+STAGING_VARIABLE = "GETIACTION_LAUNCH_STAGING_DIR"
+STAGING_FIX = f"Name another directory: export {STAGING_VARIABLE}=/disk/of/yours"
 ROUND_TRIPS = 16  # to a remote storage, at a time
 _VERSION = re.compile(r"version_(\d+)")
 _ERROR = re.compile(r"error_rank_\d+\.json")
@@ -210,7 +211,7 @@ def staging_root() -> Path:
     """Where the local copies of runs lie whose directory is a URL."""
     # Not the system's temporary directory: schedulers give each job another one.
     default = f"/tmp/getiaction-launch-{os.getuid()}"  # noqa: S108 - made for its owner alone
-    return Path(os.environ.get("GETIACTION_LAUNCH_STAGING_DIR", default)).absolute()
+    return Path(os.environ.get(STAGING_VARIABLE, default)).absolute()
 
 
 def _make_staging_root() -> None:

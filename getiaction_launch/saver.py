@@ -49,8 +49,7 @@ class CheckpointSaver:
     def raise_failure(self) -> None:
         """Give up once no checkpoint could be saved for ``checkpoint_failure_limit_minutes``.
 
-        They are counted from the first one that failed; the limit is 30 minutes unless
-        ``GETIACTION_LAUNCH_CHECKPOINT_FAILURE_LIMIT_SECONDS`` says otherwise.
+        They are counted from the first one that failed.
 
         Raises:
             CheckError: With what the disk said.

@@ -9,16 +9,19 @@ how a cluster stops, and why no cluster survives the process that started it.
 
 import argparse
 import contextlib
+import ctypes
 import functools
 import json
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ import psutil
 TOOLS = ("ip", "nsenter", "setpriv", "unshare")
 LIMIT_SECONDS = 60
 LOGIN = "login"
+CLONE_NEWNET = 0x40000000  # setns(2)
 HOLDER = ["sleep", "infinity"]  # the first process of a pid namespace: it only has to live
 FOREIGN = ("SLURM", "RAY_", "GETIACTION_", "PL_TRAINER_", "CUDA_VISIBLE_DEVICES", "PYTEST_")
 """What names of variables begin with that say where the caller runs, which is not here."""
@@ -213,6 +217,18 @@ class Cluster:
         table = Path(f"/proc/{self._required_holder(name).pid}/net/tcp")
         # the kernel's Documentation/networking/proc_net_tcp.rst: any peer, state LISTEN
         return f":{port:04X} 00000000:0000 0A" in table.read_text()
+
+    def listen(self, name: str) -> socket.socket:
+        """A socket at a port of a node, at which this process serves the cluster."""
+
+        def enter() -> socket.socket:
+            with Path(f"/proc/{self._required_holder(name).pid}/ns/net").open() as namespace:
+                if ctypes.CDLL(None).setns(namespace.fileno(), CLONE_NEWNET):
+                    raise ClusterError(f"the network of {name} cannot be entered")
+            return socket.create_server((self.address_of(name), 0))
+
+        with ThreadPoolExecutor(1) as thread:  # a thread can be in another network
+            return thread.submit(enter).result()
 
     def address_of(self, name: str) -> str:
         """The node's address in the cluster's network."""

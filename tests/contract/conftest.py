@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +13,9 @@ from typing import ClassVar
 import psutil
 import pytest
 import torch
-from clusters.ray_cluster import RayCluster
+from clusters.cluster import LOGIN, Cluster
+from clusters.proxy import Proxy
+from clusters.ray_cluster import TEMPORARY, RayCluster
 from clusters.slurm import SlurmCluster
 from drill import Drill, weights, write_spec
 from filelock import FileLock
@@ -29,7 +32,37 @@ class Local:
     env: ClassVar[dict[str, str]] = {}
 
     def __init__(self, request: pytest.FixtureRequest, directory: Path) -> None:
-        del request, directory
+        del request
+        self.staging = directory / "staging"
+        """Where a node keeps the files of a run on S3 until they are there."""
+        self.s3: Proxy | None = None
+
+    def open_door(self, endpoint: str) -> contextlib.AbstractContextManager[object]:
+        """Have the nodes reach a server of this machine, while the context lasts."""
+        del endpoint
+        return contextlib.nullcontext()
+
+    def staged(self) -> str:
+        """The names of what nodes keep of runs on S3."""
+        return "\n".join(str(path) for path in self.staging.iterdir())
+
+    def lose_disks(self) -> None:
+        """Remove that."""
+        shutil.rmtree(self.staging)
+
+    @contextlib.contextmanager
+    def lost_node(self, directory: str) -> Iterator[None]:
+        """Kill all processes of a run's first node."""
+        for process in psutil.process_iter():
+            try:
+                words = [*process.cmdline(), process.environ().get("GETIACTION_LAUNCH_RUN", "")]
+            except psutil.Error:
+                continue
+            if directory in words and (
+                "--node-rank 0" in " ".join(words) or _is_of_node_0(process)
+            ):
+                process.kill()
+        yield
 
     def command(self, *words: str) -> list[str]:
         """A ``getiaction-launch`` command line, as typed where one submits."""
@@ -49,14 +82,66 @@ class Local:
         return found
 
 
-class Slurm(Local):
-    """A real SLURM of four nodes; commands are typed on its login node."""
+def _is_of_node_0(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.environ().get("GROUP_RANK") == "0"
+    return False
+
+
+class Nodes(Local):
+    """Nodes in a network of their own; commands are typed on a login node."""
+
+    env: ClassVar[dict[str, str]] = {"GETIACTION_LAUNCH_GPUS_PER_NODE": "0"}
+    cluster: Cluster
+
+    def open_door(self, endpoint: str) -> contextlib.AbstractContextManager[object]:
+        """Of S3 they see the login node's port, behind which that server is."""
+        self.s3 = Proxy(endpoint, self.cluster.listen(LOGIN))
+        return self.s3
+
+    def staged(self) -> str:
+        """On each of the nodes."""
+        listing = ["ls", "-A", str(self.staging)]
+        said = [self.cluster.on(node, *listing, check=False) for node in self.cluster.nodes]
+        assert any(done.returncode == 0 for done in said), "there was none"
+        return "".join(done.stdout for done in said)
+
+    def lose_disks(self) -> None:
+        """On each of the nodes."""
+        for node in self.cluster.nodes:
+            self.cluster.on(node, "rm", "-rf", str(self.staging))
+
+    @contextlib.contextmanager
+    def lost_node(self, directory: str) -> Iterator[None]:
+        """Cut the power of a run's first node; in the end it comes back."""
+        (name,) = (
+            node
+            for node in self.cluster.nodes
+            if any(_is_of_node_0(process) for process in self.cluster.processes(directory, node))
+        )
+        self.cluster.kill_node(name)
+        yield
+        self.cluster.restore(name)
+
+    def command(self, *words: str) -> list[str]:
+        """The same on the login node."""
+        s3 = [f"AWS_ENDPOINT_URL={self.s3.endpoint}"] if self.s3 else []
+        return [*self.cluster.login, "env", *s3, *super().command(*words)]
+
+    def processes(self, directory: Path) -> list[psutil.Process]:
+        """Every process on a node that works for the run."""
+        return self.cluster.processes(str(directory))
+
+
+class Slurm(Nodes):
+    """A real SLURM of four nodes."""
 
     name = "slurm"
-    env: ClassVar[dict[str, str]] = {"GETIACTION_LAUNCH_GPUS_PER_NODE": "0"}
 
     def __init__(self, request: pytest.FixtureRequest, directory: Path) -> None:
+        super().__init__(request, directory)
         self.cluster: SlurmCluster = request.getfixturevalue("slurm_cluster")
+        self.staging = self.cluster.directory / "node_local" / directory.name
         config = directory / "cluster_configs/slurm.yaml"
         config.parent.mkdir()
         config.write_text(
@@ -65,22 +150,14 @@ class Slurm(Local):
             "  init_args: {poll_seconds: 1}\n"
         )
 
-    def command(self, *words: str) -> list[str]:
-        """The same on the login node."""
-        return [*self.cluster.login, *super().command(*words)]
 
-    def processes(self, directory: Path) -> list[psutil.Process]:
-        """Every process on a node that works for the run."""
-        return self.cluster.processes(str(directory))
-
-
-class Ray(Local):
-    """A real Ray cluster of a head and three nodes; commands are typed on a machine without Ray."""
+class Ray(Nodes):
+    """A real Ray cluster of a head and three nodes; on the login node no Ray runs."""
 
     name = "ray"
-    env: ClassVar[dict[str, str]] = {"GETIACTION_LAUNCH_GPUS_PER_NODE": "0"}
 
     def __init__(self, request: pytest.FixtureRequest, directory: Path) -> None:
+        super().__init__(request, directory)
         self.cluster: RayCluster = request.getfixturevalue("ray_cluster")
         self.config = directory / "cluster_configs/ray.yaml"
         self.config.parent.mkdir()
@@ -89,14 +166,14 @@ class Ray(Local):
             "  class_path: getiaction_launch.backends.ray.RayBackend\n"
             f"  init_args: {{address: '{self.cluster.address}'}}\n"
         )
+        self.staging = TEMPORARY / "staging" / directory.name
 
-    def command(self, *words: str) -> list[str]:
-        """The same where no Ray runs."""
-        return [*self.cluster.login, *super().command(*words)]
-
-    def processes(self, directory: Path) -> list[psutil.Process]:
-        """Every process on a node that works for the run."""
-        return self.cluster.processes(str(directory))
+    def open_door(self, endpoint: str) -> contextlib.AbstractContextManager[object]:
+        """Jobs have the environment of the cluster, and what the cluster config forwards."""
+        names = [name for name in os.environ if name.startswith("AWS_")]
+        with self.config.open("a") as file:
+            file.write(f"forward_env_vars: {names}\n")
+        return super().open_door(endpoint)
 
 
 CLUSTERS = {"local": Local, "slurm": Slurm, "ray": Ray}

@@ -66,6 +66,11 @@ class Drill:
     def save_often(self) -> None:
         """Have a checkpoint every few steps, for faults that leave no time to save."""
         config = self.directory / f"cluster_configs/{self.cluster.name}.yaml"
+        if not config.exists():
+            config.parent.mkdir()
+            config.write_text(
+                "backend: {class_path: getiaction_launch.backends.local.LocalBackend}\n"
+            )
         with config.open("a") as file:
             file.write("checkpoint_period_minutes: 0.05\n")
 

@@ -73,3 +73,50 @@ def test_run_of_a_worker_is_its_own(getiaction_launch, cluster, script, tmp_path
     assert getiaction_launch("--cluster", cluster.name, "--wait", name).returncode == 10
     assert cluster.processes(tmp_path / "experiments/inner/version_0")
     assert "CANCELLED" in getiaction_launch("cancel", "inner/version_0").stdout
+
+
+def test_checkpoint_that_is_being_written_is_let_finish(getiaction_launch, script, tmp_path):
+    """Rank 1 fails; rank 0, which writes behind its training, is killed only after that."""
+    name = script(
+        "import json, signal\n"
+        "if rank == '1':\n"
+        "    while not os.path.exists('writes'): time.sleep(0.01)\n"
+        "    raise ValueError('bad')\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "def tell(is_writing):\n"
+        "    with open(os.environ['GETIACTION_RUN_DIR'] + '/launch/progress.json', 'w') as file:\n"
+        "        json.dump({'phase': 'training', 'is_writing_checkpoint': is_writing}, file)\n"
+        "tell(True)\n"
+        "open('writes', 'w')\n"
+        "time.sleep(7)\n"
+        "open('written', 'w')\n"
+        "tell(False)\n"
+        "time.sleep(600)\n"
+    )
+    result = getiaction_launch("--workers-per-node", "2", "--wait", name)
+    assert (result.returncode, "ValueError: bad" in result.stdout) == (10, True)
+    assert (tmp_path / "written").exists()
+
+
+def test_cluster_config_reaches_who_saves(getiaction_launch, script, tmp_path):
+    """How checkpoints are taken is the cluster config's to say; each worker is told."""
+    config = (
+        "backend: {class_path: getiaction_launch.backends.local.LocalBackend}\n"
+        "checkpoint_period_minutes: 5\n"
+        "checkpoint_when_busy: skip\n"
+        "checkpoint_failure_limit_minutes: 2\n"
+    )
+    (tmp_path / "slow.yaml").write_text(config)
+    name = script(
+        "print({n: v for n, v in os.environ.items() if n.startswith('GETIACTION_LAUNCH_CHECK')})"
+    )
+    result = getiaction_launch("--cluster", "./slow.yaml", "--wait", name)
+    assert result.returncode == 0, result.stderr
+    said = getiaction_launch("logs", "@last").stdout
+    assert "'GETIACTION_LAUNCH_CHECKPOINT_PERIOD_SECONDS': '300" in said
+    assert "'GETIACTION_LAUNCH_CHECKPOINT_WHEN_BUSY': 'skip'" in said
+    assert "'GETIACTION_LAUNCH_CHECKPOINT_FAILURE_LIMIT_SECONDS': '120" in said
+    (tmp_path / "slow.yaml").write_text(config.replace("skip", "sometimes"))
+    refused = getiaction_launch("--cluster", "./slow.yaml", name)
+    assert refused.returncode == 2
+    assert "checkpoint_when_busy" in refused.stderr

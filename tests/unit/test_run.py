@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from getiaction_launch.errors import CheckError, RunNotFoundError
+from getiaction_launch.logs import log_files
+from getiaction_launch.plan import Plan, Topology
 from getiaction_launch.probe import check_root, make_root
 from getiaction_launch.run import Run, WorkerError, find_run, list_runs
 from getiaction_launch.storage import read_json, write_json
@@ -99,3 +101,13 @@ def test_name_that_cannot_be_a_directory_is_refused(tmp_path):
     for name in ("act", "x" * 300):
         with pytest.raises(CheckError, match="cannot hold a run"):
             Run.claim(str(tmp_path), name)
+
+
+def test_talk_of_a_job_is_shown_only_where_no_other_log_comes(tmp_path):
+    """Who follows a run waits for its workers' lines; of a job that never came to them it says."""
+    run = Run.claim(str(tmp_path), "act")
+    run.write("plan", Plan("act", "", [], ["train.py"], Topology(1, 1, 0), "").to_json())
+    run.write("job", {"job_id": "12", "job_dir": str(tmp_path)})
+    (tmp_path / "12_0_log.out").write_text("slurmstepd: error\n")
+    assert list(log_files(run, None, 0, may_come=True)) == ["rank 0"]
+    assert list(log_files(run, None, 0)) == ["rank 0", "12 0 log"]

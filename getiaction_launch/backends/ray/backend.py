@@ -23,7 +23,7 @@ from getiaction_launch.errors import CheckError, LaunchError
 from getiaction_launch.node import SAVE_LIMIT_SECONDS, StopRequest
 from getiaction_launch.plan import Plan
 from getiaction_launch.process import ProcessJob, start_process
-from getiaction_launch.run import Run
+from getiaction_launch.run import STAGING_VARIABLE, Run
 
 CLASS_PATH = "getiaction_launch.backends.ray.RayBackend"
 DRIVER = "getiaction_launch.backends.ray.driver"
@@ -174,7 +174,8 @@ class RayBackend:
         job_id = self.submission_id or f"{run.name.replace('/', '-')}-{secrets.token_hex(3)}"
         settings = asdict(replace(self, address=client.get_address(), submission_id=None))
         self._write_job(run, settings, job_id)  # first: the driver reads it
-        forwarded = {name: os.environ[name] for name in plan.forward_env_vars or ()}
+        names = {*(plan.forward_env_vars or ()), STAGING_VARIABLE} & os.environ.keys()
+        forwarded = {name: os.environ[name] for name in names}
         stop_seconds = self.grace_seconds + SAVE_LIMIT_SECONDS + STOP_MARGIN_SECONDS
         variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(round(stop_seconds)), **forwarded}
         environment = {

@@ -38,7 +38,7 @@ from getiaction_launch.errors import (
     nearest_first,
 )
 from getiaction_launch.plan import Plan
-from getiaction_launch.run import Run
+from getiaction_launch.run import Run, staging_root
 from getiaction_launch.storage import is_remote
 
 if TYPE_CHECKING:
@@ -244,7 +244,8 @@ class SlurmBackend:
         elif is_remote(run.directory):  # SLURM writes to file systems only, and homes are shared
             import platformdirs
 
-            directory = platformdirs.user_state_path("getiaction-launch") / "slurm" / run.name
+            home = platformdirs.user_state_path("getiaction-launch") / "slurm"
+            directory = home / run.local.directory.relative_to(staging_root())
         else:
             directory = run.launch_directory / "slurm"
         try:

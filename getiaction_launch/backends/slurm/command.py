@@ -5,10 +5,11 @@ import subprocess
 from collections.abc import Mapping
 
 from getiaction_launch.errors import LaunchError, RefusedError, UnreachableError
+from getiaction_launch.run import STAGING_VARIABLE
 
 COMMAND_SECONDS = 30
 
-KEPT_VARIABLES = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"}
+KEPT_VARIABLES = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", STAGING_VARIABLE}
 _UNREACHABLE = (
     "unable to contact slurm controller",
     "connection refused",

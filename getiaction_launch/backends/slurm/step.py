@@ -98,7 +98,7 @@ def run_step(run: Run, company: MakeCompany) -> int:
                 beside.await_others()
         if code in (0, EXIT_INTERRUPTED):
             return 0
-        await_save(run)  # srun ends the others when this process ends
+        await_save(attempt)  # srun ends the others when this process ends
         return EXIT_FAILED
     if not may_begin(run):
         print(f"run {run.name} has ended and is not started again", flush=True)
