@@ -80,7 +80,8 @@ class Attempt:
         checkpoint = newest(run)
         resume_from = str(checkpoint.path) if checkpoint else None
         attempt = cls(run, len(records), f"{address}:{port}", resume_from)
-        run.make_log_directory(attempt.number)
+        if run.local is run:  # else each node makes its own
+            run.make_log_directory(attempt.number)
         run.write(
             f"attempt_{attempt.number}",
             {

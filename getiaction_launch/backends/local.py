@@ -190,7 +190,7 @@ def _start_node(
     plan: Plan, attempt: Attempt, rank: int, grace_seconds: float
 ) -> "subprocess.Popen[bytes]":
     directory = str(attempt.run.directory)
-    log_path = attempt.run.local.log_directory(attempt.number) / f"node_{rank}.log"
+    log_path = attempt.run.make_log_directory(attempt.number) / f"node_{rank}.log"
     return start_child(
         node_command(directory, attempt.number, rank, grace_seconds),
         log_path,

@@ -73,7 +73,7 @@ class NodeAgent:
         command = node_command(str(self._run.directory), attempt, node_rank, grace_seconds)
         if is_shipped:
             command += ["--working-directory", os.getcwd()]  # noqa: PTH109 - as Ray spells it
-        log_path = self._run.local.log_directory(attempt) / f"node_{node_rank}.log"
+        log_path = self._run.make_log_directory(attempt) / f"node_{node_rank}.log"
         variables = {**_interface(address), **os.environ, **variables}
         self._node = start_child(command, log_path, variables)
 
