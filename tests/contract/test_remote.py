@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import tempfile
 
 import fsspec
 import pytest
@@ -67,6 +68,34 @@ def test_run_on_s3_is_the_run_of_a_laptop(getiaction_launch, script, root, tmp_p
     assert "SUCCEEDED" in listed
     found = getiaction_launch("status", "--json", "train/version_0", "--root", root).stdout
     assert json.loads(found)["state"] == "SUCCEEDED"
+
+
+RAY = """
+import ray
+ray.init(log_to_driver=False)
+print("nodes", sum(node["Alive"] for node in ray.nodes()))
+"""
+
+
+@pytest.mark.usefixtures("_ray")
+@pytest.mark.parametrize("cluster", ["slurm"], indirect=True)
+def test_ray_on_slurm_with_a_run_on_s3(getiaction_launch, script, root, tmp_path, cluster):
+    """Its token lies where no store has it, and goes with the job; its logs are on S3."""
+    text = (tmp_path / "cluster_configs/slurm.yaml").read_text()
+    text = text.replace("slurm.SlurmBackend", "ray_on_slurm.RayOnSlurmBackend")
+    text = text.replace("init_args: {", "init_args: {memory_mb: 4000, ")
+    (tmp_path / "ros.yaml").write_text(text)
+    words = ["--cluster", "./ros.yaml", "--nodes", "2", "--wait", "--json"]
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as place:  # as Ray's sockets need
+        result = getiaction_launch(
+            *words, "--storage-root", root.removesuffix("/experiments"), script(RAY), TMPDIR=place
+        )
+    assert result.returncode == 0, result.stderr
+    run = json.loads(result.stdout)["directory"]
+    assert "[rank 1] nodes 2" in getiaction_launch("logs", run).stdout
+    assert "/launch/logs/attempt_0/ray_0.log" in tree(run)
+    assert list((tmp_path / "state").rglob("*token*")) == []
+    assert cluster.staged() == ""
 
 
 def test_cancelled_run_goes_on_on_another_machine(drill, undisturbed, root, cluster):

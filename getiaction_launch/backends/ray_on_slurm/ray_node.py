@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from getiaction_launch.attempt import EXIT_FAILED, Attempt, reserve_port
+from getiaction_launch.backends.slurm.backend import state_directory
 from getiaction_launch.backends.slurm.command import call
 from getiaction_launch.backends.slurm.company import Company, NodeLostError
 from getiaction_launch.errors import LaunchError
@@ -37,6 +38,7 @@ from getiaction_launch.node import (
 )
 from getiaction_launch.parent import start_child
 from getiaction_launch.plan import Plan
+from getiaction_launch.run import Run
 
 MODULE = "getiaction_launch.backends.ray_on_slurm"
 START_SECONDS = 180
@@ -64,8 +66,8 @@ class RayNode(Company):
         super().__init__(attempt, node_rank, stop)
         self._run = attempt.run
         self._host = attempt.head.rpartition(":")[0]  # of rank 0, as the others reach it
-        self._log = self._run.log_directory(attempt.number) / f"ray_{node_rank}.log"
-        self._token = self._run.launch_directory / f"ray_token_{attempt.number}"
+        self._log = self._run.make_log_directory(attempt.number) / f"ray_{node_rank}.log"
+        self._token = _token_directory(self._run) / f"ray_token_{attempt.number}"
         self._is_wanted, self._has_died = True, False
         self._undo = contextlib.ExitStack()
 
@@ -123,7 +125,7 @@ class RayNode(Company):
 
     def _lead(self) -> list[str]:
         """Choose ports and a token, and tell the other nodes; returns flags for the head."""
-        for left in self._run.launch_directory.glob("ray_token_*"):  # by a head that was killed
+        for left in self._token.parent.glob("ray_token_*"):  # by a head that was killed
             left.unlink(missing_ok=True)
         self._token.touch(mode=0o600)
         self._undo.callback(self._token.unlink, missing_ok=True)
@@ -172,7 +174,7 @@ class RayNode(Company):
         blocked = {signal.SIGUSR2}
         if not _signals_only_tasks():
             blocked.add(signal.SIGTERM)
-        environment = {**os.environ, RUN_VARIABLE: str(self._run.directory)}
+        environment = {**os.environ, RUN_VARIABLE: str(self._run.local.directory)}
         # Lightning would take a Trainer in one of Ray's tasks for a task of SLURM.
         environment.pop("SLURM_NTASKS", None)
         command = [sys.executable, "-m", MODULE, *words]
@@ -188,6 +190,15 @@ class RayNode(Company):
         process.kill()  # its daemons are bound to die with it, and their workers with them
         process.wait()
         kill_processes_of(self._run, SLURM_NODEID=os.environ["SLURM_NODEID"])
+
+
+def _token_directory(run: Run) -> Path:
+    """Where all nodes see a token, and other users do not: not on remote storage."""
+    if run.local is run:
+        return run.launch_directory
+    directory = Path((run.read("job") or {}).get("job_dir") or state_directory(run))
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return directory
 
 
 @contextlib.contextmanager

@@ -241,11 +241,8 @@ class SlurmBackend:
         """A directory that nobody else can read or write: its pickles are run as this user."""
         if self.job_dir:
             directory = Path(self.job_dir).expanduser().absolute() / run.name
-        elif is_remote(run.directory):  # SLURM writes to file systems only, and homes are shared
-            import platformdirs
-
-            home = platformdirs.user_state_path("getiaction-launch") / "slurm"
-            directory = home / run.local.directory.relative_to(staging_root())
+        elif is_remote(run.directory):  # SLURM writes to file systems only
+            directory = state_directory(run)
         else:
             directory = run.launch_directory / "slurm"
         try:
@@ -320,6 +317,14 @@ class SlurmBackend:
             # A site's SBATCH_EXPORT would make srun hide from its step what these lines define.
             "setup": ["unset SLURM_EXPORT_ENV", *self.setup],
         }
+
+
+def state_directory(run: Run) -> Path:
+    """Where nodes share files beside a run that lies on remote storage: in the user's home."""
+    import platformdirs
+
+    home = platformdirs.user_state_path("getiaction-launch") / "slurm"
+    return home / run.local.directory.relative_to(staging_root())
 
 
 def submit_successor(run: Run, job_id: str) -> None:
