@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from typing import Self
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -26,6 +26,9 @@ from getiaction_launch.plan import Plan, Topology
 from getiaction_launch.run import Run, WorkerError
 from getiaction_launch.staging import Staging
 from getiaction_launch.state import EXIT_INTERRUPTED
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 POLL_SECONDS = 0.05
 FAILURE_GRACE_SECONDS = 5
@@ -49,7 +52,7 @@ class StopRequest:
         signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
         self._before = {signum: signal.signal(signum, self._set) for signum in signals}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Self":
         return self
 
     def __exit__(self, *_: object) -> None:

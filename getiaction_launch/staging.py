@@ -13,7 +13,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING
 
 from getiaction_launch.checkpoint import Checkpoint
 from getiaction_launch.errors import CheckError, StorageError
@@ -29,6 +29,9 @@ from getiaction_launch.plan import Plan
 from getiaction_launch.run import Run, staging_root
 from getiaction_launch.segment import name_and_number, only_grows
 from getiaction_launch.storage import file_system, reaching, read_json, remove, write_json
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SALVAGE_SECONDS = 300
 LOCK_SECONDS = 600
@@ -66,7 +69,7 @@ class Staging:
     stop: Stoppable
     is_finished: bool = False
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Self":
         self._undo = contextlib.ExitStack()
         local = self.run.local
         if local is self.run:

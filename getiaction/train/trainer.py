@@ -25,6 +25,7 @@ from lightning.pytorch.utilities.argparse import _parse_env_variables
 from getiaction.data.source import local_or_url
 from getiaction.train.callbacks import PolicyDatasetInteraction
 from getiaction.train.environment import follow_starter, given_environment, without_requeueing
+from getiaction.train.remote_logger import RemoteTensorBoardLogger
 
 Init = TypeVar("Init", bound=Callable[..., None])
 
@@ -107,7 +108,8 @@ class Trainer(lightning.Trainer):
 
     Raises:
         ValueError: If `experiment_name` is no plain name, if `devices` or `num_nodes` contradict
-            torchrun or srun, or if Lightning's requeueing left a checkpoint in `default_root_dir`.
+            torchrun or srun, if Lightning's requeueing left a checkpoint in `default_root_dir`, or
+            if that is a URL whose bucket is not there.
         MisconfigurationException: From Lightning, for arguments that it refuses.
     """
 
@@ -166,10 +168,8 @@ class Trainer(lightning.Trainer):
         if experiment_name is not None:
             _check_experiment_name(experiment_name)
         has_default_logger = (logger is None or logger is True) and not barebones
-        if self._run_directory and has_default_logger:
-            logger = TensorBoardLogger(root, name="", version="", default_hp_metric=False)
-        elif experiment_name and has_default_logger:
-            logger = TensorBoardLogger(root, name=experiment_name, default_hp_metric=False)
+        if has_default_logger:
+            logger = self._default_logger(root, experiment_name)
         elif experiment_name and not self._run_directory:
             root = os.path.join(root, experiment_name)  # noqa: PTH118 - root may be a URL
 
@@ -198,6 +198,15 @@ class Trainer(lightning.Trainer):
             for checkpoint in self.checkpoint_callbacks:
                 if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath is None:
                     checkpoint.dirpath = os.path.join(root, "checkpoints")  # noqa: PTH118 - as above
+
+    def _default_logger(self, root: str, experiment_name: str | None) -> Logger | bool:
+        if self._run_directory:
+            return TensorBoardLogger(root, name="", version="", default_hp_metric=False)
+        if "://" in root:
+            return RemoteTensorBoardLogger(root, name=experiment_name or "lightning_logs")
+        if experiment_name:
+            return TensorBoardLogger(root, name=experiment_name, default_hp_metric=False)
+        return True  # Lightning's own
 
     @property
     def log_dir(self) -> str | None:
