@@ -1,10 +1,17 @@
-"""S3 servers of the tests' own: real HTTP, one that keeps to the protocol and one that does not."""
+"""S3 servers of the tests' own: real HTTP, one that keeps to the protocol and one that does not.
 
+By hand, with AWS's variables set and a bucket that ends with the command::
+
+    python tests/clusters/s3.py run -- python benchmarks/checkpoint_stall.py --url s3://bucket/stall
+"""
+
+import argparse
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Self
@@ -87,3 +94,19 @@ def rclone(directory: Path) -> S3:
     program = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     command = [program or "rclone", "serve", "s3", "--addr", "127.0.0.1:{port}"]
     return S3([*command, "--auth-key", f"{KEY},{SECRET}", "files"], directory)
+
+
+def main() -> int:
+    """Run a command beside a server that has a bucket called ``bucket``; return its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("run").add_argument("command", nargs="+")
+    command = parser.parse_args().command
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "FSSPEC_"))}
+    with tempfile.TemporaryDirectory(prefix="s3_") as folder, moto(Path(folder)) as server:
+        S3FileSystem(key=KEY, secret=SECRET, endpoint_url=server.endpoint).mkdir("bucket")
+        return subprocess.run(command, env=inherited | server.env, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
