@@ -1,0 +1,218 @@
+"""Logging to object storage: seconds of a fit against a local disk, bytes sent against the log's.
+
+    python tests/clusters/s3.py run -- python benchmarks/remote_logs.py
+
+Four scalars are logged in each of 200 steps of a tiny model: by a run of the launcher on the URL,
+by one on the disk, and by Lightning's ``TensorBoardLogger`` on the URL in a plain process, in turn.
+TensorBoard reaches S3 by boto3 where that is installed, else by fsspec: both are timed.
+Then a run logs 10,000 steps through a proxy that counts every byte that clients send, with the
+requests' headers and the run's own records; the log is its event files and what it printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+LAUNCHER = [sys.executable, "-m", "getiaction_launch.cli"]
+LIMIT_SECONDS = 3600
+REMOTE, LOCAL = "launcher, URL", "launcher, disk"
+RIVALS = {"boto3": "Lightning alone, URL, boto3", "fsspec": "Lightning alone, URL, fsspec"}
+
+
+def main() -> None:
+    """Measure in turn, print medians and ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--url", default="s3://bucket/logs")
+    parser.add_argument("--runs", type=int, default=3, help="fits of each, at least 3")
+    parser.add_argument("--steps", type=int, default=200, help="of a fit that is timed")
+    parser.add_argument("--counted-steps", type=int, default=10_000, help="of the one for bytes")
+    parser.add_argument("--fit", nargs=4, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.fit:
+        place, steps, result, client = args.fit
+        if client == "fsspec":
+            sys.modules["boto3"] = None  # type: ignore[assignment] # importing it fails
+        fit(os.environ.get("GETIACTION_RUN_DIR", place), int(steps), Path(result))
+        return
+    if args.runs < 3:  # noqa: PLR2004 - medians of fewer say little
+        parser.error("--runs: at least 3")
+    endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
+    if not endpoint.startswith("http://"):
+        parser.error("AWS_ENDPOINT_URL: the bytes of an http:// server can be counted, no other's")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["GETIACTION_LAUNCH_STAGING_DIR"] = f"{folder}/staging"
+        compare_seconds(args.url, Path(folder), args.runs, args.steps)
+        count_bytes(args.url, Path(folder), args.counted_steps, endpoint)
+
+
+def compare_seconds(url: str, folder: Path, runs: int, steps: int) -> None:
+    """Fit in all ways in turn."""
+    seconds: dict[str, list[float]] = {way: [] for way in (LOCAL, REMOTE, *RIVALS.values())}
+    for number in range(runs):
+        seconds[LOCAL].append(launched(str(folder), folder, steps)["seconds"])
+        seconds[REMOTE].append(launched(url, folder, steps)["seconds"])
+        for client, way in RIVALS.items():
+            place = f"{url}/{client}_{number}"
+            told = measured([sys.executable], folder, steps, place=place, client=client)
+            seconds[way].append(told["seconds"])
+    medians = {way: statistics.median(each) for way, each in seconds.items()}
+    for way, each in seconds.items():
+        values = " ".join(f"{value:.2f}" for value in each)
+        print(f"{way}: fit of {steps} logged steps {medians[way]:.2f} s, median of {values}")
+    for way in (REMOTE, *RIVALS.values()):
+        print(f"ratio of fits, {way} / {LOCAL}: {medians[way] / medians[LOCAL]:.2f}")
+
+
+def count_bytes(url: str, folder: Path, steps: int, endpoint: str) -> None:
+    """Fit once through a proxy."""
+    with CountingProxy(endpoint) as proxy:
+        os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint
+        log_bytes = launched(url, folder, steps)["log_bytes"]
+        os.environ["AWS_ENDPOINT_URL"] = endpoint
+    print(f"log of {steps} steps: {log_bytes:.0f} bytes, {proxy.sent_bytes} bytes sent")
+    print(f"ratio of bytes, sent / log: {proxy.sent_bytes / log_bytes:.2f}")
+
+
+def launched(root: str, folder: Path, steps: int) -> dict[str, float]:
+    """Fit by the launcher's one command; it returns when all is on storage."""
+    words = ["--cluster", "local", "--wait", "--gpus-per-node", "0", "--storage-root", root]
+    return measured([*LAUNCHER, *words], folder, steps)
+
+
+def measured(
+    starter: list[str], folder: Path, steps: int, *, place: str = "", client: str = ""
+) -> dict[str, float]:
+    """Fit in a process that somebody starts; return what it has measured.
+
+    Args:
+        starter: The command that runs a script.
+        folder: Where.
+        steps: Of the fit.
+        place: Where its log is to lie; without the launcher, whose run has a place.
+        client: What TensorBoard is to reach that by.
+    """
+    result = folder / "result.json"
+    result.unlink(missing_ok=True)
+    command = [*starter, __file__, "--fit", place, str(steps), str(result), client]
+    log = folder / "fit.log"
+    with log.open("wb") as output:
+        code = subprocess.run(
+            command,
+            cwd=folder,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            timeout=LIMIT_SECONDS,
+            check=False,
+        ).returncode
+    if code:
+        sys.exit(f"exit code {code}: {command}\n{log.read_text()}")
+    told: dict[str, float] = json.loads(result.read_text())
+    return told
+
+
+class CountingProxy:
+    """Between clients and a server of HTTP, as a context.
+
+    Args:
+        endpoint: The server's URL.
+
+    Attributes:
+        endpoint: Its own.
+        sent_bytes: All that clients have sent.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        address = urlsplit(endpoint)
+        self._server = address.hostname or "", address.port or 80
+        self._lock = threading.Lock()
+        self.sent_bytes = 0
+
+    def __enter__(self) -> Self:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._server)
+                for way in ((client, server), (server, client)):
+                    counts = way[0] is client
+                    threading.Thread(target=self._pipe, args=(*way, counts), daemon=True).start()
+
+    def _pipe(self, source: socket.socket, target: socket.socket, counts: bool) -> None:
+        with contextlib.suppress(OSError):
+            while piece := source.recv(1 << 16):
+                if counts:
+                    with self._lock:
+                        self.sent_bytes += len(piece)
+                target.sendall(piece)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+
+def fit(place: str, steps: int, result: Path) -> None:
+    """Log in each step, time the fit, and write both down."""
+    import torch
+    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch.loggers import TensorBoardLogger
+    from torch.utils.data import DataLoader, TensorDataset
+
+    class Tiny(LightningModule):
+        """A layer."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 1)
+
+        def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+            """Log four scalars, and print a line."""
+            loss: torch.Tensor = self.layer(batch[0]).square().mean()
+            rows = self.layer.weight[0]
+            self.log_dict({"loss": loss, **{f"weight_{n}": rows[n] for n in range(3)}})
+            print(f"step {batch_idx}: loss {loss:.6f}")
+            return loss
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            """Any."""
+            return torch.optim.SGD(self.parameters(), lr=0.01)
+
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        log_every_n_steps=1,
+        logger=TensorBoardLogger(place, name="", version=""),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    loader = DataLoader(TensorDataset(torch.rand(steps, 4)))
+    started_at = time.perf_counter()
+    trainer.fit(Tiny(), loader)
+    seconds = time.perf_counter() - started_at
+    sys.stdout.flush()
+    logs = [path for name in ("*.tfevents.*", "*.log") for path in Path(place).rglob(name)]
+    log_bytes = sum(path.stat().st_size for path in logs)
+    result.write_text(json.dumps({"seconds": seconds, "log_bytes": log_bytes}))
+
+
+if __name__ == "__main__":
+    main()
