@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +137,10 @@ def phase(status: RunStatus) -> str:
         words.append(f"{seconds:.2f} s/step")
     losses = {k: v for k, v in progress.get("metrics", {}).items() if k.endswith("loss_step")}
     words += [f"{name.removesuffix('_step')} {value:.4g}" for name, value in losses.items()][:1]
+    if error := progress.get("checkpoint_error"):
+        words.append(f"no checkpoint can be saved: {error}")
+    if error := progress.get("upload_error"):
+        words.append(f"no checkpoint can be uploaded: {error}")
     return "  ".join(words)
 
 
@@ -204,14 +208,22 @@ def transfer(title: str) -> Iterator[Callable[[int, int], None]]:
 def listing(statuses: Sequence[RunStatus]) -> str:
     """Runs, a line each."""
     points = [sweep_point(status.run) for status in statuses]
-    rows = [("RUN", "STATE", "STEP", "LOSS", "AGE", "SWEEP" if any(points) else "")]
-    for status, point in zip(statuses, points, strict=True):
+    bests = [_best(status.progress) for status in statuses]
+    optional = "BEST" if any(bests) else "", "SWEEP" if any(points) else ""
+    rows = [("RUN", "STATE", "STEP", "LOSS", "AGE", *optional)]
+    for status, best, point in zip(statuses, bests, points, strict=True):
         age = time.time() - modified_at(status.run.launch_directory / "plan.json")
         step = str(status.progress.get("step", "-"))
         loss = final_loss(status.progress).split("  ")[0]
         state = status.state.value
-        rows.append((status.run.name, state, step, loss, f"{age / 60:.0f} min", point))
+        rows.append((status.run.name, state, step, loss, f"{age / 60:.0f} min", best, point))
     return table(rows)
+
+
+def _best(progress: Mapping[str, Any]) -> str:
+    """Of what the user's ModelCheckpoint watches, the best so far."""
+    best = progress.get("best", {})
+    return "  ".join(f"{name} {value:.4g}" for name, value in best.items())
 
 
 def as_json(status: RunStatus) -> dict[str, Any]:

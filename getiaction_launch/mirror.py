@@ -25,6 +25,7 @@ from getiaction_launch.errors import StorageError
 from getiaction_launch.run import Run
 from getiaction_launch.segment import cut, only_grows, segment_name
 from getiaction_launch.storage import (
+    children,
     describe,
     file_system,
     open_path,
@@ -119,6 +120,8 @@ class Mirror:
             _Files(run, period_seconds, limit_seconds, stop),
             _Checkpoints(run, period_seconds, limit_seconds, stop),
         ]
+        for lane in self._lanes:
+            lane.errors = self._lanes[0].errors
 
     def start(self) -> None:
         """Begin; what an earlier mirror has left goes first."""
@@ -148,6 +151,7 @@ class _Lane:
     ) -> None:
         self.run, self.local = Run(open_path(run.directory, read_seconds=READ_SECONDS)), run.local
         self._period_seconds, self._limit_seconds, self._stop = period_seconds, limit_seconds, stop
+        self.errors: dict[str, str] = {}  # of all lanes, by their names
         self.closing = threading.Event()
         self.thread = threading.Thread(target=self._watch, name=f"mirror {self.name}", daemon=True)
 
@@ -167,6 +171,7 @@ class _Lane:
                 now = time.monotonic()
                 failing_since = failing_since if failures else now
                 failures += 1
+                self.errors[self.name] = describe(error)
                 self._tell(error, now - failing_since)
                 if now - failing_since > self._limit_seconds and self._stop:
                     self._say("given up: training is stopped")
@@ -174,6 +179,7 @@ class _Lane:
                 self.closing.wait(min(2.0**failures, MAX_PAUSE_SECONDS))
             else:
                 failures = 0
+                self.errors.pop(self.name, None)
 
     def _turn(self) -> Exception | None:
         try:
@@ -299,6 +305,8 @@ class _Files(_Lane):
     def look(self, *, is_last: bool = False) -> None:
         """How far training is: every other second, and at once when a save begins or has ended."""
         record = read_json(self.local.launch_directory / "progress.json")
+        if record is not None and (error := self.errors.get(_Checkpoints.name)):
+            record["upload_error"] = error
         if record is None or record == self._record:
             return
         is_new_phase = self._record is None or record.get("phase") != self._record.get("phase")
@@ -336,6 +344,11 @@ class _Checkpoints(_Lane):
             self._brought = marker
             return
         digest = hash_of(checkpoint.path)
+        there = {path.name: path for path in children(self.run.directory / CHECKPOINTS)}
+        for name, path in there.items():
+            # By the list: to ask for the marker would take silence for a no.
+            if name.endswith(".ckpt") and f"{path.stem}.json" not in there:
+                remove(path)  # of an upload that was killed
         for file in files_of(checkpoint.path):
             upload(
                 file,

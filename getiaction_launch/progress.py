@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from getiaction_launch.run import Run
 
@@ -76,6 +77,13 @@ class ProgressReport(Callback):
             step=trainer.global_step,
             seconds_per_step=(time.time() - self._started_at) / steps if steps else None,
             metrics={name: float(value) for name, value in values.items()},
+            best={
+                callback.monitor: float(callback.best_model_score)
+                for callback in trainer.checkpoint_callbacks
+                if isinstance(callback, ModelCheckpoint)
+                and callback.monitor
+                and callback.best_model_score is not None
+            },
         )
 
     @property

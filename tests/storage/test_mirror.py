@@ -198,6 +198,43 @@ def test_checkpoint_counts_on_storage_once_it_is_there(run, monkeypatch):
     assert newest(run).step == 20
 
 
+def test_upload_that_was_killed_leaves_nothing_for_ever(run):
+    """What came without its marker goes with the next checkpoint, and no other does."""
+    for step in (10, 20):
+        save(run, step)
+        sync(run)
+    lost = run.launch_directory / "checkpoints/fit_0_step_25.ckpt"
+    fs, key = file_system(lost)
+    fs.pipe_file(key, b"wei")
+    save(run, 30)
+    sync(run)
+    found = names(run.launch_directory / "checkpoints")
+    assert [name for name in found if name.endswith(".ckpt")] == [
+        "fit_0_step_20.ckpt",
+        "fit_0_step_30.ckpt",
+    ]
+
+
+def test_status_tells_that_no_checkpoint_can_be_uploaded(run, monkeypatch, until):
+    """Logs still come, and with them the reason; it goes when a checkpoint has come."""
+    monkeypatch.setattr("getiaction_launch.mirror.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("getiaction_launch.mirror.RECORD_SECONDS", 0.0)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("full bucket")
+
+    run.local.write("progress", {"phase": "training", "step": 12}, durable=False)
+    save(run, 10)
+    mirror = Mirror(run)
+    with monkeypatch.context() as patch:
+        patch.setattr("getiaction_launch.mirror.upload", refuse)
+        mirror.start()
+        until(lambda: "full bucket" in (run.read("progress") or {}).get("upload_error", ""))
+    until(lambda: newest(run))
+    until(lambda: "upload_error" not in run.read("progress"))
+    mirror.close(LIMIT_SECONDS)
+
+
 def test_truncated_checkpoint_does_not_count(run):
     """An object that is not whole is no checkpoint, whatever its marker says."""
     save(run, 10)

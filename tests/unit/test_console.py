@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from getiaction_launch.console import Watch, final_loss, phase, summary
+from getiaction_launch.console import Watch, final_loss, listing, phase, summary
 from getiaction_launch.run import Run, WorkerError
 from getiaction_launch.state import JobState
 from getiaction_launch.status import RunStatus
@@ -33,6 +33,28 @@ def test_phase_tells_step_speed_and_loss():
     assert phase(running(0, total_steps=None)) == "step 0/?"
     assert phase(RunStatus(RUN, JobState.RUNNING, progress={"phase": "starting"})) == "starting"
     assert phase(RunStatus(RUN, JobState.PENDING, "Priority")) == "PENDING (Priority)"
+
+
+def test_phase_tells_what_keeps_checkpoints_from_storage():
+    """Training goes on without them for a while; whoever looks at it must see that."""
+    said = phase(running(7, checkpoint_error="disk full"))
+    assert said == "step 7/90  no checkpoint can be saved: disk full"
+    said = phase(running(7, upload_error="AccessDenied"))
+    assert said == "step 7/90  no checkpoint can be uploaded: AccessDenied"
+
+
+def test_listing_shows_the_best_metric_of_runs_that_watch_one(tmp_path):
+    """Where nothing is watched there is no such column."""
+    runs = [Run.claim(str(tmp_path), "act") for _ in range(2)]
+    for run in runs:
+        run.write("plan", {})
+    plain, watched = (RunStatus(run, JobState.RUNNING, progress={"step": 3}) for run in runs)
+    watched.progress["best"] = {"val/loss": 0.125}
+    first, second, third = listing([plain, watched]).splitlines()
+    assert first.split() == ["RUN", "STATE", "STEP", "LOSS", "AGE", "BEST"]
+    assert second.endswith("0 min")
+    assert third.endswith("0 min  val/loss 0.125")
+    assert "BEST" not in listing([plain])
 
 
 def test_summary_of_a_failure_names_error_and_log(tmp_path, monkeypatch):
