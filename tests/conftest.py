@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from clusters.ceph import Ceph
+from clusters.ceph import missing as missing_ceph
 from clusters.ray_cluster import RayCluster
 from clusters.ray_cluster import missing as missing_ray
 from clusters.s3 import S3, moto, rclone
@@ -20,14 +22,17 @@ REQUIRED = os.environ.get("GETIACTION_TEST_REQUIRE", "").split(",")
 """Clusters without which tests fail; without the others, they are skipped."""
 
 
-_ON_RAY = re.compile(r"test_ray_(cluster|doc)\.py::|\[(.+-)?ray(-.+)?\]$")
+_SHARED = {
+    "ray": re.compile(r"test_ray_(cluster|doc)\.py::|\[(.+-)?ray(-.+)?\]$"),
+    "ceph": re.compile(r"\[(.+-)?ceph(-.+)?\]$"),
+}
 
 
 class _Scheduler(LoadScopeScheduling):
-    """Has all tests on the Ray cluster run in one process, since each would start one."""
+    """Has all tests on one such cluster run in one process, since each would start one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "ray" if _ON_RAY.search(nodeid) else nodeid
+        return next((name for name, tests in _SHARED.items() if tests.search(nodeid)), nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _Scheduler:
@@ -121,6 +126,15 @@ def _moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 
 
 @pytest.fixture(scope="session")
+def _ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    if "ceph" not in REQUIRED:
+        pytest.skip("to test on a real S3 too, 2 minutes more: GETIACTION_TEST_REQUIRE=ceph pytest")
+    skip_without("ceph", missing_ceph())
+    with Ceph(tmp_path_factory.mktemp("ceph")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def _rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     with rclone(tmp_path_factory.mktemp("rclone")) as server:
         yield server
@@ -136,11 +150,7 @@ def s3(_moto: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
 @pytest.fixture
 def bucket(s3: S3) -> str:
     """The URL of a bucket that no other test uses."""
-    from s3fs import S3FileSystem
-
-    name = f"b-{os.urandom(6).hex()}"
-    S3FileSystem(endpoint_url=s3.endpoint).mkdir(name)
-    return f"s3://{name}"
+    return s3.make_bucket()
 
 
 @pytest.fixture

@@ -25,6 +25,13 @@ KEY, SECRET = "AKIATESTKEY", "testsecret"
 LIMIT_SECONDS = 30
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class S3:
     """A server on a port of this machine, until its context ends.
 
@@ -38,9 +45,7 @@ class S3:
     """
 
     def __init__(self, command: list[str], directory: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.endpoint = f"http://127.0.0.1:{port}"
         self.env = {
             "AWS_ENDPOINT_URL": self.endpoint,
@@ -69,6 +74,12 @@ class S3:
         self._process.kill()
         self._process.wait()
         self._log.close()
+
+    def make_bucket(self) -> str:
+        """The URL of a bucket that nobody else uses."""
+        name = f"b-{os.urandom(6).hex()}"
+        S3FileSystem(endpoint_url=self.endpoint, key=KEY, secret=SECRET).mkdir(name)
+        return f"s3://{name}"
 
     def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Have clients of this process, and of those that it starts, find the server."""

@@ -4,8 +4,35 @@ import time
 from collections.abc import Callable
 
 import pytest
+from clusters.s3 import S3
 
 LIMIT_SECONDS = 30
+
+
+@pytest.fixture(params=["moto", "ceph"])
+def s3(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """A server that does what S3 does, and one that is what sites run."""
+    return _used(request, monkeypatch)
+
+
+@pytest.fixture(params=["moto", "ceph", "memory"])
+def root(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A root on storage."""
+    if request.param == "memory":
+        return f"memory://{time.monotonic_ns()}/experiments"
+    return f"{_used(request, monkeypatch).make_bucket()}/experiments"
+
+
+@pytest.fixture(params=["rclone", "ceph"])
+def signing_s3(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """A server that checks signatures."""
+    return _used(request, monkeypatch)
+
+
+def _used(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> S3:
+    server: S3 = request.getfixturevalue(f"_{request.param}")
+    server.use(monkeypatch)
+    return server
 
 
 @pytest.fixture

@@ -23,15 +23,11 @@ from getiaction_launch.storage import children, file_system, open_path, read_jso
 LIMIT_SECONDS = 30
 
 
-@pytest.fixture(params=["s3", "memory"])
-def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+@pytest.fixture
+def run(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run on storage, and its staging directory on this machine."""
     monkeypatch.setenv("GETIACTION_LAUNCH_STAGING_DIR", str(tmp_path / "staging"))
-    if request.param == "s3":
-        root = request.getfixturevalue("bucket")
-    else:
-        root = f"memory://{time.monotonic_ns()}"
-    run = Run.claim(f"{root}/experiments", "act")
+    run = Run.claim(root, "act")
     run.write("plan", {})
     run.make_log_directory(0)
     return run

@@ -96,7 +96,8 @@ def test_storage_options_of_a_cluster_reach_every_process(s3, bucket, monkeypatc
     from fsspec.config import conf
 
     monkeypatch.setitem(conf, "s3", {})
-    options = {"endpoint_url": s3.endpoint, "key": "k", "secret": "s"}
+    key, secret = s3.env["AWS_ACCESS_KEY_ID"], s3.env["AWS_SECRET_ACCESS_KEY"]
+    options = {"endpoint_url": s3.endpoint, "key": key, "secret": secret}
     use_options(bucket, options)
     run = Run.claim(bucket, "act")
     run.write("plan", {"from": "here"})

@@ -48,14 +48,6 @@ def test_claim_continues_after_runs_of_a_laptop(bucket):
     assert Run.claim(bucket, "act").name == "act/version_8"
 
 
-@pytest.fixture(params=["s3", "memory"])
-def root(request: pytest.FixtureRequest) -> str:
-    """A root on storage."""
-    if request.param == "s3":
-        return f"{request.getfixturevalue('bucket')}/experiments"
-    return f"memory://{time.monotonic_ns()}/experiments"
-
-
 def test_remote_runs_are_listed_and_found(root):
     """By URL, by name under the root, and as the last one; what was not launched is no run."""
     runs = [Run.claim(root, name) for name in ("act", "act", "pusht")]
@@ -133,13 +125,14 @@ def test_missing_bucket_is_named_and_not_made():
     assert fsspec.filesystem("s3").exists("no-such-b") is False
 
 
-def test_wrong_credentials_are_told_from_all_else(overwriting_bucket, monkeypatch):
+def test_wrong_credentials_are_told_from_all_else(signing_s3, monkeypatch):
     """The key that was used and the server that refused it stand in the error."""
+    root = f"{signing_s3.make_bucket()}/x"
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
     with pytest.raises(
         CheckError, match=r"(?s)SignatureDoesNotMatch.*127\.0.*key AKIA\.\.\..*AWS_PROFILE"
     ):
-        check_root(f"{overwriting_bucket}/x")
+        check_root(root)
 
 
 @pytest.mark.usefixtures("s3")
