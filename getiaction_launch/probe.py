@@ -107,6 +107,10 @@ def _judge(root: str, path: Path, error: Exception) -> LaunchError:
     if isinstance(error, FileNotFoundError):
         bucket = path.parts[0].strip("/")
         return CheckError(words, f"Is it {bucket!r}? It is not made for you: aws s3 mb s3://NAME")
+    if "Skew" in words:
+        return CheckError(
+            words, "This machine's clock is wrong, and S3 signs the time: timedatectl"
+        )
     if isinstance(error, PermissionError):
         return CheckError(words, "Use other credentials: export AWS_PROFILE=... (or AWS_ACCESS_*)")
     if "Credential" in name or "Profile" in name:

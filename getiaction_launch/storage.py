@@ -130,6 +130,12 @@ def is_remote(path: Path) -> bool:
 def file_system(path: Path) -> tuple[Any, str]:
     """The fsspec file system of a URL, and the path in it."""
     remote: Any = path
+    opened = remote.fs
+    if getattr(opened, "_pid", None) not in (None, os.getpid()):
+        # This process was forked, and clients refuse to use the connections of another.
+        remote._fs_cached = type(opened)(*opened.storage_args, **opened.storage_options)  # noqa: SLF001
+        if hasattr(opened, "retries"):
+            remote.fs.retries = opened.retries
     return remote.fs, remote.path
 
 
@@ -141,6 +147,8 @@ def reaching(path: Path) -> Iterator[None]:
         StorageError: Instead.
     """
     try:
+        if is_remote(path):
+            file_system(path)  # for the path's own methods too, after a fork
         yield
     except (*_MISSING, StorageError):
         raise
@@ -159,7 +167,10 @@ def describe(error: BaseException) -> str:
     """What a file system says, with the code behind it where the words are missing."""
     response = getattr(error.__cause__ or error, "response", None)
     code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
-    words = str(error).partition("\n")[0].removesuffix(".") or type(error).__name__
+    words = str(error).partition("\n")[0].removesuffix(".")
+    if words.endswith("None"):  # some servers send a code and no words
+        words = ""
+    words = words or code or type(error).__name__
     return f"{words} ({code})" if code and code not in words else words
 
 

@@ -22,17 +22,14 @@ REQUIRED = os.environ.get("GETIACTION_TEST_REQUIRE", "").split(",")
 """Clusters without which tests fail; without the others, they are skipped."""
 
 
-_SHARED = {
-    "ray": re.compile(r"test_ray_(cluster|doc)\.py::|\[(.+-)?ray(-.+)?\]$"),
-    "ceph": re.compile(r"\[(.+-)?ceph(-.+)?\]$"),
-}
+_ON_RAY = re.compile(r"test_ray_(cluster|doc)\.py::|\[(.+-)?ray(-.+)?\]$")
 
 
 class _Scheduler(LoadScopeScheduling):
-    """Has all tests on one such cluster run in one process, since each would start one."""
+    """Has all tests on the Ray cluster run in one process, since each would start one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return next((name for name, tests in _SHARED.items() if tests.search(nodeid)), nodeid)
+        return "ray" if _ON_RAY.search(nodeid) else nodeid
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _Scheduler:
@@ -126,10 +123,15 @@ def _moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 
 
 @pytest.fixture(scope="session")
-def _ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+def _ceph_packages() -> None:
+    """What a test with a Ceph of its own needs."""
     if "ceph" not in REQUIRED:
-        pytest.skip("to test on a real S3 too, 2 minutes more: GETIACTION_TEST_REQUIRE=ceph pytest")
+        pytest.skip("to test on a real S3 too, a minute more: GETIACTION_TEST_REQUIRE=ceph pytest")
     skip_without("ceph", missing_ceph())
+
+
+@pytest.fixture(scope="session")
+def _ceph(_ceph_packages: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     with Ceph(tmp_path_factory.mktemp("ceph")) as server:
         yield server
 

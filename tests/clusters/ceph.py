@@ -1,8 +1,8 @@
-"""A real S3 on one machine, for tests: Ceph's gateway before a store of one monitor and one disk.
+"""A real S3 on one machine, for tests: Ceph's gateway, a monitor and a disk that is in memory.
 
-Unlike the servers of ``s3.py`` it is what sites run: it checks signatures, answers with the errors
-and the silences of a store that is distributed, and lets one of concurrent writers win. Everything
-lies below one directory, ports are free ones, and no daemon survives the process that started it.
+Unlike the servers of ``s3.py`` it is what sites run: it checks signatures and clocks, its answers
+have other words, and of concurrent writers it lets one win. All files lie below one directory,
+ports are free ones, and no daemon survives the process that started it.
 """
 
 import os
@@ -12,7 +12,7 @@ import uuid
 from contextlib import ExitStack
 from pathlib import Path
 
-from clusters.s3 import KEY, SECRET, S3, free_port
+from clusters.s3 import KEY, S3, SECRET, free_port
 
 INSTALL = "apt-get install -y --no-install-recommends ceph-mon ceph-osd radosgw"
 TOOLS = (
@@ -22,8 +22,8 @@ TOOLS = (
 ENDS_WITH_ME = ["setpriv", "--pdeathsig", "KILL"]
 LIMIT_SECONDS = 60
 
-# Each pool that the gateway makes at its first start waits for the monitor to propose a new map,
-# which it does once a second if it is not told otherwise. A full disk of the machine is no matter.
+# The gateway makes pools at its first start, and each waits for the monitor's next map, which comes
+# once a second if it is not told otherwise. How full the machine's disk is does not matter.
 CONF = """
 [global]
 fsid = {fsid}
@@ -40,10 +40,8 @@ mon cluster log file = {directory}/cluster.log
 paxos propose interval = 0.05
 paxos min wait = 0.01
 osd data = {directory}/osd
-osd objectstore = bluestore
-bluestore block size = 10737418240
-bluestore fsck on mount = false
-osd memory target = 939524096
+osd objectstore = memstore
+memstore device bytes = 8589934592
 osd crush chooseleaf type = 0
 osd pool default size = 1
 osd pool default min size = 1

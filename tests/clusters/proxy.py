@@ -80,6 +80,7 @@ class Proxy:
                 sent += len(piece)
                 if sent > CUT_BYTES and self.faults and self.faults[-1] == "short":
                     self.struck.append(self.faults.pop())
+                    target.sendall(piece[:-1])
                     break
                 target.sendall(piece)
             target.shutdown(socket.SHUT_RDWR)

@@ -5,12 +5,14 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from clusters import proxy as proxies
 from clusters.proxy import Proxy
 from s3fs import S3FileSystem
 
 from getiaction_launch.checkpoint import commit, newest, partial_path
 from getiaction_launch.mirror import Mirror, hash_of
 from getiaction_launch.run import Run
+from getiaction_launch.staging import prepare
 from getiaction_launch.storage import read_json
 
 
@@ -23,6 +25,14 @@ def proxy(s3, monkeypatch) -> Iterator[Proxy]:
         yield proxy
 
 
+def save(run: Run, step: int) -> None:
+    """Commit a checkpoint on this machine, of a size that goes up in parts."""
+    partial = partial_path(run.local, 0, step)
+    partial.parent.mkdir(exist_ok=True)
+    partial.write_bytes(os.urandom(40 << 20))
+    commit(run.local, attempt=0, fit=0, step=step, epoch=0, reason="period", saved_at=time.time())
+
+
 @pytest.mark.parametrize(
     "faults", [["cut"], ["busy"], ["cut", "busy", "cut"], ["busy"] * 8], ids="-".join
 )
@@ -32,18 +42,7 @@ def test_upload_over_a_broken_network(bucket, proxy, tmp_path, monkeypatch, faul
     run = Run.claim(bucket, "act")
     run.make_log_directory(0)
     for step in (10, 20):
-        partial = partial_path(run.local, 0, step)
-        partial.parent.mkdir(exist_ok=True)
-        partial.write_bytes(os.urandom(40 << 20))  # in parts
-        commit(
-            *(run.local,),
-            attempt=0,
-            fit=0,
-            step=step,
-            epoch=0,
-            reason="period",
-            saved_at=time.time(),
-        )
+        save(run, step)
         proxy.faults = list(faults) if step == 20 else []
         Mirror(run).close(120)
     assert proxy.struck == faults[::-1]
@@ -53,3 +52,34 @@ def test_upload_over_a_broken_network(bucket, proxy, tmp_path, monkeypatch, faul
     assert marker["sha256"] == hash_of(newest(run.local).path)
     (tmp_path / "back").write_bytes(stored.path.read_bytes())
     assert hash_of(tmp_path / "back") == marker["sha256"]
+
+
+@pytest.mark.parametrize("faults", [["busy"], ["short"], ["busy", "short", "busy"]], ids="-".join)
+def test_reads_over_a_broken_network(bucket, proxy, tmp_path, monkeypatch, faults):
+    """A throttled store and answers that end in the middle: what arrives is whole."""
+    monkeypatch.setenv("GETIACTION_LAUNCH_STAGING_DIR", str(tmp_path / "first"))
+    run = Run.claim(bucket, "act")
+    words = {"words": os.urandom(100_000).hex()}
+    run.write("plan", words)
+    run.make_log_directory(0)
+    save(run, 10)
+    Mirror(run).close(120)
+    digest = hash_of(newest(run.local).path)
+    monkeypatch.setenv("GETIACTION_LAUNCH_STAGING_DIR", str(tmp_path / "second"))
+    run.make_log_directory(1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(proxies, "CUT_BYTES", 100_000)
+        proxy.faults = list(faults)
+        assert run.read("plan").items() >= words.items()
+        assert proxy.struck == faults[::-1]
+
+    proxy.faults = ["busy"] * len(faults)
+    stored = newest(run)
+    assert stored.step == 10
+    assert proxy.faults == []
+
+    proxy.faults = list(faults)
+    prepare(run, 1, 0, str(stored.path))
+    assert proxy.faults == []
+    assert hash_of(newest(run.local).path) == digest

@@ -273,6 +273,27 @@ def test_run_goes_on_on_another_machine(run, tmp_path, monkeypatch):
     assert names(run.directory / "checkpoints") == []
 
 
+def test_clocks_do_not_say_which_checkpoint_is_newest(run, tmp_path, monkeypatch):
+    """A machine an hour ahead, an older one written again: that of the last attempt goes on."""
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda now=time.time: now() + 3600)
+        for step in (10, 20):
+            save(run, step)
+            sync(run)
+    elsewhere(run, tmp_path, monkeypatch)
+    prepare(run, 1, 0, str(newest(run).path))
+    save(run, 30, attempt=1)
+    sync(run)
+    fs, key = file_system(all_committed(run)[0].path)
+    for written_again in (key, key.replace(".ckpt", ".json")):
+        fs.pipe_file(written_again, fs.cat_file(written_again))
+    assert [checkpoint.step for checkpoint in all_committed(run)] == [20, 30]
+    assert newest(run.local).step == 30
+    elsewhere(run, tmp_path, monkeypatch, "c")
+    prepare(run, 2, 0, str(newest(run).path))
+    assert newest(run.local).step == 30
+
+
 def test_damaged_checkpoint_is_never_resumed_from(run, tmp_path, monkeypatch):
     """Of the right size but other bytes: refused by name, and the one before it is the newest."""
     for step in (10, 20):

@@ -1,11 +1,14 @@
 """Runs whose directory is a URL: claimed once, found again, refused where storage says no."""
 
 import json
+import multiprocessing
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from datetime import timedelta
 
+import botocore.auth
 import fsspec
 import pytest
 from botocore.exceptions import FlexibleChecksumError
@@ -19,7 +22,10 @@ from getiaction_launch.errors import (
 )
 from getiaction_launch.probe import LIMIT_SECONDS, check_root
 from getiaction_launch.run import Run, WorkerError, find_run, list_runs
-from getiaction_launch.storage import file_system, open_path, resolve_root
+from getiaction_launch.storage import children, file_system, open_path, resolve_root
+
+any_s3 = pytest.mark.parametrize("s3", ["moto"], indirect=True)
+"""For a test that asks no server."""
 
 
 def versions(runs: list[Run]) -> list[int]:
@@ -111,6 +117,33 @@ def test_record_that_is_being_replaced_is_read_again(bucket, monkeypatch):
     assert not failures
 
 
+def test_runs_are_read_in_a_forked_process(root):
+    """Where the parent has used its client, as a DataLoader's workers do."""
+    run = Run.claim(root, "act")
+    run.write("plan", {"n": 1})
+    launch = run.launch_directory
+    assert children(launch)
+    theirs, ours = multiprocessing.get_context("fork").Pipe()
+
+    def read() -> None:
+        told = [
+            run.read("plan")["n"],
+            len(children(launch)),
+            find_run("act/version_0", root) == run,
+        ]
+        run.write_error(0, WorkerError(0, 0, "h", "ValueError", "bad"))
+        theirs.send(told)
+
+    process = multiprocessing.get_context("fork").Process(target=read)
+    process.start()
+    process.join(LIMIT_SECONDS)
+    process.kill()
+    assert process.exitcode == 0
+    assert ours.recv() == [1, 2, True]
+    assert root.startswith("memory:") or run.first_error(0).message == "bad"
+    assert run.read("plan")["n"] == 1  # the parent's client is as it was
+
+
 def test_probe_leaves_nothing(root):
     """Where runs could be made the probe says nothing, and nothing is left of it."""
     check_root(root)
@@ -135,6 +168,17 @@ def test_wrong_credentials_are_told_from_all_else(signing_s3, monkeypatch):
         check_root(root)
 
 
+@pytest.mark.parametrize("s3", ["ceph"], indirect=True)
+def test_wrong_clock_is_told(s3, monkeypatch):
+    """A server that looks at the time of a request refuses it; other credentials would not help."""
+    root = f"{s3.make_bucket()}/x"
+    now = botocore.auth.get_current_datetime
+    monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda: now() + timedelta(hours=1))
+    with pytest.raises(CheckError, match=r"RequestTimeTooSkewed.*\n.*clock is wrong"):
+        check_root(root)
+
+
+@any_s3
 @pytest.mark.usefixtures("s3")
 def test_missing_credentials_are_told(monkeypatch, tmp_path):
     """Without any key the fix says how to give one."""
@@ -146,6 +190,7 @@ def test_missing_credentials_are_told(monkeypatch, tmp_path):
         check_root("s3://bucket/x")
 
 
+@any_s3
 @pytest.mark.usefixtures("s3")
 def test_dead_endpoint_is_unreachable(monkeypatch):
     """Nobody listens there: exit code 5, with the server's name."""
@@ -154,6 +199,7 @@ def test_dead_endpoint_is_unreachable(monkeypatch):
         check_root("s3://bucket/x")
 
 
+@any_s3
 @pytest.mark.usefixtures("s3")
 def test_silent_endpoint_is_given_up(monkeypatch):
     """A server that takes connections and never answers costs the limit and no more."""
@@ -168,6 +214,7 @@ def test_silent_endpoint_is_given_up(monkeypatch):
         assert time.monotonic() - before < 2 * LIMIT_SECONDS
 
 
+@any_s3
 @pytest.mark.usefixtures("s3")
 def test_record_on_dead_storage_is_a_launch_error(monkeypatch):
     """What a client raises becomes one error with the URL in it, for every reader of records."""
