@@ -5,16 +5,18 @@ import socket
 import threading
 from typing import Self
 
-SLOW_DOWN = b"\r\n".join(
+BUSY_WORDS = b"<Error><Code>SlowDown</Code></Error>"
+BUSY = b"\r\n".join(
     [
         b"HTTP/1.1 503 Slow Down",
         b"Connection: close",
         b"Content-Type: application/xml",
-        b"Content-Length: 36",
+        f"Content-Length: {len(BUSY_WORDS)}".encode(),
         b"",
-        b"<Error><Code>SlowDown</Code></Error>",
+        b"",
     ]
 )
+METHODS = ("PUT", "POST", "GET", "HEAD")
 CUT_BYTES = 1 << 20
 
 
@@ -27,7 +29,8 @@ class Proxy:
 
     Attributes:
         faults: Of what is to come, the next one last: ``cut`` breaks off a request of more than
-            :data:`CUT_BYTES` and ``short`` an answer, ``busy`` answers one with 503.
+            :data:`CUT_BYTES` and ``short`` an answer, ``busy`` answers one with 503 and
+            ``busy PUT`` one of that method.
         struck: Those that happened.
     """
 
@@ -60,10 +63,12 @@ class Proxy:
             sent = 0
             with contextlib.suppress(OSError):
                 while piece := client.recv(1 << 16):
-                    is_request = piece.startswith((b"PUT", b"POST", b"GET", b"HEAD"))
-                    if is_request and self.faults and self.faults[-1] == "busy":
+                    method = piece.partition(b" ")[0].decode(errors="replace")
+                    is_request = method in METHODS
+                    is_busy = self.faults and self.faults[-1] in ("busy", f"busy {method}")
+                    if is_request and is_busy:
                         self.struck.append(self.faults.pop())
-                        client.sendall(SLOW_DOWN)
+                        client.sendall(BUSY if method == "HEAD" else BUSY + BUSY_WORDS)
                         return
                     sent = len(piece) if is_request else sent + len(piece)
                     if sent > CUT_BYTES and self.faults and self.faults[-1] == "cut":

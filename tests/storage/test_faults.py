@@ -34,7 +34,9 @@ def save(run: Run, step: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "faults", [["cut"], ["busy"], ["cut", "busy", "cut"], ["busy"] * 8], ids="-".join
+    "faults",
+    [["cut"], ["busy PUT", "busy POST"], ["cut", "busy PUT", "cut"], ["busy"] * 8],
+    ids="-".join,
 )
 def test_upload_over_a_broken_network(bucket, proxy, tmp_path, monkeypatch, faults):
     """Connections that break in the middle and a throttled store: the checkpoint comes whole."""
