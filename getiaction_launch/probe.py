@@ -107,7 +107,7 @@ def _judge(root: str, path: Path, error: Exception) -> LaunchError:
     if isinstance(error, FileNotFoundError):
         bucket = path.parts[0].strip("/")
         return CheckError(words, f"Is it {bucket!r}? It is not made for you: aws s3 mb s3://NAME")
-    if "Skew" in words:
+    if "RequestTimeTooSkewed" in describe(error):
         return CheckError(
             words, "This machine's clock is wrong, and S3 signs the time: timedatectl"
         )

@@ -5,7 +5,6 @@ have other words, and of concurrent writers it lets one win. All files lie below
 ports are free ones, and no daemon survives the process that started it.
 """
 
-import os
 import shutil
 import subprocess
 import uuid
@@ -60,8 +59,7 @@ keyring = {directory}/keyring
 
 def missing() -> str | None:
     """What this machine lacks, with the remedy; None if it can run a gateway."""
-    path = f"{os.environ['PATH']}:/usr/sbin:/usr/bin"
-    absent = [tool for tool in TOOLS if not shutil.which(tool, path=path)]
+    absent = [tool for tool in TOOLS if not shutil.which(tool)]
     return f"not found: {', '.join(absent)}; {INSTALL}" if absent else None
 
 
