@@ -24,7 +24,7 @@ from getiaction_launch.status import (
     read_statuses,
     wait,
 )
-from getiaction_launch.storage import resolve_root, use_options
+from getiaction_launch.storage import create, is_remote, remove, resolve_root, use_options
 
 __all__ = [
     "RunStatus",
@@ -311,13 +311,32 @@ def resume(run: Run) -> None:
             )
         backend = backend_of(run, record)
         check(Plan.of(run), backend, also_spec=False)
+        claim = _claim_resume(run, record) if is_remote(run.directory) else None
         last = reopen(run)
         try:
             backend.submit([run], None)
         except (LaunchError, KeyboardInterrupt):
             if last:
                 run.write(f"attempt_{last['number']}", last)
+            if claim:
+                remove(claim)
             raise
+
+
+def _claim_resume(run: Run, record: Mapping[str, Any]) -> Path:
+    """Let one of all machines follow the run's last job.
+
+    Raises:
+        CheckError: If another has.
+    """
+    claim = run.launch_directory / f"job_after_{record.get('job_id')}"
+    if not create(claim):
+        raise CheckError(
+            f"run {run.name} was resumed by somebody else a moment ago.",
+            f"See what came of it: getiaction-launch status {run.directory}\n"
+            f"If nothing did, let another try: aws s3 rm {claim}",
+        )
+    return claim
 
 
 def check_resumable(run: Run) -> None:

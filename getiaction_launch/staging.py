@@ -142,6 +142,7 @@ def prepare(run: Run, number: int, node_rank: int, resume_from: str | None) -> N
     if node_rank == 0:
         if number > 0:
             _bring_files(run)
+            _abandon_uploads(run)
         write_json(kept, {"attempt": number})
 
 
@@ -207,6 +208,20 @@ def _bring_files(run: Run) -> None:
         ledgers[lane].files[path] = {"size": told.st_size, "mtime_ns": told.st_mtime_ns}
     for ledger in ledgers.values():
         ledger.write()
+
+
+def _abandon_uploads(run: Run) -> None:
+    """Drop the parts of uploads that were killed, which S3 keeps, and bills, until told."""
+    fs, key = file_system(run.directory)
+    if "s3" not in fs.protocol:
+        return
+    bucket, _, prefix = key.partition("/")
+    # Not every store can list them, nor lets everybody; the bucket's lifecycle does the same.
+    with contextlib.suppress(StorageError), reaching(run.directory):
+        told = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/")
+        for upload in told.get("Uploads", ()):
+            which = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+            fs.call_s3("abort_multipart_upload", Bucket=bucket, **which)
 
 
 def download(source: Path, target: Path, tries: int = 3) -> None:

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -33,6 +34,7 @@ def test_two_side_by_side_and_neither_survives(tmp_path, monkeypatch):
     first.mkdir()
     second.mkdir()
     command = [sys.executable, "-c", CODE, str(first)]
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout.readline() == "up\n"

@@ -12,6 +12,7 @@ from drill import LIMIT_SECONDS, assert_same
 from getiaction_launch.checkpoint import newest
 from getiaction_launch.run import Run, list_runs
 from getiaction_launch.segment import name_and_number
+from getiaction_launch.storage import create
 
 pytestmark = pytest.mark.timeout(LIMIT_SECONDS + 60)
 
@@ -99,13 +100,21 @@ def test_ray_on_slurm_with_a_run_on_s3(getiaction_launch, script, root, tmp_path
 
 
 def test_cancelled_run_goes_on_on_another_machine(drill, undisturbed, root, cluster):
-    """The saved step is on S3 when cancel returns; resumed where nothing is left, it is exact."""
+    """The saved step is on S3 when cancel returns; resumed where nothing is left, it is exact.
+
+    Of two machines that resume it at a time, one does.
+    """
     drill.start("--storage-root", root.removesuffix("/experiments"))
     told = drill.launch("cancel", str(drill.run))
     assert told.returncode == 0, told.stderr
     assert drill.state() == "CANCELLED"
     saved = newest(Run(drill.run))
     cluster.lose_disks()
+    claim = drill.run / f"launch/job_after_{drill.job_id}"
+    assert create(claim)
+    told = drill.launch("resume", str(drill.run))
+    assert (told.returncode, f"aws s3 rm {claim}" in told.stderr) == (3, True)
+    claim.unlink()
     told = drill.launch("resume", str(drill.run))
     assert told.returncode == 0, told.stderr
     drill.await_attempt(1)

@@ -294,6 +294,23 @@ def test_clocks_do_not_say_which_checkpoint_is_newest(run, tmp_path, monkeypatch
     assert newest(run.local).step == 30
 
 
+def test_uploads_that_were_killed_are_abandoned(s3, tmp_path, monkeypatch):
+    """The next attempt drops the parts that a killed one has left, and nobody else's."""
+    monkeypatch.setenv("GETIACTION_LAUNCH_STAGING_DIR", str(tmp_path / "staging"))
+    bucket = s3.make_bucket()
+    other, run = (Run.claim(f"{bucket}/experiments", "act") for _ in range(2))
+    keys = []
+    for each in (other, run):
+        fs, path = file_system(each.directory / "launch/checkpoints/fit_0_step_9.ckpt")
+        name, _, key = path.partition("/")
+        keys.append(key)
+        fs.call_s3("create_multipart_upload", Bucket=name, Key=key)
+    run.make_log_directory(0)
+    prepare(run, 1, 0, None)
+    told = fs.call_s3("list_multipart_uploads", Bucket=name)
+    assert [upload["Key"] for upload in told["Uploads"]] == keys[:1]
+
+
 def test_damaged_checkpoint_is_never_resumed_from(run, tmp_path, monkeypatch):
     """Of the right size but other bytes: refused by name, and the one before it is the newest."""
     for step in (10, 20):
