@@ -12,19 +12,17 @@ requests' headers and the run's own records; the log is its event files and what
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
-from typing import Self
-from urllib.parse import urlsplit
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from clusters.proxy import Proxy
 
 LAUNCHER = [sys.executable, "-m", "getiaction_launch.cli"]
 LIMIT_SECONDS = 3600
@@ -78,7 +76,7 @@ def compare_seconds(url: str, folder: Path, runs: int, steps: int) -> None:
 
 def count_bytes(url: str, folder: Path, steps: int, endpoint: str) -> None:
     """Fit once through a proxy."""
-    with CountingProxy(endpoint) as proxy:
+    with Proxy(endpoint) as proxy:
         os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint
         log_bytes = launched(url, folder, steps)["log_bytes"]
         os.environ["AWS_ENDPOINT_URL"] = endpoint
@@ -121,52 +119,6 @@ def measured(
         sys.exit(f"exit code {code}: {command}\n{log.read_text()}")
     told: dict[str, float] = json.loads(result.read_text())
     return told
-
-
-class CountingProxy:
-    """Between clients and a server of HTTP, as a context.
-
-    Args:
-        endpoint: The server's URL.
-
-    Attributes:
-        endpoint: Its own.
-        sent_bytes: All that clients have sent.
-    """
-
-    def __init__(self, endpoint: str) -> None:
-        address = urlsplit(endpoint)
-        self._server = address.hostname or "", address.port or 80
-        self._lock = threading.Lock()
-        self.sent_bytes = 0
-
-    def __enter__(self) -> Self:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # closed
-            while True:
-                client, _ = self._listener.accept()
-                server = socket.create_connection(self._server)
-                for way in ((client, server), (server, client)):
-                    counts = way[0] is client
-                    threading.Thread(target=self._pipe, args=(*way, counts), daemon=True).start()
-
-    def _pipe(self, source: socket.socket, target: socket.socket, counts: bool) -> None:
-        with contextlib.suppress(OSError):
-            while piece := source.recv(1 << 16):
-                if counts:
-                    with self._lock:
-                        self.sent_bytes += len(piece)
-                target.sendall(piece)
-        with contextlib.suppress(OSError):
-            target.shutdown(socket.SHUT_WR)
 
 
 def fit(place: str, steps: int, result: Path) -> None:

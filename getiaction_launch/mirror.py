@@ -116,12 +116,11 @@ class Mirror:
         limit_seconds: float = 1800,
         stop: Stoppable | None = None,
     ) -> None:
+        errors: dict[str, str] = {}
         self._lanes = [
-            _Files(run, period_seconds, limit_seconds, stop),
-            _Checkpoints(run, period_seconds, limit_seconds, stop),
+            lane(run, period_seconds, limit_seconds, stop, errors)
+            for lane in (_Files, _Checkpoints)
         ]
-        for lane in self._lanes:
-            lane.errors = self._lanes[0].errors
 
     def start(self) -> None:
         """Begin; what an earlier mirror has left goes first."""
@@ -142,16 +141,21 @@ class Mirror:
 
 
 class _Lane:
-    """One thread of the mirror."""
+    """One thread of the mirror; ``errors`` are those of all of them, by their names."""
 
     name: str
 
     def __init__(
-        self, run: Run, period_seconds: float, limit_seconds: float, stop: Stoppable | None
+        self,
+        run: Run,
+        period_seconds: float,
+        limit_seconds: float,
+        stop: Stoppable | None,
+        errors: dict[str, str],
     ) -> None:
         self.run, self.local = Run(open_path(run.directory, read_seconds=READ_SECONDS)), run.local
         self._period_seconds, self._limit_seconds, self._stop = period_seconds, limit_seconds, stop
-        self.errors: dict[str, str] = {}  # of all lanes, by their names
+        self.errors = errors
         self.closing = threading.Event()
         self.thread = threading.Thread(target=self._watch, name=f"mirror {self.name}", daemon=True)
 

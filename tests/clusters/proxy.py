@@ -1,4 +1,4 @@
-"""Stands between a server of the tests' own and its clients, and disturbs them as it is told."""
+"""Stands between a server and its clients, counts their bytes, and disturbs them as it is told."""
 
 import contextlib
 import socket
@@ -32,6 +32,7 @@ class Proxy:
             :data:`CUT_BYTES` and ``short`` an answer, ``busy`` answers one with 503 and
             ``busy PUT`` one of that method.
         struck: Those that happened.
+        sent_bytes: All that has come from clients, with the requests' headers.
     """
 
     def __init__(self, endpoint: str, listener: socket.socket | None = None) -> None:
@@ -42,6 +43,8 @@ class Proxy:
         self.endpoint = f"http://{address}:{port}"
         self.faults: list[str] = []
         self.struck: list[str] = []
+        self.sent_bytes = 0
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -63,6 +66,8 @@ class Proxy:
             sent = 0
             with contextlib.suppress(OSError):
                 while piece := client.recv(1 << 16):
+                    with self._lock:
+                        self.sent_bytes += len(piece)
                     method = piece.partition(b" ")[0].decode(errors="replace")
                     is_request = method in METHODS
                     is_busy = self.faults and self.faults[-1] in ("busy", f"busy {method}")
