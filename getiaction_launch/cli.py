@@ -309,7 +309,7 @@ def pull(tokens: Sequence[str]) -> int:
     parser.add_argument("run", help="its URL, or name/version_N or @last under --root")
     where = "where to (default: ./experiments/NAME/version_N; of a checkpoint: here)"
     parser.add_argument("directory", nargs="?", help=where)
-    which = f"only that file of its checkpoints/; {NEWEST}: what it would resume from"
+    which = f"only that file of its checkpoints/; {NEWEST}: the last of all that were saved"
     parser.add_argument("--checkpoint", metavar="NAME", help=which)
     parser.add_argument("--root", help="URL under which named runs lie")
     parser.add_argument("--cluster", help="look in the storage_root of this cluster config")

@@ -12,7 +12,14 @@ from getiaction_launch.mirror import hash_of
 from getiaction_launch.run import Run
 from getiaction_launch.segment import name_and_number
 from getiaction_launch.staging import download
-from getiaction_launch.storage import children, file_system, is_remote, reaching, read_json
+from getiaction_launch.storage import (
+    children,
+    file_system,
+    is_remote,
+    modified_at,
+    reaching,
+    read_json,
+)
 
 NEWEST = "newest"
 PARALLEL = 4
@@ -96,7 +103,8 @@ def pull_checkpoint(run: Run, name: str, target: Path) -> Path:
 
     Args:
         run: Whose directory is a URL.
-        name: Of a file in its ``checkpoints/``, or :data:`NEWEST` for what it would resume from.
+        name: Of a file in its ``checkpoints/``, or :data:`NEWEST` for what came last, be it one of
+            those or what the run would resume from.
         target: A directory.
 
     Returns:
@@ -107,21 +115,14 @@ def pull_checkpoint(run: Run, name: str, target: Path) -> Path:
         CheckError: If something of its name is there already.
         StorageError: If it does not come whole.
     """
-    digest = None
-    if name == NEWEST:
-        checkpoint = newest(run)
-        if checkpoint is None:
-            raise UsageError(f"run {run.name} has committed no checkpoint yet.")
-        source = checkpoint.path
-        digest = (read_json(source.with_suffix(".json")) or {}).get("sha256")
-    else:
-        there = {path.name: path for path in children(run.directory / "checkpoints")}
-        if name not in there:
-            raise UsageError(
-                f"--checkpoint {name}: run {run.name} has none of that name.",
-                nearest_first(name, [*there, NEWEST]),
-            )
-        source = there[name]
+    there = {path.name: path for path in children(run.directory / "checkpoints")}
+    source = _last_come(run, list(there.values())) if name == NEWEST else there.get(name)
+    if source is None:
+        raise UsageError(
+            f"--checkpoint {name}: run {run.name} has none of that name.",
+            nearest_first(name, [*there, NEWEST]),
+        )
+    digest = (read_json(source.with_suffix(".json")) or {}).get("sha256")
     place = target / source.name
     if place.exists():
         raise CheckError(f"{place} is there already.", "Name another directory: pull RUN DIR")
@@ -132,3 +133,13 @@ def pull_checkpoint(run: Run, name: str, target: Path) -> Path:
         raise StorageError(f"{source} is damaged: its contents are not those that were saved.")
     arriving.replace(place)
     return place
+
+
+def _last_come(run: Run, files: list[Path]) -> Path:
+    """Of these and the committed ones, by the clock of storage; a short run commits none."""
+    came_at = {path: modified_at(path) for path in files if path.is_file()}
+    if committed := newest(run):
+        came_at[committed.path] = modified_at(committed.path.with_suffix(".json"))
+    if not came_at:
+        raise UsageError(f"run {run.name} has saved no checkpoint yet.")
+    return max(came_at, key=came_at.__getitem__)

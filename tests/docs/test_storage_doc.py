@@ -36,7 +36,7 @@ def test_commands_in_their_order(type_line, clone, monkeypatch):
     (found,) = json.loads(type_line("getiaction-launch ls --json s3://bucket/experiments"))["runs"]
     assert (found["run"], found["state"]) == ("act_tiny/version_0", "SUCCEEDED")
     assert (clone / "experiments/act_tiny/version_0/hparams.yaml").exists()
-    assert list(clone.glob("fit_0_step_*.ckpt"))
+    assert list(clone.glob("epoch=3-step=*.ckpt"))
     assert board.startswith("tensorboard --logdir ")
     steps = r"scalars\n +first_step +\d+\n +last_step +(\d+)"
     inspect = board.replace("--logdir", "--inspect --logdir")

@@ -12,7 +12,7 @@ from getiaction_launch.errors import CheckError, StorageError, UsageError
 from getiaction_launch.mirror import Mirror
 from getiaction_launch.pull import NEWEST, pull_checkpoint, pull_run
 from getiaction_launch.run import Run
-from getiaction_launch.storage import file_system, use_options
+from getiaction_launch.storage import file_system, modified_at, remove, use_options
 
 
 @pytest.fixture
@@ -58,16 +58,41 @@ def test_pulled_run_is_as_on_a_disk(run, tmp_path):
 
 
 def test_checkpoints_are_pulled_by_name(run, tmp_path):
-    """One of the user's, or the newest committed one; a wrong name lists what is there."""
+    """One of the user's; a wrong name lists what is there."""
     best = pull_checkpoint(run, "epoch=0-step=10.ckpt", tmp_path / "a")
     assert best.read_text() == "best"
-    assert pull_checkpoint(run, NEWEST, tmp_path / "a").read_text() == "weights"
     with pytest.raises(UsageError, match=r"epoch=0\.ckpt.*\n.*epoch=0-step=10\.ckpt.*newest"):
         pull_checkpoint(run, "epoch=0.ckpt", tmp_path / "a")
 
 
+def write_later(path: Path, earlier: Path) -> None:
+    """Have a file be younger than another by the clock of storage, which counts seconds."""
+    fs, key = file_system(path)
+    content = fs.cat_file(key)
+    while modified_at(path) <= modified_at(earlier):
+        fs.pipe_file(key, content)
+
+
+def test_newest_checkpoint_is_the_last_that_came(run, tmp_path):
+    """The committed one, or one of the user's, which are all that a short run has."""
+    users = run.directory / "checkpoints/epoch=0-step=10.ckpt"
+    committed = newest(run).path
+    marker = committed.with_suffix(".json")
+    write_later(marker, users)
+    assert pull_checkpoint(run, NEWEST, tmp_path / "a").read_text() == "weights"
+    write_later(users, marker)
+    assert pull_checkpoint(run, NEWEST, tmp_path / "b").read_text() == "best"
+    remove(marker)
+    remove(committed)
+    assert pull_checkpoint(run, NEWEST, tmp_path / "c").read_text() == "best"
+    remove(users)
+    with pytest.raises(UsageError, match="has saved no checkpoint yet"):
+        pull_checkpoint(run, NEWEST, tmp_path / "d")
+
+
 def test_damaged_checkpoint_is_not_left_behind(run, tmp_path):
     """What comes is what was saved, or nothing of that name."""
+    remove(run.directory / "checkpoints/epoch=0-step=10.ckpt")
     fs, key = file_system(newest(run).path)
     fs.pipe_file(key, b"WEIGHTS")
     with pytest.raises(StorageError, match="is damaged"):
@@ -83,8 +108,9 @@ def test_pull_is_a_verb(run, getiaction_launch, tmp_path):
     again = getiaction_launch("pull", "act/version_0")
     assert (again.returncode, "is in a directory" in again.stderr) == (3, True)
     root = str(run.directory.parent.parent)
-    one = getiaction_launch("pull", "--checkpoint", "newest", "--root", root, "act/version_0")
-    assert (one.returncode, one.stdout) == (0, "fit_0_step_10.ckpt\n"), one.stderr
+    name = "epoch=0-step=10.ckpt"
+    one = getiaction_launch("pull", "--checkpoint", name, "--root", root, "act/version_0")
+    assert (one.returncode, one.stdout) == (0, f"{name}\n"), one.stderr
 
 
 def test_storage_options_of_a_cluster_reach_every_process(s3, bucket, monkeypatch):
