@@ -21,6 +21,9 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 REQUIRED = os.environ.get("GETIACTION_TEST_REQUIRE", "").split(",")
 """Clusters without which tests fail; without the others, they are skipped."""
 
+# Beware: where several runs share the cores, OpenMP's threads wait for each other by spinning,
+# and a step of 0.1 seconds takes 6.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _ON_RAY = re.compile(r"test_ray_(cluster|doc)\.py::|\[(.+-)?ray(-.+)?\]$")
 

@@ -50,20 +50,6 @@ class Local:
         """Remove that."""
         shutil.rmtree(self.staging)
 
-    @contextlib.contextmanager
-    def lost_node(self, directory: str) -> Iterator[None]:
-        """Kill all processes of a run's first node."""
-        for process in psutil.process_iter():
-            try:
-                words = [*process.cmdline(), process.environ().get("GETIACTION_LAUNCH_RUN", "")]
-            except psutil.Error:
-                continue
-            if directory in words and (
-                "--node-rank 0" in " ".join(words) or _is_of_node_0(process)
-            ):
-                process.kill()
-        yield
-
     def command(self, *words: str) -> list[str]:
         """A ``getiaction-launch`` command line, as typed where one submits."""
         return [sys.executable, "-m", "getiaction_launch.cli", *words]
@@ -142,13 +128,22 @@ class Slurm(Nodes):
         super().__init__(request, directory)
         self.cluster: SlurmCluster = request.getfixturevalue("slurm_cluster")
         self.staging = self.cluster.directory / "node_local" / directory.name
-        config = directory / "cluster_configs/slurm.yaml"
-        config.parent.mkdir()
-        config.write_text(
+        self.config = directory / "cluster_configs/slurm.yaml"
+        self.config.parent.mkdir()
+        self.config.write_text(
             "backend:\n"
             "  class_path: getiaction_launch.backends.slurm.SlurmBackend\n"
             "  init_args: {poll_seconds: 1}\n"
         )
+
+    def have_ray(self) -> None:
+        """Be the same SLURM, whose jobs have Ray."""
+        text = self.config.read_text()
+        text = text.replace("slurm.SlurmBackend", "ray_on_slurm.RayOnSlurmBackend")
+        text = text.replace("init_args: {", "init_args: {memory_mb: 4000, ")
+        self.name = "ray-on-slurm"
+        self.config = self.config.with_name(f"{self.name}.yaml")
+        self.config.write_text(text)
 
 
 class Ray(Nodes):

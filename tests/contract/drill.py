@@ -36,7 +36,7 @@ def write_spec(directory: Path) -> None:
     content = yaml.safe_load((EXAMPLES / "act_tiny.yaml").read_text())
     content["trainer"] |= {"max_epochs": EPOCHS, "callbacks": [{"class_path": "pace.Pace"}]}
     content["data"]["init_args"] |= {
-        "num_episodes": 6,
+        "num_episodes": 4,
         "train_batch_size": 8,
         "root": str(directory / "dot"),
     }
@@ -74,7 +74,7 @@ class Drill:
         with config.open("a") as file:
             file.write("checkpoint_period_minutes: 0.05\n")
 
-    def start(self, *words: str, pace_seconds: float = 0.5) -> None:
+    def start(self, *words: str, pace_seconds: float = 0.8) -> None:
         """Submit, and wait until it trains."""
         (self.directory / "pace").write_text(str(pace_seconds))
         spec = ["--nodes", "2", "--config", "act.yaml"]

@@ -94,7 +94,7 @@ def test_later_steps_go_on_with_a_run(drill, undisturbed, on_login_node, until):
     All in one allocation, which runs on, so that SLURM's word for the job says nothing of them.
     """
     (drill.directory / "three.sh").write_text(THREE_STEPS)
-    (drill.directory / "pace").write_text("0.5")
+    (drill.directory / "pace").write_text("0.8")
     job_id = on_login_node("sbatch", "--parsable", "three.sh").stdout.strip()
     drill.run = drill.directory / "experiments/act_tiny/version_0"
 

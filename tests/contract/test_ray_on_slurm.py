@@ -66,13 +66,9 @@ class Pace(Pace):
 
 
 @pytest.fixture
-def cluster(cluster, tmp_path):
+def cluster(cluster):
     """The same SLURM, whose jobs have Ray."""
-    text = (tmp_path / "cluster_configs/slurm.yaml").read_text()
-    text = text.replace("slurm.SlurmBackend", "ray_on_slurm.RayOnSlurmBackend")
-    text = text.replace("init_args: {", "init_args: {memory_mb: 4000, ")
-    (tmp_path / "cluster_configs/ray-on-slurm.yaml").write_text(text)
-    cluster.name = "ray-on-slurm"
+    cluster.have_ray()
     return cluster
 
 

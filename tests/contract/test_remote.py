@@ -82,11 +82,8 @@ print("nodes", sum(node["Alive"] for node in ray.nodes()))
 @pytest.mark.parametrize("cluster", ["slurm"], indirect=True)
 def test_ray_on_slurm_with_a_run_on_s3(getiaction_launch, script, root, tmp_path, cluster):
     """Its token lies where no store has it, and goes with the job; its logs are on S3."""
-    text = (tmp_path / "cluster_configs/slurm.yaml").read_text()
-    text = text.replace("slurm.SlurmBackend", "ray_on_slurm.RayOnSlurmBackend")
-    text = text.replace("init_args: {", "init_args: {memory_mb: 4000, ")
-    (tmp_path / "ros.yaml").write_text(text)
-    words = ["--cluster", "./ros.yaml", "--nodes", "2", "--wait", "--json"]
+    cluster.have_ray()
+    words = ["--cluster", cluster.name, "--nodes", "2", "--wait", "--json"]
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as place:  # as Ray's sockets need
         result = getiaction_launch(
             *words, "--storage-root", root.removesuffix("/experiments"), script(RAY), TMPDIR=place
@@ -123,10 +120,11 @@ def test_cancelled_run_goes_on_on_another_machine(drill, undisturbed, root, clus
     assert_same(trained, undisturbed)
 
 
+@pytest.mark.parametrize("cluster", ["slurm", "ray"], indirect=True)  # shares have one disk
 def test_lost_node_costs_what_came_after_its_checkpoint(drill, undisturbed, root, cluster):
     """The node of rank 0 is gone with its disk: the run goes on from S3 alone, exactly."""
     drill.save_often()
-    drill.start("--storage-root", root.removesuffix("/experiments"), pace_seconds=1)
+    drill.start("--storage-root", root.removesuffix("/experiments"), pace_seconds=1.5)
     drill.await_commit()
     with cluster.lost_node(str(drill.run)):
         drill.await_attempt(1)

@@ -77,6 +77,14 @@ def test_debug_shows_the_traceback():
         main(["--debug", "--config", "gone.yaml"])
 
 
+def test_check_of_what_could_run_says_so(capsys):
+    """A script is not started by it, and nothing is left behind."""
+    Path("train.py").write_text("open('started', 'w')")
+    assert main(["check", "train.py"]) == 0
+    assert capsys.readouterr().err == "ok: this run could start.\n"
+    assert [path.name for path in Path.cwd().iterdir()] == ["train.py"]
+
+
 def test_environment_stands_in_for_flags(capsys, monkeypatch):
     """GETIACTION_LAUNCH_* counts where no flag is given, and yields to a flag or override."""
     monkeypatch.setenv("GETIACTION_LAUNCH_CLUSTER", "from-env")
