@@ -8,7 +8,6 @@ import dataclasses
 import io
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,8 @@ from getiaction_launch import console, launch, settings
 from getiaction_launch.attempt import last_attempt
 from getiaction_launch.backend import Backend
 from getiaction_launch.dependency import resolve
-from getiaction_launch.errors import LaunchError, UnreachableError, UsageError, nearest_first
+from getiaction_launch.errors import LaunchError, UsageError, nearest_first
 from getiaction_launch.gpu import visible_gpus
-from getiaction_launch.logs import log_files, read_lines
 from getiaction_launch.parser import (
     Parser,
     read_environment,
@@ -28,15 +26,12 @@ from getiaction_launch.parser import (
     split_tokens,
 )
 from getiaction_launch.plan import DEFAULT_ROOT, Plan
-from getiaction_launch.run import Run, find_run, list_runs
-from getiaction_launch.state import Cause, JobState
-from getiaction_launch.status import LOST_SECONDS, backend_of
+from getiaction_launch.report import print_logs, report
+from getiaction_launch.run import find_run, list_runs
+from getiaction_launch.status import backend_of
 from getiaction_launch.storage import open_path, use_options
 from getiaction_launch.sweep import expand
 
-EXIT_CANCELLED = 11
-EXIT_CODES = {Cause.TIME_LIMIT: 12, Cause.OUT_OF_MEMORY: 13, Cause.NODE_FAILURE: 14}
-EXIT_FAILED = 10
 EXIT_INTERRUPTED = 130
 ALIASES = {"list": "ls", "ps": "ls", "stop": "cancel"}
 
@@ -139,49 +134,7 @@ def run_or_check(tokens: Sequence[str], *, only_check: bool) -> int:
         runs = launch.submit_sweep(plans, backend, arguments.max_parallel)
     else:
         runs = [launch.submit(plan, backend)]
-    return _report(arguments, runs)
-
-
-def _report(arguments: argparse.Namespace, runs: list[Run]) -> int:
-    if arguments.parsable:
-        print(*(run.directory for run in runs), sep="\n", flush=True)
-    stays = arguments.wait or arguments.follow
-    if stays:
-        console.say(console.next_commands(runs))
-    statuses = [_stay(run, follow=arguments.follow) for run in runs] if stays else []
-    statuses = statuses or [launch.read_status(run) for run in runs]
-    if arguments.json:
-        listed = [console.as_json(status) for status in statuses]
-        console.print_json({"runs": listed} if arguments.sweep else listed[0])
-    elif not arguments.parsable:
-        ended = [console.summary(status) for status in statuses if status.state.is_over]
-        print("\n\n".join(ended) if stays or len(ended) == 1 else console.next_commands(runs))
-    return max(map(_exit_code, statuses))
-
-
-def _exit_code(status: launch.RunStatus) -> int:
-    if status.state is JobState.UNKNOWN:
-        return UnreachableError.exit_code
-    if not status.state.is_over or status.state is JobState.SUCCEEDED:
-        return 0
-    if status.state is JobState.CANCELLED:
-        return EXIT_CANCELLED
-    return EXIT_CODES.get(status.cause, EXIT_FAILED) if status.cause else EXIT_FAILED
-
-
-def _stay(run: Run, *, follow: bool) -> launch.RunStatus:
-    watch = console.Watch()
-    try:
-        if follow:
-            _print_logs(run, None, last_attempt(run), watch)
-        return launch.wait(run, watch)
-    except KeyboardInterrupt:
-        watch.close()
-        place = console.short(run.directory)
-        console.say(f"\nThe run goes on. To end it: getiaction-launch cancel {place}")
-        raise
-    finally:
-        watch.close()
+    return report(arguments, runs)
 
 
 def show_list(tokens: Sequence[str]) -> int:
@@ -243,39 +196,7 @@ def show_logs(tokens: Sequence[str]) -> int:
     if not 0 <= attempt <= newest:
         raise UsageError(f"--attempt {attempt}: there is none.", f"They go from 0 to {newest}.")
     watch = console.Watch() if arguments.follow else None
-    return _print_logs(arguments.run, arguments.rank, attempt, watch)
-
-
-def _print_logs(run: Run, rank: int | None, attempt: int, watch: console.Watch | None) -> int:
-    """Print an attempt's logs; with ``watch``, until the run has ended, those that follow too."""
-    lost_at: float | None = None
-
-    def is_over() -> bool:
-        nonlocal lost_at
-        status = launch.read_status(run)
-        if status.state is not JobState.RUNNING and watch:
-            watch(status)  # why there is nothing to read
-        if status.state is not JobState.UNKNOWN:
-            lost_at = None
-            return status.state.is_over
-        lost_at = lost_at or time.monotonic()
-        return time.monotonic() - lost_at > LOST_SECONDS
-
-    while True:
-        files = log_files(run, rank, attempt, may_come=watch is not None and not is_over())
-        is_last = watch is None
-
-        def has_ended(attempt: int = attempt) -> bool:
-            nonlocal is_last
-            is_last = is_last or is_over()
-            return is_last or last_attempt(run) > attempt
-
-        for name, line in read_lines(files, has_ended):
-            print(f"[{name}] {line}" if len(files) > 1 else line, flush=watch is not None)
-        if is_last:
-            return UnreachableError.exit_code if lost_at else 0
-        attempt += 1
-        console.say(f"[attempt {attempt}]")
+    return print_logs(arguments.run, arguments.rank, attempt, watch)
 
 
 def cancel(tokens: Sequence[str]) -> int:

@@ -18,18 +18,18 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.profilers import Profiler
 
 from getiaction_launch.agreement import Agreement, Verdict
+from getiaction_launch.background_saving import saving_in_background
 from getiaction_launch.checkpoint import Checkpoint, Interrupted
-from getiaction_launch.checkpoint_io import saving_in_background
 from getiaction_launch.errors import CheckError
+from getiaction_launch.fetch_watch import FetchWatch
 from getiaction_launch.loader import are_loaders_exact, prepare_loader
 from getiaction_launch.progress import ProgressReport, say
 from getiaction_launch.random_state import random_state, set_random_state
@@ -195,7 +195,7 @@ class Interruption(Callback):
         profiled: Any = trainer  # its profiler is set from afar
         self._undo.callback(setattr, trainer, "profiler", profiled.profiler)
         before_fetch = functools.partial(self._before_batch, trainer)
-        profiled.profiler = _FetchWatch(profiled.profiler, before_fetch)
+        profiled.profiler = FetchWatch(profiled.profiler, before_fetch)
 
     def on_train_batch_start(
         self,
@@ -298,24 +298,6 @@ class Interruption(Callback):
                     f"the checkpoint is of {len(ranks)} ranks and training goes on with "
                     f"{trainer.world_size}: its numbers will not be the same."
                 )
-
-
-class _FetchWatch:
-    """A Profiler that is also told of every batch, right before it is fetched."""
-
-    def __init__(self, profiler: Profiler, before_fetch: Callable[[], None]) -> None:
-        self._profiler, self._before_fetch = profiler, before_fetch
-
-    def start(self, action_name: str) -> None:
-        """As a Profiler's."""
-        if action_name == "[_TrainingEpochLoop].train_dataloader_next":
-            self._before_fetch()
-        self._profiler.start(action_name)
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the profiler has
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self._profiler, name)
 
 
 @contextlib.contextmanager

@@ -10,20 +10,20 @@ written down beside the files: a mirror that was killed is gone on with by the n
 """
 
 import contextlib
-import fcntl
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any
 
 from getiaction_launch.checkpoint import KEPT, all_committed, files_of, newest
 from getiaction_launch.errors import StorageError
+from getiaction_launch.ledger import POLL_SECONDS, Ledger, walk
 from getiaction_launch.run import Run
 from getiaction_launch.segment import cut, only_grows, segment_name
+from getiaction_launch.stop_request import StopRequest
 from getiaction_launch.storage import (
     children,
     describe,
@@ -34,68 +34,15 @@ from getiaction_launch.storage import (
     remove,
     write_json,
 )
+from getiaction_launch.transfer import hash_of, upload
 
-POLL_SECONDS = 0.5
 RECORD_SECONDS = 2.0
 STABLE_SECONDS = 2.0
 MAX_PAUSE_SECONDS = 60.0
-CHUNK_BYTES = 16 << 20
-"""Of a large file; two of them are in memory at a time."""
 READ_SECONDS = 60.0
 """How long a store may be silent: it may have to put a large file together."""
 CHECKPOINTS = "launch/checkpoints"
 _OWN = ("launch/plan.json", "launch/progress.json", "launch/resume.lock", CHECKPOINTS)
-
-
-class Stoppable(Protocol):
-    """What ends a node's workers; the node's request to stop is one."""
-
-    signal: signal.Signals | None
-
-
-class Ledger:
-    """What of each file is on storage, in a file beside them.
-
-    Args:
-        directory: The staging directory.
-        lane: Of which thread.
-
-    Attributes:
-        files: By relative path: of a whole file its ``size`` and ``mtime_ns``; of one that grows
-            how many ``segments`` it has, and where the last one has its ``start`` and its ``end``.
-            ``is_there`` is false while that is being uploaded.
-    """
-
-    def __init__(self, directory: Path, lane: str) -> None:
-        self._directory, self._lane = directory, lane
-        self._path = directory / f".{lane}.json"
-        try:
-            content = read_json(self._path) or {}
-        except ValueError:
-            content = {}
-        self.files: dict[str, dict[str, Any]] = content.get("files", {})
-
-    def write(self) -> None:
-        """Keep it."""
-        write_json(self._path, {"files": self.files}, durable=False)
-
-    @staticmethod
-    @contextlib.contextmanager
-    def locked(directory: Path, lane: str, limit_seconds: float) -> Iterator[bool]:
-        """Keep other processes from a lane; yields False if one has it for longer than that."""
-        deadline = time.monotonic() + limit_seconds
-        with (directory / f".{lane}.lock").open("w") as file:  # closing it unlocks it
-            while not (is_mine := _try_lock(file)) and time.monotonic() < deadline:
-                time.sleep(POLL_SECONDS)
-            yield is_mine
-
-
-def _try_lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 class Mirror:
@@ -114,7 +61,7 @@ class Mirror:
         *,
         period_seconds: float = 30,
         limit_seconds: float = 1800,
-        stop: Stoppable | None = None,
+        stop: StopRequest | None = None,
     ) -> None:
         errors: dict[str, str] = {}
         self._lanes = [
@@ -150,7 +97,7 @@ class _Lane:
         run: Run,
         period_seconds: float,
         limit_seconds: float,
-        stop: Stoppable | None,
+        stop: StopRequest | None,
         errors: dict[str, str],
     ) -> None:
         self.run, self.local = Run(open_path(run.directory, read_seconds=READ_SECONDS)), run.local
@@ -363,46 +310,3 @@ class _Checkpoints(_Lane):
         for old in all_committed(self.run)[:-KEPT]:
             remove(old.path.with_suffix(".json"))  # first: what is removed in part must not count
             remove(old.path)
-
-
-def walk(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Every file under a staging directory by its relative path, but hidden and unfinished ones."""
-    for place, directories, names in os.walk(directory):
-        directories[:] = [name for name in directories if not _is_unfinished(name)]
-        for name in names:
-            if not _is_unfinished(name):
-                path = Path(place, name)
-                with contextlib.suppress(FileNotFoundError):
-                    yield str(path.relative_to(directory)), path.stat()
-
-
-def _is_unfinished(name: str) -> bool:
-    return name.startswith(".") or name.endswith(".partial")
-
-
-def hash_of(path: Path) -> str:
-    """SHA-256 of a checkpoint; of a directory, of its files in the order of their names."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    for file in files_of(path):
-        with file.open("rb") as opened:
-            while piece := opened.read(1 << 20):
-                digest.update(piece)
-    return digest.hexdigest()
-
-
-def upload(source: Path, target: Path) -> None:
-    """Bring one file to storage, whole or not at all, with a bounded part of it in memory.
-
-    Raises:
-        StorageError: If that fails, or not all of it has come.
-        FileNotFoundError: If it is not there.
-    """
-    size_bytes = source.stat().st_size
-    with reaching(target):
-        fs, key = file_system(target)
-        parts = {"chunksize": CHUNK_BYTES, "max_concurrency": 2} if "s3" in fs.protocol else {}
-        fs.put_file(str(source), key, **parts)
-        if (have := fs.info(key)["size"]) != size_bytes and have != source.stat().st_size:
-            raise StorageError(f"{target} has {have} bytes of {size_bytes}.")

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import psutil
 
@@ -26,9 +25,7 @@ from getiaction_launch.plan import Plan, Topology
 from getiaction_launch.run import Run, WorkerError
 from getiaction_launch.staging import Staging
 from getiaction_launch.state import EXIT_INTERRUPTED
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from getiaction_launch.stop_request import StopRequest
 
 POLL_SECONDS = 0.05
 FAILURE_GRACE_SECONDS = 5
@@ -36,31 +33,6 @@ SAVE_LIMIT_SECONDS = 120
 """How long a checkpoint that is being saved may keep its worker alive after the others."""
 RUN_VARIABLE = "GETIACTION_RUN_DIR"
 """Names the run's directory to every worker, and marks every process that a worker starts."""
-
-
-class StopRequest:
-    """Set by SIGTERM, Ctrl-C or SIGUSR2 from its making on; what follows is the main loop's.
-
-    As a context manager it gives the signals back to whoever had them.
-
-    Attributes:
-        signal: The first of them that has come; None before.
-    """
-
-    def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
-        signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-        self._before = {signum: signal.signal(signum, self._set) for signum in signals}
-
-    def __enter__(self) -> "Self":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)
-
-    def _set(self, signum: int, _frame: object) -> None:
-        self.signal = self.signal or signal.Signals(signum)
 
 
 def available_cpus() -> int:

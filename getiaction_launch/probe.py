@@ -7,9 +7,9 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from getiaction_launch.claim import creates_exclusively
 from getiaction_launch.errors import CheckError, LaunchError, UnreachableError
 from getiaction_launch.storage import (
-    creates_exclusively,
     describe,
     file_system,
     open_path,

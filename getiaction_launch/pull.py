@@ -8,10 +8,8 @@ from pathlib import Path
 
 from getiaction_launch.checkpoint import newest
 from getiaction_launch.errors import CheckError, StorageError, UsageError, nearest_first
-from getiaction_launch.mirror import hash_of
 from getiaction_launch.run import Run
 from getiaction_launch.segment import name_and_number
-from getiaction_launch.staging import download
 from getiaction_launch.storage import (
     children,
     file_system,
@@ -20,6 +18,7 @@ from getiaction_launch.storage import (
     reaching,
     read_json,
 )
+from getiaction_launch.transfer import download, hash_of
 
 NEWEST = "newest"
 PARALLEL = 4

@@ -19,10 +19,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from getiaction_launch.claim import create
 from getiaction_launch.errors import CheckError, RunNotFoundError
 from getiaction_launch.storage import (
     children,
-    create,
     is_remote,
     modified_at,
     open_path,

@@ -9,22 +9,14 @@ import contextlib
 import fcntl
 import os
 import shutil
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from getiaction_launch.checkpoint import Checkpoint
 from getiaction_launch.errors import CheckError, StorageError
-from getiaction_launch.mirror import (
-    CHECKPOINTS,
-    Ledger,
-    Mirror,
-    Stoppable,
-    hash_of,
-    walk,
-)
+from getiaction_launch.ledger import Ledger, walk
+from getiaction_launch.mirror import CHECKPOINTS, Mirror
 from getiaction_launch.plan import Plan
 from getiaction_launch.run import Run, staging_root
 from getiaction_launch.segment import name_and_number, only_grows
@@ -32,6 +24,9 @@ from getiaction_launch.storage import file_system, reaching, read_json, remove, 
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+from getiaction_launch.stop_request import StopRequest
+from getiaction_launch.transfer import download, hash_of
 
 SALVAGE_SECONDS = 300
 LOCK_SECONDS = 600
@@ -66,7 +61,7 @@ class Staging:
     number: int
     node_rank: int
     resume_from: str | None
-    stop: Stoppable
+    stop: StopRequest
     is_finished: bool = False
 
     def __enter__(self) -> "Self":
@@ -222,42 +217,6 @@ def _abandon_uploads(run: Run) -> None:
         for upload in told.get("Uploads", ()):
             which = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
             fs.call_s3("abort_multipart_upload", Bucket=bucket, **which)
-
-
-def download(source: Path, target: Path, tries: int = 3) -> None:
-    """Bring a file, or a directory of files, from storage to a place where nothing is.
-
-    Args:
-        source: A URL.
-        target: Where to.
-        tries: How often that may fail, but for the last.
-
-    Raises:
-        StorageError: If it does so each time.
-    """
-    try:
-        _download(source, target)
-    except StorageError as error:
-        remove(target)
-        if tries <= 1:
-            raise
-        sys.stderr.write(f"getiaction-launch: {error}\n")
-        time.sleep(PAUSE_SECONDS)
-        download(source, target, tries - 1)
-
-
-def _download(source: Path, target: Path) -> None:
-    with reaching(source):
-        fs, key = file_system(source)
-        found = fs.find(key, detail=True)
-        for name, told in found.items():
-            place = target / name.removeprefix(key).lstrip("/") if name != key else target
-            place.parent.mkdir(parents=True, exist_ok=True)
-            fs.get_file(name, str(place))
-            if place.stat().st_size != told["size"]:
-                raise StorageError(f"{source}: {place} is not whole.")
-    if not found:
-        raise StorageError(f"{source} is gone.")
 
 
 def salvage(run: Run, number: int) -> None:

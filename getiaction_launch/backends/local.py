@@ -32,7 +32,6 @@ from getiaction_launch.errors import CheckError
 from getiaction_launch.gpu import visible_gpus
 from getiaction_launch.node import (
     POLL_SECONDS,
-    StopRequest,
     available_cpus,
     kill_processes_of,
     node_command,
@@ -42,6 +41,7 @@ from getiaction_launch.plan import Plan
 from getiaction_launch.process import ProcessJob, start_process, write_job
 from getiaction_launch.run import Run
 from getiaction_launch.state import Cause, JobState
+from getiaction_launch.stop_request import StopRequest
 
 ADDRESS = "127.0.0.1"
 SLOT_POLL_SECONDS = 0.5

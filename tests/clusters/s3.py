@@ -19,7 +19,7 @@ from typing import Self
 import pytest
 from s3fs import S3FileSystem
 
-from getiaction_launch import storage
+from getiaction_launch import claim
 
 KEY, SECRET = "AKIATESTKEY", "testsecret"
 LIMIT_SECONDS = 30
@@ -90,7 +90,7 @@ class S3:
             monkeypatch.setenv(name, value)
         # Clients that an earlier test has made would go on with its server and keys.
         S3FileSystem.clear_instance_cache()
-        monkeypatch.setattr(storage, "_exclusive", {})
+        monkeypatch.setattr(claim, "_exclusive", {})
 
 
 def moto(directory: Path) -> S3:

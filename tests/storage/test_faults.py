@@ -10,10 +10,11 @@ from clusters.proxy import Proxy
 from s3fs import S3FileSystem
 
 from getiaction_launch.checkpoint import commit, newest, partial_path
-from getiaction_launch.mirror import Mirror, hash_of
+from getiaction_launch.mirror import Mirror
 from getiaction_launch.run import Run
 from getiaction_launch.staging import prepare
 from getiaction_launch.storage import read_json
+from getiaction_launch.transfer import hash_of
 
 
 @pytest.fixture

@@ -15,10 +15,11 @@ from torch.utils.tensorboard import SummaryWriter
 from getiaction_launch.checkpoint import all_committed, commit, newest, partial_path
 from getiaction_launch.errors import CheckError, StorageError
 from getiaction_launch.mirror import READ_SECONDS, Mirror
-from getiaction_launch.node import StopRequest
 from getiaction_launch.run import Run
-from getiaction_launch.staging import download, prepare, salvage
+from getiaction_launch.staging import prepare, salvage
+from getiaction_launch.stop_request import StopRequest
 from getiaction_launch.storage import children, file_system, open_path, read_json
+from getiaction_launch.transfer import download
 
 LIMIT_SECONDS = 30
 

@@ -1,33 +1,22 @@
 """Checkpoints are written in the background as if each had been written at once."""
 
-import errno
 import os
-import re
-import resource
 import signal
-import subprocess
-import sys
 import threading
 import weakref
 from pathlib import Path
 
 import pytest
-import test_interruption
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from test_interruption import BATCHES, LIMIT_SECONDS, Tiny, equal
+from tiny import BATCHES, LIMIT_SECONDS, Tiny, equal
 
 from getiaction_launch import checkpoint_io, interruption, saver
 from getiaction_launch.checkpoint import commit, newest
 from getiaction_launch.checkpoint_io import BackgroundCheckpointIO
-from getiaction_launch.errors import CheckError
-from getiaction_launch.progress import ProgressReport
 from getiaction_launch.run import Run
-
-worker = test_interruption.worker
-DISK_FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
 class SlowDisk:
@@ -67,36 +56,6 @@ def slow_disk(monkeypatch: pytest.MonkeyPatch) -> SlowDisk:
     return SlowDisk(monkeypatch)
 
 
-@pytest.fixture
-def background(tmp_path: Path):
-    """One that nobody has asked for anything yet."""
-    run = Run(tmp_path / "act" / "version_0")
-    run.launch_directory.mkdir(parents=True)
-    resumed_from = run.directory / "last.ckpt"
-    io = BackgroundCheckpointIO(
-        TorchCheckpointIO(), ProgressReport(run), run, lambda _: True, resumed_from
-    )
-    yield io
-    io.close()
-
-
-@pytest.fixture
-def full_disk(monkeypatch: pytest.MonkeyPatch):
-    """Refuse to write what the test names, so many times."""
-    original, refusals = checkpoint_io.write, {}
-
-    def write(snapshot, path):
-        for word in [word for word in refusals if word in path.name and refusals[word] > 0]:
-            refusals[word] -= 1
-            path.write_text("half")
-            raise DISK_FULL
-        original(snapshot, path)
-
-    monkeypatch.setattr(checkpoint_io, "write", write)
-    monkeypatch.setattr(checkpoint_io, "RETRY_SECONDS", (0, 0))
-    return refusals
-
-
 def test_training_goes_on_while_a_checkpoint_is_written(worker, slow_disk, monkeypatch):
     """The disk blocks for five steps; then the file has the weights of the snapshot's step."""
     monkeypatch.setenv("GETIACTION_LAUNCH_CHECKPOINT_WHEN_BUSY", "skip")
@@ -116,8 +75,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(worker, slow_disk, monke
             assert not slow_disk.written
             slow_disk.has_moved.set()
 
-    monkeypatch.setattr(test_interruption, "Tiny", Noting)
-    assert equal(worker.fit(period=0, on_step=on_step), undisturbed)
+    assert equal(worker.fit(period=0, on_step=on_step, kind=Noting), undisturbed)
 
     (name, first), *_ = slow_disk.written
     assert (name, first["global_step"]) == ("fit_0_step_1.partial", 1)
@@ -338,11 +296,10 @@ def test_what_the_user_saves_is_there_at_once(worker, slow_disk, tmp_path):
             self.trainer.save_checkpoint(path)
             read.append(torch.load(path)["global_step"])
 
-    worker.monkeypatch.setattr(test_interruption, "Tiny", Saving)
     worker.monkeypatch.setattr(
         checkpoint_io, "write", lambda snapshot, path: torch.save(snapshot.content(), path)
     )
-    assert worker.fit()
+    assert worker.fit(kind=Saving)
     assert read == [BATCHES, 2 * BATCHES]
     del slow_disk
 
@@ -369,97 +326,6 @@ def test_a_logger_that_reads_checkpoints_finds_them(
     words = {"logger": Uploading(tmp_path), "enable_checkpointing": True}
     assert worker.fit(on_step=on_step, **words)
     assert seen == [is_awaited] * 2
-
-
-def test_a_users_checkpoint_that_cannot_be_written_ends_the_fit(worker, full_disk, tmp_path):
-    """It is told at once and raised at the next save; the old file stays where it was."""
-    full_disk["epoch=1"] = 99
-    callback = ModelCheckpoint(dirpath=tmp_path, filename="{epoch}")
-    batches = []
-    with pytest.raises(CheckError, match=r"epoch=1\.ckpt.*No space left on device") as raised:
-        worker.fit(
-            max_epochs=4, callbacks=[callback], enable_checkpointing=True, on_step=batches.append
-        )
-    assert isinstance(raised.value.__cause__, OSError)
-    assert [path.name for path in tmp_path.glob("*") if path.is_file()] == ["epoch=0.ckpt"]
-    assert full_disk["epoch=1"] == 96
-    assert "No space left" in worker.run.read("progress")["checkpoint_error"]
-    assert batches[-1] == 3 * BATCHES - 1
-
-
-def test_the_last_checkpoint_of_a_user_is_not_missing_silently(worker, full_disk, tmp_path):
-    """Where no save comes after the one that failed, the end of the fit raises."""
-    full_disk["epoch=1"] = 99
-    callback = ModelCheckpoint(dirpath=tmp_path, filename="{epoch}")
-    with pytest.raises(CheckError, match=r"epoch=1\.ckpt"):
-        worker.fit(max_epochs=2, callbacks=[callback], enable_checkpointing=True)
-
-
-def test_a_disk_that_is_full_for_a_moment_costs_nothing(worker, full_disk, tmp_path, capfd):
-    """A refused write is tried again, and told of."""
-    full_disk["epoch=1"] = full_disk["fit_0_step_3"] = 2
-    callback = ModelCheckpoint(dirpath=tmp_path, filename="{epoch}", save_top_k=-1)
-    assert worker.fit(period=0, callbacks=[callback], enable_checkpointing=True)
-    names = {path.name for path in tmp_path.glob("*") if path.is_file()}
-    assert names == {"epoch=0.ckpt", "epoch=1.ckpt"}
-    assert capfd.readouterr().err.count("trying again") == 4
-    assert worker.run.read("progress")["checkpoint_error"] is None
-
-
-def test_a_run_that_cannot_save_fails_at_the_limit(worker, full_disk, monkeypatch):
-    """Training goes on without checkpoints until the limit, and then fails with the reason."""
-    full_disk["fit_0"] = 999
-    undisturbed = worker.fit()
-    assert equal(worker.fit(period=0), undisturbed)
-    monkeypatch.setenv("GETIACTION_LAUNCH_CHECKPOINT_FAILURE_LIMIT_SECONDS", "0")
-    batches = []
-    with pytest.raises(CheckError, match=r"no checkpoint could be saved .*No space left"):
-        worker.fit(period=0, on_step=batches.append)
-    assert 1 <= batches[-1] < BATCHES
-
-
-def test_one_checkpoint_that_counts_forgives_those_that_do_not(worker, full_disk, monkeypatch):
-    """The limit is that of the time since the last one."""
-
-    class Strict(Tiny):
-        def on_train_batch_start(self, batch, batch_idx):
-            del batch, batch_idx
-            if self.global_step == 4:  # the third has been written
-                for callback in self.trainer.callbacks:
-                    if isinstance(callback, interruption.Interruption):
-                        callback._saver._limit_seconds = 0
-
-    full_disk["fit_0"] = 3  # all tries of the first
-    monkeypatch.setattr(test_interruption, "Tiny", Strict)
-    assert worker.fit(period=0)
-
-
-def test_a_disk_that_fills_up_in_the_middle_of_a_write_is_named(background, monkeypatch):
-    """Not torch's error of a position that it did not expect; no half file takes up the room."""
-    monkeypatch.setattr(checkpoint_io, "RETRY_SECONDS", ())
-    target = background._run.directory / "checkpoints" / "best.ckpt"
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-        background.save_checkpoint({"weight": torch.zeros(1_000_000)}, target)
-        background.wait()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    with pytest.raises(CheckError, match=r"OSError.*File too large"):
-        background.raise_failure()
-    assert not list(target.parent.iterdir())
-
-
-def test_nothing_is_removed_after_a_write_that_failed(background, full_disk, tmp_path):
-    """What was to be replaced is the best that there is."""
-    full_disk["new"] = 9
-    old = tmp_path / "old.ckpt"
-    old.write_text("old")
-    background.save_checkpoint({}, tmp_path / "new.ckpt")
-    background.remove_checkpoint(old)
-    background.link(tmp_path / "new.ckpt", tmp_path / "link.ckpt")
-    background.wait()
-    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["old.ckpt"]
 
 
 def test_what_a_run_resumed_from_stays(background, tmp_path):
@@ -520,98 +386,7 @@ def test_the_users_trainer_gets_its_own_way_of_saving_back(worker):
         def on_train_epoch_end(self):
             raise ZeroDivisionError
 
-    worker.monkeypatch.setattr(test_interruption, "Tiny", Failing)
     with pytest.raises(ZeroDivisionError):
-        worker.fit(period=0)
+        worker.fit(period=0, kind=Failing)
     assert type(seen[0].checkpoint_io) is TorchCheckpointIO
     assert newest(worker.run).step == BATCHES - 1
-
-
-DYING = """
-import itertools, os, signal, sys
-from pathlib import Path
-import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
-from getiaction_launch.checkpoint import commit, partial_path
-from getiaction_launch.checkpoint_io import BackgroundCheckpointIO
-from getiaction_launch.progress import ProgressReport
-from getiaction_launch.run import Run
-
-real_save = torch.save
-EVENTS = ("open", "os.rename", "os.remove", "os.listdir", "os.scandir", "os.mkdir")
-torch.set_num_threads(1)
-
-def save(run, told, kill_at):
-    touches = itertools.count(1)
-
-    def touch():
-        if next(touches) == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def strike(event, arguments):
-        if event in EVENTS and str(run.directory) in str(arguments[0]):
-            touch()
-
-    class Watched:
-        def __init__(self, file):
-            self.file, self.flush = file, file.flush
-
-        def write(self, content):
-            touch()
-            return self.file.write(content)
-
-    io = BackgroundCheckpointIO(TorchCheckpointIO(), ProgressReport(run), run, lambda _: True)
-    weight = torch.zeros(50_000)
-    # The first is saved in peace.
-    for step in range(1, 4):
-        weight.fill_(step)
-
-        def finish(step=step):
-            commit(run, attempt=0, fit=0, step=step, epoch=0, reason="period", saved_at=step)
-            os.write(told, b"%d" % step)
-
-        io.save_later({"weight": weight, "step": step}, partial_path(run, 0, step), finish, print)
-        io.save_checkpoint({"weight": weight, "step": step}, run.directory / "last.ckpt")
-        if step == 1:
-            io.wait()
-            sys.addaudithook(strike)
-            torch.save = lambda content, file: real_save(content, Watched(file))
-    io.close()
-
-for number in range(1, int(sys.argv[2]), 3):
-    run = Run(Path(sys.argv[1], str(number)))
-    run.launch_directory.mkdir(parents=True)
-    read, write = os.pipe()
-    pid = os.fork()
-    if not pid:
-        save(run, write, number)
-        os._exit(0)
-    os.close(write)
-    _, status = os.waitpid(pid, 0)
-    code = os.waitstatus_to_exitcode(status)
-    print(number, code, os.read(read, 100).decode()[-1], flush=True)
-    if not code:
-        break
-"""
-
-
-def test_a_kill_at_whichever_touch_of_the_disk_tears_nothing(tmp_path):
-    """SIGKILL before every third opening, writing, renaming and removing of a file, one per run.
-
-    Each time the newest checkpoint is whole and at least as new as the last that was told to be
-    committed, and ``last.ckpt`` is an old one or a new one.
-    """
-    words = [sys.executable, "-c", DYING, str(tmp_path), "300"]
-    ends = subprocess.run(words, check=True, capture_output=True, text=True, timeout=200).stdout
-    killed = 0
-    for number, code, committed in re.findall(r"(\d+) (-?\d+) (\d)", ends):
-        run = Run(tmp_path / number)
-        saved = newest(run)
-        content = torch.load(saved.path, weights_only=True)
-        assert content["step"] == saved.step >= int(committed), number
-        last = torch.load(run.directory / "last.ckpt", weights_only=True)
-        for whole in (content, last):
-            assert torch.equal(whole["weight"], torch.full((50_000,), float(whole["step"])))
-        assert int(code) == -signal.SIGKILL or (int(code), saved.step) == (0, 3)
-        killed += int(code) == -signal.SIGKILL
-    assert 20 < killed < 99

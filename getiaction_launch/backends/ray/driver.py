@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 from getiaction_launch.attempt import Attempt, Ending, allow_another, judge, may_begin
 from getiaction_launch.backends.ray.agent import NodeAgent
 from getiaction_launch.backends.ray.placement import place
-from getiaction_launch.node import SAVE_LIMIT_SECONDS, StopRequest
+from getiaction_launch.node import SAVE_LIMIT_SECONDS
 from getiaction_launch.plan import Plan
 from getiaction_launch.process import write_job
 from getiaction_launch.run import Run
 from getiaction_launch.state import Cause, JobState
+from getiaction_launch.stop_request import StopRequest
 
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup

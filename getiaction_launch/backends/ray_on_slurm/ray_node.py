@@ -32,13 +32,13 @@ from getiaction_launch.gpu import visible_gpus
 from getiaction_launch.node import (
     POLL_SECONDS,
     RUN_VARIABLE,
-    StopRequest,
     available_cpus,
     kill_processes_of,
 )
 from getiaction_launch.parent import start_child
 from getiaction_launch.plan import Plan
 from getiaction_launch.run import Run
+from getiaction_launch.stop_request import StopRequest
 
 MODULE = "getiaction_launch.backends.ray_on_slurm"
 START_SECONDS = 180

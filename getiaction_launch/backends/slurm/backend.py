@@ -5,11 +5,7 @@ where it is written down. :mod:`getiaction_launch.backends.slurm.step` runs insi
 :mod:`getiaction_launch.backends.slurm.job` finds it again.
 """
 
-import contextlib
-import importlib
-import math
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -26,6 +22,7 @@ from getiaction_launch.backends.slurm.command import call
 from getiaction_launch.backends.slurm.company import Company, MakeCompany
 from getiaction_launch.backends.slurm.job import SlurmJob
 from getiaction_launch.backends.slurm.options import Value, refuse_contradictions, spell
+from getiaction_launch.backends.slurm.partition import check_partitions
 from getiaction_launch.backends.slurm.sbatch import (
     delayed_interrupt,
     sbatch_environment,
@@ -33,9 +30,6 @@ from getiaction_launch.backends.slurm.sbatch import (
 )
 from getiaction_launch.errors import (
     CheckError,
-    LaunchError,
-    RefusedError,
-    nearest_first,
 )
 from getiaction_launch.plan import Plan
 from getiaction_launch.run import Run, staging_root
@@ -135,34 +129,15 @@ class SlurmBackend:
                 f"-t {self.warning_seconds // 60 + 10}, or a smaller warning_seconds in the "
                 "cluster config",
             )
-        self._check_partitions(plan)
+        check_partitions(
+            self.partition or os.environ.get("SBATCH_PARTITION"),
+            self.qos or os.environ.get("SBATCH_QOS"),
+            plan.topology.num_nodes,
+            limit,
+        )
         script = self._script(plan, Path(plan.working_directory), "true")
         with sbatch_environment(self._asked(plan), plan.forward_env_vars):
             call("sbatch", "--test-only", text=script, environment=dict(os.environ))
-
-    def _check_partitions(self, plan: Plan) -> None:
-        said = call("scontrol", "--oneliner", "--all", "show", "partition")
-        lines = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in said.splitlines()]
-        partitions = {line["PartitionName"]: line for line in lines if "PartitionName" in line}
-        chosen = self.partition or os.environ.get("SBATCH_PARTITION")
-        names = chosen.split(",") if chosen else []
-        for name in names:
-            if name not in partitions:
-                raise CheckError(
-                    f"--partition {name}: SLURM has no partition of that name.",
-                    nearest_first(name, partitions),
-                )
-        defaults = [name for name, line in partitions.items() if line.get("Default") == "YES"]
-        limit = self.time_limit_minutes
-        if limit is not None and _may_exceed_partitions(self.qos or os.environ.get("SBATCH_QOS")):
-            limit = None
-        complaints = [
-            _complaint(partitions[name], plan.topology.num_nodes, limit)
-            for name in names or defaults
-        ]
-        if None not in complaints:  # one of several partitions that fits is enough
-            for complaint in filter(None, complaints):
-                raise CheckError(*complaint)
 
     def describe(self, plan: Plan) -> list[str]:
         """The sbatch script; given to sbatch by hand, it trains the same run."""
@@ -325,79 +300,6 @@ def state_directory(run: Run) -> Path:
 
     home = platformdirs.user_state_path("getiaction-launch") / "slurm"
     return home / run.local.directory.relative_to(staging_root())
-
-
-def submit_successor(run: Run, job_id: str) -> None:
-    """Submit the job that goes on with a run when its present job, which may ask this, has gone.
-
-    Jobs that wait for the present one are told to wait for the new one, where SLURM lets this user
-    and this machine do so.
-
-    Raises:
-        LaunchError: If SLURM does not take it, or the batch script is the user's own.
-    """
-    record = run.read("job") or {}
-    if "step_id" in record:
-        raise RefusedError("the batch script is your own.", "Submit it again: sbatch ...")
-    module, _, name = record["backend"]["class_path"].rpartition(".")
-    backend = getattr(importlib.import_module(module), name)(**record["backend"]["init_args"])
-    replace(backend, dependency=f"afterany:{job_id}").submit([run], None)
-    with contextlib.suppress(LaunchError):
-        _move_dependents(job_id, (run.read("job") or {})["job_id"])
-
-
-def _move_dependents(job_id: str, successor_id: str) -> None:
-    """Let what waits for a job of this user wait for its successor."""
-    waiting = ("squeue", f"--user={os.getuid()}", "--states=PENDING", "--noheader")
-    for line in dict.fromkeys(call(*waiting, "--format=%F|%E").splitlines()):
-        waiter_id, _, dependency = line.strip().partition("|")
-        clauses = re.sub(r"\(\w+\)", "", dependency)  # how each stands
-        moved = re.sub(rf"(?<=:){job_id}\b", successor_id, clauses)
-        if moved != clauses and waiter_id != successor_id:
-            with contextlib.suppress(RefusedError):  # it may have gone meanwhile
-                call("scontrol", "update", f"JobId={waiter_id}", f"Dependency={moved}")
-
-
-def _may_exceed_partitions(qos: str | None) -> bool:
-    """Whether jobs of a QOS may take more time than their partition allows, or nobody can tell."""
-    if qos is None:
-        return False
-    words = ("show", "qos", f"names={qos}", "format=flags")
-    try:
-        return "PartitionTimeLimit" in call("sacctmgr", "--noheader", "--parsable2", *words)
-    except LaunchError:
-        return True  # no accounting to ask; sbatch may still refuse
-
-
-def _complaint(
-    partition: Mapping[str, str], num_nodes: int, time_limit_minutes: int | None
-) -> tuple[str, str] | None:
-    """Why a partition cannot hold a job, and what to do."""
-    name = partition["PartitionName"]
-    counts = [partition.get("TotalNodes", ""), partition.get("MaxNodes", "")]
-    most = min((int(count) for count in counts if count.isdecimal()), default=None)
-    if most is not None and num_nodes > most:
-        return (
-            f"--nodes {num_nodes}: a job in partition {name!r} can have {most}.",
-            f"--nodes {most}, or another partition: -p",
-        )
-    longest = _minutes(partition.get("MaxTime", ""))
-    wanted = math.inf if time_limit_minutes == 0 else time_limit_minutes
-    if longest is not None and wanted is not None and wanted > longest:
-        return (
-            f"--time {time_limit_minutes}: partition {name!r} allows {longest:.0f} minutes.",
-            f"-t {longest:.0f} (the run goes on in its next job), or another partition: -p",
-        )
-    return None
-
-
-def _minutes(duration: str) -> float | None:
-    """Read ``[days-]hours:minutes:seconds``; None for UNLIMITED."""
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", duration)
-    if match is None:
-        return None
-    days, hours, minutes, seconds = (int(number or 0) for number in match.groups())
-    return (days * 24 + hours) * 60 + minutes + seconds / 60
 
 
 def _flags(options: Mapping[str, Value]) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from getiaction_launch.attempt import Attempt
-from getiaction_launch.node import StopRequest
+from getiaction_launch.stop_request import StopRequest
 
 
 class NodeLostError(Exception):

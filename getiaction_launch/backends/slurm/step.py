@@ -9,7 +9,6 @@ job, and nobody else: not Lightning, not submitit.
 import contextlib
 import os
 import re
-import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -28,11 +27,19 @@ from getiaction_launch.attempt import (
     reopen,
     reserve_port,
 )
+from getiaction_launch.backends.slurm.allocation import (
+    address,
+    check_geometry,
+    job_id,
+    share_cpus,
+    step_id,
+    step_key,
+)
 from getiaction_launch.backends.slurm.company import Company, MakeCompany, NodeLostError
-from getiaction_launch.errors import CheckError, UsageError
+from getiaction_launch.backends.slurm.successor import submit_successor
+from getiaction_launch.errors import CheckError
 from getiaction_launch.node import (
     SAVE_LIMIT_SECONDS,
-    StopRequest,
     await_save,
     run_node_or_tell,
 )
@@ -40,6 +47,7 @@ from getiaction_launch.plan import Plan
 from getiaction_launch.probe import make_root
 from getiaction_launch.run import Run
 from getiaction_launch.state import EXIT_INTERRUPTED, Cause, JobState
+from getiaction_launch.stop_request import StopRequest
 from getiaction_launch.storage import children, open_path, read_json, write_json
 
 DEFAULTS = {"grace_seconds": 20, "warning_seconds": 120}
@@ -80,14 +88,14 @@ def run_step(run: Run, company: MakeCompany) -> int:
         UsageError: If this is no step of SLURM, or one whose geometry is not the plan's.
     """
     stop = StopRequest()  # from here on submitit's handlers are gone
-    node_rank = _check_geometry(Plan.of(run))
+    node_rank = check_geometry(Plan.of(run))
     if run.read("done"):
         return 0  # the job was requeued after its end, or for a later step
     job = run.read("job") or {}
-    if _job_id() in job.get("previous_job_ids", ()):
+    if job_id() in job.get("previous_job_ids", ()):
         return 0  # its successor has the run
-    _share_cpus(Plan.of(run))
-    key = _step_key()
+    share_cpus(Plan.of(run))
+    key = step_key()
     settings = {**DEFAULTS, **(job.get("backend") or {}).get("init_args", {})}
     if node_rank > 0:
         attempt = Attempt.join(run, key, JOIN_SECONDS, lambda: stop.signal)
@@ -105,7 +113,7 @@ def run_step(run: Run, company: MakeCompany) -> int:
         return EXIT_FAILED
     port, claim = reserve_port()
     with claim:
-        attempt = Attempt.begin(run, key, _address(), port)
+        attempt = Attempt.begin(run, key, address(), port)
         patience_seconds = settings["grace_seconds"] + SAVE_LIMIT_SECONDS + MARGIN_SECONDS
         with contextlib.closing(company(attempt, node_rank, stop)) as beside:
             code = _run_share(attempt, node_rank, settings, stop, beside)
@@ -149,7 +157,7 @@ def claim_run(plan: Plan, backend: Mapping[str, Any]) -> Run:
         UsageError: If this is no step of SLURM.
         CheckError: If the other nodes do not see it.
     """
-    node_rank = _check_geometry(plan)
+    node_rank = check_geometry(plan)
     deadline = time.monotonic() + JOIN_SECONDS
     while True:
         for directory in children(open_path(plan.root) / plan.name):
@@ -175,8 +183,8 @@ def is_own(run: Run) -> bool:
     """Whether the run was started by this very step, or by this job as a whole."""
     job = run.read("job") or {}
     is_here = job.get("cluster") in (None, os.environ.get("SLURM_CLUSTER_NAME"))
-    is_step = job.get("step_id") in (None, _step_id())
-    return job.get("job_id") == _job_id() and is_here and is_step
+    is_step = job.get("step_id") in (None, step_id())
+    return job.get("job_id") == job_id() and is_here and is_step
 
 
 def take_over(run: Run, backend: Mapping[str, Any]) -> None:
@@ -189,7 +197,7 @@ def take_over(run: Run, backend: Mapping[str, Any]) -> None:
     Raises:
         CheckError: If the node of rank 0 does not do so.
     """
-    if _check_geometry(Plan.of(run)) == 0:
+    if check_geometry(Plan.of(run)) == 0:
         reopen(run)
         _write_job(run, backend)
         return
@@ -206,72 +214,11 @@ def _write_job(run: Run, backend: Mapping[str, Any]) -> None:
         {
             "backend": dict(backend),
             "cluster": os.environ.get("SLURM_CLUSTER_NAME"),
-            "job_id": _job_id(),
-            "step_id": _step_id(),
+            "job_id": job_id(),
+            "step_id": step_id(),
             "submitted_at": time.time(),
         },
     )
-
-
-def _step_id() -> str:
-    return os.environ["SLURM_STEP_ID"]
-
-
-def _check_geometry(plan: Plan) -> int:
-    """This node's rank, if the step has one task on each of the plan's nodes.
-
-    Raises:
-        UsageError: If not.
-    """
-    env = os.environ
-    if "SLURM_STEP_ID" not in env or "SLURM_NODEID" not in env:
-        raise UsageError(
-            "`getiaction-launch node` is one node of a SLURM step, and this is none.",
-            "In an sbatch script or under salloc: srun --ntasks-per-node=1 getiaction-launch "
-            "node RUN_OR_CONFIG",
-        )
-    num_nodes = int(env.get("SLURM_STEP_NUM_NODES", env.get("SLURM_NNODES", "1")))
-    num_tasks = int(env.get("SLURM_STEP_NUM_TASKS", env.get("SLURM_NTASKS", "1")))
-    wanted = plan.topology.num_nodes
-    if (num_nodes, num_tasks) != (wanted, wanted):
-        raise UsageError(
-            f"the Trainer has num_nodes={wanted}, but this step has {num_tasks} tasks on "
-            f"{num_nodes} nodes.",
-            f"srun --nodes={wanted} --ntasks={wanted} --ntasks-per-node=1 getiaction-launch "
-            f"node ...   or   --nodes={num_nodes}",
-        )
-    return int(env["SLURM_NODEID"])
-
-
-def _share_cpus(plan: Plan) -> None:
-    """Let the workers share the CPUs that the task was given; not every site binds it to them."""
-    if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):
-        threads = max(1, int(cpus) // plan.topology.workers_per_node)
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-
-
-def _step_key() -> str:
-    """What the tasks of this start of this step share with nothing else."""
-    env = os.environ
-    restarts = env.get("SLURM_RESTART_COUNT", "0")
-    return f"{env['SLURM_JOB_ID']}.{env['SLURM_STEP_ID']}.{restarts}"
-
-
-def _job_id() -> str:
-    env = os.environ
-    if "SLURM_ARRAY_JOB_ID" in env:
-        return f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
-    return env["SLURM_JOB_ID"]
-
-
-def _address() -> str:
-    """This node as the others reach it: by SLURM's name for it, where that is a host's name."""
-    name = os.environ.get("SLURMD_NODENAME", "")
-    try:
-        socket.getaddrinfo(name, None)
-    except OSError:
-        return socket.gethostname()
-    return name or socket.gethostname()
 
 
 def _run_share(
@@ -355,7 +302,7 @@ def _stop_cause(run: Run, stop: StopRequest) -> Cause | None:
 
 
 def _requeue() -> bool:
-    code, said = _scontrol("requeue", _job_id())
+    code, said = _scontrol("requeue", job_id())
     return code == 0 or "pending" in said.lower()  # SLURM itself may have been faster
 
 
@@ -364,10 +311,8 @@ def _submit_successor(run: Run) -> str:
 
     For compute nodes without ``scontrol``, and sites that forbid requeues.
     """
-    from getiaction_launch.backends.slurm.backend import submit_successor
-
     try:
-        submit_successor(run, _job_id())
+        submit_successor(run, job_id())
     except Exception as error:  # noqa: BLE001 - whatever it was, the run must say it
         return f"neither by scontrol nor by another job: {error}"
     return ""

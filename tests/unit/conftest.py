@@ -1,0 +1,58 @@
+"""Fixtures of several files; what is heavy is imported by those that use it."""
+
+import os
+import signal
+
+import pytest
+from fake_slurm import FakeSlurm
+
+from getiaction_launch.run import Run
+
+
+@pytest.fixture
+def worker(tmp_path, monkeypatch):
+    """This process with a worker's environment."""
+    from tiny import Worker
+
+    from getiaction_launch import agreement
+
+    run = Run(tmp_path / "tiny" / "version_0")
+    run.launch_directory.mkdir(parents=True)
+    monkeypatch.setenv("GETIACTION_RUN_DIR", str(run.directory))
+    monkeypatch.setenv("GETIACTION_LAUNCH_ATTEMPT", "0")
+    monkeypatch.setenv("GETIACTION_LAUNCH_WORKER", str(os.getpid()))
+    monkeypatch.setattr(agreement, "AGREEMENT_SECONDS", 0)  # before every batch
+    before = signal.getsignal(signal.SIGTERM)
+    yield Worker(run, monkeypatch)
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def background(tmp_path):
+    """Saves in the background, and nobody has asked it for anything yet."""
+    from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+    from getiaction_launch.checkpoint_io import BackgroundCheckpointIO
+    from getiaction_launch.progress import ProgressReport
+
+    run = Run(tmp_path / "act" / "version_0")
+    run.launch_directory.mkdir(parents=True)
+    resumed_from = run.directory / "last.ckpt"
+    io = BackgroundCheckpointIO(
+        TorchCheckpointIO(), ProgressReport(run), run, lambda _: True, resumed_from
+    )
+    yield io
+    io.close()
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """SLURM's commands on the path, a cache of their answers that is empty, a clean environment."""
+    for name in os.environ:
+        if name.startswith(("SLURM", "SBATCH")):
+            monkeypatch.delenv(name)
+    (tmp_path / "slurm").mkdir()
+    fake = FakeSlurm(tmp_path / "slurm")
+    monkeypatch.setenv("PATH", f"{fake.directory}/bin:{os.environ['PATH']}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return fake

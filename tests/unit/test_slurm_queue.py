@@ -1,0 +1,246 @@
+"""SLURM's words for jobs, asked once for all who watch."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from fake_slurm import DOWN, NO_ACCOUNTING, ask
+
+from getiaction_launch.backends.slurm import queue
+from getiaction_launch.state import Cause, JobState
+
+pytestmark = pytest.mark.usefixtures("slurm")
+
+
+@pytest.mark.parametrize(
+    ("row", "state", "cause", "words"),
+    [
+        ("12|PENDING|N/A|N/A|Priority", JobState.PENDING, None, "Priority"),
+        (
+            "12|PENDING|4000000000|N/A|Resources",
+            JobState.PENDING,
+            None,
+            "SLURM expects to start it on",
+        ),
+        (
+            "12|PENDING|N/A|N/A|DependencyNeverSatisfied",
+            JobState.PENDING,
+            None,
+            "never start: scontrol update JobId=12 Dependency=",
+        ),
+        ("12|PENDING|N/A|N/A|JobHeldUser", JobState.PENDING, None, "scontrol release 12"),
+        ("12|CONFIGURING", JobState.PENDING, None, "prepared"),
+        ("12|RUNNING", JobState.RUNNING, None, ""),
+        ("12|COMPLETING", JobState.RUNNING, None, "ending"),
+        ("12|SUSPENDED", JobState.RUNNING, None, "suspended"),
+        ("12|REQUEUED", JobState.PENDING, None, "requeued"),
+        ("12|COMPLETED", JobState.SUCCEEDED, None, ""),
+        ("12|TIMEOUT|1|2|TimeLimit", JobState.INTERRUPTED, Cause.TIME_LIMIT, "time limit"),
+        ("12|DEADLINE", JobState.INTERRUPTED, Cause.TIME_LIMIT, "deadline"),
+        ("12|OUT_OF_MEMORY", JobState.FAILED, Cause.OUT_OF_MEMORY, "memory"),
+        ("12|NODE_FAIL|1|2|NodeDown", JobState.FAILED, Cause.NODE_FAILURE, "a node failed"),
+        ("12|BOOT_FAIL", JobState.FAILED, Cause.NODE_FAILURE, "boot"),
+        ("12|PREEMPTED", JobState.INTERRUPTED, Cause.PREEMPTION, "preempted"),
+        ("12|CANCELLED|1|2|Priority", JobState.CANCELLED, Cause.CANCEL, "cancelled"),
+        (
+            "12|CANCELLED|1|2|DependencyNeverSatisfied",
+            JobState.CANCELLED,
+            Cause.CANCEL,
+            "cancelled: DependencyNeverSatisfied",
+        ),
+        ("12|CANCELLED by 0", JobState.CANCELLED, Cause.CANCEL, "cancelled by root"),
+        ("12|FAILED|1|2|NonZeroExitCode", JobState.FAILED, Cause.CRASH, "failed"),
+        ("12|LAUNDERED", JobState.UNKNOWN, None, "LAUNDERED"),
+    ],
+)
+def test_words_of_slurm_mean(slurm, row, state, cause, words):
+    """Every state of SLURM has one of ours; what is unknown is said as unknown, in its word."""
+    slurm.squeue("11|RUNNING", row, "a line of the site's own", "121|RUNNING")
+    answer = ask()
+    assert (answer.state, answer.cause) == (state, cause)
+    assert words in answer.reason
+    assert answer.state is JobState.PENDING or "Priority" not in answer.reason
+
+
+def test_job_of_a_node_that_has_just_failed_may_start_again(slurm):
+    """SLURM shows NODE_FAIL for a moment before it queues the job again: that is no end."""
+    slurm.squeue(f"12|NODE_FAIL|1|{time.time():.0f}|NodeDown")
+    assert ask().state is JobState.PENDING
+
+
+def test_element_of_an_array_is_a_job(slurm):
+    """Elements are told apart, also those that wait."""
+    slurm.squeue("12_0|COMPLETED", "12_1|RUNNING", "12_2|PENDING")
+    assert ask("12_1").state is JobState.RUNNING
+    assert ask("12_2").state is JobState.PENDING
+    assert "--array" in slurm.calls("squeue")[0]
+
+
+WATCH = """
+import os, sys
+from getiaction_launch.backends.slurm.queue import ask
+print([ask(str(n), os.getuid(), 30, 0).state.value for n in range(25)].count("RUNNING"))
+"""
+
+
+def test_any_number_of_watchers_costs_one_question(slurm):
+    """100 runs, watched by 4 processes at once, ask SLURM once; a younger answer asks again."""
+    slurm.squeue(*(f"{n}|RUNNING" for n in range(100)))
+    watchers = [
+        subprocess.Popen([sys.executable, "-c", WATCH], stdout=subprocess.PIPE) for _ in range(4)
+    ]
+    assert [watcher.communicate(timeout=60)[0] for watcher in watchers] == [b"25\n"] * 4
+    assert len(slurm.calls("squeue")) == 1
+    assert ask(fresh=True).state is JobState.RUNNING
+    assert len(slurm.calls("squeue")) == 2
+
+
+def test_answers_age(slurm):
+    """An answer older than the interval is not given any more."""
+    slurm.squeue("12|PENDING")
+    assert ask(poll_seconds=0).state is JobState.PENDING
+    slurm.squeue("12|RUNNING")
+    assert ask(poll_seconds=3600).state is JobState.PENDING
+    assert ask(poll_seconds=0).state is JobState.RUNNING
+
+
+def test_watcher_that_hangs_does_not_hang_the_others(slurm, tmp_path, monkeypatch):
+    """While one asks and never comes back, the others make do with a recent answer, or ask too."""
+    slurm.squeue("12|RUNNING")
+    assert ask().state is JobState.RUNNING
+    (lock,) = (tmp_path / "cache").rglob("squeue*.lock")
+    code = f"import filelock, time; lock = filelock.FileLock({str(lock)!r}); lock.acquire()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"{code}; print(1, flush=True); time.sleep(600)"],
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout.read(1) == b"1"
+        slurm.squeue("12|COMPLETED")
+        cache = lock.with_suffix(".json")
+        old = {"asked_at": time.time() - 45, "as_of": time.time() - 45}
+        cache.write_text(json.dumps(json.loads(cache.read_text()) | old))
+        monkeypatch.setattr(queue, "LOCK_SECONDS", 3600)
+        assert ask(poll_seconds=30).state is JobState.RUNNING
+        monkeypatch.setattr(queue, "LOCK_SECONDS", 0.2)
+        assert ask(poll_seconds=20).state is JobState.SUCCEEDED
+        slurm.squeue("12|CANCELLED")
+        assert ask(fresh=True).state is JobState.CANCELLED
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def test_job_submitted_after_the_last_answer_is_pending(slurm):
+    """A new job is not in an old answer; that is no reason to ask again, nor to doubt."""
+    slurm.squeue("11|RUNNING")
+    ask("11")
+    answer = ask("12", submitted_at=time.time())
+    assert answer.state is JobState.PENDING
+    assert answer.reason == "submitted 0 s ago"
+    assert len(slurm.calls("squeue")) == 1
+    assert not slurm.calls("sacct")
+
+
+def test_scheduler_that_is_down_is_unknown_and_not_asked_more_often(slurm):
+    """What was known last is said with its age; ten looks cost one question."""
+    slurm.squeue("12|RUNNING")
+    ask()
+    slurm.answer("squeue", error=DOWN)
+    answer = ask(poll_seconds=0)
+    assert answer.state is JobState.UNKNOWN
+    assert "Unable to contact slurm controller" in answer.reason
+    assert "(RUNNING 0 s ago)" in answer.reason
+    for _ in range(10):
+        assert ask().state is JobState.UNKNOWN
+    assert len(slurm.calls("squeue")) == 2
+
+
+def test_damaged_cache_is_no_answer(slurm, tmp_path):
+    """A cache that cannot be read, or is from the future, or of another version, is made anew."""
+    slurm.squeue("12|RUNNING")
+    ask()
+    (cache,) = (tmp_path / "cache").rglob("squeue*.json")
+    future = json.loads(cache.read_text()) | {"asked_at": time.time() + 86400, "jobs": {}}
+    for content in ("{", "[]", json.dumps({"version": 2}), json.dumps(future)):
+        cache.write_text(content)
+        assert ask().state is JobState.RUNNING
+
+
+def test_cache_that_cannot_be_written_costs_questions_only(slurm, tmp_path, monkeypatch):
+    """A home directory that is full or read-only: every look asks, and gets an answer."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    slurm.squeue("12|RUNNING")
+    assert ask().state is JobState.RUNNING
+    assert ask().state is JobState.RUNNING
+
+
+def test_own_settings_of_squeue_do_not_change_its_answer(slurm, monkeypatch):
+    """SQUEUE_FORMAT and the like are for people."""
+    for name in ("SQUEUE_FORMAT", "SQUEUE_STATES", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT"):
+        monkeypatch.setenv(name, "relative")
+    slurm.squeue("12|RUNNING")
+    ask()
+    given = slurm.environment("squeue")
+    assert not [name for name in given if name.startswith(("SQUEUE_", "SLURM_CLUSTERS"))]
+    assert given["SLURM_TIME_FORMAT"] == "%s"
+
+
+# The accounting
+
+
+def test_forgotten_job_is_looked_up_in_the_accounting(slurm):
+    """Steps that were out of memory and who has cancelled are in there, too."""
+    slurm.squeue()
+    slurm.answer(
+        "sacct",
+        "12|FAILED|5\n12.batch|FAILED|5\n12.0|OUT_OF_MEMORY|5\n"
+        "13|CANCELLED by 0|5\n14_1|TIMEOUT|5\n15|COMPLETED|5\n",
+    )
+    assert ask("12").cause is Cause.OUT_OF_MEMORY
+    assert ask("13").reason == "cancelled by root"
+    assert ask("14_1").cause is Cause.TIME_LIMIT
+    assert ask("15").state is JobState.SUCCEEDED
+    assert ask("16").is_forgotten
+    assert len(slurm.calls("sacct")) == 1
+
+
+def test_failed_job_of_a_step_without_memory_is_out_of_memory(slurm):
+    """To squeue such a job is FAILED only."""
+    now = time.time()
+    slurm.squeue(f"12|FAILED|1|{now - 5:.0f}|NonZeroExitCode")
+    slurm.answer("sacct", "12|FAILED|5\n12.0|OUT_OF_MEMORY|5\n")
+    assert ask().cause is Cause.OUT_OF_MEMORY
+    slurm.answer("sacct", error=NO_ACCOUNTING)
+    assert ask().cause is Cause.OUT_OF_MEMORY
+    assert len(slurm.calls("sacct")) == 1
+
+
+def test_accounting_is_asked_rarely_for_older_and_older_runs(slurm):
+    """`ls` looks at old runs one after another: each must not cost a question of its own."""
+    slurm.squeue()
+    slurm.answer("sacct", "12|COMPLETED|5\n")
+    now = time.time()
+    for days in range(100):
+        ask("12", submitted_at=now - days * 86400)
+    assert len(slurm.calls("sacct")) <= 5
+    ask("12", poll_seconds=0, submitted_at=now)
+    count = len(slurm.calls("sacct"))
+    ask("12", submitted_at=now - 50 * 86400)
+    assert len(slurm.calls("sacct")) == count
+
+
+def test_site_without_accounting_is_remembered_and_said(slurm):
+    """Its sacct is asked once, and what that said is the reason why the state is unknown."""
+    slurm.squeue()
+    slurm.answer("sacct", error=NO_ACCOUNTING)
+    for _ in range(5):
+        answer = ask(poll_seconds=0)
+    assert answer.state is JobState.UNKNOWN
+    assert answer.is_forgotten
+    assert "forgotten job 12" in answer.reason
+    assert "accounting storage is disabled" in answer.reason
+    assert len(slurm.calls("sacct")) == 1
