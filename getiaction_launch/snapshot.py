@@ -66,7 +66,7 @@ class SnapshotMemory:
             self._copy(large)
         storages = [self._held.get(_key(storage)) for storage in pickler.storages]
         copies = [
-            _bytes(storage).to("cpu", copy=True).untyped_storage() if held is None else held
+            _allocate(storage.nbytes(), is_pinned=False).copy_(storage) if held is None else held
             for storage, held in zip(pickler.storages, storages, strict=True)
         ]
         return Snapshot(file.getvalue(), copies)
@@ -86,22 +86,24 @@ class SnapshotMemory:
         )
 
     def _copy(self, storages: list[torch.UntypedStorage]) -> None:
-        spare = self._spare
+        may_be_pinned = torch.cuda.is_available()
         for buffer in self._held.values():
-            spare[buffer.nbytes(), _bytes(buffer).is_pinned()].append(buffer)
+            is_pinned = may_be_pinned and _bytes(buffer).is_pinned()
+            self._spare[buffer.nbytes(), is_pinned].append(buffer)
         self._held = {}
         for storage in storages:
             # Only from pinned memory does a GPU copy on its own, at the full speed of its bus.
-            kind = storage.nbytes(), storage.device.type == "cuda"
-            buffer = spare[kind].pop() if spare[kind] else _allocate(*kind)
-            _bytes(buffer).copy_(_bytes(storage), non_blocking=True)
+            size_bytes, is_pinned = storage.nbytes(), storage.device.type == "cuda"
+            spare = self._spare[size_bytes, is_pinned]
+            buffer = spare.pop() if spare else _allocate(size_bytes, is_pinned=is_pinned)
+            buffer.copy_(storage, non_blocking=True)
             self._held[_key(storage)] = buffer
         for device in {storage.device for storage in storages if storage.device.type == "cuda"}:
             torch.cuda.current_stream(device).synchronize()
         held_bytes = sum(buffer.nbytes() for buffer in self._held.values())
         self._most_bytes = max(self._most_bytes, held_bytes)
         room_bytes = self._most_bytes - held_bytes
-        for (size_bytes, _), buffers in spare.items():
+        for (size_bytes, _), buffers in self._spare.items():
             del buffers[room_bytes // size_bytes :]
             room_bytes -= size_bytes * len(buffers)
 
@@ -175,6 +177,6 @@ def _bytes(storage: torch.UntypedStorage) -> torch.Tensor:
     return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
 
-def _allocate(size_bytes: int, is_pinned: bool) -> torch.UntypedStorage:
+def _allocate(size_bytes: int, *, is_pinned: bool) -> torch.UntypedStorage:
     memory = torch.empty(size_bytes, dtype=torch.uint8, device="cpu", pin_memory=is_pinned)
     return memory.untyped_storage()
