@@ -33,7 +33,7 @@ from getiaction_launch.storage import open_path, use_options
 from getiaction_launch.sweep import expand
 
 EXIT_INTERRUPTED = 130
-ALIASES = {"list": "ls", "ps": "ls", "stop": "cancel"}
+ALIASES = {"--version": "version", "list": "ls", "ps": "ls", "stop": "cancel"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -286,6 +286,15 @@ def show_clusters(tokens: Sequence[str]) -> int:
     return 0
 
 
+def show_version(tokens: Sequence[str]) -> int:
+    """``getiaction-launch version``."""
+    from importlib import metadata
+
+    Parser(prog="getiaction-launch version", description="Print the version.").parse(tokens)
+    print("getiaction-launch", metadata.version("getiaction-launch"))
+    return 0
+
+
 def _default_root(cluster: str | None = None) -> str:
     """Where a run lies that says nothing of it."""
     from getiaction_launch.cluster import find_cluster, read_cluster
@@ -310,6 +319,7 @@ VERBS = {
     "pull": pull,
     "node": node,
     "clusters": show_clusters,
+    "version": show_version,
 }
 
 if __name__ == "__main__":

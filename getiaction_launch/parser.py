@@ -32,6 +32,7 @@ verbs (each has its own --help):
   pull      copy a run, or one checkpoint of it, from remote storage
   node      one node's share of a run, inside the user's own batch script: srun ... node ...
   clusters  list the clusters that --cluster can name
+  version   print the version (also: --version)
 
 A run is named by its directory, by name/version_N, or by @last.
 exit codes: 0 ok, 2 bad input, 3 cannot run here, 4 refused by the scheduler, 5 unreachable; with

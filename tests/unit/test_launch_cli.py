@@ -1,6 +1,7 @@
 """The command line: what goes where, what is printed where, and with which exit code."""
 
 import json
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,13 @@ def test_debug_shows_the_traceback():
     """``--debug`` lets the exception through."""
     with pytest.raises(Exception, match=r"gone\.yaml"):
         main(["--debug", "--config", "gone.yaml"])
+
+
+@pytest.mark.parametrize("word", ["version", "--version"])
+def test_version_is_that_of_the_package(capsys, word):
+    """On stdout, as people paste it into issues."""
+    assert main([word]) == 0
+    assert capsys.readouterr().out == f"getiaction-launch {metadata.version('getiaction-launch')}\n"
 
 
 def test_check_of_what_could_run_says_so(capsys):
