@@ -7,7 +7,12 @@ from lightning.pytorch.profilers import Profiler
 
 
 class FetchWatch:
-    """A Profiler that is also told of every batch, right before it is fetched."""
+    """A Profiler that is also told of every batch, right before it is fetched.
+
+    Args:
+        profiler: The user's, which gets all that it would get.
+        before_fetch: Called then.
+    """
 
     def __init__(self, profiler: Profiler, before_fetch: Callable[[], None]) -> None:
         self._profiler, self._before_fetch = profiler, before_fetch
