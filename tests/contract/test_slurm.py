@@ -340,7 +340,7 @@ def test_successor_takes_over_who_waits_for_its_job(cluster, submit, scontrol):
     other = submit()
     code = (
         "import sys; from pathlib import Path; from getiaction_launch.run import Run; "
-        "from getiaction_launch.backends.slurm.backend import submit_successor; "
+        "from getiaction_launch.backends.slurm.successor import submit_successor; "
         "submit_successor(Run(Path(sys.argv[1])), sys.argv[2])"
     )
     before = read_job(first)["job_id"]
