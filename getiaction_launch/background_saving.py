@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import Strategy
 
-from getiaction_launch.checkpoint_io import BackgroundCheckpointIO
+from getiaction_launch.checkpoint_io import BackgroundCheckpointIO, is_url
 from getiaction_launch.progress import ProgressReport
 from getiaction_launch.run import Run
 
@@ -62,7 +62,7 @@ def _looking_ahead(callback: ModelCheckpoint, io: BackgroundCheckpointIO) -> Ite
     """Have a callback see the files as they will be, and make its link in its turn."""
 
     def file_exists(filepath: str | Path, trainer: Trainer) -> bool:
-        is_there = callback._fs.exists(filepath) if "://" in str(filepath) else io.exists(filepath)  # noqa: SLF001 - as its own
+        is_there = callback._fs.exists(filepath) if is_url(filepath) else io.exists(filepath)  # noqa: SLF001 - as its own
         return trainer.strategy.reduce_boolean_decision(is_there, all=False)
 
     def link_checkpoint(trainer: Trainer, filepath: str, linkpath: str) -> None:

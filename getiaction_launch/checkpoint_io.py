@@ -76,7 +76,7 @@ class BackgroundCheckpointIO(CheckpointIO):
         Raises:
             CheckError: If this one, or one that was left to the thread, could not be written.
         """
-        if storage_options is not None or _is_url(path):
+        if storage_options is not None or is_url(path):
             self.wait()
             self._base.save_checkpoint(checkpoint, path, storage_options)
             return
@@ -128,7 +128,7 @@ class BackgroundCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a checkpoint after all that was to be saved before it."""
-        if _is_url(path):
+        if is_url(path):
             self.wait()
             self._base.remove_checkpoint(path)
             return
@@ -276,7 +276,8 @@ def write(snapshot: Snapshot, path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _is_url(path: str | Path) -> bool:
+def is_url(path: str | Path) -> bool:
+    """Whether a checkpoint lies where only its ``CheckpointIO`` can reach it."""
     return "://" in str(path)
 
 

@@ -30,7 +30,6 @@ from getiaction_launch.transfer import download, hash_of
 
 SALVAGE_SECONDS = 300
 LOCK_SECONDS = 600
-PAUSE_SECONDS = 2
 LANES = ("files", "checkpoints")
 
 
