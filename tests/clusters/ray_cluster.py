@@ -27,7 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the command line
 
 import psutil
-from clusters import cluster
+from clusters import cluster, command_line
 from clusters.cluster import LIMIT_SECONDS, LOGIN, Cluster, ClusterError
 
 INSTALL = "apt-get install -y --no-install-recommends iproute2"
@@ -243,4 +243,4 @@ class RayCluster(Cluster):
 
 
 if __name__ == "__main__":
-    sys.exit(cluster.main(RayCluster, missing()))
+    sys.exit(command_line.main(RayCluster, missing()))

@@ -28,7 +28,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the command line
 
-from clusters import cluster
+from clusters import cluster, command_line
 from clusters.cluster import LIMIT_SECONDS, LOGIN, Cluster
 
 INSTALL = (
@@ -323,4 +323,4 @@ def _remove_empty_cgroups() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cluster.main(SlurmCluster, missing()))
+    sys.exit(command_line.main(SlurmCluster, missing()))
