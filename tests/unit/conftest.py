@@ -56,3 +56,13 @@ def slurm(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{fake.directory}/bin:{os.environ['PATH']}")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return fake
+
+
+@pytest.fixture
+def directory(tmp_path, monkeypatch):
+    """An empty working directory, as if outside of any SLURM job."""
+    monkeypatch.chdir(tmp_path)
+    for name in os.environ:
+        if name.startswith("SLURM_"):
+            monkeypatch.delenv(name)
+    return tmp_path
