@@ -124,6 +124,15 @@ def test_check_and_dry_run_judge_the_spec_and_start_nothing(
     assert not (tmp_path / "experiments").exists()
 
 
+@pytest.mark.parametrize("cluster", ["local"], indirect=True)  # nothing of a cluster is asked here
+def test_check_of_a_good_spec_and_dry_run_of_a_wrong_one(getiaction_launch, cluster, spec):
+    """The one says that the run could start, the other what is wrong, as ``check`` does."""
+    place = ["--cluster", cluster.name, "--config", str(spec)]
+    assert getiaction_launch("check", *place).returncode == 0
+    dry = getiaction_launch("--dry-run", *place, "--nodes", "2", "--model.lr=1")
+    assert (dry.returncode, "lr" in dry.stderr) == (2, True)
+
+
 def test_rank_that_fails_in_a_step_is_named_before_its_echoes(
     getiaction_launch, cluster, tmp_path, until
 ):
