@@ -200,10 +200,10 @@ class Saves:
         """Make what each way needs."""
         import torch
 
-        from getiaction_launch.checkpoint_io import BackgroundCheckpointIO
-        from getiaction_launch.progress import ProgressReport
-        from getiaction_launch.run import Run
-        from getiaction_launch.saver import CheckpointSaver
+        from getiaction_launch.run.run import Run
+        from getiaction_launch.worker.background_io import BackgroundCheckpointIO
+        from getiaction_launch.worker.progress import ProgressReport
+        from getiaction_launch.worker.saver import CheckpointSaver
 
         run = Run(self.folder / "act" / "version_0")
         run.launch_directory.mkdir(parents=True)

@@ -34,8 +34,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
-from getiaction_launch.run import Run
-from getiaction_launch.storage import children, open_path, read_bytes, read_json
+from getiaction_launch.run.run import Run
+from getiaction_launch.storage.paths import children, open_path, read_bytes, read_json
 
 LAUNCHER = [sys.executable, "-m", "getiaction_launch.cli"]
 CLUSTER = """

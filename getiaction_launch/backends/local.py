@@ -1,9 +1,10 @@
 """Local: nodes are shares of this machine, and the job is a process that outlives its shell.
 
-The command that submits starts one detached job process, which says in ``job.json`` how to find it,
-starts a node process for each node (:mod:`getiaction_launch.node`), waits for them, writes how it
-went into ``attempt_N.json``, and starts another attempt where the run's budgets allow one. Status
-and cancel work from any other shell by what stands there.
+The command that submits starts one detached job process. That process writes into ``job.json`` how
+to find it, starts a node process for each node (:mod:`getiaction_launch.node.node`), waits for
+them, writes into ``attempt_N.json`` how the attempt ended, and starts another attempt where the
+run's restart budgets allow one. ``status`` and ``cancel`` read those records, so they work from any
+shell.
 """
 
 import contextlib
@@ -19,29 +20,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from getiaction_launch.attempt import (
-    Attempt,
-    Ending,
-    allow_another,
-    judge,
-    may_begin,
-    reserve_port,
-)
-from getiaction_launch.backend import Job
+from getiaction_launch.backends.backend import Job
+from getiaction_launch.backends.process import ProcessJob, start_process, write_job
 from getiaction_launch.errors import CheckError
-from getiaction_launch.gpu import visible_gpus
-from getiaction_launch.node import (
+from getiaction_launch.mirror.staging import salvage
+from getiaction_launch.node.node import (
     POLL_SECONDS,
     available_cpus,
     kill_processes_of,
     node_command,
 )
-from getiaction_launch.parent import start_child
-from getiaction_launch.plan import Plan
-from getiaction_launch.process import ProcessJob, start_process, write_job
-from getiaction_launch.run import Run
-from getiaction_launch.state import Cause, JobState
-from getiaction_launch.stop_request import StopRequest
+from getiaction_launch.plan.plan import Plan
+from getiaction_launch.run.attempt import (
+    Attempt,
+    Ending,
+    allow_another,
+    judge,
+    may_begin,
+    read_attempts,
+    reserve_port,
+)
+from getiaction_launch.run.run import Run
+from getiaction_launch.run.state import Cause, JobState
+from getiaction_launch.system.child import start_child
+from getiaction_launch.system.gpus import visible_gpus
+from getiaction_launch.system.stop import StopRequest
 
 ADDRESS = "127.0.0.1"
 SLOT_POLL_SECONDS = 0.5
@@ -165,6 +168,7 @@ def _take_slot(plan: Plan, max_parallel: int, stop: StopRequest) -> socket.socke
 def _run_attempt(plan: Plan, run: Run, key: str, grace_seconds: float, stop: StopRequest) -> Ending:
     port, claim = reserve_port()
     with claim:
+        salvage(run, len(read_attempts(run)))
         attempt = Attempt.begin(run, key, ADDRESS, port)
         nodes = [
             _start_node(plan, attempt, rank, grace_seconds)

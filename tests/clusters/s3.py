@@ -19,7 +19,7 @@ from typing import Self
 import pytest
 from s3fs import S3FileSystem
 
-from getiaction_launch import claim
+from getiaction_launch.storage import claim
 
 KEY, SECRET = "AKIATESTKEY", "testsecret"
 LIMIT_SECONDS = 30

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 import yaml
 
-from getiaction_launch.attempt import read_attempts
-from getiaction_launch.run import Run
-from getiaction_launch.storage import open_path, read_json
+from getiaction_launch.run.attempt import read_attempts
+from getiaction_launch.run.run import Run
+from getiaction_launch.storage.paths import open_path, read_json
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 EPOCHS = 3

@@ -67,7 +67,8 @@ def test_killed_rank_with_a_crash_budget(drill, undisturbed):
     (victim,) = (
         process
         for process in drill.cluster.processes(drill.run)
-        if process.environ().get("RANK") == "1" and "getiaction_launch.worker" in process.cmdline()
+        if process.environ().get("RANK") == "1"
+        and "getiaction_launch.worker.worker" in process.cmdline()
     )
     victim.kill()
     drill.await_attempt(1)

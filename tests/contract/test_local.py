@@ -11,7 +11,7 @@ import pytest
 pytestmark = pytest.mark.parametrize("cluster", ["local"], indirect=True)
 
 
-@pytest.mark.parametrize("victim", ["backends.local", "getiaction_launch.node"])
+@pytest.mark.parametrize("victim", ["backends.local", "getiaction_launch.node.node"])
 def test_killed_process_takes_its_workers_along(  # noqa: PLR0917 - fixtures
     getiaction_launch, cluster, script, until, tmp_path, victim
 ):

@@ -20,7 +20,7 @@ DRIVER = """
 import sys
 
 import ray
-from getiaction_launch import launch
+from getiaction_launch.launch import submit as launch
 
 ray.init()
 plan, backend = launch.prepare(
@@ -219,9 +219,9 @@ def test_killed_process_costs_one_attempt(drill, undisturbed, victim):
     drill.save_often()
     drill.start("--max-crashes", "1")
     drill.await_commit()
-    process = find(drill, "getiaction_launch.worker")
+    process = find(drill, "getiaction_launch.worker.worker")
     if victim == "agent":
-        process = find(drill, "getiaction_launch.node").parent()
+        process = find(drill, "getiaction_launch.node.node").parent()
         assert "NodeAgent" in " ".join(process.cmdline())
     driver = find(drill, "backends.ray.driver")
     workers = [worker for worker in drill.cluster.processes(drill.run) if worker != driver]

@@ -124,7 +124,7 @@ def test_warning_reaches_the_workers_past_ray(drill, undisturbed, until, assert_
     for process in drill.cluster.processes(drill.run):
         # As SLURM does where it has no control groups. An idle one may end by itself.
         with contextlib.suppress(psutil.Error):
-            if "getiaction_launch.worker" not in process.cmdline():
+            if "getiaction_launch.worker.worker" not in process.cmdline():
                 process.send_signal(signal.SIGUSR2)
     step = drill.step()
     # Long enough to notice that a daemon has died.

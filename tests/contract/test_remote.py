@@ -9,10 +9,10 @@ import fsspec
 import pytest
 from drill import LIMIT_SECONDS, assert_same
 
-from getiaction_launch.checkpoint import newest
-from getiaction_launch.claim import create
-from getiaction_launch.run import Run, list_runs
-from getiaction_launch.segment import name_and_number
+from getiaction_launch.run.checkpoint import newest
+from getiaction_launch.run.run import Run, list_runs
+from getiaction_launch.storage.claim import create
+from getiaction_launch.storage.segment import name_and_number
 
 pytestmark = pytest.mark.timeout(LIMIT_SECONDS + 60)
 

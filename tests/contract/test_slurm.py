@@ -339,7 +339,7 @@ def test_successor_takes_over_who_waits_for_its_job(cluster, submit, scontrol):
     waits = submit("-d", f"after:{read_job(first)['job_id']},afterok:@last", held=False)
     other = submit()
     code = (
-        "import sys; from pathlib import Path; from getiaction_launch.run import Run; "
+        "import sys; from pathlib import Path; from getiaction_launch.run.run import Run; "
         "from getiaction_launch.backends.slurm.successor import submit_successor; "
         "submit_successor(Run(Path(sys.argv[1])), sys.argv[2])"
     )

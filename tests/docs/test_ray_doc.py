@@ -8,8 +8,8 @@ from pathlib import Path
 from reader import shell
 
 from getiaction_launch.backends.ray import RayBackend
-from getiaction_launch.cluster import read_cluster
-from getiaction_launch.settings import FLAGS
+from getiaction_launch.cli.settings import FLAGS
+from getiaction_launch.launch.cluster import read_cluster
 
 PAGE = (Path(__file__).parents[2] / "docs/ray.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)

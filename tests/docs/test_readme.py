@@ -9,7 +9,7 @@ import pytest
 from clusters.slurm import INSTALL
 from reader import shell
 
-from getiaction_launch.cli import VERBS
+from getiaction_launch.cli.main import VERBS
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(

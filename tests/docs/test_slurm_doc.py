@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from reader import shell
 
-from getiaction_launch import cli, errors, report
+from getiaction_launch import errors
 from getiaction_launch.backends.slurm import SlurmBackend
-from getiaction_launch.cluster import ClusterConfig, read_cluster
-from getiaction_launch.settings import FLAGS
-from getiaction_launch.state import JobState
+from getiaction_launch.cli import follow as report
+from getiaction_launch.cli.main import main as cli
+from getiaction_launch.cli.settings import FLAGS
+from getiaction_launch.launch.cluster import ClusterConfig, read_cluster
+from getiaction_launch.run.state import JobState
 
 PAGE = (Path(__file__).parents[2] / "docs/slurm.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)

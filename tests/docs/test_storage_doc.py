@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from reader import shell
 
-from getiaction_launch.cluster import read_cluster
+from getiaction_launch.launch.cluster import read_cluster
 
 PAGE = (Path(__file__).parents[2] / "docs/storage.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)

@@ -9,12 +9,12 @@ from clusters import proxy as proxies
 from clusters.proxy import Proxy
 from s3fs import S3FileSystem
 
-from getiaction_launch.checkpoint import commit, newest, partial_path
-from getiaction_launch.mirror import Mirror
-from getiaction_launch.run import Run
-from getiaction_launch.staging import prepare
-from getiaction_launch.storage import read_json
-from getiaction_launch.transfer import hash_of
+from getiaction_launch.mirror.mirror import Mirror
+from getiaction_launch.mirror.staging import prepare
+from getiaction_launch.mirror.transfer import hash_of
+from getiaction_launch.run.checkpoint import commit, newest, partial_path
+from getiaction_launch.run.run import Run
+from getiaction_launch.storage.paths import read_json
 
 
 @pytest.fixture

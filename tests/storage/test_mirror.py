@@ -12,14 +12,14 @@ from fsspec import AbstractFileSystem
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from getiaction_launch.checkpoint import all_committed, commit, newest, partial_path
 from getiaction_launch.errors import CheckError, StorageError
-from getiaction_launch.mirror import READ_SECONDS, Mirror
-from getiaction_launch.run import Run
-from getiaction_launch.staging import prepare, salvage
-from getiaction_launch.stop_request import StopRequest
-from getiaction_launch.storage import children, file_system, open_path, read_json
-from getiaction_launch.transfer import download
+from getiaction_launch.mirror.mirror import READ_SECONDS, Mirror
+from getiaction_launch.mirror.staging import prepare, salvage
+from getiaction_launch.mirror.transfer import download
+from getiaction_launch.run.checkpoint import all_committed, commit, newest, partial_path
+from getiaction_launch.run.run import Run
+from getiaction_launch.storage.paths import children, file_system, open_path, read_json
+from getiaction_launch.system.stop import StopRequest
 
 LIMIT_SECONDS = 30
 
@@ -214,8 +214,8 @@ def test_upload_that_was_killed_leaves_nothing_for_ever(run):
 
 def test_status_tells_that_no_checkpoint_can_be_uploaded(run, monkeypatch, until):
     """Logs still come, and with them the reason; it goes when a checkpoint has come."""
-    monkeypatch.setattr("getiaction_launch.mirror.POLL_SECONDS", 0.01)
-    monkeypatch.setattr("getiaction_launch.mirror.RECORD_SECONDS", 0.0)
+    monkeypatch.setattr("getiaction_launch.mirror.mirror.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("getiaction_launch.mirror.mirror.RECORD_SECONDS", 0.0)
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError("full bucket")
@@ -224,7 +224,7 @@ def test_status_tells_that_no_checkpoint_can_be_uploaded(run, monkeypatch, until
     save(run, 10)
     mirror = Mirror(run)
     with monkeypatch.context() as patch:
-        patch.setattr("getiaction_launch.mirror.upload", refuse)
+        patch.setattr("getiaction_launch.mirror.mirror.upload", refuse)
         mirror.start()
         until(lambda: "full bucket" in (run.read("progress") or {}).get("upload_error", ""))
     until(lambda: newest(run))

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from getiaction_launch.checkpoint import commit, newest, partial_path
 from getiaction_launch.errors import CheckError, StorageError, UsageError
-from getiaction_launch.mirror import Mirror
-from getiaction_launch.pull import NEWEST, pull_checkpoint, pull_run
-from getiaction_launch.run import Run
-from getiaction_launch.storage import file_system, modified_at, remove, use_options
+from getiaction_launch.mirror.mirror import Mirror
+from getiaction_launch.mirror.pull import NEWEST, pull_checkpoint, pull_run
+from getiaction_launch.run.checkpoint import commit, newest, partial_path
+from getiaction_launch.run.run import Run
+from getiaction_launch.storage.paths import file_system, modified_at, remove, use_options
 
 
 @pytest.fixture
@@ -128,7 +128,8 @@ def test_storage_options_of_a_cluster_reach_every_process(s3, bucket, monkeypatc
     run = Run.claim(bucket, "act")
     run.write("plan", {"from": "here"})
     code = (
-        "import sys\nfrom getiaction_launch.run import Run\nprint(Run.at(sys.argv[1]).read('plan'))"
+        "import sys\nfrom getiaction_launch.run.run import Run\n"
+        "print(Run.at(sys.argv[1]).read('plan'))"
     )
     command = [sys.executable, "-c", code, str(run.directory)]
     said = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -20,9 +20,9 @@ from getiaction_launch.errors import (
     StorageError,
     UnreachableError,
 )
-from getiaction_launch.probe import LIMIT_SECONDS, check_root
-from getiaction_launch.run import Run, WorkerError, find_run, list_runs
-from getiaction_launch.storage import children, file_system, open_path, resolve_root
+from getiaction_launch.run.run import Run, WorkerError, find_run, list_runs
+from getiaction_launch.storage.paths import children, file_system, open_path, resolve_root
+from getiaction_launch.storage.probe import LIMIT_SECONDS, check_root
 
 any_s3 = pytest.mark.parametrize("s3", ["moto"], indirect=True)
 """For a test that asks no server."""

@@ -6,7 +6,7 @@ import signal
 import pytest
 from fake_slurm import FakeSlurm
 
-from getiaction_launch.run import Run
+from getiaction_launch.run.run import Run
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def worker(tmp_path, monkeypatch):
     """This process with a worker's environment."""
     from tiny import Worker
 
-    from getiaction_launch import agreement
+    from getiaction_launch.worker import agreement
 
     run = Run(tmp_path / "tiny" / "version_0")
     run.launch_directory.mkdir(parents=True)
@@ -32,8 +32,8 @@ def background(tmp_path):
     """Saves in the background, and nobody has asked it for anything yet."""
     from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-    from getiaction_launch.checkpoint_io import BackgroundCheckpointIO
-    from getiaction_launch.progress import ProgressReport
+    from getiaction_launch.worker.background_io import BackgroundCheckpointIO
+    from getiaction_launch.worker.progress import ProgressReport
 
     run = Run(tmp_path / "act" / "version_0")
     run.launch_directory.mkdir(parents=True)

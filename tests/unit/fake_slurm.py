@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from getiaction_launch.backends.slurm import queue
-from getiaction_launch.plan import Plan, Topology
-from getiaction_launch.run import Run
+from getiaction_launch.plan.plan import Plan, Topology
+from getiaction_launch.run.run import Run
 
 COMMANDS = ("sbatch", "srun", "scancel", "squeue", "sacct", "sacctmgr", "scontrol")
 

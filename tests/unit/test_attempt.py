@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from getiaction_launch import attempt as attempts
-from getiaction_launch.attempt import (
+from getiaction_launch.plan.plan import Plan, Topology
+from getiaction_launch.run import attempt as attempts
+from getiaction_launch.run.attempt import (
     EXIT_FAILED,
     Attempt,
     Ending,
@@ -17,10 +18,9 @@ from getiaction_launch.attempt import (
     read_attempts,
     reopen,
 )
-from getiaction_launch.checkpoint import Checkpoint
-from getiaction_launch.plan import Plan, Topology
-from getiaction_launch.run import Run, WorkerError
-from getiaction_launch.state import EXIT_INTERRUPTED, Cause, JobState
+from getiaction_launch.run.checkpoint import Checkpoint
+from getiaction_launch.run.run import Run, WorkerError
+from getiaction_launch.run.state import EXIT_INTERRUPTED, Cause, JobState
 
 CRASHED = Ending(JobState.FAILED, Cause.CRASH, "ValueError")
 WARNED = Ending(JobState.INTERRUPTED, Cause.TIME_LIMIT, "its time limit was near")

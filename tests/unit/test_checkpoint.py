@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from getiaction_launch import checkpoint
-from getiaction_launch.checkpoint import commit, newest, partial_path, remove_partial
-from getiaction_launch.run import Run
+from getiaction_launch.run import checkpoint
+from getiaction_launch.run.checkpoint import commit, newest, partial_path, remove_partial
+from getiaction_launch.run.run import Run
 
 
 @pytest.fixture

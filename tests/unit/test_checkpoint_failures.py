@@ -8,8 +8,9 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny import BATCHES, Tiny, equal
 
-from getiaction_launch import checkpoint_io, interruption
 from getiaction_launch.errors import CheckError
+from getiaction_launch.worker import background_io as checkpoint_io
+from getiaction_launch.worker import interruption
 
 DISK_FULL = OSError(errno.ENOSPC, "No space left on device")
 

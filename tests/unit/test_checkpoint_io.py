@@ -13,10 +13,11 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from tiny import BATCHES, LIMIT_SECONDS, Tiny, equal
 
-from getiaction_launch import checkpoint_io, interruption, saver
-from getiaction_launch.checkpoint import commit, newest
-from getiaction_launch.checkpoint_io import BackgroundCheckpointIO
-from getiaction_launch.run import Run
+from getiaction_launch.run.checkpoint import commit, newest
+from getiaction_launch.run.run import Run
+from getiaction_launch.worker import background_io as checkpoint_io
+from getiaction_launch.worker import interruption, saver
+from getiaction_launch.worker.background_io import BackgroundCheckpointIO
 
 
 class SlowDisk:
@@ -123,7 +124,7 @@ def test_every_epoch_ends_with_a_checkpoint_unless_epochs_are_short(worker, monk
     worker.fit(period=3600, max_epochs=3)
     assert saved == []
     monkeypatch.setattr(interruption, "EPOCH_SHARE", 0)
-    monkeypatch.setattr("getiaction_launch.agreement.AGREEMENT_SECONDS", 3600)
+    monkeypatch.setattr("getiaction_launch.worker.agreement.AGREEMENT_SECONDS", 3600)
     worker.fit(period=3600, max_epochs=3)
     assert saved == [BATCHES, 2 * BATCHES]
 

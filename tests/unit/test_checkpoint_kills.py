@@ -7,18 +7,18 @@ import sys
 
 import torch
 
-from getiaction_launch.checkpoint import newest
-from getiaction_launch.run import Run
+from getiaction_launch.run.checkpoint import newest
+from getiaction_launch.run.run import Run
 
 DYING = """
 import itertools, os, signal, sys
 from pathlib import Path
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from getiaction_launch.checkpoint import commit, partial_path
-from getiaction_launch.checkpoint_io import BackgroundCheckpointIO
-from getiaction_launch.progress import ProgressReport
-from getiaction_launch.run import Run
+from getiaction_launch.run.checkpoint import commit, partial_path
+from getiaction_launch.worker.background_io import BackgroundCheckpointIO
+from getiaction_launch.worker.progress import ProgressReport
+from getiaction_launch.run.run import Run
 
 real_save = torch.save
 EVENTS = ("open", "os.rename", "os.remove", "os.listdir", "os.scandir", "os.mkdir")

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from getiaction_launch.console import Watch, final_loss, listing, phase, summary
-from getiaction_launch.run import Run, WorkerError
-from getiaction_launch.state import JobState
-from getiaction_launch.status import RunStatus
+from getiaction_launch.cli.show import Watch, final_loss, listing, phase, summary
+from getiaction_launch.launch.status import RunStatus
+from getiaction_launch.run.run import Run, WorkerError
+from getiaction_launch.run.state import JobState
 
 RUN = Run(Path("experiments/act/version_0"))
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from getiaction_launch.dependency import resolve
 from getiaction_launch.errors import CheckError, RunNotFoundError, UsageError
-from getiaction_launch.run import Run
+from getiaction_launch.launch.dependency import resolve
+from getiaction_launch.run.run import Run
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ import pytest
 import torch
 from tiny import LIMIT_SECONDS, await_that, equal
 
-from getiaction_launch.checkpoint import newest
-from getiaction_launch.node import worker_environment
-from getiaction_launch.plan import Plan, Topology
-from getiaction_launch.run import Run
-from getiaction_launch.state import EXIT_INTERRUPTED
+from getiaction_launch.node.node import worker_environment
+from getiaction_launch.plan.plan import Plan, Topology
+from getiaction_launch.run.checkpoint import newest
+from getiaction_launch.run.run import Run
+from getiaction_launch.run.state import EXIT_INTERRUPTED
 
 SCRIPT = """
 import os, sys, time
@@ -91,7 +91,7 @@ class Node:
             variables["GETIACTION_LAUNCH_RESUME_FROM"] = str(resume_from)
         return [
             subprocess.Popen(
-                [sys.executable, "-m", "getiaction_launch.worker", str(self.run.directory)],
+                [sys.executable, "-m", "getiaction_launch.worker.worker", str(self.run.directory)],
                 env={
                     **os.environ,
                     **variables,

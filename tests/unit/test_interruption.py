@@ -12,10 +12,10 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from tiny import BATCHES, EPOCHS, QUIET, Tiny, equal, loader
 from torch.utils.data import DataLoader, DistributedSampler
 
-from getiaction_launch import interruption, saver
-from getiaction_launch.checkpoint import newest
-from getiaction_launch.interruption import callbacks
-from getiaction_launch.storage import write_json
+from getiaction_launch.run.checkpoint import newest
+from getiaction_launch.storage.paths import write_json
+from getiaction_launch.worker import interruption, saver
+from getiaction_launch.worker.interruption import callbacks
 
 
 @pytest.mark.parametrize(

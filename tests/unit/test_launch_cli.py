@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from getiaction_launch.cli import main
-from getiaction_launch.parser import split_tokens
-from getiaction_launch.run import Run
+from getiaction_launch.cli.grammar import split_tokens
+from getiaction_launch.cli.main import main
+from getiaction_launch.run.run import Run
 
 
 @pytest.fixture(autouse=True)

@@ -20,9 +20,9 @@ from tiny import (
     loader,
 )
 
-from getiaction_launch import interruption
-from getiaction_launch.loader import prepare_loader
-from getiaction_launch.shield import LoaderShield
+from getiaction_launch.worker import interruption
+from getiaction_launch.worker.loaders import prepare_loader
+from getiaction_launch.worker.shield import LoaderShield
 
 
 def test_lightnings_seeding_of_loader_processes_stays(worker):
@@ -94,7 +94,7 @@ from torch.utils.data import DataLoader
 
 if __name__ == "__main__":
     sys.path.insert(0, {tests!r})
-    from getiaction_launch.loader import prepare_loader
+    from getiaction_launch.worker.loaders import prepare_loader
     from test_loader_processes import Stuck, field
     from tiny import QUIET, await_that
 

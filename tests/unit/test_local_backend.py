@@ -4,10 +4,10 @@ import socket
 
 import pytest
 
-from getiaction_launch import attempt
 from getiaction_launch.backends import local
 from getiaction_launch.errors import CheckError
-from getiaction_launch.launch import prepare
+from getiaction_launch.launch.submit import prepare
+from getiaction_launch.run import attempt
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from getiaction_launch.errors import CheckError, SpecError
-from getiaction_launch.launch import prepare
-from getiaction_launch.plan import Plan, Topology, read_topology
+from getiaction_launch.launch.submit import prepare
+from getiaction_launch.plan.plan import Plan, Topology, read_topology
 
 
 def no_gpus(_num_nodes: int) -> int:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from getiaction_launch.errors import CheckError, RunNotFoundError
-from getiaction_launch.logs import log_files
-from getiaction_launch.plan import Plan, Topology
-from getiaction_launch.probe import check_root, make_root
-from getiaction_launch.run import Run, WorkerError, find_run, list_runs
-from getiaction_launch.storage import read_json, write_json
+from getiaction_launch.plan.plan import Plan, Topology
+from getiaction_launch.run.logs import log_files
+from getiaction_launch.run.run import Run, WorkerError, find_run, list_runs
+from getiaction_launch.storage.paths import read_json, write_json
+from getiaction_launch.storage.probe import check_root, make_root
 
 
 def test_concurrent_claims_get_versions_of_their_own(tmp_path):

@@ -4,9 +4,9 @@ import argparse
 
 import pytest
 
-from getiaction_launch.cluster import read_cluster
+from getiaction_launch.cli.settings import add_flags, read_megabytes, read_minutes, read_settings
 from getiaction_launch.errors import ClusterConfigError, UsageError
-from getiaction_launch.settings import add_flags, read_megabytes, read_minutes, read_settings
+from getiaction_launch.launch.cluster import read_cluster
 
 
 @pytest.mark.parametrize(

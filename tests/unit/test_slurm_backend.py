@@ -15,7 +15,6 @@ from fake_slurm import DOWN, make_plan, make_run
 
 from getiaction_launch.backends.slurm import SlurmBackend, command, sbatch
 from getiaction_launch.backends.slurm.successor import submit_successor
-from getiaction_launch.cluster import ClusterConfig, read_cluster
 from getiaction_launch.errors import (
     CheckError,
     ClusterConfigError,
@@ -23,7 +22,8 @@ from getiaction_launch.errors import (
     RefusedError,
     UnreachableError,
 )
-from getiaction_launch.plan import Topology
+from getiaction_launch.launch.cluster import ClusterConfig, read_cluster
+from getiaction_launch.plan.plan import Topology
 
 pytestmark = pytest.mark.usefixtures("slurm")
 

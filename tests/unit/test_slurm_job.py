@@ -10,8 +10,8 @@ from getiaction_launch.backends.slurm.job import SlurmJob
 from getiaction_launch.errors import (
     UnreachableError,
 )
-from getiaction_launch.run import Run
-from getiaction_launch.state import Cause, JobState
+from getiaction_launch.run.run import Run
+from getiaction_launch.run.state import Cause, JobState
 
 pytestmark = pytest.mark.usefixtures("slurm")
 

@@ -10,7 +10,7 @@ from getiaction_launch.backends.slurm import SlurmBackend
 from getiaction_launch.errors import (
     CheckError,
 )
-from getiaction_launch.plan import Topology
+from getiaction_launch.plan.plan import Topology
 
 pytestmark = pytest.mark.usefixtures("slurm")
 

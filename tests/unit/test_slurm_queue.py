@@ -9,7 +9,7 @@ import pytest
 from fake_slurm import DOWN, NO_ACCOUNTING, ask
 
 from getiaction_launch.backends.slurm import queue
-from getiaction_launch.state import Cause, JobState
+from getiaction_launch.run.state import Cause, JobState
 
 pytestmark = pytest.mark.usefixtures("slurm")
 

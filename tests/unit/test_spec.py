@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from getiaction_launch.errors import SpecError
-from getiaction_launch.spec import leaves, read_spec
+from getiaction_launch.plan.spec import leaves, read_spec
 
 BASE = """\
 trainer:

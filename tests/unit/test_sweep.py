@@ -3,7 +3,7 @@
 import pytest
 
 from getiaction_launch.errors import UsageError
-from getiaction_launch.sweep import expand
+from getiaction_launch.launch.sweep import expand
 
 
 def test_every_combination_is_a_point():

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch.distributed
 
-from getiaction_launch import worker
-from getiaction_launch.plan import Plan, Topology
-from getiaction_launch.run import Run, WorkerError
-from getiaction_launch.worker import _tells_of_a_lost_peer
+from getiaction_launch.plan.plan import Plan, Topology
+from getiaction_launch.run.run import Run, WorkerError
+from getiaction_launch.worker import worker
+from getiaction_launch.worker.worker import _tells_of_a_lost_peer
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from torch.utils.data import DataLoader
 
-from getiaction_launch import interruption
-from getiaction_launch.checkpoint import Interrupted
-from getiaction_launch.interruption import Interruption
-from getiaction_launch.run import Run
+from getiaction_launch.run.checkpoint import Interrupted
+from getiaction_launch.run.run import Run
+from getiaction_launch.worker import interruption
+from getiaction_launch.worker.interruption import Interruption
 
 LIMIT_SECONDS = 60
 BATCHES, EPOCHS = 5, 2

@@ -1,6 +1,6 @@
 """An actor on each node: starts the node's process, and says how it goes.
 
-The node and its workers are ordinary processes (:mod:`getiaction_launch.node`), the same as on
+The node and its workers are ordinary processes (:mod:`getiaction_launch.node.node`), the same as on
 every other backend, and are bound to die with the actor, however that dies.
 """
 
@@ -11,11 +11,11 @@ from collections.abc import Mapping
 
 import psutil
 
-from getiaction_launch.attempt import reserve_port
 from getiaction_launch.errors import CheckError
-from getiaction_launch.node import kill_processes_of, node_command
-from getiaction_launch.parent import start_child
-from getiaction_launch.run import Run
+from getiaction_launch.node.node import kill_processes_of, node_command
+from getiaction_launch.run.attempt import reserve_port
+from getiaction_launch.run.run import Run
+from getiaction_launch.system.child import start_child
 
 
 class NodeAgent:

@@ -16,15 +16,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from getiaction_launch.backend import Job
+from getiaction_launch.backends.backend import Job
+from getiaction_launch.backends.process import ProcessJob, start_process
 from getiaction_launch.backends.ray.client import connect, ray_errors
 from getiaction_launch.backends.ray.job import RayJob
 from getiaction_launch.errors import CheckError, LaunchError
-from getiaction_launch.node import SAVE_LIMIT_SECONDS
-from getiaction_launch.plan import Plan
-from getiaction_launch.process import ProcessJob, start_process
-from getiaction_launch.run import STAGING_VARIABLE, Run
-from getiaction_launch.stop_request import StopRequest
+from getiaction_launch.node.node import SAVE_LIMIT_SECONDS
+from getiaction_launch.plan.plan import Plan
+from getiaction_launch.run.run import STAGING_VARIABLE, Run
+from getiaction_launch.system.stop import StopRequest
 
 CLASS_PATH = "getiaction_launch.backends.ray.RayBackend"
 DRIVER = "getiaction_launch.backends.ray.driver"

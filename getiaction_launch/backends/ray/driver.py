@@ -16,15 +16,23 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from getiaction_launch.attempt import Attempt, Ending, allow_another, judge, may_begin
+from getiaction_launch.backends.process import write_job
 from getiaction_launch.backends.ray.agent import NodeAgent
 from getiaction_launch.backends.ray.placement import place
-from getiaction_launch.node import SAVE_LIMIT_SECONDS
-from getiaction_launch.plan import Plan
-from getiaction_launch.process import write_job
-from getiaction_launch.run import Run
-from getiaction_launch.state import Cause, JobState
-from getiaction_launch.stop_request import StopRequest
+from getiaction_launch.mirror.staging import salvage
+from getiaction_launch.node.node import SAVE_LIMIT_SECONDS
+from getiaction_launch.plan.plan import Plan
+from getiaction_launch.run.attempt import (
+    Attempt,
+    Ending,
+    allow_another,
+    judge,
+    may_begin,
+    read_attempts,
+)
+from getiaction_launch.run.run import Run
+from getiaction_launch.run.state import Cause, JobState
+from getiaction_launch.system.stop import StopRequest
 
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
@@ -135,6 +143,7 @@ class Driver:
 
     def _begin(self, address: str, port: int) -> Attempt:
         key = f"{socket.gethostname()}.{os.getpid()}.{next(self._numbers)}"
+        salvage(self.run, len(read_attempts(self.run)))
         return Attempt.begin(self.run, key, address, port)
 
     def _run_on(self, group: "PlacementGroup", agents: Sequence[Any]) -> tuple[Ending, bool]:

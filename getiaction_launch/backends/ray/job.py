@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from getiaction_launch.attempt import read_attempts
-from getiaction_launch.backend import JobStatus
+from getiaction_launch.backends.backend import JobStatus
 from getiaction_launch.backends.ray.client import connect, ray_errors
 from getiaction_launch.errors import RefusedError, UnreachableError
-from getiaction_launch.node import SAVE_LIMIT_SECONDS
-from getiaction_launch.run import Run
-from getiaction_launch.state import Cause, JobState
+from getiaction_launch.node.node import SAVE_LIMIT_SECONDS
+from getiaction_launch.run.attempt import read_attempts
+from getiaction_launch.run.run import Run
+from getiaction_launch.run.state import Cause, JobState
 
 POLL_SECONDS = 0.5
 CANCEL_MARGIN_SECONDS = 30

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from getiaction_launch.run import Run
+from getiaction_launch.run.run import Run
 
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup

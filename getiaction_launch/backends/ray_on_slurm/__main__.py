@@ -8,7 +8,7 @@ import os
 import sys
 import time
 
-from getiaction_launch.parent import die_with_parent
+from getiaction_launch.system.child import die_with_parent
 
 POLL_SECONDS = 0.1
 # Ports of 0 are chosen by the kernel; by default all clusters choose from the same few.

@@ -23,22 +23,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from getiaction_launch.attempt import EXIT_FAILED, Attempt, reserve_port
 from getiaction_launch.backends.slurm.backend import state_directory
 from getiaction_launch.backends.slurm.command import call
 from getiaction_launch.backends.slurm.company import Company, NodeLostError
 from getiaction_launch.errors import LaunchError
-from getiaction_launch.gpu import visible_gpus
-from getiaction_launch.node import (
+from getiaction_launch.node.node import (
     POLL_SECONDS,
     RUN_VARIABLE,
     available_cpus,
     kill_processes_of,
 )
-from getiaction_launch.parent import start_child
-from getiaction_launch.plan import Plan
-from getiaction_launch.run import Run
-from getiaction_launch.stop_request import StopRequest
+from getiaction_launch.plan.plan import Plan
+from getiaction_launch.run.attempt import EXIT_FAILED, Attempt, reserve_port
+from getiaction_launch.run.run import Run
+from getiaction_launch.system.child import start_child
+from getiaction_launch.system.gpus import visible_gpus
+from getiaction_launch.system.stop import StopRequest
 
 MODULE = "getiaction_launch.backends.ray_on_slurm"
 START_SECONDS = 180

@@ -4,7 +4,7 @@ import os
 import socket
 
 from getiaction_launch.errors import UsageError
-from getiaction_launch.plan import Plan
+from getiaction_launch.plan.plan import Plan
 
 
 def check_geometry(plan: Plan) -> int:

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from getiaction_launch.backend import Job
+from getiaction_launch.backends.backend import Job
 from getiaction_launch.backends.slurm.command import call
 from getiaction_launch.backends.slurm.company import Company, MakeCompany
 from getiaction_launch.backends.slurm.job import SlurmJob
@@ -31,9 +31,9 @@ from getiaction_launch.backends.slurm.sbatch import (
 from getiaction_launch.errors import (
     CheckError,
 )
-from getiaction_launch.plan import Plan
-from getiaction_launch.run import Run, staging_root
-from getiaction_launch.storage import is_remote
+from getiaction_launch.plan.plan import Plan
+from getiaction_launch.run.run import Run, staging_root
+from getiaction_launch.storage.paths import is_remote
 
 if TYPE_CHECKING:
     from submitit import SlurmExecutor

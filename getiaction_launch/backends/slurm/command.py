@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Mapping
 
 from getiaction_launch.errors import LaunchError, RefusedError, UnreachableError
-from getiaction_launch.run import STAGING_VARIABLE
+from getiaction_launch.run.run import STAGING_VARIABLE
 
 COMMAND_SECONDS = 30
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from getiaction_launch.attempt import Attempt
-from getiaction_launch.stop_request import StopRequest
+from getiaction_launch.run.attempt import Attempt
+from getiaction_launch.system.stop import StopRequest
 
 
 class NodeLostError(Exception):

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from getiaction_launch.attempt import read_attempts
-from getiaction_launch.backend import JobStatus
+from getiaction_launch.backends.backend import JobStatus
 from getiaction_launch.backends.slurm.command import call
 from getiaction_launch.backends.slurm.queue import Answer, ask, find_step
 from getiaction_launch.errors import RefusedError, UnreachableError
-from getiaction_launch.run import Run
-from getiaction_launch.state import Cause, JobState
-from getiaction_launch.storage import last_line, owner_of
+from getiaction_launch.run.attempt import read_attempts
+from getiaction_launch.run.run import Run
+from getiaction_launch.run.state import Cause, JobState
+from getiaction_launch.storage.paths import last_line, owner_of
 
 CANCEL_SECONDS = 180
 STEP_SAVE_SECONDS = 60

@@ -19,11 +19,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from getiaction_launch.backend import JobStatus
+from getiaction_launch.backends.backend import JobStatus
 from getiaction_launch.backends.slurm.command import COMMAND_SECONDS, call
 from getiaction_launch.errors import LaunchError
-from getiaction_launch.state import Cause, JobState
-from getiaction_launch.storage import read_json, write_json
+from getiaction_launch.run.state import Cause, JobState
+from getiaction_launch.storage.paths import read_json, write_json
 
 LOCK_SECONDS = COMMAND_SECONDS + 5
 """How long to wait for the process that asks; then its answer is not waited for any more."""

@@ -13,7 +13,7 @@ import psutil
 
 from getiaction_launch.backends.slurm.command import KEPT_VARIABLES, refusal
 from getiaction_launch.errors import UnreachableError
-from getiaction_launch.node import RUN_VARIABLE
+from getiaction_launch.node.node import RUN_VARIABLE
 
 SBATCH_SECONDS = 120
 

@@ -17,16 +17,6 @@ from pathlib import Path
 from signal import SIGKILL, SIGTERM, SIGUSR2
 from typing import Any
 
-from getiaction_launch.attempt import (
-    EXIT_FAILED,
-    Attempt,
-    Ending,
-    allow_another,
-    judge,
-    may_begin,
-    reopen,
-    reserve_port,
-)
 from getiaction_launch.backends.slurm.allocation import (
     address,
     check_geometry,
@@ -38,17 +28,29 @@ from getiaction_launch.backends.slurm.allocation import (
 from getiaction_launch.backends.slurm.company import Company, MakeCompany, NodeLostError
 from getiaction_launch.backends.slurm.successor import submit_successor
 from getiaction_launch.errors import CheckError
-from getiaction_launch.node import (
+from getiaction_launch.mirror.staging import salvage
+from getiaction_launch.node.node import (
     SAVE_LIMIT_SECONDS,
     await_save,
     run_node_or_tell,
 )
-from getiaction_launch.plan import Plan
-from getiaction_launch.probe import make_root
-from getiaction_launch.run import Run
-from getiaction_launch.state import EXIT_INTERRUPTED, Cause, JobState
-from getiaction_launch.stop_request import StopRequest
-from getiaction_launch.storage import children, open_path, read_json, write_json
+from getiaction_launch.plan.plan import Plan
+from getiaction_launch.run.attempt import (
+    EXIT_FAILED,
+    Attempt,
+    Ending,
+    allow_another,
+    judge,
+    may_begin,
+    read_attempts,
+    reopen,
+    reserve_port,
+)
+from getiaction_launch.run.run import Run
+from getiaction_launch.run.state import EXIT_INTERRUPTED, Cause, JobState
+from getiaction_launch.storage.paths import children, open_path, read_json, write_json
+from getiaction_launch.storage.probe import make_root
+from getiaction_launch.system.stop import StopRequest
 
 DEFAULTS = {"grace_seconds": 20, "warning_seconds": 120}
 JOIN_SECONDS = 120
@@ -113,6 +115,7 @@ def run_step(run: Run, company: MakeCompany) -> int:
         return EXIT_FAILED
     port, claim = reserve_port()
     with claim:
+        salvage(run, len(read_attempts(run)))
         attempt = Attempt.begin(run, key, address(), port)
         patience_seconds = settings["grace_seconds"] + SAVE_LIMIT_SECONDS + MARGIN_SECONDS
         with contextlib.closing(company(attempt, node_rank, stop)) as beside:

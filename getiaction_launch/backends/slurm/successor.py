@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from getiaction_launch.backends.slurm.command import call
 from getiaction_launch.errors import LaunchError, RefusedError
-from getiaction_launch.run import Run
+from getiaction_launch.run.run import Run
 
 
 def submit_successor(run: Run, job_id: str) -> None:

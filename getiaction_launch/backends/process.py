@@ -1,0 +1,164 @@
+"""A run's job as a process of this machine that outlives the shell which started it.
+
+The process says in ``job.json`` how to find it, and nodes and workers are bound to die with it
+(:mod:`getiaction_launch.system.child`). Status and cancel work from any other shell of the machine.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from getiaction_launch.backends.backend import JobStatus
+from getiaction_launch.errors import CheckError, UnreachableError
+from getiaction_launch.node.node import RUN_VARIABLE, kill_processes_of
+from getiaction_launch.run.run import Run
+from getiaction_launch.run.state import Cause, JobState
+from getiaction_launch.storage.paths import last_line
+
+CANCEL_MARGIN_SECONDS = 15
+UPLOAD_SECONDS = 300
+"""How much longer a run on remote storage may take to end, for its last checkpoint."""
+
+
+def start_process(run: Run, module: str, words: Sequence[str]) -> None:
+    """Start ``python -m module RUN WORDS...`` in a session of its own.
+
+    Returns when it has written its ``job.json``.
+
+    Raises:
+        CheckError: If it ends before that, with its last words.
+    """
+    log_path = run.make_log_directory(0) / "job.log"
+    # A run that a worker of another run submits is not that run's.
+    inherited = {k: v for k, v in os.environ.items() if k != RUN_VARIABLE}
+    before = run.read("job")
+    with log_path.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, str(run.directory), *words],
+            env=inherited,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        while (record := run.read("job")) == before and process.poll() is None:
+            time.sleep(run.poll_seconds)
+    except KeyboardInterrupt:
+        process.kill()  # nobody could find it any more
+        raise
+    if record == before:
+        words_said = last_line(log_path) or ""
+        raise CheckError(f"the job of run {run.name} could not start: {words_said}")
+
+
+def write_job(run: Run, class_path: str, init_args: Mapping[str, Any]) -> None:
+    """Write ``job.json`` for this process: the backend that started it, and how to find it."""
+    host = socket.gethostname()
+    run.write(
+        "job",
+        {
+            "backend": {"class_path": class_path, "init_args": dict(init_args)},
+            "job_id": f"{os.getpid()}@{host}",
+            "process": {
+                "host": host,
+                "pid": os.getpid(),
+                "started_after_boot_seconds": _start_time(os.getpid()),
+            },
+        },
+    )
+
+
+@dataclass(frozen=True)
+class ProcessJob:
+    """A job process on this machine."""
+
+    run: Run
+    record: dict[str, Any]
+
+    def status(self) -> JobStatus:
+        """Ask the process table."""
+        process = self.record["process"]
+        if process["host"] != socket.gethostname():
+            return JobStatus(
+                JobState.UNKNOWN, f"it was started on {process['host']}; ask on that machine"
+            )
+        if _start_time(process["pid"]) == process["started_after_boot_seconds"]:
+            has_begun = self.run.read("attempt_0") is not None
+            return JobStatus(JobState.RUNNING if has_begun else JobState.PENDING)
+        if self.run.read("cancel"):
+            return JobStatus(JobState.CANCELLED, "cancelled by its user", Cause.CANCEL)
+        words = last_line(self.run.local.log_directory(0) / "job.log")
+        reason = "its job process was killed or the machine restarted"
+        reason = f"{reason}: {words}" if words else reason
+        return JobStatus(JobState.FAILED, reason, Cause.NODE_FAILURE)
+
+    def cancel(self) -> None:
+        """End the job process and, with it, every process that works for the run.
+
+        Raises:
+            UnreachableError: If the job is another machine's or another user's, or does not end.
+        """
+        status = self.status()
+        if status.state is JobState.UNKNOWN:
+            raise UnreachableError(
+                f"run {self.run.name} cannot be cancelled from here: {status.reason}.",
+                f"ssh {self.record['process']['host']} getiaction-launch cancel "
+                f"{self.run.directory}",
+            )
+        if not status.state.is_over:
+            self._stop()
+        kill_processes_of(self.run)
+
+    def _stop(self) -> None:
+        pid: int = self.record["process"]["pid"]
+        try:
+            os.kill(pid, 0)
+            self.run.write("cancel", {"requested_at": time.time()})
+        except PermissionError as error:
+            raise UnreachableError(
+                f"run {self.run.name} belongs to another user.", "Only they can cancel it."
+            ) from error
+        except ProcessLookupError:
+            return
+        grace_seconds: float = self.record["backend"]["init_args"]["grace_seconds"]
+        upload_seconds = 0 if self.run.local is self.run else UPLOAD_SECONDS
+        for signum, patience_seconds in (
+            (signal.SIGTERM, grace_seconds + CANCEL_MARGIN_SECONDS + upload_seconds),
+            (signal.SIGKILL, CANCEL_MARGIN_SECONDS),
+        ):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signum)
+            deadline = time.monotonic() + patience_seconds
+            while time.monotonic() < deadline:
+                if self.status().state.is_over:
+                    return
+                time.sleep(self.run.poll_seconds)
+        raise UnreachableError(
+            f"the job process {pid} of run {self.run.name} does not end, not even by SIGKILL.",
+            "It waits for the kernel, often for a disk that is gone: see `ps -o stat,wchan`.",
+        )
+
+
+def _start_time(pid: int) -> float | None:
+    """When a process started, in seconds after the machine did; None if it is gone.
+
+    Unlike the time of day, this does not move when the clock is set, so together with the pid it
+    tells a process from a later one.
+    """
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return round(process.create_time() - psutil.boot_time(), 2)
+    except psutil.NoSuchProcess:
+        return None

@@ -1,0 +1,100 @@
+"""What the command line says of runs that it has started, and its exit code."""
+
+import argparse
+import time
+
+from getiaction_launch.cli import show as console
+from getiaction_launch.errors import UnreachableError
+from getiaction_launch.launch import submit as launch
+from getiaction_launch.launch.status import LOST_SECONDS
+from getiaction_launch.run.attempt import last_attempt
+from getiaction_launch.run.logs import log_files, read_lines
+from getiaction_launch.run.run import Run
+from getiaction_launch.run.state import Cause, JobState
+
+EXIT_CANCELLED = 11
+EXIT_CODES = {Cause.TIME_LIMIT: 12, Cause.OUT_OF_MEMORY: 13, Cause.NODE_FAILURE: 14}
+EXIT_FAILED = 10
+
+
+def report(arguments: argparse.Namespace, runs: list[Run]) -> int:
+    """Say which runs have been started; stay with them to their end if that is asked for.
+
+    Args:
+        arguments: Of the command line.
+        runs: Those.
+
+    Returns:
+        The exit code.
+    """
+    if arguments.parsable:
+        print(*(run.directory for run in runs), sep="\n", flush=True)
+    stays = arguments.wait or arguments.follow
+    if stays:
+        console.say(console.next_commands(runs))
+    statuses = [_stay(run, follow=arguments.follow) for run in runs] if stays else []
+    statuses = statuses or [launch.read_status(run) for run in runs]
+    if arguments.json:
+        listed = [console.as_json(status) for status in statuses]
+        console.print_json({"runs": listed} if arguments.sweep else listed[0])
+    elif not arguments.parsable:
+        ended = [console.summary(status) for status in statuses if status.state.is_over]
+        print("\n\n".join(ended) if stays or len(ended) == 1 else console.next_commands(runs))
+    return max(map(_exit_code, statuses))
+
+
+def _exit_code(status: launch.RunStatus) -> int:
+    if status.state is JobState.UNKNOWN:
+        return UnreachableError.exit_code
+    if not status.state.is_over or status.state is JobState.SUCCEEDED:
+        return 0
+    if status.state is JobState.CANCELLED:
+        return EXIT_CANCELLED
+    return EXIT_CODES.get(status.cause, EXIT_FAILED) if status.cause else EXIT_FAILED
+
+
+def _stay(run: Run, *, follow: bool) -> launch.RunStatus:
+    watch = console.Watch()
+    try:
+        if follow:
+            print_logs(run, None, last_attempt(run), watch)
+        return launch.wait(run, watch)
+    except KeyboardInterrupt:
+        watch.close()
+        place = console.short(run.directory)
+        console.say(f"\nThe run goes on. To end it: getiaction-launch cancel {place}")
+        raise
+    finally:
+        watch.close()
+
+
+def print_logs(run: Run, rank: int | None, attempt: int, watch: console.Watch | None) -> int:
+    """Print an attempt's logs; with ``watch``, until the run has ended, those that follow too."""
+    lost_at: float | None = None
+
+    def is_over() -> bool:
+        nonlocal lost_at
+        status = launch.read_status(run)
+        if status.state is not JobState.RUNNING and watch:
+            watch(status)  # why there is nothing to read
+        if status.state is not JobState.UNKNOWN:
+            lost_at = None
+            return status.state.is_over
+        lost_at = lost_at or time.monotonic()
+        return time.monotonic() - lost_at > LOST_SECONDS
+
+    while True:
+        files = log_files(run, rank, attempt, may_come=watch is not None and not is_over())
+        is_last = watch is None
+
+        def has_ended(attempt: int = attempt) -> bool:
+            nonlocal is_last
+            is_last = is_last or is_over()
+            return is_last or last_attempt(run) > attempt
+
+        for name, line in read_lines(files, has_ended):
+            print(f"[{name}] {line}" if len(files) > 1 else line, flush=watch is not None)
+        if is_last:
+            return UnreachableError.exit_code if lost_at else 0
+        attempt += 1
+        console.say(f"[attempt {attempt}]")

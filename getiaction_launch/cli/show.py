@@ -1,0 +1,245 @@
+"""What a person sees while a run goes on and when it has ended."""
+
+import contextlib
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from getiaction_launch.launch.status import RunStatus, sweep_point
+from getiaction_launch.plan.plan import Plan
+from getiaction_launch.plan.spec import leaves
+from getiaction_launch.run.attempt import last_attempt
+from getiaction_launch.run.run import SCHEMA_VERSION, Run
+from getiaction_launch.run.state import JobState
+from getiaction_launch.storage.paths import is_remote, modified_at
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+QUIET_PERIOD_SECONDS = 10
+REASON_LINES = 8
+
+
+def say(text: str) -> None:
+    """Talk to the person; data goes to stdout instead."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def short(path: Path) -> str:
+    """``path`` as the person would type it here, ready to paste."""
+    if is_remote(path):
+        return shlex.quote(str(path))
+    relative = os.path.relpath(path)
+    return shlex.quote(str(path) if relative.startswith("..") else relative)
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Align columns."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(lines)
+
+
+def plan_text(plan: Plan, commands: list[str]) -> str:
+    """What would happen: the run, each value with its origin, and each node's command."""
+    topology = plan.topology
+    where = f"{topology.gpus_per_node} GPUs per node" if topology.gpus_per_node else "CPU"
+    rows = [
+        ("run", f"{plan.root}/{plan.name}/version_N", "N is claimed at submission"),
+        ("nodes", f"{topology.num_nodes} x {topology.workers_per_node} workers", where),
+        ("working directory", plan.working_directory, ""),
+    ]
+    rows += [("script", " ".join(plan.script), "command line")] if plan.script else []
+    rows += [
+        (key, json.dumps(value), plan.origins.get(key, ""))
+        for key, value in leaves(plan.spec).items()
+        if key
+    ]
+    rows += [(key, value, "cluster config") for key, value in plan.env_vars.items()]
+    return "\n".join([table(rows), "", *commands])
+
+
+def next_commands(runs: Sequence[Run]) -> str:
+    """What to type next about runs that were just started."""
+    if len(runs) > 1:
+        root = short(runs[0].directory.parent.parent)
+        rows = [("runs", f"{runs[0].name} to {runs[-1].directory.name}")]
+        rows += [("job", _job_id(run)) for run in runs[:1]]
+        rows += [("status", f"getiaction-launch ls {root}")]
+        places = " ".join(short(run.directory) for run in runs)
+        return table([*rows, ("cancel", f"getiaction-launch cancel {places}")])
+    run = runs[0]
+    place = short(run.directory)
+    verbs = {"status": "status", "logs": "logs -f", "cancel": "cancel"}
+    rows = [(title, f"getiaction-launch {verb} {place}") for title, verb in verbs.items()]
+    return table([("run", run.name), ("job", _job_id(run)), ("directory", place), *rows])
+
+
+def standing(status: RunStatus) -> str:
+    """Where a run stands that has not ended."""
+    run = status.run
+    words = phase(status)
+    state = words if words.startswith(status.state.value) else f"{status.state.value}  {words}"
+    rows = [("run", run.name), ("job", _job_id(run)), ("directory", short(run.directory))]
+    return table([*rows, ("state", state)])
+
+
+def _job_id(run: Run) -> str:
+    return str((run.read("job") or {}).get("job_id", "-"))
+
+
+def summary(status: RunStatus) -> str:
+    """How a run ended, and what to look at."""
+    run = status.run
+    place = short(run.directory)
+    rows = [("run", f"{run.name} {status.state.value}"), ("directory", place)]
+    if status.state is JobState.SUCCEEDED:
+        rows += [("final loss", final_loss(status.progress))]
+        rows += [("logs", f"getiaction-launch logs {place}")]
+    else:
+        first, *more = status.reason.splitlines() or ["unknown"]
+        rows += [("reason", first), *(("", line) for line in more[:REASON_LINES])]
+        attempt = last_attempt(run)
+        error, log = run.first_error(attempt), run.log_directory(attempt)
+        log = log / f"rank_{error.rank}.log" if error else log
+        rows += [("log", short(log))] if error or log.exists() else []
+        job = run.read("job") or {}
+        go_on = "srun getiaction-launch node" if "step_id" in job else "getiaction-launch resume"
+        rows += [("go on", f"{go_on} {place}")]
+    return table([*rows, ("tensorboard", f"tensorboard --logdir {place}")])
+
+
+def final_loss(progress: Any) -> str:  # noqa: ANN401 - JSON
+    """The losses among the metrics, training's first; an epoch's mean before a step's."""
+    metrics: dict[str, float] = progress.get("metrics", {})
+    losses = [name for name in metrics if "loss" in name]
+    repeated = [f"{name}_{when}" for name in metrics for when in ("step", "epoch")]
+    names = sorted(set(losses or metrics) - set(repeated), key=lambda name: ("val" in name, name))
+    return "  ".join(f"{name} {metrics[name]:.4g}" for name in names) or "none was logged"
+
+
+def phase(status: RunStatus) -> str:
+    """Where a run stands, in a few words."""
+    progress = status.progress
+    if status.state is JobState.RUNNING and not progress:
+        return "no progress told yet"
+    if status.state is not JobState.RUNNING:
+        return f"{status.state.value} ({status.reason})" if status.reason else status.state.value
+    if "step" not in progress:
+        return "starting"
+    words: list[str] = [f"step {progress['step']}/{progress['total_steps'] or '?'}"]
+    if seconds := progress.get("seconds_per_step"):
+        words.append(f"{seconds:.2f} s/step")
+    losses = {k: v for k, v in progress.get("metrics", {}).items() if k.endswith("loss_step")}
+    words += [f"{name.removesuffix('_step')} {value:.4g}" for name, value in losses.items()][:1]
+    if error := progress.get("checkpoint_error"):
+        words.append(f"no checkpoint can be saved: {error}")
+    if error := progress.get("upload_error"):
+        words.append(f"no checkpoint can be uploaded: {error}")
+    return "  ".join(words)
+
+
+class Watch:
+    """Shows a run's progress: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._said = ""
+        self._next_at = 0.0
+
+    def __call__(self, status: RunStatus) -> None:
+        """Show one look at the run."""
+        if status.state.is_over:
+            self.close()
+        elif sys.stderr.isatty():
+            self._draw(status)
+        elif self._is_news(phase(status)):
+            say(phase(status))
+
+    def close(self) -> None:
+        """Give the terminal back: its line and its cursor."""
+        if self._bar:
+            self._bar.stop()
+
+    def _is_news(self, text: str) -> bool:
+        is_new_phase = text.split()[:1] != self._said.split()[:1]
+        if text == self._said or (not is_new_phase and time.monotonic() < self._next_at):
+            return False
+        self._said, self._next_at = text, time.monotonic() + QUIET_PERIOD_SECONDS
+        return True
+
+    def _draw(self, status: RunStatus) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if self._bar is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._bar.add_task("starting", total=None)
+        self._bar.update(
+            self._bar.task_ids[0],
+            description=phase(status),
+            completed=status.progress.get("step", 0) - status.progress.get("first_step", 0),
+            total=status.progress.get("total_steps"),
+        )
+
+
+@contextlib.contextmanager
+def transfer(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how much of something has come: a bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn(title), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def listing(statuses: Sequence[RunStatus]) -> str:
+    """Runs, a line each."""
+    points = [sweep_point(status.run) for status in statuses]
+    bests = [_best(status.progress) for status in statuses]
+    optional = "BEST" if any(bests) else "", "SWEEP" if any(points) else ""
+    rows = [("RUN", "STATE", "STEP", "LOSS", "AGE", *optional)]
+    for status, best, point in zip(statuses, bests, points, strict=True):
+        age = time.time() - modified_at(status.run.launch_directory / "plan.json")
+        step = str(status.progress.get("step", "-"))
+        loss = final_loss(status.progress).split("  ")[0]
+        state = status.state.value
+        rows.append((status.run.name, state, step, loss, f"{age / 60:.0f} min", best, point))
+    return table(rows)
+
+
+def _best(progress: Mapping[str, Any]) -> str:
+    """Of what the user's ModelCheckpoint watches, the best so far."""
+    best = progress.get("best", {})
+    return "  ".join(f"{name} {value:.4g}" for name, value in best.items())
+
+
+def as_json(status: RunStatus) -> dict[str, Any]:
+    """A run for machines."""
+    directory = status.run.directory
+    return {
+        "run": status.run.name,
+        "directory": str(directory if is_remote(directory) else directory.absolute()),
+        "state": status.state.value,
+        "reason": status.reason,
+        "cause": status.cause.value if status.cause else None,
+        "attempts": status.attempts,
+        "progress": {k: v for k, v in status.progress.items() if k != "schema_version"},
+    }
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """Print an answer for machines."""
+    print(json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2))

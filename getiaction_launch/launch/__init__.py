@@ -1,0 +1,1 @@
+"""The Python door: prepare, check, submit, attach, resume, wait."""

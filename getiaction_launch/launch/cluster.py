@@ -1,0 +1,162 @@
+"""The cluster config says where to run: one small YAML per cluster, found by its name."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from getiaction_launch.backends.backend import Backend
+from getiaction_launch.errors import ClusterConfigError, UsageError, nearest_first
+
+_SHIPPED = (
+    Path(__file__).parents[1] / "cluster_configs",  # in an installed wheel
+    Path(__file__).parents[2] / "cluster_configs",  # in a checkout
+)
+_SEXAGESIMAL = re.compile(r"[-+]?[1-9][0-9_]*(:[0-5]?[0-9])+")
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """One cluster.
+
+    Args:
+        backend: Who starts nodes there: ``class_path`` and ``init_args`` in YAML.
+        storage_root: Directory or URL under which a relative ``default_root_dir`` lies; the
+            directory of the command if not given.
+        storage_options: For fsspec, where ``storage_root`` is a URL, like ``profile``; no secrets.
+        env_vars: Variables for every worker. They are written into ``plan.json``: no secrets.
+        forward_env_vars: Names of variables that jobs take from the submitting shell; null for all
+            of them. For secrets, whose values are then written nowhere.
+        checkpoint_period_minutes: Longest time of training between two checkpoints.
+        checkpoint_when_busy: Whether a checkpoint that is due while the one before it is still
+            being written waits for that, or is put off: slow storage makes checkpoints rarer then,
+            and not the training slower.
+        checkpoint_failure_limit_minutes: How long no checkpoint can be saved until training stops.
+        upload_period_seconds: Longest time until what a run on remote storage logs is there.
+        upload_limit_minutes: How long its storage may take nothing until training is stopped.
+        max_crashes: How often a run may fail by its own doing, or for want of memory, and start
+            again from its newest checkpoint.
+        max_node_failures: The same for nodes that fail under it.
+        max_interruptions: The same for time limits and preemptions; null for any number.
+    """
+
+    backend: Backend
+    storage_root: str | None = None
+    storage_options: dict[str, Any] = field(default_factory=dict)
+    env_vars: dict[str, str] = field(default_factory=dict)
+    forward_env_vars: list[str] | None = None
+    checkpoint_period_minutes: float = 10
+    checkpoint_when_busy: Literal["wait", "skip"] = "wait"
+    checkpoint_failure_limit_minutes: float = 30
+    upload_period_seconds: float = 30
+    upload_limit_minutes: float = 30
+    max_crashes: int = 0
+    max_node_failures: int = 3
+    max_interruptions: int | None = None
+
+
+def config_directories() -> list[Path]:
+    """Where cluster configs are looked for, the first one wins."""
+    import platformdirs
+
+    user = Path(platformdirs.user_config_dir("getiaction-launch"), "cluster_configs")
+    return [Path("cluster_configs"), user, *_SHIPPED]
+
+
+def list_clusters() -> dict[str, Path]:
+    """Every cluster config that a name would find."""
+    found: dict[str, Path] = {}
+    for directory in config_directories():
+        for path in sorted(directory.glob("*.yaml")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def find_cluster(name: str) -> Path:
+    """Find a cluster config by its path or name.
+
+    Raises:
+        ClusterConfigError: If there is none.
+    """
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        if Path(name).is_file():
+            return Path(name)
+        raise ClusterConfigError(
+            f"--cluster {name}: there is no such file.",
+            f"Name a file, or one of: {', '.join(list_clusters())}",
+        )
+    clusters = list_clusters()
+    if name not in clusters:
+        raise ClusterConfigError(
+            f"--cluster {name}: no cluster config of that name.", nearest_first(name, clusters)
+        )
+    return clusters[name]
+
+
+def read_cluster(
+    path: Path, settings: Mapping[str, tuple[str, Any]] | None = None
+) -> ClusterConfig:
+    """Read and check a cluster config.
+
+    Args:
+        path: The YAML file.
+        settings: Over its own: by dotted key, the flag that sets it and the value, of the key's
+            type.
+
+    Raises:
+        ClusterConfigError: Naming the file and the key that does not fit.
+    """
+    import jsonargparse
+
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(ClusterConfig, None)
+    try:
+        config = parser.instantiate(parser.parse_args([f"--config={path}"]))
+        _check_times(path)
+        place = ClusterConfig(**{field.name: config[field.name] for field in fields(ClusterConfig)})
+        return _override(path, place, settings or {})
+    except (jsonargparse.ArgumentError, TypeError, ValueError, OSError) as error:
+        raise ClusterConfigError(
+            f"{path}: {error}", "A complete example: cluster_configs/local.yaml"
+        ) from error
+
+
+def _check_times(path: Path) -> None:
+    """Refuse times of day and the like without quotes: YAML 1.1 reads 16:00 as the number 960."""
+    import yaml
+
+    for token in yaml.scan(path.read_text(encoding="utf-8")):
+        if not isinstance(token, yaml.ScalarToken):
+            continue
+        if token.plain and _SEXAGESIMAL.fullmatch(token.value):
+            raise ClusterConfigError(
+                f"{path}, line {token.start_mark.line + 1}: YAML reads {token.value} as a number.",
+                f"A time of day: '{token.value}', in quotes. A duration: one number, of minutes.",
+            )
+
+
+def _override(
+    path: Path, place: ClusterConfig, settings: Mapping[str, tuple[str, Any]]
+) -> ClusterConfig:
+    """Put settings over a cluster's own, as they are: what was typed into a shell is no YAML."""
+    prefix = "backend.init_args."
+    backend = place.backend
+    of_backend: dict[str, Any] = {}
+    of_place: dict[str, Any] = {}
+    for key, (flag, value) in settings.items():
+        name, _, option = key.removeprefix(prefix).partition(".")
+        if not key.startswith(prefix):
+            of_place[key] = value
+        elif name not in (field.name for field in fields(backend)):  # type: ignore[arg-type] # it is one
+            raise UsageError(
+                f"{flag} means nothing to the {type(backend).__name__} of cluster {path.stem!r}.",
+                f"Leave out {flag}, or name another cluster: --cluster slurm",
+            )
+        elif option:
+            of_backend.setdefault(name, dict(getattr(backend, name)))[option] = value
+        else:
+            of_backend[name] = value
+    of_place["backend"] = replace(backend, **of_backend)  # type: ignore[type-var] # it is one
+    return replace(place, **of_place)

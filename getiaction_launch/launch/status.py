@@ -1,0 +1,152 @@
+"""Where a run stands: asked of its directory first, then of its scheduler."""
+
+import importlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from getiaction_launch.backends.backend import Backend, Job
+from getiaction_launch.errors import UnreachableError
+from getiaction_launch.run.attempt import read_attempts
+from getiaction_launch.run.run import ROUND_TRIPS, Run
+from getiaction_launch.run.state import Cause, JobState
+from getiaction_launch.storage.paths import is_remote
+
+LOST_SECONDS = 120  # a scheduler that does not answer is asked so long
+WATCH_SECONDS = 0.5  # a watcher must not take CPU from training on the same machine
+REMOTE_WATCH_SECONDS = 2.0  # nothing changes there more often, and each look costs
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run, as whoever reaches its directory sees it.
+
+    Attributes:
+        run: Which.
+        state: Where it stands.
+        reason: Why, in the worker's or the scheduler's words.
+        cause: The same, of a run that did not finish.
+        attempts: How many have begun.
+        progress: What its worker of rank 0 last told: ``phase``, ``epoch``, ``step``,
+            ``total_steps``, ``seconds_per_step``, ``metrics``; empty before it starts.
+    """
+
+    run: Run
+    state: JobState
+    reason: str = ""
+    cause: Cause | None = None
+    attempts: int = 0
+    progress: Mapping[str, Any] = field(default_factory=dict)
+
+
+def attach(run: Run) -> Job | None:
+    """Find the job of a run that any shell submitted; None if it was never submitted.
+
+    Raises:
+        UnreachableError: If the record of the job is not to be understood here.
+    """
+    try:
+        record = run.read("job")
+    except (ValueError, OSError) as error:
+        raise _incomprehensible(run, error) from error
+    return backend_of(run, record).attach(run, record) if record else None
+
+
+def backend_of(run: Run, record: Mapping[str, Any]) -> Backend:
+    """Make the backend that ``job.json`` names.
+
+    Raises:
+        UnreachableError: As :func:`attach`.
+    """
+    try:
+        module, _, name = record["backend"]["class_path"].rpartition(".")
+        backend: Backend = getattr(importlib.import_module(module), name)(
+            **record["backend"]["init_args"]
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        raise _incomprehensible(run, error) from error
+    return backend
+
+
+def _incomprehensible(run: Run, error: Exception) -> UnreachableError:
+    return UnreachableError(
+        f"{run.launch_directory / 'job.json'} cannot be understood: {error!r}.",
+        "Was it written by another version of getiaction-launch?",
+    )
+
+
+def read_status(run: Run) -> RunStatus:
+    """Ask the run's directory, then its job. Only ``done.json`` means success."""
+    try:
+        if ended := _told_by_records(run):
+            return ended
+        job = attach(run)
+        told = job.status() if job else None
+        # A job that has ended before it was asked has written its last word before that.
+        if told and told.state.is_over and (ended := _told_by_records(run)):
+            return ended
+        progress, attempts = run.read("progress") or {}, read_attempts(run)
+    except (UnreachableError, ValueError, KeyError, OSError) as error:
+        # One damaged run must not hide the others from `ls`.
+        return RunStatus(run, JobState.UNKNOWN, f"its records cannot be read: {error}")
+    if told is None:
+        return RunStatus(run, JobState.PENDING, "it was not submitted yet", progress=progress)
+    state, reason = told.state, told.reason
+    if state is JobState.SUCCEEDED:
+        state, reason = JobState.FAILED, "its job has ended, but training has not finished"
+    if state is JobState.PENDING and attempts:
+        reason = "; ".join(filter(None, [f"attempt {len(attempts)} is queued", reason]))
+        reason += f" (attempt {len(attempts) - 1}: {attempts[-1]['reason']})"
+    return RunStatus(run, state, reason, told.cause, len(attempts), progress)
+
+
+def read_statuses(runs: Sequence[Run]) -> list[RunStatus]:
+    """:func:`read_status` of each run; on remote storage of several at a time."""
+    if not runs or not is_remote(runs[0].directory):
+        return [read_status(run) for run in runs]
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(ROUND_TRIPS) as pool:
+        return list(pool.map(read_status, runs))
+
+
+def _told_by_records(run: Run) -> RunStatus | None:
+    attempts = read_attempts(run)
+    if done := run.read("done"):
+        return RunStatus(run, JobState.SUCCEEDED, attempts=len(attempts), progress=done)
+    if not attempts or "ended_at" not in attempts[-1] or attempts[-1]["goes_on"]:
+        return None
+    last, progress = attempts[-1], run.read("progress") or {}
+    cause = Cause(last["cause"]) if last["cause"] else None
+    state, reason = JobState(last["state"]), last["reason"]
+    if state is JobState.SUCCEEDED:
+        state, reason = JobState.FAILED, "it says success, but done.json is missing"
+    return RunStatus(run, state, reason, cause, len(attempts), progress)
+
+
+def sweep_point(run: Run) -> str:
+    """A run's sweep and its point, for people; empty for a run of its own."""
+    try:
+        sweep = (run.read("plan") or {}).get("sweep") or {}
+    except (OSError, ValueError):
+        return ""
+    values = (f"{key.rpartition('.')[2]}={value}" for key, value in sweep.get("values", {}).items())
+    return " ".join([sweep["group"], *values]) if sweep else ""
+
+
+def wait(run: Run, watch: Callable[[RunStatus], None]) -> RunStatus:
+    """Wait for the end of a run, showing each look at it to ``watch``.
+
+    Returns:
+        How it ended; or that this is UNKNOWN, when that has been so for :data:`LOST_SECONDS`.
+    """
+    seen_at = time.monotonic()
+    while True:
+        status = read_status(run)
+        watch(status)
+        if status.state is not JobState.UNKNOWN:
+            seen_at = time.monotonic()
+        if status.state.is_over or time.monotonic() - seen_at > LOST_SECONDS:
+            return status
+        time.sleep(REMOTE_WATCH_SECONDS if is_remote(run.directory) else WATCH_SECONDS)

@@ -1,0 +1,239 @@
+"""Prepare, submit, attach: the same door for the command line and for notebooks."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from getiaction_launch.backends.backend import Backend
+from getiaction_launch.errors import CheckError, LaunchError, SpecError
+from getiaction_launch.launch.prepare import prepare
+from getiaction_launch.launch.status import (
+    RunStatus,
+    attach,
+    backend_of,
+    read_status,
+    read_statuses,
+    wait,
+)
+from getiaction_launch.plan.plan import Plan, Topology
+from getiaction_launch.plan.spec import parse
+from getiaction_launch.run.attempt import read_attempts, reopen
+from getiaction_launch.run.run import Run
+from getiaction_launch.run.state import JobState
+from getiaction_launch.storage.claim import create
+from getiaction_launch.storage.paths import is_remote, remove
+from getiaction_launch.storage.probe import check_root, make_root
+
+__all__ = [
+    "RunStatus",
+    "attach",
+    "cancel",
+    "check",
+    "prepare",
+    "read_status",
+    "read_statuses",
+    "resume",
+    "submit",
+    "submit_sweep",
+    "wait",
+]
+
+POLL_SECONDS = 0.1
+LOCK_SECONDS = 180  # longer than a scheduler may take to answer
+START_SECONDS = 2  # a job that has not begun by then waits in a queue
+
+
+def submit(plan: Plan, backend: Backend) -> Run:
+    """Check ``plan``, claim its run directory and start it.
+
+    Returns when the spec has been judged: by the run's own workers where they start at once,
+    else here, while the job is queued.
+
+    Raises:
+        LaunchError: If the plan cannot be carried out; then, as after Ctrl-C, no run directory
+            is left behind.
+    """
+    check(plan, backend, also_spec=False)
+    (run,) = _start([plan], backend, None)
+    try:
+        if plan.arguments:
+            _await_verdict(run, plan, backend)
+    except (LaunchError, KeyboardInterrupt):
+        _take_back([run])
+        raise
+    return run
+
+
+def submit_sweep(plans: Sequence[Plan], backend: Backend, max_parallel: int | None) -> list[Run]:
+    """Check every point of a sweep, claim a run directory for each and start them.
+
+    Args:
+        plans: One for each point.
+        backend: Where.
+        max_parallel: How many may run at a time; None for one on this machine, all on SLURM.
+
+    Raises:
+        LaunchError: As :func:`submit`; then nothing of the sweep is started.
+    """
+    checked: set[Topology] = set()
+    for plan in plans:
+        if plan.topology not in checked:
+            check(plan, backend, also_spec=False)
+        checked.add(plan.topology)
+        if plan.arguments:
+            parse(plan.arguments)
+    return _start(plans, backend, max_parallel)
+
+
+def _start(plans: Sequence[Plan], backend: Backend, max_parallel: int | None) -> list[Run]:
+    runs: list[Run] = []
+    try:
+        for plan in plans:
+            make_root(plan.root)
+            runs.append(Run.claim(plan.root, plan.name))
+            runs[-1].write("plan", plan.to_json())
+        backend.submit(runs, max_parallel)
+    except (LaunchError, KeyboardInterrupt):
+        _take_back(runs)
+        raise
+    return runs
+
+
+def _take_back(runs: Sequence[Run]) -> None:
+    for run in runs:
+        if error := _cancel_error(run):
+            # Its job may still come, and must find its own plan there.
+            sys.stderr.write(f"{run.directory} is kept, its job may still come: {error}\n")
+        else:
+            run.discard()
+
+
+def _cancel_error(run: Run) -> LaunchError | None:
+    try:
+        cancel(run)
+    except LaunchError as error:
+        return error
+    return None
+
+
+def resume(run: Run) -> None:
+    """Start another attempt of a run that has ended before its training had.
+
+    It goes on in the same directory, from the newest committed checkpoint.
+
+    Raises:
+        LaunchError: If it has not ended, has finished, or cannot be started from here.
+    """
+    from filelock import FileLock, Timeout
+
+    with contextlib.ExitStack() as stack:
+        try:
+            # Of a run on remote storage, the lock is this machine's.
+            run.make_log_directory(0)
+            lock = FileLock(run.local.launch_directory / "resume.lock", timeout=LOCK_SECONDS)
+            stack.enter_context(lock)
+        except Timeout:
+            raise CheckError(
+                f"somebody has been resuming run {run.name} for {LOCK_SECONDS} s.",
+                f"See what came of it: getiaction-launch status {run.directory}",
+            ) from None
+        check_resumable(run)
+        record = run.read("job") or {}
+        if "step_id" in record:
+            raise CheckError(
+                f"run {run.name} was started inside a batch script, and goes on inside of one.",
+                f"srun --ntasks-per-node=1 getiaction-launch node {run.directory}",
+            )
+        backend = backend_of(run, record)
+        check(Plan.of(run), backend, also_spec=False)
+        claim = _claim_resume(run, record) if is_remote(run.directory) else None
+        last = reopen(run)
+        try:
+            backend.submit([run], None)
+        except (LaunchError, KeyboardInterrupt):
+            if last:
+                run.write(f"attempt_{last['number']}", last)
+            if claim:
+                remove(claim)
+            raise
+
+
+def _claim_resume(run: Run, record: Mapping[str, Any]) -> Path:
+    """Let one of all machines follow the run's last job.
+
+    Raises:
+        CheckError: If another has.
+    """
+    claim = run.launch_directory / f"job_after_{record.get('job_id')}"
+    if not create(claim):
+        raise CheckError(
+            f"run {run.name} was resumed by somebody else a moment ago.",
+            f"See what came of it: getiaction-launch status {run.directory}\n"
+            f"If nothing did, let another try: aws s3 rm {claim}",
+        )
+    return claim
+
+
+def check_resumable(run: Run) -> None:
+    """Raise CheckError unless the run has ended before its training had."""
+    status = read_status(run)
+    if status.state is JobState.SUCCEEDED:
+        raise CheckError(f"run {run.name} has finished; there is nothing to resume.")
+    if not status.state.is_over:
+        raise CheckError(
+            f"run {run.name} is {status.state.value}; it cannot be resumed while it may run.",
+            f"End it first: getiaction-launch cancel {run.directory}",
+        )
+
+
+def check(plan: Plan, backend: Backend, *, also_spec: bool) -> None:
+    """Raise LaunchError for all that can be known before the run waits in a queue.
+
+    Args:
+        plan: What was decided.
+        backend: Where it would run.
+        also_spec: Whether to judge the spec here, which imports torch and Lightning; the
+            workers of a run do it anyway.
+    """
+    missing = [name for name in plan.forward_env_vars or () if name not in os.environ]
+    if missing:
+        raise CheckError(
+            f"forward_env_vars names {missing[0]}, which is not set in this shell.",
+            f"export {missing[0]}=..., or take it out of the cluster config.",
+        )
+    backend.check(plan)
+    check_root(plan.root)
+    if plan.arguments and also_spec:
+        parse(plan.arguments)
+
+
+def _await_verdict(run: Run, plan: Plan, backend: Backend) -> None:
+    submitted_at = time.monotonic()
+    start_seconds = getattr(backend, "start_seconds", START_SECONDS)
+    while not run.read("progress"):
+        state = read_status(run).state
+        if state.is_over:
+            error = run.first_error(0)
+            if error and error.type == SpecError.__name__:
+                raise SpecError(*error.message.split("\n", 1))
+            return
+        is_late = time.monotonic() - submitted_at > start_seconds or run.read("placement")
+        if is_late and state is JobState.PENDING and not read_attempts(run):
+            parse(plan.arguments)
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def cancel(run: Run) -> RunStatus:
+    """End a run everywhere; nothing of it runs any more when this returns.
+
+    Raises:
+        UnreachableError: If that cannot be done from here.
+    """
+    if job := attach(run):
+        job.cancel()
+    return read_status(run)

@@ -1,0 +1,1 @@
+"""Brings a run on remote storage up and down."""

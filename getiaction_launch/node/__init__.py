@@ -1,0 +1,1 @@
+"""One process on each node: it starts the workers and ends them together."""

@@ -1,0 +1,347 @@
+"""One node's share of a run: start a worker for each device, watch them, end them together.
+
+The workers get the environment of torchrun (https://docs.pytorch.org/docs/stable/elastic/run.html),
+which Lightning's ``TorchElasticEnvironment`` and any plain DDP script understand. The processes
+are started here and not by torchrun, whose import alone costs a node 1.7 s of CPU before its
+workers begin, and which dies of the signals that schedulers send to every process of a step.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import psutil
+
+from getiaction_launch.mirror.staging import Staging
+from getiaction_launch.plan.plan import Plan, Topology
+from getiaction_launch.run.attempt import EXIT_FAILED, Attempt
+from getiaction_launch.run.run import Run, WorkerError
+from getiaction_launch.run.state import EXIT_INTERRUPTED
+from getiaction_launch.system.child import die_with_parent, start_child
+from getiaction_launch.system.memory import count_oom_kills
+from getiaction_launch.system.stop import StopRequest
+
+POLL_SECONDS = 0.05
+FAILURE_GRACE_SECONDS = 5
+SAVE_LIMIT_SECONDS = 120
+"""How long a checkpoint that is being saved may keep its worker alive after the others."""
+RUN_VARIABLE = "GETIACTION_RUN_DIR"
+"""Names the run's directory to every worker, and marks every process that a worker starts."""
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def worker_environment(
+    topology: Topology, node_rank: int, local_rank: int, head: str, run_id: str
+) -> dict[str, str]:
+    """Torchrun's variables for one worker.
+
+    Args:
+        topology: Of the whole run.
+        node_rank: This node, from 0.
+        local_rank: The worker on this node, from 0.
+        head: ``address:port`` where rank 0 will listen.
+        run_id: The same on every node of a run and on no other run's.
+    """
+    address, _, port = head.rpartition(":")
+    rank = node_rank * topology.workers_per_node + local_rank
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(local_rank),
+        "GROUP_RANK": str(node_rank),
+        "ROLE_RANK": str(rank),
+        "ROLE_NAME": "default",
+        "WORLD_SIZE": str(topology.world_size),
+        "LOCAL_WORLD_SIZE": str(topology.workers_per_node),
+        "GROUP_WORLD_SIZE": str(topology.num_nodes),
+        "ROLE_WORLD_SIZE": str(topology.world_size),
+        "MASTER_ADDR": address,
+        "MASTER_PORT": port,
+        "TORCHELASTIC_RUN_ID": run_id,
+        # Where this command itself runs under torchrun, that one's store is not ours.
+        "TORCHELASTIC_USE_AGENT_STORE": "False",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCHELASTIC_MAX_RESTARTS": "0",
+    }
+
+
+def node_command(directory: str, attempt: int, node_rank: int, grace_seconds: float) -> list[str]:
+    """The command line of :func:`main`."""
+    flags = {"--attempt": attempt, "--node-rank": node_rank, "--grace-seconds": grace_seconds}
+    words = [str(word) for flag in flags.items() for word in flag]
+    return [sys.executable, "-m", "getiaction_launch.node.node", directory, *words]
+
+
+def run_node(
+    attempt: Attempt,
+    node_rank: int,
+    grace_seconds: float,
+    stop: StopRequest,
+    *,
+    warning_seconds: float = 0,
+    working_directory: str | None = None,
+) -> int:
+    """Run this node's workers to their end.
+
+    When one fails, the others get SIGTERM and, after ``grace_seconds``, SIGKILL; a checkpoint
+    that is being saved is let finish. When ``stop`` is set, SIGTERM asks the workers to agree with
+    all others on a step boundary, save there and leave.
+
+    Args:
+        attempt: Which start of which run; the run's ``plan.json`` says what to do.
+        node_rank: This node, from 0.
+        grace_seconds: Between SIGTERM and SIGKILL.
+        stop: Watched while the workers run.
+        warning_seconds: Instead of ``grace_seconds``, after a warning (SIGUSR2).
+        working_directory: Instead of the plan's, where that was brought here from elsewhere.
+
+    Returns:
+        0 if every worker ended well, ``EXIT_INTERRUPTED`` if they were told to stop, else
+        ``EXIT_FAILED``.
+    """
+    run, plan = attempt.run, Plan.of(attempt.run)
+    staging = Staging(run, plan, attempt.number, node_rank, attempt.resume_from, stop)
+    with staging:
+        code = _run_workers(
+            replace(attempt, resume_from=staging.resume_from),
+            plan,
+            node_rank,
+            stop,
+            place=working_directory or plan.working_directory,
+            grace_seconds=grace_seconds,
+            warning_seconds=warning_seconds,
+        )
+        staging.is_finished = code == 0
+    return code
+
+
+def _run_workers(
+    attempt: Attempt,
+    plan: Plan,
+    node_rank: int,
+    stop: StopRequest,
+    *,
+    place: str,
+    grace_seconds: float,
+    warning_seconds: float,
+) -> int:
+    run = attempt.run
+    workers = {}
+    for local_rank in range(plan.topology.workers_per_node):
+        variables = worker_environment(
+            plan.topology, node_rank, local_rank, attempt.head, f"{run.name}/{attempt.number}"
+        )
+        rank = int(variables["RANK"])
+        workers[rank] = _start_worker(plan, attempt, variables, place)
+    oom_kills = count_oom_kills()
+    alive = dict(workers)
+    failed = False
+    while alive and not (failed or stop.signal):
+        time.sleep(POLL_SECONDS)
+        for rank, worker in list(alive.items()):
+            if worker.poll() is not None:
+                del alive[rank]
+                if worker.returncode == -signal.SIGTERM:
+                    # A scheduler signals every process of a step; ours may come a moment later.
+                    _await_signal(stop)
+                if worker.returncode not in (0, EXIT_INTERRUPTED) and not stop.signal:
+                    failed = True
+                    is_oom = count_oom_kills() > oom_kills
+                    _record_death(attempt, rank, node_rank, worker.returncode, is_oom=is_oom)
+    was_warned = stop.signal is signal.SIGUSR2
+    patience_seconds = max(grace_seconds, warning_seconds) if was_warned else grace_seconds
+    _stop(attempt, list(workers.values()), patience_seconds)
+    kill_processes_of(run, GROUP_RANK=str(node_rank))
+    if failed:
+        return EXIT_FAILED
+    was_interrupted = any(worker.returncode == EXIT_INTERRUPTED for worker in workers.values())
+    ended_well = all(worker.returncode == 0 for worker in workers.values())
+    return EXIT_INTERRUPTED if was_interrupted or (stop.signal and not ended_well) else 0
+
+
+def _await_signal(stop: StopRequest) -> None:
+    deadline = time.monotonic() + 1
+    while not stop.signal and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+
+
+def _start_worker(
+    plan: Plan, attempt: Attempt, variables: dict[str, str], working_directory: str
+) -> "subprocess.Popen[bytes]":
+    local = attempt.run.local
+    directory = str(local.directory)
+    threads = max(1, available_cpus() // plan.topology.workers_per_node)
+    resume = {"GETIACTION_LAUNCH_RESUME_FROM": attempt.resume_from} if attempt.resume_from else {}
+    log_path = local.log_directory(attempt.number) / f"rank_{variables['RANK']}.log"
+    return start_child(
+        [sys.executable, "-u", "-m", "getiaction_launch.worker.worker", directory],
+        log_path,
+        {
+            "OMP_NUM_THREADS": str(threads),
+            **os.environ,
+            **plan.env_vars,
+            **variables,
+            **resume,
+            RUN_VARIABLE: directory,
+            "GETIACTION_LAUNCH_RUN": str(attempt.run.directory),
+            "GETIACTION_LAUNCH_ATTEMPT": str(attempt.number),
+            "GETIACTION_LAUNCH_CHECKPOINT_PERIOD_SECONDS": str(plan.checkpoint_period_minutes * 60),
+            "GETIACTION_LAUNCH_CHECKPOINT_WHEN_BUSY": plan.checkpoint_when_busy,
+            "GETIACTION_LAUNCH_CHECKPOINT_FAILURE_LIMIT_SECONDS": str(
+                plan.checkpoint_failure_limit_minutes * 60
+            ),
+        },
+        working_directory=working_directory,
+        # The signals of a terminal come through this process alone, and loader workers can be
+        # ended with their worker.
+        own_session=True,
+        # SLURM sends its warning to every process of a step; only this one is to get it.
+        blocked={signal.SIGUSR2},
+    )
+
+
+def _record_death(
+    attempt: Attempt, rank: int, node_rank: int, returncode: int, *, is_oom: bool
+) -> None:
+    """Say why a worker ended, where it could not say so itself."""
+    name = "WorkerDied"
+    if returncode < 0:
+        signal_name = signal.Signals(-returncode).name
+        message = f"the worker was killed by {signal_name}"
+        if signal_name == "SIGKILL" and is_oom:
+            name, message = "OutOfMemory", f"{message} because its memory limit was reached"
+        elif signal_name == "SIGKILL":
+            message += ", often the kernel's answer to a lack of memory"
+    else:
+        message = f"the worker ended with exit code {returncode} and no exception"
+    with contextlib.suppress(OSError):  # a full disk must not keep the node from ending the others
+        attempt.run.local.write_error(
+            attempt.number, WorkerError(rank, node_rank, socket.gethostname(), name, message)
+        )
+
+
+def _stop(attempt: Attempt, workers: list["subprocess.Popen[bytes]"], grace_seconds: float) -> None:
+    for worker in workers:
+        if worker.poll() is None:
+            worker.terminate()
+    started_at = time.monotonic()
+    while any(worker.poll() is None for worker in workers):
+        waited_seconds = time.monotonic() - started_at
+        # Where a rank has failed, there is no step boundary left to reach with it.
+        is_hopeless = waited_seconds >= FAILURE_GRACE_SECONDS and _has_failed(attempt)
+        if waited_seconds >= max(grace_seconds, SAVE_LIMIT_SECONDS):
+            break
+        is_late = waited_seconds >= grace_seconds or is_hopeless
+        if is_late and not _is_saving(attempt.run.local, attempt.number):
+            break
+        time.sleep(POLL_SECONDS)
+    for worker in workers:
+        # The whole group, also of a worker that is gone: its loader workers may not be.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
+
+
+def _has_failed(attempt: Attempt) -> bool:
+    try:
+        error = attempt.run.local.first_error(attempt.number)  # of a URL: of this node's workers
+    except (OSError, ValueError):
+        return False
+    return error is not None and not error.is_consequence
+
+
+def await_save(attempt: Attempt) -> None:
+    """Let a checkpoint that another node is saving be finished, within the limit for that."""
+    deadline = time.monotonic() + SAVE_LIMIT_SECONDS
+    while _is_saving(attempt.run, attempt.number) and time.monotonic() < deadline:
+        time.sleep(attempt.run.poll_seconds)
+
+
+def _is_saving(run: Run, number: int) -> bool:
+    """Whether rank 0 saves a checkpoint, or its thread writes one."""
+    try:
+        progress = run.read("progress") or {}
+        is_at_it = progress.get("phase") == "saving" or progress.get("is_writing_checkpoint")
+        # One that has died could not take its words back.
+        return bool(is_at_it) and not (run.log_directory(number) / "error_rank_0.json").exists()
+    except (OSError, ValueError):
+        return False
+
+
+def kill_processes_of(run: Run, **variables: str) -> None:
+    """End what workers of a run started and left behind, wherever it has moved in the process tree.
+
+    Args:
+        run: Whose.
+        variables: Only processes that have these in their environment too.
+    """
+    wanted = {RUN_VARIABLE: str(run.local.directory), **variables}.items()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != os.getpid() and wanted <= process.environ().items():
+                process.kill()
+
+
+def main() -> int:
+    """Entry of ``python -m getiaction_launch.node.node``, as :func:`node_command` writes it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m getiaction_launch.node.node", description="A node."
+    )
+    parser.add_argument("run")
+    parser.add_argument("--attempt", type=int, required=True)
+    parser.add_argument("--node-rank", type=int, required=True)
+    parser.add_argument("--grace-seconds", type=float, default=5)
+    parser.add_argument("--working-directory")
+    arguments = parser.parse_args()
+    stop = StopRequest()
+    die_with_parent()
+    attempt = Attempt.read(Run.at(arguments.run), arguments.attempt)
+    return run_node_or_tell(
+        attempt,
+        arguments.node_rank,
+        arguments.grace_seconds,
+        stop,
+        working_directory=arguments.working_directory,
+    )
+
+
+def run_node_or_tell(
+    attempt: Attempt,
+    node_rank: int,
+    grace_seconds: float,
+    stop: StopRequest,
+    *,
+    warning_seconds: float = 0,
+    working_directory: str | None = None,
+) -> int:
+    """:func:`run_node`; what keeps it from starting its workers is recorded as their error."""
+    try:
+        return run_node(
+            attempt,
+            node_rank,
+            grace_seconds,
+            stop,
+            warning_seconds=warning_seconds,
+            working_directory=working_directory,
+        )
+    except Exception as error:
+        rank = node_rank * Plan.of(attempt.run).topology.workers_per_node
+        words = (type(error).__name__, f"the node could not start its workers: {error}")
+        told = WorkerError(rank, node_rank, socket.gethostname(), *words)
+        attempt.run.write_error(attempt.number, told)
+        raise
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""The plan: what was decided, complete and plain, before anything starts.
+
+Making a plan is pure: no clock, no disk, no cluster. The facts about the cluster come in as
+arguments, and the plan goes out as JSON (``launch/plan.json``), the only thing that crosses
+from the submitting process to the nodes.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from getiaction_launch.errors import SpecError
+
+DEFAULT_ROOT = "experiments"
+DEFAULT_NAME = "lightning_logs"
+
+
+class Records(Protocol):
+    """Where ``plan.json`` is read from: a run."""
+
+    def read(self, record: str) -> dict[str, Any] | None:
+        """A record by its name."""
+
+
+@dataclass(frozen=True)
+class Topology:
+    """How many processes run where.
+
+    Attributes:
+        num_nodes: Machines, or shares of this one.
+        workers_per_node: Training processes on each node.
+        gpus_per_node: GPUs of each node; 0 on CPU, else one for each worker.
+    """
+
+    num_nodes: int
+    workers_per_node: int
+    gpus_per_node: int
+
+    @property
+    def world_size(self) -> int:
+        """Training processes in all."""
+        return self.num_nodes * self.workers_per_node
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a node needs to do its share.
+
+    Attributes:
+        name: The run's name: its directory under ``root``.
+        root: Absolute directory of all runs.
+        arguments: What to train, as ``getiaction fit`` takes it; empty where ``script`` is given.
+        script: The user's own ``train.py`` and its arguments; empty where ``spec`` is given.
+        topology: Nodes, workers and GPUs.
+        working_directory: Where the workers run, so that relative paths and the user's own
+            modules mean what they meant to the user.
+        words: What says all this on a command line of ``getiaction-launch``.
+        env_vars: Variables for the workers, from the cluster config.
+        forward_env_vars: Names of variables that the submitting shell's values are taken of; the
+            values are written nowhere. None for the whole environment.
+        checkpoint_period_minutes: Longest time of training between two checkpoints.
+        checkpoint_when_busy: ``wait`` for the one that is being written, or ``skip`` this one.
+        checkpoint_failure_limit_minutes: How long none can be saved until training is stopped.
+        upload_period_seconds: Longest time until what a run on remote storage logs is there.
+        upload_limit_minutes: How long its storage may take nothing until training is stopped.
+        budgets: How many ``crashes``, ``node_failures`` and ``interruptions`` another attempt
+            follows; None for any number.
+        sweep: Of a point of a sweep: its ``group`` and its ``values`` by key.
+        spec: The arguments merged into one mapping, for people.
+        origins: For each dotted key of it, where it comes from.
+    """
+
+    name: str
+    root: str
+    arguments: list[str]
+    script: list[str]
+    topology: Topology
+    working_directory: str
+    words: list[str] = field(default_factory=list)
+    env_vars: dict[str, str] = field(default_factory=dict)
+    forward_env_vars: list[str] | None = None
+    checkpoint_period_minutes: float = 10
+    checkpoint_when_busy: str = "wait"
+    checkpoint_failure_limit_minutes: float = 30
+    upload_period_seconds: float = 30
+    upload_limit_minutes: float = 30
+    budgets: dict[str, int | None] = field(default_factory=dict)
+    sweep: dict[str, Any] = field(default_factory=dict)
+    spec: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+
+    def moved_to(self, directory: Path) -> "Plan":
+        """The same plan where its working directory lies elsewhere, and a script in it too."""
+        home = os.path.realpath(self.working_directory)
+        script = os.path.realpath(self.script[0]) if self.script else ""
+        if str(directory) == home or not Path(script).is_relative_to(home):
+            return self
+        words = [str(directory / os.path.relpath(script, home)), *self.script[1:]]
+        return replace(self, script=words, working_directory=str(directory))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, as written to ``plan.json``."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, run: "Records") -> "Plan":
+        """Read the plan of a run that was submitted."""
+        return cls.from_json(run.read("plan") or {})
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Plan":
+        """Read what :meth:`to_json` wrote."""
+        fields = {k: v for k, v in content.items() if k in cls.__dataclass_fields__}
+        return cls(**{**fields, "topology": Topology(**fields["topology"])})
+
+
+def read_topology(trainer: Mapping[str, Any], free_gpus: Callable[[int], int | None]) -> Topology:
+    """Read nodes and workers from the Trainer's own words.
+
+    Args:
+        trainer: Its ``num_nodes``, ``devices`` and ``accelerator`` count.
+        free_gpus: Tells how many GPUs each of so many nodes would get, or None where only the
+            job will know.
+
+    Raises:
+        SpecError: For a number of nodes or devices that cannot be.
+    """
+    num_nodes = _number(trainer.get("num_nodes", 1))
+    if not isinstance(num_nodes, int) or num_nodes < 1:
+        raise SpecError(
+            f"trainer.num_nodes={num_nodes!r} is no number of machines.", "Set it: --nodes 2"
+        )
+    accelerator = trainer.get("accelerator", "auto")
+    available = 1 if accelerator == "cpu" else free_gpus(num_nodes)
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and available == 0)
+    workers = _count_devices(trainer.get("devices", "auto"), 1 if on_cpu else available)
+    return Topology(num_nodes, workers, 0 if on_cpu else workers)
+
+
+def _number(value: Any) -> Any:  # noqa: ANN401 - a YAML value
+    """Read ``"2"`` as the Trainer's parser does, and a bool as no number."""
+    if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
+        return int(value)
+    return str(value) if isinstance(value, bool) else value
+
+
+def _count_devices(devices: Any, available: int | None) -> int:  # noqa: ANN401 - a YAML value
+    """Count what ``Trainer(devices=...)`` would use: a number, a list, ``"0,1"``, "auto" or -1."""
+    count = _number(devices)
+    if isinstance(count, str) and "," in count:
+        count = [_number(part) for part in count.split(",") if part.strip()]
+    if isinstance(count, list):
+        if count != list(range(len(count))):
+            numbers = ",".join(map(str, count))
+            raise SpecError(
+                f"trainer.devices={devices!r} picks some of a node's devices; "
+                "the launcher hands out the first ones.",
+                f"CUDA_VISIBLE_DEVICES={numbers} getiaction-launch ... "
+                f"--trainer.devices={len(count)}",
+            )
+        count = len(count)
+    if count in ("auto", -1):
+        if available is None:
+            raise SpecError(
+                "how many workers a node has (trainer.devices) is not known before the job starts.",
+                "Say what each node should have: --gpus-per-node 4, or --gpus-per-node 0 for CPU",
+            )
+        count = available
+    if not isinstance(count, int) or count < 1:
+        raise SpecError(
+            f"trainer.devices={devices!r} gives no worker on a node.",
+            "Set a number, e.g. --trainer.devices=1",
+        )
+    return count

@@ -1,0 +1,1 @@
+"""The run's directory, which every process reads."""

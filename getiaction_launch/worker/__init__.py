@@ -1,0 +1,1 @@
+"""Inside a training process; the only folder that imports torch and Lightning."""

@@ -1,0 +1,125 @@
+"""One worker: run the plan's spec or script in this process and say how it ended.
+
+The torchrun variables are in the environment already, so Trainer, policy and data are built as
+on a laptop. A worker that fails leaves its exception as a record that whoever watches can read.
+"""
+
+import contextlib
+import os
+import runpy
+import signal
+import socket
+import sys
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+from getiaction_launch.errors import SpecError
+from getiaction_launch.plan.plan import Plan
+from getiaction_launch.run.checkpoint import Interrupted
+from getiaction_launch.run.run import Run, WorkerError
+from getiaction_launch.run.state import EXIT_INTERRUPTED
+from getiaction_launch.system.child import die_with_parent
+from getiaction_launch.system.memory import count_oom_kills
+
+
+def main() -> None:
+    """Entry of ``python -m getiaction_launch.worker.worker RUN_DIRECTORY``."""
+    die_with_parent()
+    # Callbacks are for this process: what it starts inherits the variable, but not the id.
+    os.environ["GETIACTION_LAUNCH_WORKER"] = str(os.getpid())
+    run = Run(Path(sys.argv[1]))
+    attempt = int(os.environ.get("GETIACTION_LAUNCH_ATTEMPT", "0"))
+    oom_kills = count_oom_kills()
+    try:
+        run_plan(Plan.of(run).moved_to(Path.cwd()))
+    except Interrupted as interrupted:
+        if interrupted.__cause__:  # without a save; as below, another rank may be gone
+            traceback.print_exc()
+            _exit_at_once(EXIT_INTERRUPTED)
+        _leave_process_group()
+        sys.exit(EXIT_INTERRUPTED)
+    except BaseException as error:  # noqa: BLE001 - SystemExit too: Lightning leaves so on SIGTERM
+        if isinstance(error, SystemExit) and error.code == signal.SIGTERM:
+            # What ray.init() in the user's script makes of SIGTERM, which must stay one.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+        name, message = type(error).__name__, str(error)
+        # A loader process that is killed for want of memory raises a plain RuntimeError here.
+        if _tells_of_want_of_memory(error) or count_oom_kills() > oom_kills:
+            name, message = "OutOfMemory", f"{name}: {message}"
+        record = WorkerError(
+            rank=int(os.environ["RANK"]),
+            node_rank=int(os.environ["GROUP_RANK"]),
+            host=socket.gethostname(),
+            type=name,
+            message=message,
+            traceback=traceback.format_exc(),
+            is_consequence=_tells_of_a_lost_peer(error),
+        )
+        with contextlib.suppress(OSError):  # a full disk must not hide what failed
+            run.write_error(attempt, record)
+        if isinstance(error, SpecError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        _exit_at_once(1)
+
+
+def _exit_at_once(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: a process group with a dead member can hang while it is torn down.
+    os._exit(code)
+
+
+def run_plan(plan: Plan) -> None:
+    """Fit the plan's spec, or run its script as ``__main__``."""
+    sys.path[0] = plan.working_directory
+    if plan.script:
+        _run_script(plan.script)
+    else:
+        from getiaction_launch.plan.spec import fit
+
+        fit(plan.arguments)
+    _leave_process_group()
+
+
+def _leave_process_group() -> None:
+    torch = sys.modules.get("torch")
+    if torch and torch.distributed.is_available() and torch.distributed.is_initialized():
+        # Lightning leaves only NCCL's group; Gloo's threads can abort an interpreter that exits.
+        torch.distributed.destroy_process_group()
+
+
+def _run_script(script: list[str]) -> None:
+    sys.argv = script
+    sys.path[0] = str(Path(script[0]).parent)
+    try:
+        runpy.run_path(script[0], run_name="__main__")
+    except SystemExit as error:
+        if error.code not in (None, 0) or type(error) is not SystemExit:
+            raise
+
+
+def _tells_of_a_lost_peer(error: BaseException) -> bool:
+    """Whether ``error`` is what a collective says when another rank has gone."""
+    text = f"{type(error).__name__}: {error}".lower()
+    words = ("gloo", "nccl", "connection closed by peer", "connection reset", "sigterm")
+    is_rays = type(error).__module__.startswith("ray.exceptions")  # an actor on another node
+    is_torchs = type(error).__name__.startswith("Dist")
+    return is_rays or is_torchs or any(word in text for word in words)
+
+
+def _tells_of_want_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` is what Python, torch or CUDA say where memory is not to be had."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    # The CPU's allocator and the driver raise no type of their own; fork(2) fails with ENOMEM.
+    text = str(error).lower()
+    words = ("out of memory", "allocate memory")
+    return isinstance(error, RuntimeError | OSError) and any(word in text for word in words)
+
+
+if __name__ == "__main__":
+    main()
