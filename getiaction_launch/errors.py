@@ -64,10 +64,14 @@ class UnreachableError(LaunchError):
     exit_code = 5
 
 
+class RecordError(UnreachableError):
+    """A record in a run's directory is damaged; the message names the file and the key."""
+
+
 class StorageError(UnreachableError, OSError):
     """A remote file system does not do what it was asked, in its own words.
 
-    An OSError too: whoever bears with a disk that fails bears with this.
+    Also an OSError, so code that tolerates a failing disk tolerates failing storage.
     """
 
 
