@@ -4,7 +4,6 @@ Torch, Lightning and Ray are never imported here.
 """
 
 import argparse
-import dataclasses
 import io
 import os
 import sys
@@ -25,8 +24,6 @@ from getiaction_launch.cli.grammar import (
 )
 from getiaction_launch.errors import LaunchError, UsageError, nearest_first
 from getiaction_launch.launch import submit as launch
-from getiaction_launch.launch.dependency import resolve
-from getiaction_launch.launch.status import backend_of
 from getiaction_launch.launch.sweep import expand
 from getiaction_launch.plan.plan import DEFAULT_ROOT, Plan
 from getiaction_launch.run.attempt import last_attempt
@@ -107,9 +104,6 @@ def _prepare(
             free_gpus=free_gpus,
         )
         plans.append(plan)
-    if dependency := getattr(backend, "dependency", None):
-        ids = resolve(dependency, plans[0].root) or None
-        backend = dataclasses.replace(backend, dependency=ids)  # type: ignore[type-var] # it is one
     return arguments, plans, backend
 
 
@@ -250,27 +244,16 @@ def pull(tokens: Sequence[str]) -> int:
 
 def node(tokens: Sequence[str]) -> int:
     """``srun getiaction-launch node RUN_OR_CONFIG``: one node's share, in a batch script."""
-    from getiaction_launch.backends.slurm import SlurmBackend
-    from getiaction_launch.backends.slurm.step import claim_run, is_own, run_step, take_over
+    from getiaction_launch.launch.cluster import find_cluster, read_cluster
+    from getiaction_launch.launch.node import continue_here, start_here
 
     word = tokens[0] if len(tokens) == 1 else ""
     if word and not word.startswith("-") and not word.endswith((".py", ".yaml", ".yml")):
         run = find_run(word, _default_root())
-        before = backend_of(run, run.read("job") or {})
-        slurm = before if isinstance(before, SlurmBackend) else SlurmBackend()
-        if not is_own(run):
-            if os.environ.get("SLURM_NODEID") == "0":
-                launch.check_resumable(run)
-            take_over(run, slurm.record)
-        return run_step(run, slurm.company)
-    # SLURM has given this node its share of GPUs already.
-    arguments, plans, backend = _prepare(tokens, "slurm", lambda _: len(visible_gpus()))
-    if not isinstance(backend, SlurmBackend):
-        raise UsageError(
-            f"--cluster {arguments.cluster}: `getiaction-launch node` is a node of a SLURM job.",
-            "--cluster slurm   or   --cluster ray-on-slurm",
-        )
-    return run_step(claim_run(plans[0], backend.record), backend.company)
+        return continue_here(run, read_cluster(find_cluster("slurm")).backend)
+    # The scheduler has given this node its share of GPUs already.
+    _, plans, backend = _prepare(tokens, "slurm", lambda _: len(visible_gpus()))
+    return start_here(plans[0], backend)
 
 
 def show_clusters(tokens: Sequence[str]) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from getiaction_launch.backends.backend import Backend
+from getiaction_launch.backends.backend import Backend, UnknownSettingError
 from getiaction_launch.errors import ClusterConfigError, UsageError, nearest_first
 
 _SHIPPED = (
@@ -142,21 +142,19 @@ def _override(
 ) -> ClusterConfig:
     """Put settings over a cluster's own, as they are: what was typed into a shell is no YAML."""
     prefix = "backend.init_args."
-    backend = place.backend
-    of_backend: dict[str, Any] = {}
-    of_place: dict[str, Any] = {}
-    for key, (flag, value) in settings.items():
-        name, _, option = key.removeprefix(prefix).partition(".")
-        if not key.startswith(prefix):
-            of_place[key] = value
-        elif name not in (field.name for field in fields(backend)):  # type: ignore[arg-type] # it is one
-            raise UsageError(
-                f"{flag} means nothing to the {type(backend).__name__} of cluster {path.stem!r}.",
-                f"Leave out {flag}, or name another cluster: --cluster slurm",
-            )
-        elif option:
-            of_backend.setdefault(name, dict(getattr(backend, name)))[option] = value
-        else:
-            of_backend[name] = value
-    of_place["backend"] = replace(backend, **of_backend)  # type: ignore[type-var] # it is one
-    return replace(place, **of_place)
+    flags = {key.removeprefix(prefix): flag for key, (flag, _) in settings.items()}
+    own = {key: value for key, (_, value) in settings.items() if not key.startswith(prefix)}
+    others = {
+        key.removeprefix(prefix): value
+        for key, (_, value) in settings.items()
+        if key.startswith(prefix)
+    }
+    try:
+        backend = place.backend.with_settings(others)
+    except UnknownSettingError as error:
+        flag = next(flag for key, flag in flags.items() if key.partition(".")[0] == error.name)
+        raise UsageError(
+            f"{flag} means nothing to the {type(place.backend).__name__} of cluster {path.stem!r}.",
+            f"Leave out {flag}, or name another cluster: --cluster slurm",
+        ) from error
+    return replace(place, backend=backend, **own)

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from getiaction_launch.errors import StorageError
 from getiaction_launch.mirror.ledger import POLL_SECONDS, Ledger, walk
 from getiaction_launch.mirror.transfer import hash_of, upload
 from getiaction_launch.run.checkpoint import KEPT, all_committed, files_of, newest
+from getiaction_launch.run.records import Progress
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import (
     children,
@@ -242,7 +244,7 @@ class _Files(_Lane):
 
     name = "files"
     _record_at = 0.0
-    _record: dict[str, Any] | None = None
+    _record: Progress | None = None
 
     def is_mine(self, path: str) -> bool:
         """All but checkpoints."""
@@ -255,14 +257,14 @@ class _Files(_Lane):
 
     def look(self, *, is_last: bool = False) -> None:
         """How far training is: every other second, and at once when a save begins or has ended."""
-        record = read_json(self.local.launch_directory / "progress.json")
+        record = Progress.read(self.local)
         if record is not None and (error := self.errors.get(_Checkpoints.name)):
-            record["upload_error"] = error
+            record = replace(record, upload_error=error)
         if record is None or record == self._record:
             return
-        is_new_phase = self._record is None or record.get("phase") != self._record.get("phase")
+        is_new_phase = self._record is None or record.phase != self._record.phase
         if is_last or is_new_phase or time.monotonic() >= self._record_at:
-            write_json(self.run.launch_directory / "progress.json", record)
+            record.write(self.run)
             self._record, self._record_at = record, time.monotonic() + RECORD_SECONDS
 
 

@@ -11,7 +11,7 @@ from reader import shell
 from getiaction_launch import errors
 from getiaction_launch.backends.slurm import SlurmBackend
 from getiaction_launch.cli import follow as report
-from getiaction_launch.cli.main import main as cli
+from getiaction_launch.cli import main as cli
 from getiaction_launch.cli.settings import FLAGS
 from getiaction_launch.launch.cluster import ClusterConfig, read_cluster
 from getiaction_launch.run.state import JobState
