@@ -2,8 +2,8 @@
 
 import argparse
 
-from getiaction.data.dot import write_dot_dataset
-from getiaction.data.errors import DatasetError
+from getiaction.data import DatasetError
+from getiaction.demo import write_dot_dataset
 
 
 def main() -> None:

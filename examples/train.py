@@ -6,7 +6,7 @@ getiaction-launch --nodes 2 examples/train.py --max-epochs 2
 
 import argparse
 
-from getiaction.data import DotDataModule
+from getiaction.demo import DotDataModule
 from getiaction.policies import ACT
 from getiaction.train import Trainer
 

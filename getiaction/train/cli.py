@@ -20,7 +20,8 @@ from lightning.pytorch.cli import SaveConfigCallback as LightningSaveConfigCallb
 from lightning.pytorch.utilities import rank_zero_warn
 
 # Of an imported class `--model` and `--data` take the bare name.
-from getiaction.data import DotDataModule, LeRobotDataModule  # noqa: F401 - as said above
+from getiaction.data import LeRobotDataModule  # noqa: F401 - as said above
+from getiaction.demo import DotDataModule  # noqa: F401 - as said above
 from getiaction.policies import ACT  # noqa: F401 - as said above
 from getiaction.train.trainer import Trainer
 

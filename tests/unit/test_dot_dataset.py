@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from getiaction.data import DatasetError, DotDataModule, LeRobotDataset
-from getiaction.data import dot as dot_module
-from getiaction.data.dot import write_dot_dataset
+from getiaction.data import DatasetError, LeRobotDataset
+from getiaction.demo import DotDataModule, write_dot_dataset
+from getiaction.demo import dot as dot_module
 
 REPO = Path(__file__).parents[2]
 DATA = REPO / "tests" / "data" / "lerobot"
@@ -232,6 +232,26 @@ def test_a_root_that_holds_another_dataset_is_refused(tmp_path: Path) -> None:
     datamodule = DotDataModule(root=tmp_path / "dot", num_episodes=4, image_size_px=16)
     with pytest.raises(DatasetError, match=r"holds 2 episodes .*not 4 .*rm -r"):
         datamodule.prepare_data()
+
+
+@pytest.mark.parametrize("name", ["getiaction.data.DotDataModule", "DotDataModule"])
+def test_specs_name_the_datamodule_as_before_it_moved(tmp_path: Path, name: str) -> None:
+    """Stored runs and specs that name it in `getiaction.data`, or by its bare name, still parse."""
+    from getiaction.cli import CLI
+
+    data = {"class_path": name, "init_args": {"root": str(tmp_path / "dot")}}
+    trainer = {"logger": False, "accelerator": "cpu"}
+    built = CLI({"model": "ACT", "data": data, "trainer": trainer}, run=False)
+    assert type(built.datamodule) is DotDataModule
+
+
+def test_it_can_be_imported_from_its_old_place() -> None:
+    """`from getiaction.data import DotDataModule` gives the same class; typos stay errors."""
+    import getiaction.data
+
+    assert getiaction.data.DotDataModule is DotDataModule
+    with pytest.raises(AttributeError, match="has no attribute 'DotDataModul'"):
+        _ = getiaction.data.DotDataModul
 
 
 def test_a_url_is_no_place_for_the_dot_dataset() -> None:

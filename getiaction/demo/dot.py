@@ -15,7 +15,7 @@ from getiaction.data.errors import DatasetError
 from getiaction.data.lerobot import LeRobotDataModule
 from getiaction.data.metadata import read_metadata
 from getiaction.data.source import cache_dir
-from getiaction.data.writer import write_dataset
+from getiaction.demo.writer import write_dataset
 
 FPS = 10
 WORLD_SIZE = 512.0
