@@ -4,7 +4,6 @@ import copy
 import math
 import os
 import random
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,10 @@ from getiaction.data.dataset import LeRobotDataset, plain_episodes
 from getiaction.data.errors import DatasetError
 from getiaction.data.loader import EpochSampler, ResumableLoader
 from getiaction.data.source import Source, check_episodes, fetch_dataset, fetch_metadata
+from getiaction.lightning_seams import (
+    silence_empty_validation_warning,
+    uses_distributed_sampler,
+)
 
 MAX_AUTO_WORKERS = 8
 
@@ -229,8 +232,7 @@ class LeRobotDataModule(LightningDataModule):
                     "test, which without val_split reads all of them."
                 )
                 raise DatasetError(msg)
-            # Lightning skips an empty list, but warns of it as of a mistake.
-            warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
+            silence_empty_validation_warning()
             return []
         return self._loader(self.val_dataset)
 
@@ -287,7 +289,7 @@ class LeRobotDataModule(LightningDataModule):
                 self._shuffle_seed = self.trainer.strategy.broadcast(self._shuffle_seed)
         seed, share = self._shuffle_seed, {"num_replicas": 1, "rank": 0}
         if self.trainer is not None:
-            if self.trainer._accelerator_connector.use_distributed_sampler:  # noqa: SLF001 - no public door
+            if uses_distributed_sampler(self.trainer):
                 share = self.trainer.distributed_sampler_kwargs or share
             else:  # each rank goes through all data, in an order of its own
                 seed += self.trainer.global_rank

@@ -1,4 +1,9 @@
-"""A loader that knows where it is, so that training resumes with the batch that was next."""
+"""A data loader that knows its position, so that training resumes with the batch that was next.
+
+This is the one place that uses private parts of torch's DataLoader: `_index_sampler`, whose batches
+carry a seed each, `_get_iterator`, and `dataset`, which torch does not allow to be replaced.
+Saved positions are checked against undisturbed training in the tests of resuming.
+"""
 
 import copy
 import itertools

@@ -9,6 +9,8 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, Subset
 
+from getiaction.lightning_seams import loop_data
+
 
 @runtime_checkable
 class PolicyDataset(Protocol):
@@ -60,15 +62,7 @@ def find_policy_datasets(trainer: Trainer) -> list[PolicyDataset]:
     Returns:
         The datasets, each one once.
     """
-    # trainer.datamodule outlives the call that it was given to; the loops' sources do not.
-    loops = (
-        trainer.fit_loop,
-        trainer.fit_loop.epoch_loop.val_loop,
-        trainer.validate_loop,
-        trainer.test_loop,
-        trainer.predict_loop,
-    )
-    found = {id(d): d for loop in loops for d in _policy_datasets(loop._data_source.instance)}  # noqa: SLF001 - Lightning has no public door to bare dataloaders before they are set up
+    found = {id(d): d for data in loop_data(trainer) for d in _policy_datasets(data)}
     return list(found.values())
 
 

@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 # Of an imported class `--model` and `--data` take the bare name.
 from getiaction.data import LeRobotDataModule  # noqa: F401 - as said above
 from getiaction.demo import DotDataModule  # noqa: F401 - as said above
+from getiaction.lightning_seams import subcommand_parsers
 from getiaction.policies import ACT  # noqa: F401 - as said above
 from getiaction.train.trainer import Trainer
 
@@ -84,8 +85,8 @@ class CLI(LightningCLI):
             else:
                 self.config = parser.parse_object(args)
         except ArgumentError as error:
-            parsers = getattr(self, "_subcommand_parsers", {"": parser})
-            keys = next(iter(parsers.values())).get_defaults().keys()
+            fit_parser = next(iter(subcommand_parsers(self).values()), parser)
+            keys = fit_parser.get_defaults().keys()
             # The parser names the place of a YAML error, but not the file.
             words = sys.argv[1:] if args is None else args if isinstance(args, list) else []
             files = [word.rpartition("=")[2] for word in words if word.endswith(CONFIG_SUFFIXES)]
@@ -94,7 +95,8 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Look for the checkpoint before seconds are spent on building what it is for."""
-        path = self._get(self.config, "ckpt_path")
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        path = config.get("ckpt_path")
         is_keyword = str(path).partition(":")[0] in {"best", "last", "hpc", "registry"}
         if path and not is_keyword and not get_filesystem(path).exists(path):
             msg = f"ckpt_path={path} does not exist.\nIs it there? ls {Path(path).parent}"

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.plugins import _PLUGIN_INPUT
 from lightning.pytorch.strategies import Strategy
+
+from getiaction.lightning_seams import Plugin
 
 Devices = list[int] | str | int
 
@@ -75,7 +76,7 @@ def follow_starter(
 
 
 def given_environment(
-    strategy: str | Strategy, plugins: _PLUGIN_INPUT | list[_PLUGIN_INPUT] | None
+    strategy: str | Strategy, plugins: Plugin | list[Plugin] | None
 ) -> ClusterEnvironment | None:
     """Find the cluster environment that the Trainer is given.
 
@@ -94,8 +95,8 @@ def given_environment(
 
 
 def without_requeueing(
-    plugins: _PLUGIN_INPUT | list[_PLUGIN_INPUT] | None, environment: ClusterEnvironment | None
-) -> _PLUGIN_INPUT | list[_PLUGIN_INPUT] | None:
+    plugins: Plugin | list[Plugin] | None, environment: ClusterEnvironment | None
+) -> Plugin | list[Plugin] | None:
     """Add the environment that Lightning would find under SLURM, with its requeueing off.
 
     Lightning's saves, and talks to the other ranks, inside a signal handler, where it deadlocks if

@@ -6,6 +6,8 @@ import fsspec
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from getiaction.lightning_seams import close_event_file, has_event_file
+
 PERIOD_SECONDS = 30.0
 """How old the curves on storage are at most, while something is logged."""
 _PATIENCE = {
@@ -41,10 +43,9 @@ class RemoteTensorBoardLogger(TensorBoardLogger):
     @rank_zero_only
     def save(self) -> None:
         """Send what was logged, unless that was done a moment ago."""
-        if self._experiment is not None and time.monotonic() >= self._next_at:
+        if has_event_file(self) and time.monotonic() >= self._next_at:
             super().save()
-            self._experiment.close()
-            self._experiment = None
+            close_event_file(self)
             self._next_at = time.monotonic() + PERIOD_SECONDS
 
 

@@ -3,7 +3,6 @@
 # ruff: noqa: PYI041 - of a plain `float` jsonargparse would make 10.0, a fraction, out of 10 batches
 
 import functools
-import inspect
 import os
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -12,17 +11,21 @@ from typing import Literal, TypeVar, cast
 
 import lightning
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
-from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.plugins import _PLUGIN_INPUT
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import Strategy
-from lightning.pytorch.utilities.argparse import _parse_env_variables
 
 from getiaction.data.source import local_or_url
+from getiaction.lightning_seams import (
+    PathOrUrl,
+    Plugin,
+    Precision,
+    environment_defaults,
+    init_without_environment_defaults,
+    requeue_checkpoint,
+)
 from getiaction.train.callbacks import PolicyDatasetInteraction
 from getiaction.train.environment import follow_starter, given_environment, without_requeueing
 from getiaction.train.remote_logger import RemoteTensorBoardLogger
@@ -35,7 +38,7 @@ def _with_environment_defaults(init: Init) -> Init:
 
     @functools.wraps(init)
     def wrapper(self: lightning.Trainer, **arguments: object) -> None:
-        init(self, **(vars(_parse_env_variables(type(self))) | arguments))
+        init(self, **(environment_defaults(type(self)) | arguments))
 
     return cast("Init", wrapper)
 
@@ -122,7 +125,7 @@ class Trainer(lightning.Trainer):
         strategy: str | Strategy = "auto",
         devices: list[int] | str | int = "auto",
         num_nodes: int = 1,
-        precision: _PRECISION_INPUT | None = None,
+        precision: Precision | None = None,
         logger: Logger | Iterable[Logger] | bool | None = None,
         callbacks: list[Callback] | Callback | None = None,
         fast_dev_run: int | bool = False,
@@ -153,10 +156,10 @@ class Trainer(lightning.Trainer):
         profiler: Profiler | str | None = None,
         detect_anomaly: bool = False,
         barebones: bool = False,
-        plugins: _PLUGIN_INPUT | list[_PLUGIN_INPUT] | None = None,
+        plugins: Plugin | list[Plugin] | None = None,
         sync_batchnorm: bool = False,
         reload_dataloaders_every_n_epochs: int = 0,
-        default_root_dir: _PATH | None = "experiments",
+        default_root_dir: PathOrUrl | None = "experiments",
         enable_autolog_hparams: bool = True,
         model_registry: str | None = None,
     ) -> None:
@@ -188,9 +191,8 @@ class Trainer(lightning.Trainer):
             "callbacks": callbacks,
             "default_root_dir": root,
         }
-        # Lightning's environment defaults are in `arguments` already. Its wrapper would read them
-        # again and then stumble over the parameter that it does not know, experiment_name.
-        inspect.unwrap(lightning.Trainer.__init__)(self, **arguments)
+        # The environment's defaults are in `arguments` already: see _with_environment_defaults.
+        init_without_environment_defaults(self, **arguments)
         if not getattr(environment, "auto_requeue", False):
             self._refuse_stray_checkpoint()
 
@@ -215,7 +217,7 @@ class Trainer(lightning.Trainer):
 
     def _refuse_stray_checkpoint(self) -> None:
         """Refuse what Lightning would resume without being asked, whichever run it is of."""
-        stray = self._checkpoint_connector._hpc_resume_path  # noqa: SLF001 - no public door
+        stray = requeue_checkpoint(self)
         if stray and SLURMEnvironment.detect():
             msg = (
                 f"{stray} was left by Lightning's requeueing of some run, and under SLURM Lightning"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 from torch.nn import Parameter
@@ -165,14 +165,14 @@ class ACT(LightningModule):
             refuse_imagenet_stats(dataset_stats)
         stats = policy_stats(dataset_stats, use_imagenet_stats=imagenet_stats)
         has_camera = any(feature["type"] == "VISUAL" for feature in stats.values())
-        weights = self._backbone_weights.find(self._trainer) if has_camera else None
+        weights = self._backbone_weights.find(self._attached()) if has_camera else None
         norm = self.hparams["backbone_norm"]
         if norm is None:
             norm = "group_norm" if weights is None else "frozen_batch_norm"
         model = self._set_model(stats, norm)
         if weights is not None:
             load_weights(model.backbone, weights)
-        if self._trainer is None:
+        if self._attached() is None:
             self._backbone_weights.warn_if_missing()
 
     def setup(self, stage: str) -> None:
@@ -311,7 +311,8 @@ class ACT(LightningModule):
             backbone = name.startswith("backbone.")
             groups["optimizer_lr_backbone" if backbone else "optimizer_lr"].append(parameter)
         # Lightning's mixed precision cannot clip the gradients of a fused optimizer.
-        plugin = None if self._trainer is None else self._trainer.precision_plugin
+        trainer = self._attached()
+        plugin = None if trainer is None else trainer.precision_plugin
         return AdamW(
             [{"params": group, "lr": self.hparams[lr]} for lr, group in groups.items() if group],
             weight_decay=self.hparams["optimizer_weight_decay"],
@@ -328,6 +329,12 @@ class ACT(LightningModule):
         if gradient_clip_val is None:
             gradient_clip_val = self.hparams["optimizer_grad_clip_norm"]
         self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def _attached(self) -> Trainer | None:
+        try:
+            return self.trainer
+        except RuntimeError:  # Lightning's answer before a Trainer has this module
+            return None
 
     def _to_own(self, value: Any) -> Tensor:  # noqa: ANN401 - whatever a robot or simulator gives
         tensor = torch.as_tensor(value).to(self.device)
