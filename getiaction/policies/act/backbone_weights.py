@@ -154,6 +154,26 @@ def load_weights(backbone: nn.Module, path: str) -> None:
         raise ValueError(message) from error
 
 
+def refuse_weights_on_some_ranks(trainer: Trainer, norm: str | None) -> None:
+    """Check that either every rank starts from pretrained backbone weights or none does.
+
+    Args:
+        trainer: Trainer whose ranks are compared; every rank must call this.
+        norm: Normalisation of this rank's backbone, which follows from its weights.
+
+    Raises:
+        RuntimeError: The ranks have different normalisations.
+    """
+    frozen = norm == "frozen_batch_norm"
+    decide = trainer.strategy.reduce_boolean_decision
+    if decide(frozen, all=True) != decide(frozen, all=False):
+        message = (
+            "some ranks found the backbone's pretrained weights and others did not\n"
+            "give all the same file: pretrained_backbone_weights=/shared/resnet18.pth"
+        )
+        raise RuntimeError(message)
+
+
 @contextlib.contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
     # torch.hub offers no time-out of its own.

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,9 +15,13 @@ from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
 from getiaction.data.observation import find_policy_dataset
-from getiaction.policies.act.backbone_weights import BackboneWeights, load_weights
+from getiaction.policies.act.acting import ActionQueue, predict_chunk
+from getiaction.policies.act.backbone_weights import (
+    BackboneWeights,
+    load_weights,
+    refuse_weights_on_some_ranks,
+)
 from getiaction.policies.act.config import ACTConfig
-from getiaction.policies.act.ensemble import TemporalEnsemble
 from getiaction.policies.act.model import ACTION, ACTModel
 from getiaction.policies.act.normalization import policy_stats, refuse_imagenet_stats
 from getiaction.policies.act.pretrained import read_pretrained
@@ -128,8 +131,7 @@ class ACT(LightningModule):
         stats = dataset_stats and policy_stats(dataset_stats, use_imagenet_stats=use_imagenet_stats)
         self.save_hyperparameters({"image_size": size, "dataset_stats": stats})
         self.model = None
-        self._queue: deque[Tensor] = deque()
-        self._ensemble: TemporalEnsemble | None = None
+        self._actions: ActionQueue | None = None
         ACTConfig.from_mapping(self.hparams)
         self._backbone_weights = BackboneWeights(
             pretrained_backbone_weights, vision_backbone, backbone_norm
@@ -190,14 +192,7 @@ class ACT(LightningModule):
                 message = "ACT has no parameters yet, and the data given to fit has no statistics\n"
                 message += f"use LeRobotDataModule or LeRobotDataset, or {_BUILD}"
                 raise ValueError(message)
-        frozen = self.hparams["backbone_norm"] == "frozen_batch_norm"
-        decide = self.trainer.strategy.reduce_boolean_decision
-        if decide(frozen, all=True) != decide(frozen, all=False):
-            message = (
-                "some ranks found the backbone's pretrained weights and others did not\n"
-                "give all the same file: pretrained_backbone_weights=/shared/resnet18.pth"
-            )
-            raise RuntimeError(message)
+        refuse_weights_on_some_ranks(self.trainer, self.hparams["backbone_norm"])
 
     def prepare_data(self) -> None:
         """Download the backbone's weights, on one process per node."""
@@ -267,15 +262,7 @@ class ACT(LightningModule):
         Raises:
             ValueError: An observation is missing or has another shape.
         """
-        model = self._built()
-        keys = [key for key in model.observations if key in batch]
-        observations = {key: self._to_own(batch[key]) for key in keys}
-        training = model.training
-        model.eval()
-        try:
-            return model.predict(observations)
-        finally:
-            model.train(training)
+        return predict_chunk(self._built(), batch)
 
     @torch.no_grad()
     def select_action(self, batch: Mapping[str, Any]) -> Tensor:
@@ -288,21 +275,13 @@ class ACT(LightningModule):
         Returns:
             (B, A) in the dataset's units.
         """
-        config = self._built().config
-        if config.temporal_ensemble_coeff is not None:
-            if self._ensemble is None:
-                coeff, size = config.temporal_ensemble_coeff, config.chunk_size
-                self._ensemble = TemporalEnsemble(coeff, size)
-            return self._ensemble.update(self.predict_action_chunk(batch))
-        if not self._queue:
-            chunk = self.predict_action_chunk(batch)
-            self._queue.extend(chunk[:, : config.n_action_steps].unbind(1))
-        return self._queue.popleft()
+        if self._actions is None:
+            self._actions = ActionQueue(self._built().config)
+        return self._actions.next(lambda: self.predict_action_chunk(batch))
 
     def reset(self) -> None:
         """Forget the actions that are not yet carried out: an episode begins."""
-        self._queue.clear()
-        self._ensemble = None
+        self._actions = None
 
     def configure_optimizers(self) -> Optimizer:
         """Return AdamW with the backbone's parameters in a group of their own."""
@@ -336,12 +315,6 @@ class ACT(LightningModule):
         except RuntimeError:  # Lightning's answer before a Trainer has this module
             return None
 
-    def _to_own(self, value: Any) -> Tensor:  # noqa: ANN401 - whatever a robot or simulator gives
-        tensor = torch.as_tensor(value).to(self.device)
-        # Not self.dtype: Lightning does not follow bfloat16().
-        dtype = next(self.parameters()).dtype
-        return tensor.to(dtype) if tensor.is_floating_point() else tensor
-
     def _evaluate(self, batch: dict[str, Any], stage: str) -> Tensor:
         l1_loss = self._built().loss(batch, self.hparams["kl_weight"]).l1_loss
         values = {f"{stage}/loss": l1_loss, f"{stage}/l1_loss": l1_loss}
@@ -362,6 +335,7 @@ class ACT(LightningModule):
         if self.hparams["compile_model"]:
             model.compile()
         self.model = model.to(self.device)
+        self._actions = None
         return model
 
     def _load_pretrained(self, name_or_path: str) -> None:
