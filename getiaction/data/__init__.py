@@ -1,4 +1,4 @@
-"""Robot data: readers of LeRobot datasets and Lightning datamodules over them."""
+"""Robot data: a reader of LeRobot datasets and a Lightning datamodule for training on them."""
 
 from typing import TYPE_CHECKING
 

@@ -155,9 +155,9 @@ def test_holding_the_state_predicts_poorly_and_knowing_the_goal_well(root: Path)
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"num_episodes": 0}, "num_episodes=0"),
-        ({"image_size_px": 8}, "image_size_px=8"),
-        ({"image_size_px": 33}, "image_size_px=33"),
+        ({"num_episodes": 0}, "num_episodes must be at least 1, got 0"),
+        ({"image_size_px": 8}, "image_size_px must be an even number of at least 16, got 8"),
+        ({"image_size_px": 33}, "image_size_px must be an even number of at least 16, got 33"),
     ],
 )
 def test_arguments_out_of_range_are_refused(
@@ -173,7 +173,7 @@ def test_an_existing_folder_is_never_overwritten(tmp_path: Path) -> None:
     """A folder that is there is refused, and left as it is."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
-    with pytest.raises(DatasetError, match=r"exists already.*rm -r"):
+    with pytest.raises(DatasetError, match=r"already exists.*rm -r"):
         write_dot_dataset(tmp_path / "mine", num_episodes=1)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["file"]
 
@@ -270,5 +270,5 @@ def test_the_example_script_writes_a_dataset(tmp_path: Path) -> None:
     assert LeRobotDataset(root=tmp_path / "dot").num_episodes == 2
     second = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     assert second.returncode == 2
-    assert "exists already" in second.stderr
+    assert "already exists" in second.stderr
     assert "Traceback" not in second.stderr
