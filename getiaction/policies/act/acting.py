@@ -20,7 +20,7 @@ def predict_chunk(model: ACTModel, batch: Mapping[str, Any]) -> Tensor:
     The model is put back into training mode if it was in it.
 
     Args:
-        model: Network to ask.
+        model: Network that predicts the actions.
         batch: Tensors or NumPy arrays by feature key, with a batch dimension, on any device and of
             any floating-point type; keys that the model does not use are ignored.
 
@@ -45,14 +45,14 @@ def predict_chunk(model: ACTModel, batch: Mapping[str, Any]) -> Tensor:
 
 
 class ActionQueue:
-    """Hands out one action per control step, and asks for a new chunk when it needs one.
+    """Returns one action per control step, and requests a new chunk when it needs one.
 
-    With temporal ensembling it asks at every step and averages the overlapping chunks; otherwise
-    it asks after `n_action_steps` actions.
+    With temporal ensembling it requests a chunk at every step and averages the overlapping ones;
+    otherwise it requests a chunk after every `n_action_steps` actions.
 
     Args:
-        config: Shape of the policy, of which `chunk_size`, `n_action_steps` and
-            `temporal_ensemble_coeff` are used.
+        config: Configuration that sets `chunk_size`, `n_action_steps` and
+            `temporal_ensemble_coeff`.
     """
 
     def __init__(self, config: ACTConfig) -> None:
