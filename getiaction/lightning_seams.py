@@ -1,4 +1,4 @@
-"""Every place where this package relies on what Lightning does not promise.
+"""Every place where this package relies on internals of Lightning.
 
 Private names and the wording of a warning may change in any release of Lightning. They are used
 here and nowhere else, each in a small function that says why no public interface does the same,
