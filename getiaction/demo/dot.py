@@ -1,4 +1,4 @@
-"""The dot dataset: small, made on the spot, and learnable only by looking at the image."""
+"""The dot dataset: small, generated in seconds, and learnable only from the image."""
 
 import math
 import os
@@ -15,7 +15,7 @@ from getiaction.data.errors import DatasetError
 from getiaction.data.lerobot import LeRobotDataModule
 from getiaction.data.metadata import read_metadata
 from getiaction.data.source import cache_dir
-from getiaction.data.writer import write_dataset
+from getiaction.demo.writer import write_dataset
 
 FPS = 10
 WORLD_SIZE = 512.0
@@ -38,30 +38,34 @@ def write_dot_dataset(
 ) -> Path:
     """Write a LeRobot v3.0 dataset in which a dot moves to a goal.
 
-    A dot starts anywhere on a square of 512 x 512 units and spirals to a goal elsewhere, with
-    noise, in 30 to 60 frames at 10 frames per second. "observation.image" shows dot and goal,
-    "observation.state" (2,) is the dot's position and "action" (2,) the position it aims at next.
-    The goal is in the image only: on 100 episodes with chunks of 10 actions, holding the state has
-    a normalised L1 of about 0.24, the best linear function of state and goal 0.09.
+    In each episode a dot starts somewhere on a square of 512 x 512 units and spirals, with noise,
+    to a goal elsewhere, in 30 to 60 frames at 10 frames per second. "observation.image" shows the
+    dot and the goal, "observation.state" (2,) is the dot's position, and "action" (2,) is the
+    position that it aims at next. The goal is visible in the image only: on 100 episodes with
+    chunks of 10 actions, repeating the state has a normalised L1 error of about 0.24, and the best
+    linear function of state and goal one of 0.09.
 
     Args:
-        root: Local folder to make; it appears when it is complete.
-        num_episodes: Number of episodes.
-        image_size_px: Height and width of the image in pixels, even.
-        seed: The same seed gives the same episodes.
+        root: Local folder to write; it appears only when it is complete.
+        num_episodes: Number of episodes to write.
+        image_size_px: Height and width of the images in pixels; an even number from 16.
+        seed: Seed of all random numbers; the same seed writes the same episodes.
 
     Returns:
-        `root` as a path.
+        The `root` argument as a path.
 
     Raises:
         DatasetError: `root` exists, or an argument is out of range.
     """
     root = Path(root)
     if num_episodes < 1:
-        msg = f"num_episodes={num_episodes} makes no dataset. Use 1 or more."
+        msg = f"num_episodes must be at least 1, got {num_episodes}."
         raise DatasetError(msg)
     if image_size_px < MIN_IMAGE_SIZE_PX or image_size_px % 2:
-        msg = f"image_size_px={image_size_px} cannot be encoded. Use an even number from 16 on."
+        msg = (
+            f"image_size_px must be an even number of at least {MIN_IMAGE_SIZE_PX}, got "
+            f"{image_size_px}."
+        )
         raise DatasetError(msg)
     root.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -83,24 +87,29 @@ def write_dot_dataset(
 
 
 class DotDataModule(LeRobotDataModule):
-    """The dot dataset, written at first use.
+    """The dot dataset (see `write_dot_dataset`) as a datamodule, which writes it on first use.
 
     Args:
-        num_episodes: Number of episodes.
-        image_size_px: Height and width of the image in pixels, even.
-        seed: The same seed gives the same episodes.
-        root: Local folder; default one in the cache (`GETIACTION_CACHE`) per set of arguments.
-        train_batch_size: Samples per training batch and rank.
-        val_batch_size: Samples per validation batch; default that of training.
-        num_workers: Loader processes per rank: see `LeRobotDataModule`.
-        image_transforms: Called with each camera tensor of a training sample.
-        val_split: Share of the episodes that is held out for validation, in [0, 1).
-        val_split_seed: Seed of the choice of held-out episodes.
-        pin_memory: Put batches into page-locked memory; "auto" does where there is CUDA.
-        persistent_workers: Keep loader processes between epochs.
+        num_episodes: Number of episodes to write.
+        image_size_px: Height and width of the images in pixels; an even number from 16.
+        seed: Seed of all random numbers; the same seed writes the same episodes.
+        root: Local folder of the dataset; None takes a folder in the cache (`GETIACTION_CACHE`),
+            one for each combination of the arguments above.
+        train_batch_size: Number of samples in a training batch of one rank.
+        val_batch_size: Number of samples in a validation, test or prediction batch of one rank;
+            None takes `train_batch_size`.
+        num_workers: Number of loader processes of each rank; "auto" follows the number of CPUs, as
+            described in `LeRobotDataModule`.
+        image_transforms: Function that is applied to each camera tensor of a training sample,
+            (3, H, W) in [0, 1].
+        val_split: Fraction of the episodes to hold out for validation, in [0, 1).
+        val_split_seed: Seed that decides which episodes are held out.
+        pin_memory: Whether to put batches into page-locked memory; "auto" does if CUDA is
+            available.
+        persistent_workers: Whether loader processes are kept from one epoch to the next.
 
     Raises:
-        DatasetError: An argument is out of range.
+        DatasetError: An argument is out of range, or `root` is a URL.
     """
 
     def __init__(
@@ -120,7 +129,7 @@ class DotDataModule(LeRobotDataModule):
         persistent_workers: bool = True,
     ) -> None:
         if root is not None and "://" in str(root):
-            msg = f'root="{root}" is a URL, and the dot dataset is written locally. Use a folder.'
+            msg = f'root="{root}" is a URL, but the dot dataset is written locally. Use a folder.'
             raise DatasetError(msg)
         name = f"dot-{num_episodes}x{image_size_px}px-seed{seed}"
         root = str(cache_dir() / name if root is None else root)
@@ -140,10 +149,10 @@ class DotDataModule(LeRobotDataModule):
         self.seed = seed
 
     def prepare_data(self) -> None:
-        """Write the dataset if it is not there.
+        """Write the dataset, unless it exists. Lightning calls this in one process per node.
 
         Raises:
-            DatasetError: The folder holds a dataset of other arguments.
+            DatasetError: The folder holds a dataset that was written with other arguments.
         """
         root = Path(str(self.root))
         root.parent.mkdir(parents=True, exist_ok=True)
@@ -161,13 +170,13 @@ class DotDataModule(LeRobotDataModule):
         if found != wanted:
             msg = (
                 f"{root} holds {found[0]} episodes with images {found[1]}, not {wanted[0]} with "
-                f"{wanted[1]}. Name another root, or remove it first: rm -r {root}"
+                f"{wanted[1]}. Use another root, or remove this one first: rm -r {root}"
             )
             raise DatasetError(msg)
 
 
 def _simulate(rng: np.random.Generator) -> tuple[Array, Array, Array]:
-    """Return one episode's states (T, 2), actions (T, 2) and goal (2,)."""
+    """Simulate one episode; return its states (T, 2), actions (T, 2) and goal (2,)."""
     position = goal = np.zeros(2)
     while np.linalg.norm(goal - position) < WORLD_SIZE * 0.4:
         position, goal = rng.uniform(WORLD_SIZE / 8, WORLD_SIZE * 7 / 8, (2, 2))
@@ -188,7 +197,7 @@ def _simulate(rng: np.random.Generator) -> tuple[Array, Array, Array]:
 
 
 def _draw(states: Array, goal: Array, size_px: int) -> NDArray[np.uint8]:
-    """Return (T, size_px, size_px, 3) RGB frames: a green goal, and a blue dot over it."""
+    """Draw a green goal and a blue dot; return RGB frames, (T, size_px, size_px, 3)."""
     pixel = WORLD_SIZE / size_px
     axis = ((np.arange(size_px) + 0.5) * pixel).astype(np.float32)
     frames = np.full((len(states), size_px, size_px, 3), 255, np.float32)
@@ -202,7 +211,7 @@ def _draw(states: Array, goal: Array, size_px: int) -> NDArray[np.uint8]:
 
 
 def _columns(states: Array, actions: Array, goal: Array) -> dict[str, Array]:
-    """Return the rows of one episode: per feature (T,) or (T, 2)."""
+    """Return the rows of one episode: (T,) or (T, 2) values for each feature."""
     after = np.linalg.norm(np.append(states[1:], states[-1:], axis=0) - goal, axis=1)
     return {
         "observation.state": states,

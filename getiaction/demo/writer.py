@@ -1,4 +1,4 @@
-"""Write a LeRobot v3.0 dataset."""
+"""A writer of small LeRobot v3.0 datasets, which the dot dataset is written with."""
 
 import json
 import shutil
@@ -43,28 +43,29 @@ def write_dataset(
     features: dict[str, dict[str, Any]],
     robot_type: str,
 ) -> None:
-    """Write a small LeRobot v3.0 dataset of one task and one camera.
+    """Write a small LeRobot v3.0 dataset with one task and one camera.
 
-    Layout: https://huggingface.co/docs/lerobot/lerobot-dataset-v3. Everything goes into one data
-    and one video file. The folder appears when it is complete; after an error or a kill there is
-    none.
+    Layout: https://huggingface.co/docs/lerobot/lerobot-dataset-v3. All episodes are written to one
+    data file and one video file. The folder appears only when it is complete, so an error or a kill
+    leaves no part of it at `root`.
 
     Args:
-        root: Local folder to make.
-        episodes: Per episode of T frames the camera's RGB images, (T, image_size_px,
-            image_size_px, 3) uint8, and per key of `features` its values, (T,) or (T, n).
-        fps: Frames per second.
-        task: Text of the task.
-        camera: Key of the camera.
-        image_size_px: Height and width of the images in pixels, even.
-        features: Per key "dtype" ("float32", "int64" or "bool"), "shape" ([n]) and "names".
-        robot_type: Name of the robot.
+        root: Local folder to write.
+        episodes: For each episode of T frames, the camera's RGB images, (T, image_size_px,
+            image_size_px, 3) uint8, and the values of each feature by key, (T,) or (T, n).
+        fps: Frames per second of every episode.
+        task: Text that describes the task of every episode.
+        camera: Feature key of the camera, such as "observation.image".
+        image_size_px: Height and width of the images in pixels; an even number.
+        features: Description of each feature by key: "dtype" ("float32", "int64" or "bool"),
+            "shape" ([n]) and "names".
+        robot_type: Name of the robot, as stored in `meta/info.json`.
 
     Raises:
-        DatasetError: `root` exists.
+        DatasetError: There is something at `root` already.
     """
     if root.exists():
-        msg = f"{root} exists already. Name another folder, or remove it first: rm -r {root}"
+        msg = f"{root} already exists. Use another folder, or remove it first: rm -r {root}"
         raise DatasetError(msg)
     index = {k: {"dtype": dtype, "shape": [1], "names": None} for k, dtype in INDEX_DTYPES.items()}
     rows = {**features, **index}
@@ -119,11 +120,11 @@ def _write_episodes(
     camera: str,
     image_size_px: int,
 ) -> Iterator[tuple[dict[str, Any], dict[str, FeatureStats]]]:
-    """Write images and rows; yield each episode's place and statistics."""
+    """Write images and rows; yield the location and the statistics of each episode."""
     stream = video.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "crf": "18"})
     stream.width = stream.height = image_size_px
     stream.pix_fmt = "yuv420p"
-    # As lerobot: frames are read in random order, so key frames are close.
+    # As in lerobot, every second frame is a key frame, because frames are read in random order.
     stream.codec_context.gop_size = 2
     stream.codec_context.max_b_frames = 0
     stream.codec_context.thread_count = 1
@@ -141,7 +142,7 @@ def _write_episodes(
         }
         for frame in frames:
             video.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        # One row group per episode, as lerobot: a reader of some episodes skips the others.
+        # As in lerobot, one row group per episode, so that readers of some episodes skip others.
         schema = data.schema
         data.write_table(pa.table({key: list(rows[key]) for key in schema.names}, schema=schema))
         stats = {key: _describe(column) for key, column in rows.items()}
@@ -197,14 +198,14 @@ def _schema(features: dict[str, dict[str, Any]]) -> pa.Schema:
 
 
 def _describe(values: Array) -> FeatureStats:
-    """Return the statistics of (T,) or (T, n) values as lists of one or n numbers."""
+    """Compute the statistics of (T,) or (T, n) values, as lists of one or n numbers."""
     table = values.astype(np.float64).reshape(len(values), -1)
     stats = {name: getattr(table, name)(axis=0).tolist() for name in ("min", "max", "mean", "std")}
     return {**stats, "count": [len(values)]}
 
 
 def _describe_images(frames: NDArray[np.uint8]) -> FeatureStats:
-    """Return the statistics of (T, H, W, 3) images, in [0, 1], as lists [3][1][1]."""
+    """Compute the statistics of (T, H, W, 3) images, scaled to [0, 1], as lists [3][1][1]."""
     levels = np.arange(256) / 255
     counts = np.stack([np.bincount(frames[..., i].ravel(), minlength=256) for i in range(3)])
     shares = counts / counts.sum(axis=1, keepdims=True)
@@ -224,7 +225,7 @@ def _flat(stats: dict[str, FeatureStats]) -> dict[str, Any]:
 
 
 def _write_tasks(path: Path, task: str) -> None:
-    # lerobot reads a pandas frame whose index holds the texts: this says so without pandas.
+    # lerobot reads a pandas frame whose index holds the texts; this metadata declares one.
     index = "__index_level_0__"
     columns = [
         {"name": "task_index", "field_name": "task_index"}
