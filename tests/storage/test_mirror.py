@@ -13,7 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from getiaction_launch.errors import CheckError, StorageError
-from getiaction_launch.mirror.mirror import READ_SECONDS, Mirror
+from getiaction_launch.mirror.lanes import READ_SECONDS
+from getiaction_launch.mirror.mirror import Mirror
 from getiaction_launch.mirror.staging import prepare, salvage
 from getiaction_launch.mirror.transfer import download
 from getiaction_launch.run.checkpoint import all_committed, commit, newest, partial_path
@@ -188,7 +189,7 @@ def test_checkpoint_counts_on_storage_once_it_is_there(run, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(fs, "put_file", refuse)
-        with pytest.raises(StorageError, match=r"did not take all files: .*cut off"):
+        with pytest.raises(StorageError, match=r"could not upload all files to .*: .*cut off"):
             Mirror(run).close(0)
     assert newest(run).step == 10
     sync(run)
@@ -215,7 +216,7 @@ def test_upload_that_was_killed_leaves_nothing_for_ever(run):
 def test_status_tells_that_no_checkpoint_can_be_uploaded(run, monkeypatch, until):
     """Logs still come, and with them the reason; it goes when a checkpoint has come."""
     monkeypatch.setattr("getiaction_launch.mirror.mirror.POLL_SECONDS", 0.01)
-    monkeypatch.setattr("getiaction_launch.mirror.mirror.RECORD_SECONDS", 0.0)
+    monkeypatch.setattr("getiaction_launch.mirror.lanes.RECORD_SECONDS", 0.0)
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError("full bucket")
@@ -224,7 +225,7 @@ def test_status_tells_that_no_checkpoint_can_be_uploaded(run, monkeypatch, until
     save(run, 10)
     mirror = Mirror(run)
     with monkeypatch.context() as patch:
-        patch.setattr("getiaction_launch.mirror.mirror.upload", refuse)
+        patch.setattr("getiaction_launch.mirror.lanes.upload", refuse)
         mirror.start()
         until(lambda: "full bucket" in (run.read("progress") or {}).get("upload_error", ""))
     until(lambda: newest(run))
@@ -375,7 +376,9 @@ def test_training_is_stopped_when_storage_takes_nothing_for_long(run, monkeypatc
 
     with StopRequest() as stop:
         mirror = Mirror(run, period_seconds=0, limit_seconds=0, stop=stop)
-        fs, _ = file_system(mirror._lanes[1].run.directory)  # a thread's own, where it is of one
+        fs, _ = file_system(
+            mirror._lanes[1].work.run.directory
+        )  # a thread's own, where it is of one
         with monkeypatch.context() as patch:
             patch.setattr(fs, "put_file", refuse)
             mirror.start()
