@@ -148,7 +148,7 @@ def test_endless_requeues_without_a_step_are_stopped(run, monkeypatch):
     for step, goes_on in ((None, True), (50, True), (50, True), (50, False)):
         attempt = begin(run)
         if step:
-            checkpoint = Checkpoint(run.directory, 0, 0, step, 0, "period", 1, time.time())
+            checkpoint = Checkpoint(0, 0, step, 0, "period", 1, time.time(), path=run.directory)
         allowed = allow_another(run, WARNED)
         assert allowed.goes_on is goes_on
         attempt.end(allowed)
