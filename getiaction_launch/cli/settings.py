@@ -153,9 +153,15 @@ FLAGS = (
         "of the driver",
         partial(_read_json, "--entrypoint-resources"),
     ),
-    _Flag(("--max-crashes",), "max_crashes", "N", "start again after so many failures", least=0),
-    _Flag(("--max-node-failures",), "max_node_failures", "N", "the same for lost nodes", least=0),
-    _Flag(("--max-interruptions",), "max_interruptions", "N", "the same for time limits", least=0),
+    _Flag(
+        ("--max-crashes",), "restarts.crashes", "N", "start again after so many failures", least=0
+    ),
+    _Flag(
+        ("--max-node-failures",), "restarts.node_failures", "N", "the same for lost nodes", least=0
+    ),
+    _Flag(
+        ("--max-interruptions",), "restarts.interruptions", "N", "the same for time limits", least=0
+    ),
 )
 _PAIRS = {"sbatch": "any other option of sbatch", "srun": "any other option of srun"}
 

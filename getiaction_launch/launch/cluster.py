@@ -4,15 +4,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from getiaction_launch.backends.backend import Backend, UnknownSettingError
 from getiaction_launch.errors import ClusterConfigError, UsageError, nearest_first
+from getiaction_launch.plan.plan import OLD_KEYS, Restarts, Saving, Uploading
 
 _SHIPPED = (
     Path(__file__).parents[1] / "cluster_configs",  # in an installed wheel
     Path(__file__).parents[2] / "cluster_configs",  # in a checkout
 )
+_GROUPS = {"saving": Saving, "uploading": Uploading, "restarts": Restarts}
 _SEXAGESIMAL = re.compile(r"[-+]?[1-9][0-9_]*(:[0-5]?[0-9])+")
 
 
@@ -28,17 +30,9 @@ class ClusterConfig:
         env_vars: Variables for every worker. They are written into ``plan.json``: no secrets.
         forward_env_vars: Names of variables that jobs take from the submitting shell; null for all
             of them. For secrets, whose values are then written nowhere.
-        checkpoint_period_minutes: Longest time of training between two checkpoints.
-        checkpoint_when_busy: Whether a checkpoint that is due while the one before it is still
-            being written waits for that, or is put off: slow storage makes checkpoints rarer then,
-            and not the training slower.
-        checkpoint_failure_limit_minutes: How long no checkpoint can be saved until training stops.
-        upload_period_seconds: Longest time until what a run on remote storage logs is there.
-        upload_limit_minutes: How long its storage may take nothing until training is stopped.
-        max_crashes: How often a run may fail by its own doing, or for want of memory, and start
-            again from its newest checkpoint.
-        max_node_failures: The same for nodes that fail under it.
-        max_interruptions: The same for time limits and preemptions; null for any number.
+        saving: When the launcher saves checkpoints of its own.
+        uploading: How a run on remote storage is uploaded.
+        restarts: How many automatic restarts a run gets.
     """
 
     backend: Backend
@@ -46,14 +40,9 @@ class ClusterConfig:
     storage_options: dict[str, Any] = field(default_factory=dict)
     env_vars: dict[str, str] = field(default_factory=dict)
     forward_env_vars: list[str] | None = None
-    checkpoint_period_minutes: float = 10
-    checkpoint_when_busy: Literal["wait", "skip"] = "wait"
-    checkpoint_failure_limit_minutes: float = 30
-    upload_period_seconds: float = 30
-    upload_limit_minutes: float = 30
-    max_crashes: int = 0
-    max_node_failures: int = 3
-    max_interruptions: int | None = None
+    saving: Saving = field(default_factory=Saving)
+    uploading: Uploading = field(default_factory=Uploading)
+    restarts: Restarts = field(default_factory=Restarts)
 
 
 def config_directories() -> list[Path]:
@@ -113,6 +102,7 @@ def read_cluster(
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(ClusterConfig, None)
     try:
+        _check_keys(path)
         config = parser.instantiate(parser.parse_args([f"--config={path}"]))
         _check_times(path)
         place = ClusterConfig(**{field.name: config[field.name] for field in fields(ClusterConfig)})
@@ -121,6 +111,35 @@ def read_cluster(
         raise ClusterConfigError(
             f"{path}: {error}", "A complete example: cluster_configs/local.yaml"
         ) from error
+
+
+def _check_keys(path: Path) -> None:
+    """Refuse the flat keys of earlier versions, showing how they are written today.
+
+    A group that is not a mapping is refused here, since the parser's own message would not name it.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError:
+        return  # the parser names the line
+    if not isinstance(content, Mapping):
+        return
+    groups: dict[str, dict[str, Any]] = {}
+    renamed = []
+    for old, (group, name) in OLD_KEYS.items():
+        if group in content and not isinstance(content[group], Mapping):
+            raise ClusterConfigError(
+                f"{path}: {group}={content[group]!r} must be a mapping.",
+                f"e.g. {group}: {{{name}: {getattr(_GROUPS[group], name)}}}",
+            )
+        if old in content:
+            groups.setdefault(group, {})[name] = content[old]
+            renamed.append(f"{old} is now {group}.{name}")
+    if renamed:
+        lines = yaml.safe_dump(groups, sort_keys=False).rstrip()
+        raise ClusterConfigError(f"{path}: {', '.join(renamed)}.", f"Write instead:\n{lines}")
 
 
 def _check_times(path: Path) -> None:
@@ -143,7 +162,12 @@ def _override(
     """Put settings over a cluster's own, as they are: what was typed into a shell is no YAML."""
     prefix = "backend.init_args."
     flags = {key.removeprefix(prefix): flag for key, (flag, _) in settings.items()}
-    own = {key: value for key, (_, value) in settings.items() if not key.startswith(prefix)}
+    own: dict[str, Any] = {}
+    for key, (_, value) in settings.items():
+        name, _, option = key.partition(".")
+        if not key.startswith(prefix):
+            group = own.get(name, getattr(place, name))
+            own[name] = replace(group, **{option: value}) if option else value
     others = {
         key.removeprefix(prefix): value
         for key, (_, value) in settings.items()

@@ -7,6 +7,7 @@ import pytest
 from getiaction_launch.cli.settings import add_flags, read_megabytes, read_minutes, read_settings
 from getiaction_launch.errors import ClusterConfigError, UsageError
 from getiaction_launch.launch.cluster import read_cluster
+from getiaction_launch.plan.plan import Restarts
 
 
 @pytest.mark.parametrize(
@@ -112,8 +113,50 @@ def test_text_that_was_typed_is_no_yaml(tmp_path, value):
 
 def test_flags_of_budgets_are_the_clusters(tmp_path):
     """They set keys beside the backend's; what was not typed stays as the file has it."""
-    place = read(tmp_path, "--max-crashes", "2", config=CONFIG + "max_interruptions: 7\n")
-    assert (place.max_crashes, place.max_interruptions) == (2, 7)
+    config = CONFIG + "restarts: {interruptions: 7}\n"
+    restarts = read(tmp_path, "--max-crashes", "2", config=config).restarts
+    assert restarts == Restarts(crashes=2, node_failures=3, interruptions=7)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("checkpoint_period_minutes: 5", "saving:\n  period_minutes: 5"),
+        ("checkpoint_when_busy: skip", "saving:\n  when_busy: skip"),
+        ("checkpoint_failure_limit_minutes: 2.5", "saving:\n  failure_limit_minutes: 2.5"),
+        ("upload_period_seconds: 5", "uploading:\n  period_seconds: 5"),
+        ("upload_limit_minutes: 5", "uploading:\n  limit_minutes: 5"),
+        ("max_crashes: 1", "restarts:\n  crashes: 1"),
+        ("max_node_failures: 1", "restarts:\n  node_failures: 1"),
+        ("max_interruptions: null", "restarts:\n  interruptions: null"),
+    ],
+)
+def test_an_old_key_is_refused_with_the_new_one_to_paste(tmp_path, old, new):
+    """File and key are named, and the fix, pasted in place of the old key, is read."""
+    with pytest.raises(ClusterConfigError) as error:
+        read(tmp_path, config=f"{CONFIG}{old}\n")
+    what, _, fix = str(error.value).partition("\n")
+    assert "lab.yaml: " + old.partition(":")[0] in what
+    assert fix == f"Write instead:\n{new}"
+    assert read(tmp_path, config=f"{CONFIG}{new}\n")
+
+
+def test_several_old_keys_are_shown_in_their_groups(tmp_path):
+    """One paste replaces them all."""
+    old = "max_crashes: 1\ncheckpoint_when_busy: skip\nmax_interruptions: 0\n"
+    new = "saving:\n  when_busy: skip\nrestarts:\n  crashes: 1\n  interruptions: 0"
+    with pytest.raises(ClusterConfigError, match=new):
+        read(tmp_path, config=CONFIG + old)
+
+
+@pytest.mark.parametrize("group", ["saving: 3", "uploading:", "restarts: [1]"])
+def test_a_group_of_settings_must_be_a_mapping(tmp_path, group):
+    """The key is named, and an example shown."""
+    name = group.partition(":")[0]
+    with pytest.raises(
+        ClusterConfigError, match=rf"lab.yaml: {name}=.*\ne.g. {name}: {{\w+: \d+}}"
+    ):
+        read(tmp_path, config=f"{CONFIG}{group}\n")
 
 
 def test_flag_that_means_nothing_to_the_backend_is_refused(tmp_path):

@@ -29,8 +29,8 @@ _BY_BOTH = {
     "job-name": "--name names the run and its job",
     "mail-user": _OWN_FLAG + "--mail-user",
     "mem": _OWN_FLAG + "--mem",
-    "no-requeue": "max_interruptions, max_node_failures and max_crashes in the cluster config say "
-    "how often a run starts again",
+    "no-requeue": "restarts in the cluster config says how many automatic restarts a run gets; "
+    "so do --max-interruptions, --max-node-failures and --max-crashes",
     "nodelist": _OWN_FLAG + "-w",
     "nodes": _GEOMETRY,
     "ntasks": _GEOMETRY,
@@ -43,8 +43,8 @@ _BY_BOTH = {
     "parsable": _OWN_FLAG + "--parsable",
     "partition": _OWN_FLAG + "-p",
     "qos": _OWN_FLAG + "-q",
-    "requeue": "max_interruptions, max_node_failures and max_crashes in the cluster config say "
-    "how often a run starts again",
+    "requeue": "restarts in the cluster config says how many automatic restarts a run gets; "
+    "so do --max-interruptions, --max-node-failures and --max-crashes",
     "signal": "warning_seconds in the cluster config says when",
     "test-only": "getiaction-launch check ... does that",
     "time": _OWN_FLAG + "-t",
