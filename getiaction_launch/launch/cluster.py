@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from getiaction_launch.backends import shipped_settings
 from getiaction_launch.backends.backend import Backend
+from getiaction_launch.backends.flag import noun
 from getiaction_launch.errors import ClusterConfigError, UsageError, nearest_first
 
 _SHIPPED = (
@@ -149,10 +151,12 @@ def _override(
         name, _, option = key.removeprefix(prefix).partition(".")
         if not key.startswith(prefix):
             of_place[key] = value
-        elif name not in (field.name for field in fields(backend)):  # type: ignore[arg-type] # it is one
+        elif name not in _names(type(backend)):
+            owners = shipped_settings().items()
+            others = [title.lower() for title, owner in owners if name in _names(owner)]
             raise UsageError(
-                f"{flag} means nothing to the {type(backend).__name__} of cluster {path.stem!r}.",
-                f"Leave out {flag}, or name another cluster: --cluster slurm",
+                f"cluster {path.stem!r} has no {noun(name)} ({flag}).",
+                f"Leave out {flag}, or choose another cluster: --cluster {' or '.join(others)}",
             )
         elif option:
             of_backend.setdefault(name, dict(getattr(backend, name)))[option] = value
@@ -160,3 +164,7 @@ def _override(
             of_backend[name] = value
     of_place["backend"] = replace(backend, **of_backend)  # type: ignore[type-var] # it is one
     return replace(place, **of_place)
+
+
+def _names(owner: type) -> set[str]:
+    return {field.name for field in fields(owner)}

@@ -1,13 +1,32 @@
 """Dependencies on other runs, by the names that people know them by."""
 
 import re
+from dataclasses import replace
 
+from getiaction_launch.backends.backend import Backend
+from getiaction_launch.backends.flag import settings_of
 from getiaction_launch.errors import CheckError, RunNotFoundError, UsageError
 from getiaction_launch.launch.status import read_status
 from getiaction_launch.run.run import find_run
 from getiaction_launch.run.state import JobState
 
 _JOB_ID = re.compile(r"\d+(_\d+)?(\+\d+)?")
+
+
+def name_jobs(backend: Backend, root: str) -> Backend:
+    """Put job ids in place of runs in the settings of a backend that may name some.
+
+    Args:
+        backend: The backend with its settings as typed.
+        root: The root directory below which named runs lie.
+
+    Raises:
+        LaunchError: As :func:`resolve`.
+    """
+    names = [setting.name for setting in settings_of(type(backend)) if setting.flag.names_runs]
+    texts = {name: getattr(backend, name) for name in names}
+    ids = {name: resolve(text, root) or None for name, text in texts.items() if text}
+    return replace(backend, **ids)  # type: ignore[type-var] # a backend is a dataclass
 
 
 def resolve(text: str, root: str) -> str:
