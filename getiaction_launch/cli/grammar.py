@@ -25,15 +25,15 @@ BACKEND = "backend.init_args"
 VARIABLE = "GETIACTION_LAUNCH_{}"
 _AT_LEAST_0 = partial(read_count, least=0)
 RESTARTS = {
-    "max_crashes": (
+    "restarts.crashes": (
         Flag(("--max-crashes",), "N", _AT_LEAST_0),
         "Restart at most N times after a failure of the training itself (default: 0)",
     ),
-    "max_node_failures": (
+    "restarts.node_failures": (
         Flag(("--max-node-failures",), "N", _AT_LEAST_0),
         "Restart at most N times after a lost node (default: 3)",
     ),
-    "max_interruptions": (
+    "restarts.interruptions": (
         Flag(("--max-interruptions",), "N", _AT_LEAST_0),
         "Restart at most N times after a time limit or a preemption (default: no limit)",
     ),

@@ -4,17 +4,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from getiaction_launch.backends import shipped_settings
 from getiaction_launch.backends.backend import Backend
 from getiaction_launch.backends.flag import noun
 from getiaction_launch.errors import ClusterConfigError, UsageError, nearest_first
+from getiaction_launch.plan.plan import OLD_KEYS, Restarts, Saving, Uploading
 
 _SHIPPED = (
     Path(__file__).parents[1] / "cluster_configs",  # in an installed wheel
     Path(__file__).parents[2] / "cluster_configs",  # in a checkout
 )
+_GROUPS = {"saving": Saving, "uploading": Uploading, "restarts": Restarts}
 _SEXAGESIMAL = re.compile(r"[-+]?[1-9][0-9_]*(:[0-5]?[0-9])+")
 
 
@@ -30,17 +32,9 @@ class ClusterConfig:
         env_vars: Variables for every worker. They are written into ``plan.json``: no secrets.
         forward_env_vars: Names of variables that jobs take from the submitting shell; null for all
             of them. For secrets, whose values are then written nowhere.
-        checkpoint_period_minutes: Longest time of training between two checkpoints.
-        checkpoint_when_busy: Whether a checkpoint that is due while the one before it is still
-            being written waits for that, or is put off: slow storage makes checkpoints rarer then,
-            and not the training slower.
-        checkpoint_failure_limit_minutes: How long no checkpoint can be saved until training stops.
-        upload_period_seconds: Longest time until what a run on remote storage logs is there.
-        upload_limit_minutes: How long its storage may take nothing until training is stopped.
-        max_crashes: How often a run may fail by its own doing, or for want of memory, and start
-            again from its newest checkpoint.
-        max_node_failures: The same for nodes that fail under it.
-        max_interruptions: The same for time limits and preemptions; null for any number.
+        saving: When the launcher saves checkpoints of its own.
+        uploading: How a run on remote storage is uploaded.
+        restarts: How many automatic restarts a run gets.
     """
 
     backend: Backend
@@ -48,14 +42,9 @@ class ClusterConfig:
     storage_options: dict[str, Any] = field(default_factory=dict)
     env_vars: dict[str, str] = field(default_factory=dict)
     forward_env_vars: list[str] | None = None
-    checkpoint_period_minutes: float = 10
-    checkpoint_when_busy: Literal["wait", "skip"] = "wait"
-    checkpoint_failure_limit_minutes: float = 30
-    upload_period_seconds: float = 30
-    upload_limit_minutes: float = 30
-    max_crashes: int = 0
-    max_node_failures: int = 3
-    max_interruptions: int | None = None
+    saving: Saving = field(default_factory=Saving)
+    uploading: Uploading = field(default_factory=Uploading)
+    restarts: Restarts = field(default_factory=Restarts)
 
 
 def config_directories() -> list[Path]:
@@ -115,6 +104,7 @@ def read_cluster(
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(ClusterConfig, None)
     try:
+        _check_keys(path)
         config = parser.instantiate(parser.parse_args([f"--config={path}"]))
         _check_times(path)
         place = ClusterConfig(**{field.name: config[field.name] for field in fields(ClusterConfig)})
@@ -123,6 +113,35 @@ def read_cluster(
         raise ClusterConfigError(
             f"{path}: {error}", "A complete example: cluster_configs/local.yaml"
         ) from error
+
+
+def _check_keys(path: Path) -> None:
+    """Refuse the flat keys of earlier versions, showing how they are written today.
+
+    A group that is not a mapping is refused here, since the parser's own message would not name it.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError:
+        return  # the parser names the line
+    if not isinstance(content, Mapping):
+        return
+    groups: dict[str, dict[str, Any]] = {}
+    renamed = []
+    for old, (group, name) in OLD_KEYS.items():
+        if group in content and not isinstance(content[group], Mapping):
+            raise ClusterConfigError(
+                f"{path}: {group}={content[group]!r} must be a mapping.",
+                f"e.g. {group}: {{{name}: {getattr(_GROUPS[group], name)}}}",
+            )
+        if old in content:
+            groups.setdefault(group, {})[name] = content[old]
+            renamed.append(f"{old} is now {group}.{name}")
+    if renamed:
+        lines = yaml.safe_dump(groups, sort_keys=False).rstrip()
+        raise ClusterConfigError(f"{path}: {', '.join(renamed)}.", f"Write instead:\n{lines}")
 
 
 def _check_times(path: Path) -> None:
@@ -150,7 +169,8 @@ def _override(
     for key, (flag, value) in settings.items():
         name, _, option = key.removeprefix(prefix).partition(".")
         if not key.startswith(prefix):
-            of_place[key] = value
+            group = of_place.get(name, getattr(place, name))
+            of_place[name] = replace(group, **{option: value}) if option else value
         elif name not in _names(type(backend)):
             owners = shipped_settings().items()
             others = [title.lower() for title, owner in owners if name in _names(owner)]

@@ -196,11 +196,6 @@ def _start_worker(
             RUN_VARIABLE: directory,
             "GETIACTION_LAUNCH_RUN": str(attempt.run.directory),
             "GETIACTION_LAUNCH_ATTEMPT": str(attempt.number),
-            "GETIACTION_LAUNCH_CHECKPOINT_PERIOD_SECONDS": str(plan.checkpoint_period_minutes * 60),
-            "GETIACTION_LAUNCH_CHECKPOINT_WHEN_BUSY": plan.checkpoint_when_busy,
-            "GETIACTION_LAUNCH_CHECKPOINT_FAILURE_LIMIT_SECONDS": str(
-                plan.checkpoint_failure_limit_minutes * 60
-            ),
         },
         working_directory=working_directory,
         # The signals of a terminal come through this process alone, and loader workers can be

@@ -250,7 +250,7 @@ def allow_another(run: Run, ending: Ending) -> Ending:
     budget = _BUDGETS.get(ending.cause) if ending.cause else None
     if budget is None or ending.state is JobState.CANCELLED:
         return ending
-    limit = Plan.of(run).budgets.get(budget)
+    limit: int | None = getattr(Plan.of(run).restarts, budget)
     records = read_attempts(run)
     used = sum(_BUDGETS.get(Cause(r["cause"])) == budget for r in records if r["cause"])
     if limit is not None and used >= limit:

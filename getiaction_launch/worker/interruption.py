@@ -26,6 +26,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from getiaction_launch.errors import CheckError
+from getiaction_launch.plan.plan import Plan, Saving
 from getiaction_launch.run.checkpoint import Checkpoint, Interrupted
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker.agreement import Agreement, Verdict
@@ -54,7 +55,7 @@ def callbacks() -> list[Callback]:
     _watch_fits()
     run = Run(Path(os.environ["GETIACTION_RUN_DIR"]))
     progress = ProgressReport(run)
-    return [Interruption(run, progress), progress]
+    return [Interruption(run, progress, Plan.of(run).saving), progress]
 
 
 @functools.cache
@@ -79,18 +80,19 @@ def _watch_fits() -> None:
 class Interruption(Callback):
     """Saves committed checkpoints, every so often and before it stops training on SIGTERM.
 
-    A checkpoint is taken when the last is ``checkpoint_period_minutes`` old, and at an epoch's end
+    A checkpoint is taken when the last is ``period_minutes`` old, and at an epoch's end
     when it is a tenth of that: between two epochs also a loader without a state goes on exactly,
     and no validation has to be done again. Epochs of seconds would each cost a copy of the state
     and a write, to save what a tenth of the period trains; so they do not.
 
     A save that finds the one before it still being written waits for that. With
-    ``checkpoint_when_busy: skip`` a periodic one is put off until the other is
-    done, so that slow storage makes checkpoints rarer and not the training slower.
+    ``when_busy: skip`` a periodic one is put off until the other is done, so that slow storage
+    makes checkpoints rarer and not the training slower.
 
     Args:
         run: Whose.
         progress: Where it says that a checkpoint is being saved.
+        saving: How often checkpoints are saved, and what to do when that fails or takes long.
 
     Attributes:
         is_requested: Whether SIGTERM has come while one of this process's Trainers trained.
@@ -98,14 +100,10 @@ class Interruption(Callback):
 
     is_requested: ClassVar[bool] = False
 
-    def __init__(self, run: Run, progress: ProgressReport) -> None:
-        self._run, self._progress = run, progress
+    def __init__(self, run: Run, progress: ProgressReport, saving: Saving) -> None:
+        self._run, self._progress, self._saving = run, progress, saving
         attempt = int(os.environ["GETIACTION_LAUNCH_ATTEMPT"])
-        self._saver = CheckpointSaver(run, progress, attempt)
-        self._period_seconds = float(
-            os.environ.get("GETIACTION_LAUNCH_CHECKPOINT_PERIOD_SECONDS", "600")
-        )
-        self._skips = os.environ.get("GETIACTION_LAUNCH_CHECKPOINT_WHEN_BUSY", "wait") == "skip"
+        self._saver = CheckpointSaver(run, progress, attempt, saving.failure_limit_minutes)
         self._undo = contextlib.ExitStack()
 
     @contextlib.contextmanager
@@ -237,7 +235,8 @@ class Interruption(Callback):
             set_random_state(state)
         is_epoch_over, self._epoch = self._epoch < trainer.current_epoch, trainer.current_epoch
         if self._agreement.count_batch() or is_epoch_over:
-            wish = self._wish(trainer, self._period_seconds * (EPOCH_SHARE if is_epoch_over else 1))
+            period_seconds = self._saving.period_minutes * 60
+            wish = self._wish(trainer, period_seconds * (EPOCH_SHARE if is_epoch_over else 1))
             self._verdict = max(self._verdict, self._agreement.reach(trainer, wish))
         if not self._verdict or not _is_between_steps(trainer):
             return
@@ -257,7 +256,8 @@ class Interruption(Callback):
         if Interruption.is_requested:
             return Verdict.STOP
         is_time = trainer.is_global_zero and time.monotonic() - self._saved_at >= period_seconds
-        is_free = not (self._skips and self._background and self._background.is_writing)
+        skips = self._saving.when_busy == "skip"
+        is_free = not (skips and self._background and self._background.is_writing)
         return Verdict.SAVE if is_time and is_free else Verdict.GO_ON
 
     def on_save_checkpoint(

@@ -72,7 +72,7 @@ class Drill:
                 "backend: {class_path: getiaction_launch.backends.local.LocalBackend}\n"
             )
         with config.open("a") as file:
-            file.write("checkpoint_period_minutes: 0.05\n")
+            file.write("saving: {period_minutes: 0.05}\n")
 
     def start(self, *words: str, pace_seconds: float = 0.8) -> None:
         """Submit, and wait until it trains."""

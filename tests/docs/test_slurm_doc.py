@@ -52,16 +52,16 @@ def test_cluster_config_is_one(tmp_path):
     (code,) = (code for kind, code in BLOCKS if kind == "yaml")
     (tmp_path / "mylab.yaml").write_text(code)
     config = read_cluster(tmp_path / "mylab.yaml")
-    assert (config.forward_env_vars, config.max_node_failures) == (["WANDB_API_KEY"], 3)
+    assert (config.forward_env_vars, config.restarts.node_failures) == (["WANDB_API_KEY"], 3)
     assert config.backend.partition == "gpu"
 
 
 def test_flags_are_in_the_table():
     """Every flag for this cluster's settings is told of, with the key that it sets."""
     rows = [line for line in PAGE.splitlines() if line.startswith("| `-")]
-    table = "\n".join(rows) + PAGE[PAGE.index("The budgets have flags") :]
+    table = "\n".join(rows) + PAGE[PAGE.index("`restarts` has flags") :]
     flags = {setting.name: setting.flag for setting in settings_of(SlurmSettings)}
-    flags |= {key: flag for key, (flag, _) in RESTARTS.items()}
+    flags |= {key.rpartition(".")[2]: flag for key, (flag, _) in RESTARTS.items()}
     for key, flag in flags.items():
         assert f"`{flag.names[0]}" in table
         assert key == "dependency" or f"`{key}`" in table or f"{key}:" in PAGE

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from getiaction_launch.plan.plan import Plan, Topology
+from getiaction_launch.plan.plan import Plan, Restarts, Topology
 from getiaction_launch.run import attempt as attempts
 from getiaction_launch.run.attempt import (
     EXIT_FAILED,
@@ -30,8 +30,8 @@ WARNED = Ending(JobState.INTERRUPTED, Cause.TIME_LIMIT, "its time limit was near
 def run(tmp_path):
     """A run that may crash once, lose one node and be interrupted at will."""
     run = Run.claim(str(tmp_path), "act")
-    budgets = {"crashes": 1, "node_failures": 1, "interruptions": None}
-    plan = Plan("act", str(tmp_path), [], ["t.py"], Topology(2, 1, 0), "/", budgets=budgets)
+    restarts = Restarts(crashes=1, node_failures=1, interruptions=None)
+    plan = Plan("act", str(tmp_path), [], ["t.py"], Topology(2, 1, 0), "/", restarts=restarts)
     run.write("plan", plan.to_json())
     return run
 

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from tiny import BATCHES, LIMIT_SECONDS, Tiny, equal
 
+from getiaction_launch.plan.plan import Saving
 from getiaction_launch.run.checkpoint import commit, newest
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker import background_io as checkpoint_io
@@ -57,9 +58,9 @@ def slow_disk(monkeypatch: pytest.MonkeyPatch) -> SlowDisk:
     return SlowDisk(monkeypatch)
 
 
-def test_training_goes_on_while_a_checkpoint_is_written(worker, slow_disk, monkeypatch):
+def test_training_goes_on_while_a_checkpoint_is_written(worker, slow_disk):
     """The disk blocks for five steps; then the file has the weights of the snapshot's step."""
-    monkeypatch.setenv("GETIACTION_LAUNCH_CHECKPOINT_WHEN_BUSY", "skip")
+    worker.saving = Saving(when_busy="skip")
     undisturbed = worker.fit()
     weights, told = {}, []
 

@@ -27,6 +27,7 @@ from getiaction_launch.worker.shield import LoaderShield
 
 def test_lightnings_seeding_of_loader_processes_stays(worker):
     """Where Lightning would seed loader processes, they are still seeded; a user's own stays."""
+    worker.start()
     worker.monkeypatch.setenv("PL_SEED_WORKERS", "1")
     trainer = Trainer(**QUIET)
     seeded, own = loader(num_workers=1), loader(num_workers=1, worker_init_fn=print)

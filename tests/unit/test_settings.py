@@ -1,7 +1,6 @@
 """Settings of the backends: their flags, and how those reach a cluster config."""
 
 import dataclasses
-import inspect
 
 import jsonargparse
 import pytest
@@ -14,7 +13,8 @@ from getiaction_launch.backends.ray import backend as ray_backend
 from getiaction_launch.backends.slurm.settings import SlurmSettings, read_minutes
 from getiaction_launch.cli.grammar import RESTARTS, launch_parser, read_settings
 from getiaction_launch.errors import ClusterConfigError, LaunchError, UsageError
-from getiaction_launch.launch.cluster import ClusterConfig, read_cluster
+from getiaction_launch.launch.cluster import read_cluster
+from getiaction_launch.plan.plan import Restarts
 
 
 def typed(*words):
@@ -136,8 +136,50 @@ def test_text_that_was_typed_is_no_yaml(tmp_path, value):
 
 def test_flags_of_budgets_are_the_clusters(tmp_path):
     """They set keys beside the backend's; what was not typed stays as the file has it."""
-    place = read(tmp_path, "--max-crashes", "2", config=CONFIG + "max_interruptions: 7\n")
-    assert (place.max_crashes, place.max_interruptions) == (2, 7)
+    config = CONFIG + "restarts: {interruptions: 7}\n"
+    restarts = read(tmp_path, "--max-crashes", "2", config=config).restarts
+    assert restarts == Restarts(crashes=2, node_failures=3, interruptions=7)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("checkpoint_period_minutes: 5", "saving:\n  period_minutes: 5"),
+        ("checkpoint_when_busy: skip", "saving:\n  when_busy: skip"),
+        ("checkpoint_failure_limit_minutes: 2.5", "saving:\n  failure_limit_minutes: 2.5"),
+        ("upload_period_seconds: 5", "uploading:\n  period_seconds: 5"),
+        ("upload_limit_minutes: 5", "uploading:\n  limit_minutes: 5"),
+        ("max_crashes: 1", "restarts:\n  crashes: 1"),
+        ("max_node_failures: 1", "restarts:\n  node_failures: 1"),
+        ("max_interruptions: null", "restarts:\n  interruptions: null"),
+    ],
+)
+def test_an_old_key_is_refused_with_the_new_one_to_paste(tmp_path, old, new):
+    """File and key are named, and the fix, pasted in place of the old key, is read."""
+    with pytest.raises(ClusterConfigError) as error:
+        read(tmp_path, config=f"{CONFIG}{old}\n")
+    what, _, fix = str(error.value).partition("\n")
+    assert "lab.yaml: " + old.partition(":")[0] in what
+    assert fix == f"Write instead:\n{new}"
+    assert read(tmp_path, config=f"{CONFIG}{new}\n")
+
+
+def test_several_old_keys_are_shown_in_their_groups(tmp_path):
+    """One paste replaces them all."""
+    old = "max_crashes: 1\ncheckpoint_when_busy: skip\nmax_interruptions: 0\n"
+    new = "saving:\n  when_busy: skip\nrestarts:\n  crashes: 1\n  interruptions: 0"
+    with pytest.raises(ClusterConfigError, match=new):
+        read(tmp_path, config=CONFIG + old)
+
+
+@pytest.mark.parametrize("group", ["saving: 3", "uploading:", "restarts: [1]"])
+def test_a_group_of_settings_must_be_a_mapping(tmp_path, group):
+    """The key is named, and an example shown."""
+    name = group.partition(":")[0]
+    with pytest.raises(
+        ClusterConfigError, match=rf"lab.yaml: {name}=.*\ne.g. {name}: {{\w+: \d+}}"
+    ):
+        read(tmp_path, config=f"{CONFIG}{group}\n")
 
 
 @pytest.mark.parametrize(
@@ -215,9 +257,14 @@ def test_jsonargparse_reads_the_same_help():
         assert f"{''.join(text.split())}(type:" in told, name
 
 
-def test_keys_of_restarts_are_the_cluster_configs():
-    """What their flags set is a key there."""
-    assert RESTARTS.keys() <= inspect.signature(ClusterConfig).parameters.keys()
+def test_restarts_have_a_flag_for_each_kind():
+    """Its help tells the default, which is that of the field."""
+    kinds = {f"restarts.{field.name}": field for field in dataclasses.fields(Restarts)}
+    assert RESTARTS.keys() == kinds.keys()
+    for key, (flag, text) in RESTARTS.items():
+        assert flag.name == f"--max-{kinds[key].name.replace('_', '-')}"
+        default = kinds[key].default
+        assert f"(default: {'no limit' if default is None else default})" in text
 
 
 def test_noun_of_a_field_has_no_unit():

@@ -27,8 +27,8 @@ _BY_BOTH = {
     "gpus-per-task": _GEOMETRY,
     "input": "jobs have no input",
     "job-name": "--name names the run and its job",
-    "no-requeue": "max_interruptions, max_node_failures and max_crashes in the cluster config say "
-    "how often a run restarts",
+    "no-requeue": "restarts in the cluster config says how many automatic restarts a run gets; "
+    "so do --max-interruptions, --max-node-failures and --max-crashes",
     "nodes": _GEOMETRY,
     "ntasks": _GEOMETRY,
     "ntasks-per-core": _GEOMETRY,
@@ -38,8 +38,8 @@ _BY_BOTH = {
     "open-mode": "logs of all attempts are kept",
     "output": "job_dir in the cluster config says where; see also getiaction-launch logs",
     "parsable": _OWN_FLAG + "--parsable",
-    "requeue": "max_interruptions, max_node_failures and max_crashes in the cluster config say "
-    "how often a run restarts",
+    "requeue": "restarts in the cluster config says how many automatic restarts a run gets; "
+    "so do --max-interruptions, --max-node-failures and --max-crashes",
     "signal": "warning_seconds in the cluster config says when",
     "test-only": "getiaction-launch check ... does that",
     "wait": _OWN_FLAG + "--wait",
