@@ -6,8 +6,11 @@ from getiaction_launch.backends.flag import settings_of
 from getiaction_launch.backends.slurm.settings import SlurmSettings, Value
 from getiaction_launch.errors import ClusterConfigError
 
-_OWN_FLAG = "it has a flag of its own: "
-_GEOMETRY = "--nodes, --gpus-per-node and --trainer.devices say it for SLURM and the Trainer alike"
+_OWN_FLAG = "the launcher has a flag for it: "
+_GEOMETRY = (
+    "set nodes and devices once, by --nodes, --gpus-per-node or --trainer.devices; SLURM and the "
+    "Trainer both follow"
+)
 _BY_BOTH = {
     # A setting's long flag is sbatch's own name of it.
     **{
