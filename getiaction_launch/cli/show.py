@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on and when it has ended."""
+"""What a person sees of runs: tables, progress, results and JSON."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ REASON_LINES = 8
 
 
 def say(text: str) -> None:
-    """Talk to the person; data goes to stdout instead."""
+    """Print to stderr what is said to a person; data goes to stdout."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -82,7 +82,7 @@ def next_commands(runs: Sequence[Run]) -> str:
 
 
 def standing(status: RunStatus) -> str:
-    """Where a run stands that has not ended."""
+    """The state of a run that has not ended."""
     run = status.run
     words = phase(status)
     state = words if words.startswith(status.state.value) else f"{status.state.value}  {words}"
@@ -111,8 +111,8 @@ def summary(status: RunStatus) -> str:
         log = log / f"rank_{error.rank}.log" if error else log
         rows += [("log", short(log))] if error or log.exists() else []
         job = attach(run)
-        go_on = (job and job.resume_command) or "getiaction-launch resume"
-        rows += [("go on", f"{go_on} {place}")]
+        resume = (job and job.resume_command) or "getiaction-launch resume"
+        rows += [("resume", f"{resume} {place}")]
     return table([*rows, ("tensorboard", f"tensorboard --logdir {place}")])
 
 
@@ -122,14 +122,14 @@ def final_loss(progress: Progress) -> str:
     losses = [name for name in metrics if "loss" in name]
     repeated = [f"{name}_{when}" for name in metrics for when in ("step", "epoch")]
     names = sorted(set(losses or metrics) - set(repeated), key=lambda name: ("val" in name, name))
-    return "  ".join(f"{name} {metrics[name]:.4g}" for name in names) or "none was logged"
+    return "  ".join(f"{name} {metrics[name]:.4g}" for name in names) or "-"
 
 
 def phase(status: RunStatus) -> str:
-    """Where a run stands, in a few words."""
+    """What a run is doing, in a few words."""
     progress = status.progress
     if status.state is JobState.RUNNING and progress == Progress():
-        return "no progress told yet"
+        return "no progress yet"
     if status.state is not JobState.RUNNING:
         return f"{status.state.value} ({status.reason})" if status.reason else status.state.value
     if progress.step is None:
@@ -195,7 +195,7 @@ class Watch:
 
 @contextlib.contextmanager
 def transfer(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how much of something has come: a bar on a terminal, nothing elsewhere."""
+    """Show the progress of a download: a bar on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda _done, _total: None
         return
@@ -225,7 +225,7 @@ def listing(statuses: Sequence[RunStatus]) -> str:
 
 
 def _best(progress: Progress) -> str:
-    """Of what the user's ModelCheckpoint watches, the best so far."""
+    """The best value so far of each metric that a ModelCheckpoint of the user monitors."""
     return "  ".join(f"{name} {value:.4g}" for name, value in progress.best.items())
 
 

@@ -24,7 +24,7 @@ def test_final_loss_is_the_losses_once_training_first():
     metrics = {"val/loss": 0.2, "lr": 1.0, "train/loss": 0.5, "train/loss_step": 9, "a_loss": 2}
     assert final_loss(Progress(metrics=metrics)) == "a_loss 2  train/loss 0.5  val/loss 0.2"
     assert final_loss(Progress(metrics={"reward": 3.0})) == "reward 3"
-    assert final_loss(Progress()) == "none was logged"
+    assert final_loss(Progress()) == "-"
 
 
 def test_phase_tells_step_speed_and_loss():
@@ -35,6 +35,7 @@ def test_phase_tells_step_speed_and_loss():
     assert (
         phase(RunStatus(RUN, JobState.RUNNING, progress=Progress(phase="starting"))) == "starting"
     )
+    assert phase(RunStatus(RUN, JobState.RUNNING)) == "no progress yet"
     assert phase(RunStatus(RUN, JobState.PENDING, "Priority")) == "PENDING (Priority)"
 
 
@@ -72,6 +73,7 @@ def test_summary_of_a_failure_names_error_and_log(tmp_path, monkeypatch):
     assert "rank 3 on node 1 (lab7): DatasetError: x.mp4 is cut off." in text
     assert "Download it again." in text
     assert "experiments/act/version_0/launch/logs/attempt_0/rank_3.log" in text
+    assert "\nresume       getiaction-launch resume experiments/act/version_0\n" in text
 
 
 def test_watch_is_quiet_off_a_terminal(capsys, monkeypatch):

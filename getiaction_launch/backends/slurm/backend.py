@@ -12,12 +12,13 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from getiaction_launch.backends.backend import Backend, Job, record_of, replace_fields
+from getiaction_launch.backends.flag import from_environment
 from getiaction_launch.backends.slurm.allocation import (
     SlurmAllocation,
     check_geometry,
@@ -27,13 +28,14 @@ from getiaction_launch.backends.slurm.allocation import (
 from getiaction_launch.backends.slurm.command import call
 from getiaction_launch.backends.slurm.dependency import resolve
 from getiaction_launch.backends.slurm.job import SlurmJob
-from getiaction_launch.backends.slurm.options import Value, refuse_contradictions, spell
+from getiaction_launch.backends.slurm.options import refuse_contradictions, spell
 from getiaction_launch.backends.slurm.partition import check_partitions
 from getiaction_launch.backends.slurm.sbatch import (
     delayed_interrupt,
     sbatch_environment,
     sbatch_errors,
 )
+from getiaction_launch.backends.slurm.settings import SlurmSettings, Value
 from getiaction_launch.errors import (
     CheckError,
 )
@@ -50,67 +52,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SlurmBackend:
+class SlurmBackend(SlurmSettings):
     """Trains as a SLURM job with one task per node.
 
-    Args:
-        partition: Where to queue; SLURM's default if not given.
-        account: What to charge.
-        qos: Quality of service.
-        nodelist: Run on these nodes.
-        exclude: Not on these.
-        constraint: Features that each node must have.
-        mail_user: Whom SLURM tells of starts, ends and requeues.
-        dependency: What must come first, in SLURM's words and job ids: ``afterok:12:13``.
-        time_limit_minutes: After which SLURM ends the job; 0 for no limit, the partition's default
-            if not given.
-        cpus_per_worker: CPUs of each worker, with its loader's processes; on CPU nodes one, and on
-            GPU nodes SLURM's default, if not given.
-        gpu_type: Which GPUs, in the site's words: ``a100``; any if not given.
-        memory_mb: Memory of each node, in MB; 0 for all of it, SLURM's default if not given.
-        sbatch: Any other options of sbatch, without dashes; an empty value or true makes a switch.
-        srun: The same of srun.
-        setup: Shell lines that the job runs before srun: module load, conda activate.
-        python: How to start Python inside the job, e.g. "apptainer exec --nv act.sif python"; the
-            interpreter that submits if not given. Into a container, bind ``scontrol`` and
-            ``sbatch`` with what they need (slurm.conf, munge's socket): a job that is cut off
-            queues itself again by them, and without them its run has to be resumed by hand.
-        job_dir: Where job scripts and SLURM's own output go, a directory for each run, on a file
-            system that all nodes share; the run's own directory if not given.
-        warning_seconds: How long before its time limit SLURM tells the job, which saves then.
-        grace_seconds: How long workers may take to end after SIGTERM before they are killed.
-        poll_seconds: How long an answer of the scheduler is good for all who ask.
+    Its arguments are the fields of ``SlurmSettings``.
     """
 
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    nodelist: str | None = None
-    exclude: str | None = None
-    constraint: str | None = None
-    mail_user: str | None = None
-    dependency: str | None = None
-    time_limit_minutes: int | None = None
-    cpus_per_worker: int | None = None
-    gpu_type: str | None = None
-    memory_mb: int | None = None
-    sbatch: dict[str, Value] = field(default_factory=dict)
-    srun: dict[str, Value] = field(default_factory=dict)
-    setup: list[str] = field(default_factory=list)
-    python: str | None = None
-    job_dir: str | None = None
-    warning_seconds: int = 120
-    grace_seconds: float = 20
-    poll_seconds: float = 30
-
     def __post_init__(self) -> None:
-        for name, least in (("time_limit_minutes", 0), ("cpus_per_worker", 1), ("memory_mb", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name}={value} is too little: {least} or more")
-        for name in ("warning_seconds", "grace_seconds", "poll_seconds"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} is no time: 0 or more")
+        super().__post_init__()
         refuse_contradictions("sbatch", self.sbatch)
         refuse_contradictions("srun", self.srun)
 
@@ -153,8 +102,8 @@ class SlurmBackend:
                 "cluster config",
             )
         check_partitions(
-            self.partition or os.environ.get("SBATCH_PARTITION"),
-            self.qos or os.environ.get("SBATCH_QOS"),
+            self.partition or from_environment(SlurmSettings, "partition"),
+            self.qos or from_environment(SlurmSettings, "qos"),
             plan.topology.num_nodes,
             limit,
         )
