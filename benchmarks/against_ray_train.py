@@ -63,7 +63,7 @@ class Bench:
         self.numbers = itertools.count()
         self.env = {**os.environ, **environment, "RAY_ADDRESS": cluster.address}
         config = yaml.safe_load((HERE.parent / "cluster_configs/ray.yaml").read_text())
-        config["checkpoint_period_minutes"] = EPOCH_SECONDS / 60
+        config["saving"]["period_minutes"] = EPOCH_SECONDS / 60
         (directory / "cluster.yaml").write_text(yaml.safe_dump(config))
 
     def write_spec(self, steps: int) -> None:

@@ -40,10 +40,9 @@ from getiaction_launch.storage.paths import children, open_path, read_bytes, rea
 LAUNCHER = [sys.executable, "-m", "getiaction_launch.cli"]
 CLUSTER = """
 backend: {class_path: getiaction_launch.backends.local.LocalBackend}
-checkpoint_period_minutes: 0.005
-upload_period_seconds: 2
-max_crashes: 1000000
-max_node_failures: 1000000
+saving: {period_minutes: 0.005}
+uploading: {period_seconds: 2}
+restarts: {crashes: 1000000, node_failures: 1000000}
 """
 LIMIT_SECONDS = 180
 POLL_SECONDS = 0.05

@@ -10,7 +10,7 @@ from getiaction_launch.plan.plan import DEFAULT_NAME, DEFAULT_ROOT, Plan, read_t
 from getiaction_launch.plan.spec import Spec, read_spec
 from getiaction_launch.storage.paths import resolve_root, use_options
 
-_OF_THE_RUN = ("max_", "backend.init_args.cpus_per_worker", "backend.init_args.memory_mb")
+_OF_THE_RUN = ("restarts.", "backend.init_args.cpus_per_worker", "backend.init_args.memory_mb")
 
 
 def prepare(
@@ -102,19 +102,12 @@ def prepare(
         script=list(script),
         words=words,
         topology=read_topology(trainer, free_gpus or place.backend.free_gpus),
-        working_directory=getattr(place.backend, "working_directory", None) or str(Path.cwd()),
+        working_directory=str(place.backend.working_directory() or Path.cwd()),
         env_vars=place.env_vars,
         forward_env_vars=place.forward_env_vars,
-        checkpoint_period_minutes=place.checkpoint_period_minutes,
-        checkpoint_when_busy=place.checkpoint_when_busy,
-        checkpoint_failure_limit_minutes=place.checkpoint_failure_limit_minutes,
-        upload_period_seconds=place.upload_period_seconds,
-        upload_limit_minutes=place.upload_limit_minutes,
-        budgets={
-            "crashes": place.max_crashes,
-            "node_failures": place.max_node_failures,
-            "interruptions": place.max_interruptions,
-        },
+        saving=place.saving,
+        uploading=place.uploading,
+        restarts=place.restarts,
         sweep=dict(sweep or {}),
         spec=spec.view,
         origins=spec.origins,

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from getiaction_launch.mirror.ledger import (
     CHECKPOINTS,
@@ -22,15 +21,14 @@ from getiaction_launch.mirror.ledger import (
 )
 from getiaction_launch.mirror.transfer import hash_of, upload
 from getiaction_launch.run.checkpoint import KEPT, Marker, all_committed, files_of, newest
+from getiaction_launch.run.records import Progress
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import (
     children,
     file_system,
     open_path,
     reaching,
-    read_json,
     remove,
-    write_json,
 )
 from getiaction_launch.storage.segment import cut, only_grows, segment_name
 
@@ -53,7 +51,7 @@ class Files:
     def __init__(self, run: Run, errors: Mapping[str, str]) -> None:
         self.run = _open(run)
         self._errors = errors
-        self._record: dict[str, Any] | None = None
+        self._record: Progress | None = None
         self._record_at = 0.0
 
     def sync(self, *, is_last: bool) -> None:
@@ -63,14 +61,14 @@ class Files:
 
     def look(self, *, is_last: bool = False) -> None:
         """Upload the progress: every two seconds, and at once when training changes its phase."""
-        record = read_json(self.run.local.launch_directory / "progress.json")
+        record = Progress.read(self.run.local)
         if record is not None and (error := self._errors.get(CHECKPOINTS)):
-            record["upload_error"] = error
+            record = replace(record, upload_error=error)
         if record is None or record == self._record:
             return
-        is_new_phase = self._record is None or record.get("phase") != self._record.get("phase")
+        is_new_phase = self._record is None or record.phase != self._record.phase
         if is_last or is_new_phase or time.monotonic() >= self._record_at:
-            write_json(self.run.launch_directory / "progress.json", record)
+            record.write(self.run)
             self._record, self._record_at = record, time.monotonic() + RECORD_SECONDS
 
 

@@ -76,7 +76,7 @@ class Staging:
         local = self.run.local
         if local is self.run:
             return self
-        self._limit_seconds = self.plan.upload_limit_minutes * 60
+        self._limit_seconds = self.plan.uploading.limit_minutes * 60
         self.run.make_log_directory(self.number)
         self._undo.callback(self._remove_if_finished, self._lock(staging_root(), _place(local)))
         with contextlib.ExitStack() as stack:
@@ -88,7 +88,7 @@ class Staging:
             self.resume_from = str(local.directory / COMMITTED / name)
         mirror = Mirror(
             self.run,
-            period_seconds=self.plan.upload_period_seconds,
+            period_seconds=self.plan.uploading.period_seconds,
             limit_seconds=self._limit_seconds,
             stop=self.stop,
         )

@@ -9,9 +9,10 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from getiaction_launch.errors import SpecError
+from getiaction_launch.plan.plain import read_dataclass
 
 DEFAULT_ROOT = "experiments"
 DEFAULT_NAME = "lightning_logs"
@@ -45,6 +46,66 @@ class Topology:
 
 
 @dataclass(frozen=True)
+class Saving:
+    """When the launcher saves checkpoints of its own.
+
+    Attributes:
+        period_minutes: Longest training time between two checkpoints; a crash loses at most about
+            this much training.
+        when_busy: What to do when a checkpoint is due and the previous one is still being written:
+            ``wait`` for it, or ``skip`` this one, which makes checkpoints rarer instead of
+            training slower.
+        failure_limit_minutes: Stop training if no checkpoint could be saved for this long.
+    """
+
+    period_minutes: float = 10
+    when_busy: Literal["wait", "skip"] = "wait"
+    failure_limit_minutes: float = 30
+
+
+@dataclass(frozen=True)
+class Uploading:
+    """How a run on remote storage is uploaded; a run in a directory ignores it.
+
+    Attributes:
+        period_seconds: Longest time until new logs and curves are uploaded. Checkpoints are
+            uploaded immediately.
+        limit_minutes: Save and stop if storage has accepted no upload for this long.
+    """
+
+    period_seconds: float = 30
+    limit_minutes: float = 30
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """How many automatic restarts a run gets; each kind is counted separately.
+
+    Attributes:
+        crashes: Restarts after the training program failed or ran out of memory.
+        node_failures: Restarts after a node was lost.
+        interruptions: Restarts after a time limit or a preemption; None: no limit.
+    """
+
+    crashes: int = 0
+    node_failures: int = 3
+    interruptions: int | None = None
+
+
+OLD_KEYS = {
+    "checkpoint_period_minutes": ("saving", "period_minutes"),
+    "checkpoint_when_busy": ("saving", "when_busy"),
+    "checkpoint_failure_limit_minutes": ("saving", "failure_limit_minutes"),
+    "upload_period_seconds": ("uploading", "period_seconds"),
+    "upload_limit_minutes": ("uploading", "limit_minutes"),
+    "max_crashes": ("restarts", "crashes"),
+    "max_node_failures": ("restarts", "node_failures"),
+    "max_interruptions": ("restarts", "interruptions"),
+}
+"""Where each setting went that used to stand at the top level of a cluster config or a plan."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that a node needs to do its share.
 
@@ -60,13 +121,9 @@ class Plan:
         env_vars: Variables for the workers, from the cluster config.
         forward_env_vars: Names of variables that the submitting shell's values are taken of; the
             values are written nowhere. None for the whole environment.
-        checkpoint_period_minutes: Longest time of training between two checkpoints.
-        checkpoint_when_busy: ``wait`` for the one that is being written, or ``skip`` this one.
-        checkpoint_failure_limit_minutes: How long none can be saved until training is stopped.
-        upload_period_seconds: Longest time until what a run on remote storage logs is there.
-        upload_limit_minutes: How long its storage may take nothing until training is stopped.
-        budgets: How many ``crashes``, ``node_failures`` and ``interruptions`` another attempt
-            follows; None for any number.
+        saving: When the launcher saves checkpoints of its own.
+        uploading: How a run on remote storage is uploaded.
+        restarts: How many automatic restarts the run gets.
         sweep: Of a point of a sweep: its ``group`` and its ``values`` by key.
         spec: The arguments merged into one mapping, for people.
         origins: For each dotted key of it, where it comes from.
@@ -81,12 +138,9 @@ class Plan:
     words: list[str] = field(default_factory=list)
     env_vars: dict[str, str] = field(default_factory=dict)
     forward_env_vars: list[str] | None = None
-    checkpoint_period_minutes: float = 10
-    checkpoint_when_busy: str = "wait"
-    checkpoint_failure_limit_minutes: float = 30
-    upload_period_seconds: float = 30
-    upload_limit_minutes: float = 30
-    budgets: dict[str, int | None] = field(default_factory=dict)
+    saving: Saving = field(default_factory=Saving)
+    uploading: Uploading = field(default_factory=Uploading)
+    restarts: Restarts = field(default_factory=Restarts)
     sweep: dict[str, Any] = field(default_factory=dict)
     spec: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
@@ -110,10 +164,26 @@ class Plan:
         return cls.from_json(run.read("plan") or {})
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "Plan":
-        """Read what :meth:`to_json` wrote."""
-        fields = {k: v for k, v in content.items() if k in cls.__dataclass_fields__}
-        return cls(**{**fields, "topology": Topology(**fields["topology"])})
+    def from_json(cls, content: object) -> "Plan":
+        """Read what :meth:`to_json` wrote, also that of earlier versions of the launcher.
+
+        Raises:
+            RecordError: If the content does not fit, naming the key.
+        """
+        return read_dataclass(cls, _nest_old_keys(content), "plan.json")
+
+
+def _nest_old_keys(content: object) -> object:
+    """Move the flat settings of earlier versions to where they are today."""
+    if not isinstance(content, Mapping):
+        return content
+    groups: dict[str, Any] = {}
+    for old, (group, name) in OLD_KEYS.items():
+        if old in content:
+            groups.setdefault(group, {})[name] = content[old]
+    if "budgets" in content:
+        groups["restarts"] = content["budgets"]
+    return {**groups, **content}
 
 
 def read_topology(trainer: Mapping[str, Any], free_gpus: Callable[[int], int | None]) -> Topology:

@@ -12,7 +12,7 @@ def visible_gpus() -> list[str]:
     """List the GPUs that a process here may use, by their ids in ``CUDA_VISIBLE_DEVICES``.
 
     Raises:
-        CheckError: If nvidia-smi fails.
+        CheckError: If nvidia-smi fails or does not answer.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:

@@ -1,7 +1,6 @@
 """Saves a checkpoint on all ranks and commits it as soon as it is whole."""
 
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,23 +30,24 @@ class CheckpointSaver:
         run: Whose.
         progress: Where it says that a checkpoint is being saved, and how that went.
         attempt: Which start of the run this is.
+        failure_limit_minutes: How long saving may fail before :meth:`raise_failure` raises.
 
     Attributes:
         is_saving: Whether this rank is, together with all others.
     """
 
-    def __init__(self, run: Run, progress: ProgressReport, attempt: int) -> None:
+    def __init__(
+        self, run: Run, progress: ProgressReport, attempt: int, failure_limit_minutes: float
+    ) -> None:
         self._run, self._progress, self._attempt = run, progress, attempt
-        self._limit_seconds = float(
-            os.environ.get("GETIACTION_LAUNCH_CHECKPOINT_FAILURE_LIMIT_SECONDS", "1800")
-        )
+        self._limit_seconds = failure_limit_minutes * 60
         self._failing_since: float | None = None
         self._failure = ""
         self._is_swept = False
         self.is_saving = False
 
     def raise_failure(self) -> None:
-        """Give up once no checkpoint could be saved for ``checkpoint_failure_limit_minutes``.
+        """Give up once no checkpoint could be saved for ``failure_limit_minutes``.
 
         They are counted from the first one that failed.
 

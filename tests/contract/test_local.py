@@ -8,6 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from getiaction_launch.plan.plan import Saving
+
 pytestmark = pytest.mark.parametrize("cluster", ["local"], indirect=True)
 
 
@@ -99,24 +101,20 @@ def test_checkpoint_that_is_being_written_is_let_finish(getiaction_launch, scrip
 
 
 def test_cluster_config_reaches_who_saves(getiaction_launch, script, tmp_path):
-    """How checkpoints are taken is the cluster config's to say; each worker is told."""
+    """How checkpoints are saved is the cluster config's to say; the plan has it for each worker."""
     config = (
         "backend: {class_path: getiaction_launch.backends.local.LocalBackend}\n"
-        "checkpoint_period_minutes: 5\n"
-        "checkpoint_when_busy: skip\n"
-        "checkpoint_failure_limit_minutes: 2\n"
+        "saving: {period_minutes: 5, when_busy: skip, failure_limit_minutes: 2}\n"
     )
     (tmp_path / "slow.yaml").write_text(config)
     name = script(
-        "print({n: v for n, v in os.environ.items() if n.startswith('GETIACTION_LAUNCH_CHECK')})"
+        "from getiaction_launch.worker.interruption import callbacks\nprint(callbacks()[0]._saving)"
     )
     result = getiaction_launch("--cluster", "./slow.yaml", "--wait", name)
     assert result.returncode == 0, result.stderr
     said = getiaction_launch("logs", "@last").stdout
-    assert "'GETIACTION_LAUNCH_CHECKPOINT_PERIOD_SECONDS': '300" in said
-    assert "'GETIACTION_LAUNCH_CHECKPOINT_WHEN_BUSY': 'skip'" in said
-    assert "'GETIACTION_LAUNCH_CHECKPOINT_FAILURE_LIMIT_SECONDS': '120" in said
+    assert str(Saving(period_minutes=5.0, when_busy="skip", failure_limit_minutes=2.0)) in said
     (tmp_path / "slow.yaml").write_text(config.replace("skip", "sometimes"))
     refused = getiaction_launch("--cluster", "./slow.yaml", name)
     assert refused.returncode == 2
-    assert "checkpoint_when_busy" in refused.stderr
+    assert "saving.when_busy" in refused.stderr

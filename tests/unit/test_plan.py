@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from getiaction_launch.errors import CheckError, SpecError
+from getiaction_launch.errors import CheckError, RecordError, SpecError
 from getiaction_launch.launch.submit import prepare
-from getiaction_launch.plan.plan import Plan, Topology, read_topology
+from getiaction_launch.plan.plan import Plan, Restarts, Saving, Topology, Uploading, read_topology
 
 
 def no_gpus(_num_nodes: int) -> int:
@@ -74,6 +74,51 @@ def test_plan_survives_json():
     words = ["--name=n"]
     plan = Plan("n", "/r", ["--trainer.lr=1e-5"], [], Topology(2, 4, 4), "/w", words, {"A": "b"})
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+OLD_PLAN = """\
+{
+  "schema_version": 1,
+  "name": "act", "root": "/r", "arguments": ["--trainer.lr=1e-5"], "script": [],
+  "topology": {"num_nodes": 2, "workers_per_node": 4, "gpus_per_node": 4},
+  "working_directory": "/w", "words": [], "env_vars": {"A": "b"}, "forward_env_vars": null,
+  "checkpoint_period_minutes": 5,
+  "checkpoint_when_busy": "skip",
+  "checkpoint_failure_limit_minutes": 7.5,
+  "upload_period_seconds": 11,
+  "upload_limit_minutes": 12,
+  "budgets": {"crashes": 1, "node_failures": 2, "interruptions": null},
+  "sweep": {}, "spec": {}, "origins": {}
+}
+"""
+
+
+def test_a_plan_of_an_earlier_version_is_read():
+    """Its flat settings and its ``budgets`` are found in their groups."""
+    plan = Plan.from_json(json.loads(OLD_PLAN))
+    assert plan.topology == Topology(2, 4, 4)
+    assert plan.saving == Saving(5, "skip", 7.5)
+    assert plan.uploading == Uploading(11, 12)
+    assert plan.restarts == Restarts(1, 2, None)
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ('"name": "act"', '"name": 7', "name=7 must be text"),
+        ('"name": "act", ', "", "the key name is missing"),
+        ('"num_nodes": 2', '"num_nodes": "2"', "topology.num_nodes='2' must be a whole number"),
+        ('"skip"', '"rest"', "saving.when_busy='rest' must be one of wait, skip"),
+        ('{"crashes": 1, "node_failures": 2, "interruptions": null}', "[]", "restarts=.. must be"),
+        (OLD_PLAN, "[1]", "must be a mapping"),
+    ],
+)
+def test_a_damaged_plan_is_refused_by_file_and_key(old, new, complaint):
+    """A wrong type is not carried to the place where it would break something else."""
+    assert old in OLD_PLAN
+    with pytest.raises(RecordError, match=rf"plan\.json: .*{complaint}"):
+        Plan.from_json(json.loads(OLD_PLAN.replace(old, new)))
 
 
 @pytest.fixture
@@ -158,7 +203,7 @@ def test_script_that_wants_gpus_does_not_get_cpus(spec):
     assert spec
     Path("train.py").touch()
     plan, backend = prepare(script=["train.py"], nodes=2, gpus_per_node=4)
-    with pytest.raises(CheckError, match="2 nodes x 4 GPUs = 8 GPUs, but this machine shows 0"):
+    with pytest.raises(CheckError, match="2 nodes x 4 GPUs = 8 GPUs, but this machine has none"):
         backend.check(plan)
     plan, backend = prepare(script=["train.py"], nodes=2, gpus_per_node=0)
     backend.check(plan)
@@ -182,10 +227,10 @@ def test_gpus_are_shared_out_and_counted(spec, monkeypatch):
     assert "CUDA_VISIBLE_DEVICES=6,7 " in commands[1]
     Path("train.py").touch()
     plan, backend = prepare(script=["train.py"], nodes=2, gpus_per_node=4)
-    with pytest.raises(CheckError, match="2 nodes x 4 GPUs = 8 GPUs, but this machine shows 4"):
+    with pytest.raises(CheckError, match="2 nodes x 4 GPUs = 8 GPUs, but this machine has 4"):
         backend.check(plan)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    with pytest.raises(CheckError, match="2 nodes cannot share this machine's 1 GPUs"):
+    with pytest.raises(CheckError, match="2 nodes cannot share the 1 GPUs of this machine"):
         prepare(config=[spec], nodes=2, overrides=[("trainer.accelerator", "auto")])
 
 

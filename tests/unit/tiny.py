@@ -1,11 +1,12 @@
 """A small training that draws from every generator, in this process as a launched worker."""
 
+import math
 import os
 import random
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,11 @@ import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from torch.utils.data import DataLoader
 
+from getiaction_launch.plan.plan import Plan, Saving, Topology
 from getiaction_launch.run.checkpoint import Interrupted
 from getiaction_launch.run.run import Run
-from getiaction_launch.worker import interruption
 from getiaction_launch.worker.interruption import Interruption
+from getiaction_launch.worker.lightning_seams import watch_fits
 
 LIMIT_SECONDS = 60
 BATCHES, EPOCHS = 5, 2
@@ -97,17 +99,20 @@ class Worker:
 
     run: Run
     monkeypatch: pytest.MonkeyPatch
+    saving: Saving = field(default_factory=Saving)
 
-    def start(self, resume_from=None, period="inf"):
+    def start(self, resume_from=None, period=math.inf):
         """Be as a worker that has just started."""
-        self.monkeypatch.setenv("GETIACTION_LAUNCH_CHECKPOINT_PERIOD_SECONDS", str(period))
+        saving = replace(self.saving, period_minutes=period / 60)
+        plan = Plan("tiny", "", [], ["train.py"], Topology(1, 1, 0), "", saving=saving)
+        self.run.write("plan", plan.to_json())
         self.monkeypatch.setenv("GETIACTION_LAUNCH_RESUME_FROM", str(resume_from or ""))
-        interruption._watch_fits.cache_clear()
+        watch_fits.cache_clear()
         self.monkeypatch.setattr(Trainer, "fit", ORIGINAL_FIT)
         self.monkeypatch.setattr(Interruption, "is_requested", False)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    def fit(self, stop_at=None, resume_from=None, period="inf", **words):
+    def fit(self, stop_at=None, resume_from=None, period=math.inf, **words):
         """Fit a new model in a new worker; its final state, or None if it was interrupted."""
         self.start(resume_from, period)
         return self.fit_again(stop_at, **words)
