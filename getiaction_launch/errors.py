@@ -64,8 +64,11 @@ class UnreachableError(LaunchError):
     exit_code = 5
 
 
-class RecordError(UnreachableError):
-    """A record in a run's directory is damaged; the message names the file and the key."""
+class RecordError(UnreachableError, ValueError):
+    """A record in a run's directory is damaged; the message names the file and the key.
+
+    Also a ValueError, so code that tolerates text that is not JSON tolerates a damaged record.
+    """
 
 
 class StorageError(UnreachableError, OSError):

@@ -30,7 +30,6 @@ class Flag:
         variables: Environment variables by which the scheduler itself takes this setting.
         repeats: Whether it may be repeated, each time for one entry of the field's mapping;
             ``read`` then returns the entry's key and value.
-        names_runs: Whether the value may name runs, in whose place the scheduler gets job ids.
         is_common: Whether the short help shows it.
         former: Flags of earlier versions, each with what to type instead.
     """
@@ -41,7 +40,6 @@ class Flag:
     example: str = ""
     variables: tuple[str, ...] = ()
     repeats: bool = False
-    names_runs: bool = False
     is_common: bool = False
     former: tuple[tuple[str, str], ...] = ()
 

@@ -4,7 +4,6 @@ The docstring of a verb's function is its help. Torch, Lightning and Ray are nev
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,8 +27,6 @@ from getiaction_launch.cli.grammar import (
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.errors import UsageError
 from getiaction_launch.launch import submit
-from getiaction_launch.launch.dependency import name_jobs
-from getiaction_launch.launch.status import backend_of
 from getiaction_launch.launch.sweep import expand
 from getiaction_launch.plan.plan import DEFAULT_ROOT, Plan
 from getiaction_launch.run.attempt import last_attempt
@@ -129,7 +126,7 @@ def _prepare(
             free_gpus=free_gpus,
         )
         plans.append(plan)
-    return arguments, plans, name_jobs(backend, plans[0].root)
+    return arguments, plans, backend
 
 
 def ls(tokens: Sequence[str]) -> int:
@@ -259,29 +256,17 @@ def node(tokens: Sequence[str]) -> int:
     srun --ntasks-per-node=1 getiaction-launch node --nodes 2 --config act.yaml
     srun --ntasks-per-node=1 getiaction-launch node pusht_act_v1/version_0
     """
-    from getiaction_launch.backends.slurm import SlurmBackend
-    from getiaction_launch.backends.slurm.step import claim_run, is_own, run_step, take_over
+    from getiaction_launch.launch.cluster import find_cluster, read_cluster
+    from getiaction_launch.launch.node import continue_here, start_here
 
     word = tokens[0] if len(tokens) == 1 else ""
     if word and not word.startswith("-") and not word.endswith((".py", ".yaml", ".yml")):
-        own = find_run(word, default_root())
-        before = backend_of(own, own.read("job") or {})
-        slurm = before if isinstance(before, SlurmBackend) else SlurmBackend()
-        if not is_own(own):
-            if os.environ.get("SLURM_NODEID") == "0":
-                submit.check_resumable(own)
-            take_over(own, slurm.record)
-        return run_step(own, slurm.company)
-    # SLURM has given this node its share of GPUs already.
-    arguments, plans, backend = _prepare(
-        tokens, _launch_parser(node), "slurm", lambda _: len(visible_gpus())
-    )
-    if not isinstance(backend, SlurmBackend):
-        raise UsageError(
-            f"--cluster {arguments.cluster}: `getiaction-launch node` is a node of a SLURM job.",
-            "--cluster slurm   or   --cluster ray-on-slurm",
-        )
-    return run_step(claim_run(plans[0], backend.record), backend.company)
+        found = find_run(word, default_root())
+        return continue_here(found, read_cluster(find_cluster("slurm")).backend)
+    # The scheduler has given this node its share of GPUs already.
+    parser = _launch_parser(node)
+    _, plans, backend = _prepare(tokens, parser, "slurm", lambda _: len(visible_gpus()))
+    return start_here(plans[0], backend)
 
 
 def clusters(tokens: Sequence[str]) -> int:

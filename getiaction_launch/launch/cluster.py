@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from getiaction_launch.backends import shipped_settings
-from getiaction_launch.backends.backend import Backend
+from getiaction_launch.backends.backend import Backend, UnknownSettingError
 from getiaction_launch.backends.flag import noun
 from getiaction_launch.errors import ClusterConfigError, UsageError, nearest_first
 from getiaction_launch.plan.plan import OLD_KEYS, Restarts, Saving, Uploading
@@ -167,27 +167,29 @@ def _override(
 ) -> ClusterConfig:
     """Replace settings of a cluster by typed ones, which are values already, and not YAML."""
     prefix = "backend.init_args."
-    backend = place.backend
-    of_backend: dict[str, Any] = {}
-    of_place: dict[str, Any] = {}
-    for key, (flag, value) in settings.items():
-        name, _, option = key.removeprefix(prefix).partition(".")
+    flags = {key.removeprefix(prefix): flag for key, (flag, _) in settings.items()}
+    own: dict[str, Any] = {}
+    for key, (_, value) in settings.items():
+        name, _, option = key.partition(".")
         if not key.startswith(prefix):
-            group = of_place.get(name, getattr(place, name))
-            of_place[name] = replace(group, **{option: value}) if option else value
-        elif name not in _names(type(backend)):
-            owners = shipped_settings().items()
-            others = [title.lower() for title, owner in owners if name in _names(owner)]
-            raise UsageError(
-                f"cluster {path.stem!r} has no {noun(name)} ({flag}).",
-                f"Leave out {flag}, or choose another cluster: --cluster {' or '.join(others)}",
-            )
-        elif option:
-            of_backend.setdefault(name, dict(getattr(backend, name)))[option] = value
-        else:
-            of_backend[name] = value
-    of_place["backend"] = replace(backend, **of_backend)  # type: ignore[type-var] # it is one
-    return replace(place, **of_place)
+            group = own.get(name, getattr(place, name))
+            own[name] = replace(group, **{option: value}) if option else value
+    others = {
+        key.removeprefix(prefix): value
+        for key, (_, value) in settings.items()
+        if key.startswith(prefix)
+    }
+    try:
+        backend = place.backend.with_settings(others)
+    except UnknownSettingError as error:
+        flag = next(flag for key, flag in flags.items() if key.partition(".")[0] == error.name)
+        owners = shipped_settings().items()
+        names = [title.lower() for title, owner in owners if error.name in _names(owner)]
+        raise UsageError(
+            f"cluster {path.stem!r} has no {noun(error.name)} ({flag}).",
+            f"Leave out {flag}, or choose another cluster: --cluster {' or '.join(names)}",
+        ) from error
+    return replace(place, backend=backend, **own)
 
 
 def _names(owner: type) -> set[str]:

@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from getiaction_launch.backends.backend import Job
+from getiaction_launch.backends.backend import Backend, Job, replace_fields
 from getiaction_launch.backends.process import ProcessJob, start_process
 from getiaction_launch.backends.ray.client import connect, ray_errors
 from getiaction_launch.backends.ray.job import RayJob
@@ -28,8 +28,10 @@ from getiaction_launch.errors import (
     LaunchError,
     nearest_first,
 )
+from getiaction_launch.node.allocation import Allocation
 from getiaction_launch.node.node import SAVE_LIMIT_SECONDS
 from getiaction_launch.plan.plan import Plan
+from getiaction_launch.run.records import BackendRecord, JobRecord
 from getiaction_launch.run.run import STAGING_VARIABLE, Run
 from getiaction_launch.system.stop import StopRequest
 
@@ -51,8 +53,14 @@ class RayBackend(RaySettings):
     arguments are the fields of ``RaySettings``.
     """
 
-    start_seconds: ClassVar[float] = 20
-    """How long an attempt may take to begin where nodes are free."""
+    @property
+    def start_seconds(self) -> float:
+        """Ray starts a driver and actors before an attempt can begin."""
+        return 20
+
+    def with_settings(self, values: Mapping[str, object]) -> Backend:
+        """The same backend with other values for some of its fields."""
+        return replace_fields(self, values)
 
     def free_gpus(self, num_nodes: int) -> int | None:  # noqa: ARG002 - of the contract
         """None: only the job will know."""
@@ -73,11 +81,10 @@ class RayBackend(RaySettings):
         """Whether Ray brings a working directory to the nodes."""
         return "working_dir" in self._runtime_env
 
-    @property
-    def working_directory(self) -> str | None:
-        """Where the run's relative paths lie on this machine, if that is not the shell's."""
+    def working_directory(self) -> Path | None:
+        """The directory that Ray copies to the nodes, where that is one of this machine."""
         shipped = self._runtime_env.get("working_dir")
-        return None if shipped is None or "://" in shipped else str(Path(shipped).absolute())
+        return None if shipped is None or "://" in shipped else Path(shipped).absolute()
 
     @property
     def _runtime_env(self) -> dict[str, Any]:
@@ -91,12 +98,13 @@ class RayBackend(RaySettings):
             CheckError: If there is none, or what is to be shipped is not there.
             UnreachableError: If it does not answer.
         """
-        if (source := self.working_directory) and not Path(source).is_dir():
+        source = self.working_directory()
+        if source and not source.is_dir():
             raise CheckError(
                 f"--working-dir {source}: there is no such directory.", "--working-dir ."
             )
-        if plan.script and self.working_directory:
-            script, source = plan.script[0], self.working_directory
+        if plan.script and source:
+            script = plan.script[0]
             if not Path(script).is_relative_to(source):
                 raise CheckError(
                     f"script {script} is not in the working directory that Ray ships, {source}.",
@@ -151,10 +159,10 @@ class RayBackend(RaySettings):
     def _submit_job(self, run: Run, max_parallel: int) -> None:
         client = connect(self.address)
         plan = Plan.of(run)
-        before = run.read("job")
+        before = JobRecord.read(run)
         job_id = self.submission_id or f"{run.name.replace('/', '-')}-{secrets.token_hex(3)}"
-        settings = asdict(replace(self, address=client.get_address(), submission_id=None))
-        self._write_job(run, settings, job_id)  # first: the driver reads it
+        later = replace(self, address=client.get_address(), submission_id=None)
+        later._write_job(run, job_id)  # first: the driver reads it  # noqa: SLF001 - of this class
         names = {*(plan.forward_env_vars or ()), STAGING_VARIABLE} & os.environ.keys()
         forwarded = {name: os.environ[name] for name in names}
         stop_seconds = self.grace_seconds + SAVE_LIMIT_SECONDS + STOP_MARGIN_SECONDS
@@ -177,21 +185,14 @@ class RayBackend(RaySettings):
                 )
         except LaunchError:
             if before:
-                run.write("job", before)
+                before.write(run)
             else:
-                run.forget("job")
+                JobRecord.remove(run)
             raise
 
-    def _write_job(self, run: Run, settings: dict[str, Any], job_id: str, **more: Any) -> None:  # noqa: ANN401 - JSON
-        run.write(
-            "job",
-            {
-                "backend": {"class_path": CLASS_PATH, "init_args": settings},
-                "job_id": job_id,
-                "submitted_at": time.time(),
-                **more,
-            },
-        )
+    def _write_job(self, run: Run, job_id: str, **details: bool) -> None:
+        backend = BackendRecord(CLASS_PATH, asdict(self))
+        JobRecord(backend, job_id, time.time(), details=details).write(run)
 
     def _run_here(self, runs: Sequence[Run], max_parallel: int) -> None:
         """Be the driver: in a job of Ray, or where the user has called ``ray.init``."""
@@ -205,15 +206,19 @@ class RayBackend(RaySettings):
         address = connect(context.gcs_address).get_address()
         backend = replace(self, address=address, working_dir=_outer_working_dir())
         for run in runs:
-            self._write_job(run, asdict(backend), context.get_job_id(), is_inside=True)
+            backend._write_job(run, context.get_job_id(), is_inside=True)  # noqa: SLF001 - of this class
         with StopRequest() as stop, ThreadPoolExecutor(max_parallel) as pool:
             drivers = [Driver(run, backend, stop) for run in runs]
             for _ in pool.map(lambda driver: driver.run_attempts(max_parallel), drivers):
                 pass
 
-    def attach(self, run: Run, record: dict[str, Any]) -> Job:
+    def attach(self, run: Run, record: JobRecord) -> Job:
         """Find a job that any shell submitted."""
-        return ProcessJob(run, record) if "process" in record else RayJob(run, record)
+        return ProcessJob(run, record) if "process" in record.details else RayJob(run, record)
+
+    def allocation(self, plan: Plan) -> Allocation | None:  # noqa: ARG002 - the contract's argument
+        """None: nobody but the launcher starts nodes here."""
+        return None
 
 
 def is_inside() -> bool:

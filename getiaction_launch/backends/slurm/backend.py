@@ -12,15 +12,20 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from getiaction_launch.backends.backend import Job
+from getiaction_launch.backends.backend import Backend, Job, record_of, replace_fields
 from getiaction_launch.backends.flag import from_environment
+from getiaction_launch.backends.slurm.allocation import (
+    SlurmAllocation,
+    check_geometry,
+    share_cpus,
+)
 from getiaction_launch.backends.slurm.command import call
-from getiaction_launch.backends.slurm.company import Company, MakeCompany
+from getiaction_launch.backends.slurm.dependency import resolve
 from getiaction_launch.backends.slurm.job import SlurmJob
 from getiaction_launch.backends.slurm.options import refuse_contradictions, spell
 from getiaction_launch.backends.slurm.partition import check_partitions
@@ -33,12 +38,16 @@ from getiaction_launch.backends.slurm.settings import SlurmSettings, Value
 from getiaction_launch.errors import (
     CheckError,
 )
+from getiaction_launch.node.allocation import Allocation, Limits
+from getiaction_launch.node.sidecar import MakeSidecar, Sidecar
 from getiaction_launch.plan.plan import Plan
+from getiaction_launch.run.records import JobRecord
 from getiaction_launch.run.run import Run, staging_root
 from getiaction_launch.storage.paths import is_remote
 
 if TYPE_CHECKING:
     from submitit import SlurmExecutor
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,20 @@ class SlurmBackend(SlurmSettings):
         refuse_contradictions("sbatch", self.sbatch)
         refuse_contradictions("srun", self.srun)
 
-    def free_gpus(self, num_nodes: int) -> int | None:  # noqa: ARG002 - of the contract
+    @property
+    def start_seconds(self) -> float:
+        """A job that has not begun by then waits in the queue."""
+        return 2
+
+    def with_settings(self, values: Mapping[str, object]) -> Backend:
+        """The same backend with other values for some of its fields."""
+        return replace_fields(self, values)
+
+    def working_directory(self) -> Path | None:
+        """None: jobs run in the shell's directory."""
+        return None
+
+    def free_gpus(self, num_nodes: int) -> int | None:  # noqa: ARG002 - the contract's argument
         """None: only the job will know."""
         return None
 
@@ -101,8 +123,6 @@ class SlurmBackend(SlurmSettings):
             RefusedError: If sbatch says no.
             UnreachableError: If SLURM does not answer.
         """
-        from getiaction_launch.backends.slurm.step import run_task
-
         plans = [Plan.of(run) for run in runs]
         for plan in plans[1:]:
             if plan.topology != plans[0].topology:
@@ -111,6 +131,8 @@ class SlurmBackend(SlurmSettings):
                     "array are alike.",
                     "Sweep over trainer.num_nodes and trainer.devices by one command for each.",
                 )
+        from getiaction_launch.backends.slurm.step import run_task
+
         executor = self._executor(plans[0], self._make_job_directory(runs[0]))
         executor.update_parameters(array_parallelism=max_parallel or len(runs))
         directories = [str(run.directory) for run in runs]
@@ -120,42 +142,44 @@ class SlurmBackend(SlurmSettings):
                 sbatch_environment(self._asked(plans[0]), plans[0].forward_env_vars),
                 sbatch_errors(),
             ):
-                jobs = executor.map_array(partial(run_task, company=self.company), directories)
+                jobs = executor.map_array(partial(run_task, backend=self._later), directories)
             for run, job in zip(runs, jobs, strict=True):
                 self._record(run, job.job_id, executor.folder)
 
     def _record(self, run: Run, job_id: str, job_directory: Path) -> None:
-        before = run.read("job") or {}
-        previous = [*before.get("previous_job_ids", ()), before.get("job_id")]
-        run.write(
-            "job",
-            {
-                "backend": self.record,
-                "job_id": job_id,
-                "job_dir": str(job_directory),
-                "submitted_at": time.time(),
-                "previous_job_ids": [job_id for job_id in previous if job_id],
-            },
-        )
+        before = JobRecord.read(run) or JobRecord()
+        JobRecord(
+            record_of(self._later),
+            job_id=job_id,
+            submitted_at=time.time(),
+            previous_job_ids=[*before.previous_job_ids, *filter(None, [before.job_id])],
+            output=str(job_directory / f"{job_id}_0_log.out"),
+            details={"job_dir": str(job_directory)},
+        ).write(run)
 
     @property
-    def record(self) -> dict[str, Any]:
-        """What ``job.json`` says of it, for the run's later jobs."""
-        # What a first job waited for, a later one of the same run need not.
-        settings = asdict(replace(self, dependency=None))
-        return {
-            "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
-            "init_args": settings,
-        }
+    def _later(self) -> "Self":
+        """The backend for later jobs of a run, which wait for no other run any more."""
+        return replace(self, dependency=None)
 
     @property
-    def company(self) -> MakeCompany:
-        """What runs on each node beside its workers."""
-        return Company
+    def make_sidecar(self) -> MakeSidecar:
+        """Makes what runs on each node next to the workers."""
+        return Sidecar
 
-    def attach(self, run: Run, record: dict[str, Any]) -> Job:
+    def attach(self, run: Run, record: JobRecord) -> Job:
         """Find a job that any shell on this cluster submitted."""
         return SlurmJob(run, record, self.poll_seconds)
+
+    def allocation(self, plan: Plan) -> Allocation | None:
+        """The node of a SLURM step that this process is.
+
+        Raises:
+            UsageError: If it is none, or the step has another geometry than the plan.
+        """
+        check_geometry(plan)
+        limits = Limits(self.grace_seconds, self.warning_seconds)
+        return SlurmAllocation(record_of(self._later), limits, self.make_sidecar, share_cpus(plan))
 
     @property
     def _python(self) -> str:
@@ -199,6 +223,9 @@ class SlurmBackend(SlurmSettings):
     def _parameters(self, plan: Plan) -> dict[str, Any]:
         """What is asked of SLURM, in submitit's words."""
         topology = plan.topology
+        dependency = (
+            resolve(self.dependency, plan.root, self.poll_seconds) if self.dependency else None
+        )
         cpus = self.cpus_per_worker or (None if topology.gpus_per_node else 1)
         cpus_per_task = cpus and cpus * topology.workers_per_node
         gpus: int | str | None = topology.gpus_per_node or None
@@ -213,7 +240,7 @@ class SlurmBackend(SlurmSettings):
         }
         if self.mail_user:
             extra["mail-type"] = "BEGIN,END,FAIL,REQUEUE"
-        if self.dependency:
+        if dependency:
             extra["kill-on-invalid-dep"] = "yes"
         step = {"kill-on-bad-exit": "1", "wait": "0"}
         if cpus_per_task:
@@ -227,7 +254,7 @@ class SlurmBackend(SlurmSettings):
             "exclude": self.exclude,
             "constraint": self.constraint,
             "mail_user": self.mail_user,
-            "dependency": self.dependency or None,
+            "dependency": dependency or None,
             "time": self.time_limit_minutes,  # None, or submitit makes it 5 minutes
             "nodes": topology.num_nodes,
             "ntasks_per_node": 1,

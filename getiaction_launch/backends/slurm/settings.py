@@ -79,7 +79,7 @@ class SlurmSettings:
 
     dependency: Annotated[
         str | None,
-        Flag(("-d", "--dependency"), "TYPE:RUN", example="afterok:@last", names_runs=True),
+        Flag(("-d", "--dependency"), "TYPE:RUN", example="afterok:@last"),
     ] = None
     """Runs or job ids that must end first, as sbatch writes dependencies."""
 
