@@ -29,6 +29,7 @@ from getiaction_launch.launch.dependency import resolve
 from getiaction_launch.launch.status import backend_of
 from getiaction_launch.launch.sweep import expand
 from getiaction_launch.plan.plan import DEFAULT_ROOT, Plan
+from getiaction_launch.plan.spec import leaves
 from getiaction_launch.run.attempt import last_attempt
 from getiaction_launch.run.run import find_run, list_runs
 from getiaction_launch.storage.paths import open_path, use_options
@@ -118,15 +119,17 @@ def run_or_check(tokens: Sequence[str], *, only_check: bool) -> int:
     arguments, plans, backend = _prepare(tokens)
     plan = plans[0]
     if only_check or arguments.dry_run:
-        for each in plans:
-            launch.check(each, backend, also_spec=True)
+        spec, *_ = [launch.check(each, backend) for each in plans]
+        values = leaves(spec) if spec else {}
+        origins = launch.trace(plan, values)
         commands = backend.describe(plan)
         if arguments.sweep:
             console.say(f"a sweep of {len(plans)} runs; this is the first:")
         if arguments.json:
-            console.print_json({"plan": plan.to_json(), "commands": commands})
+            content = {**plan.to_json(), "spec": spec, "origins": origins}
+            console.print_json({"plan": content, "commands": commands})
         elif arguments.dry_run:
-            print(console.plan_text(plan, commands))
+            print(console.plan_text(plan, values, origins, commands))
         else:
             console.say("ok: this run could start.")
         return 0

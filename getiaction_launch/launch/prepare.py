@@ -1,15 +1,21 @@
 """Everything about a run decided: the spec and the cluster config joined into a plan."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from getiaction_launch.backends.backend import Backend
 from getiaction_launch.errors import SpecError
 from getiaction_launch.plan.plan import DEFAULT_NAME, DEFAULT_ROOT, Plan, read_topology
-from getiaction_launch.plan.spec import Spec, read_spec
+from getiaction_launch.plan.spec import find_origins, read_spec, read_trainer
 from getiaction_launch.storage.paths import resolve_root, use_options
 
+_FLAGS_OF_KEYS = {
+    "num_nodes": "--nodes",
+    "accelerator": "--gpus-per-node",
+    "devices": "--gpus-per-node",
+    "experiment_name": "--name",
+}
 _OF_THE_RUN = ("restarts.", "backend.init_args.cpus_per_worker", "backend.init_args.memory_mb")
 
 
@@ -76,7 +82,7 @@ def prepare(
             "getiaction-launch --config act.yaml   or   getiaction-launch train.py --lr 3e-4",
         )
     if script:
-        spec = Spec()
+        arguments: list[str] = []
         script = _check_script(script)
         trainer = _describe_script(nodes, gpus_per_node, workers_per_node)
         name = name or Path(script[0]).stem
@@ -86,9 +92,9 @@ def prepare(
                 "--workers-per-node is for scripts; a spec says it itself.",
                 f"--trainer.devices={workers_per_node}",
             )
-        spec = read_spec(config, overrides)
-        _apply_flags(spec, nodes, gpus_per_node, name)
-        trainer = spec.trainer
+        arguments = read_spec(config, overrides)
+        arguments += _read_flags(arguments, overrides, nodes, gpus_per_node, name)
+        trainer = read_trainer(arguments)
         name = str(trainer.get("experiment_name") or DEFAULT_NAME)
     if "/" in name or name in (".", ".."):
         raise SpecError(f"experiment_name={name!r} is no plain name.", "e.g. --name pusht_act_v1")
@@ -98,7 +104,7 @@ def prepare(
     plan = Plan(
         name=name,
         root=root,
-        arguments=spec.arguments,
+        arguments=arguments,
         script=list(script),
         words=words,
         topology=read_topology(trainer, free_gpus or place.backend.free_gpus),
@@ -109,8 +115,6 @@ def prepare(
         uploading=place.uploading,
         restarts=place.restarts,
         sweep=dict(sweep or {}),
-        spec=spec.view,
-        origins=spec.origins,
     )
     return plan, place.backend
 
@@ -143,26 +147,53 @@ def _describe_script(nodes: int | None, gpus: int | None, workers: int | None) -
     return trainer
 
 
-def _apply_flags(
-    spec: Spec, nodes: int | None, gpus_per_node: int | None, name: str | None
-) -> None:
-    """Nodes, devices and name live in the Trainer's own words; the launcher's flags set those."""
-    flags: dict[str, tuple[str, Any]] = {}
-    if nodes is not None:
-        flags["num_nodes"] = ("--nodes", nodes)
-    if name is not None:
-        flags["experiment_name"] = ("--name", name)
+def _read_flags(
+    arguments: Sequence[str],
+    overrides: Sequence[tuple[str, str]],
+    nodes: int | None,
+    gpus_per_node: int | None,
+    name: str | None,
+) -> list[str]:
+    """Read the launcher's own flags as overrides of the Trainer's keys.
+
+    Raises:
+        SpecError: If an override that was typed says something else.
+    """
+    values: dict[str, object] = {"num_nodes": nodes, "experiment_name": name}
     if gpus_per_node is not None:
-        flags["accelerator"] = ("--gpus-per-node", "gpu" if gpus_per_node else "cpu")
-    if gpus_per_node:
-        flags["devices"] = ("--gpus-per-node", gpus_per_node)
-    for key, (flag, value) in flags.items():
-        known = spec.trainer.get(key)
-        is_typed = spec.origins.get(f"trainer.{key}") == "command line"
-        if is_typed and str(known) not in (str(value), "auto"):
+        values["accelerator"] = "gpu" if gpus_per_node else "cpu"
+        values["devices"] = gpus_per_node or None
+    typed = read_trainer(arguments[len(arguments) - len(overrides) :])
+    given = {key: value for key, value in values.items() if value is not None}
+    for key, value in given.items():
+        if key in typed and str(typed[key]) not in (str(value), "auto"):
             raise SpecError(
-                f"{flag} makes trainer.{key}={value!r}, "
-                f"but --trainer.{key}={known!r} is given too.",
+                f"{_FLAGS_OF_KEYS[key]} makes trainer.{key}={value!r}, "
+                f"but --trainer.{key}={typed[key]!r} is given too.",
                 "Keep one of the two.",
             )
-        spec.override(f"trainer.{key}", str(value), f"command line ({flag})")
+    return [f"--trainer.{key}={value}" for key, value in given.items()]
+
+
+def trace(plan: Plan, keys: Iterable[str]) -> dict[str, str]:
+    """Find where each value of a plan's spec comes from.
+
+    Args:
+        plan: What :func:`prepare` decided.
+        keys: Dotted keys of the spec as its parser understands it.
+
+    Returns:
+        For each key a config file's path, ``command line``, the same with the launcher's flag that
+        sets it, or ``default``.
+    """
+    words = [word.partition("=") for word in plan.words]
+    origins = [_show_path(Path(value)) for flag, _, value in words if flag == "--config"]
+    for argument in plan.arguments[2 * len(origins) :]:
+        key = argument.partition("=")[0].rpartition(".")[2]
+        is_typed = argument in plan.words
+        origins.append("command line" if is_typed else f"command line ({_FLAGS_OF_KEYS[key]})")
+    return find_origins(keys, plan.arguments, origins)
+
+
+def _show_path(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

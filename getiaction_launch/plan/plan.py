@@ -113,7 +113,7 @@ class Plan:
         name: The run's name: its directory under ``root``.
         root: Absolute directory of all runs.
         arguments: What to train, as ``getiaction fit`` takes it; empty where ``script`` is given.
-        script: The user's own ``train.py`` and its arguments; empty where ``spec`` is given.
+        script: The user's own ``train.py`` and its arguments; empty where there is a spec.
         topology: Nodes, workers and GPUs.
         working_directory: Where the workers run, so that relative paths and the user's own
             modules mean what they meant to the user.
@@ -125,8 +125,6 @@ class Plan:
         uploading: How a run on remote storage is uploaded.
         restarts: How many automatic restarts the run gets.
         sweep: Of a point of a sweep: its ``group`` and its ``values`` by key.
-        spec: The arguments merged into one mapping, for people.
-        origins: For each dotted key of it, where it comes from.
     """
 
     name: str
@@ -142,8 +140,6 @@ class Plan:
     uploading: Uploading = field(default_factory=Uploading)
     restarts: Restarts = field(default_factory=Restarts)
     sweep: dict[str, Any] = field(default_factory=dict)
-    spec: dict[str, Any] = field(default_factory=dict)
-    origins: dict[str, str] = field(default_factory=dict)
 
     def moved_to(self, directory: Path) -> "Plan":
         """The same plan where its working directory lies elsewhere, and a script in it too."""
