@@ -17,7 +17,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 
-from getiaction.data import DotDataModule, LeRobotDataset
+from getiaction.data import LeRobotDataset
+from getiaction.demo import DotDataModule
 from getiaction.policies import ACT
 from getiaction.train import Trainer
 

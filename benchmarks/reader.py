@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from getiaction.data import LeRobotDataset
-from getiaction.data.dot import FPS, write_dot_dataset
+from getiaction.demo.dot import FPS, write_dot_dataset
 
 CHUNK_SIZE = 100
 BATCH_SIZE = 16

@@ -2,17 +2,19 @@
 
 import argparse
 
-from getiaction.data.dot import write_dot_dataset
-from getiaction.data.errors import DatasetError
+from getiaction.data import DatasetError
+from getiaction.demo import write_dot_dataset
 
 
 def main() -> None:
     """Parse the command line and write the dataset."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("root", help="folder to make")
-    parser.add_argument("--num-episodes", type=int, default=100)
-    parser.add_argument("--image-size-px", type=int, default=96, help="height and width, even")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("root", help="folder to write")
+    parser.add_argument("--num-episodes", type=int, default=100, help="number of episodes to write")
+    parser.add_argument(
+        "--image-size-px", type=int, default=96, help="height and width of the images"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
     args = parser.parse_args()
     try:
         root = write_dot_dataset(

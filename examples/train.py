@@ -1,4 +1,4 @@
-"""A training script as one writes it for a laptop; the launcher runs it unchanged.
+"""An ordinary training script, which the launcher runs unchanged.
 
 python examples/train.py --max-epochs 2
 getiaction-launch --nodes 2 examples/train.py --max-epochs 2
@@ -6,13 +6,13 @@ getiaction-launch --nodes 2 examples/train.py --max-epochs 2
 
 import argparse
 
-from getiaction.data import DotDataModule
+from getiaction.demo import DotDataModule
 from getiaction.policies import ACT
 from getiaction.train import Trainer
 
 
 def main() -> None:
-    """Train a small ACT on the dot dataset, which is made on the spot."""
+    """Train a small ACT on the dot dataset, which is generated on first use."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--max-epochs", type=int, default=10)
     parser.add_argument("--lr", type=float, default=3e-4)

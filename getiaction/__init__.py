@@ -1,1 +1,1 @@
-"""Train robot policies: Trainer, policies, data and the `getiaction` command."""
+"""Training of robot policies: a Trainer, policies, datasets and the `getiaction` command."""

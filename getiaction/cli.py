@@ -11,24 +11,24 @@ Train and evaluate robot policies on this machine.
   fit        train a policy
   validate   run one epoch over the validation data
   test       run one epoch over the test data
-  predict    run a policy over data and return what it predicts
+  predict    run a policy over the prediction data
 
 getiaction fit --model ACT --data LeRobotDataModule --data.repo_id lerobot/pusht
 getiaction fit --config act.yaml --trainer.max_epochs=10
-getiaction fit --help                      all keys of trainer:, model: and data:
-getiaction fit --model.help ACT            the keys of one class
-getiaction fit --config act.yaml --print_config    the config with all defaults
+getiaction fit --help                      list all keys of trainer:, model: and data:
+getiaction fit --model.help ACT            list the keys of one class
+getiaction fit --config act.yaml --print_config    print the config with all defaults
 """
 
 
 def main() -> int:
-    """Run the command line of this process.
+    """Run the `getiaction` command with the arguments of this process.
 
     Returns:
-        The exit code: 0, or 2 for a mistake in the arguments, the config or the data.
+        The exit code: 0 for success, 2 for a mistake in the arguments, the config or the data.
     """
     if sys.argv[1:] in ([], ["-h"], ["--help"]):
-        # Lightning takes seconds to import, and this page says nothing that it would know.
+        # This page needs nothing from Lightning, which takes seconds to import.
         (sys.stdout if sys.argv[1:] else sys.stderr).write(USAGE)
         return 0 if sys.argv[1:] else 2
     from argparse import ArgumentError
@@ -45,13 +45,14 @@ def main() -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        # Lightning leaves only NCCL's group; Gloo's threads can abort an interpreter that exits.
+        # Lightning destroys only NCCL process groups, but the threads of a Gloo group can abort the
+        # interpreter when it exits.
         torch.distributed.destroy_process_group()
     return 0
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - what a module's attribute may be
-    """Import `CLI` when asked for, so that `getiaction --help` need not wait for Lightning."""
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type of any attribute
+    """Import `CLI` on first use, so that `getiaction --help` does not wait for Lightning."""
     if name == "CLI":
         from getiaction.train.cli import CLI
 

@@ -64,8 +64,11 @@ class UnreachableError(LaunchError):
     exit_code = 5
 
 
-class RecordError(UnreachableError):
-    """A record in a run's directory is damaged; the message names the file and the key."""
+class RecordError(UnreachableError, ValueError):
+    """A record in a run's directory is damaged; the message names the file and the key.
+
+    Also a ValueError, so code that tolerates text that is not JSON tolerates a damaged record.
+    """
 
 
 class StorageError(UnreachableError, OSError):
@@ -75,14 +78,22 @@ class StorageError(UnreachableError, OSError):
     """
 
 
-def nearest_first(word: str, valid: Iterable[str]) -> str:
+def nearest_first(word: str, valid: Iterable[str], most: int | None = None) -> str:
     """Name the valid words, those nearest to ``word`` first, for the second line of an error.
+
+    Args:
+        word: What the user has typed.
+        valid: The words that would have been right.
+        most: How many of the nearest words to name, and no other; all words if not given.
 
     Returns:
         ``Did you mean 'a'? Valid: a, b, c.``; without the question where nothing is near.
     """
     words = sorted(set(valid))
     near = difflib.get_close_matches(word, words, n=3, cutoff=0.6)
-    rest = [w for w in words if w not in near]
     question = f"Did you mean {near[0]!r}? " if near else ""
+    if most is not None:
+        nearest = difflib.get_close_matches(word, words, n=most, cutoff=0)
+        return f"{question}Nearest: {', '.join(nearest)}."
+    rest = [w for w in words if w not in near]
     return f"{question}Valid: {', '.join(near + rest)}."

@@ -1,5 +1,5 @@
 #!/bin/bash
-# In an allocation that you hold: try a spec on two nodes, change it, try again.
+# Inside an allocation: try a spec on two nodes, change it, and try again without queueing.
 #
 #   salloc --nodes=2 --ntasks-per-node=1 --cpus-per-task=2 --time=00:30:00
 #   examples/hpc/interactive.sh --config examples/act_tiny.yaml --trainer.max_epochs=1

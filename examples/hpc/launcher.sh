@@ -1,6 +1,6 @@
 #!/bin/bash
-# A batch script of your own around the launcher: one task per node, which starts a worker for each
-# device, saves before the time limit and on preemption, has the job requeued and goes on.
+# Your own batch script around the launcher. It has one task per node, which starts a worker for each
+# device. Before the time limit and on preemption, the job saves a checkpoint, is requeued and resumes.
 #
 #   sbatch examples/hpc/launcher.sh
 #   getiaction-launch status @last
@@ -15,6 +15,6 @@
 
 # module load python    or    source ~/venvs/act/bin/activate
 
-# Since SLURM 22.05 srun does not take --cpus-per-task from sbatch.
+# Since SLURM 22.05, srun does not inherit --cpus-per-task from sbatch.
 srun --kill-on-bad-exit=1 --wait=0 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
     getiaction-launch node --nodes "$SLURM_JOB_NUM_NODES" --config examples/act_tiny.yaml "$@"

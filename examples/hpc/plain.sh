@@ -1,6 +1,6 @@
 #!/bin/bash
-# Without the launcher: one task per device, which Lightning finds by itself. Nothing is saved
-# before the time limit, and nothing is requeued.
+# Without the launcher: one task per device, which Lightning detects. No checkpoint is saved before
+# the time limit, and the job is not requeued.
 #
 #   sbatch examples/hpc/plain.sh --max-epochs 2
 #SBATCH --job-name=dot_act
@@ -11,8 +11,8 @@
 
 # module load python    or    source ~/venvs/act/bin/activate
 
-# Lightning's own choice, 15000 and the end of the job's id, is another job's too. This script runs
-# on the first node, where rank 0 will listen.
+# Lightning would choose 15000 plus the last digits of the job's id, which several jobs can share.
+# This script runs on the first node, where rank 0 listens, so it can choose a free port.
 MASTER_PORT=$(python -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
 export MASTER_PORT
 

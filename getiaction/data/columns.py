@@ -1,4 +1,4 @@
-"""The rows of a dataset as columns in memory."""
+"""The rows of a dataset, held in memory column by column."""
 
 import math
 from collections.abc import Sequence
@@ -12,32 +12,32 @@ import pyarrow.compute as pc
 from getiaction.data.errors import DatasetError
 from getiaction.data.metadata import read_columns
 
-# lerobot's samples come from Python numbers, so torch's defaults: any float is float32, any
-# integer int64.
+# lerobot converts Python numbers to tensors, so its samples have torch's default types: float32
+# for every float, int64 for every integer.
 ARROW_TYPES = {"f": pa.float32(), "i": pa.int64(), "u": pa.int64(), "b": pa.bool_()}
 
-# Numbers as a numpy array, anything else as a pyarrow.ChunkedArray, which has no types.
+# A numpy array of numbers, or a pyarrow.ChunkedArray of anything else; pyarrow ships no types.
 Column = Any
 
 
 def load_columns(
     files: Sequence[Path], features: dict[str, dict[str, Any]], episodes: Sequence[int] | None
 ) -> dict[str, Column]:
-    """Read every feature that is stored in rows.
+    """Read every feature that is stored in the data files, so everything but videos.
 
-    Images stay as the encoded files that they are stored as; they take as much memory as on disk.
+    Images are kept encoded and are decoded when they are used: they take as much memory as on disk.
 
     Args:
-        files: Parquet files, in the order of their rows.
-        features: The features of `info.json`.
-        episodes: Episode indices to keep; None for all.
+        files: Parquet files to read, in the order of their rows.
+        features: Description of each feature by key, as in `meta/info.json`.
+        episodes: Indices of the episodes to keep; None keeps all.
 
     Returns:
-        Per key N rows: numbers as an array (N, *shape), or (N,) where rows hold bare numbers, of
-        float32, int64 or bool; text and image files as an Arrow column.
+        The N rows of each feature by key. Numbers are an array (N, *shape) of float32, int64 or
+        bool, or (N,) if the rows hold scalars; texts and encoded images are an Arrow column.
 
     Raises:
-        DatasetError: A file or column is missing, damaged or of another shape.
+        DatasetError: A file or column is missing, damaged or has an unexpected shape.
     """
     stored = {key: feature for key, feature in features.items() if feature["dtype"] != "video"}
     rows = None if episodes is None else pc.field("episode_index").isin(list(episodes))
@@ -55,7 +55,7 @@ def _load_column(file: Path, key: str, column: pa.ChunkedArray, feature: dict[st
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         msg = (
             f'{file}: column "{key}" does not hold {feature["dtype"]} of shape '
-            f"{list(feature['shape'])} as meta/info.json says ({error}). "
+            f"{list(feature['shape'])}, which meta/info.json declares ({error}). "
             "Correct the feature in meta/info.json, or write the file again."
         )
         raise DatasetError(msg) from error
@@ -73,7 +73,7 @@ def _to_column(column: pa.ChunkedArray, feature: dict[str, Any]) -> Column:
     if feature["dtype"] == "image":
         column = pc.struct_field(column, "bytes")
         if column.null_count:
-            msg = "images are not embedded in the file"
+            msg = "some images are not embedded in the file"
             raise ValueError(msg)
         return column.cast(pa.large_binary())
     if feature["dtype"] == "string":
@@ -85,7 +85,7 @@ def _to_column(column: pa.ChunkedArray, feature: dict[str, Any]) -> Column:
     while pa.types.is_nested(array.type):
         array = array.flatten()
     if array.null_count:
-        msg = f"{array.null_count} values are absent"
+        msg = f"{array.null_count} values are missing"
         raise ValueError(msg)
     values = array.cast(ARROW_TYPES[np.dtype(feature["dtype"]).kind]).to_numpy(zero_copy_only=False)
     shape = (len(column), *feature["shape"])

@@ -1,4 +1,4 @@
-"""LeRobotDataset: our reader of robot data in LeRobot's formats v2.1 and v3.0."""
+"""LeRobotDataset: reads robot data in LeRobot's formats v2.1 and v3.0, without lerobot."""
 
 import operator
 import os
@@ -22,42 +22,42 @@ MAX_FPS_ERROR = 0.05
 
 
 class LeRobotDataset(Dataset[dict[str, Any]]):
-    """Frames of recorded episodes, each with the frames around it that a policy asks for.
+    """The frames of recorded episodes, each with the neighbouring frames that a policy needs.
 
-    Sample `i` is a dict that equals the one of lerobot's class of the same name: each feature as
-    a tensor (floats as float32, integers as int64), cameras as (3, H, W) float32 in [0, 1], and
-    "task" as text. A feature with T offsets is stacked to (T, ...), clamped to its episode, and
-    joined by "<key>_is_pad", (T,) bool, true where the offset leaves the episode. As in lerobot, a
-    video with one offset is not stacked.
+    Sample `i` is a dict, equal to the one that lerobot's class of the same name returns: each
+    feature is a tensor (floats as float32, integers as int64), cameras are (3, H, W) float32 in
+    [0, 1], and "task" is text. A feature with T frame offsets is stacked to (T, ...). Offsets that
+    leave the episode repeat its first or last frame, and "<key>_is_pad", (T,) bool, marks them. As
+    in lerobot, a video with a single offset is not stacked.
 
-    Format: https://huggingface.co/docs/lerobot/lerobot-dataset-v3. Rows, with the images stored in
-    them, are held in memory as stored; videos are decoded when read. Not thread-safe; loader
-    workers of any start method may share it.
+    Format: https://huggingface.co/docs/lerobot/lerobot-dataset-v3. Rows are held in memory, stored
+    images included; videos are decoded when a sample is read. The dataset is not thread-safe, but
+    loader workers of any start method can share it.
 
     Args:
         repo_id: Dataset on the Hugging Face hub, `"user/name"`.
-        root: Local folder or fsspec URL (`s3://`, `hf://`, `memory://`...). Remote files are copied
-            once to the cache (`GETIACTION_CACHE`). Next to `repo_id`: the folder to read if it
-            exists, and to download into if not.
-        episodes: Episode indices to read, default all. Samples keep the order of the files.
-        image_transforms: Called with each camera tensor.
-        delta_timestamps: Per key the offsets in seconds, multiples of 1/fps.
-        tolerance_s: How far a frame's or offset's time may be from the wanted one, in seconds.
-        revision: Branch, tag or commit on the hub.
-        force_cache_sync: Fetch remote files again even if they are here.
-        download_videos: Fetch videos; without them only the metadata and rows can be used.
-        use_imagenet_stats: Give ImageNet's mean and std for RGB cameras in `stats`.
+        root: Local folder or fsspec URL (`s3://`, `hf://`, `memory://`...) of the dataset. Remote
+            files are copied once to the cache (`GETIACTION_CACHE`). Together with `repo_id`, it is
+            the folder to read if it exists, and to download into otherwise.
+        episodes: Indices of the episodes to read; None reads all. Samples keep the files' order.
+        image_transforms: Function that is applied to each camera tensor, (3, H, W) in [0, 1].
+        delta_timestamps: Offsets in seconds to stack, by feature key; multiples of 1/fps.
+        tolerance_s: Largest difference between a wanted time and a frame's time, in seconds.
+        revision: Branch, tag or commit of `repo_id`; None takes the newest supported format.
+        force_cache_sync: Whether to download remote files again that are already cached.
+        download_videos: Whether to download videos; without them, samples cannot be read.
+        use_imagenet_stats: Whether `stats` has ImageNet's mean and std for RGB cameras.
 
     Attributes:
-        repo_id: As given.
-        root: The local folder that is read.
-        episodes: As given, as a list.
-        features: Per key its description in `info.json`.
-        fps: Frames per second.
-        stats: What a policy is built from: see `PolicyDataset`.
+        repo_id: The `repo_id` argument, unchanged.
+        root: Local folder that the files are read from.
+        episodes: The `episodes` argument as a list; None for all episodes.
+        features: Description of each feature by key, as in `meta/info.json`.
+        fps: Frames per second of every episode.
+        stats: Type, shape and statistics of each feature by key, as described in `PolicyDataset`.
 
     Raises:
-        DatasetError: The dataset or an argument is unfit; the message names the file or value.
+        DatasetError: The dataset or an argument is invalid; the message names the file or value.
     """
 
     def __init__(  # noqa: PLR0917 - lerobot's signature
@@ -106,20 +106,20 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
 
     @property
     def num_frames(self) -> int:
-        """Number of frames in the chosen episodes."""
+        """Number of frames in the episodes that are read."""
         return len(self)
 
     @property
     def num_episodes(self) -> int:
-        """Number of chosen episodes."""
+        """Number of episodes that are read."""
         return len(self._metadata.episodes if self.episodes is None else self.episodes)
 
     @property
     def delta_indices(self) -> dict[str, list[int]] | None:
-        """Per key the frame offsets that a sample stacks; None for the sample's frame alone.
+        """Frame offsets that a sample stacks, by feature key; None stacks nothing.
 
         Raises:
-            DatasetError: On setting: a key is no feature, or has no offset.
+            DatasetError: A key that is set is not a feature, or its list of offsets is empty.
         """
         return {key: offsets.tolist() for key, offsets in self._offsets.items()} or None
 
@@ -129,7 +129,7 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
         for key, offsets in delta_indices.items():
             self._check_feature(key, "delta_indices")
             if not len(offsets):
-                msg = f'delta_indices["{key}"] is empty. Give offsets such as [0], or leave it out.'
+                msg = f'delta_indices["{key}"] is empty. Use offsets such as [0], or omit the key.'
                 raise DatasetError(msg)
         self._offsets = {
             key: np.array([operator.index(offset) for offset in offsets], dtype=np.int64)
@@ -197,10 +197,10 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
     def _to_tensor(self, key: str, pixels: NDArray[np.uint8], place: str) -> torch.Tensor:
         """Turn (..., H, W, C) uint8 into (..., C, H, W) float32 in [0, 1]."""
         found, promised = pixels.shape[-3:-1], channel_first_shape(self.features[key])[1:]
-        if sorted(found) != sorted(promised):  # some datasets give width before height
+        if sorted(found) != sorted(promised):  # some datasets declare width before height
             msg = (
-                f'{self.root}: "{key}" ({place}) has images of height and width {list(found)}, '
-                f"meta/info.json says {promised}. Correct the shape there."
+                f'{self.root}: the images of "{key}" ({place}) have height and width '
+                f"{list(found)}, but meta/info.json declares {promised}. Correct the shape there."
             )
             raise DatasetError(msg)
         tensor = torch.from_numpy(pixels).movedim(-1, -3)
@@ -219,19 +219,20 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
         if missing:
             msg = (
                 f"{self.root / missing[0]} is missing ({len(missing)} of {len(names)} videos are). "
-                "Download or copy the dataset again, or pass download_videos=False to do without."
+                "Download or copy the dataset again, or read it without videos: "
+                "download_videos=False."
             )
             raise DatasetError(msg)
 
     def _data_files(self) -> list[Path]:
         files = {self.root / episode.data_file for episode in self._chosen().values()}
         if self.episodes is None:
-            # As in lerobot, all that there are: an episode's rows may go on in the next file.
+            # As in lerobot, every data file: the rows of an episode may continue in the next one.
             files |= set((self.root / "data").glob("*/*.parquet"))
         return sorted(files)
 
     def _find_bounds(self) -> NDArray[np.int64]:
-        """Return per row the first row of its episode and the row after its last, (N, 2)."""
+        """Return the first row of each row's episode and the row after its last, (N, 2)."""
         rows = self._columns["episode_index"]
         found = dict(zip(*(a.tolist() for a in np.unique(rows, return_counts=True)), strict=True))
         wanted = {e: episode.length for e, episode in self._chosen().items()}
@@ -240,13 +241,13 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
                 place = self._metadata.episodes.get(episode)
                 msg = (
                     f"{self.root / (place.data_file if place else 'data')} has "
-                    f"{found.get(episode, 0)} rows of episode {episode}, meta/ lists "
-                    f"{wanted.get(episode, 0)}. Restore data/ and meta/ from one copy."
+                    f"{found.get(episode, 0)} rows of episode {episode}, but meta/ lists "
+                    f"{wanted.get(episode, 0)}. Restore data/ and meta/ from the same copy."
                 )
                 raise DatasetError(msg)
         starts = np.flatnonzero(np.diff(rows, prepend=-1))
         if len(starts) != len(found):
-            msg = f"{self.root / 'data'}: the rows of an episode are not together. Restore data/."
+            msg = f"{self.root / 'data'}: the rows of an episode are not contiguous. Restore data/."
             raise DatasetError(msg)
         ends = np.append(starts[1:], len(rows))
         return np.repeat(np.stack([starts, ends], axis=1), ends - starts, axis=0)
@@ -256,18 +257,19 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
         step_s = float(np.median(steps_s)) if len(steps_s) else 1 / self.fps
         if abs(step_s * self.fps - 1) > MAX_FPS_ERROR:
             msg = (
-                f"{self.root / 'meta' / 'info.json'}: fps is {self.fps}, but the rows' timestamps "
-                f'are {step_s:.4f} s apart. Write "fps": {round(1 / step_s) if step_s else "?"}.'
+                f"{self.root / 'meta' / 'info.json'}: fps is {self.fps}, but the timestamps of the "
+                f"rows are {step_s:.4f} s apart. "
+                f'Write "fps": {round(1 / step_s) if step_s else "?"}.'
             )
             raise DatasetError(msg)
         unknown = set(np.unique(self._columns["task_index"]).tolist()) - self._metadata.tasks.keys()
         if unknown:
-            msg = f"{self.root / 'meta'}: tasks lacks task_index {sorted(unknown)}. Add its text."
+            msg = f"{self.root / 'meta'}: no task has task_index {sorted(unknown)}. Add its text."
             raise DatasetError(msg)
 
     def _check_feature(self, key: str, argument: str) -> None:
         if key not in self.features:
-            msg = f'{argument}: "{key}" is no feature of {self.root}. It has {list(self.features)}.'
+            msg = f'{argument}: unknown feature "{key}". {self.root} has {list(self.features)}.'
             raise DatasetError(msg)
 
     def _to_offsets(self, delta_timestamps: Mapping[str, Sequence[float]]) -> dict[str, list[int]]:
@@ -276,7 +278,7 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
             off = [d for d in deltas if abs(d - round(d * self.fps) / self.fps) > self.tolerance_s]
             if off:
                 msg = (
-                    f'delta_timestamps["{key}"]: {off} are no multiples of 1/fps = '
+                    f'delta_timestamps["{key}"]: {off} are not multiples of 1/fps = '
                     f"{1 / self.fps:.6g} s within tolerance_s={self.tolerance_s}. "
                     f"Use {[round(d * self.fps) / self.fps for d in off]}."
                 )
@@ -285,13 +287,19 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
 
 
 def plain_episodes(episodes: Sequence[int]) -> list[int]:
-    """Turn a range, array or list of episode indices into a list of Python's integers.
+    """Convert a range, array or list of episode indices to a list of Python integers.
+
+    Args:
+        episodes: Sequence of integers, NumPy's included.
+
+    Returns:
+        The same indices as plain integers, which YAML and checkpoints can hold.
 
     Raises:
-        DatasetError: It holds something else.
+        DatasetError: An element is not an integer.
     """
     try:
         return [operator.index(episode) for episode in episodes]
     except TypeError as error:
-        msg = f"episodes={episodes!r} are no episode indices. Use e.g. episodes=[0, 1, 2]."
+        msg = f"episodes must be a list of episode indices, got {episodes!r}. Use [0, 1, 2]."
         raise DatasetError(msg) from error

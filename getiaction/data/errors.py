@@ -1,5 +1,5 @@
-"""The error of the data package."""
+"""The exception that the data package raises."""
 
 
 class DatasetError(ValueError):
-    """A dataset that cannot be read as asked: the message names the file or value, and the fix."""
+    """A dataset or an argument is invalid; the message names the file or value and a fix."""

@@ -1,10 +1,9 @@
-"""LeRobotDataModule: a LeRobot dataset as Lightning's loaders want it."""
+"""LeRobotDataModule: loaders over a LeRobot dataset for Lightning's Trainer."""
 
 import copy
 import math
 import os
 import random
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,10 @@ from getiaction.data.dataset import LeRobotDataset, plain_episodes
 from getiaction.data.errors import DatasetError
 from getiaction.data.loader import EpochSampler, ResumableLoader
 from getiaction.data.source import Source, check_episodes, fetch_dataset, fetch_metadata
+from getiaction.lightning_seams import (
+    silence_empty_validation_warning,
+    uses_distributed_sampler,
+)
 
 MAX_AUTO_WORKERS = 8
 
@@ -25,47 +28,53 @@ Loader = DataLoader[dict[str, Any]]
 
 
 class LeRobotDataModule(LightningDataModule):
-    """Training and validation loaders over one LeRobot dataset.
+    """Training, validation, test and prediction loaders over one LeRobot dataset.
 
-    The constructor touches no file and no network: Lightning downloads in `prepare_data`, once per
-    node, and every rank reads metadata and rows in `setup`. Every rank draws the same split.
+    The constructor reads no file and uses no network: Lightning calls `prepare_data` once per node
+    to download, and `setup` on every rank to read metadata and rows. Every rank computes the same
+    train/validation split.
 
-    A run that resumes from a checkpoint, also from the middle of an epoch, sees exactly the batches
-    that it would have seen: the training loader carries its place, and the datamodule the seed of
-    the shuffling, which is drawn from torch's generator when a fit begins. The random numbers that
-    `image_transforms` take follow from seed, epoch, rank and batch, so neither the number of loader
-    processes nor their age changes them. Loaders leave the global generators alone.
+    A run that resumes from a checkpoint, even from the middle of an epoch, sees exactly the batches
+    that it would have seen without the interruption. The training loader saves its position, and
+    the datamodule saves the shuffle seed, which is drawn from torch's global generator when a fit
+    begins. The random numbers that `image_transforms` draw depend only on seed, epoch, rank and
+    batch, and not on the number of loader processes. The loaders do not draw from the global
+    generators.
 
     Args:
         repo_id: Dataset on the Hugging Face hub, `"user/name"`.
-        root: Local folder or fsspec URL of the dataset; next to `repo_id`, the folder to download
-            into.
-        episodes: Episode indices to use, default all.
-        train_batch_size: Samples per training batch and rank.
-        val_batch_size: Samples per validation, test or prediction batch; default that of training.
-        num_workers: Loader processes per rank. "auto" shares the CPUs that this process may use
-            among the node's ranks, leaves one to each rank itself, and takes 8 at most.
-        image_transforms: Called with each camera tensor of a training sample.
-        delta_timestamps: Per key the offsets in seconds that a sample stacks; policies of this
-            package set them by themselves.
-        tolerance_s: How far a video frame's time may be from its row's, in seconds.
-        revision: Branch, tag or commit on the hub.
-        force_cache_sync: Fetch remote files again even if they are here.
-        download_videos: Fetch videos.
-        use_imagenet_stats: Give policies ImageNet's mean and std for RGB cameras.
-        val_split: Share of the episodes that is held out for validation, in [0, 1).
-        val_split_seed: Seed of the choice of held-out episodes.
-        pin_memory: Put batches into page-locked memory; "auto" does where there is CUDA.
-        persistent_workers: Keep loader processes between epochs.
+        root: Local folder or fsspec URL (`s3://`, `hf://`...) of the dataset. Together with
+            `repo_id`, it is the folder to read if it exists, and to download into otherwise.
+        episodes: Indices of the episodes to use; None uses all.
+        train_batch_size: Number of samples in a training batch of one rank.
+        val_batch_size: Number of samples in a validation, test or prediction batch of one rank;
+            None takes `train_batch_size`.
+        num_workers: Number of loader processes of each rank. "auto" divides the CPUs that this
+            process may use among the node's ranks and leaves one to each rank; at most 8.
+        image_transforms: Function that is applied to each camera tensor of a training sample,
+            (3, H, W) in [0, 1].
+        delta_timestamps: Offsets in seconds that a sample stacks, by feature key. The policies of
+            this package set their own, so it is not needed for them.
+        tolerance_s: Largest difference between the time of a row and of its video frame, in
+            seconds.
+        revision: Branch, tag or commit of `repo_id`; None takes the newest supported format.
+        force_cache_sync: Whether to download remote files again that are already cached.
+        download_videos: Whether to download videos; without them, samples cannot be read.
+        use_imagenet_stats: Whether policies get ImageNet's mean and std for RGB cameras.
+        val_split: Fraction of the episodes to hold out for validation, in [0, 1).
+        val_split_seed: Seed that decides which episodes are held out.
+        pin_memory: Whether to put batches into page-locked memory; "auto" does if CUDA is
+            available.
+        persistent_workers: Whether loader processes are kept from one epoch to the next.
 
     Attributes:
-        train_dataset: From `setup` on.
-        val_dataset: The held-out episodes; None without `val_split`.
-        test_dataset: The held-out episodes, or without `val_split` all, untransformed.
-        predict_dataset: The same.
+        train_dataset: Episodes to train on, with `image_transforms`; None before `setup`.
+        val_dataset: Held-out episodes; None before `setup` and without `val_split`.
+        test_dataset: Held-out episodes, or all of them without `val_split`; never transformed.
+        predict_dataset: The same dataset as `test_dataset`.
 
     Raises:
-        DatasetError: An argument is out of range.
+        DatasetError: An argument is out of range, or neither `repo_id` nor `root` is given.
     """
 
     def __init__(
@@ -91,18 +100,21 @@ class LeRobotDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         if repo_id is None and root is None:
-            msg = 'no dataset named. Pass repo_id="lerobot/pusht" or root="/path/to/dataset".'
+            msg = 'no dataset given. Pass repo_id="lerobot/pusht" or root="/path/to/dataset".'
             raise DatasetError(msg)
         if not 0 <= val_split < 1:
-            msg = f"val_split={val_split} is no share of the episodes. Use 0 <= val_split < 1."
+            msg = (
+                f"val_split must be in [0, 1), got {val_split}. Use val_split=0.1 to hold out a "
+                "tenth of the episodes."
+            )
             raise DatasetError(msg)
         sizes = {"train_batch_size": train_batch_size, "val_batch_size": val_batch_size}
         for name, size in sizes.items():
             if size is not None and size < 1:
-                msg = f"{name}={size} is no batch. Use 1 or more."
+                msg = f"{name} must be at least 1, got {size}."
                 raise DatasetError(msg)
         if num_workers != "auto" and num_workers < 0:
-            msg = f'num_workers={num_workers} is no number of processes. Use 0 or more, or "auto".'
+            msg = f'num_workers must be at least 0 or "auto", got {num_workers}.'
             raise DatasetError(msg)
         if episodes is not None:
             episodes = plain_episodes(episodes)
@@ -132,30 +144,30 @@ class LeRobotDataModule(LightningDataModule):
         self.test_dataset: LeRobotDataset | None = None
         self.predict_dataset: LeRobotDataset | None = None
         self._shuffle_seed: int | None = None
-        # Lightning refuses a run whose policy has a hyperparameter of the same name and another
-        # value, so what policies also call use_imagenet_stats is left out.
+        # Lightning refuses a run in which policy and datamodule have a hyperparameter of the same
+        # name with different values. Policies have use_imagenet_stats too, so it is left out here.
         self.save_hyperparameters(ignore=["image_transforms", "use_imagenet_stats"])
 
     def prepare_data(self) -> None:
-        """Download what is missing. Lightning calls this in one process per node.
+        """Download the files that are missing. Lightning calls this in one process per node.
 
         Raises:
-            DatasetError: The dataset cannot be had.
+            DatasetError: The dataset cannot be downloaded.
         """
         source = Source(self.repo_id, self.root, self.revision, refresh=self.force_cache_sync)
         if source.remote:
             fetch_dataset(source, self.episodes, download_videos=self.download_videos)
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - Lightning's signature
-        """Open the datasets, the same on every rank.
+        """Open the datasets. Every rank opens the same ones.
 
         Args:
-            stage: Ignored: all stages use the same data.
+            stage: Ignored, because every stage uses the same data.
 
         Raises:
-            DatasetError: The dataset is unfit, or `val_split` leaves no episode on one side.
+            DatasetError: The dataset is invalid, or `val_split` leaves no episode for training.
         """
-        self._shuffle_seed = None  # a new one for each fit; a checkpoint's is loaded after this
+        self._shuffle_seed = None  # each fit draws one, unless a checkpoint is loaded after this
         if self.train_dataset is not None:
             return
         train_episodes, val_episodes = self._split()
@@ -171,35 +183,35 @@ class LeRobotDataModule(LightningDataModule):
             self.test_dataset = self.predict_dataset = untransformed
 
     def state_dict(self) -> dict[str, int]:
-        """Return what a checkpoint keeps of this datamodule.
+        """Return the state to save in a checkpoint.
 
         Returns:
-            "shuffle_seed", from the first training loader on.
+            "shuffle_seed", or nothing before the first training loader is made.
         """
         return {} if self._shuffle_seed is None else {"shuffle_seed": self._shuffle_seed}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Shuffle on as the checkpoint's run did.
+        """Continue the shuffling of the run that saved a checkpoint.
 
         Args:
-            state_dict: From `state_dict`.
+            state_dict: State that `state_dict` returned in that run.
         """
         self._shuffle_seed = state_dict["shuffle_seed"]
 
     def train_dataloader(self) -> Loader:
-        """Return the shuffled training loader, without an incomplete last batch.
+        """Return the training loader, which shuffles and drops an incomplete last batch.
 
         Returns:
-            A loader of collated samples.
+            A loader of batches, each a dict of stacked samples.
 
         Raises:
-            DatasetError: There are too few frames for one batch on every rank.
+            DatasetError: The frames are too few for one batch on every rank.
         """
         dataset = _ready(self.train_dataset)
         ranks = self.trainer.world_size if self.trainer is not None else 1
         if math.ceil(len(dataset) / ranks) < self.train_batch_size:
             msg = (
-                f"{len(dataset)} training frames make no batch of train_batch_size="
+                f"{len(dataset)} training frames are too few for a batch of train_batch_size="
                 f"{self.train_batch_size} on each of {ranks} ranks. Use train_batch_size="
                 f"{max(1, len(dataset) // ranks)} or less, more episodes, or fewer ranks."
             )
@@ -217,36 +229,36 @@ class LeRobotDataModule(LightningDataModule):
         """Return the validation loader.
 
         Returns:
-            A loader of collated samples; an empty list, which Lightning skips, without `val_split`.
+            A loader of batches. Without `val_split` an empty list, for which Lightning skips
+            validation.
 
         Raises:
-            DatasetError: The Trainer is to validate alone, and there is no validation data.
+            DatasetError: `Trainer.validate` was called, and there is no validation data.
         """
         if self.val_dataset is None:
             if self.trainer is not None and self.trainer.state.fn == TrainerFn.VALIDATING:
                 msg = (
                     "there is no validation data. Hold out episodes with val_split=0.1, or use "
-                    "test, which without val_split reads all of them."
+                    "`test`, which reads all episodes if val_split is 0."
                 )
                 raise DatasetError(msg)
-            # Lightning skips an empty list, but warns of it as of a mistake.
-            warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
+            silence_empty_validation_warning()
             return []
         return self._loader(self.val_dataset)
 
     def test_dataloader(self) -> Loader:
-        """Return the test loader.
+        """Return the test loader, which neither shuffles nor transforms.
 
         Returns:
-            A loader of collated samples.
+            A loader of batches, each a dict of stacked samples.
         """
         return self._loader(_ready(self.test_dataset))
 
     def predict_dataloader(self) -> Loader:
-        """Return the prediction loader.
+        """Return the prediction loader, which neither shuffles nor transforms.
 
         Returns:
-            A loader of collated samples.
+            A loader of batches, each a dict of stacked samples.
         """
         return self._loader(_ready(self.predict_dataset))
 
@@ -264,8 +276,8 @@ class LeRobotDataModule(LightningDataModule):
                 "Use val_split=0, or more episodes."
             )
             raise DatasetError(msg)
-        # Its own generator: the ranks' global ones may be seeded apart.
-        held_out = random.Random(self.val_split_seed).sample(episodes, num_val)  # noqa: S311 - a split, no secret
+        # A generator of its own, because the global ones may be seeded differently on each rank.
+        held_out = random.Random(self.val_split_seed).sample(episodes, num_val)  # noqa: S311 - not a secret
         return [e for e in episodes if e not in set(held_out)], sorted(held_out)
 
     def _open(self, episodes: Sequence[int] | None) -> LeRobotDataset:
@@ -287,15 +299,15 @@ class LeRobotDataModule(LightningDataModule):
                 self._shuffle_seed = self.trainer.strategy.broadcast(self._shuffle_seed)
         seed, share = self._shuffle_seed, {"num_replicas": 1, "rank": 0}
         if self.trainer is not None:
-            if self.trainer._accelerator_connector.use_distributed_sampler:  # noqa: SLF001 - no public door
+            if uses_distributed_sampler(self.trainer):
                 share = self.trainer.distributed_sampler_kwargs or share
-            else:  # each rank goes through all data, in an order of its own
+            else:  # each rank sees all the data, in its own order
                 seed += self.trainer.global_rank
         return EpochSampler(dataset, seed=seed, **share)
 
     def _loader(self, dataset: LeRobotDataset) -> Loader:
-        # Without a generator of its own, each iterator would draw from the global one, and the
-        # random numbers of training would depend on how often this process has validated.
+        # Without its own generator, each iterator would draw from the global one, and the random
+        # numbers of training would depend on how often this process has validated.
         generator = torch.Generator()
         return DataLoader(dataset, generator=generator, **self._loader_options(self.val_batch_size))
 
@@ -311,24 +323,24 @@ class LeRobotDataModule(LightningDataModule):
 
 
 def auto_workers() -> int:
-    """Count the loader processes that this rank can feed.
+    """Compute how many loader processes this rank should start.
 
     Returns:
-        The CPUs that this process may use, by affinity and cgroup v2 quota, shared among the
-        node's ranks (`LOCAL_WORLD_SIZE`), less one for the rank itself; from 0 to 8.
+        The CPUs that this process may use, by affinity and cgroup v2 quota, divided by the number
+        of ranks on the node (`LOCAL_WORLD_SIZE`), less one for the rank itself; from 0 to 8.
     """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota_us, period_us = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         cpus = min(cpus, math.ceil(int(quota_us) / int(period_us)))
     except (OSError, ValueError):
-        pass  # no cgroup v2, or "max": no quota
+        pass  # without cgroup v2, or with "max", there is no quota
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(0, min(MAX_AUTO_WORKERS, cpus // ranks - 1))
 
 
 def _ready(dataset: LeRobotDataset | None) -> LeRobotDataset:
     if dataset is None:
-        msg = "the datamodule has no data yet. Call setup() before asking for a loader."
+        msg = "the datamodule has no data yet. Call setup() before you ask for a loader."
         raise DatasetError(msg)
     return dataset

@@ -1,4 +1,9 @@
-"""A loader that knows where it is, so that training resumes with the batch that was next."""
+"""A data loader that knows its position, so that training resumes with the batch that was next.
+
+This is the one place that uses private parts of torch's DataLoader: `_index_sampler`, whose batches
+carry a seed each, `_get_iterator`, and `dataset`, which torch does not allow to be replaced.
+Saved positions are checked against undisturbed training in the tests of resuming.
+"""
 
 import copy
 import itertools
@@ -14,19 +19,20 @@ from torch.utils.data.distributed import DistributedSampler
 
 
 class EpochSampler(DistributedSampler[Any]):
-    """One rank's share of each epoch's order, which follows from seed and epoch alone.
+    """One rank's share of a shuffled epoch; the order depends on seed and epoch only.
 
-    It shares out as torch's `DistributedSampler` does, whose name Lightning looks for so as not
-    to put its own in place of it.
+    Samples are divided among the ranks as torch's `DistributedSampler` does it. It is a subclass,
+    because Lightning replaces samplers of other classes when it trains on several ranks.
 
     Args:
-        dataset: What is sampled.
-        num_replicas: Number of ranks that share it.
-        rank: This one's number among them.
-        seed: Any integer; the same on every rank that shares.
+        dataset: Map-style dataset to sample from.
+        num_replicas: Number of ranks that share the dataset.
+        rank: Number of this rank, from 0.
+        seed: Seed of the shuffling, any integer; the same on every rank that shares.
 
     Attributes:
-        round: How often the epoch has been gone through, for loops that never call `set_epoch`.
+        round: Number of times that this epoch was iterated before, for loops that never call
+            `set_epoch`; each round has its own order.
     """
 
     def __init__(self, dataset: Dataset[Any], *, num_replicas: int, rank: int, seed: int) -> None:
@@ -35,36 +41,37 @@ class EpochSampler(DistributedSampler[Any]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch, self.round))
-        length = len(self.dataset)  # type: ignore[arg-type] # torch's Dataset promises no length
+        length = len(self.dataset)  # type: ignore[arg-type] # Dataset does not declare __len__
         order = torch.randperm(length, generator=generator)
         places = torch.arange(self.rank, self.total_size, self.num_replicas)
         return iter(order[places % length].tolist())
 
 
 class ResumableLoader(DataLoader[Any]):
-    """A DataLoader of a map-style dataset that goes on where its saved state was taken.
+    """A DataLoader over a map-style dataset that resumes from a saved position.
 
-    Its state is the epoch and the number of batches that it has handed out, the same on every
-    rank. Going on skips indices, not data. Each batch is read, in whichever process, under random
-    numbers of its own that follow from seed, epoch, rank and batch; the reading process's global
-    generators are left as they were. No iterator draws from them either.
+    The position is the epoch and the number of batches returned in it, the same on every rank. To
+    resume, it skips indices and reads no data. Each batch is read with the global random generators
+    seeded from seed, epoch, rank and batch number, in whichever process that happens, and their
+    previous state is restored afterwards. Iterators do not draw from the global generators either.
 
-    Lightning saves and loads the state: it calls `set_epoch` of the sampler after it has asked for
-    the first epoch's iterator, which therefore begins at its first `next`.
+    Lightning saves and loads the state. It calls the sampler's `set_epoch` only after it has
+    created the iterator of the first epoch, so an iterator reads its position at the first `next`.
 
     Args:
-        dataset: What is read.
-        seed: Of the random numbers that reading takes.
-        kwargs: Of `DataLoader`; without automatic batching (`batch_size=None`) it does not work.
+        dataset: Map-style dataset to read.
+        seed: Seed of the random numbers that are drawn while samples are read.
+        **kwargs: Arguments of `torch.utils.data.DataLoader`, apart from `batch_size=None`, which is
+            not supported.
     """
 
-    def __init__(self, dataset: Dataset[Any], *, seed: int = 0, **kwargs: Any) -> None:  # noqa: ANN401 - torch's
+    def __init__(self, dataset: Dataset[Any], *, seed: int = 0, **kwargs: Any) -> None:  # noqa: ANN401 - types of torch
         kwargs["generator"] = kwargs.get("generator") or torch.Generator()
         super().__init__(dataset, **kwargs)
         self.seed = seed
         self._batches = _SeededBatches(self.batch_sampler, self.sampler, seed)
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override] # what it returns has no length
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override] # a plain iterator
         self._batches.begin_round()
         return self._read()
 
@@ -76,43 +83,43 @@ class ResumableLoader(DataLoader[Any]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Say where the loader is.
+        """Return the position of the loader.
 
         Returns:
-            "epoch" and "batches", the number of batches that it has handed out in this epoch.
+            "epoch", and "batches", the number of batches that were returned in this epoch.
         """
         self._batches.follow_sampler()
         return {"epoch": self._batches.epoch, "batches": self._batches.seen}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next iterator go on from there, unless the sampler is set to another epoch.
+        """Start the next iterator at a saved position, unless the sampler is set to another epoch.
 
         Args:
-            state: From `state_dict`.
+            state: Position that `state_dict` returned.
         """
-        self._batches.go_on(state["epoch"], state["batches"])
+        self._batches.resume(state["epoch"], state["batches"])
 
     @property
     def _index_sampler(self) -> "_SeededBatches":
         return self._batches
 
-    def _get_iterator(self) -> Any:  # noqa: ANN401 - torch's, private
+    def _get_iterator(self) -> Any:  # noqa: ANN401 - torch's private iterators
         loader = copy.copy(self)
-        # Past torch's setter, which forbids it: users find their own dataset in `dataset`.
+        # Written past torch's setter, which forbids it, so that `dataset` stays the user's own.
         loader.__dict__["dataset"] = _SeededReads(self.dataset)
-        return DataLoader._get_iterator(loader)  # noqa: SLF001 - no public door to the iterator
+        return DataLoader._get_iterator(loader)  # noqa: SLF001 - no public method makes an iterator
 
 
 class _Batch(list[int]):
-    """Indices of one batch, and the seed of the random numbers that reading it takes."""
+    """Indices of one batch, with the seed of the random numbers that are drawn to read it."""
 
     seed: int
 
 
 class _SeededBatches:
-    """Batches of indices from a position on. Loader processes that persist keep this object."""
+    """Batches of indices, starting at a position. Persistent loader processes keep this object."""
 
-    def __init__(self, batch_sampler: Any, sampler: Any, seed: int) -> None:  # noqa: ANN401 - any of torch's
+    def __init__(self, batch_sampler: Any, sampler: Any, seed: int) -> None:  # noqa: ANN401 - types of torch
         self.batch_sampler, self.sampler, self.seed = batch_sampler, sampler, seed
         self.epoch, self.seen, self.resumes = 0, 0, False
 
@@ -131,25 +138,25 @@ class _SeededBatches:
             yield batch
 
     def follow_sampler(self) -> None:
-        """Be at the start of the sampler's epoch if that is another one."""
+        """Move to the start of the sampler's epoch, if it has changed."""
         if (epoch := getattr(self.sampler, "epoch", 0)) != self.epoch:
             self.epoch, self.seen, self.resumes = epoch, 0, False
 
     def begin_round(self) -> None:
-        """Be where a new iterator begins: where a loaded state says, or at the start of a round."""
+        """Move to where a new iterator starts: a loaded position, or else the start of a round."""
         self.follow_sampler()
         if not self.resumes:
             self.seen += -self.seen % max(1, len(self))
 
-    def go_on(self, epoch: int, seen: int) -> None:
-        """Have the next iterator begin after `seen` batches of `epoch`."""
+    def resume(self, epoch: int, seen: int) -> None:
+        """Start the next iterator after `seen` batches of `epoch`."""
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch)
         self.epoch, self.seen, self.resumes = epoch, seen, True
 
 
 class _SeededReads(Dataset[Any]):
-    """A dataset, each batch of which is read under its own random numbers."""
+    """A dataset that seeds the global random generators before it reads a batch."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
@@ -164,8 +171,8 @@ class _SeededReads(Dataset[Any]):
 
 @contextmanager
 def _random_numbers(seed: int) -> Iterator[None]:
-    """Seed the global generators of torch (CPU), numpy and Python, and put them back after."""
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - as image transforms use
+    """Seed the global generators of torch (CPU), NumPy and Python, and restore them afterwards."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - image transforms use it
     torch.default_generator.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - as above
     random.seed(seed)
@@ -178,7 +185,7 @@ def _random_numbers(seed: int) -> Iterator[None]:
 
 
 def _mix(*numbers: int) -> int:
-    """Hash integers into a seed of 63 bits: sums, such as seed + epoch, would repeat."""
+    """Hash integers into a seed of 63 bits; a sum such as seed + epoch would repeat seeds."""
     return int(
         np.random.SeedSequence([n % 2**64 for n in numbers]).generate_state(1, np.uint64)[0] >> 1
     )

@@ -1,4 +1,4 @@
-"""What a LeRobot dataset says of itself: the `meta/` folder of formats v2.1 and v3.0."""
+"""The metadata of a LeRobot dataset: its `meta/` folder, in the formats v2.1 and v3.0."""
 
 import json
 from collections.abc import Iterator
@@ -18,13 +18,13 @@ INDEX_FEATURES = ("timestamp", "frame_index", "episode_index", "index", "task_in
 
 @dataclass(frozen=True)
 class Episode:
-    """Where the frames of one episode are.
+    """The files that hold the frames of one episode.
 
     Attributes:
-        length: Number of frames.
-        data_file: Parquet file of its rows, relative to the dataset's root.
-        videos: Per video key the mp4 file, relative to the root, and the episode's start in it in
-            seconds.
+        length: Number of frames in the episode.
+        data_file: Parquet file with the episode's rows, relative to the dataset's root.
+        videos: For each video key, the mp4 file, relative to the root, and the time in seconds at
+            which the episode starts in it.
     """
 
     length: int
@@ -34,16 +34,16 @@ class Episode:
 
 @dataclass(frozen=True)
 class Metadata:
-    """The `meta/` folder of a dataset.
+    """The contents of a dataset's `meta/` folder.
 
     Attributes:
-        root: The dataset's folder.
-        fps: Frames per second.
-        features: Per key its "dtype", "shape" (a tuple), "names"...
-        episodes: Per episode index its place.
-        tasks: Per task index its text.
-        subtasks: Per subtask index its text; None where the dataset has no subtasks.
-        stats: Per key "min", "max", "mean" and "std" as written; possibly incomplete.
+        root: Local folder of the dataset.
+        fps: Frames per second of every episode.
+        features: Description of each feature by key: "dtype", "shape" (a tuple), "names" and more.
+        episodes: Files of each episode, by episode index.
+        tasks: Text of each task, by task index.
+        subtasks: Text of each subtask, by subtask index; None if the dataset has no subtasks.
+        stats: "min", "max", "mean" and "std" of each feature by key, as stored; may be incomplete.
     """
 
     root: Path
@@ -56,28 +56,29 @@ class Metadata:
 
     @property
     def video_keys(self) -> list[str]:
-        """Cameras that are stored as video files."""
+        """Keys of the cameras that are stored as video files."""
         return [key for key, ft in self.features.items() if ft["dtype"] == "video"]
 
     @property
     def camera_keys(self) -> list[str]:
-        """All cameras."""
+        """Keys of all cameras, stored as videos or as images."""
         return [key for key, ft in self.features.items() if ft["dtype"] in {"video", "image"}]
 
 
 def read_metadata(root: Path) -> Metadata:
     """Read the `meta/` folder of a dataset in LeRobot's format v2.1 or v3.0.
 
-    Source: https://huggingface.co/docs/lerobot/lerobot-dataset-v3.
+    Format: https://huggingface.co/docs/lerobot/lerobot-dataset-v3.
 
     Args:
-        root: The dataset's folder.
+        root: Local folder that holds `meta/info.json`.
 
     Returns:
-        The metadata, checked for agreement with itself.
+        The metadata, after a check that its files agree with each other.
 
     Raises:
-        DatasetError: A file is missing, damaged, of another version, or contradicts another.
+        DatasetError: A file is missing or damaged, has an unsupported version, or contradicts
+            another file.
     """
     path = root / "meta" / "info.json"
     info = _read_info(path)
@@ -96,7 +97,7 @@ def read_metadata(root: Path) -> Metadata:
             if "subtask_index" in features and (root / "meta" / "subtasks.parquet").is_file():
                 subtasks = _read_texts(root / "meta" / "subtasks.parquet", "subtask_index")
     except (KeyError, TypeError, IndexError) as error:
-        msg = f"{path.parent} lacks {error}, or has it in another form. Restore the folder."
+        msg = f"{path.parent} lacks {error}, or has it in an unknown form. Restore the folder."
         raise DatasetError(msg) from error
     _check_totals(path, info, episodes)
     return Metadata(root, info["fps"], features, episodes, tasks, subtasks, stats)
@@ -106,21 +107,21 @@ def _read_info(path: Path) -> dict[str, Any]:
     info = _read_json(path)
     missing = [key for key in REQUIRED if not isinstance(info, dict) or key not in info]
     if missing:
-        msg = f"{path} lacks {missing}. Restore the file from where the dataset came from."
+        msg = f"{path} lacks {missing}. Download or copy the file again."
         raise DatasetError(msg)
     version = str(info["codebase_version"])
     if version != "v2.1" and not version.startswith("v3."):
         older = version.startswith(("v0", "v1", "v2"))
         fix = (
-            "convert it with lerobot's own conversion scripts to v3.0"
+            "convert it to v3.0 with lerobot's conversion scripts"
             if older
-            else "read it with a newer release of this package, or write it as v3.0"
+            else "use a newer release of this package, or write the dataset as v3.0"
         )
         msg = f'{path}: codebase_version "{version}" is not supported (v2.1 and v3.0 are); {fix}.'
         raise DatasetError(msg)
     fps = info["fps"]
     if not isinstance(fps, int | float) or fps <= 0:
-        msg = f"{path}: fps is {fps!r}, it must be a positive number."
+        msg = f"{path}: fps must be a positive number, got {fps!r}."
         raise DatasetError(msg)
     return dict(info)
 
@@ -136,12 +137,12 @@ def _read_features(path: Path, info: dict[str, Any]) -> dict[str, dict[str, Any]
         shape = feature.get("shape")
         if "dtype" not in feature or not isinstance(shape, list) or (is_camera and len(shape) != 3):  # noqa: PLR2004 - height, width, channels
             msg = (
-                f'{path}: feature "{key}" needs a dtype and a shape, a list of numbers (of three '
-                f"for a camera); it has {feature}. Write those of the data."
+                f'{path}: feature "{key}" needs a dtype and a shape, which is a list of numbers '
+                f"(three of them for a camera); it has {feature}. Write those of the data."
             )
             raise DatasetError(msg)
         if feature["dtype"] == "video" and not info.get("video_path"):
-            msg = f'{path} lacks video_path, though "{key}" is a video. Restore it.'
+            msg = f'{path} lacks video_path, although "{key}" is a video. Restore the file.'
             raise DatasetError(msg)
         features[key] = {**feature, "shape": tuple(shape)}
     return features
@@ -152,8 +153,8 @@ def _check_totals(path: Path, info: dict[str, Any], episodes: dict[int, Episode]
     for key, found in (("total_episodes", len(episodes)), ("total_frames", frames)):
         if info[key] != found:
             msg = (
-                f"{path}: {key} is {info[key]}, but the episodes listed beside it make {found}. "
-                f'Write "{key}": {found} if the list is right, else restore meta/.'
+                f"{path}: {key} is {info[key]}, but the episodes in meta/ add up to {found}. "
+                f'Write "{key}": {found} if the episodes are right, or else restore meta/.'
             )
             raise DatasetError(msg)
     if not frames:
@@ -176,7 +177,7 @@ def _episodes_v30(
 ) -> Iterator[tuple[int, Episode]]:
     files = sorted((root / "meta" / "episodes").glob("*/*.parquet"))
     if not files:
-        msg = f"{root / 'meta' / 'episodes'} has no parquet file. Restore it."
+        msg = f"{root / 'meta' / 'episodes'} has no parquet file. Restore the folder."
         raise DatasetError(msg)
     video_columns = ("chunk_index", "file_index", "from_timestamp")
     columns = ["episode_index", "length", "data/chunk_index", "data/file_index"]
@@ -204,25 +205,26 @@ def _stats_v30(path: Path) -> dict[str, FeatureStats]:
 
 
 def _read_texts(path: Path, index_column: str) -> dict[int, str]:
-    # The texts were a pandas index: their column's name differs between lerobot's releases.
+    # The texts were the index of a pandas frame, so releases of lerobot name their column
+    # differently.
     table = read_columns(path, None)
     others = [name for name in table.column_names if name != index_column]
     if len(others) == len(table.column_names) or not others:
-        msg = f"{path}: needs the column {index_column} and one of texts. Restore the file."
+        msg = f"{path} needs a column {index_column} and a column of texts. Restore the file."
         raise DatasetError(msg)
     return dict(zip(table[index_column].to_pylist(), table[others[-1]].to_pylist(), strict=True))
 
 
-def read_columns(path: Path, columns: list[str] | None, **kwargs: Any) -> pa.Table:  # noqa: ANN401 - passed on
+def read_columns(path: Path, columns: list[str] | None, **kwargs: Any) -> pa.Table:  # noqa: ANN401 - passed through
     """Read columns of one parquet file.
 
     Args:
-        path: The file.
-        columns: Names of top-level columns; None for all.
-        **kwargs: Passed to `pyarrow.parquet.read_table`.
+        path: Parquet file to read.
+        columns: Names of the top-level columns to read; None reads all.
+        **kwargs: Further arguments of `pyarrow.parquet.read_table`, such as `filters`.
 
     Returns:
-        A table of exactly these columns, in this order.
+        A table of exactly the given columns, in the given order.
 
     Raises:
         DatasetError: The file or a column is missing, or the file is damaged.
@@ -232,7 +234,7 @@ def read_columns(path: Path, columns: list[str] | None, **kwargs: Any) -> pa.Tab
         absent = [name for name in columns or [] if name not in present]
         if absent:
             msg = (
-                f"{path} has no column {absent}, though meta/info.json promises it. Its columns: "
+                f"{path} has no column {absent}, although meta/info.json declares it. It has "
                 f"{present}. Correct the features in meta/info.json, or restore the file."
             )
             raise DatasetError(msg)
@@ -243,15 +245,15 @@ def read_columns(path: Path, columns: list[str] | None, **kwargs: Any) -> pa.Tab
     except (pa.ArrowException, OSError) as error:
         msg = f"{path} is damaged ({error}). Download or copy the file again."
         raise DatasetError(msg) from error
-    # By path, "action" also reads "action.x": a column's name may be a prefix of another's path.
+    # read_table takes paths, so "action" also selects a column "action.x".
     return table.select(columns) if columns is not None else table
 
 
-def _read_json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
+def _read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        msg = f"{path} is missing. root is the folder that holds meta/info.json: correct it."
+        msg = f"{path} is missing. Set root to the folder that holds meta/info.json."
         raise DatasetError(msg) from error
     except (OSError, ValueError) as error:
         msg = f"{path} is not readable JSON ({error}). Download or copy the file again."

@@ -1,4 +1,4 @@
-"""What a policy and the Trainer need to know of a dataset, whoever wrote it."""
+"""The interface between policies and datasets, and how to find a Trainer's datasets."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, Subset
 
+from getiaction.lightning_seams import loop_data
+
 
 @runtime_checkable
 class PolicyDataset(Protocol):
     """A dataset that a policy can be built for: any class with these four attributes.
 
     Attributes:
-        stats: Per feature key ("observation.*", "action") a dict of plain Python values: "type" is
-            "VISUAL", "STATE", "ENV" or "ACTION"; "shape" a list, images as [C, H, W]; "mean",
-            "std", "min" and "max" nested lists of that rank, images as [C][1][1].
-        features: Per feature key its LeRobot description ("dtype", "shape", "names").
-        fps: Frames per second.
-        delta_indices: Per feature key the frame offsets that a sample stacks, relative to its own
-            frame; None, or an absent key, for that frame alone. Settable.
+        stats: Type, shape and statistics of each "observation.*" and "action" feature by key, as
+            plain Python values: "type" is "VISUAL", "STATE", "ENV" or "ACTION"; "shape" is a list,
+            [C, H, W] for images; "mean", "std", "min" and "max" are nested lists of that shape,
+            [C][1][1] for images.
+        features: LeRobot's description of each feature by key ("dtype", "shape", "names").
+        fps: Frames per second of the recording.
+        delta_indices: Frame offsets that a sample stacks, by feature key, relative to the sample's
+            own frame. A key that is absent has that frame alone; so has every key if it is None.
+            The attribute can be set.
     """
 
     delta_indices: dict[str, list[int]] | None
@@ -37,38 +41,30 @@ class PolicyDataset(Protocol):
 
 
 def find_policy_dataset(trainer: Trainer) -> PolicyDataset | None:
-    """Find the dataset that a policy is built for: the training one where there is one.
+    """Find the dataset that a policy is built for, which is the training dataset if there is one.
 
     Args:
-        trainer: A Trainer that was handed its data, so from `setup` on.
+        trainer: Trainer that has been given its data, as it has in `setup` and later.
 
     Returns:
-        The first of `find_policy_datasets`, or None if no known dataset is attached.
+        The first of `find_policy_datasets`, or None if there is none.
     """
     return next(iter(find_policy_datasets(trainer)), None)
 
 
 def find_policy_datasets(trainer: Trainer) -> list[PolicyDataset]:
-    """Find every known dataset that the Trainer was handed, training data first.
+    """Find every `PolicyDataset` that the Trainer was given, training data first.
 
-    Bare dataloaders are looked through (lists, dicts, `CombinedLoader`, `Subset`); of a datamodule
-    the attributes `train_dataset`, `val_dataset`, `test_dataset` and `predict_dataset` are read.
+    Dataloaders are searched through lists, dicts, `CombinedLoader` and `Subset`; a datamodule is
+    searched in `train_dataset`, `val_dataset`, `test_dataset` and `predict_dataset`.
 
     Args:
-        trainer: A Trainer that was handed its data, so from `setup` on.
+        trainer: Trainer that has been given its data, as it has in `setup` and later.
 
     Returns:
-        The datasets, each one once.
+        The datasets in the order in which they were found, without duplicates.
     """
-    # trainer.datamodule outlives the call that it was given to; the loops' sources do not.
-    loops = (
-        trainer.fit_loop,
-        trainer.fit_loop.epoch_loop.val_loop,
-        trainer.validate_loop,
-        trainer.test_loop,
-        trainer.predict_loop,
-    )
-    found = {id(d): d for loop in loops for d in _policy_datasets(loop._data_source.instance)}  # noqa: SLF001 - Lightning has no public door to bare dataloaders before they are set up
+    found = {id(d): d for data in loop_data(trainer) for d in _policy_datasets(data)}
     return list(found.values())
 
 

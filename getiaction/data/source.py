@@ -1,4 +1,4 @@
-"""Where a dataset's files come from: a local folder, a URL, or the Hugging Face hub."""
+"""The source of a dataset's files: a local folder, a URL, or the Hugging Face hub."""
 
 import hashlib
 import os
@@ -17,50 +17,53 @@ from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 from getiaction.data.errors import DatasetError
 from getiaction.data.metadata import Metadata, read_metadata
 
-# Newest format first: a repository may carry a tag for each format that it was published in.
+# Newest format first: a repository may have one tag for each format that it was published in.
 HUB_REVISIONS = ("v3.0", "v2.1", "main")
 MAX_PATTERNS = 200
 
 
 def cache_dir() -> Path:
-    """Return the folder for downloaded and generated data: `GETIACTION_CACHE`, or the user's cache.
+    """Return the folder for downloaded and generated data.
 
     Returns:
-        The folder, which may not exist yet.
+        `GETIACTION_CACHE` if that environment variable is set, or else a folder in the user's
+        cache; it may not exist yet.
     """
     return Path(os.environ.get("GETIACTION_CACHE") or platformdirs.user_cache_dir("getiaction"))
 
 
 def local_or_url(root: str | os.PathLike[str]) -> str:
-    """Turn a file URL, or a path under "~", into a plain path; keep other paths and URLs.
+    """Convert a file URL, or a path that starts with "~", to a plain path.
 
     Args:
-        root: Local path, or fsspec URL; of a file URL every form: `file:`, `file://localhost/`...
+        root: Local path or fsspec URL; file URLs may have any form, such as `file:/data` or
+            `file://localhost/data`.
 
     Returns:
-        Path or URL.
+        The plain path; other paths and URLs are returned unchanged.
     """
     text = os.fspath(root)
     if text.startswith(("file:", "local:")):
         return str(strip_protocol(text.replace("file://localhost/", "file:///", 1)))
-    return text if "://" in text else os.path.expanduser(text)  # noqa: PTH111 - str in, str out
+    return text if "://" in text else os.path.expanduser(text)  # noqa: PTH111 - the result is a string
 
 
 class Source:
-    """The files of one dataset, copied to this machine as they are asked for.
+    """The files of one dataset, which are copied to this machine when they are needed.
 
     Args:
         repo_id: Dataset on the Hugging Face hub, `"user/name"`.
-        root: Local folder or fsspec URL (`s3://`, `hf://`, `memory://`...). Next to `repo_id`: the
-            local folder to read if it exists, and to download into if not.
-        revision: Branch, tag or commit on the hub. Default: the newest supported format's tag,
-            else `main`.
-        refresh: Ask the remote side again for files that are already here.
+        root: Local folder or fsspec URL (`s3://`, `hf://`, `memory://`...) of the dataset. Together
+            with `repo_id`, it is the local folder to read if it exists, and to download into
+            otherwise.
+        revision: Branch, tag or commit on the hub. None takes the tag of the newest supported
+            format, or `main` if there is no such tag.
+        refresh: Whether to download files again that are already on this machine.
 
     Attributes:
-        path: The local folder. Files of remote datasets are in it once `fetch` has named them.
-        remote: Whether `fetch` can bring missing files.
-        refresh: As given.
+        path: Local folder of the dataset. A remote dataset's files are in it after `fetch`.
+        remote: Whether the dataset has a remote side that `fetch` can download from.
+        refresh: The `refresh` argument, unchanged.
 
     Raises:
         DatasetError: Neither `repo_id` nor `root` is given, or `root` cannot be reached.
@@ -75,7 +78,7 @@ class Source:
         refresh: bool = False,
     ) -> None:
         if repo_id is None and root is None:
-            msg = 'no dataset named. Pass repo_id="lerobot/pusht" or root="/path/to/dataset".'
+            msg = 'no dataset given. Pass repo_id="lerobot/pusht" or root="/path/to/dataset".'
             raise DatasetError(msg)
         self.refresh = refresh
         self._repo_id = repo_id
@@ -94,27 +97,27 @@ class Source:
             self.path = self._find_snapshot()
 
     def fetch_metadata(self) -> None:
-        """Bring everything under `meta/`.
+        """Download everything in `meta/`.
 
         Raises:
-            DatasetError: The remote side cannot be reached or has no such dataset.
+            DatasetError: The remote side cannot be reached or does not have the dataset.
         """
         if self._filesystem is None:
             self._fetch_from_hub(["meta/*"])
             return
         found = self._try(lambda: self._filesystem.find(f"{self._remote_root}/meta"))
         names = ["meta/" + name.rpartition("/meta/")[2] for name in found]
-        # info.json last: a folder that has it is complete.
+        # info.json is copied last: if a folder has it, its meta/ is complete.
         self._copy(sorted(names, key=lambda name: name == "meta/info.json"))
 
     def fetch(self, names: Iterable[str]) -> None:
-        """Bring files that are not here yet; nothing to do for a local dataset.
+        """Download files that are not on this machine yet; do nothing for a local dataset.
 
         Args:
-            names: Paths inside the dataset.
+            names: Paths of files, relative to the dataset's root.
 
         Raises:
-            DatasetError: A file cannot be brought.
+            DatasetError: A file cannot be downloaded.
         """
         if not self.remote:
             return
@@ -131,7 +134,7 @@ class Source:
         self._url = url
         self._filesystem, self._remote_root = self._try(lambda: fsspec.url_to_fs(url))
         info = self._try(lambda: self._filesystem.cat_file(f"{self._remote_root}/meta/info.json"))
-        # A dataset that was recorded anew under the same URL gets a folder of its own.
+        # A dataset that was recorded again at the same URL gets its own folder.
         key = hashlib.sha256(url.encode() + b"\0" + info).hexdigest()[:16]
         self.path = cache_dir() / "datasets" / f"{PurePosixPath(self._remote_root).name}-{key}"
 
@@ -154,24 +157,24 @@ class Source:
         finally:
             partial.unlink(missing_ok=True)
 
-    def _try(self, action: Callable[[], Any]) -> Any:  # noqa: ANN401 - fsspec has no types
+    def _try(self, action: Callable[[], Any]) -> Any:  # noqa: ANN401 - fsspec ships no types
         try:
             return action()
         except FileNotFoundError as error:
             msg = (
-                f"{self._url} lacks {error}. A dataset's root is the folder that holds "
-                "meta/info.json; correct root, or upload the file again."
+                f"{self._url} lacks {error}. Set root to the folder that holds meta/info.json, or "
+                "upload the file again."
             )
             raise DatasetError(msg) from error
-        except Exception as error:  # each fsspec backend has its own
+        except Exception as error:  # each fsspec backend has its own exceptions
             msg = (
                 f"{self._url} cannot be read ({type(error).__name__}: {error}). Check the URL, "
-                "the credentials and the network, or copy the dataset and pass its local root."
+                "the credentials and the network, or copy the dataset and set root to the copy."
             )
             raise DatasetError(msg) from error
 
     def _find_snapshot(self) -> Path:
-        """Return the hub cache's snapshot of the dataset, or the folder that would hold one."""
+        """Return the dataset's snapshot in the hub's cache, or the folder that would hold one."""
         repo_id = str(self._repo_id)
         try:
             cached = [
@@ -181,7 +184,7 @@ class Source:
                 for revision in self._revisions()
             ]
         except HFValidationError as error:
-            msg = f'repo_id="{repo_id}" is no name on the hub ({error}). Use "user/name".'
+            msg = f'invalid repo_id="{repo_id}" ({error}). Use repo_id="user/name".'
             raise DatasetError(msg) from error
         for info in () if self.refresh else cached:
             if isinstance(info, str):
@@ -202,9 +205,9 @@ class Source:
         cause = " ".join(str(error).split())
         msg = (
             f'dataset repo_id="{self._repo_id}" (revision {" or ".join(self._revisions())}) is not '
-            f"wholly on this machine, and the hub did not give it ({type(error).__name__}: {cause})"
-            ". Check the name, or, without network, pass root= with a local copy, set HF_ENDPOINT "
-            "to a mirror, or set HF_HOME to a cache that has it."
+            "complete on this machine, and downloading it from the hub failed "
+            f"({type(error).__name__}: {cause}). Check the name. Without network, pass root= with "
+            "a local copy, set HF_ENDPOINT to a mirror, or set HF_HOME to a cache that has it."
         )
         raise DatasetError(msg) from error
 
@@ -217,10 +220,10 @@ class Source:
                 local_dir=self._local_dir,
                 allow_patterns=patterns,
             )
-        except Exception as error:  # noqa: BLE001 - its HTTP client's errors differ by release
+        except Exception as error:  # noqa: BLE001 - releases use different HTTP clients
             return error
         self.path = Path(path)
-        # One commit for all files, even if the branch moves on meanwhile.
+        # All files come from one commit, even if the branch moves in the meantime.
         self._revision = revision if self._local_dir else self.path.name
         return None
 
@@ -231,18 +234,18 @@ class Source:
 def fetch_dataset(
     source: Source, episodes: Sequence[int] | None, *, download_videos: bool
 ) -> Metadata:
-    """Bring a dataset's metadata and the files of some episodes to this machine.
+    """Download a dataset's metadata and the files of the given episodes, if they are missing.
 
     Args:
-        source: The dataset.
-        episodes: Episode indices; None for all.
-        download_videos: Fetch the videos too.
+        source: Source that the files are downloaded from.
+        episodes: Indices of the episodes to download; None downloads all.
+        download_videos: Whether to download videos, in addition to the rows.
 
     Returns:
-        The metadata; its root is the local folder.
+        The metadata, whose root is the local folder.
 
     Raises:
-        DatasetError: The dataset is damaged or cannot be fetched, or lacks such an episode.
+        DatasetError: The dataset is damaged, cannot be downloaded, or lacks a given episode.
     """
     metadata = fetch_metadata(source)
     check_episodes(metadata, episodes)
@@ -255,16 +258,16 @@ def fetch_dataset(
 
 
 def fetch_metadata(source: Source) -> Metadata:
-    """Read a dataset's metadata, fetching it if it is not here.
+    """Read a dataset's metadata, after downloading it if it is missing.
 
     Args:
-        source: The dataset.
+        source: Source that the metadata is downloaded from.
 
     Returns:
-        The metadata; its root is the local folder.
+        The metadata, whose root is the local folder.
 
     Raises:
-        DatasetError: The metadata is missing, damaged or cannot be fetched.
+        DatasetError: The metadata is missing or damaged, or cannot be downloaded.
     """
     if source.remote and (source.refresh or not (source.path / "meta" / "info.json").is_file()):
         source.fetch_metadata()
@@ -274,32 +277,32 @@ def fetch_metadata(source: Source) -> Metadata:
     except DatasetError as error:
         if not source.remote:
             raise
-        # A download may have been cut short between two files.
+        # An earlier download may have been interrupted between two files.
         try:
             source.fetch_metadata()
         except DatasetError as second:
-            msg = f"{error} Fetching it again failed: {second}"
+            msg = f"{error} Downloading it again failed: {second}"
             raise DatasetError(msg) from second
         return read_metadata(source.path)
 
 
 def check_episodes(metadata: Metadata, episodes: Sequence[int] | None) -> None:
-    """Refuse a choice of episodes that the dataset cannot give.
+    """Check that a dataset has the given episodes.
 
     Args:
-        metadata: The dataset's.
-        episodes: Episode indices; None for all.
+        metadata: Metadata of the dataset.
+        episodes: Indices of episodes; None for all.
 
     Raises:
-        DatasetError: An episode does not exist or is named twice, or none is named.
+        DatasetError: An episode does not exist or is given twice, or the list is empty.
     """
     chosen = list(metadata.episodes) if episodes is None else episodes
     unknown = [episode for episode in chosen if episode not in metadata.episodes]
     if unknown or not chosen or len(set(chosen)) < len(chosen):
-        problem = f"{unknown} do not exist" if unknown else "it is empty or repeats itself"
+        problem = f"{unknown} do not exist" if unknown else "the list is empty or repeats an index"
         total = len(metadata.episodes)
         msg = (
             f"episodes={chosen}: {problem}. {metadata.root} has {total} episodes: pass distinct "
-            f"numbers from 0 to {total - 1}, or None for all."
+            f"indices from 0 to {total - 1}, or None for all."
         )
         raise DatasetError(msg)

@@ -1,4 +1,4 @@
-"""Statistics for normalisation: joined over episodes, and made safe to divide by."""
+"""Statistics for normalisation: aggregated over episodes, and safe to divide by."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +11,8 @@ from getiaction.data.errors import DatasetError
 FeatureStats = dict[str, Any]
 STATS = ("mean", "std", "min", "max")
 
-# Of ImageNet's training set, per RGB channel:
-# https://pytorch.org/vision/stable/models.html (the transforms of every classification model).
+# Statistics of ImageNet's training set for each RGB channel, as in the transforms of torchvision's
+# classification models: https://pytorch.org/vision/stable/models.html.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -21,17 +21,18 @@ MIN_RANGE_OF_MAGNITUDE = 1e-4
 
 
 def aggregate_stats(episodes: Sequence[dict[str, FeatureStats]]) -> dict[str, FeatureStats]:
-    """Join the statistics of episodes into those of all their frames.
+    """Aggregate the statistics of episodes into the statistics of all their frames.
 
-    The variance of a union is the count-weighted mean of the variances plus that of the squared
-    distances between means (Chan et al. 1979, "Updating formulae and a pairwise algorithm for
-    computing sample variances").
+    The variance of a union is the count-weighted mean of the variances, plus the count-weighted
+    mean of the squared distances of the means from the overall mean (Chan et al. 1979, "Updating
+    formulae and a pairwise algorithm for computing sample variances").
 
     Args:
-        episodes: Per episode and key the lists "min", "max", "mean", "std" and "count".
+        episodes: Statistics of each episode: for each feature key the lists "min", "max", "mean",
+            "std" and "count".
 
     Returns:
-        Per key the arrays "min", "max", "mean" and "std".
+        The arrays "min", "max", "mean" and "std" of each feature by key.
     """
     joined = {}
     for key in sorted({key for episode in episodes for key in episode}):
@@ -58,19 +59,19 @@ def floor_std(
 ) -> NDArray[np.float64]:
     """Raise standard deviations that are too small to divide by.
 
-    The original ACT clips at the absolute value 1e-2
-    (https://github.com/tonyzhaozh/act/blob/main/utils.py), which fits radians but not every unit:
-    here a std is at least 1e-2 of its dimension's range. A dimension whose range is below 1e-4 of
-    its magnitude is constant up to noise; it gets 1.0, as in scikit-learn's StandardScaler, so
-    that a later small change of it is not blown up.
+    The original ACT clips standard deviations at 1e-2
+    (https://github.com/tonyzhaozh/act/blob/main/utils.py), which suits radians but not every unit:
+    here they are at least 1e-2 of the range of their dimension. A dimension whose range is below
+    1e-4 of its magnitude is constant up to noise; it gets 1.0, as in scikit-learn's StandardScaler,
+    so that a small change of it later is not amplified.
 
     Args:
-        std: Standard deviations, any shape.
-        low: Minima, same shape.
-        high: Maxima, same shape.
+        std: Standard deviations, an array of any shape.
+        low: Minima, an array of the same shape as `std`.
+        high: Maxima, an array of the same shape as `std`.
 
     Returns:
-        The standard deviations to divide by, same shape, all positive.
+        Standard deviations to divide by, of the same shape and all positive.
     """
     span = high - low
     constant = span <= MIN_RANGE_OF_MAGNITUDE * np.maximum(np.abs(low), np.abs(high))
@@ -80,13 +81,13 @@ def floor_std(
 def channel_first_shape(feature: dict[str, Any]) -> list[int]:
     """Return a camera's shape as [C, H, W].
 
-    Cameras are declared as (H, W, C) or (C, H, W), with axis names or without.
+    Datasets declare cameras as (H, W, C) or (C, H, W), with or without axis names.
 
     Args:
-        feature: A camera's entry in `info.json`.
+        feature: Description of a camera, as in `meta/info.json`.
 
     Returns:
-        [C, H, W]; C is 3 for every video, because frames are decoded to RGB.
+        [C, H, W] in pixels; C is 3 for every video, because frames are decoded to RGB.
     """
     shape, axes = list(feature["shape"]), str(feature.get("names"))
     first, last = shape[0] in {1, 3, 4}, shape[-1] in {1, 3, 4}
@@ -103,21 +104,21 @@ def policy_stats(
     *,
     use_imagenet_stats: bool,
 ) -> dict[str, FeatureStats]:
-    """Put together what a policy is built from: kind, shape and statistics of what it sees.
+    """Collect what a policy is built from: type, shape and statistics of each feature.
 
     Args:
-        features: The features of `info.json`.
-        stored: Statistics as the dataset holds them.
-        columns: Per number-valued key its rows, (N, *shape): used where `stored` has nothing that
-            fits.
-        use_imagenet_stats: Give RGB cameras ImageNet's mean and std instead of the stored ones,
-            which are wrong in every v3.0 dataset that lerobot before 0.6.0 wrote
+        features: Description of each feature by key, as in `meta/info.json`.
+        stored: Statistics of each feature by key, as stored in the dataset; may be incomplete.
+        columns: Rows of each numeric feature by key, (N, *shape), from which statistics are
+            computed where `stored` has none that fit.
+        use_imagenet_stats: Whether RGB cameras get ImageNet's mean and std instead of the stored
+            ones, which are wrong in every v3.0 dataset written by lerobot before 0.6.0
             (https://github.com/huggingface/lerobot/issues/3682).
 
     Returns:
-        Per "observation.*" and "action" key plain Python values: "type" ("VISUAL", "STATE", "ENV"
-        or "ACTION"), "shape" (cameras as [C, H, W]), and "mean", "std", "min" and "max" as nested
-        lists of that shape (cameras as [C][1][1]).
+        For each "observation.*" and "action" key, plain Python values: "type" ("VISUAL", "STATE",
+        "ENV" or "ACTION"), "shape" ([C, H, W] for cameras), and "mean", "std", "min" and "max" as
+        nested lists of that shape ([C][1][1] for cameras).
 
     Raises:
         DatasetError: A camera has no usable statistics, or statistics are not finite.
@@ -128,7 +129,7 @@ def policy_stats(
             continue
         is_camera = feature["dtype"] in {"video", "image"}
         if not is_camera and key not in columns:
-            continue  # text has no statistics
+            continue  # texts have no statistics
         shape = channel_first_shape(feature) if is_camera else list(feature["shape"])
         use_imagenet = use_imagenet_stats and is_camera and shape[0] == len(IMAGENET_MEAN)
         values = _stored_values(stored.get(key, {}), [shape[0], 1, 1] if is_camera else shape)
@@ -136,7 +137,7 @@ def policy_stats(
             if not use_imagenet:
                 msg = (
                     f'meta/ has no usable statistics of camera "{key}". '
-                    "Pass use_imagenet_stats=True, or write them."
+                    "Pass use_imagenet_stats=True, or add them to the dataset."
                 )
                 raise DatasetError(msg)
             values = {"min": np.zeros((3, 1, 1)), "max": np.ones((3, 1, 1))}
@@ -147,7 +148,7 @@ def policy_stats(
             values["mean"] = np.reshape(IMAGENET_MEAN, (3, 1, 1))
             values["std"] = np.reshape(IMAGENET_STD, (3, 1, 1))
         if not all(np.isfinite(value).all() for value in values.values()):
-            msg = f'"{key}" holds numbers that are not finite. Remove those episodes.'
+            msg = f'"{key}" holds numbers that are not finite. Remove the episodes that have them.'
             raise DatasetError(msg)
         values["std"] = floor_std(values["std"], values["min"], values["max"])
         described[key] = {
@@ -159,10 +160,10 @@ def policy_stats(
 
 
 def _stored_values(stored: FeatureStats, shape: list[int]) -> dict[str, NDArray[np.float64]] | None:
-    """Return stored statistics in a feature's shape; None if they are missing or do not fit it."""
+    """Return stored statistics in the shape of their feature; None if they are missing or unfit."""
     try:
         values = {name: np.asarray(stored[name], dtype=np.float64) for name in STATS}
-        # Of a matrix, lerobot stores one number per column.
+        # For a matrix, lerobot stores one number per column.
         fitted = {name: np.broadcast_to(value, shape) for name, value in values.items()}
     except (KeyError, TypeError, ValueError):
         return None

@@ -1,4 +1,4 @@
-"""Camera frames: chosen from video files by time, or decoded from stored images."""
+"""Camera frames: read from video files by time, or decoded from stored images."""
 
 import os
 from collections import OrderedDict
@@ -20,11 +20,11 @@ MAX_OPEN_VIDEOS = 64
 class VideoDecoder:
     """One open video file.
 
-    Frames are found by their presentation time, not by counting: files may begin at any time, and
-    several episodes may lie in one file.
+    Frames are found by their presentation time, not by counting, because a file may start at any
+    time and may hold several episodes.
 
     Args:
-        path: The video file.
+        path: Video file to open, of any format that FFmpeg reads.
 
     Raises:
         DatasetError: The file cannot be opened as a video.
@@ -38,8 +38,8 @@ class VideoDecoder:
             self._stream = self._container.streams.video[0]
         except (av.FFmpegError, OSError, EOFError, IndexError) as error:
             raise self._damaged(error) from error
-        # One thread: parallelism is the loader's workers' part, and a decoder without threads of
-        # its own may be inherited by a forked process.
+        # A single thread, because loader workers provide the parallelism, and a decoder that has no
+        # threads can be inherited by a forked process.
         self._stream.codec_context.thread_count = 1
         rate = self._stream.average_rate
         self._period_s = 1 / float(rate) if rate else 1 / 30
@@ -58,8 +58,8 @@ class VideoDecoder:
         """Decode the frame nearest to a time.
 
         Args:
-            time_s: Wanted presentation time in seconds.
-            tolerance_s: How far the frame's own time may be from it, in seconds.
+            time_s: Wanted presentation time, in seconds.
+            tolerance_s: Largest difference between that time and the frame's own, in seconds.
 
         Returns:
             RGB pixels, (H, W, 3) uint8.
@@ -74,15 +74,15 @@ class VideoDecoder:
         if frame is None or abs(found_s - time_s) >= tolerance_s:
             nearest = "no frame at all" if frame is None else f"one at {found_s:.6f} s"
             msg = (
-                f"{self._path} has no frame at {time_s:.6f} s: the nearest is {nearest}, "
-                f"tolerance_s is {tolerance_s}. If the file was cut off, download or copy it "
+                f"{self._path} has no frame at {time_s:.6f} s: the nearest is {nearest}, and "
+                f"tolerance_s is {tolerance_s}. If the file was truncated, download or copy it "
                 "again; if its times are merely imprecise, pass a larger tolerance_s."
             )
             raise DatasetError(msg)
         return np.asarray(self._reformatter.reformat(frame, format="rgb24").to_ndarray(), np.uint8)
 
     def _find(self, time_s: float, precision_s: float) -> tuple[av.VideoFrame | None, float]:
-        """Return the frame nearest to `time_s` and its time; decode forward where that is near."""
+        """Return the frame nearest to `time_s` and its time, without seeking if it is close."""
         frames_ahead = (time_s - self._time_s) / self._period_s
         if self._frame is None or not 0 < frames_ahead + 0.5 < self._seek_cost_frames + 1:
             self._seek(time_s, precision_s)
@@ -97,13 +97,14 @@ class VideoDecoder:
         return self._frame, self._time_s
 
     def _seek(self, time_s: float, precision_s: float) -> None:
-        """Stand on the last key frame at or before a time, or on the first frame of the file."""
+        """Move to the last key frame at or before a time, or to the first frame of the file."""
         target = round((time_s + precision_s) / self._time_base_s)
         for start in (target, 0):
             self._container.seek(start, stream=self._stream)
             self._ahead = self._container.decode(self._stream)
             self._advance()
-            # A key frame's decoding time may precede the target while its presentation follows it.
+            # FFmpeg seeks by decoding time, and a key frame may be presented after the target
+            # although it is decoded before it.
             if self._frame is not None and self._time_s <= time_s + precision_s:
                 break
         key_frame_distance = max(0.0, (time_s - self._time_s) / self._period_s)
@@ -121,14 +122,14 @@ class VideoDecoder:
 
 
 class VideoReader:
-    """Frames of many video files, from decoders kept open in the process that uses them.
+    """Reads frames of many video files and keeps their decoders open.
 
-    A decoder must not be shared by processes: in a forked loader worker it would move the parent's
-    file position. Decoders are therefore opened at first use in each process, and left out of
-    pickles. At most `max_open` stay open; the one used longest ago is closed first.
+    Processes must not share a decoder: in a forked loader worker it would move the file position of
+    the parent. Each process therefore opens decoders on first use, and pickles do not include them.
+    When more than `max_open` are open, the least recently used one is closed.
 
     Args:
-        max_open: Number of files kept open per process.
+        max_open: Largest number of files that each process keeps open.
     """
 
     def __init__(self, max_open: int = MAX_OPEN_VIDEOS) -> None:
@@ -144,15 +145,15 @@ class VideoReader:
         """Decode the frames nearest to the given times.
 
         Args:
-            path: The video file.
+            path: Video file to read from.
             times_s: T presentation times in seconds, in any order.
-            tolerance_s: How far a frame's own time may be from the wanted one, in seconds.
+            tolerance_s: Largest difference between a wanted time and a frame's time, in seconds.
 
         Returns:
             RGB pixels, (T, H, W, 3) uint8.
 
         Raises:
-            DatasetError: The file is damaged or lacks a frame.
+            DatasetError: The file is damaged or has no frame within the tolerance.
         """
         decoder = self._open(path)
         frames = {time_s: decoder.read(time_s, tolerance_s) for time_s in sorted(set(times_s))}
@@ -160,7 +161,7 @@ class VideoReader:
 
     def _open(self, path: Path) -> VideoDecoder:
         if self._pid != os.getpid():
-            # Beware: closing an inherited decoder would touch state shared with the parent.
+            # Inherited decoders are kept, because closing them would change the parent's state.
             self._inherited.append(self._decoders)
             self._decoders = OrderedDict()
             self._pid = os.getpid()
@@ -173,9 +174,9 @@ class VideoReader:
 
 
 def _check_length(path: Path) -> None:
-    """Raise EOFError if an mp4 file is shorter than its own boxes say (ISO/IEC 14496-12, 4.2).
+    """Raise EOFError if an mp4 file is shorter than its boxes declare (ISO/IEC 14496-12, 4.2).
 
-    FFmpeg opens such a file if its index comes first, and fails only at the frames that are gone.
+    FFmpeg opens a truncated file if its index comes first, and fails only at a missing frame.
     """
     size, position = path.stat().st_size, 0
     with path.open("rb") as file:
@@ -184,27 +185,28 @@ def _check_length(path: Path) -> None:
             file.seek(position)
             header = file.read(16)
             length = int.from_bytes(header[:4], "big")
-            if length == 1:  # then a 64-bit length follows the type
+            if length == 1:  # a 64-bit length follows the type
                 length = int.from_bytes(header[8:], "big")
-            if length == 0:  # then the last box reaches to the end of the file
+            if length == 0:  # the last box extends to the end of the file
                 return
             position += max(length, 8)
     if position > size:
-        msg = f"it is cut off: {size} bytes of at least {position}"
+        msg = f"it is truncated: {size} bytes of at least {position}"
         raise EOFError(msg)
 
 
 def decode_image(data: bytes) -> NDArray[np.uint8]:
-    """Decode a PNG or JPEG file.
+    """Decode a PNG or JPEG image.
 
     Args:
-        data: The file's content.
+        data: Content of the image file.
 
     Returns:
-        Pixels, (H, W, C) uint8; C is 1 for grey, 4 with transparency, else 3.
+        Pixels, (H, W, C) uint8; C is 1 for grey images, 4 for images with transparency, otherwise
+        3.
 
     Raises:
-        DatasetError: The content is neither PNG nor JPEG, or damaged.
+        DatasetError: The content is not PNG or JPEG, or is damaged.
     """
     codec: Literal["png", "mjpeg"] = "png" if data.startswith(b"\x89PNG") else "mjpeg"
     try:

@@ -1,4 +1,4 @@
-"""Training: the Trainer and the callback that brings policy and dataset together."""
+"""Training: the Trainer, and the callback that builds policies for their dataset."""
 
 from getiaction.train.callbacks import PolicyDatasetInteraction
 from getiaction.train.trainer import Trainer

@@ -1,4 +1,4 @@
-"""The callback that lets policies be made without shapes."""
+"""The callback that builds policies, which are created without shapes, for their dataset."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -13,13 +13,13 @@ from getiaction.data.observation import find_policy_dataset, find_policy_dataset
 
 @runtime_checkable
 class LazyPolicy(Protocol):
-    """A LightningModule that gets its parameters when its dataset is known.
+    """A LightningModule that creates its parameters when its dataset is known.
 
     Attributes:
-        observation_delta_indices: Frame offsets that the policy wants of each "observation.*",
-            relative to the current frame; None for that frame alone, with no time dimension.
-        action_delta_indices: The same for "action".
-        reward_delta_indices: The same for "next.reward".
+        observation_delta_indices: Frame offsets of each "observation.*" feature in a sample,
+            relative to the current frame; None for that frame alone, without a time dimension.
+        action_delta_indices: Frame offsets of "action" and "action.*", with the same meaning.
+        reward_delta_indices: Frame offsets of "next.reward", with the same meaning.
     """
 
     observation_delta_indices: list[int] | None
@@ -27,39 +27,40 @@ class LazyPolicy(Protocol):
     reward_delta_indices: list[int] | None
 
     def build_model(self, dataset_stats: Mapping[str, Any]) -> None:
-        """Make the parameters; do nothing if they are there.
+        """Create the parameters; do nothing if they exist already.
 
         Args:
-            dataset_stats: `stats` of a `getiaction.data.observation.PolicyDataset`.
+            dataset_stats: Type, shape and statistics of each feature by key, as in the `stats` of a
+                `getiaction.data.PolicyDataset`.
         """
 
 
 class PolicyDatasetInteraction(Callback):
-    """Builds a policy for its dataset, and has the dataset return what the policy wants.
+    """Builds a policy for its dataset, and sets which frames the dataset's samples have.
 
-    `getiaction.train.Trainer` adds one. Models that are no `LazyPolicy` are left alone.
+    `getiaction.train.Trainer` adds this callback. It ignores models that are not a `LazyPolicy`.
 
-    The policy is built in `setup`. `on_fit_start` would be too late: by then Lightning has made
-    the optimizers, wrapped the model for DDP and loaded the checkpoint's weights (order of
-    `Trainer._run` in Lightning 2.6), so that parameters would stay untrained or differ by rank.
+    The policy is built in `setup`, because `on_fit_start` would be too late: by then Lightning has
+    created the optimizers, wrapped the model for DDP and loaded the checkpoint's weights (see
+    `Trainer._run` in Lightning 2.6), so parameters would stay untrained or differ between ranks.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Build the policy if its dataset is known; outside of `fit`, set delta indices too."""
+        """Build the policy if its dataset is known. Outside `fit`, set the delta indices too."""
         if not isinstance(pl_module, LazyPolicy):
             return
         dataset = find_policy_dataset(trainer)
         if dataset is not None:
             pl_module.build_model(dataset.stats)
         if stage != "fit":
-            # Evaluation loops start their loaders' workers before their first hook.
+            # Evaluation loops start the loaders' workers before they call their first hook.
             _set_delta_indices(trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that every parameter will be trained, and set the datasets' delta indices.
+        """Check that the optimizers have every parameter, and set the datasets' delta indices.
 
         Raises:
-            MisconfigurationException: If no optimizer has a parameter that requires a gradient.
+            MisconfigurationException: A parameter that requires a gradient is in no optimizer.
         """
         if isinstance(pl_module, LazyPolicy):
             _check_optimizers(trainer, pl_module)
@@ -68,7 +69,7 @@ class PolicyDatasetInteraction(Callback):
 
 def _check_optimizers(trainer: Trainer, policy: LightningModule) -> None:
     if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
-        return  # sharding strategies give their optimizers parameters of their own making
+        return  # sharding strategies replace the parameters that their optimizers have
     groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
     trained = {id(parameter) for group in groups for parameter in group["params"]}
     missed = [
@@ -79,8 +80,8 @@ def _check_optimizers(trainer: Trainer, policy: LightningModule) -> None:
     if missed:
         msg = (
             f"{len(missed)} parameters of {type(policy).__name__} are in no optimizer and would"
-            f" stay untrained: {', '.join(missed[:8])}{', ...' if len(missed) > 8 else ''}.\n"  # noqa: PLR2004 - a line's worth
-            "Make them in build_model and pass them to the optimizer in configure_optimizers, or"
+            f" stay untrained: {', '.join(missed[:8])}{', ...' if len(missed) > 8 else ''}.\n"  # noqa: PLR2004 - one line of names
+            "Create them in build_model and pass them to the optimizer in configure_optimizers, or"
             " freeze them: parameter.requires_grad_(False)"
         )
         raise MisconfigurationException(msg)
@@ -103,9 +104,10 @@ def _set_delta_indices(trainer: Trainer, policy: LazyPolicy) -> None:
         dataset.delta_indices = delta_indices or None
     for key, (asked, wanted) in replaced.items():
         rank_zero_warn(
-            f"The dataset was set to the frames {_brief(asked)} of {key!r}, by delta_timestamps or"
-            f" for another policy. {type(policy).__name__} needs {_brief(wanted)} and gets them."
-            f" To be rid of this warning, leave {key!r} out of delta_timestamps."
+            f"The dataset was set to return the frames {_brief(asked)} of {key!r}, by"
+            f" delta_timestamps or for another policy. {type(policy).__name__} needs"
+            f" {_brief(wanted)}, which replace them. To silence this warning, remove {key!r} from"
+            " delta_timestamps."
         )
 
 

@@ -1,4 +1,4 @@
-"""The parser and runner behind the `getiaction` command: LightningCLI, set up for this package."""
+"""The parser and runner of the `getiaction` command: LightningCLI, configured for this package."""
 
 import difflib
 import inspect
@@ -19,9 +19,11 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.cli import SaveConfigCallback as LightningSaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_warn
 
-# Of an imported class `--model` and `--data` take the bare name.
-from getiaction.data import DotDataModule, LeRobotDataModule  # noqa: F401 - as said above
-from getiaction.policies import ACT  # noqa: F401 - as said above
+# Classes that are imported here can be given to `--model` and `--data` by their bare name.
+from getiaction.data import LeRobotDataModule  # noqa: F401 - see the comment above
+from getiaction.demo import DotDataModule  # noqa: F401 - see the comment above
+from getiaction.lightning_seams import subcommand_parsers
+from getiaction.policies import ACT  # noqa: F401 - see the comment above
 from getiaction.train.trainer import Trainer
 
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
@@ -32,39 +34,42 @@ UNKNOWN_KEY = re.compile(r"(?:accept option|Option) '([^']+)'|unrecognized argum
 
 
 class SaveConfigCallback(LightningSaveConfigCallback):
-    """Saves config.yaml in the run's directory, over another only where a launcher owns that."""
+    """Saves config.yaml in the run's directory; only a launcher's run has it overwritten."""
 
     def setup(self, trainer: LightningTrainer, pl_module: LightningModule, stage: str) -> None:
-        """Save unless a config.yaml is there; a launcher's run directory is written anew."""
+        """Save config.yaml, unless it exists and the run does not belong to a launcher."""
         directory = trainer.log_dir
         path = os.path.join(directory or "", self.config_filename)  # noqa: PTH118 - may be a URL
         is_taken = trainer.strategy.broadcast(get_filesystem(path).exists(path))
         if is_taken and not self.overwrite and not self.already_saved:
-            # Loggers without directories of their own, such as wandb's, give the working one.
-            rank_zero_warn(f"{path} is there already and is kept: this run's config is not saved.")
+            # Loggers that have no directory, such as wandb's, return the working directory.
+            rank_zero_warn(
+                f"{path} already exists and is kept: the config of this run is not saved."
+            )
             return
         super().setup(trainer, pl_module, stage)
 
 
 class CLI(LightningCLI):
-    """LightningCLI over our Trainer: `fit`, `validate`, `test` and `predict`.
+    """LightningCLI with this package's Trainer: `fit`, `validate`, `test` and `predict`.
 
-    Any LightningModule and LightningDataModule can be named, those of this package without their
-    module; the working directory is on the import path. Mistakes raise, nothing exits.
+    It accepts any LightningModule and LightningDataModule; those of this package may be given by
+    their bare name. The working directory is on the import path. Mistakes raise an exception and
+    never exit the process.
 
     Args:
-        args: Command line as a list, or the config as a dict; None for `sys.argv`.
-        run: Whether to run the subcommand. If not, `args` has none: only the classes are made, and
-            are there as `trainer`, `model` and `datamodule`.
+        args: Command line as a list of words, or the config as a dict; None reads `sys.argv`.
+        run: Whether to run a subcommand. If False, `args` has no subcommand, and the instances are
+            only created, as the attributes `trainer`, `model` and `datamodule`.
 
     Raises:
-        ArgumentError: For arguments that do not parse or that the classes refuse; the message says
-            which and what to write instead.
+        ArgumentError: An argument does not parse, or a class refuses it; the message names it and
+            says what to write instead.
     """
 
     def __init__(self, args: ArgsType = None, *, run: bool = True) -> None:
         if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds strings
-            sys.path.insert(0, os.getcwd())  # noqa: PTH109 - as above
+            sys.path.insert(0, os.getcwd())  # noqa: PTH109 - sys.path holds strings
         options = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
             trainer_class=Trainer,
@@ -76,52 +81,53 @@ class CLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse `args`, whatever is in `sys.argv` (Lightning warns if both are there)."""
+        """Parse `args` regardless of `sys.argv`; Lightning's own method warns if both are given."""
         try:
             if args is None or isinstance(args, list):
                 self.config = parser.parse_args(args)
             else:
                 self.config = parser.parse_object(args)
         except ArgumentError as error:
-            parsers = getattr(self, "_subcommand_parsers", {"": parser})
-            keys = next(iter(parsers.values())).get_defaults().keys()
-            # The parser names the place of a YAML error, but not the file.
+            fit_parser = next(iter(subcommand_parsers(self).values()), parser)
+            keys = fit_parser.get_defaults().keys()
+            # For a YAML error, the parser reports the line, but not the file.
             words = sys.argv[1:] if args is None else args if isinstance(args, list) else []
             files = [word.rpartition("=")[2] for word in words if word.endswith(CONFIG_SUFFIXES)]
             message = str(error).replace('"<unicode string>"', " or ".join(files))
             raise ArgumentError(None, explain(message, keys)) from error
 
     def before_instantiate_classes(self) -> None:
-        """Look for the checkpoint before seconds are spent on building what it is for."""
-        path = self._get(self.config, "ckpt_path")
+        """Check that the checkpoint exists before seconds are spent on building the model."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        path = config.get("ckpt_path")
         is_keyword = str(path).partition(":")[0] in {"best", "last", "hpc", "registry"}
         if path and not is_keyword and not get_filesystem(path).exists(path):
-            msg = f"ckpt_path={path} does not exist.\nIs it there? ls {Path(path).parent}"
+            msg = f"ckpt_path={path} does not exist.\nList the folder: ls {Path(path).parent}"
             raise ArgumentError(None, msg)
 
     def instantiate_classes(self) -> None:
-        """Make model, data and Trainer; what their constructors refuse is the arguments' fault."""
+        """Create model, data and Trainer; what their constructors refuse is an argument error."""
         try:
             super().instantiate_classes()
         except (OSError, ValueError, MisconfigurationException) as error:
             message = str(error)
             if "empty parameter list" in message:
                 message = (
-                    "--optimizer needs a model that has its parameters before its data is known.\n"
+                    "--optimizer needs a model that has parameters before its data is known.\n"
                     "Use the model's own arguments instead: --model.optimizer_lr=1e-4"
                 )
             raise ArgumentError(None, explain(message, ())) from error
 
 
 def explain(message: str, keys: Iterable[str]) -> str:
-    """Say jsonargparse's `message` in few words, with the nearest valid keys for an unknown one.
+    """Shorten an error message of jsonargparse, and suggest the nearest keys for an unknown one.
 
     Args:
-        message: Of an ArgumentError that jsonargparse raised.
-        keys: What the parser knows.
+        message: Text of an ArgumentError that jsonargparse raised.
+        keys: Keys that the parser accepts, such as "trainer.max_epochs".
 
     Returns:
-        What was wrong and, where it is known, what to write instead.
+        What was wrong and, if it is known, what to write instead.
     """
     if (unknown := UNKNOWN_KEY.search(message)) and keys:
         key = unknown[1] or unknown[2]
@@ -135,11 +141,11 @@ def explain(message: str, keys: Iterable[str]) -> str:
             f"Valid keys, nearest first: {', '.join(nearest[:5])}"
         )
     if "required: " in message and message.endswith(".model"):
-        return "no model is given.\nName one: --model ACT, or in the config file: model: ACT"
+        return "no model given.\nUse --model ACT, or in the config file: model: ACT"
     if unknown_class := UNKNOWN_CLASS.search(message):
         return (
-            f"{unknown_class[1]}: no class is known as {unknown_class[2]!r}.\n"
-            f"A class of your own needs its module: my_module.{unknown_class[2]}"
+            f"{unknown_class[1]}: unknown class {unknown_class[2]!r}.\n"
+            f"For a class of your own, add its module: my_module.{unknown_class[2]}"
         )
     noise = ("Does not validate against", "Subtypes:", "Errors:", "Given value type:")
     message = message.partition("\nGiven value: Namespace(")[0]

@@ -1,4 +1,4 @@
-"""Who started this process, torchrun or srun, and how many nodes and workers they started."""
+"""How many nodes and workers torchrun or srun started, if one of them started this process."""
 
 import os
 import re
@@ -8,14 +8,15 @@ from typing import NamedTuple
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.plugins import _PLUGIN_INPUT
 from lightning.pytorch.strategies import Strategy
+
+from getiaction.lightning_seams import Plugin
 
 Devices = list[int] | str | int
 
 
 class _Started(NamedTuple):
-    """What a command started, by which variables, and the flags that set them."""
+    """What a command started, the variables that say so, and the flags that set them."""
 
     command: str
     nodes: int
@@ -29,25 +30,27 @@ class _Started(NamedTuple):
 def follow_starter(
     num_nodes: int, devices: Devices, environment: ClusterEnvironment | None
 ) -> tuple[int, Devices]:
-    """Take nodes and workers per node from who started them, where they were left to it.
+    """Take the number of nodes and devices from torchrun or srun, where they are left at defaults.
 
     Args:
-        num_nodes: Of the Trainer; 1 is its default.
-        devices: Of the Trainer; "auto" is its default.
-        environment: What the Trainer was given; None where Lightning is to find out.
+        num_nodes: The Trainer's `num_nodes`, whose default is 1.
+        devices: The Trainer's `devices`, whose default is "auto".
+        environment: Cluster environment that the Trainer was given; None if Lightning detects it.
 
     Returns:
-        Number of nodes, and devices.
+        The number of nodes, and the devices of each node, for Lightning's Trainer.
 
     Raises:
-        ValueError: They contradict what was started, or srun's nodes have unlike numbers of tasks.
+        ValueError: The arguments contradict what was started, or srun started different numbers of
+            tasks on its nodes.
     """
     if TorchElasticEnvironment.detect() and "LOCAL_WORLD_SIZE" in os.environ:
         started = _by_torchrun(num_nodes)
     elif isinstance(environment, SLURMEnvironment) or (
         environment is None and not TorchElasticEnvironment.detect() and SLURMEnvironment.detect()
     ):
-        # Without a step this is the batch script itself: one process, whatever the job may hold.
+        # Outside a step this is the batch script itself, which is one process, however large the
+        # job.
         if "SLURM_STEP_ID" not in os.environ:
             return num_nodes, devices
         started = _by_srun()
@@ -58,7 +61,7 @@ def follow_starter(
         msg = (
             f"num_nodes={num_nodes}, but {started.command} started {started.nodes}"
             f" ({started.nodes_variable}={started.nodes}).\n"
-            f"Leave out num_nodes, or start {started.command} with {started.nodes_flag}={num_nodes}"
+            f"Omit num_nodes, or start {started.command} with {started.nodes_flag}={num_nodes}"
         )
         raise ValueError(msg)
     if devices in ("auto", "-1", -1):
@@ -68,23 +71,23 @@ def follow_starter(
         msg = (
             f"devices={devices!r} means {count} per node, but {started.command} started"
             f" {started.workers} ({started.workers_variable}={started.workers}).\n"
-            f"Leave out devices, or start {started.command} with {started.workers_flag}={count}"
+            f"Omit devices, or start {started.command} with {started.workers_flag}={count}"
         )
         raise ValueError(msg)
     return started.nodes, devices
 
 
 def given_environment(
-    strategy: str | Strategy, plugins: _PLUGIN_INPUT | list[_PLUGIN_INPUT] | None
+    strategy: str | Strategy, plugins: Plugin | list[Plugin] | None
 ) -> ClusterEnvironment | None:
-    """Find the cluster environment that the Trainer is given.
+    """Find the cluster environment in a Trainer's arguments.
 
     Args:
-        strategy: Of the Trainer; one that is made may have an environment.
-        plugins: Of the Trainer.
+        strategy: The Trainer's `strategy`; an instance may have an environment.
+        plugins: The Trainer's `plugins`, which may include an environment.
 
     Returns:
-        The environment; None where Lightning is to find out.
+        The cluster environment; None if there is none, in which case Lightning detects it.
     """
     for plugin in plugins if isinstance(plugins, list) else [plugins]:
         if isinstance(plugin, ClusterEnvironment):
@@ -94,19 +97,19 @@ def given_environment(
 
 
 def without_requeueing(
-    plugins: _PLUGIN_INPUT | list[_PLUGIN_INPUT] | None, environment: ClusterEnvironment | None
-) -> _PLUGIN_INPUT | list[_PLUGIN_INPUT] | None:
-    """Add the environment that Lightning would find under SLURM, with its requeueing off.
+    plugins: Plugin | list[Plugin] | None, environment: ClusterEnvironment | None
+) -> Plugin | list[Plugin] | None:
+    """Add the environment that Lightning would detect under SLURM, with requeueing turned off.
 
-    Lightning's saves, and talks to the other ranks, inside a signal handler, where it deadlocks if
-    the ranks are not at the same place.
+    Lightning's requeueing saves a checkpoint in a signal handler, which communicates with the other
+    ranks and deadlocks if they are at another point of the program.
 
     Args:
-        plugins: Of the Trainer.
-        environment: What the Trainer was given, which is kept as it is.
+        plugins: The Trainer's `plugins`, to which the environment is added.
+        environment: Cluster environment that the Trainer was given, which is not changed.
 
     Returns:
-        Plugins for Lightning's Trainer.
+        The plugins for Lightning's Trainer.
     """
     if environment is not None or TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
         return plugins
@@ -115,7 +118,7 @@ def without_requeueing(
 
 
 def _by_torchrun(num_nodes: int) -> _Started:
-    """Read the variables of https://docs.pytorch.org/docs/stable/elastic/run.html."""
+    """Read torchrun's variables: https://docs.pytorch.org/docs/stable/elastic/run.html."""
     return _Started(
         "torchrun",
         int(os.environ.get("GROUP_WORLD_SIZE", num_nodes)),
@@ -128,10 +131,10 @@ def _by_torchrun(num_nodes: int) -> _Started:
 
 
 def _by_srun() -> _Started:
-    """Read the variables of https://slurm.schedmd.com/srun.html.
+    """Read srun's variables: https://slurm.schedmd.com/srun.html.
 
-    SLURM_NTASKS_PER_NODE is there only if a user gave that option, and then of the job, not of the
-    step. Lightning insists on it, so it is set to what the step has.
+    SLURM_NTASKS_PER_NODE is set only if the user gave that option, and then it describes the job
+    and not the step. Lightning requires it, so it is set to the number of the step's tasks.
     """
     nodes = int(os.environ.get("SLURM_NNODES", "1"))
     given = os.environ.get("SLURM_NTASKS_PER_NODE", "1")
@@ -141,8 +144,8 @@ def _by_srun() -> _Started:
     workers = counts.pop()
     if counts or nodes * workers != tasks:
         msg = (
-            f"srun started {tasks} tasks on {nodes} nodes ({listed} per node), and training needs"
-            " the same number on each.\nStart one task per device, the same number on each node:"
+            f"srun started {tasks} tasks on {nodes} nodes ({listed} per node), but training needs"
+            " the same number on each node.\nStart one task per device:"
             f" srun --nodes={nodes} --ntasks-per-node={max(1, tasks // nodes)}"
         )
         raise ValueError(msg)
@@ -158,15 +161,15 @@ def _warn_of_tasks_that_train_alone(environment: ClusterEnvironment | None) -> N
     if environment is None and tasks > 1 and not TorchElasticEnvironment.detect():
         name = SLURMEnvironment.job_name()
         msg = (
-            f"srun started {tasks} tasks, but each trains alone, because by the job's name,"
-            f" {name!r}, Lightning takes this for an interactive shell.\n"
-            "To train together, give the step a name: srun --job-name=train ..."
+            f"srun started {tasks} tasks, but each trains alone, because Lightning takes a job with"
+            f" the name {name!r} for an interactive shell.\n"
+            "To train together, give the step another name: srun --job-name=train ..."
         )
         warnings.warn(msg, stacklevel=5)
 
 
 def _count_devices(devices: Devices) -> int:
-    """Count as Lightning does: "2" is two devices, "2," and [2] are one, number 2."""
+    """Count devices as Lightning does: "2" is two of them; "2," and [2] are device 2 alone."""
     if isinstance(devices, str) and "," in devices:
         return sum(bool(part.strip()) for part in devices.split(","))
     return int(devices) if isinstance(devices, str | int) else len(devices)

@@ -1,4 +1,4 @@
-"""TensorBoard's curves on object storage, where each value is sent once."""
+"""A TensorBoard logger for object storage, which uploads each value once."""
 
 import time
 
@@ -6,8 +6,10 @@ import fsspec
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from getiaction.lightning_seams import close_event_file, has_event_file
+
 PERIOD_SECONDS = 30.0
-"""How old the curves on storage are at most, while something is logged."""
+"""Time between two uploads of logged values, in seconds."""
 _PATIENCE = {
     "use_listings_cache": False,
     "config_kwargs": {
@@ -21,16 +23,17 @@ _PATIENCE = {
 class RemoteTensorBoardLogger(TensorBoardLogger):
     """Lightning's `TensorBoardLogger` for a URL.
 
-    Lightning saves after every value. No object store can append, so TensorBoard sends all of an
-    event file again each time: with `n` values, n² bytes. Here an event file is sent when it is
-    :data:`PERIOD_SECONDS` old, and the next one begun; TensorBoard shows them as one curve.
+    Lightning saves after every value. An object store cannot append to a file, so TensorBoard would
+    upload the whole event file again each time, which for n values makes a traffic of n² values.
+    This logger uploads an event file when `PERIOD_SECONDS` have passed since the last upload, and
+    then starts another one; TensorBoard shows them as one curve.
 
     Args:
-        save_dir: URL under which all experiments lie.
-        name: The experiment's.
+        save_dir: URL of the folder that all experiments are in, such as `s3://bucket/runs`.
+        name: Name of the experiment, which becomes a folder in `save_dir`.
 
     Raises:
-        ValueError: If the bucket is not there, or does not answer. Lightning would make it.
+        ValueError: The bucket does not exist or cannot be reached. Lightning would create it.
     """
 
     def __init__(self, save_dir: str, name: str) -> None:
@@ -40,18 +43,17 @@ class RemoteTensorBoardLogger(TensorBoardLogger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Send what was logged, unless that was done a moment ago."""
-        if self._experiment is not None and time.monotonic() >= self._next_at:
+        """Upload what was logged, unless the last upload was less than `PERIOD_SECONDS` ago."""
+        if has_event_file(self) and time.monotonic() >= self._next_at:
             super().save()
-            self._experiment.close()
-            self._experiment = None
+            close_event_file(self)
             self._next_at = time.monotonic() + PERIOD_SECONDS
 
 
 def _lists(filesystem: fsspec.AbstractFileSystem, path: str) -> bool:
     try:
         filesystem.ls(path, detail=False)
-    except FileNotFoundError:  # the bucket, or nothing is under that name in it yet
+    except FileNotFoundError:  # either the bucket is missing, or the path in it
         return False
     return True
 
@@ -61,11 +63,11 @@ def _check_bucket(url: str) -> None:
     options = _PATIENCE if protocol in {"s3", "s3a"} else {}
     try:
         filesystem, path = fsspec.url_to_fs(url, skip_instance_cache=True, **options)
-        filesystem.retries = 1  # of s3fs, around those of its client
+        filesystem.retries = 1  # retries of s3fs itself, in addition to those of its client
         bucket = path.strip("/").partition("/")[0]
-        # Beware: to ask whether the bucket exists first would take silence for a no.
+        # The path is listed first: `exists` alone also returns False if the server does not answer.
         is_there = protocol == "memory" or _lists(filesystem, path) or filesystem.exists(bucket)
-    except Exception as error:  # each fsspec file system has its own
+    except Exception as error:  # each fsspec file system has its own exceptions
         msg = (
             f"default_root_dir={url!r} cannot be reached ({type(error).__name__}: {error})."
             " Check the URL, the credentials and the server: for S3, AWS_PROFILE,"
@@ -74,7 +76,7 @@ def _check_bucket(url: str) -> None:
         raise ValueError(msg) from error
     if not is_there:
         msg = (
-            f"default_root_dir={url!r}: there is no bucket {bucket!r}. Correct the name, or make"
+            f"default_root_dir={url!r}: there is no bucket {bucket!r}. Correct the name, or create"
             f" the bucket: aws s3 mb s3://{bucket}"
         )
         raise ValueError(msg)

@@ -1,9 +1,8 @@
-"""Lightning's Trainer with defaults for robot learning, at home under torchrun and SLURM."""
+"""Lightning's Trainer with defaults for robot learning, ready for torchrun and SLURM."""
 
-# ruff: noqa: PYI041 - of a plain `float` jsonargparse would make 10.0, a fraction, out of 10 batches
+# ruff: noqa: PYI041 - with a plain `float`, jsonargparse would turn 10 batches into the fraction 10.0
 
 import functools
-import inspect
 import os
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -12,17 +11,21 @@ from typing import Literal, TypeVar, cast
 
 import lightning
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
-from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.plugins import _PLUGIN_INPUT
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import Strategy
-from lightning.pytorch.utilities.argparse import _parse_env_variables
 
 from getiaction.data.source import local_or_url
+from getiaction.lightning_seams import (
+    PathOrUrl,
+    Plugin,
+    Precision,
+    environment_defaults,
+    init_without_environment_defaults,
+    requeue_checkpoint,
+)
 from getiaction.train.callbacks import PolicyDatasetInteraction
 from getiaction.train.environment import follow_starter, given_environment, without_requeueing
 from getiaction.train.remote_logger import RemoteTensorBoardLogger
@@ -31,86 +34,90 @@ Init = TypeVar("Init", bound=Callable[..., None])
 
 
 def _with_environment_defaults(init: Init) -> Init:
-    """Take PL_TRAINER_<PARAMETER> as Lightning does, which would let positional arguments in."""
+    """Read PL_TRAINER_<PARAMETER> as Lightning does, but do not allow positional arguments."""
 
     @functools.wraps(init)
     def wrapper(self: lightning.Trainer, **arguments: object) -> None:
-        init(self, **(vars(_parse_env_variables(type(self))) | arguments))
+        init(self, **(environment_defaults(type(self)) | arguments))
 
     return cast("Init", wrapper)
 
 
 class Trainer(lightning.Trainer):
-    """Lightning's Trainer, plus `experiment_name` and `PolicyDatasetInteraction`.
+    """Lightning's Trainer, with `experiment_name` and `PolicyDatasetInteraction`.
 
-    Everything not named here is Lightning's: https://lightning.ai/docs/pytorch/stable/common/trainer.html,
-    its environment defaults `PL_TRAINER_<PARAMETER>` included.
+    Everything else works as in Lightning, including the `PL_TRAINER_<PARAMETER>` environment
+    variables: https://lightning.ai/docs/pytorch/stable/common/trainer.html.
 
-    Output goes to `<default_root_dir>/<experiment_name>/version_N/`, without an experiment name to
-    `<default_root_dir>/lightning_logs/version_N/`. Where the environment variable
-    `GETIACTION_RUN_DIR` is set, as a launcher does for its workers, that directory is the run's
-    own: logs, hparams.yaml and checkpoints/ lie directly in it, and `default_root_dir` and
-    `experiment_name` yield to it.
+    Output is written to `<default_root_dir>/<experiment_name>/version_N/`, or without an experiment
+    name to `<default_root_dir>/lightning_logs/version_N/`. If the environment variable
+    `GETIACTION_RUN_DIR` is set, as launchers do for their workers, output is written directly to
+    that directory, and `default_root_dir` and `experiment_name` are ignored.
 
-    Under torchrun, and under SLURM's srun with one task per device, `num_nodes` and `devices`
-    follow what was started when left at their defaults. Under SLURM, Lightning's requeueing is
-    off, as it deadlocks; pass `plugins=SLURMEnvironment()` to have it.
+    Under torchrun, and under SLURM's srun with one task per device, `num_nodes` and `devices` are
+    taken from what was started, unless you set them. Under SLURM, Lightning's requeueing is off,
+    because it can deadlock; pass `plugins=SLURMEnvironment()` to turn it on.
 
     Args:
-        experiment_name: Folder under `default_root_dir` for the default logger's versions. With
-            `barebones`, `logger=False` or loggers of your own there is no default logger: then it
-            is a folder that is added to `default_root_dir`, and your loggers keep their places.
+        experiment_name: Folder in `default_root_dir` for the versions of the default logger. If
+            there is no default logger (`barebones`, `logger=False`, or loggers of your own), it is
+            a folder that is added to `default_root_dir`, and your loggers' folders do not change.
         accelerator: Kind of hardware: "cpu", "gpu", "tpu", "mps", "auto", or an `Accelerator`.
         strategy: How processes share the work: "auto", "ddp", "fsdp", ..., or a `Strategy`.
-        devices: How many devices per node, which ones, or "auto" (also -1) for all.
-        num_nodes: Number of machines.
+        devices: Number of devices per node, a list of device indices, or "auto" or -1 for all.
+        num_nodes: Number of machines to train on.
         precision: Numeric precision, such as "32-true", "16-mixed" or "bf16-mixed".
-        logger: Logger or loggers; True or None for TensorBoard, False for none.
-        callbacks: Callback or callbacks. A `PolicyDatasetInteraction` is put before them unless
-            there is one among them.
-        fast_dev_run: Run this many batches (True: 1) of each loop to find bugs, writing nothing.
+        logger: Logger or list of loggers; True or None for TensorBoard, False for none.
+        callbacks: Callback or list of callbacks. A `PolicyDatasetInteraction` is added in front,
+            unless there is one already.
+        fast_dev_run: Number of batches of each loop to run as a check that writes nothing; True
+            runs one.
         max_epochs: Stop after this many epochs; -1 for no limit. Lightning's 1000 if neither this
             nor `max_steps` is set.
         min_epochs: Train at least this many epochs.
         max_steps: Stop after this many optimizer steps; -1 for no limit.
         min_steps: Train at least this many optimizer steps.
-        max_time: Stop after this time: "DD:HH:MM:SS", a timedelta, or its keywords.
-        limit_train_batches: Use this many (int) or this fraction (float) of the training batches.
-        limit_val_batches: The same for validation.
-        limit_test_batches: The same for testing.
-        limit_predict_batches: The same for prediction.
-        overfit_batches: Train and validate on this many (int) or this fraction (float) of batches.
-        val_check_interval: Validate after this many batches (int), this fraction of the epoch
-            (float), or this time (as in `max_time`).
-        check_val_every_n_epoch: Validate every this many epochs; None to count batches only.
-        num_sanity_val_steps: Validation batches to run before training; -1 for all.
-        log_every_n_steps: Log every this many steps; Lightning's 50 if None.
-        enable_checkpointing: Whether to save checkpoints; if None, yes unless `barebones`.
-        enable_progress_bar: Whether to show progress; if None, yes unless `barebones`.
-        enable_model_summary: Whether to print the layers; if None, yes unless `barebones`.
-        accumulate_grad_batches: Batches per optimizer step.
-        gradient_clip_val: Clip gradients at this value; if None, as the policy decides.
-        gradient_clip_algorithm: "norm" or "value".
-        deterministic: Whether to allow deterministic algorithms only; "warn" to be told instead.
-        benchmark: Value for `torch.backends.cudnn.benchmark`.
+        max_time: Stop after this time: "DD:HH:MM:SS", a timedelta, or a dict of its keywords.
+        limit_train_batches: Number (int) or fraction (float) of the training batches to use.
+        limit_val_batches: Number (int) or fraction (float) of the validation batches to use.
+        limit_test_batches: Number (int) or fraction (float) of the test batches to use.
+        limit_predict_batches: Number (int) or fraction (float) of the prediction batches to use.
+        overfit_batches: Number (int) or fraction (float) of the training batches to train and
+            validate on, again in every epoch; 0 turns this off.
+        val_check_interval: Number of training batches (int), fraction of the epoch (float) or time
+            (as in `max_time`) between two validations.
+        check_val_every_n_epoch: Number of epochs between two validations; None validates by
+            `val_check_interval` alone.
+        num_sanity_val_steps: Number of validation batches to run before training; -1 runs all.
+        log_every_n_steps: Number of steps between two logged values; None takes Lightning's 50.
+        enable_checkpointing: Whether to save checkpoints; None does, unless `barebones` is set.
+        enable_progress_bar: Whether to show progress; None does, unless `barebones` is set.
+        enable_model_summary: Whether to print the layers; None does, unless `barebones` is set.
+        accumulate_grad_batches: Number of batches whose gradients make one optimizer step.
+        gradient_clip_val: Value to clip gradients at; None leaves it to the policy.
+        gradient_clip_algorithm: How to clip gradients: by "norm" or by "value".
+        deterministic: Whether to use deterministic algorithms only; "warn" logs a warning where
+            there is none.
+        benchmark: Value that `torch.backends.cudnn.benchmark` is set to.
         inference_mode: Whether evaluation uses `torch.inference_mode` rather than `no_grad`.
         use_distributed_sampler: Whether each rank gets its own share of the data.
-        profiler: "simple", "advanced", "pytorch", or a `Profiler`.
-        detect_anomaly: Whether autograd looks for NaN.
-        barebones: Whether to switch off everything that costs speed, to measure overhead.
+        profiler: Profiler to use: "simple", "advanced", "pytorch", or a `Profiler`.
+        detect_anomaly: Whether autograd checks every gradient for NaN.
+        barebones: Whether to turn off every feature that costs speed, to measure overhead.
         plugins: Precision, checkpoint or cluster-environment plugins.
-        sync_batchnorm: Whether batch statistics are shared between ranks.
-        reload_dataloaders_every_n_epochs: Rebuild the dataloaders every this many epochs; 0: never.
-        default_root_dir: Local path or URL (s3://...) under which output goes. None for the
-            current directory, as in Lightning.
-        enable_autolog_hparams: Whether to log hyper-parameters when a run starts.
+        sync_batchnorm: Whether batch normalisation shares its statistics between ranks.
+        reload_dataloaders_every_n_epochs: Number of epochs after which the dataloaders are created
+            again; 0 never does.
+        default_root_dir: Local path or URL (`s3://...`) that output is written to; None takes the
+            working directory, as in Lightning.
+        enable_autolog_hparams: Whether to log hyperparameters when a run starts.
         model_registry: Name under which the model is uploaded to a model hub.
 
     Raises:
-        ValueError: If `experiment_name` is no plain name, if `devices` or `num_nodes` contradict
-            torchrun or srun, if Lightning's requeueing left a checkpoint in `default_root_dir`, or
-            if that is a URL whose bucket is not there.
-        MisconfigurationException: From Lightning, for arguments that it refuses.
+        ValueError: `experiment_name` is not a plain name, `devices` or `num_nodes` contradict
+            torchrun or srun, Lightning's requeueing left a checkpoint in `default_root_dir`, or
+            that is a URL whose bucket does not exist.
+        MisconfigurationException: Lightning refuses an argument or a combination of them.
     """
 
     @_with_environment_defaults
@@ -122,7 +129,7 @@ class Trainer(lightning.Trainer):
         strategy: str | Strategy = "auto",
         devices: list[int] | str | int = "auto",
         num_nodes: int = 1,
-        precision: _PRECISION_INPUT | None = None,
+        precision: Precision | None = None,
         logger: Logger | Iterable[Logger] | bool | None = None,
         callbacks: list[Callback] | Callback | None = None,
         fast_dev_run: int | bool = False,
@@ -153,14 +160,14 @@ class Trainer(lightning.Trainer):
         profiler: Profiler | str | None = None,
         detect_anomaly: bool = False,
         barebones: bool = False,
-        plugins: _PLUGIN_INPUT | list[_PLUGIN_INPUT] | None = None,
+        plugins: Plugin | list[Plugin] | None = None,
         sync_batchnorm: bool = False,
         reload_dataloaders_every_n_epochs: int = 0,
-        default_root_dir: _PATH | None = "experiments",
+        default_root_dir: PathOrUrl | None = "experiments",
         enable_autolog_hparams: bool = True,
         model_registry: str | None = None,
     ) -> None:
-        arguments = dict(locals())  # all of them, so that none is forgotten on the way to Lightning
+        arguments = dict(locals())  # all of them, so that none is forgotten
         del arguments["self"], arguments["experiment_name"]
 
         self._run_directory = os.environ.get("GETIACTION_RUN_DIR")
@@ -175,7 +182,7 @@ class Trainer(lightning.Trainer):
 
         callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
         if not any(isinstance(callback, PolicyDatasetInteraction) for callback in callbacks):
-            # First: in their own `setup` the others may look for the policy's parameters.
+            # It goes first, because other callbacks may use the policy's parameters in `setup`.
             callbacks.insert(0, PolicyDatasetInteraction())
 
         environment = given_environment(strategy, plugins)
@@ -188,16 +195,15 @@ class Trainer(lightning.Trainer):
             "callbacks": callbacks,
             "default_root_dir": root,
         }
-        # Lightning's environment defaults are in `arguments` already. Its wrapper would read them
-        # again and then stumble over the parameter that it does not know, experiment_name.
-        inspect.unwrap(lightning.Trainer.__init__)(self, **arguments)
+        # The environment's defaults are in `arguments` already: see _with_environment_defaults.
+        init_without_environment_defaults(self, **arguments)
         if not getattr(environment, "auto_requeue", False):
             self._refuse_stray_checkpoint()
 
         if self._run_directory:
             for checkpoint in self.checkpoint_callbacks:
                 if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath is None:
-                    checkpoint.dirpath = os.path.join(root, "checkpoints")  # noqa: PTH118 - as above
+                    checkpoint.dirpath = os.path.join(root, "checkpoints")  # noqa: PTH118 - root may be a URL
 
     def _default_logger(self, root: str, experiment_name: str | None) -> Logger | bool:
         if self._run_directory:
@@ -210,17 +216,18 @@ class Trainer(lightning.Trainer):
 
     @property
     def log_dir(self) -> str | None:
-        """Directory of this run: `GETIACTION_RUN_DIR` where set, else as in Lightning."""
+        """Directory of this run: `GETIACTION_RUN_DIR` if it is set, otherwise as in Lightning."""
         return self.default_root_dir if self._run_directory else super().log_dir
 
     def _refuse_stray_checkpoint(self) -> None:
-        """Refuse what Lightning would resume without being asked, whichever run it is of."""
-        stray = self._checkpoint_connector._hpc_resume_path  # noqa: SLF001 - no public door
+        """Refuse to start beside a checkpoint that Lightning would resume without being asked."""
+        stray = requeue_checkpoint(self)
         if stray and SLURMEnvironment.detect():
             msg = (
                 f"{stray} was left by Lightning's requeueing of some run, and under SLURM Lightning"
-                " would go on from it in this one.\nMove it out of default_root_dir:"
-                f" mv {stray} {stray}.old\nTo go on from it, pass that path to fit(ckpt_path=...)"
+                " would resume this run from it.\nMove it away:"
+                f" mv {stray} {stray}.old\nTo resume from it, pass the new path to"
+                " fit(ckpt_path=...)"
             )
             raise ValueError(msg)
 
@@ -228,8 +235,8 @@ class Trainer(lightning.Trainer):
 def _check_experiment_name(name: str) -> None:
     if not name.strip() or name in {".", ".."} or "/" in name or "\\" in name:
         msg = (
-            f"experiment_name={name!r} is not a plain name: it names one folder in"
-            " default_root_dir.\nGive the folders above it to default_root_dir:"
+            f"experiment_name={name!r} is not a plain name: it is a single folder in"
+            " default_root_dir.\nPut the folders above it into default_root_dir:"
             " Trainer(default_root_dir='experiments/aloha', experiment_name='act_v1')"
         )
         raise ValueError(msg)

@@ -1,52 +1,41 @@
 """Local: nodes are shares of this machine, and the job is a process that outlives its shell.
 
 The command that submits starts one detached job process. That process writes into ``job.json`` how
-to find it, starts a node process for each node (:mod:`getiaction_launch.node.node`), waits for
-them, writes into ``attempt_N.json`` how the attempt ended, and starts another attempt where the
-run's restart budgets allow one. ``status`` and ``cancel`` read those records, so they work from any
-shell.
+to find it and runs attempts (:func:`getiaction_launch.node.conductor.drive`) on nodes that are its
+children. ``status`` and ``cancel`` read the records, so they work from any shell of the machine.
 """
 
 import contextlib
 import errno
-import itertools
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from getiaction_launch.backends.backend import Job
+from getiaction_launch.backends.backend import Backend, Job, replace_fields
 from getiaction_launch.backends.process import ProcessJob, start_process, write_job
 from getiaction_launch.errors import CheckError
-from getiaction_launch.mirror.staging import salvage
-from getiaction_launch.node.node import (
-    POLL_SECONDS,
-    available_cpus,
-    kill_processes_of,
-    node_command,
-)
+from getiaction_launch.node.allocation import Allocation
+from getiaction_launch.node.conductor import drive
+from getiaction_launch.node.node import available_cpus, kill_processes_of, node_command
 from getiaction_launch.plan.plan import Plan
-from getiaction_launch.run.attempt import (
-    Attempt,
-    Ending,
-    allow_another,
-    judge,
-    may_begin,
-    read_attempts,
-    reserve_port,
-)
+from getiaction_launch.run.attempt import Attempt
+from getiaction_launch.run.records import BackendRecord, JobRecord
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
 from getiaction_launch.system.child import start_child
 from getiaction_launch.system.gpus import visible_gpus
+from getiaction_launch.system.ports import reserve_port
 from getiaction_launch.system.stop import StopRequest
 
 ADDRESS = "127.0.0.1"
+CLASS_PATH = "getiaction_launch.backends.local.LocalBackend"
 SLOT_POLL_SECONDS = 0.5
 
 
@@ -62,7 +51,20 @@ class LocalBackend:
 
     def __post_init__(self) -> None:
         if self.grace_seconds < 0:
-            raise ValueError(f"grace_seconds={self.grace_seconds} is no time: 0 or more")
+            raise ValueError(f"grace_seconds={self.grace_seconds} must be 0 or more")
+
+    @property
+    def start_seconds(self) -> float:
+        """A process starts at once; what takes longer waits for its turn in a sweep."""
+        return 2
+
+    def with_settings(self, values: Mapping[str, object]) -> Backend:
+        """The same backend with other values for some of its fields."""
+        return replace_fields(self, values)
+
+    def working_directory(self) -> Path | None:
+        """None: relative paths lie in the shell's directory."""
+        return None
 
     def free_gpus(self, num_nodes: int) -> int | None:
         """This machine's GPUs, shared out evenly.
@@ -73,19 +75,23 @@ class LocalBackend:
         have = len(visible_gpus())
         if 0 < have < num_nodes:
             raise CheckError(
-                f"{num_nodes} nodes cannot share this machine's {have} GPUs.",
+                f"{num_nodes} nodes cannot share the {have} GPUs of this machine.",
                 f"--nodes {have}, or train on CPU: --gpus-per-node 0",
             )
         return have // num_nodes
 
     def check(self, plan: Plan) -> None:
-        """Raise CheckError if this machine has too few GPUs."""
+        """Check that this machine has enough GPUs.
+
+        Raises:
+            CheckError: If it has too few.
+        """
         wanted = plan.topology.num_nodes * plan.topology.gpus_per_node
         have = len(visible_gpus())
         if wanted > have:
             raise CheckError(
-                f"the plan wants {plan.topology.num_nodes} nodes x {plan.topology.gpus_per_node} "
-                f"GPUs = {wanted} GPUs, but this machine shows {have}.",
+                f"the plan needs {plan.topology.num_nodes} nodes x {plan.topology.gpus_per_node} "
+                f"GPUs = {wanted} GPUs, but this machine has {have or 'none'}.",
                 "Ask for fewer (--nodes, --gpus-per-node) or train on CPU: "
                 "--trainer.accelerator=cpu",
             )
@@ -105,19 +111,23 @@ class LocalBackend:
         """Start a job process for each run, in sessions of their own: they survive this shell.
 
         Raises:
-            CheckError: If one ends before it has said how to find it.
+            CheckError: If one ends before it has written how to find it.
         """
         for run in runs:
             words = [str(self.grace_seconds), str(max_parallel or 1)]
             start_process(run, "getiaction_launch.backends.local", words)
 
-    def attach(self, run: Run, record: dict[str, Any]) -> Job:
+    def attach(self, run: Run, record: JobRecord) -> Job:
         """Find a job that any shell on this machine submitted."""
         return ProcessJob(run, record)
 
+    def allocation(self, plan: Plan) -> Allocation | None:  # noqa: ARG002 - the contract's argument
+        """None: nobody but the launcher starts nodes here."""
+        return None
+
 
 def _node_variables(plan: Plan, node_rank: int) -> dict[str, str]:
-    """What tells the nodes on one machine apart, and keeps them from crowding it."""
+    """What distinguishes the nodes on one machine, and keeps them from crowding it."""
     threads = max(1, available_cpus() // plan.topology.world_size)
     variables = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
     count = plan.topology.gpus_per_node
@@ -125,30 +135,79 @@ def _node_variables(plan: Plan, node_rank: int) -> dict[str, str]:
     return {**variables, "CUDA_VISIBLE_DEVICES": ",".join(share)}
 
 
-def run_job(run: Run, grace_seconds: float, max_parallel: int) -> JobState:
+class _LocalNodes:
+    """Shares of this machine, each a process of :mod:`getiaction_launch.node.node`."""
+
+    def __init__(self, run: Run, grace_seconds: float, stack: contextlib.ExitStack) -> None:
+        self._run, self._grace_seconds, self._stack = run, grace_seconds, stack
+        self._plan = Plan.of(run)
+
+    def reserve_head(self) -> tuple[str, int]:
+        """A free port of this machine."""
+        self._stack.close()  # the claim of the attempt before this one
+        port, claim = reserve_port()
+        self._stack.enter_context(claim)
+        return ADDRESS, port
+
+    def start(self, attempt: Attempt) -> list["_LocalNode"]:
+        """Start a process for each node."""
+        log_directory = self._run.make_log_directory(attempt.number)
+        directory = str(self._run.directory)
+        return [
+            _LocalNode(
+                start_child(
+                    node_command(directory, attempt.number, rank, self._grace_seconds),
+                    log_directory / f"node_{rank}.log",
+                    {**os.environ, **_node_variables(self._plan, rank)},
+                )
+            )
+            for rank in range(self._plan.topology.num_nodes)
+        ]
+
+    def stop_cause(self) -> Cause | None:
+        """None: nobody takes this machine's nodes away."""
+        return None
+
+    def clean(self, exit_codes: Sequence[int | None]) -> None:
+        """Kill what the workers of a failed attempt have started and left behind."""
+        if any(code != 0 for code in exit_codes):
+            kill_processes_of(self._run)
+
+
+@dataclass(frozen=True)
+class _LocalNode:
+    process: "subprocess.Popen[bytes]"
+
+    def poll(self) -> int | None:
+        return self.process.poll()
+
+    def stop(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGTERM)
+
+
+def run_job(run: Run, backend: LocalBackend, max_parallel: int) -> JobState:
     """Run attempts until the run has ended: all that the job process does."""
     stop = StopRequest()
     # Not __name__: this module runs as __main__.
-    class_path = "getiaction_launch.backends.local.LocalBackend"
-    write_job(run, class_path, {"grace_seconds": grace_seconds})
-    plan = Plan.of(run)
-    may_begin(run)  # ends an attempt whose job process was killed
-    with contextlib.closing(_take_slot(plan, max_parallel, stop)):
-        for number in itertools.count():
-            if stop.signal:
-                return JobState.INTERRUPTED
-            ending = _run_attempt(plan, run, f"{os.getpid()}.{number}", grace_seconds, stop)
-            if not ending.goes_on:
-                return ending.state
-    raise AssertionError("unreachable")
+    write_job(run, BackendRecord(CLASS_PATH, asdict(backend)))
+
+    @contextlib.contextmanager
+    def place() -> Iterator[_LocalNodes]:
+        with contextlib.ExitStack() as stack:
+            yield _LocalNodes(run, backend.grace_seconds, stack)
+
+    with contextlib.closing(_take_slot(Plan.of(run), max_parallel, stop)):
+        ending = drive(run, place, lambda: stop.signal is not None)
+    return ending.state if ending else JobState.INTERRUPTED
 
 
 def _take_slot(plan: Plan, max_parallel: int, stop: StopRequest) -> socket.socket:
     """Wait until fewer than ``max_parallel`` points of the sweep run.
 
-    A slot is a name in Linux's abstract namespace (unix(7)), which goes with its process.
+    A slot is a name in Linux's abstract namespace (unix(7)), which disappears with its process.
     """
-    # The name's unique end: such a socket's name has room for 107 bytes.
+    # The unique end of the group's name: such a socket's name has room for 107 bytes.
     group = plan.sweep.get("group", f"-{os.getpid()}").rpartition("-")[2]
     while not stop.signal:
         for slot in range(max_parallel):
@@ -165,47 +224,11 @@ def _take_slot(plan: Plan, max_parallel: int, stop: StopRequest) -> socket.socke
     return socket.socket(socket.AF_UNIX)
 
 
-def _run_attempt(plan: Plan, run: Run, key: str, grace_seconds: float, stop: StopRequest) -> Ending:
-    port, claim = reserve_port()
-    with claim:
-        salvage(run, len(read_attempts(run)))
-        attempt = Attempt.begin(run, key, ADDRESS, port)
-        nodes = [
-            _start_node(plan, attempt, rank, grace_seconds)
-            for rank in range(plan.topology.num_nodes)
-        ]
-        exit_codes = [node.poll() for node in nodes]
-        while not stop.signal and None in exit_codes and not any(exit_codes):
-            time.sleep(POLL_SECONDS)
-            exit_codes = [node.poll() for node in nodes]
-        for node in nodes:
-            if node.poll() is None:
-                node.terminate()
-        ended = [node.wait() for node in nodes]
-    ending = judge(run, attempt.number, ended, Cause.STOP if stop.signal else None)
-    ending = allow_another(run, ending)
-    if ending.state is not JobState.SUCCEEDED:
-        kill_processes_of(run)
-    attempt.end(ending)
-    return ending
-
-
-def _start_node(
-    plan: Plan, attempt: Attempt, rank: int, grace_seconds: float
-) -> "subprocess.Popen[bytes]":
-    directory = str(attempt.run.directory)
-    log_path = attempt.run.make_log_directory(attempt.number) / f"node_{rank}.log"
-    return start_child(
-        node_command(directory, attempt.number, rank, grace_seconds),
-        log_path,
-        {**os.environ, **_node_variables(plan, rank)},
-    )
-
-
 def main() -> int:
     """Entry of the job process: ``python -m getiaction_launch.backends.local RUN GRACE SLOTS``."""
     directory, grace_seconds, max_parallel = sys.argv[1:]
-    state = run_job(Run.at(directory), float(grace_seconds), int(max_parallel))
+    backend = LocalBackend(float(grace_seconds))
+    state = run_job(Run.at(directory), backend, int(max_parallel))
     return 0 if state is JobState.SUCCEEDED else 1
 
 

@@ -11,15 +11,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import psutil
 
 from getiaction_launch.backends.backend import JobStatus
 from getiaction_launch.errors import CheckError, UnreachableError
 from getiaction_launch.node.node import RUN_VARIABLE, kill_processes_of
+from getiaction_launch.plan.plain import read_dataclass
+from getiaction_launch.run.records import AttemptRecord, BackendRecord, Cancel, JobRecord
+from getiaction_launch.run.restart import CANCELLED
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
 from getiaction_launch.storage.paths import last_line
@@ -40,7 +42,7 @@ def start_process(run: Run, module: str, words: Sequence[str]) -> None:
     log_path = run.make_log_directory(0) / "job.log"
     # A run that a worker of another run submits is not that run's.
     inherited = {k: v for k, v in os.environ.items() if k != RUN_VARIABLE}
-    before = run.read("job")
+    before = JobRecord.read(run)
     with log_path.open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", module, str(run.directory), *words],
@@ -51,7 +53,7 @@ def start_process(run: Run, module: str, words: Sequence[str]) -> None:
             start_new_session=True,
         )
     try:
-        while (record := run.read("job")) == before and process.poll() is None:
+        while (record := JobRecord.read(run)) == before and process.poll() is None:
             time.sleep(run.poll_seconds)
     except KeyboardInterrupt:
         process.kill()  # nobody could find it any more
@@ -61,21 +63,31 @@ def start_process(run: Run, module: str, words: Sequence[str]) -> None:
         raise CheckError(f"the job of run {run.name} could not start: {words_said}")
 
 
-def write_job(run: Run, class_path: str, init_args: Mapping[str, Any]) -> None:
+def write_job(run: Run, backend: BackendRecord) -> None:
     """Write ``job.json`` for this process: the backend that started it, and how to find it."""
     host = socket.gethostname()
-    run.write(
-        "job",
-        {
-            "backend": {"class_path": class_path, "init_args": dict(init_args)},
-            "job_id": f"{os.getpid()}@{host}",
-            "process": {
-                "host": host,
-                "pid": os.getpid(),
-                "started_after_boot_seconds": _start_time(os.getpid()),
-            },
-        },
-    )
+    process = ProcessDetails(host, os.getpid(), _start_time(os.getpid()))
+    JobRecord(
+        backend,
+        job_id=f"{os.getpid()}@{host}",
+        submitted_at=time.time(),
+        details={"process": asdict(process)},
+    ).write(run)
+
+
+@dataclass(frozen=True)
+class ProcessDetails:
+    """How to find a job process again, in the details of ``job.json``.
+
+    Attributes:
+        host: Name of the machine that the process runs on.
+        pid: Its process id there.
+        started_after_boot_seconds: When it started, in seconds after the machine did.
+    """
+
+    host: str
+    pid: int
+    started_after_boot_seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -83,20 +95,30 @@ class ProcessJob:
     """A job process on this machine."""
 
     run: Run
-    record: dict[str, Any]
+    record: JobRecord
+
+    @property
+    def resume_command(self) -> str | None:
+        """None: ``getiaction-launch resume`` starts another job process."""
+        return None
+
+    @property
+    def _process(self) -> ProcessDetails:
+        source = f"{self.run.launch_directory / 'job.json'}: process"
+        return read_dataclass(ProcessDetails, self.record.details.get("process"), source)
 
     def status(self) -> JobStatus:
         """Ask the process table."""
-        process = self.record["process"]
-        if process["host"] != socket.gethostname():
+        process = self._process
+        if process.host != socket.gethostname():
             return JobStatus(
-                JobState.UNKNOWN, f"it was started on {process['host']}; ask on that machine"
+                JobState.UNKNOWN, f"it was started on {process.host}; ask on that machine"
             )
-        if _start_time(process["pid"]) == process["started_after_boot_seconds"]:
-            has_begun = self.run.read("attempt_0") is not None
+        if _start_time(process.pid) == process.started_after_boot_seconds:
+            has_begun = AttemptRecord.read(self.run, 0) is not None
             return JobStatus(JobState.RUNNING if has_begun else JobState.PENDING)
-        if self.run.read("cancel"):
-            return JobStatus(JobState.CANCELLED, "cancelled by its user", Cause.CANCEL)
+        if Cancel.read(self.run):
+            return JobStatus(CANCELLED.state, CANCELLED.reason, CANCELLED.cause)
         words = last_line(self.run.local.log_directory(0) / "job.log")
         reason = "its job process was killed or the machine restarted"
         reason = f"{reason}: {words}" if words else reason
@@ -112,25 +134,24 @@ class ProcessJob:
         if status.state is JobState.UNKNOWN:
             raise UnreachableError(
                 f"run {self.run.name} cannot be cancelled from here: {status.reason}.",
-                f"ssh {self.record['process']['host']} getiaction-launch cancel "
-                f"{self.run.directory}",
+                f"ssh {self._process.host} getiaction-launch cancel {self.run.directory}",
             )
         if not status.state.is_over:
             self._stop()
         kill_processes_of(self.run)
 
     def _stop(self) -> None:
-        pid: int = self.record["process"]["pid"]
+        pid = self._process.pid
         try:
             os.kill(pid, 0)
-            self.run.write("cancel", {"requested_at": time.time()})
+            Cancel(time.time()).write(self.run)
         except PermissionError as error:
             raise UnreachableError(
                 f"run {self.run.name} belongs to another user.", "Only they can cancel it."
             ) from error
         except ProcessLookupError:
             return
-        grace_seconds: float = self.record["backend"]["init_args"]["grace_seconds"]
+        grace_seconds: float = self.record.backend.init_args["grace_seconds"]
         upload_seconds = 0 if self.run.local is self.run else UPLOAD_SECONDS
         for signum, patience_seconds in (
             (signal.SIGTERM, grace_seconds + CANCEL_MARGIN_SECONDS + upload_seconds),

@@ -1,11 +1,11 @@
-"""What the command line says of runs that it has started, and its exit code."""
+"""Stays with runs: what is printed until their end, and the exit code that tells it."""
 
 import argparse
 import time
 
-from getiaction_launch.cli import show as console
+from getiaction_launch.cli import show
 from getiaction_launch.errors import UnreachableError
-from getiaction_launch.launch import submit as launch
+from getiaction_launch.launch import submit
 from getiaction_launch.launch.status import LOST_SECONDS
 from getiaction_launch.run.attempt import last_attempt
 from getiaction_launch.run.logs import log_files, read_lines
@@ -18,11 +18,11 @@ EXIT_FAILED = 10
 
 
 def report(arguments: argparse.Namespace, runs: list[Run]) -> int:
-    """Say which runs have been started; stay with them to their end if that is asked for.
+    """Say which runs were started, and stay until they have ended if --wait or --follow asks.
 
     Args:
-        arguments: Of the command line.
-        runs: Those.
+        arguments: The parsed flags of the command line.
+        runs: The runs that were started, one or those of a sweep.
 
     Returns:
         The exit code.
@@ -31,19 +31,19 @@ def report(arguments: argparse.Namespace, runs: list[Run]) -> int:
         print(*(run.directory for run in runs), sep="\n", flush=True)
     stays = arguments.wait or arguments.follow
     if stays:
-        console.say(console.next_commands(runs))
+        show.say(show.next_commands(runs))
     statuses = [_stay(run, follow=arguments.follow) for run in runs] if stays else []
-    statuses = statuses or [launch.read_status(run) for run in runs]
+    statuses = statuses or [submit.read_status(run) for run in runs]
     if arguments.json:
-        listed = [console.as_json(status) for status in statuses]
-        console.print_json({"runs": listed} if arguments.sweep else listed[0])
+        listed = [show.as_json(status) for status in statuses]
+        show.print_json({"runs": listed} if arguments.sweep else listed[0])
     elif not arguments.parsable:
-        ended = [console.summary(status) for status in statuses if status.state.is_over]
-        print("\n\n".join(ended) if stays or len(ended) == 1 else console.next_commands(runs))
+        ended = [show.summary(status) for status in statuses if status.state.is_over]
+        print("\n\n".join(ended) if stays or len(ended) == 1 else show.next_commands(runs))
     return max(map(_exit_code, statuses))
 
 
-def _exit_code(status: launch.RunStatus) -> int:
+def _exit_code(status: submit.RunStatus) -> int:
     if status.state is JobState.UNKNOWN:
         return UnreachableError.exit_code
     if not status.state.is_over or status.state is JobState.SUCCEEDED:
@@ -53,28 +53,28 @@ def _exit_code(status: launch.RunStatus) -> int:
     return EXIT_CODES.get(status.cause, EXIT_FAILED) if status.cause else EXIT_FAILED
 
 
-def _stay(run: Run, *, follow: bool) -> launch.RunStatus:
-    watch = console.Watch()
+def _stay(run: Run, *, follow: bool) -> submit.RunStatus:
+    watch = show.Watch()
     try:
         if follow:
             print_logs(run, None, last_attempt(run), watch)
-        return launch.wait(run, watch)
+        return submit.wait(run, watch)
     except KeyboardInterrupt:
         watch.close()
-        place = console.short(run.directory)
-        console.say(f"\nThe run goes on. To end it: getiaction-launch cancel {place}")
+        place = show.short(run.directory)
+        show.say(f"\nThe run continues. To end it: getiaction-launch cancel {place}")
         raise
     finally:
         watch.close()
 
 
-def print_logs(run: Run, rank: int | None, attempt: int, watch: console.Watch | None) -> int:
-    """Print an attempt's logs; with ``watch``, until the run has ended, those that follow too."""
+def print_logs(run: Run, rank: int | None, attempt: int, watch: show.Watch | None) -> int:
+    """Print an attempt's logs; with ``watch``, also later attempts', until the run has ended."""
     lost_at: float | None = None
 
     def is_over() -> bool:
         nonlocal lost_at
-        status = launch.read_status(run)
+        status = submit.read_status(run)
         if status.state is not JobState.RUNNING and watch:
             watch(status)  # why there is nothing to read
         if status.state is not JobState.UNKNOWN:
@@ -97,4 +97,4 @@ def print_logs(run: Run, rank: int | None, attempt: int, watch: console.Watch | 
         if is_last:
             return UnreachableError.exit_code if lost_at else 0
         attempt += 1
-        console.say(f"[attempt {attempt}]")
+        show.say(f"[attempt {attempt}]")

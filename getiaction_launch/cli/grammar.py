@@ -1,78 +1,55 @@
 """The command line's grammar: whose each word is, and which flags a launch has.
 
-Plain flags belong to the launcher, dotted ones to the spec, and everything after a script's path
-to the script.
+Plain flags belong to the launcher, dotted ones to the spec, and everything behind a script's path
+to the script. A scheduler's flags are declared on the fields of its backend's settings.
 """
 
 import argparse
 import os
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, NoReturn
 
-from getiaction_launch.cli import settings
-from getiaction_launch.errors import UsageError, nearest_first
+from getiaction_launch.backends import shipped_settings
+from getiaction_launch.backends.flag import Flag, help_of, read_count, settings_of
+from getiaction_launch.cli.parser import Parser
+from getiaction_launch.errors import UsageError
+from getiaction_launch.plan.plan import DEFAULT_ROOT
 from getiaction_launch.plan.spec import SECTIONS
+from getiaction_launch.run.run import find_run
+from getiaction_launch.storage.paths import use_options
 
-DESCRIPTION = """\
-Launch a training spec or script as multi-node DDP.
-
-  getiaction-launch --nodes 2 --config act.yaml --trainer.max_epochs=200
-  getiaction-launch --nodes 2 train.py --lr 3e-4
-"""
-EPILOG = """\
---trainer.*, --model.*, --data.* and the other keys of a spec override it, as in `getiaction fit`.
-
-verbs (each has its own --help):
-  check     say whether a run could start, and start nothing
-  ls        list runs
-  status    show one run
-  logs      print or follow (-f) a run's logs
-  cancel    end a run
-  resume    go on with a run that has ended before its training had
-  pull      copy a run, or one checkpoint of it, from remote storage
-  node      one node's share of a run, inside the user's own batch script: srun ... node ...
-  clusters  list the clusters that --cluster can name
-  version   print the version (also: --version)
-
-A run is named by its directory, by name/version_N, or by @last.
-exit codes: 0 ok, 2 bad input, 3 cannot run here, 4 refused by the scheduler, 5 unreachable; with
---wait or --follow: 10 failed, 11 cancelled, 12 time limit, 13 out of memory, 14 node failure,
-130 interrupted (the run goes on). --debug shows tracebacks of errors.
-"""
+BACKEND = "backend.init_args"
+VARIABLE = "GETIACTION_LAUNCH_{}"
+_AT_LEAST_0 = partial(read_count, least=0)
+RESTARTS = {
+    "restarts.crashes": (
+        Flag(("--max-crashes",), "N", _AT_LEAST_0),
+        "Restart at most N times after a failure of the training itself (default: 0)",
+    ),
+    "restarts.node_failures": (
+        Flag(("--max-node-failures",), "N", _AT_LEAST_0),
+        "Restart at most N times after a lost node (default: 3)",
+    ),
+    "restarts.interruptions": (
+        Flag(("--max-interruptions",), "N", _AT_LEAST_0),
+        "Restart at most N times after a time limit or a preemption (default: no limit)",
+    ),
+}
+"""By key of the cluster config, which the flag sets for one run."""
 
 
-class Parser(argparse.ArgumentParser):
-    """One that raises UsageError, with the flags that were perhaps meant."""
+def split_tokens(
+    tokens: Sequence[str], value_flags: set[str]
+) -> tuple[list[str], list[tuple[str, str]], list[str]]:
+    """Tell the launcher's flags, the spec's overrides and the script with its arguments apart.
 
-    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - argparse's own
-        raw = argparse.RawDescriptionHelpFormatter
-        super().__init__(allow_abbrev=False, formatter_class=raw, **kwargs)
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print before it exits."""
-        raise UsageError(f"{message}.", f"See {self.prog} --help")
-
-    @property
-    def value_flags(self) -> set[str]:
-        """The flags that take a value."""
-        options = self._option_string_actions.items()
-        return {flag for flag, action in options if action.nargs != 0}
-
-    def parse(self, tokens: Sequence[str]) -> argparse.Namespace:
-        """Parse all of ``tokens``, or raise UsageError."""
-        arguments, unknown = self.parse_known_args(tokens)
-        if unknown:
-            flags = [option for option in self._option_string_actions if option.startswith("--")]
-            raise UsageError(
-                f"unknown argument {unknown[0]!r}.",
-                nearest_first(unknown[0].partition("=")[0], flags),
-            )
-        return arguments
-
-
-def split_tokens(tokens: Sequence[str]) -> tuple[list[str], list[tuple[str, str]], list[str]]:
-    """Tell the launcher's flags, the spec's overrides and the script with its arguments apart."""
-    value_flags = run_parser().value_flags
+    Args:
+        tokens: The words of the command line behind the verb.
+        value_flags: The launcher's flags that take a value, which may be a word of any form.
+    """
     own: list[str] = []
     overrides: list[tuple[str, str]] = []
     rest = list(tokens)
@@ -94,28 +71,140 @@ def split_tokens(tokens: Sequence[str]) -> tuple[list[str], list[tuple[str, str]
     return own, overrides, []
 
 
-def run_parser() -> Parser:
-    """The flags of a launch."""
-    parser = Parser(prog="getiaction-launch", description=DESCRIPTION, epilog=EPILOG)
-    add = parser.add_argument
-    add("--config", action="append", default=[], metavar="YAML", help="the spec; may be repeated")
-    add("--cluster", metavar="NAME", help="a cluster config's name or path (default: local)")
-    add("-N", "--nodes", type=int, metavar="N", help="sets trainer.num_nodes")
-    gpus = "sets trainer.devices on GPUs; 0: CPU; a100:4 where SLURM knows types"
-    add("--gpus-per-node", metavar="N", help=gpus)
-    add("--workers-per-node", type=int, metavar="N", help="for a script on CPU")
-    add("--name", help="the run's name: sets trainer.experiment_name")
-    sweep = "a run for each value (key=A,B,C); may be repeated: for each combination"
-    add("--sweep", action="append", default=[], metavar="KEY=A,B", help=sweep)
-    add("--max-parallel", type=int, metavar="N", help="of a sweep: at most N runs at a time")
-    add("--storage-root", metavar="DIR", help="directory or URL of a relative default_root_dir")
-    add("--dry-run", "--dryrun", action="store_true", help="print the plan; start nothing")
-    add("--wait", action="store_true", help="stay until the run has ended")
-    add("--follow", action="store_true", help="stay and print its logs")
-    add("--parsable", action="store_true", help="print only the run's directory")
-    add("--json", action="store_true", help="print JSON")
-    settings.add_flags(parser)
+def launch_parser(
+    prog: str, about: str | None, epilog: str | None = None, short_epilog: str | None = None
+) -> Parser:
+    """The flags of a launch, and of the verbs that take them.
+
+    Args:
+        prog: The command that it parses, up to the verb.
+        about: What the command does, then examples, as a docstring has it.
+        epilog: What to say at the end of the whole help.
+        short_epilog: What to say at the end of the short help instead.
+    """
+    usage = (
+        f"{prog} [flags] --config YAML [--trainer.KEY=VALUE ...]\n"
+        f"       {prog} [flags] train.py [arguments]"
+    )
+    short_epilog = short_epilog or f"All flags: {prog} --help"
+    parser = Parser(prog, about, usage, epilog, short_epilog)
+    add = parser.add_argument_group("what to train").add_argument
+    config = add("--config", action="append", default=[], metavar="YAML")
+    config.help = "Spec to train, as in `getiaction fit --config`; may be repeated"
+    add("--name", metavar="NAME", help="Name of the run; sets trainer.experiment_name")
+    sweep = add("--sweep", action="append", default=[], metavar="KEY=A,B")
+    sweep.help = "Start a run for each value of a key; if repeated, for each combination of values"
+    help_ = "Have at most N runs of a --sweep run at the same time"
+    add("--max-parallel", type=int, metavar="N", help=help_)
+
+    add = parser.add_argument_group("where to train").add_argument
+    cluster = add("--cluster", metavar="NAME")
+    cluster.help = "Cluster config, by name or path (default: local); `clusters` lists them"
+    nodes = add("-N", "--nodes", type=int, metavar="N")
+    nodes.help = "Number of nodes; sets trainer.num_nodes"
+    gpus = add("--gpus-per-node", metavar="N")
+    gpus.help = (
+        "GPUs of each node, 0 for none; sets trainer.devices; a100:4 names a type, where the "
+        "scheduler knows types"
+    )
+    help_ = "Workers of each node, for a script that trains on CPUs"
+    add("--workers-per-node", type=int, metavar="N", help=help_)
+    root = add("--storage-root", metavar="DIR")
+    root.help = "Directory or URL for runs whose trainer.default_root_dir is relative"
+    for action in (cluster, nodes, gpus, root):
+        action.help = f"{action.help} [env: {VARIABLE.format(action.dest.upper())}]"
+
+    add = parser.add_argument_group("what to do").add_argument
+    help_ = "Print the plan and the origin of each value; start nothing"
+    dry_run = add("--dry-run", "--dryrun", action="store_true", help=help_)
+    help_ = "Stay until the run has ended, and exit with its result"
+    wait = add("--wait", action="store_true", help=help_)
+    help_ = "Stay until the run has ended, and print its logs"
+    follow = add("--follow", action="store_true", help=help_)
+    help_ = "Print nothing but the run's directory"
+    add("--parsable", action="store_true", help=help_)
+    add("--json", action="store_true", help="Print JSON instead of text")
+    add("--debug", action="store_true", help="Show the traceback of an error")
+
+    add = parser.add_argument_group("restarts").add_argument
+    for flag, text in RESTARTS.values():
+        _add_flag(add, flag, text)
+    parser.common += [config, cluster, nodes, gpus]
+    parser.common += _add_settings(parser)
+    parser.common += [sweep, dry_run, wait, follow]
     return parser
+
+
+def _add_settings(parser: Parser) -> list[argparse.Action]:
+    """Add the flags of all backends, in a group for each; return those for the short help."""
+    owners = shipped_settings()
+    titles: dict[tuple[str, ...], list[str]] = {}
+    for title, owner in owners.items():
+        for setting in settings_of(owner):
+            titles.setdefault(setting.flag.names, []).append(title)
+    groups = dict.fromkeys([*owners, *map(" and ".join, titles.values())])
+    add = {title: parser.add_argument_group(title).add_argument for title in groups}
+    common = []
+    for title, owner in owners.items():
+        texts = help_of(owner)
+        for setting in settings_of(owner):
+            flag, sharing = setting.flag, titles[setting.flag.names]
+            if sharing[0] != title:
+                continue  # it was added with the first backend that has it
+            if len(sharing) > 1:
+                flag = replace(flag, variables=())  # of this backend's scheduler
+            action = _add_flag(add[" and ".join(sharing)], flag, texts[setting.name])
+            common += [action] if flag.is_common else []
+    return common
+
+
+def _add_flag(add: Callable[..., argparse.Action], flag: Flag, text: str) -> argparse.Action:
+    """Add a flag whose help is the first paragraph of a text, with examples and variables."""
+    told = " ".join(text.partition("\n\n")[0].split()).removesuffix(".")
+    what, semicolon, more = told.partition(";")
+    examples = f" ({flag.example})" if flag.example else ""
+    variables = f" [env: {', '.join(flag.variables)}]" if flag.variables else ""
+    for former, instead in flag.former:
+        add(former, type=partial(_refuse, former, instead), help=argparse.SUPPRESS)
+    return add(
+        *flag.names,
+        dest=flag.name,
+        action="append" if flag.repeats else "store",
+        metavar=flag.metavar,
+        type=flag.parse,
+        help=f"{what}{examples}{semicolon}{more}{variables}".replace("%", "%%"),
+    )
+
+
+def _refuse(former: str, instead: str, text: str) -> NoReturn:
+    flag, _, key = instead.partition(" ")
+    raise UsageError(f"{former} was replaced by {flag}.", f"{flag} {shlex.quote(f'{key}={text}')}")
+
+
+def read_settings(arguments: argparse.Namespace) -> Mapping[str, tuple[str, Any]]:
+    """The settings that were typed.
+
+    Args:
+        arguments: What a :func:`launch_parser` has parsed.
+
+    Returns:
+        By key of the cluster config: the flag and the value.
+    """
+    flags = [(key, flag) for key, (flag, _) in RESTARTS.items()]
+    for owner in shipped_settings().values():
+        flags += [(f"{BACKEND}.{setting.name}", setting.flag) for setting in settings_of(owner)]
+    settings: dict[str, tuple[str, Any]] = {}
+    for key, flag in flags:
+        value = vars(arguments)[flag.name]
+        if flag.repeats:
+            for option, content in value or ():
+                settings[f"{key}.{option}"] = (flag.name, content)
+        elif value is not None:
+            settings[key] = (flag.name, value)
+    kind, _ = read_gpus(arguments.gpus_per_node)
+    if kind:
+        settings[f"{BACKEND}.gpu_type"] = ("--gpus-per-node", kind)
+    return settings
 
 
 def read_gpus(text: str | None) -> tuple[str | None, int | None]:
@@ -124,7 +213,9 @@ def read_gpus(text: str | None) -> tuple[str | None, int | None]:
         return None, None
     kind, _, number = text.rpartition(":")
     if not number.isdecimal():
-        raise UsageError(f"--gpus-per-node {text!r} is no number.", "--gpus-per-node 4 or a100:4")
+        raise UsageError(
+            f"--gpus-per-node: {text!r} is not a number.", "--gpus-per-node 4 or a100:4"
+        )
     return kind or None, int(number)
 
 
@@ -132,10 +223,60 @@ def read_environment(arguments: argparse.Namespace, overridden: Sequence[str]) -
     """``GETIACTION_LAUNCH_*`` stands in for a flag that was not given."""
     sets = {"nodes": "trainer.num_nodes", "gpus_per_node": "trainer.devices"}
     for flag in ("cluster", "nodes", "gpus_per_node", "storage_root"):
-        name = f"GETIACTION_LAUNCH_{flag.upper()}"
+        name = VARIABLE.format(flag.upper())
         value = os.environ.get(name)
         if value is None or getattr(arguments, flag) is not None or sets.get(flag) in overridden:
             continue
         if flag == "nodes" and not value.isdecimal():
-            raise UsageError(f"{name}={value!r} is no number.", f"unset {name}")
+            raise UsageError(f"{name}={value!r} is not a number.", f"unset {name}")
         setattr(arguments, flag, int(value) if flag == "nodes" else value)
+
+
+def runs_parser(verb: Callable[..., int], nargs: int | str = 1) -> Parser:
+    """A parser for a verb about runs that are there; :func:`parse_runs` finds them.
+
+    Args:
+        verb: The function of the verb, whose docstring is its help.
+        nargs: How many runs can be named, as argparse takes it.
+    """
+    parser = Parser.of(verb)
+    names = "Directory or URL of the run, name/version_N, or @last"
+    parser.add_argument("runs", metavar="RUN", nargs=nargs, help=names)
+    root = "Directory or URL in which to find name/version_N (default: ./experiments)"
+    parser.add_argument("--root", metavar="DIR", help=root)
+    return add_cluster(parser)
+
+
+def add_cluster(parser: Parser) -> Parser:
+    """Add the flag that names a cluster, for a verb that starts nothing there."""
+    cluster = "Cluster config whose storage_root to look in"
+    parser.add_argument("--cluster", metavar="NAME", help=cluster)
+    return parser
+
+
+def add_json(parser: Parser) -> Parser:
+    """Add the flag by which a verb answers in JSON."""
+    parser.add_argument("--json", action="store_true", help="Print JSON instead of text")
+    return parser
+
+
+def parse_runs(parser: Parser, tokens: Sequence[str]) -> argparse.Namespace:
+    """Parse a command and find the ``runs`` that it names; ``run`` is the first of them."""
+    arguments = parser.parse(tokens)
+    root = arguments.root or default_root(arguments.cluster)
+    arguments.runs = [find_run(name, root) for name in arguments.runs]
+    arguments.run = arguments.runs[0]
+    return arguments
+
+
+def default_root(cluster: str | None = None) -> str:
+    """Where to look for runs that are named without a root."""
+    from getiaction_launch.launch.cluster import find_cluster, read_cluster
+
+    cluster = cluster or os.environ.get(VARIABLE.format("CLUSTER"))
+    root = os.environ.get(VARIABLE.format("STORAGE_ROOT"))
+    if cluster:
+        place = read_cluster(find_cluster(cluster))
+        root = root or place.storage_root
+        use_options(root or "", place.storage_options)
+    return f"{root.rstrip('/')}/{DEFAULT_ROOT}" if root else DEFAULT_ROOT

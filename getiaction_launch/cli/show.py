@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on and when it has ended."""
+"""What a person sees of runs: tables, progress, results and JSON."""
 
 import contextlib
 import json
@@ -10,16 +10,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from getiaction_launch.launch.status import RunStatus, sweep_point
+from getiaction_launch.launch.status import RunStatus, attach, sweep_point
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.spec import DEFAULT
 from getiaction_launch.run.attempt import last_attempt
+from getiaction_launch.run.records import JobRecord, Progress
 from getiaction_launch.run.run import SCHEMA_VERSION, Run
 from getiaction_launch.run.state import JobState
 from getiaction_launch.storage.paths import is_remote, modified_at
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress as Bar
 
 WIDEST = 60
 QUIET_PERIOD_SECONDS = 10
@@ -27,7 +28,7 @@ REASON_LINES = 8
 
 
 def say(text: str) -> None:
-    """Talk to the person; data goes to stdout instead."""
+    """Print to stderr what is said to a person; data goes to stdout."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -95,7 +96,7 @@ def next_commands(runs: Sequence[Run]) -> str:
 
 
 def standing(status: RunStatus) -> str:
-    """Where a run stands that has not ended."""
+    """The state of a run that has not ended."""
     run = status.run
     words = phase(status)
     state = words if words.startswith(status.state.value) else f"{status.state.value}  {words}"
@@ -104,7 +105,8 @@ def standing(status: RunStatus) -> str:
 
 
 def _job_id(run: Run) -> str:
-    return str((run.read("job") or {}).get("job_id", "-"))
+    record = JobRecord.read(run)
+    return record.job_id if record else "-"
 
 
 def summary(status: RunStatus) -> str:
@@ -122,38 +124,38 @@ def summary(status: RunStatus) -> str:
         error, log = run.first_error(attempt), run.log_directory(attempt)
         log = log / f"rank_{error.rank}.log" if error else log
         rows += [("log", short(log))] if error or log.exists() else []
-        job = run.read("job") or {}
-        go_on = "srun getiaction-launch node" if "step_id" in job else "getiaction-launch resume"
-        rows += [("go on", f"{go_on} {place}")]
+        job = attach(run)
+        resume = (job and job.resume_command) or "getiaction-launch resume"
+        rows += [("resume", f"{resume} {place}")]
     return table([*rows, ("tensorboard", f"tensorboard --logdir {place}")])
 
 
-def final_loss(progress: Any) -> str:  # noqa: ANN401 - JSON
+def final_loss(progress: Progress) -> str:
     """The losses among the metrics, training's first; an epoch's mean before a step's."""
-    metrics: dict[str, float] = progress.get("metrics", {})
+    metrics = progress.metrics
     losses = [name for name in metrics if "loss" in name]
     repeated = [f"{name}_{when}" for name in metrics for when in ("step", "epoch")]
     names = sorted(set(losses or metrics) - set(repeated), key=lambda name: ("val" in name, name))
-    return "  ".join(f"{name} {metrics[name]:.4g}" for name in names) or "none was logged"
+    return "  ".join(f"{name} {metrics[name]:.4g}" for name in names) or "-"
 
 
 def phase(status: RunStatus) -> str:
-    """Where a run stands, in a few words."""
+    """What a run is doing, in a few words."""
     progress = status.progress
-    if status.state is JobState.RUNNING and not progress:
-        return "no progress told yet"
+    if status.state is JobState.RUNNING and progress == Progress():
+        return "no progress yet"
     if status.state is not JobState.RUNNING:
         return f"{status.state.value} ({status.reason})" if status.reason else status.state.value
-    if "step" not in progress:
+    if progress.step is None:
         return "starting"
-    words: list[str] = [f"step {progress['step']}/{progress['total_steps'] or '?'}"]
-    if seconds := progress.get("seconds_per_step"):
+    words: list[str] = [f"step {progress.step}/{progress.total_steps or '?'}"]
+    if seconds := progress.seconds_per_step:
         words.append(f"{seconds:.2f} s/step")
-    losses = {k: v for k, v in progress.get("metrics", {}).items() if k.endswith("loss_step")}
+    losses = {k: v for k, v in progress.metrics.items() if k.endswith("loss_step")}
     words += [f"{name.removesuffix('_step')} {value:.4g}" for name, value in losses.items()][:1]
-    if error := progress.get("checkpoint_error"):
+    if error := progress.checkpoint_error:
         words.append(f"no checkpoint can be saved: {error}")
-    if error := progress.get("upload_error"):
+    if error := progress.upload_error:
         words.append(f"no checkpoint can be uploaded: {error}")
     return "  ".join(words)
 
@@ -162,7 +164,7 @@ class Watch:
     """Shows a run's progress: a bar on a terminal, a line now and then elsewhere."""
 
     def __init__(self) -> None:
-        self._bar: Progress | None = None
+        self._bar: Bar | None = None
         self._said = ""
         self._next_at = 0.0
 
@@ -189,32 +191,34 @@ class Watch:
 
     def _draw(self, status: RunStatus) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
 
         if self._bar is None:
             columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
             self._bar.start()
             self._bar.add_task("starting", total=None)
         self._bar.update(
             self._bar.task_ids[0],
             description=phase(status),
-            completed=status.progress.get("step", 0) - status.progress.get("first_step", 0),
-            total=status.progress.get("total_steps"),
+            completed=(status.progress.step or 0) - (status.progress.first_step or 0),
+            total=status.progress.total_steps,
         )
 
 
 @contextlib.contextmanager
 def transfer(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how much of something has come: a bar on a terminal, nothing elsewhere."""
+    """Show the progress of a download: a bar on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda _done, _total: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bar
 
     columns = (TextColumn(title), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -227,17 +231,16 @@ def listing(statuses: Sequence[RunStatus]) -> str:
     rows = [("RUN", "STATE", "STEP", "LOSS", "AGE", *optional)]
     for status, best, point in zip(statuses, bests, points, strict=True):
         age = time.time() - modified_at(status.run.launch_directory / "plan.json")
-        step = str(status.progress.get("step", "-"))
+        step = "-" if status.progress.step is None else str(status.progress.step)
         loss = final_loss(status.progress).split("  ")[0]
         state = status.state.value
         rows.append((status.run.name, state, step, loss, f"{age / 60:.0f} min", best, point))
     return table(rows)
 
 
-def _best(progress: Mapping[str, Any]) -> str:
-    """Of what the user's ModelCheckpoint watches, the best so far."""
-    best = progress.get("best", {})
-    return "  ".join(f"{name} {value:.4g}" for name, value in best.items())
+def _best(progress: Progress) -> str:
+    """The best value so far of each metric that a ModelCheckpoint of the user monitors."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in progress.best.items())
 
 
 def as_json(status: RunStatus) -> dict[str, Any]:
@@ -250,7 +253,7 @@ def as_json(status: RunStatus) -> dict[str, Any]:
         "reason": status.reason,
         "cause": status.cause.value if status.cause else None,
         "attempts": status.attempts,
-        "progress": {k: v for k, v in status.progress.items() if k != "schema_version"},
+        "progress": status.progress.content(),
     }
 
 

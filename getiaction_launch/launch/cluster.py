@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from getiaction_launch.backends.backend import Backend
+from getiaction_launch.backends import shipped_settings
+from getiaction_launch.backends.backend import Backend, UnknownSettingError
+from getiaction_launch.backends.flag import noun
 from getiaction_launch.errors import ClusterConfigError, UsageError, nearest_first
 from getiaction_launch.plan.plan import OLD_KEYS, Restarts, Saving, Uploading
 
@@ -23,13 +25,16 @@ class ClusterConfig:
     """One cluster.
 
     Args:
-        backend: Who starts nodes there: ``class_path`` and ``init_args`` in YAML.
-        storage_root: Directory or URL under which a relative ``default_root_dir`` lies; the
-            directory of the command if not given.
-        storage_options: For fsspec, where ``storage_root`` is a URL, like ``profile``; no secrets.
-        env_vars: Variables for every worker. They are written into ``plan.json``: no secrets.
-        forward_env_vars: Names of variables that jobs take from the submitting shell; null for all
-            of them. For secrets, whose values are then written nowhere.
+        backend: Class that starts nodes there, with its settings: ``class_path`` and ``init_args``
+            in YAML.
+        storage_root: Directory or URL for runs whose ``default_root_dir`` is relative; the
+            directory in which the command is typed if not given.
+        storage_options: Options for fsspec where ``storage_root`` is a URL, such as ``profile``;
+            no secrets.
+        env_vars: Environment variables for every worker. They are written to ``plan.json``: no
+            secrets.
+        forward_env_vars: Environment variables to copy from the submitting shell. Their values are
+            never written to disk. None copies all of them.
         saving: When the launcher saves checkpoints of its own.
         uploading: How a run on remote storage is uploaded.
         restarts: How many automatic restarts a run gets.
@@ -46,7 +51,7 @@ class ClusterConfig:
 
 
 def config_directories() -> list[Path]:
-    """Where cluster configs are looked for, the first one wins."""
+    """Directories in which cluster configs are looked for; the first match wins."""
     import platformdirs
 
     user = Path(platformdirs.user_config_dir("getiaction-launch"), "cluster_configs")
@@ -66,7 +71,7 @@ def find_cluster(name: str) -> Path:
     """Find a cluster config by its path or name.
 
     Raises:
-        ClusterConfigError: If there is none.
+        ClusterConfigError: If there is no such file or name.
     """
     if name.endswith((".yaml", ".yml")) or "/" in name:
         if Path(name).is_file():
@@ -78,7 +83,8 @@ def find_cluster(name: str) -> Path:
     clusters = list_clusters()
     if name not in clusters:
         raise ClusterConfigError(
-            f"--cluster {name}: no cluster config of that name.", nearest_first(name, clusters)
+            f"--cluster {name}: there is no cluster config of that name.",
+            nearest_first(name, clusters),
         )
     return clusters[name]
 
@@ -89,9 +95,9 @@ def read_cluster(
     """Read and check a cluster config.
 
     Args:
-        path: The YAML file.
-        settings: Over its own: by dotted key, the flag that sets it and the value, of the key's
-            type.
+        path: The YAML file of the cluster config.
+        settings: Values that replace those of the file, by dotted key, each with the flag that
+            sets it.
 
     Raises:
         ClusterConfigError: Naming the file and the key that does not fit.
@@ -159,24 +165,32 @@ def _check_times(path: Path) -> None:
 def _override(
     path: Path, place: ClusterConfig, settings: Mapping[str, tuple[str, Any]]
 ) -> ClusterConfig:
-    """Put settings over a cluster's own, as they are: what was typed into a shell is no YAML."""
+    """Replace settings of a cluster by typed ones, which are values already, and not YAML."""
     prefix = "backend.init_args."
-    backend = place.backend
-    of_backend: dict[str, Any] = {}
-    of_place: dict[str, Any] = {}
-    for key, (flag, value) in settings.items():
-        name, _, option = key.removeprefix(prefix).partition(".")
+    flags = {key.removeprefix(prefix): flag for key, (flag, _) in settings.items()}
+    own: dict[str, Any] = {}
+    for key, (_, value) in settings.items():
+        name, _, option = key.partition(".")
         if not key.startswith(prefix):
-            group = of_place.get(name, getattr(place, name))
-            of_place[name] = replace(group, **{option: value}) if option else value
-        elif name not in (field.name for field in fields(backend)):  # type: ignore[arg-type] # it is one
-            raise UsageError(
-                f"{flag} means nothing to the {type(backend).__name__} of cluster {path.stem!r}.",
-                f"Leave out {flag}, or name another cluster: --cluster slurm",
-            )
-        elif option:
-            of_backend.setdefault(name, dict(getattr(backend, name)))[option] = value
-        else:
-            of_backend[name] = value
-    of_place["backend"] = replace(backend, **of_backend)  # type: ignore[type-var] # it is one
-    return replace(place, **of_place)
+            group = own.get(name, getattr(place, name))
+            own[name] = replace(group, **{option: value}) if option else value
+    others = {
+        key.removeprefix(prefix): value
+        for key, (_, value) in settings.items()
+        if key.startswith(prefix)
+    }
+    try:
+        backend = place.backend.with_settings(others)
+    except UnknownSettingError as error:
+        flag = next(flag for key, flag in flags.items() if key.partition(".")[0] == error.name)
+        owners = shipped_settings().items()
+        names = [title.lower() for title, owner in owners if error.name in _names(owner)]
+        raise UsageError(
+            f"cluster {path.stem!r} has no {noun(error.name)} ({flag}).",
+            f"Leave out {flag}, or choose another cluster: --cluster {' or '.join(names)}",
+        ) from error
+    return replace(place, backend=backend, **own)
+
+
+def _names(owner: type) -> set[str]:
+    return {field.name for field in fields(owner)}

@@ -108,7 +108,7 @@ def prepare(
         script=list(script),
         words=words,
         topology=read_topology(trainer, free_gpus or place.backend.free_gpus),
-        working_directory=getattr(place.backend, "working_directory", None) or str(Path.cwd()),
+        working_directory=str(place.backend.working_directory() or Path.cwd()),
         env_vars=place.env_vars,
         forward_env_vars=place.forward_env_vars,
         saving=place.saving,

@@ -1,14 +1,13 @@
 """Where a run stands: asked of its directory first, then of its scheduler."""
 
-import importlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from getiaction_launch.backends.backend import Backend, Job
+from getiaction_launch.backends.backend import Backend, Job, load_backend
 from getiaction_launch.errors import UnreachableError
-from getiaction_launch.run.attempt import read_attempts
+from getiaction_launch.run.attempt import recorded_ending
+from getiaction_launch.run.records import Done, JobRecord, Progress, read_attempts
 from getiaction_launch.run.run import ROUND_TRIPS, Run
 from getiaction_launch.run.state import Cause, JobState
 from getiaction_launch.storage.paths import is_remote
@@ -23,13 +22,13 @@ class RunStatus:
     """A run, as whoever reaches its directory sees it.
 
     Attributes:
-        run: Which.
-        state: Where it stands.
+        run: The run that was looked at.
+        state: Where the run stands.
         reason: Why, in the worker's or the scheduler's words.
-        cause: The same, of a run that did not finish.
-        attempts: How many have begun.
-        progress: What its worker of rank 0 last told: ``phase``, ``epoch``, ``step``,
-            ``total_steps``, ``seconds_per_step``, ``metrics``; empty before it starts.
+        cause: What ended it, for a run that did not finish.
+        attempts: How many attempts have begun.
+        progress: What its worker of rank 0 last reported.
+        is_queued: Whether its job waits for nodes that are not free at present.
     """
 
     run: Run
@@ -37,57 +36,41 @@ class RunStatus:
     reason: str = ""
     cause: Cause | None = None
     attempts: int = 0
-    progress: Mapping[str, Any] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
+    is_queued: bool = False
 
 
 def attach(run: Run) -> Job | None:
     """Find the job of a run that any shell submitted; None if it was never submitted.
 
     Raises:
-        UnreachableError: If the record of the job is not to be understood here.
+        UnreachableError: If the record of the job cannot be understood here.
     """
-    try:
-        record = run.read("job")
-    except (ValueError, OSError) as error:
-        raise _incomprehensible(run, error) from error
+    record = JobRecord.read(run)
     return backend_of(run, record).attach(run, record) if record else None
 
 
-def backend_of(run: Run, record: Mapping[str, Any]) -> Backend:
+def backend_of(run: Run, record: JobRecord) -> Backend:
     """Make the backend that ``job.json`` names.
 
     Raises:
         UnreachableError: As :func:`attach`.
     """
-    try:
-        module, _, name = record["backend"]["class_path"].rpartition(".")
-        backend: Backend = getattr(importlib.import_module(module), name)(
-            **record["backend"]["init_args"]
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-        raise _incomprehensible(run, error) from error
-    return backend
-
-
-def _incomprehensible(run: Run, error: Exception) -> UnreachableError:
-    return UnreachableError(
-        f"{run.launch_directory / 'job.json'} cannot be understood: {error!r}.",
-        "Was it written by another version of getiaction-launch?",
-    )
+    return load_backend(record.backend, f"{run.launch_directory / 'job.json'}")
 
 
 def read_status(run: Run) -> RunStatus:
     """Ask the run's directory, then its job. Only ``done.json`` means success."""
     try:
-        if ended := _told_by_records(run):
+        if ended := _read_ending(run):
             return ended
         job = attach(run)
         told = job.status() if job else None
-        # A job that has ended before it was asked has written its last word before that.
-        if told and told.state.is_over and (ended := _told_by_records(run)):
+        # A job that had ended before it was asked has written its last record before that.
+        if told and told.state.is_over and (ended := _read_ending(run)):
             return ended
-        progress, attempts = run.read("progress") or {}, read_attempts(run)
-    except (UnreachableError, ValueError, KeyError, OSError) as error:
+        progress, attempts = Progress.read(run) or Progress(), read_attempts(run)
+    except (UnreachableError, ValueError, OSError) as error:
         # One damaged run must not hide the others from `ls`.
         return RunStatus(run, JobState.UNKNOWN, f"its records cannot be read: {error}")
     if told is None:
@@ -97,8 +80,8 @@ def read_status(run: Run) -> RunStatus:
         state, reason = JobState.FAILED, "its job has ended, but training has not finished"
     if state is JobState.PENDING and attempts:
         reason = "; ".join(filter(None, [f"attempt {len(attempts)} is queued", reason]))
-        reason += f" (attempt {len(attempts) - 1}: {attempts[-1]['reason']})"
-    return RunStatus(run, state, reason, told.cause, len(attempts), progress)
+        reason += f" (attempt {len(attempts) - 1}: {attempts[-1].reason})"
+    return RunStatus(run, state, reason, told.cause, len(attempts), progress, told.is_queued)
 
 
 def read_statuses(runs: Sequence[Run]) -> list[RunStatus]:
@@ -111,18 +94,13 @@ def read_statuses(runs: Sequence[Run]) -> list[RunStatus]:
         return list(pool.map(read_status, runs))
 
 
-def _told_by_records(run: Run) -> RunStatus | None:
-    attempts = read_attempts(run)
-    if done := run.read("done"):
-        return RunStatus(run, JobState.SUCCEEDED, attempts=len(attempts), progress=done)
-    if not attempts or "ended_at" not in attempts[-1] or attempts[-1]["goes_on"]:
+def _read_ending(run: Run) -> RunStatus | None:
+    ending = recorded_ending(run)
+    if ending is None:
         return None
-    last, progress = attempts[-1], run.read("progress") or {}
-    cause = Cause(last["cause"]) if last["cause"] else None
-    state, reason = JobState(last["state"]), last["reason"]
-    if state is JobState.SUCCEEDED:
-        state, reason = JobState.FAILED, "it says success, but done.json is missing"
-    return RunStatus(run, state, reason, cause, len(attempts), progress)
+    progress = Done.read(run) or Progress.read(run) or Progress()
+    attempts = len(read_attempts(run))
+    return RunStatus(run, ending.state, ending.reason, ending.cause, attempts, progress)
 
 
 def sweep_point(run: Run) -> str:

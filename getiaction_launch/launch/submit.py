@@ -4,9 +4,8 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from getiaction_launch.backends.backend import Backend
 from getiaction_launch.errors import CheckError, LaunchError, SpecError
@@ -21,7 +20,8 @@ from getiaction_launch.launch.status import (
 )
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.plan.spec import parse
-from getiaction_launch.run.attempt import read_attempts, reopen
+from getiaction_launch.run.records import JobRecord, Progress, read_attempts
+from getiaction_launch.run.restart import reopen
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import JobState
 from getiaction_launch.storage.claim import create
@@ -45,7 +45,6 @@ __all__ = [
 
 POLL_SECONDS = 0.1
 LOCK_SECONDS = 180  # longer than a scheduler may take to answer
-START_SECONDS = 2  # a job that has not begun by then waits in a queue
 
 
 def submit(plan: Plan, backend: Backend) -> Run:
@@ -143,13 +142,14 @@ def resume(run: Run) -> None:
                 f"See what came of it: getiaction-launch status {run.directory}",
             ) from None
         check_resumable(run)
-        record = run.read("job") or {}
-        if "step_id" in record:
-            raise CheckError(
-                f"run {run.name} was started inside a batch script, and goes on inside of one.",
-                f"srun --ntasks-per-node=1 getiaction-launch node {run.directory}",
-            )
+        record = JobRecord.read(run) or JobRecord()
         backend = backend_of(run, record)
+        if command := backend.attach(run, record).resume_command:
+            raise CheckError(
+                f"run {run.name} was started inside your own batch script, and must be resumed "
+                "inside one.",
+                f"{command} {run.directory}",
+            )
         _check_place(Plan.of(run), backend)
         claim = _claim_resume(run, record) if is_remote(run.directory) else None
         last = reopen(run)
@@ -157,19 +157,19 @@ def resume(run: Run) -> None:
             backend.submit([run], None)
         except (LaunchError, KeyboardInterrupt):
             if last:
-                run.write(f"attempt_{last['number']}", last)
+                last.write(run)
             if claim:
                 remove(claim)
             raise
 
 
-def _claim_resume(run: Run, record: Mapping[str, Any]) -> Path:
+def _claim_resume(run: Run, record: JobRecord) -> Path:
     """Let one of all machines follow the run's last job.
 
     Raises:
         CheckError: If another has.
     """
-    claim = run.launch_directory / f"job_after_{record.get('job_id')}"
+    claim = run.launch_directory / f"job_after_{record.job_id}"
     if not create(claim):
         raise CheckError(
             f"run {run.name} was resumed by somebody else a moment ago.",
@@ -219,15 +219,16 @@ def _check_place(plan: Plan, backend: Backend) -> None:
 
 def _await_verdict(run: Run, plan: Plan, backend: Backend) -> None:
     submitted_at = time.monotonic()
-    start_seconds = getattr(backend, "start_seconds", START_SECONDS)
-    while not run.read("progress"):
-        state = read_status(run).state
+    while Progress.read(run) is None:
+        status = read_status(run)
+        state = status.state
         if state.is_over:
             error = run.first_error(0)
             if error and error.type == SpecError.__name__:
                 raise SpecError(*error.message.split("\n", 1))
             return
-        is_late = time.monotonic() - submitted_at > start_seconds or run.read("placement")
+        waited_seconds = time.monotonic() - submitted_at
+        is_late = waited_seconds > backend.start_seconds or status.is_queued
         if is_late and state is JobState.PENDING and not read_attempts(run):
             parse(plan.arguments)
             return

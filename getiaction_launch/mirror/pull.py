@@ -8,7 +8,7 @@ from pathlib import Path
 
 from getiaction_launch.errors import CheckError, StorageError, UsageError, nearest_first
 from getiaction_launch.mirror.transfer import download, hash_of
-from getiaction_launch.run.checkpoint import newest
+from getiaction_launch.run.checkpoint import Marker, newest
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import (
     children,
@@ -16,7 +16,6 @@ from getiaction_launch.storage.paths import (
     is_remote,
     modified_at,
     reaching,
-    read_json,
 )
 from getiaction_launch.storage.segment import name_and_number
 
@@ -121,14 +120,14 @@ def pull_checkpoint(run: Run, name: str, target: Path) -> Path:
             f"--checkpoint {name}: run {run.name} has none of that name.",
             nearest_first(name, [*there, NEWEST]),
         )
-    digest = (read_json(source.with_suffix(".json")) or {}).get("sha256")
+    marker = Marker.read(source)
     place = target / source.name
     if place.exists():
         raise CheckError(f"{place} is there already.", "Name another directory: pull RUN DIR")
     target.mkdir(parents=True, exist_ok=True)
     arriving = place.with_name(f".{place.name}.partial")
     download(source, arriving)
-    if digest and hash_of(arriving) != digest:
+    if marker and marker.sha256 and hash_of(arriving) != marker.sha256:
         raise StorageError(f"{source} is damaged: its contents are not those that were saved.")
     arriving.replace(place)
     return place

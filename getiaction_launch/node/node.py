@@ -21,7 +21,8 @@ import psutil
 from getiaction_launch.mirror.staging import Staging
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt
-from getiaction_launch.run.run import Run, WorkerError
+from getiaction_launch.run.records import Progress, WorkerError
+from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED
 from getiaction_launch.system.child import die_with_parent, start_child
 from getiaction_launch.system.memory import count_oom_kills
@@ -266,12 +267,12 @@ def await_save(attempt: Attempt) -> None:
 def _is_saving(run: Run, number: int) -> bool:
     """Whether rank 0 saves a checkpoint, or its thread writes one."""
     try:
-        progress = run.read("progress") or {}
-        is_at_it = progress.get("phase") == "saving" or progress.get("is_writing_checkpoint")
-        # One that has died could not take its words back.
-        return bool(is_at_it) and not (run.log_directory(number) / "error_rank_0.json").exists()
+        progress = Progress.read(run) or Progress()
+        # A worker that has died could not withdraw its report.
+        has_died = (run.log_directory(number) / "error_rank_0.json").exists()
     except (OSError, ValueError):
         return False
+    return progress.is_saving and not has_died
 
 
 def kill_processes_of(run: Run, **variables: str) -> None:

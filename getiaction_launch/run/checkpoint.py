@@ -1,50 +1,51 @@
-"""Committed checkpoints: what a run goes on from, wherever it was cut off.
+"""Committed checkpoints: what a run resumes from, wherever it was interrupted.
 
-A checkpoint ``launch/checkpoints/<name>.ckpt`` counts once its marker ``<name>.json`` lies beside
-it. The marker is written last, when the checkpoint is whole and on the disk, and tells its size;
-whatever has no fitting marker is litter. What is in a checkpoint is no matter here, so nothing
-heavy is imported: a node asks for the newest one before its workers start.
+A checkpoint ``launch/checkpoints/<name>.ckpt`` counts once its marker ``<name>.json`` lies next to
+it. The marker is written last, when the checkpoint is complete and on disk, and records its size. A
+file without a matching marker is not a checkpoint and is cleaned up later. This module never opens
+a checkpoint, so it needs neither torch nor Lightning: a node looks for the newest checkpoint before
+its workers start.
 """
 
 import contextlib
 import itertools
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from getiaction_launch.errors import StorageError
+from getiaction_launch.errors import RecordError, StorageError
+from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED
 from getiaction_launch.storage.paths import children, reaching, read_json, remove, write_json
 
 KEPT = 2
-"""How many committed checkpoints stay: the newest, and one in case that cannot be read."""
+"""How many committed checkpoints are kept: the newest, and one more in case it is unreadable."""
 
 
 class Interrupted(SystemExit):
-    """Training has stopped on request, all ranks at the same step, and should be taken up again."""
+    """Training stopped on request, on all ranks at the same step, and should be resumed later."""
 
     def __init__(self) -> None:
         super().__init__(EXIT_INTERRUPTED)
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A committed checkpoint.
+class Marker:
+    """The JSON file next to a checkpoint, which makes it count.
 
     Attributes:
-        path: A file; for a sharded strategy a directory.
-        attempt: Which start of the run saved it.
-        fit: Which ``Trainer.fit`` of the worker's process, from 0.
-        step: Optimizer steps taken.
-        epoch: The epoch it lies in, from 0.
-        reason: ``period`` or ``interruption``.
-        size_bytes: Of the file, or of all files in the directory.
-        saved_at: Seconds since the epoch.
+        attempt: Number of the attempt that saved the checkpoint, from 0.
+        fit: Number of the ``Trainer.fit`` call in the worker's process, from 0.
+        step: Optimizer steps taken so far.
+        epoch: Epoch in which the checkpoint was saved, from 0.
+        reason: Why it was saved: ``period`` or ``interruption``.
+        size_bytes: Size of the file, or of all files in the directory.
+        saved_at: When it was saved, in seconds since the epoch.
+        sha256: Hash of the contents; only markers on remote storage have one.
     """
 
-    path: Path
     attempt: int
     fit: int
     step: int
@@ -52,44 +53,87 @@ class Checkpoint:
     reason: str
     size_bytes: int
     saved_at: float
+    sha256: str | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> "Marker | None":
+        """Read the marker of the checkpoint at ``path``; None if it is missing or damaged.
+
+        Raises:
+            StorageError: If remote storage does not answer.
+        """
+        marker = path.with_suffix(".json")
+        try:
+            content = read_json(marker)
+            return None if content is None else read_dataclass(Marker, content, str(marker))
+        except StorageError:  # beware: taking an older checkpoint would lose training
+            raise
+        except (OSError, ValueError, RecordError):
+            return None
+
+    def write(self, path: Path) -> None:
+        """Commit the checkpoint at ``path``.
+
+        Raises:
+            OSError: If the disk or remote storage refuses the marker.
+        """
+        content = {name: value for name, value in asdict(self).items() if value is not None}
+        write_json(path.with_suffix(".json"), content)
+
+
+@dataclass(frozen=True)
+class Checkpoint(Marker):
+    """A committed checkpoint, with what its marker says.
+
+    Attributes:
+        path: Path or URL of the file; of a directory, if the training strategy is sharded.
+    """
+
+    path: Path = field(kw_only=True)
 
     @classmethod
     def read(cls, path: Path) -> "Checkpoint | None":
-        """Read what was committed at ``path``; None if nothing was, or if it is not whole."""
+        """Read the checkpoint at ``path``; None if it is not committed or not complete.
+
+        Raises:
+            StorageError: If remote storage does not answer.
+        """
+        marker = Marker.read(path)
         try:
-            marker = read_json(path.with_suffix(".json")) or {}
-            names = cls.__dataclass_fields__.keys() & marker.keys()
-            checkpoint = cls(path=path, **{name: marker[name] for name in names})
             with reaching(path):
-                return checkpoint if _size_bytes(path) == checkpoint.size_bytes else None
-        except StorageError:  # nobody knows; to train from an older one would lose what is there
+                if marker is None or _size_bytes(path) != marker.size_bytes:
+                    return None
+        except StorageError:  # as above
             raise
-        except (OSError, ValueError, TypeError, AttributeError):  # torn, or not of this making
+        except OSError:
             return None
+        return cls(**vars(marker), path=path)
 
 
 def newest(run: Run) -> Checkpoint | None:
-    """The committed checkpoint that the run goes on from; None where there is none."""
+    """Return the committed checkpoint that the run would resume from; None if there is none."""
     return next(reversed(all_committed(run)), None)
 
 
 def all_committed(run: Run) -> list[Checkpoint]:
-    """Every checkpoint that counts, the newest last."""
+    """Return all committed checkpoints, the newest one last."""
     markers = [path for path in children(_directory(run)) if path.suffix == ".json"]
     read = (Checkpoint.read(marker.with_suffix(".ckpt")) for marker in markers)
     return sorted(filter(None, read), key=_age)
 
 
 def partial_path(run: Run, fit: int, step: int) -> Path:
-    """Where a checkpoint is written before it is committed; the same on every rank."""
+    """Return where to write a checkpoint before it is committed; the same path on every rank."""
     return run.launch_directory / "checkpoints" / f"fit_{fit}_step_{step}.partial"
 
 
 def remove_partial(run: Run) -> None:
-    """Remove what a save that was killed has left; only one process of a run may save.
+    """Remove the unfinished files of saves that were killed.
+
+    Beware: it also removes a checkpoint that another process is writing.
 
     Raises:
-        OSError: If that fails.
+        OSError: If a file cannot be removed.
     """
     for path in _directory(run).glob("*.partial"):
         remove(path)
@@ -98,19 +142,19 @@ def remove_partial(run: Run) -> None:
 def commit(
     run: Run, *, attempt: int, fit: int, step: int, epoch: int, reason: str, saved_at: float
 ) -> Checkpoint:
-    """Make the checkpoint at :func:`partial_path` count, then remove those before the last two.
+    """Commit the checkpoint at :func:`partial_path`, then remove all but the last two.
 
     Args:
-        run: Whose.
-        attempt: As in :class:`Checkpoint`, and so the others.
-        fit: See there.
-        step: See there.
-        epoch: See there.
-        reason: See there.
-        saved_at: See there.
+        run: The run that the checkpoint belongs to.
+        attempt: Number of the attempt that saved the checkpoint, from 0.
+        fit: Number of the ``Trainer.fit`` call in the worker's process, from 0.
+        step: Optimizer steps taken so far.
+        epoch: Epoch in which the checkpoint was saved, from 0.
+        reason: Why it was saved: ``period`` or ``interruption``.
+        saved_at: When it was saved, in seconds since the epoch.
 
     Raises:
-        OSError: If the disk refuses; then the checkpoint does not count.
+        OSError: If the disk refuses a write; the checkpoint is not committed then.
     """
     partial = partial_path(run, fit, step)
     path = _uncommitted_path(partial)
@@ -119,23 +163,21 @@ def commit(
         shutil.rmtree(path)  # a rename replaces files only
     partial.replace(path)
     sync_directory(path.parent)
-    size_bytes = _size_bytes(path)
-    checkpoint = Checkpoint(path, attempt, fit, step, epoch, reason, size_bytes, saved_at)
-    marker = {name: value for name, value in asdict(checkpoint).items() if name != "path"}
-    write_json(path.with_suffix(".json"), marker)
+    marker = Marker(attempt, fit, step, epoch, reason, _size_bytes(path), saved_at)
+    marker.write(path)
     sync_directory(path.parent)
-    with contextlib.suppress(OSError):  # it counts, whatever else lies there
+    with contextlib.suppress(OSError):  # the new checkpoint is committed all the same
         _remove_all_but(run, {kept.path.stem for kept in all_committed(run)[-KEPT:]})
-    return checkpoint
+    return Checkpoint(**vars(marker), path=path)
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files of a checkpoint, which is one, or a directory of them."""
+    """Return the file of a checkpoint, or all files if the checkpoint is a directory."""
     return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
 
 
 def sync_directory(directory: Path) -> None:
-    """Have what was renamed in it survive a power failure, where the file system can."""
+    """Make renames in a directory survive a power failure, if the file system supports that."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
@@ -149,19 +191,19 @@ def _directory(run: Run) -> Path:
 
 
 def _uncommitted_path(partial: Path) -> Path:
-    # A step may be saved twice, and a file and its marker are not replaced in one instant.
+    # A step may be saved twice, and a file and its marker cannot be replaced in one step.
     names = itertools.chain([partial.stem], (f"{partial.stem}_{n}" for n in itertools.count(2)))
     paths = (partial.with_name(f"{name}.ckpt") for name in names)
     return next(path for path in paths if not Checkpoint.read(path))
 
 
 def _age(checkpoint: Checkpoint) -> tuple[int, int, int, float]:
-    # By the clock only within an attempt: others run on other machines.
+    # The clock decides only within an attempt: another one may have run on another machine.
     return checkpoint.fit, checkpoint.attempt, checkpoint.step, checkpoint.saved_at
 
 
 def _remove_all_but(run: Run, names: set[str]) -> None:
-    # Markers first: what is removed in part must not count.
+    # Markers first: a checkpoint that is removed in part must not count.
     for path in sorted(_directory(run).iterdir(), key=lambda path: path.suffix != ".json"):
         if path.stem not in names:
             remove(path)

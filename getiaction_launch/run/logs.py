@@ -7,6 +7,7 @@ from pathlib import Path
 
 from getiaction_launch.errors import UsageError
 from getiaction_launch.plan.plan import Plan
+from getiaction_launch.run.records import JobRecord
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import children, is_remote, read_bytes
 from getiaction_launch.storage.segment import segment_name
@@ -44,9 +45,9 @@ def log_files(
     # Job and nodes speak only when something is wrong with themselves.
     logs = [path for path in children(directory) if path.suffix == ".log"]
     own = [directory / "job.log", *sorted(path for path in logs if path.name.startswith("node_"))]
-    job = run.read("job") or {}
-    if "job_dir" in job and not (may_come or children(directory)):  # it never came to a node
-        own += [Path(job["job_dir"], f"{job['job_id']}_0_log.out")]
+    job = JobRecord.read(run)
+    if job and job.output and not (may_come or children(directory)):  # no node was started
+        own += [Path(job.output)]
     return files | {p.stem.replace("_", " "): p for p in own if p.exists() and p.stat().st_size}
 
 

@@ -1,10 +1,7 @@
-"""The run's directory is the run: claim one, read and write its records, find and list them.
+"""The run's directory is the run: claim one, find one, list all, and reach its files.
 
-Every record has one writer: ``plan.json`` the command that submits; ``job.json`` whoever starts
-the job; ``attempt_N.json`` and, when every worker has ended well, ``done.json`` the job;
-``progress.json`` the worker of rank 0; ``error_rank_N.json`` the worker that failed, or its node;
-``placement.json`` and ``ray.json`` the job, on Ray; ``cancel.json`` whoever cancels;
-``job_end.json`` whoever first sees that the job has gone.
+What the files of ``launch/`` hold, and who writes each, stands in
+:mod:`getiaction_launch.run.records`.
 """
 
 import contextlib
@@ -15,11 +12,12 @@ import re
 import shutil
 import stat
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from getiaction_launch.errors import CheckError, RunNotFoundError
+from getiaction_launch.run.records import WorkerError, load
 from getiaction_launch.storage.claim import create
 from getiaction_launch.storage.paths import (
     children,
@@ -38,39 +36,6 @@ STAGING_FIX = f"Name another directory: export {STAGING_VARIABLE}=/disk/of/yours
 ROUND_TRIPS = 16  # to a remote storage, at a time
 _VERSION = re.compile(r"version_(\d+)")
 _ERROR = re.compile(r"error_rank_\d+\.json")
-
-
-@dataclass(frozen=True)
-class WorkerError:
-    """Why a worker ended.
-
-    Attributes:
-        rank: The worker's.
-        node_rank: The node's that it ran on.
-        host: That node's host name.
-        type: The exception's class name.
-        message: Its text.
-        traceback: Of the worker; empty where it could not speak.
-        is_consequence: Whether it only tells that another worker has gone.
-        failed_at: Seconds since the epoch.
-    """
-
-    rank: int
-    node_rank: int
-    host: str
-    type: str
-    message: str
-    traceback: str = ""
-    is_consequence: bool = False
-    failed_at: float = field(default_factory=time.time)
-
-    def __str__(self) -> str:
-        return f"rank {self.rank} on node {self.node_rank} ({self.host}): {self.summary}"
-
-    @property
-    def summary(self) -> str:
-        """``ValueError: message``, as a traceback ends."""
-        return f"{self.type}: {self.message}"
 
 
 @dataclass(frozen=True)
@@ -197,7 +162,7 @@ class Run:
     def first_error(self, attempt: int) -> WorkerError | None:
         """The error that ended the attempt: the earliest that is no echo of another's."""
         paths = [p for p in children(self.log_directory(attempt)) if _ERROR.fullmatch(p.name)]
-        errors = [WorkerError(**error) for path in paths if (error := read_json(path))]
+        errors = [error for path in paths if (error := load(WorkerError, path))]
         return min(errors, key=lambda e: (e.is_consequence, e.failed_at), default=None)
 
     def discard(self) -> None:

@@ -158,8 +158,10 @@ class BackgroundCheckpointIO(CheckpointIO):
         self.wait()
         return self._base.load_checkpoint(path, *args, **words)
 
-    def exists(self, path: str | Path) -> bool:
-        """Whether a file will be there when all has been done that was asked for."""
+    def exists(self, path: str | Path) -> bool | None:
+        """Whether a file will be there when all has been done that was asked for; None for URLs."""
+        if is_url(path):
+            return None
         future, exists = self._expected.get(_name(Path(path)), (None, False))
         return Path(path).exists() if future is None or future.done() else exists
 

@@ -12,8 +12,6 @@ several batches; and what objects outside the checkpoint remember.
 
 import contextlib
 import functools
-import inspect
-import itertools
 import os
 import signal
 import threading
@@ -31,7 +29,15 @@ from getiaction_launch.run.checkpoint import Checkpoint, Interrupted
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker.agreement import Agreement, Verdict
 from getiaction_launch.worker.background_saving import saving_in_background
-from getiaction_launch.worker.fetch_watch import FetchWatch
+from getiaction_launch.worker.lightning_seams import (
+    finish_restarting,
+    fit_loop_state,
+    is_between_steps,
+    preparing_loaders,
+    restore_outcome,
+    watch_fits,
+    watching_fetches,
+)
 from getiaction_launch.worker.loaders import are_loaders_exact, prepare_loader
 from getiaction_launch.worker.progress import ProgressReport, say
 from getiaction_launch.worker.random_state import random_state, set_random_state
@@ -52,29 +58,21 @@ def callbacks() -> list[Callback]:
     """
     if os.environ.get(WORKER_VARIABLE) != str(os.getpid()):
         return []
-    _watch_fits()
+    watch_fits(_watching)
     run = Run(Path(os.environ["GETIACTION_RUN_DIR"]))
     progress = ProgressReport(run)
     return [Interruption(run, progress, Plan.of(run).saving), progress]
 
 
-@functools.cache
-def _watch_fits() -> None:
-    """Have every ``Trainer.fit`` of this process watched, and the right one resumed."""
-    original = Trainer.fit
-    fits = itertools.count()
-
-    @functools.wraps(original)
-    def fit(self: Trainer, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as in Trainer.fit
-        number = next(fits)
-        words = inspect.signature(original).bind(self, *args, **kwargs)
-        with contextlib.ExitStack() as stack:
-            for callback in self.callbacks:  # type: ignore[attr-defined] # it is set from afar
-                if isinstance(callback, Interruption):
-                    words.arguments.update(stack.enter_context(callback.watching(number)))
-            original(*words.args, **words.kwargs)
-
-    Trainer.fit = fit  # type: ignore[method-assign]
+@contextlib.contextmanager
+def _watching(trainer: Trainer, fit: int) -> Iterator[dict[str, Any]]:
+    """Have a Trainer's own :class:`Interruption` watch its fit."""
+    arguments: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined] # it is set from afar
+            if isinstance(callback, Interruption):
+                arguments |= stack.enter_context(callback.watching(fit))
+        yield arguments
 
 
 class Interruption(Callback):
@@ -156,15 +154,8 @@ class Interruption(Callback):
         saving = saving_in_background(trainer, self._progress, self._run)
         self._background = self._undo.enter_context(saving)
         self._before_fit = signal.getsignal(signal.SIGTERM)
-        process = trainer.strategy.process_dataloader
-
-        def process_dataloader(dataloader: object) -> object:
-            loader = process(dataloader)
-            prepare_loader(loader, trainer)
-            return loader
-
-        trainer.strategy.process_dataloader = process_dataloader  # type: ignore[method-assign]
-        self._undo.callback(delattr, trainer.strategy, "process_dataloader")
+        prepare = functools.partial(prepare_loader, trainer=trainer)
+        self._undo.enter_context(preparing_loaders(trainer.strategy, prepare))
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before training there is nothing to save: SIGTERM ends the process."""
@@ -178,8 +169,8 @@ class Interruption(Callback):
         if trainer.received_sigterm:
             _request()
         if self._resumed:
-            trainer.should_stop = self._resumed["should_stop"]
-            trainer.callback_metrics.update(self._resumed["metrics"])
+            metrics, should_stop = self._resumed["metrics"], self._resumed["should_stop"]
+            restore_outcome(trainer, metrics, should_stop=should_stop)
             if trainer.is_global_zero and not are_loaders_exact(trainer):
                 say(
                     "training goes on in an epoch whose data loader cannot: it has no "
@@ -190,10 +181,8 @@ class Interruption(Callback):
         self._agreement, self._verdict = Agreement(), Verdict.GO_ON
         self._saved_at, self._epoch = time.monotonic(), trainer.current_epoch
         self._is_training = True
-        profiled: Any = trainer  # its profiler is set from afar
-        self._undo.callback(setattr, trainer, "profiler", profiled.profiler)
         before_fetch = functools.partial(self._before_batch, trainer)
-        profiled.profiler = FetchWatch(profiled.profiler, before_fetch)
+        self._undo.enter_context(watching_fetches(trainer, before_fetch))
 
     def on_train_batch_start(
         self,
@@ -205,8 +194,7 @@ class Interruption(Callback):
         """Let Lightning forget that it resumes: it would skip this epoch's ReduceLROnPlateau."""
         del pl_module, batch, batch_idx
         if self._resumed:
-            # Past its setter, which would also tell the inner loops.
-            trainer.fit_loop._restarting = False  # noqa: SLF001 - no public door
+            finish_restarting(trainer)
             self._resumed = {}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -238,7 +226,7 @@ class Interruption(Callback):
             period_seconds = self._saving.period_minutes * 60
             wish = self._wish(trainer, period_seconds * (EPOCH_SHARE if is_epoch_over else 1))
             self._verdict = max(self._verdict, self._agreement.reach(trainer, wish))
-        if not self._verdict or not _is_between_steps(trainer):
+        if not self._verdict or not is_between_steps(trainer):
             return
         verdict, self._verdict = self._verdict, Verdict.GO_ON
         if self._batches and not self._is_rerun:  # without a batch it is where this fit came from
@@ -270,7 +258,7 @@ class Interruption(Callback):
         metrics = trainer.callback_metrics  # what plateau schedulers and early stopping watch
         mine = {
             "random": random_state(trainer.strategy.root_device),
-            "loaders": _loop_state(checkpoint).get("combined_loader", []),
+            "loaders": fit_loop_state(checkpoint).get("combined_loader", []),
             "metrics": {name: value.detach().cpu().clone() for name, value in metrics.items()},
             "should_stop": trainer.should_stop,
         }
@@ -290,7 +278,7 @@ class Interruption(Callback):
         ranks = checkpoint[_KEY]["ranks"]
         if len(ranks) == trainer.world_size:
             self._resumed = ranks[trainer.global_rank]
-            _loop_state(checkpoint)["combined_loader"] = self._resumed["loaders"]
+            fit_loop_state(checkpoint)["combined_loader"] = self._resumed["loaders"]
         else:
             self._resumed = {**ranks[0], "random": None}
             if trainer.is_global_zero:
@@ -335,15 +323,3 @@ def _can_load_weights_only(path: Path) -> bool | None:
         return not torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
     except (ValueError, OSError):  # a directory, or a format of the user's own
         return None
-
-
-def _loop_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    state: dict[str, Any] = checkpoint["loops"]["fit_loop"]["state_dict"]
-    return state
-
-
-def _is_between_steps(trainer: Trainer) -> bool:
-    """Whether no gradients wait for further batches, and no batch is being trained on."""
-    batches = trainer.fit_loop.epoch_loop.batch_progress.current
-    is_idle = batches.ready == batches.completed
-    return is_idle and batches.completed % trainer.accumulate_grad_batches == 0

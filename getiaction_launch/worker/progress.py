@@ -5,11 +5,13 @@ import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from getiaction_launch.run.records import Progress
 from getiaction_launch.run.run import Run
 
 PERIOD_SECONDS = 1.0
@@ -26,7 +28,7 @@ class ProgressReport(Callback):
     def __init__(self, run: Run) -> None:
         self._run = run
         self._lock = threading.Lock()
-        self._report: dict[str, Any] = {}
+        self._report = Progress()
         self._next_at = 0.0
         # From here on the spec has been parsed and its objects are built.
         if os.environ.get("RANK", "0") == "0":
@@ -89,12 +91,12 @@ class ProgressReport(Callback):
     @property
     def phase(self) -> str | None:
         """What was told last."""
-        return self._report.get("phase")
+        return self._report.phase
 
     def update(self, **news: Any) -> None:  # noqa: ANN401 - JSON values
         """Tell ``news`` now, beside what was told before; for rank 0 alone, from any thread."""
         with self._lock:
-            self._report.update(news, updated_at=time.time())
+            self._report = replace(self._report, **news, updated_at=time.time())
             # Training must not wait for a disk each second, nor end when that is full.
             with contextlib.suppress(OSError):
-                self._run.write("progress", self._report, durable=False)
+                self._report.write(self._run, durable=False)

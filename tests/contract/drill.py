@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from getiaction_launch.run.attempt import read_attempts
+from getiaction_launch.run.records import AttemptRecord, read_attempts
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import open_path, read_json
 
@@ -111,8 +111,8 @@ class Drill:
 
     def is_over(self) -> bool:
         """Whether no other attempt follows, by the records alone: nothing is asked, nor started."""
-        *_, last = {}, *read_attempts(Run(self.run))
-        return "ended_at" in last and not last["goes_on"]
+        *_, last = AttemptRecord(), *read_attempts(Run(self.run))
+        return last.ended_at is not None and not last.goes_on
 
     def state(self) -> str:
         """As ``getiaction-launch status`` says it."""

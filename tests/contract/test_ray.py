@@ -68,7 +68,7 @@ def find(drill, word: str) -> psutil.Process:
 def test_ray_lists_the_run_and_where_it_lies(getiaction_launch, cluster, script, tmp_path):
     """The job has the user's name for it, or the run's, and metadata that lead to the run."""
     name = script("pass")
-    words = ["--cluster", "ray", "--entrypoint-num-cpus", "0.5", "--wait"]
+    words = ["--cluster", "ray", "--ray", "entrypoint_num_cpus=0.5", "--wait"]
     for own_name in (["--submission-id", f"mine-{tmp_path.name}"], []):
         result = getiaction_launch(*words, *own_name, name)
         assert result.returncode == 0, result.stderr

@@ -333,27 +333,6 @@ def test_dependency_on_a_run_by_its_name(submit, scontrol, getiaction_launch, st
     until(lambda: state(second)["state"] == "CANCELLED")
 
 
-def test_successor_takes_over_who_waits_for_its_job(cluster, submit, scontrol):
-    """Where a run goes on in another job, what waits for its success waits for that one."""
-    first = submit()
-    waits = submit("-d", f"after:{read_job(first)['job_id']},afterok:@last", held=False)
-    other = submit()
-    code = (
-        "import sys; from pathlib import Path; from getiaction_launch.run.run import Run; "
-        "from getiaction_launch.backends.slurm.successor import submit_successor; "
-        "submit_successor(Run(Path(sys.argv[1])), sys.argv[2])"
-    )
-    before = read_job(first)["job_id"]
-    cluster.cluster.run(sys.executable, "-c", code, first, before)
-    after = read_job(first)["job_id"]
-    assert after != before
-    assert scontrol(first)["Dependency"] == f"afterany:{before}(unfulfilled)"
-    wanted = f"after:{after}(unfulfilled),afterok:{after}(unfulfilled)"
-    assert scontrol(waits)["Dependency"] == wanted
-    assert scontrol(other)["Dependency"] == "(null)"
-    cluster.cluster.run("scancel", before)
-
-
 # State
 
 

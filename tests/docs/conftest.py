@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from getiaction.data.dot import write_dot_dataset
+from getiaction.demo import write_dot_dataset
 from getiaction.policies.act.resnet import ResNet
 
 ROOT = Path(__file__).parents[2]

@@ -2,13 +2,12 @@
 
 import json
 import re
-from dataclasses import fields
 from pathlib import Path
 
 from reader import shell
 
-from getiaction_launch.backends.ray import RayBackend
-from getiaction_launch.cli.settings import FLAGS
+from getiaction_launch.backends.flag import settings_of
+from getiaction_launch.backends.ray.settings import RaySettings
 from getiaction_launch.launch.cluster import read_cluster
 
 PAGE = (Path(__file__).parents[2] / "docs/ray.md").read_text()
@@ -36,8 +35,6 @@ def test_cluster_config_is_one(tmp_path):
 def test_flags_are_in_the_table():
     """Every flag for this cluster's settings is told of, with the key that it sets."""
     rows = [line for line in PAGE.splitlines() if line.startswith("| `-")]
-    known = {field.name for field in fields(RayBackend)}
-    for flag in FLAGS:
-        key = flag.key.rpartition(".")[2]
-        if key in known:
-            assert any(f"`{flag.names[0]}" in row and f"`{key}`" in row for row in rows), key
+    for setting in settings_of(RaySettings):
+        flag, key = f"`{setting.flag.names[0]}", f"`{setting.name}`"
+        assert any(flag in row and key in row for row in rows), key

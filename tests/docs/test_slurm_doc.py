@@ -2,19 +2,18 @@
 
 import json
 import re
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from reader import shell
 
 from getiaction_launch import errors
-from getiaction_launch.backends.slurm import SlurmBackend
+from getiaction_launch.backends.flag import settings_of
+from getiaction_launch.backends.slurm.settings import SlurmSettings
 from getiaction_launch.cli import follow as report
 from getiaction_launch.cli import main as cli
-from getiaction_launch.cli.settings import FLAGS
+from getiaction_launch.cli.grammar import RESTARTS
 from getiaction_launch.launch.cluster import read_cluster
-from getiaction_launch.plan.plan import Restarts
 from getiaction_launch.run.state import JobState
 
 PAGE = (Path(__file__).parents[2] / "docs/slurm.md").read_text()
@@ -61,11 +60,9 @@ def test_flags_are_in_the_table():
     """Every flag for this cluster's settings is told of, with the key that it sets."""
     rows = [line for line in PAGE.splitlines() if line.startswith("| `-")]
     table = "\n".join(rows) + PAGE[PAGE.index("`restarts` has flags") :]
-    known = {field.name for field in (*fields(SlurmBackend), *fields(Restarts))}
-    for flag in FLAGS:
-        key = flag.key.rpartition(".")[2]
-        if key not in known:
-            continue  # another backend's
+    flags = {setting.name: setting.flag for setting in settings_of(SlurmSettings)}
+    flags |= {key.rpartition(".")[2]: flag for key, (flag, _) in RESTARTS.items()}
+    for key, flag in flags.items():
         assert f"`{flag.names[0]}" in table
         assert key == "dependency" or f"`{key}`" in table or f"{key}:" in PAGE
 

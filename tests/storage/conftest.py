@@ -2,9 +2,12 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from clusters.s3 import S3
+
+from getiaction_launch.run.run import Run
 
 LIMIT_SECONDS = 30
 
@@ -21,6 +24,16 @@ def root(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     if request.param == "memory":
         return f"memory://{time.monotonic_ns()}/experiments"
     return f"{_used(request, monkeypatch).make_bucket()}/experiments"
+
+
+@pytest.fixture
+def run(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run on storage, and its staging directory on this machine."""
+    monkeypatch.setenv("GETIACTION_LAUNCH_STAGING_DIR", str(tmp_path / "staging"))
+    run = Run.claim(root, "act")
+    run.write("plan", {})
+    run.make_log_directory(0)
+    return run
 
 
 @pytest.fixture(params=["rclone", "ceph"])

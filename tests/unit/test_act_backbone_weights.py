@@ -101,7 +101,7 @@ def test_no_rank_uses_what_one_rank_misses(cache: Path, offline: list[float | No
     weights = BackboneWeights(NAME, "resnet18", None)
     assert weights.find(ranks(all_found=True)) == str(cache / FILE)
     assert weights.find(ranks(all_found=False)) is None
-    with pytest.warns(UserWarning, match="every node"):
+    with pytest.warns(UserWarning, match="is missing on some node"):
         weights.warn_if_missing()
     assert offline == []
 

@@ -296,7 +296,7 @@ def test_positions_of_an_image_are_detrs() -> None:
             r"dtype torch.uint8.*value / 255",
         ),
         ({"action": torch.rand(2, 2)}, r"action has shape \(2, 2\).*\(batch, 6, 2\).*delta_time"),
-        ({"action": torch.rand(2, 5, 2)}, r"\(2, 5, 2\), ACT needs \(batch, 6, 2\)"),
+        ({"action": torch.rand(2, 5, 2)}, r"\(2, 5, 2\), but ACT needs \(batch, 6, 2\)"),
     ],
 )
 def test_a_batch_that_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:

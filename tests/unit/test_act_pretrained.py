@@ -149,7 +149,7 @@ def test_missing_statistics_are_named(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"type": "diffusion"}, r"config.json says type='diffusion'"),
+        ({"type": "diffusion"}, r"config.json has type='diffusion'"),
         ({"dim_feedforward": 64}, r"do not fit their own config"),
         ({"normalization_mapping": {"STATE": "MIN_MAX"}}, "observation.state by MIN_MAX"),
         ({"n_obs_steps": 2}, "n_obs_steps=2"),

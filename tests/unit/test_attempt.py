@@ -8,18 +8,12 @@ import pytest
 
 from getiaction_launch.plan.plan import Plan, Restarts, Topology
 from getiaction_launch.run import attempt as attempts
-from getiaction_launch.run.attempt import (
-    EXIT_FAILED,
-    Attempt,
-    Ending,
-    allow_another,
-    judge,
-    may_begin,
-    read_attempts,
-    reopen,
-)
+from getiaction_launch.run import restart
+from getiaction_launch.run.attempt import EXIT_FAILED, Attempt, Ending
 from getiaction_launch.run.checkpoint import Checkpoint
-from getiaction_launch.run.run import Run, WorkerError
+from getiaction_launch.run.records import WorkerError, read_attempts
+from getiaction_launch.run.restart import allow_another, judge, may_begin, reopen
+from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED, Cause, JobState
 
 CRASHED = Ending(JobState.FAILED, Cause.CRASH, "ValueError")
@@ -62,8 +56,8 @@ def test_attempt_that_ended_without_a_word_is_a_node_failure(run):
         begin(run)
         assert may_begin(run) is is_allowed
     first, second = read_attempts(run)
-    assert (first["state"], first["cause"], first["goes_on"]) == ("FAILED", "node failure", True)
-    assert (second["cause"], second["goes_on"]) == ("node failure", False)
+    assert (first.state, first.cause, first.goes_on) == ("FAILED", "node failure", True)
+    assert (second.cause, second.goes_on) == ("node failure", False)
     reopen(run)
     assert may_begin(run)
 
@@ -86,7 +80,7 @@ def test_success_writes_done_with_the_last_progress(run):
     run.write("progress", {"step": 7})
     begin(run).end(Ending(JobState.SUCCEEDED))
     assert run.read("done")["step"] == 7
-    assert read_attempts(run)[0]["last_step"] == 7
+    assert read_attempts(run)[0].last_step == 7
 
 
 def error(rank=1, *, is_consequence=False, name="ValueError"):
@@ -148,12 +142,13 @@ def test_each_cause_has_its_own_budget(run):
 def test_endless_requeues_without_a_step_are_stopped(run, monkeypatch):
     """The time limit twice in a row from the same step: a third attempt would get no further."""
     checkpoint = None
-    monkeypatch.setattr(attempts, "newest", lambda _run: checkpoint)
+    for module in (attempts, restart):
+        monkeypatch.setattr(module, "newest", lambda _run: checkpoint)
     run.write("progress", {"phase": "starting"})
     for step, goes_on in ((None, True), (50, True), (50, True), (50, False)):
         attempt = begin(run)
         if step:
-            checkpoint = Checkpoint(run.directory, 0, 0, step, 0, "period", 1, time.time())
+            checkpoint = Checkpoint(0, 0, step, 0, "period", 1, time.time(), path=run.directory)
         allowed = allow_another(run, WARNED)
         assert allowed.goes_on is goes_on
         attempt.end(allowed)
@@ -175,5 +170,5 @@ def test_reopened_run_goes_on_and_is_no_longer_cancelled(run):
     begin(run).end(Ending(JobState.CANCELLED, Cause.CANCEL))
     run.write("cancel", {})
     reopen(run)
-    assert read_attempts(run)[0]["goes_on"]
+    assert read_attempts(run)[0].goes_on
     assert run.read("cancel") is None

@@ -6,7 +6,8 @@ import pytest
 
 from getiaction_launch.cli.show import Watch, final_loss, listing, phase, summary
 from getiaction_launch.launch.status import RunStatus
-from getiaction_launch.run.run import Run, WorkerError
+from getiaction_launch.run.records import Progress, WorkerError
+from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import JobState
 
 RUN = Run(Path("experiments/act/version_0"))
@@ -15,15 +16,15 @@ RUN = Run(Path("experiments/act/version_0"))
 def running(step: int, **progress: object) -> RunStatus:
     """A run in the middle of training."""
     progress = {"step": step, "total_steps": 90, **progress}
-    return RunStatus(RUN, JobState.RUNNING, progress=progress)
+    return RunStatus(RUN, JobState.RUNNING, progress=Progress(**progress))
 
 
 def test_final_loss_is_the_losses_once_training_first():
     """Losses are taken from all metrics, each once, validation last; without any, all metrics."""
     metrics = {"val/loss": 0.2, "lr": 1.0, "train/loss": 0.5, "train/loss_step": 9, "a_loss": 2}
-    assert final_loss({"metrics": metrics}) == "a_loss 2  train/loss 0.5  val/loss 0.2"
-    assert final_loss({"metrics": {"reward": 3.0}}) == "reward 3"
-    assert final_loss({}) == "none was logged"
+    assert final_loss(Progress(metrics=metrics)) == "a_loss 2  train/loss 0.5  val/loss 0.2"
+    assert final_loss(Progress(metrics={"reward": 3.0})) == "reward 3"
+    assert final_loss(Progress()) == "-"
 
 
 def test_phase_tells_step_speed_and_loss():
@@ -31,7 +32,10 @@ def test_phase_tells_step_speed_and_loss():
     progress = {"seconds_per_step": 0.25, "metrics": {"train/loss_step": 1.5, "val/loss": 2}}
     assert phase(running(7, **progress)) == "step 7/90  0.25 s/step  train/loss 1.5"
     assert phase(running(0, total_steps=None)) == "step 0/?"
-    assert phase(RunStatus(RUN, JobState.RUNNING, progress={"phase": "starting"})) == "starting"
+    assert (
+        phase(RunStatus(RUN, JobState.RUNNING, progress=Progress(phase="starting"))) == "starting"
+    )
+    assert phase(RunStatus(RUN, JobState.RUNNING)) == "no progress yet"
     assert phase(RunStatus(RUN, JobState.PENDING, "Priority")) == "PENDING (Priority)"
 
 
@@ -48,8 +52,8 @@ def test_listing_shows_the_best_metric_of_runs_that_watch_one(tmp_path):
     runs = [Run.claim(str(tmp_path), "act") for _ in range(2)]
     for run in runs:
         run.write("plan", {})
-    plain, watched = (RunStatus(run, JobState.RUNNING, progress={"step": 3}) for run in runs)
-    watched.progress["best"] = {"val/loss": 0.125}
+    plain, watched = (RunStatus(run, JobState.RUNNING, progress=Progress(step=3)) for run in runs)
+    watched.progress.best["val/loss"] = 0.125
     first, second, third = listing([plain, watched]).splitlines()
     assert first.split() == ["RUN", "STATE", "STEP", "LOSS", "AGE", "BEST"]
     assert second.endswith("0 min")
@@ -69,6 +73,7 @@ def test_summary_of_a_failure_names_error_and_log(tmp_path, monkeypatch):
     assert "rank 3 on node 1 (lab7): DatasetError: x.mp4 is cut off." in text
     assert "Download it again." in text
     assert "experiments/act/version_0/launch/logs/attempt_0/rank_3.log" in text
+    assert "\nresume       getiaction-launch resume experiments/act/version_0\n" in text
 
 
 def test_watch_is_quiet_off_a_terminal(capsys, monkeypatch):

@@ -2,9 +2,20 @@
 
 import pytest
 
+from getiaction_launch.backends.slurm import dependency
 from getiaction_launch.errors import CheckError, RunNotFoundError, UsageError
-from getiaction_launch.launch.dependency import resolve
 from getiaction_launch.run.run import Run
+
+
+def resolve(text, root):
+    """Resolve with a scheduler whose answers are good for an hour."""
+    return dependency.resolve(text, root, 3600)
+
+
+@pytest.fixture(autouse=True)
+def _queue(slurm):
+    """A SLURM in which job 77_3 waits."""
+    slurm.squeue("77_3|PENDING")
 
 
 @pytest.fixture
@@ -49,7 +60,7 @@ def test_what_can_never_be_is_refused(root, text):
 
 def test_run_without_a_job_is_refused(root):
     """It is not this scheduler's to wait for."""
-    with pytest.raises(CheckError, match="is no job of this scheduler"):
+    with pytest.raises(CheckError, match="is not a SLURM job, it was never submitted"):
         resolve("afterok:waits/version_0", root)
 
 

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from getiaction.data import DatasetError, DotDataModule, LeRobotDataset
-from getiaction.data import dot as dot_module
-from getiaction.data.dot import write_dot_dataset
+from getiaction.data import DatasetError, LeRobotDataset
+from getiaction.demo import DotDataModule, write_dot_dataset
+from getiaction.demo import dot as dot_module
 
 REPO = Path(__file__).parents[2]
 DATA = REPO / "tests" / "data" / "lerobot"
@@ -155,9 +155,9 @@ def test_holding_the_state_predicts_poorly_and_knowing_the_goal_well(root: Path)
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"num_episodes": 0}, "num_episodes=0"),
-        ({"image_size_px": 8}, "image_size_px=8"),
-        ({"image_size_px": 33}, "image_size_px=33"),
+        ({"num_episodes": 0}, "num_episodes must be at least 1, got 0"),
+        ({"image_size_px": 8}, "image_size_px must be an even number of at least 16, got 8"),
+        ({"image_size_px": 33}, "image_size_px must be an even number of at least 16, got 33"),
     ],
 )
 def test_arguments_out_of_range_are_refused(
@@ -173,7 +173,7 @@ def test_an_existing_folder_is_never_overwritten(tmp_path: Path) -> None:
     """A folder that is there is refused, and left as it is."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
-    with pytest.raises(DatasetError, match=r"exists already.*rm -r"):
+    with pytest.raises(DatasetError, match=r"already exists.*rm -r"):
         write_dot_dataset(tmp_path / "mine", num_episodes=1)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["file"]
 
@@ -234,6 +234,26 @@ def test_a_root_that_holds_another_dataset_is_refused(tmp_path: Path) -> None:
         datamodule.prepare_data()
 
 
+@pytest.mark.parametrize("name", ["getiaction.data.DotDataModule", "DotDataModule"])
+def test_specs_name_the_datamodule_as_before_it_moved(tmp_path: Path, name: str) -> None:
+    """Stored runs and specs that name it in `getiaction.data`, or by its bare name, still parse."""
+    from getiaction.cli import CLI
+
+    data = {"class_path": name, "init_args": {"root": str(tmp_path / "dot")}}
+    trainer = {"logger": False, "accelerator": "cpu"}
+    built = CLI({"model": "ACT", "data": data, "trainer": trainer}, run=False)
+    assert type(built.datamodule) is DotDataModule
+
+
+def test_it_can_be_imported_from_its_old_place() -> None:
+    """`from getiaction.data import DotDataModule` gives the same class; typos stay errors."""
+    import getiaction.data
+
+    assert getiaction.data.DotDataModule is DotDataModule
+    with pytest.raises(AttributeError, match="has no attribute 'DotDataModul'"):
+        _ = getiaction.data.DotDataModul
+
+
 def test_a_url_is_no_place_for_the_dot_dataset() -> None:
     """The datamodule writes to a local folder only, and says so."""
     with pytest.raises(DatasetError, match=r"s3://bucket/dot.*Use a folder"):
@@ -250,5 +270,5 @@ def test_the_example_script_writes_a_dataset(tmp_path: Path) -> None:
     assert LeRobotDataset(root=tmp_path / "dot").num_episodes == 2
     second = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     assert second.returncode == 2
-    assert "exists already" in second.stderr
+    assert "already exists" in second.stderr
     assert "Traceback" not in second.stderr

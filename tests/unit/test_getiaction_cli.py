@@ -223,8 +223,8 @@ def test_help_does_not_wait_for_lightning() -> None:
         (["--config", "broken.yaml"], "in broken.yaml, line 2"),
         (["--config", "absent.yaml"], "config: File does not exist: "),
         (["--config", "line.yaml", "--trainer.max_epochs=two"], "Given value: two"),
-        (["--model", "Lime"], "model: no class is known as 'Lime'."),
-        ([], "no model is given.\nName one: --model ACT"),
+        (["--model", "Lime"], "model: unknown class 'Lime'."),
+        ([], "no model given.\nUse --model ACT"),
         (["--config", "line.yaml", "--trainer.experiment_name=a/b"], "experiment_name='a/b'"),
         (["--config", "line.yaml", "--ckpt_path=no.ckpt"], "ckpt_path=no.ckpt does not exist."),
         (["--config", "line.yaml", "--trainer.devices=0"], "devices='0'"),
@@ -286,7 +286,7 @@ def test_a_config_of_the_users_is_never_overwritten(directory: Path) -> None:
     here = [
         f"--trainer.{v}" for v in ("logger=false", "default_root_dir=.", "experiment_name=null")
     ]
-    with pytest.warns(UserWarning, match=r"config\.yaml is there already and is kept"):
+    with pytest.warns(UserWarning, match=r"config\.yaml already exists and is kept"):
         CLI(["fit", "--config", "config.yaml", *here])
     assert own.read_text() == before
 

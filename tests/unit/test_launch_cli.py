@@ -2,13 +2,15 @@
 
 import json
 import re
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from getiaction_launch.cli.grammar import split_tokens
-from getiaction_launch.cli.main import main
+from getiaction_launch.cli.grammar import launch_parser, split_tokens
+from getiaction_launch.cli.main import VERBS, main
 from getiaction_launch.run.run import Run
 
 
@@ -17,12 +19,17 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
 
 
+def split(words: str) -> tuple[list[str], list[tuple[str, str]], list[str]]:
+    """Split the words behind ``getiaction-launch``."""
+    return split_tokens(words.split(), launch_parser("getiaction-launch", "").value_flags)
+
+
 def test_words_go_to_launcher_spec_and_script():
     """Plain flags are the launcher's, dotted ones the spec's, the rest the script's."""
     words = (
         "--nodes 2 --trainer.max_epochs=3 --model.lr 1e-4 --seed_everything 1 train.py --lr 3 -N"
     )
-    own, overrides, script = split_tokens(words.split())
+    own, overrides, script = split(words)
     assert own == ["--nodes", "2"]
     assert overrides == [
         ("trainer.max_epochs", "3"),
@@ -42,7 +49,7 @@ def test_words_go_to_launcher_spec_and_script():
 )
 def test_values_are_not_taken_for_scripts_or_verbs(words, own, script):
     """A flag's value is its own, whatever it looks like, and ``--`` ends the flags."""
-    assert split_tokens(words.split()) == (own, [], script)
+    assert split(words) == (own, [], script)
 
 
 @pytest.mark.parametrize(
@@ -50,18 +57,21 @@ def test_values_are_not_taken_for_scripts_or_verbs(words, own, script):
     [
         ("--trainer.max_epochs --wait", 2, "--trainer.max_epochs needs a value"),
         ("statuss @last", 2, "'statuss' is neither a verb nor a script: a script's name ends in"),
-        ("--cluster nope train.py --debug", 2, "--cluster nope: no cluster config"),
+        ("--cluster nope train.py --debug", 2, "--cluster nope: there is no cluster config"),
         ("ls nowhere", 2, "ls nowhere: there is no such directory"),
         ("--nodez 2 --config a.yaml", 2, "unknown argument '--nodez'.\nDid you mean '--nodes'?"),
         ("--nodes two --config a.yaml", 2, "invalid int value: 'two'"),
         ("--trainer.max_epochs", 2, "--trainer.max_epochs needs a value"),
         ("--config gone.yaml", 2, "--config gone.yaml: No such file"),
-        ("--cluster slrm --config a.yaml", 2, "--cluster slrm: no cluster config"),
+        ("--cluster slrm --config a.yaml", 2, "--cluster slrm: there is no cluster config"),
         ("--cluster ./slurm.yaml --config a.yaml", 2, "there is no such file"),
         ("status nothing", 2, "'nothing' is no run"),
         ("logs @last", 2, "there is no run under experiments"),
-        ("cancel", 2, "the following arguments are required: run"),
-        ("", 2, "give a spec or a script"),
+        ("cancel", 2, "the following arguments are required: RUN"),
+        ("--wait", 2, "give a spec or a script"),
+        ("--max-parallel 2 a.py", 2, "--max-parallel needs --sweep"),
+        ("--entrypoint-num-cpus 1 a.py", 2, "was replaced by --ray.\n--ray entrypoint_num_cpus=1"),
+        ("logs --attempt 7 @last", 2, "there is no run under experiments"),
     ],
 )
 def test_mistakes_are_answered_in_one_form(capsys, words, code, complaint):
@@ -71,6 +81,98 @@ def test_mistakes_are_answered_in_one_form(capsys, words, code, complaint):
     assert out == ""
     assert err.startswith("error: ")
     assert complaint in err
+
+
+def test_unknown_flag_is_answered_with_the_nearest_three(capsys):
+    """Not with all forty, which would bury the answer."""
+    assert main(["--nodez", "2", "--config", "a.yaml"]) == 2
+    what, fix = capsys.readouterr().err.splitlines()
+    assert what == "error: unknown argument '--nodez'."
+    nearest = "--nodes, --nodelist, --name"
+    assert fix == (
+        f"Did you mean '--nodes'? Nearest: {nearest}. All flags: getiaction-launch --help"
+    )
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_short_help_is_one_screen(capsys, monkeypatch, columns):
+    """It shows what most people need, and where the rest is."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with pytest.raises(SystemExit) as ended:
+        main(["-h"])
+    assert ended.value.code == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    lines = out.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 100
+    for word in ("--config", "--cluster", "--nodes", "--gpus-per-node", "--wait", *VERBS):
+        assert word in out
+    assert "All flags: getiaction-launch --help" in out
+    assert main([]) == 2  # a bare command is answered by the same
+    assert capsys.readouterr() == ("", out)
+
+
+def test_whole_help_has_a_group_for_each_backend(capsys, monkeypatch):
+    """Every flag once, with a fragment that can be read alone; plain text in a pipe."""
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    groups = re.findall(r"^(\S.*):\n  -", out, re.MULTILINE)
+    assert groups[-4:] == ["restarts", "SLURM", "Ray", "SLURM and Ray"]
+    flags = re.findall(r"^  (?:-\w, )?(--[\w-]+)", out, re.MULTILINE)
+    parser = launch_parser("getiaction-launch", "")
+    hidden = {f"--entrypoint-{name}" for name in ("num-cpus", "num-gpus", "resources")}
+    known = {flag for flag in parser._option_string_actions if flag.startswith("--")}
+    assert sorted(flags) == sorted(known - hidden - {"--dryrun"})
+    time = (
+        "-t, --time TIME Time limit of each job (90, 1:30:00, 2-12:00); training that needs longer"
+    )
+    assert time in " ".join(out.split())
+    for action in parser._actions:
+        assert action.help == "==SUPPRESS==" or len(action.help.split()) >= 3, action
+
+
+def test_help_is_coloured_on_a_terminal(capsys, monkeypatch):
+    """As the flags of other tools are."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with pytest.raises(SystemExit):
+        main(["-h"])
+    assert "\x1b[36m--config\x1b[0m" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_each_verb_has_a_help_of_its_own(capsys, verb, flag):
+    """A sentence that can be read alone, and two examples that name the verb."""
+    with pytest.raises(SystemExit) as ended:
+        main([verb, flag])
+    assert ended.value.code == 0
+    usage, about, examples = re.split(r"\n\n", capsys.readouterr().out)[:3]
+    assert usage.startswith(f"usage: getiaction-launch {verb}")
+    assert about.endswith(".")
+    assert len(about.split()) >= 4
+    lines = examples.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert f"getiaction-launch {verb}" in line or line.endswith(f"--{verb}")
+
+
+def test_what_is_not_printed_is_not_imported():
+    """A command's start needs no scheduler, no torch, and for no help the libraries of help."""
+    heavy = "torch lightning ray jsonargparse submitit rich rich_argparse"
+    code = (
+        "import sys; from getiaction_launch.cli.main import main; main(sys.argv[1:]); "
+        f"print([name for name in {heavy.split()} if name in sys.modules])"
+    )
+    for words, imported in ((["ls"], []), (["--nodez"], []), ([], ["rich", "rich_argparse"])):
+        result = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+        )
+        assert result.stdout.splitlines()[-1] == str(imported)
 
 
 def test_debug_shows_the_traceback():
@@ -110,7 +212,7 @@ def test_environment_stands_in_for_flags(capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out)["plan"]["topology"]["num_nodes"] == 2
     monkeypatch.setenv("GETIACTION_LAUNCH_NODES", "many")
     assert main(["--config", "a.yaml"]) == 2
-    assert "GETIACTION_LAUNCH_NODES='many' is no number" in capsys.readouterr().err
+    assert "GETIACTION_LAUNCH_NODES='many' is not a number" in capsys.readouterr().err
 
 
 def test_cluster_config_of_the_user_is_read_strictly(capsys):

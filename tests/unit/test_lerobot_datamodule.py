@@ -115,12 +115,12 @@ def test_validating_without_validation_data_is_refused(tmp_path: Path) -> None:
     ("kwargs", "message"),
     [
         ({}, "repo_id="),
-        ({"root": "x", "val_split": 1.0}, "val_split=1.0"),
-        ({"root": "x", "val_split": -0.1}, "val_split=-0.1"),
-        ({"root": "x", "train_batch_size": 0}, "train_batch_size=0"),
-        ({"root": "x", "val_batch_size": 0}, "val_batch_size=0"),
-        ({"root": "x", "num_workers": -1}, "num_workers=-1"),
-        ({"root": "x", "episodes": "all"}, "episodes='all' are no episode indices"),
+        ({"root": "x", "val_split": 1.0}, r"val_split must be in \[0, 1\), got 1.0"),
+        ({"root": "x", "val_split": -0.1}, r"val_split must be in \[0, 1\), got -0.1"),
+        ({"root": "x", "train_batch_size": 0}, "train_batch_size must be at least 1, got 0"),
+        ({"root": "x", "val_batch_size": 0}, "val_batch_size must be at least 1, got 0"),
+        ({"root": "x", "num_workers": -1}, 'num_workers must be at least 0 or "auto", got -1'),
+        ({"root": "x", "episodes": "all"}, "episodes must be a list of .* got 'all'"),
     ],
 )
 def test_wrong_arguments_are_refused_at_once(kwargs: dict[str, Any], message: str) -> None:

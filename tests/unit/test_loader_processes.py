@@ -63,7 +63,7 @@ def test_a_loader_process_that_dies_of_the_same_sigterm_is_no_crash(worker):
             send_sigterm_from_outside([os.getpid(), *pids])
 
     worker.monkeypatch.setattr(LoaderShield, "__call__", lambda *_: None)
-    worker.monkeypatch.setattr(interruption, "_is_between_steps", lambda _: False)
+    worker.monkeypatch.setattr(interruption, "is_between_steps", lambda _: False)
     assert worker.fit(data=loader(num_workers=1), on_step=send) is None
     worker.monkeypatch.setattr(interruption, "_request", lambda *_: None)
     with pytest.raises((RuntimeError, OSError, EOFError)):

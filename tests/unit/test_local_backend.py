@@ -7,29 +7,29 @@ import pytest
 from getiaction_launch.backends import local
 from getiaction_launch.errors import CheckError
 from getiaction_launch.launch.submit import prepare
-from getiaction_launch.run import attempt
+from getiaction_launch.system import ports as system_ports
 
 
 @pytest.fixture
 def ports(monkeypatch: pytest.MonkeyPatch) -> range:
     """Leave the backend three ports that nobody uses."""
-    for first in attempt.PORTS[::10]:
+    for first in system_ports.PORTS[::10]:
         with socket.socket() as probe:
             if all(probe.connect_ex(("127.0.0.1", first + i)) for i in range(3)):
-                monkeypatch.setattr(attempt, "PORTS", range(first, first + 3))
+                monkeypatch.setattr(system_ports, "PORTS", range(first, first + 3))
                 break
-    return attempt.PORTS
+    return system_ports.PORTS
 
 
 def test_reserved_ports_never_meet(ports):
     """While one run holds a port, even before it listens, no other run gets it."""
-    reserved = [attempt.reserve_port() for _ in ports]
+    reserved = [system_ports.reserve_port() for _ in ports]
     assert sorted(port for port, _ in reserved) == list(ports)
     with pytest.raises(CheckError, match=f"no port from {ports[0]} to {ports[-1]} is free"):
-        attempt.reserve_port()
+        system_ports.reserve_port()
     port, claim = reserved[0]
     claim.close()
-    again, claim = attempt.reserve_port()
+    again, claim = system_ports.reserve_port()
     assert again == port
     for _, other in [*reserved, (again, claim)]:
         other.close()
@@ -41,10 +41,10 @@ def test_port_that_somebody_listens_on_is_not_taken(ports, address):
     with socket.socket() as stranger:
         stranger.bind((address, ports[0]))
         stranger.listen()
-        reserved = [attempt.reserve_port() for _ in ports[1:]]
+        reserved = [system_ports.reserve_port() for _ in ports[1:]]
         assert ports[0] not in [port for port, _ in reserved]
         with pytest.raises(CheckError):
-            attempt.reserve_port()
+            system_ports.reserve_port()
     for _, claim in reserved:
         claim.close()
 

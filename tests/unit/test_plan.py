@@ -202,7 +202,7 @@ def test_script_that_wants_gpus_does_not_get_cpus(spec):
     assert spec
     Path("train.py").touch()
     plan, backend = prepare(script=["train.py"], nodes=2, gpus_per_node=4)
-    with pytest.raises(CheckError, match="2 nodes x 4 GPUs = 8 GPUs, but this machine shows 0"):
+    with pytest.raises(CheckError, match="2 nodes x 4 GPUs = 8 GPUs, but this machine has none"):
         backend.check(plan)
     plan, backend = prepare(script=["train.py"], nodes=2, gpus_per_node=0)
     backend.check(plan)
@@ -226,10 +226,10 @@ def test_gpus_are_shared_out_and_counted(spec, monkeypatch):
     assert "CUDA_VISIBLE_DEVICES=6,7 " in commands[1]
     Path("train.py").touch()
     plan, backend = prepare(script=["train.py"], nodes=2, gpus_per_node=4)
-    with pytest.raises(CheckError, match="2 nodes x 4 GPUs = 8 GPUs, but this machine shows 4"):
+    with pytest.raises(CheckError, match="2 nodes x 4 GPUs = 8 GPUs, but this machine has 4"):
         backend.check(plan)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    with pytest.raises(CheckError, match="2 nodes cannot share this machine's 1 GPUs"):
+    with pytest.raises(CheckError, match="2 nodes cannot share the 1 GPUs of this machine"):
         prepare(config=[spec], nodes=2, overrides=[("trainer.accelerator", "auto")])
 
 

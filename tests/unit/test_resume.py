@@ -14,8 +14,7 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from getiaction.data import LeRobotDataModule
 from getiaction.data.loader import EpochSampler, ResumableLoader
-
-FETCH = "[_TrainingEpochLoop].train_dataloader_next"
+from getiaction_launch.worker.lightning_seams import FETCH
 
 
 class _Noisy(Dataset[dict[str, Any]]):

@@ -11,10 +11,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from fake_slurm import DOWN, make_plan, make_run
+from fake_slurm import make_plan, make_run
 
 from getiaction_launch.backends.slurm import SlurmBackend, command, sbatch
-from getiaction_launch.backends.slurm.successor import submit_successor
+from getiaction_launch.backends.slurm.allocation import SlurmAllocation
 from getiaction_launch.errors import (
     CheckError,
     ClusterConfigError,
@@ -23,7 +23,10 @@ from getiaction_launch.errors import (
     UnreachableError,
 )
 from getiaction_launch.launch.cluster import ClusterConfig, read_cluster
+from getiaction_launch.node.allocation import Limits
+from getiaction_launch.node.sidecar import Sidecar
 from getiaction_launch.plan.plan import Topology
+from getiaction_launch.run.records import BackendRecord
 
 pytestmark = pytest.mark.usefixtures("slurm")
 
@@ -230,45 +233,20 @@ def test_job_is_written_down_so_that_any_shell_finds_it(tmp_path):
     assert again == dataclasses.replace(backend, dependency=None)
 
 
-def test_successor_waits_for_its_job_and_remembers_it(slurm, tmp_path):
+def test_successor_waits_for_its_job_and_remembers_it(slurm, tmp_path, monkeypatch):
     """Where a job cannot be requeued, the next one of its run starts when it has gone."""
     run = make_run(make_plan(tmp_path))
     SlurmBackend().submit([run], None)
     slurm.answer("sbatch", "Submitted batch job 13")
-    submit_successor(run, "12")
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    allocation = SlurmAllocation(BackendRecord(), Limits(1), Sidecar, {})
+    assert allocation.hand_over(run) is None
     record = run.read("job")
     assert (record["job_id"], record["previous_job_ids"]) == ("13", ["12"])
-    script = Path(record["job_dir"], "13_submission.sh").read_text()
+    script = Path(record["details"]["job_dir"], "13_submission.sh").read_text()
     assert "--dependency=afterany:12" in script
     own = make_run(make_plan(tmp_path), {"job_id": "5", "step_id": "0"})
-    with pytest.raises(RefusedError, match="your own"):
-        submit_successor(own, "5")
-
-
-def test_successor_takes_over_who_waits_for_its_job(slurm, tmp_path):
-    """Jobs that wait for the old one are moved, and nothing else; without squeue they stay."""
-    run = make_run(make_plan(tmp_path))
-    SlurmBackend().submit([run], None)
-    slurm.answer("sbatch", "Submitted batch job 13")
-    waiting = [
-        "13|afterany:12(unfulfilled)",
-        "20|afterok:9(failed):12(unfulfilled),after:7+12(unfulfilled)",
-        "21|afterok:12_1(unfulfilled),afterany:112(unfulfilled)",
-        "22|(null)",
-        "23|afternotok:12(unfulfilled)?singleton(unfulfilled)",
-        "23|afternotok:12(unfulfilled)?singleton(unfulfilled)",
-    ]
-    slurm.answer("squeue", "\n".join(waiting))
-    slurm.answer("scontrol", hook="[ $2 = JobId=20 ] && exit 1")  # it has begun meanwhile
-    submit_successor(run, "12")
-    assert sorted(slurm.calls("scontrol")) == [
-        "scontrol update JobId=20 Dependency=afterok:9:13,after:7+12",
-        "scontrol update JobId=23 Dependency=afternotok:13?singleton",
-    ]
-    slurm.answer("squeue", error=DOWN)
-    slurm.answer("sbatch", "Submitted batch job 14")
-    submit_successor(run, "13")
-    assert run.read("job")["job_id"] == "14"
+    assert "your own" in allocation.hand_over(own)
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
@@ -279,7 +257,7 @@ def test_job_directory_is_private(tmp_path, elsewhere):
     wanted = tmp_path / "jobs/act/version_0" if elsewhere else run.launch_directory / "slurm"
     wanted.mkdir(parents=True, mode=0o777)
     backend.submit([run], None)
-    assert Path(run.read("job")["job_dir"]) == wanted
+    assert Path(run.read("job")["details"]["job_dir"]) == wanted
     assert stat.S_IMODE(wanted.stat().st_mode) == 0o700
     assert (wanted / "12_submitted.pkl").is_file()
 
@@ -298,7 +276,7 @@ def test_sweep_is_one_array(slurm, tmp_path):
     SlurmBackend(python="python3").submit(runs, 2)
     assert len(slurm.calls("sbatch")) == 1
     assert [run.read("job")["job_id"] for run in runs] == ["12_0", "12_1", "12_2"]
-    folder = Path(runs[2].read("job")["job_dir"])
+    folder = Path(runs[2].read("job")["details"]["job_dir"])
     script = (folder / "12_submission.sh").read_text()
     assert "#SBATCH --array=0-2%2\n" in script
     assert "python3 -u -m submitit" in script

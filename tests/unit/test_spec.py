@@ -222,7 +222,7 @@ def test_a_file_that_lies_elsewhere_is_named_in_full(base, tmp_path, monkeypatch
 def test_a_class_by_its_name_alone(base):
     """A short name is shown in full, and what is below it are the defaults of the class."""
     values, origins = show([base], "--data=DotDataModule", "--data.num_episodes=5")
-    assert values["data.class_path"] == "getiaction.data.DotDataModule"
+    assert values["data.class_path"] == "getiaction.demo.DotDataModule"
     assert origins["data.class_path"] == "command line"
     assert origins["data.init_args.num_episodes"] == "command line"
     assert origins["data.init_args.val_split"] == "default"

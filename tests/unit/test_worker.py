@@ -7,7 +7,8 @@ import pytest
 import torch.distributed
 
 from getiaction_launch.plan.plan import Plan, Topology
-from getiaction_launch.run.run import Run, WorkerError
+from getiaction_launch.run.records import WorkerError
+from getiaction_launch.run.run import Run
 from getiaction_launch.worker import worker
 from getiaction_launch.worker.worker import _tells_of_a_lost_peer
 

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 from getiaction_launch.plan.plan import Plan, Saving, Topology
 from getiaction_launch.run.checkpoint import Interrupted
 from getiaction_launch.run.run import Run
-from getiaction_launch.worker import interruption
 from getiaction_launch.worker.interruption import Interruption
+from getiaction_launch.worker.lightning_seams import watch_fits
 
 LIMIT_SECONDS = 60
 BATCHES, EPOCHS = 5, 2
@@ -107,7 +107,7 @@ class Worker:
         plan = Plan("tiny", "", [], ["train.py"], Topology(1, 1, 0), "", saving=saving)
         self.run.write("plan", plan.to_json())
         self.monkeypatch.setenv("GETIACTION_LAUNCH_RESUME_FROM", str(resume_from or ""))
-        interruption._watch_fits.cache_clear()
+        watch_fits.cache_clear()
         self.monkeypatch.setattr(Trainer, "fit", ORIGINAL_FIT)
         self.monkeypatch.setattr(Interruption, "is_requested", False)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Pretrained weights of the vision backbone: where they are, and how they are had."""
+"""Pretrained weights of the vision backbone: where they are, and how they are downloaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-# torchvision's files; the name ends in the start of the file's SHA-256.
+# Files of torchvision, whose names end with the first digits of their SHA-256.
 _URL = "https://download.pytorch.org/models"
 _FILES = {"resnet18": "resnet18-f37072fd.pth", "resnet34": "resnet34-b627a593.pth"}
 _VERSIONS = ("IMAGENET1K_V1", "DEFAULT")
@@ -25,27 +25,28 @@ _LOCK_TIMEOUT_S = 600.0
 class BackboneWeights:
     """The weights that a backbone starts from.
 
-    ImageNet's are torchvision's files in torch's cache (the folder torch.hub.get_dir()), and are
-    downloaded where they are missing. A network that cannot be reached costs one time-out and a
-    warning, it is no error.
+    ImageNet weights are torchvision's files. They are looked up in torch's cache
+    (`torch.hub.get_dir()`) and downloaded if they are missing. If the network cannot be reached,
+    that costs one timeout and a warning, and training starts without them.
 
     Args:
         name_or_path: torchvision's name of ImageNet weights, such as
-            "ResNet18_Weights.IMAGENET1K_V1"; or a path or fsspec URL of such a file; or None.
-        backbone: "resnet18" or "resnet34".
-        norm: A normalisation that was asked for; pretrained weights leave no choice.
+            "ResNet18_Weights.IMAGENET1K_V1", or a path or fsspec URL of such a file; None starts
+            from random weights.
+        backbone: Name of the backbone, "resnet18" or "resnet34".
+        norm: Normalisation that the user chose; must be None if there are pretrained weights,
+            because they determine it.
 
     Raises:
-        ValueError: The name is that of another backbone's weights, or a normalisation was asked
-            for too.
+        ValueError: The weights belong to another backbone, or `norm` is given together with them.
     """
 
     def __init__(self, name_or_path: str | None, backbone: str, norm: str | None) -> None:
         if name_or_path is not None and norm is not None:
             message = (
-                f"ACT: backbone_norm={norm!r} beside pretrained_backbone_weights={name_or_path!r}, "
-                "which decide it\nleave out backbone_norm, or set pretrained_backbone_weights to "
-                "null"
+                f"ACT: backbone_norm={norm!r} cannot be combined with "
+                f"pretrained_backbone_weights={name_or_path!r}, which determine it\n"
+                "omit backbone_norm, or set pretrained_backbone_weights to null"
             )
             raise ValueError(message)
         self._path = name_or_path
@@ -66,10 +67,10 @@ class BackboneWeights:
             self._path = str(self._cached)
 
     def download(self) -> None:
-        """Bring ImageNet weights into torch's cache, if they are wanted and not there.
+        """Download ImageNet weights to torch's cache, if they are wanted and missing.
 
-        Of processes that start at once, one downloads and the others wait for it. If it fails,
-        they do not try again, so that many do not wait for many time-outs.
+        If several processes call this at once, one downloads and the others wait for it. If it
+        fails, the others do not retry, so that they do not wait for one timeout after another.
         """
         path = self._cached
         if path is None or path.exists():
@@ -92,14 +93,14 @@ class BackboneWeights:
             lock.release()
 
     def find(self, trainer: Trainer | None) -> str | None:
-        """Find the file that every rank can read.
+        """Find the weights, if every rank can read them.
 
         Args:
-            trainer: Its ranks agree: either all use the weights or none. Without one, missing
-                ImageNet weights are downloaded.
+            trainer: Trainer whose ranks must agree: either all use the weights or none does. If
+                None, missing ImageNet weights are downloaded first.
 
         Returns:
-            A path or URL; None where no weights are wanted, or where a rank misses them.
+            A path or URL; None if no weights are wanted, or if a rank does not have them.
         """
         if self._cached is None:
             return self._path
@@ -112,30 +113,32 @@ class BackboneWeights:
         return self._path if found else None
 
     def forget(self) -> None:
-        """Stop missing the weights: a checkpoint has better ones."""
+        """Do not warn about missing weights, because a checkpoint replaces them."""
         self._missing = False
 
     def warn_if_missing(self) -> None:
-        """Say once, on rank 0, that weights were looked for in vain, why, and what helps."""
+        """Warn once, on rank 0, that the weights were not found, with the reason and a fix."""
         if self._missing and self._cached is not None:
             rank_zero_warn(
-                f"ACT: no pretrained weights for {self._backbone}: {self._cached} is not there on "
-                f"every node ({self._reason}). The backbone starts from random weights with group "
-                f"normalisation, and needs more data and time. Put {_URL}/{self._cached.name} "
-                "there, or set pretrained_backbone_weights to a path, or to null if you want it so."
+                f"ACT: no pretrained weights for {self._backbone}: {self._cached} is missing on "
+                f"some node ({self._reason}). The backbone starts from random weights with group "
+                f"normalisation, and needs more data and time. Save {_URL}/{self._cached.name} as "
+                "that file, or set pretrained_backbone_weights to its path. To train from scratch "
+                "without this warning, set it to null."
             )
         self._missing = False
 
 
 def load_weights(backbone: nn.Module, path: str) -> None:
-    """Read weights into a backbone.
+    """Load pretrained weights into a backbone.
 
     Args:
         backbone: A `ResNet` with frozen batch normalisation.
-        path: File with torchvision's names that torch.save wrote: a local path or an fsspec URL.
+        path: Local path or fsspec URL of a file that `torch.save` wrote, with torchvision's
+            parameter names.
 
     Raises:
-        ValueError: There is no such file, or its weights do not fit.
+        ValueError: The file does not exist or cannot be read, or its weights do not fit.
     """
     try:
         with fsspec.open(path, "rb") as file:
@@ -146,17 +149,37 @@ def load_weights(backbone: nn.Module, path: str) -> None:
             if not name.startswith("fc.") and not name.endswith("num_batches_tracked")
         }
         backbone.load_state_dict(weights)
-    except Exception as error:  # each file system and each kind of damage has its own exception
+    except Exception as error:  # file systems and kinds of damage have their own exceptions
         message = (
-            f"ACT: pretrained_backbone_weights={path!r} cannot be used: {error}\n"
+            f"ACT: pretrained_backbone_weights={path!r} cannot be loaded: {error}\n"
             f"use a copy of {_URL}/{_FILES['resnet18']} (resnet18), or null to train from scratch"
         )
         raise ValueError(message) from error
 
 
+def refuse_weights_on_some_ranks(trainer: Trainer, norm: str | None) -> None:
+    """Check that either every rank starts from pretrained backbone weights or none does.
+
+    Args:
+        trainer: Trainer whose ranks are compared; every rank must call this.
+        norm: Normalisation of this rank's backbone, which follows from its weights.
+
+    Raises:
+        RuntimeError: The ranks have different normalisations.
+    """
+    frozen = norm == "frozen_batch_norm"
+    decide = trainer.strategy.reduce_boolean_decision
+    if decide(frozen, all=True) != decide(frozen, all=False):
+        message = (
+            "some ranks found the pretrained weights of the backbone and others did not\n"
+            "use one file for all ranks: pretrained_backbone_weights=/shared/resnet18.pth"
+        )
+        raise RuntimeError(message)
+
+
 @contextlib.contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    # torch.hub offers no time-out of its own.
+    # torch.hub has no option for a timeout.
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

@@ -1,4 +1,4 @@
-"""The shape of an Action Chunking Transformer."""
+"""ACTConfig: the shape of an Action Chunking Transformer."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ POSITIVE = (
 
 @dataclass(frozen=True)
 class ACTConfig:
-    """Everything that decides the layers of an ACT, apart from the dataset's features.
+    """Everything that determines the layers of an ACT, apart from the dataset's features.
 
     Names and defaults are those of lerobot's ACT, which follow the paper (Zhao et al. 2023,
-    https://arxiv.org/abs/2304.13705, table III), apart from `image_size` and `backbone_norm`.
-    See `ACT` for the meaning of each field.
+    https://arxiv.org/abs/2304.13705, table III); only `image_size` and `backbone_norm` are added.
+    The arguments of `ACT` with the same names describe each field.
 
     Raises:
-        ValueError: A value is out of range, or two of them contradict each other.
+        ValueError: A value is out of range, or two values contradict each other.
     """
 
     n_obs_steps: int = 1
@@ -57,17 +57,17 @@ class ACTConfig:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> ACTConfig:
-        """Take the fields of this class out of a larger mapping.
+        """Create a config from a mapping that may have other keys as well.
 
         Args:
-            values: Hyper-parameters of a policy, or a lerobot config.json; other keys are ignored,
-                and so is a backbone_norm that is not decided yet (None).
+            values: Hyperparameters of a policy, or the contents of a lerobot config.json. Other
+                keys are ignored, and so is a backbone_norm of None, which is not decided yet.
 
         Returns:
-            The config; absent fields have their defaults.
+            The config, in which fields that are missing in `values` have their defaults.
 
         Raises:
-            ValueError: See the class.
+            ValueError: A value is out of range, or two values contradict each other.
         """
         chosen = {field.name: values[field.name] for field in fields(cls) if field.name in values}
         if chosen.get("backbone_norm") is None:
@@ -78,12 +78,12 @@ class ACTConfig:
 
     def __post_init__(self) -> None:
         for name in POSITIVE:
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "use 1 or more")
+            _require(getattr(self, name) >= 1, name, getattr(self, name), f"use {name}=1 or more")
         _require(
             self.n_obs_steps == 1,
             "n_obs_steps",
             self.n_obs_steps,
-            "ACT looks at the current observation only: n_obs_steps=1",
+            "ACT uses the current observation only: n_obs_steps=1",
         )
         _require(
             self.n_action_steps <= self.chunk_size,
@@ -96,13 +96,13 @@ class ACTConfig:
             self.temporal_ensemble_coeff is None or self.n_action_steps == 1,
             "n_action_steps",
             self.n_action_steps,
-            "temporal ensembling asks for a new chunk at every step: n_action_steps=1",
+            "temporal ensembling predicts a new chunk at every step: n_action_steps=1",
         )
         _require(
             self.dim_model % self.n_heads == 0 and self.dim_model % 4 == 0,
             "dim_model",
             self.dim_model,
-            f"use a multiple of n_heads={self.n_heads} and of 4 (sine and cosine of two axes)",
+            f"use a multiple of n_heads={self.n_heads} and of 4, for sine and cosine of two axes",
         )
         _require(0 <= self.dropout < 1, "dropout", self.dropout, "use 0 <= dropout < 1")
         size = self.image_size
@@ -110,7 +110,7 @@ class ACTConfig:
             size is None or (len(size) == 2 and min(size) >= 1),  # noqa: PLR2004 - height and width
             "image_size",
             size,
-            "use (height, width) in pixels, or null to leave the images as they are",
+            "use (height, width) in pixels, or null to keep the size of the images",
         )
         for name, known in (
             ("feedforward_activation", ACTIVATIONS),
@@ -123,5 +123,5 @@ class ACTConfig:
 
 def _require(condition: bool, name: str, value: object, fix: str) -> None:
     if not condition:
-        message = f"ACT: {name}={value!r} is not possible\n{fix}"
+        message = f"ACT: invalid {name}={value!r}\n{fix}"
         raise ValueError(message)

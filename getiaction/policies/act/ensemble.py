@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 class TemporalEnsemble:
-    """Average, for each moment, all the actions that were ever predicted for it.
+    """Averages all the actions that were predicted for a time step by overlapping chunks.
 
     Zhao et al. 2023, https://arxiv.org/abs/2304.13705, section IV-B and algorithm 2: the i-th
-    prediction for a moment, counted from the oldest (i = 0), has the weight exp(-coeff * i). A
-    positive coefficient trusts old predictions more, zero is the plain mean.
+    prediction for a time step, counted from the oldest (i = 0), has the weight exp(-coeff * i). A
+    positive coefficient gives old predictions more weight; zero gives the plain mean.
 
     Args:
         coeff: Coefficient of the exponential weights; the paper uses 0.01.
-        chunk_size: Actions per chunk.
+        chunk_size: Number of actions in a chunk.
     """
 
     def __init__(self, coeff: float, chunk_size: int) -> None:
@@ -25,16 +25,16 @@ class TemporalEnsemble:
         self._weight_sum: Tensor | None = None
 
     def update(self, chunk: Tensor) -> Tensor:
-        """Add the newest chunk and take the action of this moment.
+        """Add the newest chunk, and return the action of the current time step.
 
         Args:
-            chunk: (B, chunk_size, A), actions for this moment and those after it.
+            chunk: Actions for the current time step and those after it, (B, chunk_size, A).
 
         Returns:
-            (B, A), the weighted mean of all predictions for this moment.
+            Weighted mean of all predictions for the current time step, (B, A).
         """
         size = chunk.shape[1]
-        # How many earlier chunks reached each moment: the last moment of a chunk is always new.
+        # The number of earlier chunks that cover each time step; the last one of a chunk is new.
         n_earlier = torch.arange(size - 1, -1, -1).clamp(max=self._steps)
         weights = self._weights[n_earlier].to(chunk)
         weighted = weights[:, None] * chunk

@@ -26,12 +26,12 @@ GREY_OR_RGB = (1, 3)
 
 
 class ACTOutput(NamedTuple):
-    """What the network says about a batch.
+    """The network's output for a batch.
 
     Attributes:
-        actions: (B, chunk_size, A), normalised.
-        mu: (B, latent_dim), mean of the posterior; None where there is none.
-        log_sigma_x2: (B, latent_dim), log of the posterior's variance; None where there is none.
+        actions: Normalised actions, (B, chunk_size, A).
+        mu: Mean of the posterior, (B, latent_dim); None outside training and without a VAE.
+        log_sigma_x2: Logarithm of the posterior's variance, (B, latent_dim); None where `mu` is.
     """
 
     actions: Tensor
@@ -43,10 +43,10 @@ class ACTLoss(NamedTuple):
     """The loss of a batch and its parts, each a scalar.
 
     Attributes:
-        loss: l1_loss + kl_weight * kl_loss.
-        l1_loss: Mean absolute error of normalised actions, over those that are not padding.
-        kl_loss: KL divergence from the posterior to N(0, 1), summed over the latent and averaged
-            over the batch; zero without a posterior.
+        loss: Sum of the parts, l1_loss + kl_weight * kl_loss.
+        l1_loss: Mean absolute error of the normalised actions, without padding.
+        kl_loss: KL divergence of the posterior from N(0, 1), summed over the latent dimensions and
+            averaged over the batch; zero if there is no posterior.
     """
 
     loss: Tensor
@@ -57,23 +57,23 @@ class ACTLoss(NamedTuple):
 class ACTModel(nn.Module):
     """Action Chunking Transformer, Zhao et al. 2023, https://arxiv.org/abs/2304.13705.
 
-    Observations become tokens [latent, state, environment state, pixels of each camera's feature
-    map] of a transformer encoder; the decoder asks them for chunk_size actions. In training the
-    latent is drawn from a posterior that a second encoder finds from the actions themselves (a
-    conditional VAE); elsewhere it is zero.
+    A transformer encoder gets the observations as tokens: the latent, the state, the environment
+    state, and each pixel of the cameras' feature maps. The decoder attends to them with chunk_size
+    queries, one for each action. In training the latent is drawn from a posterior, which a second
+    encoder computes from the actions (a conditional VAE); otherwise it is zero.
 
-    Parameters have lerobot's names, so its weights load as they are. Beside them there are the
-    normaliser's buffers.
+    Parameters have the names of lerobot's, whose weights can therefore be loaded unchanged. In
+    addition there are the buffers of the normaliser.
 
     Args:
-        config: Shape of the network.
-        stats: The dataset's features: "type", "shape" and statistics by key. Cameras are the
-            features of type "VISUAL"; apart from these "observation.state",
-            "observation.environment_state" and "action" are used, all others ignored.
+        config: Configuration that determines the shape of the network.
+        stats: Type, shape and statistics of each of the dataset's features by key. Features of type
+            "VISUAL" are cameras; besides these, "observation.state",
+            "observation.environment_state" and "action" are used. Others are ignored.
 
     Raises:
-        ValueError: The dataset has no action, or nothing to see, or a camera that is neither
-            grey nor RGB.
+        ValueError: The dataset has no action, or neither camera nor environment state, or a camera
+            that is neither grey nor RGB.
     """
 
     vae_encoder_pos_enc: Tensor
@@ -130,16 +130,17 @@ class ACTModel(nn.Module):
         """Predict a chunk of actions for each observation.
 
         Args:
-            batch: Cameras (B, C, H, W) in [0, 1], "observation.state" (B, D),
-                "observation.environment_state" (B, E), all in the dataset's units; in training
-                with a VAE also "action" (B, chunk_size, A) and "action_is_pad" (B, chunk_size).
-            noise: (B, latent_dim), a sample of N(0, 1) to draw the latent with; None draws one.
+            batch: Observations in the dataset's units: cameras (B, C, H, W) in [0, 1],
+                "observation.state" (B, D) and "observation.environment_state" (B, E). In training
+                with a VAE also "action" (B, chunk_size, A), and "action_is_pad" (B, chunk_size)
+                bool if there is padding.
+            noise: Sample of N(0, 1) that the latent is drawn with, (B, latent_dim); None draws one.
 
         Returns:
-            The prediction, with the posterior in training with a VAE.
+            The normalised actions, and in training with a VAE the posterior.
 
         Raises:
-            ValueError: The batch lacks a feature, or has one of another shape.
+            ValueError: The batch lacks a feature, or a feature has the wrong shape.
         """
         batch = self._as_vectors(batch)
         self._check(batch, self.observations)
@@ -169,7 +170,7 @@ class ACTModel(nn.Module):
         for image in self._images(batch):
             features = self.encoder_img_feat_input_proj(self.backbone(image))
             height, width = features.shape[-2:]
-            # Cameras of one size are stacked along the batch: one run of the backbone for all.
+            # Cameras of the same size are stacked along the batch, so that the backbone runs once.
             features = features.flatten(2).transpose(1, 2).unflatten(0, (-1, n_batch))
             position = sine_position_2d(height, width, self.config.dim_model, features.device)
             position = position.to(features.dtype)
@@ -188,29 +189,29 @@ class ACTModel(nn.Module):
         """Predict chunks of actions in the dataset's units.
 
         Args:
-            batch: Observations, as in `forward`.
+            batch: Observations in the dataset's units, as for `forward`.
 
         Returns:
-            (B, chunk_size, A).
+            Actions in the dataset's units, (B, chunk_size, A).
         """
         return self.normalizer.denormalize(ACTION, self(batch).actions)
 
     def loss(
         self, batch: Mapping[str, Any], kl_weight: float, noise: Tensor | None = None
     ) -> ACTLoss:
-        """Compute the loss of the paper's equation 1, without counting padding.
+        """Compute the loss of the paper's equation 1, ignoring padding.
 
         Args:
-            batch: As in `forward`; "action" is always needed, "action_is_pad" where there is
-                padding.
-            kl_weight: Weight of the KL divergence.
-            noise: As in `forward`.
+            batch: Observations and actions, as for `forward`; "action" is always needed, and
+                "action_is_pad" if there is padding.
+            kl_weight: Weight of the KL divergence in the loss.
+            noise: Sample of N(0, 1) that the latent is drawn with, (B, latent_dim); None draws one.
 
         Returns:
-            The loss and its parts.
+            The loss and its parts, each a scalar.
 
         Raises:
-            ValueError: The batch lacks a feature, or has one of another shape.
+            ValueError: The batch lacks a feature, or a feature has the wrong shape.
         """
         batch = self._as_vectors(batch)
         self._check(batch, [ACTION])
@@ -221,7 +222,7 @@ class ACTModel(nn.Module):
         if is_pad is None:
             l1_loss = errors.mean()
         else:
-            # A batch of nothing but padding has loss zero, not NaN.
+            # A batch that is all padding has a loss of zero, not NaN.
             n_valid = (~is_pad).sum().clamp(min=1) * errors.shape[-1]
             l1_loss = errors.masked_fill(is_pad[..., None], 0).sum() / n_valid
         kl_loss = torch.zeros_like(l1_loss)
@@ -242,7 +243,7 @@ class ACTModel(nn.Module):
         mask = None
         if "action_is_pad" in batch:
             mask = functional.pad(~batch["action_is_pad"], (n_extra, 0), value=True)[:, None, None]
-        # Nothing but the class token is read, so the last layer computes nothing else.
+        # Only the class token is used, so the last layer computes nothing else.
         class_token = self.vae_encoder(
             torch.cat(tokens, dim=1), self.vae_encoder_pos_enc, mask, n_out=1
         )[:, 0]
@@ -261,7 +262,7 @@ class ACTModel(nn.Module):
         return [torch.cat(images) for images in by_size.values()]
 
     def _as_vectors(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Give features of shape (1,), bare numbers in LeRobot's samples, their axis."""
+        """Add the last axis to features of shape (1,), which are scalars in LeRobot's samples."""
         numbers = {
             key: batch[key][..., None]
             for key, shape in self.shapes.items()
@@ -272,7 +273,7 @@ class ACTModel(nn.Module):
     def _check(self, batch: Mapping[str, Any], keys: Iterable[str]) -> None:
         for key in keys:
             if key not in batch:
-                message = f"ACT needs {key!r}, the batch has {', '.join(batch)}"
+                message = f"ACT needs {key!r}, but the batch has only {', '.join(batch)}"
                 raise ValueError(message)
             value, shape = batch[key], self.shapes[key]
             if key == ACTION:
@@ -280,23 +281,23 @@ class ACTModel(nn.Module):
                 fits = value.shape[1:] == shape
                 fix = (
                     f'set delta_timestamps={{"action": [i / fps for i in range({shape[0]})]}}, or '
-                    "train with getiaction.train.Trainer, which asks the dataset for such chunks"
+                    "train with getiaction.train.Trainer, which requests such chunks"
                 )
             elif key in self.cameras:
                 # Image transforms may change height and width.
                 fits = value.ndim == len(shape) + 1 and value.shape[1] == shape[0]
-                fix = "one image of the current moment per sample; add a batch dimension to a lone "
-                fix += "one with image[None]"
+                fix = "pass one image of the current time per sample; add a batch dimension to a "
+                fix += "single image: image[None]"
             else:
                 fits = value.shape[1:] == shape
-                fix = "one observation of the current moment per sample; add a batch dimension to "
-                fix += "a lone one with value[None]"
+                fix = "pass one observation of the current time per sample; add a batch dimension "
+                fix += "to a single one: value[None]"
             if not fits:
                 wanted = ", ".join(map(str, ("batch", *shape)))
-                message = f"{key} has shape {tuple(value.shape)}, ACT needs ({wanted})\n{fix}"
+                message = f"{key} has shape {tuple(value.shape)}, but ACT needs ({wanted})\n{fix}"
                 raise ValueError(message)
             if not value.is_floating_point():
-                message = f"{key} has dtype {value.dtype}, ACT needs float32\n"
+                message = f"{key} has dtype {value.dtype}, but ACT needs float32\n"
                 message += "value / 255" if key in self.cameras else "value.float()"
                 raise ValueError(message)
 
@@ -305,16 +306,16 @@ def _camera_keys(stats: Mapping[str, Mapping[str, Any]]) -> list[str]:
     keys = [key for key, feature in stats.items() if feature["type"] == "VISUAL"]
     message = ""
     if ACTION not in stats:
-        message = f"ACT needs the feature 'action', the dataset has {', '.join(stats)}\n"
+        message = f"ACT needs the feature 'action', but the dataset has {', '.join(stats)}\n"
         message += "rename the dataset's action to 'action'"
     elif not keys and ENVIRONMENT_STATE not in stats:
-        message = f"ACT needs a camera or {ENVIRONMENT_STATE!r}, the dataset has "
+        message = f"ACT needs a camera or {ENVIRONMENT_STATE!r}, but the dataset has "
         message += f"{', '.join(stats)}\nuse a dataset with an observation.image"
     for key in keys:
         n_channels = stats[key]["shape"][0]
         if n_channels not in GREY_OR_RGB:
-            message = f"{key} has {n_channels} channels, ACT sees grey (1) or RGB (3)\n"
-            message += "leave this camera out of the dataset's features"
+            message = f"{key} has {n_channels} channels, but ACT needs grey (1) or RGB (3)\n"
+            message += "remove this camera from the dataset's features"
     if message:
         raise ValueError(message)
     return keys

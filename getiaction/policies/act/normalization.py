@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from getiaction.data.stats import IMAGENET_MEAN, IMAGENET_STD
 
-# A feature that hardly moves must not be blown up. Image statistics on disk can be wrong by a
-# factor of 200 (huggingface/lerobot#3682); no real camera has a smaller std than this.
+# A feature that hardly changes must not be amplified. Stored image statistics can be wrong by a
+# factor of 200 (huggingface/lerobot#3682); the std of a real camera is always larger than this.
 IMAGE_STD_FLOOR = 1e-2
 STD_FLOOR = 1e-4
 
@@ -20,18 +20,19 @@ STD_FLOOR = 1e-4
 def policy_stats(
     dataset_stats: Mapping[str, Mapping[str, Any]], *, use_imagenet_stats: bool
 ) -> dict[str, dict[str, Any]]:
-    """Choose the statistics that a policy normalises by.
+    """Choose the statistics that a policy normalises with.
 
     Args:
-        dataset_stats: Per feature "type", "shape", "mean" and "std"; numbers, lists or arrays.
-        use_imagenet_stats: Take ImageNet's mean and std for cameras with three channels.
+        dataset_stats: "type", "shape", "mean" and "std" of each feature by key, as numbers, lists
+            or arrays.
+        use_imagenet_stats: Whether to use ImageNet's mean and std for cameras with three channels.
 
     Returns:
-        The same four entries per feature in plain Python, so that checkpoints that hold them load
-        with weights_only=True; each std is at or above a floor.
+        The same four entries of each feature as plain Python values, so that checkpoints with them
+        load with weights_only=True. Every std is at least 1e-2 for images and 1e-4 for others.
 
     Raises:
-        ValueError: A feature lacks its type or shape.
+        ValueError: A feature has no type or no shape.
     """
     stats: dict[str, dict[str, Any]] = {}
     for key, feature in dataset_stats.items():
@@ -53,13 +54,13 @@ def policy_stats(
 
 
 def refuse_imagenet_stats(dataset_stats: Mapping[str, Mapping[str, Any]]) -> None:
-    """Do not take ImageNet's statistics for a dataset's own.
+    """Check that a dataset has statistics of its own, and not ImageNet's in their place.
 
     Args:
-        dataset_stats: As for `policy_stats`.
+        dataset_stats: "type", "shape", "mean" and "std" of each feature by key.
 
     Raises:
-        ValueError: A camera has ImageNet's mean.
+        ValueError: The mean of a camera equals ImageNet's.
     """
     for key, feature in dataset_stats.items():
         if feature["type"] != "VISUAL" or "mean" not in feature:
@@ -68,23 +69,23 @@ def refuse_imagenet_stats(dataset_stats: Mapping[str, Mapping[str, Any]]) -> Non
         imagenet = torch.tensor(IMAGENET_MEAN, dtype=mean.dtype)
         if mean.shape == imagenet.shape and torch.allclose(mean, imagenet, atol=1e-6):
             message = (
-                f"ACT(use_imagenet_stats=False), but the dataset gives ImageNet's statistics of "
-                f"{key}\nLeRobotDataModule(use_imagenet_stats=False) too"
+                f"ACT has use_imagenet_stats=False, but the dataset has ImageNet's statistics for "
+                f"{key}\nset LeRobotDataModule(use_imagenet_stats=False) too"
             )
             raise ValueError(message)
 
 
 class Normalizer(nn.Module):
-    """Maps features to zero mean and unit standard deviation, and back.
+    """Scales features to zero mean and unit standard deviation, and back.
 
-    Mean and std are buffers, so a checkpoint carries them.
+    Mean and std are buffers, so checkpoints contain them.
 
     Args:
-        stats: Per feature "type", "shape" and, unless it shall stay as it is, "mean" and "std",
-            with one value per channel of an image and per element of anything else.
+        stats: "type", "shape", "mean" and "std" of each feature by key. Images have one mean and
+            std per channel, other features one per element; a feature without them is not scaled.
 
     Raises:
-        ValueError: Statistics do not have the shape of their feature.
+        ValueError: The statistics of a feature do not have its shape.
     """
 
     def __init__(self, stats: Mapping[str, Mapping[str, Any]]) -> None:
@@ -109,29 +110,29 @@ class Normalizer(nn.Module):
         """Subtract the mean and divide by the std.
 
         Args:
-            key: The feature's key, such as "observation.state".
-            value: (..., *shape) in the dataset's units.
+            key: Key of the feature, such as "observation.state".
+            value: Values in the dataset's units, (..., *shape).
 
         Returns:
-            The same shape, without unit.
+            Normalised values of the same shape.
         """
         name = _name(key)
         return (value - self.get_buffer(f"{name}_mean")) / self.get_buffer(f"{name}_std")
 
     def denormalize(self, key: str, value: Tensor) -> Tensor:
-        """Undo `normalize`.
+        """Multiply by the std and add the mean.
 
         Args:
-            key: The feature's key, such as "action".
-            value: (..., *shape), normalised.
+            key: Key of the feature, such as "action".
+            value: Values that are normalised, (..., *shape).
 
         Returns:
-            The same shape in the dataset's units.
+            Values of the same shape in the dataset's units.
         """
         name = _name(key)
         return value * self.get_buffer(f"{name}_std") + self.get_buffer(f"{name}_mean")
 
 
 def _name(key: str) -> str:
-    # A buffer's name must not hold a dot.
+    # The name of a buffer must not contain a dot.
     return key.replace(".", "_")

@@ -1,4 +1,4 @@
-"""Weights that were trained before: lerobot's directories, and our own checkpoints."""
+"""Reads a trained ACT: from a directory that lerobot wrote, or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from getiaction.policies.act.model import ACTModel
 _CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
 _NORMALIZER = "policy_preprocessor*normalizer*.safetensors"
-# lerobot up to 0.3 keeps statistics as buffers of the policy, under these names.
+# lerobot up to 0.3 stores statistics as buffers of the policy, in modules with these names.
 _BUFFERS = ("normalize_inputs", "normalize_targets", "unnormalize_outputs")
-# These do not shape the weights, so whoever loads them may choose anew.
+# These do not affect the shape of the weights, so they can be set when the weights are loaded.
 _CALLERS_CHOICE = ("n_action_steps", "temporal_ensemble_coeff", "dropout")
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A trained ACT on its way into a new one.
+    """A trained ACT that was read from files.
 
     Attributes:
-        hparams: Arguments of `ACT` that the weights decide.
-        stats: Features and statistics by key, as in `LeRobotDataset.stats`.
-        weights: Values by name of `ACTModel.state_dict()`.
-        path: Where they come from.
+        hparams: Arguments of `ACT` that the weights determine.
+        stats: Type, shape and statistics of each feature by key, as in `LeRobotDataset.stats`.
+        weights: Tensors by parameter name, as in `ACTModel.state_dict()`.
+        path: File or directory that the weights were read from.
     """
 
     hparams: dict[str, Any]
@@ -43,13 +43,13 @@ class Pretrained:
     path: str
 
     def load_into(self, model: ACTModel) -> None:
-        """Copy the weights.
+        """Copy the weights into a network.
 
         Args:
-            model: Built from `hparams` and `stats`.
+            model: Network that was built from `hparams` and `stats`.
 
         Raises:
-            ValueError: Names or shapes differ.
+            ValueError: The names or shapes of the weights do not fit.
         """
         normalizer = {
             name: value
@@ -70,17 +70,17 @@ def read_pretrained(name_or_path: str, hparams: Mapping[str, Any]) -> Pretrained
     """Read a trained ACT.
 
     Args:
-        name_or_path: A Lightning checkpoint (*.ckpt) of `ACT`; or a directory, or a Hugging Face
-            Hub repository, with the config.json and model.safetensors of lerobot's ACT.
-        hparams: The new policy's arguments: n_action_steps and temporal_ensemble_coeff are taken
-            from here where they differ from their defaults; dataset_stats where lerobot's files
-            have no statistics.
+        name_or_path: Lightning checkpoint (*.ckpt) of `ACT`, or a directory or Hugging Face Hub
+            repository with the config.json and model.safetensors of lerobot's ACT.
+        hparams: Arguments of the new policy. n_action_steps, temporal_ensemble_coeff and dropout
+            replace the stored ones if they differ from their defaults; dataset_stats is used if
+            lerobot's files have no statistics.
 
     Returns:
-        What is needed to build the same network again.
+        Hyperparameters, statistics and weights, from which the same network can be built.
 
     Raises:
-        ValueError: Something is missing, damaged, or not an ACT.
+        ValueError: A file is missing or damaged, or is not an ACT.
     """
     if name_or_path.endswith(".ckpt"):
         return _read_checkpoint(name_or_path, hparams)
@@ -107,10 +107,10 @@ def _read_checkpoint(path: str, hparams: Mapping[str, Any]) -> Pretrained:
         network["use_imagenet_stats"] = saved["use_imagenet_stats"]
         stats = saved["dataset_stats"]
         weights = checkpoint["state_dict"]
-    except Exception as error:  # each file system and each kind of damage has its own exception
+    except Exception as error:  # file systems and kinds of damage have their own exceptions
         message = (
             f"ACT: {path} cannot be read as a checkpoint of ACT: {error!r}\n"
-            "give a *.ckpt file that Trainer.fit(ACT(), ...) wrote"
+            "use a *.ckpt file that Trainer.fit(ACT(), ...) wrote"
         )
         raise ValueError(message) from error
     weights = {name.removeprefix("model."): value for name, value in weights.items()}
@@ -122,10 +122,10 @@ def _download(repo_id: str) -> Path:
 
     try:
         return Path(snapshot_download(repo_id, allow_patterns=[_CONFIG, _WEIGHTS, _NORMALIZER]))
-    except Exception as error:  # network, hub and naming errors have no common ancestor
+    except Exception as error:  # network, hub and naming errors have no common base class
         message = (
-            f"ACT: {repo_id!r} is neither a directory nor a repository that the Hugging Face Hub "
-            f"gives: {error}\ncheck the name, or download it and give its directory"
+            f"ACT: {repo_id!r} is neither a directory nor a repository on the Hugging Face Hub "
+            f"that can be downloaded: {error}\ncheck the name, or use a directory with its files"
         )
         raise ValueError(message) from error
 
@@ -140,11 +140,11 @@ def _read_lerobot(directory: Path, hparams: Mapping[str, Any]) -> Pretrained:
     except (OSError, ValueError, SafetensorError) as error:
         message = (
             f"ACT: {directory} cannot be read as a lerobot policy: {error}\n"
-            f"it needs a whole {_CONFIG} and {_WEIGHTS}"
+            f"use a directory with a complete {_CONFIG} and {_WEIGHTS}"
         )
         raise ValueError(message) from error
     if config.get("type") != "act":
-        message = f"ACT: {directory / _CONFIG} says type={config.get('type')!r}\nuse an ACT policy"
+        message = f"ACT: {directory / _CONFIG} has type={config.get('type')!r}\nuse an ACT policy"
         raise ValueError(message)
 
     weights = {
@@ -180,7 +180,7 @@ def _read_lerobot(directory: Path, hparams: Mapping[str, Any]) -> Pretrained:
                 )
                 raise ValueError(message)
 
-    # Where lerobot's config says nothing, ACTConfig's defaults are lerobot's: no resizing, frozen
-    # normalisation.
+    # For keys that lerobot's config does not have, ACTConfig's defaults do what lerobot does: keep
+    # the size of images and freeze the normalisation.
     network = asdict(ACTConfig.from_mapping({**config, **_callers_choice(hparams)}))
     return Pretrained({**network, "use_imagenet_stats": False}, stats, weights, str(directory))

@@ -1,7 +1,7 @@
 """ResNet-18 and ResNet-34 feature maps, without torchvision.
 
-torchvision must fit torch's exact version; where it does not, importing it breaks Lightning too.
-A policy needs two small networks of it only.
+torchvision requires an exact version of torch, and with any other one even Lightning fails to
+import. Of torchvision, a policy needs no more than these two small networks.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ N_FEATURES = 512
 class FrozenBatchNorm(nn.Module):
     """Batch normalisation with fixed statistics and fixed affine parameters.
 
-    Small batches make bad batch statistics, so detectors (DETR, https://arxiv.org/abs/2005.12872)
-    and ACT keep those of ImageNet.
+    The statistics of small batches are unreliable, so detectors (DETR,
+    https://arxiv.org/abs/2005.12872) and ACT keep the ones of ImageNet.
 
     Args:
-        num_features: Channels of the feature map.
+        num_features: Number of channels of the feature map.
     """
 
     weight: Tensor
@@ -39,17 +39,17 @@ class FrozenBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise a feature map (B, C, H, W); same shape out."""
+        """Normalise a feature map, (B, C, H, W), without changing its shape."""
         return functional.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, training=False
         )
 
 
 def group_norm(num_features: int) -> nn.GroupNorm:
-    """Make a normalisation that needs neither pretrained statistics nor large batches.
+    """Create a normalisation layer that needs neither pretrained statistics nor large batches.
 
     Args:
-        num_features: Channels of the feature map, a multiple of 32.
+        num_features: Number of channels of the feature map, a multiple of 32.
 
     Returns:
         Group normalisation with 32 groups (Wu and He 2018, https://arxiv.org/abs/1803.08494).
@@ -61,11 +61,11 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions with a shortcut (He et al. 2015, https://arxiv.org/abs/1512.03385).
 
     Args:
-        in_features: Channels that come in.
-        features: Channels that go out.
+        in_features: Number of input channels.
+        features: Number of output channels.
         stride: Stride of the first convolution and of the shortcut.
         dilation: Dilation of both convolutions.
-        norm: Makes a normalisation layer from its number of channels.
+        norm: Function that creates a normalisation layer for a number of channels.
     """
 
     def __init__(
@@ -102,10 +102,10 @@ class ResNet(nn.Module):
     """The convolutional part of a ResNet, with torchvision's parameter names.
 
     Args:
-        name: "resnet18" or "resnet34".
-        norm: "frozen_batch_norm" (for pretrained weights) or "group_norm" (from scratch).
-        replace_final_stride_with_dilation: Keep the last stage at stride 16 and dilate its
-            convolutions instead, so that the feature map has four times as many pixels.
+        name: Name of the network, "resnet18" or "resnet34".
+        norm: Normalisation: "frozen_batch_norm" for pretrained weights, or "group_norm".
+        replace_final_stride_with_dilation: Whether the last stage keeps stride 16 and dilates its
+            convolutions instead, which makes a feature map with four times as many pixels.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class ResNet(nn.Module):
             blocks = []
             for block in range(n_blocks):
                 stride = 2 if block == 0 and stage > 0 and not dilate else 1
-                # The first block still sees the feature map of the stage before, undilated.
+                # The input of the first block is the feature map of the previous stage, undilated.
                 dilation = 2 if dilate and block > 0 else 1
                 blocks.append(BasicBlock(in_features, features, stride, dilation, make_norm))
                 in_features = features
@@ -137,10 +137,11 @@ class ResNet(nn.Module):
         """Compute the feature map of the last stage.
 
         Args:
-            image: (B, 3, H, W), normalised.
+            image: Normalised images, (B, 3, H, W).
 
         Returns:
-            (B, 512, H / 32, W / 32), rounded up; stride 16 if the last stride is dilated.
+            Feature map, (B, 512, H / 32, W / 32), rounded up; H / 16 and W / 16 if the last stride
+            is replaced with dilation.
         """
         x = functional.relu(self.bn1(self.conv1(image)), inplace=True)
         x = functional.max_pool2d(x, 3, stride=2, padding=1)

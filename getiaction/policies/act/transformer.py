@@ -1,8 +1,8 @@
-"""The transformer of ACT: DETR's layers, batch first.
+"""The transformer of ACT: the layers of DETR, with the batch as the first dimension.
 
-Position embeddings are added to queries and keys, never to values, in every layer (Carion et al.
-2020, https://arxiv.org/abs/2005.12872). Parameters have the names and shapes that
-torch.nn.MultiheadAttention gives them.
+Every layer adds position embeddings to queries and keys, but not to values (Carion et al. 2020,
+https://arxiv.org/abs/2005.12872). Parameters have the names and shapes of
+torch.nn.MultiheadAttention's.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _ACTIVATION: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Attention(nn.Module):
-    """Multi-head attention that never computes the attention weights themselves.
+    """Multi-head attention that does not materialise the attention weights.
 
     Args:
-        dim_model: Width of a token.
-        n_heads: Number of heads.
-        dropout: Dropout on the attention weights.
+        dim_model: Width D of a token.
+        n_heads: Number of heads, which divides `dim_model`.
+        dropout: Dropout probability of the attention weights.
     """
 
     def __init__(self, dim_model: int, n_heads: int, dropout: float) -> None:
@@ -41,16 +41,16 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Let each query gather values.
+        """Attend from each query to the values.
 
         Args:
-            query: (B, Q, D).
-            key: (B, K, D).
-            value: (B, K, D).
-            mask: (B, 1, 1, K) bool, true for keys that take part; None for all of them.
+            query: Tokens that attend, (B, Q, D).
+            key: Tokens that are compared with the queries, (B, K, D).
+            value: Tokens that are averaged, (B, K, D).
+            mask: Keys to attend to, (B, 1, 1, K) bool; None for all.
 
         Returns:
-            (B, Q, D).
+            The weighted values for each query, (B, Q, D).
         """
         projected = (
             functional.linear(x, weight, bias).view(*x.shape[:2], self.n_heads, -1).transpose(1, 2)
@@ -69,10 +69,10 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """The part that encoder and decoder layers share: two linear layers with a residual.
+    """The part that encoder and decoder layers share: two linear layers with dropout.
 
     Args:
-        config: The policy's shape.
+        config: Configuration that determines the widths, the activation and the dropout.
     """
 
     def __init__(self, config: ACTConfig) -> None:
@@ -85,20 +85,20 @@ class FeedForward(nn.Module):
         self.activation = _ACTIVATION[config.feedforward_activation]
 
     def drop(self, x: Tensor) -> Tensor:
-        """Drop elements out in training; same shape."""
+        """Apply dropout in training, without changing the shape."""
         return functional.dropout(x, self.dropout, self.training)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """Map each token (..., D) for itself; same shape."""
+        """Transform each token, (..., D), independently of the others."""
         out: Tensor = self.linear2(self.drop(self.activation(self.linear1(x))))
         return self.drop(out)
 
 
 class EncoderLayer(FeedForward):
-    """Self-attention, then feed-forward.
+    """Self-attention, followed by a feed-forward network.
 
     Args:
-        config: The policy's shape.
+        config: Configuration that determines the widths, the activation and the dropout.
     """
 
     def __init__(self, config: ACTConfig) -> None:
@@ -110,16 +110,16 @@ class EncoderLayer(FeedForward):
     def forward(
         self, x: Tensor, position: Tensor, mask: Tensor | None, n_out: int | None = None
     ) -> Tensor:
-        """Run the layer.
+        """Apply the layer.
 
         Args:
-            x: (B, S, D).
-            position: (1, S, D), added to queries and keys.
-            mask: (B, 1, 1, S) bool, true for tokens that may be looked at; None for all.
-            n_out: Compute only the first tokens of the output, where the rest is not needed.
+            x: Tokens of the sequence, (B, S, D).
+            position: Position embedding that is added to queries and keys, (1, S, D).
+            mask: Tokens to attend to, (B, 1, 1, S) bool; None for all.
+            n_out: Number of tokens to compute, from the first one; None computes all.
 
         Returns:
-            (B, n_out or S, D).
+            Tokens of the output, (B, n_out or S, D).
         """
         attended = self.norm1(x) if self.pre_norm else x
         key = attended + position
@@ -136,8 +136,8 @@ class Encoder(nn.Module):
     """A stack of encoder layers.
 
     Args:
-        config: The policy's shape.
-        n_layers: Number of layers.
+        config: Configuration that determines the shape of each layer.
+        n_layers: Number of layers in the stack.
     """
 
     def __init__(self, config: ACTConfig, n_layers: int) -> None:
@@ -148,7 +148,7 @@ class Encoder(nn.Module):
     def forward(
         self, x: Tensor, position: Tensor, mask: Tensor | None = None, n_out: int | None = None
     ) -> Tensor:
-        """Run the stack; arguments and result as in `EncoderLayer`."""
+        """Apply the layers in turn, with the arguments and the result of `EncoderLayer.forward`."""
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
             x = layer(x, position, mask, n_out if i == last else None)
@@ -157,10 +157,10 @@ class Encoder(nn.Module):
 
 
 class DecoderLayer(FeedForward):
-    """Self-attention, attention to the encoder's output, then feed-forward.
+    """Self-attention, attention to the encoder's output, and a feed-forward network.
 
     Args:
-        config: The policy's shape.
+        config: Configuration that determines the widths, the activation and the dropout.
     """
 
     def __init__(self, config: ACTConfig) -> None:
@@ -174,16 +174,16 @@ class DecoderLayer(FeedForward):
     def forward(
         self, x: Tensor, memory: Tensor, memory_position: Tensor, query_position: Tensor
     ) -> Tensor:
-        """Run the layer.
+        """Apply the layer.
 
         Args:
-            x: (B, S, D).
-            memory: (B, M, D), the encoder's output.
-            memory_position: (1, M, D).
-            query_position: (1, S, D).
+            x: Tokens of the queries, (B, S, D).
+            memory: Tokens of the encoder's output, (B, M, D).
+            memory_position: Position embedding of the encoder's output, (1, M, D).
+            query_position: Position embedding of the queries, (1, S, D).
 
         Returns:
-            (B, S, D).
+            Tokens of the output, (B, S, D).
         """
         attended = self.norm1(x) if self.pre_norm else x
         query = attended + query_position
@@ -203,7 +203,7 @@ class Decoder(nn.Module):
     """A stack of decoder layers with a final normalisation.
 
     Args:
-        config: The policy's shape.
+        config: Configuration that determines the number of layers and the shape of each.
     """
 
     def __init__(self, config: ACTConfig) -> None:
@@ -214,7 +214,7 @@ class Decoder(nn.Module):
     def forward(
         self, x: Tensor, memory: Tensor, memory_position: Tensor, query_position: Tensor
     ) -> Tensor:
-        """Run the stack; arguments and result as in `DecoderLayer`."""
+        """Apply the layers in turn, with the arguments and the result of `DecoderLayer.forward`."""
         for layer in self.layers:
             x = layer(x, memory, memory_position, query_position)
         out: Tensor = self.norm(x)
@@ -222,16 +222,16 @@ class Decoder(nn.Module):
 
 
 def sine_position_1d(n_positions: int, dim: int) -> Tensor:
-    """Compute the fixed position embedding of Vaswani et al. 2017, section 3.5.
+    """Compute the fixed position embedding of a sequence.
 
-    https://arxiv.org/abs/1706.03762
+    Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.5.
 
     Args:
-        n_positions: Number of positions, counted from 0.
-        dim: Width of the embedding; even.
+        n_positions: Number of positions, which are counted from 0.
+        dim: Width of the embedding, an even number.
 
     Returns:
-        (n_positions, dim), sines and cosines interleaved.
+        The embedding, (n_positions, dim), with sines and cosines interleaved.
     """
     return _sines(torch.arange(n_positions, dtype=torch.float64), dim).float()
 
@@ -239,17 +239,17 @@ def sine_position_1d(n_positions: int, dim: int) -> Tensor:
 def sine_position_2d(height: int, width: int, dim: int, device: torch.device) -> Tensor:
     """Compute DETR's fixed position embedding of a feature map.
 
-    Carion et al. 2020, https://arxiv.org/abs/2005.12872, appendix A.4: half of the embedding is
-    for the row, half for the column, each counted from 1 and scaled to (0, 2 pi].
+    Carion et al. 2020, https://arxiv.org/abs/2005.12872, appendix A.4: half of the embedding
+    encodes the row and half the column, each counted from 1 and scaled to (0, 2 pi].
 
     Args:
-        height: Rows of the feature map.
-        width: Columns of the feature map.
-        dim: Width of the embedding; a multiple of 4.
-        device: Where to compute it.
+        height: Number of rows of the feature map.
+        width: Number of columns of the feature map.
+        dim: Width of the embedding, a multiple of 4.
+        device: Device to compute the embedding on.
 
     Returns:
-        (height * width, dim), row by row.
+        The embedding, (height * width, dim), row by row.
     """
     rows, columns = (
         _sines(torch.arange(1, n + 1, device=device) * (2 * torch.pi / (n + 1e-6)), dim // 2)

@@ -13,9 +13,9 @@ import psutil
 
 from getiaction_launch.errors import CheckError
 from getiaction_launch.node.node import kill_processes_of, node_command
-from getiaction_launch.run.attempt import reserve_port
 from getiaction_launch.run.run import Run
 from getiaction_launch.system.child import start_child
+from getiaction_launch.system.ports import reserve_port
 
 
 class NodeAgent:

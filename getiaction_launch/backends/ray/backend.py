@@ -4,6 +4,7 @@ This is the submitting side. :mod:`getiaction_launch.backends.ray.driver` runs i
 :mod:`getiaction_launch.backends.ray.job` finds it again.
 """
 
+import inspect
 import json
 import os
 import secrets
@@ -12,19 +13,30 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from getiaction_launch.backends.backend import Job
+from getiaction_launch.backends.backend import Backend, Job, replace_fields
 from getiaction_launch.backends.process import ProcessJob, start_process
 from getiaction_launch.backends.ray.client import connect, ray_errors
 from getiaction_launch.backends.ray.job import RayJob
-from getiaction_launch.errors import CheckError, LaunchError
+from getiaction_launch.backends.ray.settings import RaySettings
+from getiaction_launch.errors import (
+    CheckError,
+    ClusterConfigError,
+    LaunchError,
+    nearest_first,
+)
+from getiaction_launch.node.allocation import Allocation
 from getiaction_launch.node.node import SAVE_LIMIT_SECONDS
 from getiaction_launch.plan.plan import Plan
+from getiaction_launch.run.records import BackendRecord, JobRecord
 from getiaction_launch.run.run import STAGING_VARIABLE, Run
 from getiaction_launch.system.stop import StopRequest
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
 
 CLASS_PATH = "getiaction_launch.backends.ray.RayBackend"
 DRIVER = "getiaction_launch.backends.ray.driver"
@@ -34,54 +46,21 @@ JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 @dataclass(frozen=True)
-class RayBackend:
+class RayBackend(RaySettings):
     """Trains as a job of a Ray cluster, with one actor per node.
 
-    Inside a job or a driver of Ray, the run goes on in that one: no job is submitted.
-
-    Args:
-        address: The cluster: ``http://HEAD:8265`` or ``HEAD:6379``; ``local`` starts a private one,
-            which ends with the run. What ``RAY_ADDRESS`` says, else a head on this machine, if not
-            given.
-        cpus_per_worker: CPUs of each worker, with its loader's processes.
-        memory_mb: Memory of each node, as Ray counts it, in MB; none is asked for if not given.
-        resources: Other resources of each node, by the cluster's names: ``{"node_type_a": 0.01}``.
-        share_nodes: Whether several nodes of a run may lie on one of the cluster's.
-        placement_limit_seconds: How long to wait for nodes; for ever if not given.
-        working_dir: Directory that Ray brings to every node, to run there.
-        runtime_env: Ray's runtime environment of the job.
-        submission_id: The job's name for Ray; made of the run's if not given.
-        entrypoint_num_cpus: CPUs that the driver occupies; so on for the next two.
-        entrypoint_num_gpus: GPUs.
-        entrypoint_resources: Other resources, which also choose the driver's node.
-        python: How the cluster starts Python; the interpreter that submits if not given.
-        grace_seconds: How long workers may take to end after SIGTERM before they are killed.
+    Inside a job or a driver of Ray, that one carries out the run: no other job is submitted. Its
+    arguments are the fields of ``RaySettings``.
     """
 
-    address: str | None = None
-    cpus_per_worker: int = 1
-    memory_mb: int | None = None
-    resources: dict[str, float] = field(default_factory=dict)
-    share_nodes: bool = False
-    placement_limit_seconds: float | None = None
-    working_dir: str | None = None
-    runtime_env: dict[str, Any] = field(default_factory=dict)
-    submission_id: str | None = None
-    entrypoint_num_cpus: float | None = None
-    entrypoint_num_gpus: float | None = None
-    entrypoint_resources: dict[str, float] = field(default_factory=dict)
-    python: str | None = None
-    grace_seconds: float = 20
+    @property
+    def start_seconds(self) -> float:
+        """Ray starts a driver and actors before an attempt can begin."""
+        return 20
 
-    start_seconds: ClassVar[float] = 20
-    """How long an attempt may take to begin where nodes are free."""
-
-    def __post_init__(self) -> None:
-        if self.cpus_per_worker < 1:
-            raise ValueError(f"cpus_per_worker={self.cpus_per_worker} is too little: 1 or more")
-        for name in ("grace_seconds", "placement_limit_seconds"):
-            if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} is no time: 0 or more")
+    def with_settings(self, values: Mapping[str, object]) -> Backend:
+        """The same backend with other values for some of its fields."""
+        return replace_fields(self, values)
 
     def free_gpus(self, num_nodes: int) -> int | None:  # noqa: ARG002 - of the contract
         """None: only the job will know."""
@@ -102,11 +81,10 @@ class RayBackend:
         """Whether Ray brings a working directory to the nodes."""
         return "working_dir" in self._runtime_env
 
-    @property
-    def working_directory(self) -> str | None:
-        """Where the run's relative paths lie on this machine, if that is not the shell's."""
+    def working_directory(self) -> Path | None:
+        """The directory that Ray copies to the nodes, where that is one of this machine."""
         shipped = self._runtime_env.get("working_dir")
-        return None if shipped is None or "://" in shipped else str(Path(shipped).absolute())
+        return None if shipped is None or "://" in shipped else Path(shipped).absolute()
 
     @property
     def _runtime_env(self) -> dict[str, Any]:
@@ -120,12 +98,13 @@ class RayBackend:
             CheckError: If there is none, or what is to be shipped is not there.
             UnreachableError: If it does not answer.
         """
-        if (source := self.working_directory) and not Path(source).is_dir():
+        source = self.working_directory()
+        if source and not source.is_dir():
             raise CheckError(
                 f"--working-dir {source}: there is no such directory.", "--working-dir ."
             )
-        if plan.script and self.working_directory:
-            script, source = plan.script[0], self.working_directory
+        if plan.script and source:
+            script = plan.script[0]
             if not Path(script).is_relative_to(source):
                 raise CheckError(
                     f"script {script} is not in the working directory that Ray ships, {source}.",
@@ -134,12 +113,21 @@ class RayBackend:
         if self.address == "local":
             return
         if not is_inside():
-            connect(self.address)
+            self._check_options(connect(self.address))
         elif _outer_working_dir() and Path(plan.root).is_relative_to(Path.cwd()):
             raise CheckError(
                 f"default_root_dir={plan.root!r} lies in the copy of the working directory that "
                 "Ray has made for this job, and would go away with it.",
                 "Name a directory that all nodes share: --storage-root DIR",
+            )
+
+    def _check_options(self, client: "JobSubmissionClient") -> None:
+        known = inspect.signature(client.submit_job).parameters
+        if unknown := self.ray.keys() - known.keys():
+            key = min(unknown)
+            raise ClusterConfigError(
+                f"--ray {key}: the job submission of this Ray has no such option.",
+                nearest_first(key, (name for name in known if name.startswith("entrypoint_"))),
             )
 
     def describe(self, plan: Plan) -> list[str]:
@@ -171,10 +159,10 @@ class RayBackend:
     def _submit_job(self, run: Run, max_parallel: int) -> None:
         client = connect(self.address)
         plan = Plan.of(run)
-        before = run.read("job")
+        before = JobRecord.read(run)
         job_id = self.submission_id or f"{run.name.replace('/', '-')}-{secrets.token_hex(3)}"
-        settings = asdict(replace(self, address=client.get_address(), submission_id=None))
-        self._write_job(run, settings, job_id)  # first: the driver reads it
+        later = replace(self, address=client.get_address(), submission_id=None)
+        later._write_job(run, job_id)  # first: the driver reads it  # noqa: SLF001 - of this class
         names = {*(plan.forward_env_vars or ()), STAGING_VARIABLE} & os.environ.keys()
         forwarded = {name: os.environ[name] for name in names}
         stop_seconds = self.grace_seconds + SAVE_LIMIT_SECONDS + STOP_MARGIN_SECONDS
@@ -193,27 +181,18 @@ class RayBackend:
                     submission_id=job_id,
                     runtime_env=environment,
                     metadata={"run": run.name, "directory": str(run.directory)},
-                    entrypoint_num_cpus=self.entrypoint_num_cpus,
-                    entrypoint_num_gpus=self.entrypoint_num_gpus,
-                    entrypoint_resources=self.entrypoint_resources or None,
+                    **self.ray,
                 )
         except LaunchError:
             if before:
-                run.write("job", before)
+                before.write(run)
             else:
-                run.forget("job")
+                JobRecord.remove(run)
             raise
 
-    def _write_job(self, run: Run, settings: dict[str, Any], job_id: str, **more: Any) -> None:  # noqa: ANN401 - JSON
-        run.write(
-            "job",
-            {
-                "backend": {"class_path": CLASS_PATH, "init_args": settings},
-                "job_id": job_id,
-                "submitted_at": time.time(),
-                **more,
-            },
-        )
+    def _write_job(self, run: Run, job_id: str, **details: bool) -> None:
+        backend = BackendRecord(CLASS_PATH, asdict(self))
+        JobRecord(backend, job_id, time.time(), details=details).write(run)
 
     def _run_here(self, runs: Sequence[Run], max_parallel: int) -> None:
         """Be the driver: in a job of Ray, or where the user has called ``ray.init``."""
@@ -227,15 +206,19 @@ class RayBackend:
         address = connect(context.gcs_address).get_address()
         backend = replace(self, address=address, working_dir=_outer_working_dir())
         for run in runs:
-            self._write_job(run, asdict(backend), context.get_job_id(), is_inside=True)
+            backend._write_job(run, context.get_job_id(), is_inside=True)  # noqa: SLF001 - of this class
         with StopRequest() as stop, ThreadPoolExecutor(max_parallel) as pool:
             drivers = [Driver(run, backend, stop) for run in runs]
             for _ in pool.map(lambda driver: driver.run_attempts(max_parallel), drivers):
                 pass
 
-    def attach(self, run: Run, record: dict[str, Any]) -> Job:
+    def attach(self, run: Run, record: JobRecord) -> Job:
         """Find a job that any shell submitted."""
-        return ProcessJob(run, record) if "process" in record else RayJob(run, record)
+        return ProcessJob(run, record) if "process" in record.details else RayJob(run, record)
+
+    def allocation(self, plan: Plan) -> Allocation | None:  # noqa: ARG002 - the contract's argument
+        """None: nobody but the launcher starts nodes here."""
+        return None
 
 
 def is_inside() -> bool:

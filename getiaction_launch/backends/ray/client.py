@@ -8,9 +8,11 @@ import functools
 import os
 import socket
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from getiaction_launch.backends.flag import from_environment, variables_of
+from getiaction_launch.backends.ray.settings import RaySettings
 from getiaction_launch.errors import CheckError, RefusedError, UnreachableError
 
 if TYPE_CHECKING:
@@ -20,8 +22,6 @@ CONNECT_SECONDS = 5
 HERE = "http://127.0.0.1:8265"
 """Where ``ray start --head`` listens. Ray's own search of the process table, ``auto``, finds the
 clusters of others, too."""
-# Ray reads them before the address that it is given.
-_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 
 
 def connect(address: str | None) -> "JobSubmissionClient":
@@ -35,8 +35,7 @@ def connect(address: str | None) -> "JobSubmissionClient":
         CheckError: If no cluster is named, and none runs here.
         UnreachableError: If it does not answer.
     """
-    named = address or next(filter(None, map(os.environ.get, _VARIABLES)), None)
-    return _connect(named or HERE)
+    return _connect(address or from_environment(RaySettings, "address") or HERE)
 
 
 @functools.cache
@@ -46,7 +45,8 @@ def _connect(address: str) -> "JobSubmissionClient":
         if url.hostname and url.port:
             # Beware: Ray's client waits as long as the kernel does for a host that is off.
             socket.create_connection((url.hostname, url.port), CONNECT_SECONDS).close()
-        with _hidden(_VARIABLES):
+        # Ray reads these before the address that it is given.
+        with _hidden(variables_of(RaySettings, "address")):
             from ray.job_submission import JobSubmissionClient
 
             return JobSubmissionClient(address)
@@ -89,7 +89,7 @@ def _last_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _hidden(names: tuple[str, ...]) -> Iterator[None]:
+def _hidden(names: Sequence[str]) -> Iterator[None]:
     values = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield

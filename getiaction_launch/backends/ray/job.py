@@ -1,15 +1,15 @@
 """A run's job on a Ray cluster: where it stands, and how it is ended."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from getiaction_launch.backends.backend import JobStatus
 from getiaction_launch.backends.ray.client import connect, ray_errors
+from getiaction_launch.backends.ray.placement import Placement
 from getiaction_launch.errors import RefusedError, UnreachableError
 from getiaction_launch.node.node import SAVE_LIMIT_SECONDS
-from getiaction_launch.run.attempt import read_attempts
+from getiaction_launch.run.records import Cancel, JobRecord, read_attempts
+from getiaction_launch.run.restart import CANCELLED
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
 
@@ -29,7 +29,12 @@ class RayJob:
     """A job of Ray's Jobs API, or the one inside of which the user called the launcher."""
 
     run: Run
-    record: Mapping[str, Any]
+    record: JobRecord
+
+    @property
+    def resume_command(self) -> str | None:
+        """None: ``getiaction-launch resume`` submits another job."""
+        return None
 
     def status(self) -> JobStatus:
         """What Ray says, with what the run's own records say of it."""
@@ -38,15 +43,15 @@ class RayJob:
         except UnreachableError as error:
             return JobStatus(JobState.UNKNOWN, str(error).partition("\n")[0])
         attempts = read_attempts(self.run)
-        has_attempt = bool(attempts) and "ended_at" not in attempts[-1]
+        has_attempt = bool(attempts) and attempts[-1].ended_at is None
         # A driver of the user's own goes on when the run in it has ended.
         runs = word == "RUNNING" and (has_attempt or not self._is_inside)
-        if word != "SUCCEEDED" and not runs and self.run.read("cancel"):
-            return JobStatus(JobState.CANCELLED, "cancelled by its user", Cause.CANCEL)
+        if word != "SUCCEEDED" and not runs and Cancel.read(self.run):
+            return JobStatus(CANCELLED.state, CANCELLED.reason, CANCELLED.cause)
         if word == "RUNNING" and not has_attempt:
-            placement = self.run.read("placement")
-            reason = placement["reason"] if placement else "its driver is starting"
-            return JobStatus(JobState.PENDING, reason)
+            if placement := Placement.read(self.run):
+                return JobStatus(JobState.PENDING, placement.reason, is_queued=True)
+            return JobStatus(JobState.PENDING, "its driver is starting")
         state, cause, reason = _STATES[word]
         return JobStatus(
             state, f"{reason}{message if state is not JobState.RUNNING else ''}", cause
@@ -67,11 +72,11 @@ class RayJob:
         if status.state.is_over:
             return
         # First: the driver looks for it, and nothing begins any more once it is there.
-        self.run.write("cancel", {"requested_at": time.time()})
+        Cancel(time.time()).write(self.run)
         if not self._is_inside:
             with ray_errors(self._address):
                 connect(self._address).stop_job(self._job_id)
-        grace_seconds: float = self.record["backend"]["init_args"]["grace_seconds"]
+        grace_seconds: float = self.record.backend.init_args["grace_seconds"]
         patience_seconds = grace_seconds + SAVE_LIMIT_SECONDS + CANCEL_MARGIN_SECONDS
         deadline = time.monotonic() + patience_seconds
         while not self.status().state.is_over:
@@ -84,15 +89,15 @@ class RayJob:
 
     @property
     def _is_inside(self) -> bool:
-        return bool(self.record.get("is_inside"))
+        return bool(self.record.details.get("is_inside"))
 
     @property
     def _job_id(self) -> str:
-        return str(self.record["job_id"])
+        return self.record.job_id
 
     @property
     def _address(self) -> str:
-        return str(self.record["backend"]["init_args"]["address"])
+        return str(self.record.backend.init_args["address"])
 
     def _ask(self) -> tuple[str, str]:
         """Ray's word for the job's state, and its message.

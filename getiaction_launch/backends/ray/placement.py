@@ -6,8 +6,10 @@ https://docs.ray.io/en/latest/ray-core/scheduling/placement-group.html
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
+from getiaction_launch.run.records import Record
 from getiaction_launch.run.run import Run
 
 if TYPE_CHECKING:
@@ -15,6 +17,19 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.5
 TELL_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class Placement(Record):
+    """``placement.json``: what the driver waits for. Written by the driver while it waits.
+
+    Attributes:
+        reason: What the run asks for and what the cluster has.
+    """
+
+    NAME: ClassVar[str] = "placement"
+
+    reason: str
 
 
 def place(
@@ -59,14 +74,14 @@ def place(
                 raise TimeoutError(words)  # noqa: TRY301 - what follows gives the nodes back
             if waited_seconds - told_at >= TELL_SECONDS:
                 told_at = waited_seconds
-                run.write("placement", {"reason": reason}, durable=False)
+                Placement(reason).write(run, durable=False)
         else:
             return group
     except BaseException:
         remove_placement_group(group)
         raise
     finally:
-        run.forget("placement")
+        Placement.remove(run)
     remove_placement_group(group)
     return None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from getiaction_launch.backends.ray_on_slurm.ray_node import RayNode
 from getiaction_launch.backends.slurm import SlurmBackend
-from getiaction_launch.backends.slurm.company import MakeCompany
+from getiaction_launch.node.sidecar import MakeSidecar
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,6 @@ class RayOnSlurmBackend(SlurmBackend):
     """
 
     @property
-    def company(self) -> MakeCompany:
-        """Each node's Ray."""
+    def make_sidecar(self) -> MakeSidecar:
+        """Makes the Ray of each node."""
         return RayNode

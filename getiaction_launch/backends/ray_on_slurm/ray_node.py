@@ -20,12 +20,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from getiaction_launch.backends.slurm.backend import state_directory
 from getiaction_launch.backends.slurm.command import call
-from getiaction_launch.backends.slurm.company import Company, NodeLostError
 from getiaction_launch.errors import LaunchError
 from getiaction_launch.node.node import (
     POLL_SECONDS,
@@ -33,18 +33,20 @@ from getiaction_launch.node.node import (
     available_cpus,
     kill_processes_of,
 )
+from getiaction_launch.node.sidecar import NodeLostError, Sidecar
 from getiaction_launch.plan.plan import Plan
-from getiaction_launch.run.attempt import EXIT_FAILED, Attempt, reserve_port
+from getiaction_launch.run.attempt import EXIT_FAILED, Attempt
+from getiaction_launch.run.records import JobRecord, Record
 from getiaction_launch.run.run import Run
 from getiaction_launch.system.child import start_child
 from getiaction_launch.system.gpus import visible_gpus
+from getiaction_launch.system.ports import reserve_port
 from getiaction_launch.system.stop import StopRequest
 
 MODULE = "getiaction_launch.backends.ray_on_slurm"
 START_SECONDS = 180
 LEAVE_POLL_SECONDS = 0.5
 NOTICE_SECONDS = 2  # `ray start` looks after its daemons once a second
-RECORD = "ray"
 PREFIX = "ray-job-"
 LONGEST_PLACE = 24  # Ray's sockets lie 82 characters deeper, and unix(7) allows them 107
 OBJECT_STORE_SHARE = 0.3  # of the memory, as by Ray's default
@@ -53,7 +55,24 @@ LEAST_OBJECT_STORE = 80 << 20  # bytes; Ray takes no less than 75 MiB
 _FOREIGN = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH", "RAY_JOB", "RAY_TMPDIR")
 
 
-class RayNode(Company):
+@dataclass(frozen=True)
+class RayRecord(Record):
+    """``ray.json``: where the Ray of a SLURM job is. Written by the node of rank 0.
+
+    Attributes:
+        attempt: Number of the attempt whose nodes the cluster has.
+        port: Port of the head, on the node of rank 0.
+        is_complete: Whether every node has joined the cluster.
+    """
+
+    NAME: ClassVar[str] = "ray"
+
+    attempt: int
+    port: int
+    is_complete: bool = False
+
+
+class RayNode(Sidecar):
     """This node's Ray; on the node of rank 0 also what keeps the cluster together.
 
     Args:
@@ -99,7 +118,7 @@ class RayNode(Company):
             self._until(lambda: looking.poll() == 0)
             self._tell(is_complete=True)
         else:
-            self._until(lambda: self._told().get("is_complete"))
+            self._until(lambda: (told := self._told()) and told.is_complete)
 
     def check(self, code: int = 0) -> None:
         """Raise if Ray has died; where workers have failed, they may know it first.
@@ -134,7 +153,7 @@ class RayNode(Company):
         self._undo.enter_context(claim)
         self._undo.enter_context(client_claim)
         self._address = f"{self._host}:{port}"
-        self._undo.callback(self._run.forget, RECORD)
+        self._undo.callback(RayRecord.remove, self._run)
         self._tell(is_complete=False)
         flags = [f"--port={port}", f"--ray-client-server-port={client_port}"]
         own = socket.gethostbyname(self._host)
@@ -145,18 +164,18 @@ class RayNode(Company):
     def _follow(self) -> list[str]:
         """Wait until the node of rank 0 has told where it is; returns flags for other nodes."""
         self._until(self._told)
-        self._address = f"{self._host}:{self._told().get('port')}"
+        told = self._told()  # gone again only if the attempt is
+        self._address = f"{self._host}:{told.port if told else 0}"
         return [f"--address={self._address}"]
 
     def _tell(self, *, is_complete: bool) -> None:
         port = int(self._address.rpartition(":")[2])
-        told = {"attempt": self._attempt.number, "port": port, "is_complete": is_complete}
-        self._run.write(RECORD, told)
+        RayRecord(self._attempt.number, port, is_complete).write(self._run)
 
-    def _told(self) -> dict[str, Any]:
-        """What the node of rank 0 has told of this attempt's cluster; nothing once that ends."""
-        told = self._run.read(RECORD) or {}
-        return told if told.get("attempt") == self._attempt.number else {}
+    def _told(self) -> "RayRecord | None":
+        """Where this attempt's cluster is; None before it exists, and once it ends."""
+        told = RayRecord.read(self._run)
+        return told if told and told.attempt == self._attempt.number else None
 
     def _until(self, condition: Callable[[], object]) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -196,7 +215,8 @@ def _token_directory(run: Run) -> Path:
     """Where all nodes see a token, and other users do not: not on remote storage."""
     if run.local is run:
         return run.launch_directory
-    directory = Path((run.read("job") or {}).get("job_dir") or state_directory(run))
+    job = JobRecord.read(run) or JobRecord()
+    directory = Path(job.details.get("job_dir") or state_directory(run))
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return directory
 

@@ -1,22 +1,154 @@
-"""What SLURM has given this process: which node of which step of which job it is."""
+"""What SLURM has given to this process: one node of one step of a job.
+
+submitit starts such a process on every node of a job (:func:`run_task`), and the user's own batch
+script does by ``srun getiaction-launch node``. Everything is read from SLURM's variables
+(https://slurm.schedmd.com/srun.html#SECTION_OUTPUT-ENVIRONMENT-VARIABLES). Requeues are asked for
+by the launcher alone: not by Lightning, and not by submitit.
+"""
 
 import os
+import re
 import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from signal import SIGUSR2, Signals
+from typing import TYPE_CHECKING
 
+from getiaction_launch.backends.backend import load_backend
 from getiaction_launch.errors import UsageError
+from getiaction_launch.node.allocation import Limits
+from getiaction_launch.node.conductor import join
+from getiaction_launch.node.sidecar import MakeSidecar
 from getiaction_launch.plan.plan import Plan
+from getiaction_launch.run.records import BackendRecord, JobRecord
+from getiaction_launch.run.run import Run
+from getiaction_launch.run.state import Cause
+
+if TYPE_CHECKING:
+    from getiaction_launch.backends.slurm.backend import SlurmBackend
+
+COMMAND_SECONDS = 60
 
 
-def check_geometry(plan: Plan) -> int:
-    """This node's rank, if the step has one task on each of the plan's nodes.
+@dataclass(frozen=True)
+class SlurmAllocation:
+    """One node of one start of a step; see :class:`getiaction_launch.node.conductor.Allocation`.
+
+    Attributes:
+        backend: What ``job.json`` says about the backend, for jobs that come after this one.
+        limits: How long the workers may take to save and to end.
+        make_sidecar: Makes what runs next to the workers on each node.
+        environment: Variables for the workers, where they are not set.
+    """
+
+    backend: BackendRecord
+    limits: Limits
+    make_sidecar: MakeSidecar
+    environment: Mapping[str, str]
+
+    @property
+    def node_rank(self) -> int:
+        """Rank of this node in the step, from 0."""
+        return int(os.environ["SLURM_NODEID"])
+
+    @property
+    def job_id(self) -> str:
+        """The job's id; of an element of an array, as squeue shows it."""
+        env = os.environ
+        if "SLURM_ARRAY_JOB_ID" in env:
+            return f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
+        return env["SLURM_JOB_ID"]
+
+    @property
+    def step_id(self) -> str:
+        """The step's id within its job."""
+        return os.environ["SLURM_STEP_ID"]
+
+    @property
+    def key(self) -> str:
+        """What the tasks of this start of this step share with no other start."""
+        restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
+        return f"{os.environ['SLURM_JOB_ID']}.{self.step_id}.{restarts}"
+
+    @property
+    def address(self) -> str:
+        """SLURM's name for this node where that is a host name, otherwise the host name."""
+        name = os.environ.get("SLURMD_NODENAME", "")
+        try:
+            socket.getaddrinfo(name, None)
+        except OSError:
+            return socket.gethostname()
+        return name or socket.gethostname()
+
+    def record(self) -> JobRecord:
+        """What ``job.json`` must say where the batch script is the user's own."""
+        return JobRecord(
+            self.backend,
+            job_id=self.job_id,
+            submitted_at=time.time(),
+            step_id=self.step_id,
+            details={"cluster": os.environ.get("SLURM_CLUSTER_NAME")},
+        )
+
+    def owns(self, record: JobRecord) -> bool:
+        """Whether the run was started by this very step, or by this job as a whole."""
+        cluster = record.details.get("cluster")
+        is_here = cluster in (None, os.environ.get("SLURM_CLUSTER_NAME"))
+        is_step = record.step_id in (None, self.step_id)
+        return record.job_id == self.job_id and is_here and is_step
+
+    def stop_cause(self, stopped_by: Signals) -> Cause | None:
+        """Why SLURM has signalled this step; None if srun did, because another task has ended."""
+        said = _scontrol("show", "job", os.environ["SLURM_JOB_ID"])[1]
+        print(*re.findall(r"(?:JobState|Reason|PreemptTime)=\S+", said), flush=True)
+        if re.search(r"PreemptTime=\d", said):
+            return Cause.PREEMPTION
+        if "Reason=TimeLimit" in said:
+            return Cause.TIME_LIMIT
+        # SLURM ends a job whose node is down, and without accounting says so nowhere else.
+        nodes = _scontrol("--oneliner", "show", "node", os.environ["SLURM_JOB_NODELIST"])[1]
+        if re.search(r"\bState=DOWN", nodes):
+            return Cause.NODE_FAILURE
+        state = re.search(r"JobState=(\w+)", said)
+        if stopped_by is SIGUSR2 and (state is None or state[1] == "RUNNING"):
+            return Cause.TIME_LIMIT  # otherwise an scancel or a requeue came after the warning
+        return None if state and state[1] == "RUNNING" else Cause.STOP
+
+    def requeue(self) -> str | None:
+        """Put this job back into the queue; returns why not, None if it is there."""
+        code, said = _scontrol("requeue", self.job_id)
+        is_queued = code == 0 or "pending" in said.lower()  # SLURM may have been faster
+        return None if is_queued else f"scontrol says {said.strip() or code}"
+
+    def hand_over(self, run: Run) -> str | None:
+        """Submit another job that continues the run when this one has ended.
+
+        For compute nodes without ``scontrol``, and sites that forbid requeues.
+        """
+        record = JobRecord.read(run) or JobRecord()
+        if record.step_id is not None:
+            return "the batch script is your own; submit it again: sbatch ..."
+        try:
+            backend = load_backend(record.backend, f"{run.launch_directory / 'job.json'}")
+            after = {"dependency": f"afterany:{self.job_id}"}
+            backend.with_settings(after).submit([run], None)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the run must record it
+            return f"another job could not be submitted either: {error}"
+        return None
+
+
+def check_geometry(plan: Plan) -> None:
+    """Check that the step has one task on each of the plan's nodes.
 
     Raises:
-        UsageError: If not.
+        UsageError: If this is no step of SLURM, or one of another geometry.
     """
     env = os.environ
     if "SLURM_STEP_ID" not in env or "SLURM_NODEID" not in env:
         raise UsageError(
-            "`getiaction-launch node` is one node of a SLURM step, and this is none.",
+            "`getiaction-launch node` must run inside a SLURM step, and this process does not.",
             "In an sbatch script or under salloc: srun --ntasks-per-node=1 getiaction-launch "
             "node RUN_OR_CONFIG",
         )
@@ -30,41 +162,45 @@ def check_geometry(plan: Plan) -> int:
             f"srun --nodes={wanted} --ntasks={wanted} --ntasks-per-node=1 getiaction-launch "
             f"node ...   or   --nodes={num_nodes}",
         )
-    return int(env["SLURM_NODEID"])
 
 
-def share_cpus(plan: Plan) -> None:
-    """Let the workers share the CPUs that the task was given; not every site binds it to them."""
-    if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):
-        threads = max(1, int(cpus) // plan.topology.workers_per_node)
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+def share_cpus(plan: Plan) -> dict[str, str]:
+    """Threads for each worker, so that together they use the CPUs that the task was given.
+
+    Not every site binds a task to its CPUs.
+    """
+    cpus = os.environ.get("SLURM_CPUS_PER_TASK")
+    if cpus is None:
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, int(cpus) // plan.topology.workers_per_node))}
 
 
-def job_id() -> str:
-    """The job's; of an element of an array, as squeue shows it."""
-    env = os.environ
-    if "SLURM_ARRAY_JOB_ID" in env:
-        return f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
-    return env["SLURM_JOB_ID"]
+def run_task(directory: str, backend: "SlurmBackend") -> None:
+    """What submitit starts on every node.
+
+    Args:
+        directory: Directory or URL of the run.
+        backend: The backend that submitted the job; ``job.json`` may not be written yet.
+
+    Raises:
+        SystemExit: With the exit code of the node, unless that is 0.
+    """
+    run = Run.at(directory)
+    allocation = backend.allocation(Plan.of(run))
+    # submitit would write an exception, but nothing else, into its result pickle.
+    if allocation and (code := join(run, allocation)):
+        raise SystemExit(code)
 
 
-def step_id() -> str:
-    """The step's, within its job."""
-    return os.environ["SLURM_STEP_ID"]
-
-
-def step_key() -> str:
-    """What the tasks of this start of this step share with nothing else."""
-    env = os.environ
-    restarts = env.get("SLURM_RESTART_COUNT", "0")
-    return f"{env['SLURM_JOB_ID']}.{env['SLURM_STEP_ID']}.{restarts}"
-
-
-def address() -> str:
-    """This node as the others reach it: by SLURM's name for it, where that is a host's name."""
-    name = os.environ.get("SLURMD_NODENAME", "")
+def _scontrol(*words: str) -> tuple[int, str]:
     try:
-        socket.getaddrinfo(name, None)
-    except OSError:
-        return socket.gethostname()
-    return name or socket.gethostname()
+        result = subprocess.run(
+            ["scontrol", *words],  # noqa: S607 - found as the user's shell finds it
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return 1, str(error)
+    return result.returncode, result.stdout + result.stderr

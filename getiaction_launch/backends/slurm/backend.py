@@ -12,99 +12,71 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from getiaction_launch.backends.backend import Job
+from getiaction_launch.backends.backend import Backend, Job, record_of, replace_fields
+from getiaction_launch.backends.flag import from_environment
+from getiaction_launch.backends.slurm.allocation import (
+    SlurmAllocation,
+    check_geometry,
+    run_task,
+    share_cpus,
+)
 from getiaction_launch.backends.slurm.command import call
-from getiaction_launch.backends.slurm.company import Company, MakeCompany
+from getiaction_launch.backends.slurm.dependency import resolve
 from getiaction_launch.backends.slurm.job import SlurmJob
-from getiaction_launch.backends.slurm.options import Value, refuse_contradictions, spell
+from getiaction_launch.backends.slurm.options import refuse_contradictions, spell
 from getiaction_launch.backends.slurm.partition import check_partitions
 from getiaction_launch.backends.slurm.sbatch import (
     delayed_interrupt,
     sbatch_environment,
     sbatch_errors,
 )
+from getiaction_launch.backends.slurm.settings import SlurmSettings, Value
 from getiaction_launch.errors import (
     CheckError,
 )
+from getiaction_launch.node.allocation import Allocation, Limits
+from getiaction_launch.node.sidecar import MakeSidecar, Sidecar
 from getiaction_launch.plan.plan import Plan
+from getiaction_launch.run.records import JobRecord
 from getiaction_launch.run.run import Run, staging_root
 from getiaction_launch.storage.paths import is_remote
 
 if TYPE_CHECKING:
     from submitit import SlurmExecutor
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
-class SlurmBackend:
+class SlurmBackend(SlurmSettings):
     """Trains as a SLURM job with one task per node.
 
-    Args:
-        partition: Where to queue; SLURM's default if not given.
-        account: What to charge.
-        qos: Quality of service.
-        nodelist: Run on these nodes.
-        exclude: Not on these.
-        constraint: Features that each node must have.
-        mail_user: Whom SLURM tells of starts, ends and requeues.
-        dependency: What must come first, in SLURM's words and job ids: ``afterok:12:13``.
-        time_limit_minutes: After which SLURM ends the job; 0 for no limit, the partition's default
-            if not given.
-        cpus_per_worker: CPUs of each worker, with its loader's processes; on CPU nodes one, and on
-            GPU nodes SLURM's default, if not given.
-        gpu_type: Which GPUs, in the site's words: ``a100``; any if not given.
-        memory_mb: Memory of each node, in MB; 0 for all of it, SLURM's default if not given.
-        sbatch: Any other options of sbatch, without dashes; an empty value or true makes a switch.
-        srun: The same of srun.
-        setup: Shell lines that the job runs before srun: module load, conda activate.
-        python: How to start Python inside the job, e.g. "apptainer exec --nv act.sif python"; the
-            interpreter that submits if not given. Into a container, bind ``scontrol`` and
-            ``sbatch`` with what they need (slurm.conf, munge's socket): a job that is cut off
-            queues itself again by them, and without them its run has to be resumed by hand.
-        job_dir: Where job scripts and SLURM's own output go, a directory for each run, on a file
-            system that all nodes share; the run's own directory if not given.
-        warning_seconds: How long before its time limit SLURM tells the job, which saves then.
-        grace_seconds: How long workers may take to end after SIGTERM before they are killed.
-        poll_seconds: How long an answer of the scheduler is good for all who ask.
+    Its arguments are the fields of ``SlurmSettings``.
     """
 
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    nodelist: str | None = None
-    exclude: str | None = None
-    constraint: str | None = None
-    mail_user: str | None = None
-    dependency: str | None = None
-    time_limit_minutes: int | None = None
-    cpus_per_worker: int | None = None
-    gpu_type: str | None = None
-    memory_mb: int | None = None
-    sbatch: dict[str, Value] = field(default_factory=dict)
-    srun: dict[str, Value] = field(default_factory=dict)
-    setup: list[str] = field(default_factory=list)
-    python: str | None = None
-    job_dir: str | None = None
-    warning_seconds: int = 120
-    grace_seconds: float = 20
-    poll_seconds: float = 30
-
     def __post_init__(self) -> None:
-        for name, least in (("time_limit_minutes", 0), ("cpus_per_worker", 1), ("memory_mb", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name}={value} is too little: {least} or more")
-        for name in ("warning_seconds", "grace_seconds", "poll_seconds"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} is no time: 0 or more")
+        super().__post_init__()
         refuse_contradictions("sbatch", self.sbatch)
         refuse_contradictions("srun", self.srun)
 
-    def free_gpus(self, num_nodes: int) -> int | None:  # noqa: ARG002 - of the contract
+    @property
+    def start_seconds(self) -> float:
+        """A job that has not begun by then waits in the queue."""
+        return 2
+
+    def with_settings(self, values: Mapping[str, object]) -> Backend:
+        """The same backend with other values for some of its fields."""
+        return replace_fields(self, values)
+
+    def working_directory(self) -> Path | None:
+        """None: jobs run in the shell's directory."""
+        return None
+
+    def free_gpus(self, num_nodes: int) -> int | None:  # noqa: ARG002 - the contract's argument
         """None: only the job will know."""
         return None
 
@@ -130,8 +102,8 @@ class SlurmBackend:
                 "cluster config",
             )
         check_partitions(
-            self.partition or os.environ.get("SBATCH_PARTITION"),
-            self.qos or os.environ.get("SBATCH_QOS"),
+            self.partition or from_environment(SlurmSettings, "partition"),
+            self.qos or from_environment(SlurmSettings, "qos"),
             plan.topology.num_nodes,
             limit,
         )
@@ -152,8 +124,6 @@ class SlurmBackend:
             RefusedError: If sbatch says no.
             UnreachableError: If SLURM does not answer.
         """
-        from getiaction_launch.backends.slurm.step import run_task
-
         plans = [Plan.of(run) for run in runs]
         for plan in plans[1:]:
             if plan.topology != plans[0].topology:
@@ -171,42 +141,44 @@ class SlurmBackend:
                 sbatch_environment(self._asked(plans[0]), plans[0].forward_env_vars),
                 sbatch_errors(),
             ):
-                jobs = executor.map_array(partial(run_task, company=self.company), directories)
+                jobs = executor.map_array(partial(run_task, backend=self._later), directories)
             for run, job in zip(runs, jobs, strict=True):
                 self._record(run, job.job_id, executor.folder)
 
     def _record(self, run: Run, job_id: str, job_directory: Path) -> None:
-        before = run.read("job") or {}
-        previous = [*before.get("previous_job_ids", ()), before.get("job_id")]
-        run.write(
-            "job",
-            {
-                "backend": self.record,
-                "job_id": job_id,
-                "job_dir": str(job_directory),
-                "submitted_at": time.time(),
-                "previous_job_ids": [job_id for job_id in previous if job_id],
-            },
-        )
+        before = JobRecord.read(run) or JobRecord()
+        JobRecord(
+            record_of(self._later),
+            job_id=job_id,
+            submitted_at=time.time(),
+            previous_job_ids=[*before.previous_job_ids, *filter(None, [before.job_id])],
+            output=str(job_directory / f"{job_id}_0_log.out"),
+            details={"job_dir": str(job_directory)},
+        ).write(run)
 
     @property
-    def record(self) -> dict[str, Any]:
-        """What ``job.json`` says of it, for the run's later jobs."""
-        # What a first job waited for, a later one of the same run need not.
-        settings = asdict(replace(self, dependency=None))
-        return {
-            "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
-            "init_args": settings,
-        }
+    def _later(self) -> "Self":
+        """The backend for later jobs of a run, which wait for no other run any more."""
+        return replace(self, dependency=None)
 
     @property
-    def company(self) -> MakeCompany:
-        """What runs on each node beside its workers."""
-        return Company
+    def make_sidecar(self) -> MakeSidecar:
+        """Makes what runs on each node next to the workers."""
+        return Sidecar
 
-    def attach(self, run: Run, record: dict[str, Any]) -> Job:
+    def attach(self, run: Run, record: JobRecord) -> Job:
         """Find a job that any shell on this cluster submitted."""
         return SlurmJob(run, record, self.poll_seconds)
+
+    def allocation(self, plan: Plan) -> Allocation | None:
+        """The node of a SLURM step that this process is.
+
+        Raises:
+            UsageError: If it is none, or the step has another geometry than the plan.
+        """
+        check_geometry(plan)
+        limits = Limits(self.grace_seconds, self.warning_seconds)
+        return SlurmAllocation(record_of(self._later), limits, self.make_sidecar, share_cpus(plan))
 
     @property
     def _python(self) -> str:
@@ -250,6 +222,9 @@ class SlurmBackend:
     def _parameters(self, plan: Plan) -> dict[str, Any]:
         """What is asked of SLURM, in submitit's words."""
         topology = plan.topology
+        dependency = (
+            resolve(self.dependency, plan.root, self.poll_seconds) if self.dependency else None
+        )
         cpus = self.cpus_per_worker or (None if topology.gpus_per_node else 1)
         cpus_per_task = cpus and cpus * topology.workers_per_node
         gpus: int | str | None = topology.gpus_per_node or None
@@ -264,7 +239,7 @@ class SlurmBackend:
         }
         if self.mail_user:
             extra["mail-type"] = "BEGIN,END,FAIL,REQUEUE"
-        if self.dependency:
+        if dependency:
             extra["kill-on-invalid-dep"] = "yes"
         step = {"kill-on-bad-exit": "1", "wait": "0"}
         if cpus_per_task:
@@ -278,7 +253,7 @@ class SlurmBackend:
             "exclude": self.exclude,
             "constraint": self.constraint,
             "mail_user": self.mail_user,
-            "dependency": self.dependency or None,
+            "dependency": dependency or None,
             "time": self.time_limit_minutes,  # None, or submitit makes it 5 minutes
             "nodes": topology.num_nodes,
             "ntasks_per_node": 1,

@@ -2,16 +2,21 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from getiaction_launch.backends.backend import JobStatus
 from getiaction_launch.backends.slurm.command import call
 from getiaction_launch.backends.slurm.queue import Answer, ask, find_step
 from getiaction_launch.errors import RefusedError, UnreachableError
-from getiaction_launch.run.attempt import read_attempts
+from getiaction_launch.run.records import (
+    AttemptRecord,
+    Cancel,
+    JobEnd,
+    JobRecord,
+    read_attempts,
+)
+from getiaction_launch.run.restart import CANCELLED
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
 from getiaction_launch.storage.paths import last_line, owner_of
@@ -27,34 +32,38 @@ class SlurmJob:
     """A job of SLURM, or a step of it where the batch script is the user's own."""
 
     run: Run
-    record: Mapping[str, Any]
+    record: JobRecord
     poll_seconds: float
 
     @property
     def job_id(self) -> str:
         """``123``, or ``123_4`` for an element of an array."""
-        return str(self.record["job_id"])
+        return self.record.job_id
+
+    @property
+    def resume_command(self) -> str | None:
+        """In the user's own batch script, a new step; otherwise None."""
+        is_step = self.record.step_id is not None
+        return "srun --ntasks-per-node=1 getiaction-launch node" if is_step else None
 
     def status(self) -> JobStatus:
         """What SLURM says, with what the run's own records say since then."""
         attempts = read_attempts(self.run)
-        latest = attempts[-1] if attempts else {}
-        told = self.run.read("job_end") or {}
-        is_requeued = latest.get("started_at", 0) > told.get("seen_at", 0)
-        if told.get("job_id") == self.job_id and not is_requeued:
-            cause = Cause(told["cause"]) if told["cause"] else None
-            return JobStatus(JobState(told["state"]), told["reason"], cause)
+        latest = attempts[-1] if attempts else AttemptRecord()
+        end = JobEnd.read(self.run)
+        if end and end.job_id == self.job_id and latest.started_at <= end.seen_at:
+            return JobStatus(end.state, end.reason, end.cause)
         answer = self._ask()
-        has_begun = latest.get("started_at", 0) > answer.as_of and "ended_at" not in latest
+        has_begun = latest.started_at > answer.as_of and latest.ended_at is None
         if answer.state is JobState.PENDING and has_begun:
             return JobStatus(JobState.RUNNING)
-        if answer.state is JobState.RUNNING and latest.get("ended_at", 0) > answer.as_of:
+        if answer.state is JobState.RUNNING and (latest.ended_at or 0) > answer.as_of:
             return JobStatus(JobState.PENDING, "requeued")
         # A requeued batch script of the user's own still says nothing of the step that has gone.
-        is_requeued_step = "step_id" in self.record and answer.state is JobState.PENDING
-        if (_has_gone(answer) or is_requeued_step) and self.run.read("cancel"):
-            by_user = (JobState.CANCELLED, "cancelled by its user", Cause.CANCEL)
-            answer = Answer(*by_user, answer.as_of)
+        is_requeued_step = self.record.step_id is not None and answer.state is JobState.PENDING
+        if (_has_gone(answer) or is_requeued_step) and Cancel.read(self.run):
+            reason, cause = CANCELLED.reason, CANCELLED.cause
+            answer = Answer(CANCELLED.state, reason, cause, as_of=answer.as_of)
         elif answer.state is JobState.RUNNING and self._has_lost_step():
             lost = (JobState.FAILED, "its step has ended without a word", Cause.NODE_FAILURE)
             return JobStatus(*lost)  # not kept: the batch script may start another step
@@ -62,29 +71,29 @@ class SlurmJob:
             answer = replace(answer, reason=f"{answer.reason}{self._last_words()}")
         if answer.state.is_over:
             # SLURM forgets jobs, and many sites have no accounting that remembers them.
-            end = {"state": answer.state, "cause": answer.cause, "reason": answer.reason}
+            told = answer.state, answer.cause, answer.reason
             with contextlib.suppress(OSError):  # another user's run
-                self.run.write("job_end", {"job_id": self.job_id, **end, "seen_at": time.time()})
+                JobEnd(self.job_id, *told, seen_at=time.time()).write(self.run)
         return answer
 
     def _last_words(self) -> str:
         """Of the batch script, which has ended before a node could keep a log."""
-        log = Path(self.record.get("job_dir", ""), f"{self.job_id}_0_log.out")
+        log = Path(self.record.output or "")
         last = last_line(log)
         if last is None:
             return ""
         return f": {last} (see {log})" if last else f" (see {log})"
 
     def _ask(self, *, fresh: bool = False) -> Answer:
-        submitted_at = self.record["submitted_at"]
+        submitted_at = self.record.submitted_at
         uid = owner_of(self.run.launch_directory)
         return ask(self.job_id, uid, self.poll_seconds, submitted_at, fresh=fresh)
 
     def _has_lost_step(self) -> bool:
-        if "step_id" not in self.record:
+        if self.record.step_id is None:
             return False
         uid = owner_of(self.run.launch_directory)
-        submitted_at = self.record["submitted_at"]
+        submitted_at = self.record.submitted_at
         return find_step(self._target, uid, self.poll_seconds, submitted_at) is False
 
     def cancel(self) -> None:
@@ -96,15 +105,17 @@ class SlurmJob:
         if self._ask(fresh=True).state.is_over:
             return
         # First: the job reads it when it is told to end, and is never requeued.
-        self.run.write("cancel", {"requested_at": time.time()})
+        Cancel(time.time()).write(self.run)
         # For a step, scancel's own signal is SIGKILL.
-        said = self._scancel("--signal=TERM") if "step_id" in self.record else self._scancel()
+        said = (
+            self._scancel("--signal=TERM") if self.record.step_id is not None else self._scancel()
+        )
         started_at = time.monotonic()
         while not self._has_gone():
             if self._ask().state is JobState.PENDING:
                 self._scancel()  # it was requeued in that very moment
             waited_seconds = time.monotonic() - started_at
-            if "step_id" in self.record and waited_seconds > STEP_SAVE_SECONDS:
+            if self.record.step_id is not None and waited_seconds > STEP_SAVE_SECONDS:
                 self._scancel()
             if said or waited_seconds > CANCEL_SECONDS:
                 raise UnreachableError(
@@ -113,8 +124,8 @@ class SlurmJob:
                     f"See what holds it: scontrol show job {self.job_id}",
                 )
             time.sleep(POLL_SECONDS)
-        latest = self.run.read("job") or {}
-        if latest.get("job_id") not in (None, self.job_id):  # a successor came meanwhile
+        latest = JobRecord.read(self.run)
+        if latest and latest.job_id not in ("", self.job_id):  # another job has continued it
             SlurmJob(self.run, latest, self.poll_seconds).cancel()
 
     def _scancel(self, *flags: str) -> str:
@@ -126,11 +137,11 @@ class SlurmJob:
 
     @property
     def _target(self) -> str:
-        step_id = self.record.get("step_id")
+        step_id = self.record.step_id
         return self.job_id if step_id is None else f"{self.job_id}.{step_id}"
 
     def _has_gone(self) -> bool:
-        if "step_id" not in self.record:
+        if self.record.step_id is None:
             return _has_gone(self._ask(fresh=True))
         words = ("squeue", f"--steps={self._target}", "--noheader", "--format=%i")
         return not call(*words).strip()

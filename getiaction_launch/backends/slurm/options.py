@@ -2,23 +2,26 @@
 
 from collections.abc import Mapping
 
+from getiaction_launch.backends.flag import settings_of
+from getiaction_launch.backends.slurm.settings import SlurmSettings, Value
 from getiaction_launch.errors import ClusterConfigError
 
-Value = str | int | bool | None
-"""What YAML makes of an option's value."""
-
-_GEOMETRY = "--nodes, --gpus-per-node and --trainer.devices say it for SLURM and the Trainer alike"
-_OWN_FLAG = "it has a flag of its own: "
+_OWN_FLAG = "the launcher has a flag for it: "
+_GEOMETRY = (
+    "set nodes and devices once, by --nodes, --gpus-per-node or --trainer.devices; SLURM and the "
+    "Trainer both follow"
+)
 _BY_BOTH = {
-    "account": _OWN_FLAG + "-A",
+    # A setting's long flag is sbatch's own name of it.
+    **{
+        setting.flag.name[2:]: _OWN_FLAG + setting.flag.names[0]
+        for setting in settings_of(SlurmSettings)
+        if not setting.flag.repeats
+    },
     "array": "--sweep makes arrays",
     "chdir": "the job runs where you type the command",
-    "constraint": _OWN_FLAG + "-C",
-    "cpus-per-gpu": _OWN_FLAG + "-c (CPUs of each worker)",
-    "cpus-per-task": _OWN_FLAG + "-c (CPUs of each worker)",
-    "dependency": _OWN_FLAG + "-d",
+    "cpus-per-gpu": _OWN_FLAG + "-c",
     "error": "job_dir in the cluster config says where; see also getiaction-launch logs",
-    "exclude": _OWN_FLAG + "-x",
     "export": "forward_env_vars in the cluster config names what jobs take from your shell",
     "export-file": "forward_env_vars in the cluster config names what jobs take from your shell",
     "gpus": _GEOMETRY,
@@ -27,11 +30,8 @@ _BY_BOTH = {
     "gpus-per-task": _GEOMETRY,
     "input": "jobs have no input",
     "job-name": "--name names the run and its job",
-    "mail-user": _OWN_FLAG + "--mail-user",
-    "mem": _OWN_FLAG + "--mem",
     "no-requeue": "restarts in the cluster config says how many automatic restarts a run gets; "
     "so do --max-interruptions, --max-node-failures and --max-crashes",
-    "nodelist": _OWN_FLAG + "-w",
     "nodes": _GEOMETRY,
     "ntasks": _GEOMETRY,
     "ntasks-per-core": _GEOMETRY,
@@ -41,13 +41,10 @@ _BY_BOTH = {
     "open-mode": "logs of all attempts are kept",
     "output": "job_dir in the cluster config says where; see also getiaction-launch logs",
     "parsable": _OWN_FLAG + "--parsable",
-    "partition": _OWN_FLAG + "-p",
-    "qos": _OWN_FLAG + "-q",
     "requeue": "restarts in the cluster config says how many automatic restarts a run gets; "
     "so do --max-interruptions, --max-node-failures and --max-crashes",
     "signal": "warning_seconds in the cluster config says when",
     "test-only": "getiaction-launch check ... does that",
-    "time": _OWN_FLAG + "-t",
     "wait": _OWN_FLAG + "--wait",
     "wrap": "name a script: getiaction-launch train.py",
 }

@@ -197,7 +197,7 @@ def _answer(job_id: str, row: Row, as_of: float) -> Answer:
     if state is JobState.PENDING and row.start > as_of:
         estimate = time.strftime("%b %d %H:%M", time.localtime(row.start))
         told = f"{told}; SLURM expects to start it on {estimate}".removeprefix("; ")
-    return Answer(state, ": ".join(filter(None, [text, told])), cause, as_of)
+    return Answer(state, ": ".join(filter(None, [text, told])), cause, as_of=as_of)
 
 
 def _user_name(uid: str) -> str:

@@ -11,7 +11,9 @@ from collections.abc import Collection, Iterator
 
 import psutil
 
+from getiaction_launch.backends.flag import settings_of
 from getiaction_launch.backends.slurm.command import KEPT_VARIABLES, refusal
+from getiaction_launch.backends.slurm.settings import SlurmSettings
 from getiaction_launch.errors import UnreachableError
 from getiaction_launch.node.node import RUN_VARIABLE
 
@@ -36,15 +38,6 @@ _LEAKING = re.compile(
     r"|SBATCH_(.*BIND.*|ARRAY_INX|CPUS_PER_GPU|DISTRIBUTION|ERROR|GPUS.*|GRES|INPUT|JOB_NAME"
     r"|NO_REQUEUE|OPEN_MODE|OUTPUT|OVERCOMMIT|REQUEUE|SIGNAL|WAIT|CLUSTERS)"
 )
-# Variables that sbatch would obey rather than the script's header.
-_OVERRIDING = {
-    "partition": "SBATCH_PARTITION",
-    "account": "SBATCH_ACCOUNT",
-    "qos": "SBATCH_QOS",
-    "constraint": "SBATCH_CONSTRAINT",
-    "time": "SBATCH_TIMELIMIT",
-    "mem": "SBATCH_MEM_PER_.*",
-}
 
 
 @contextlib.contextmanager
@@ -59,12 +52,18 @@ def sbatch_environment(
     """
     # Not sbatch's --export: with names, it also loads the login shell's variables on the node.
     wanted = None if forward_env_vars is None else {*forward_env_vars, *_SHELL_VARIABLES}
-    overriding = "|".join(pattern for name, pattern in _OVERRIDING.items() if name in asked)
+    # sbatch would obey these rather than the script's header.
+    overriding = {
+        variable
+        for setting in settings_of(SlurmSettings)
+        if setting.flag.name[2:] in asked
+        for variable in setting.flag.variables
+    }
 
     def is_wanted(name: str) -> bool:
         if name in KEPT_VARIABLES:
             return True
-        if _LEAKING.fullmatch(name) or re.fullmatch(overriding, name):
+        if _LEAKING.fullmatch(name) or name in overriding:
             return False
         return wanted is None or name in wanted or name.startswith("SBATCH_")
 

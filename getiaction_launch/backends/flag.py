@@ -1,0 +1,155 @@
+"""Flags of a backend's settings, declared once: on the field that each one sets.
+
+Settings are the fields of a frozen dataclass. A field's default is the setting's, its flags stand
+in ``Annotated``, and the string below it is its help, in ``--help`` and in IDEs.
+"""
+
+import ast
+import inspect
+import itertools
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+from getiaction_launch.errors import UsageError
+
+_MEMORY_MB = {"": 1, "K": 1 / 1024, "M": 1, "G": 1024, "T": 1024 * 1024}
+_UNITS = re.compile(r"_(minutes|seconds|mb)$")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How a person types a setting.
+
+    Args:
+        names: The flag as it is typed, the short form first.
+        metavar: What stands for the value in the help.
+        read: Makes the field's value out of the text, or raises ValueError saying what is wrong.
+        example: Some values as they are typed, for the help and for errors.
+        variables: Environment variables by which the scheduler itself takes this setting.
+        repeats: Whether it may be repeated, each time for one entry of the field's mapping;
+            ``read`` then returns the entry's key and value.
+        is_common: Whether the short help shows it.
+        former: Flags of earlier versions, each with what to type instead.
+    """
+
+    names: tuple[str, ...]
+    metavar: str
+    read: Callable[[str], object] = str
+    example: str = ""
+    variables: tuple[str, ...] = ()
+    repeats: bool = False
+    is_common: bool = False
+    former: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The long form, which errors name."""
+        return self.names[-1]
+
+    def parse(self, text: str) -> object:
+        """Read what was typed.
+
+        Raises:
+            UsageError: If it cannot be read.
+        """
+        try:
+            return self.read(text)
+        except ValueError as error:
+            fix = f"Examples: {self.example}" if self.example else ""
+            raise UsageError(f"{self.name}: {error}.", fix) from error
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field of a backend's settings with one of its flags."""
+
+    name: str
+    flag: Flag
+
+
+def settings_of(owner: type) -> list[Setting]:
+    """Every setting that has a flag, in the order of the fields.
+
+    Args:
+        owner: The settings' dataclass.
+    """
+    return [
+        Setting(field.name, flag)
+        for field in fields(owner)
+        for flag in getattr(field.type, "__metadata__", ())
+        if isinstance(flag, Flag)
+    ]
+
+
+def help_of(owner: type) -> dict[str, str]:
+    """The strings below the fields of a class, by the fields' names."""
+    told: dict[str, str] = {}
+    for definition in ast.parse(inspect.getsource(owner)).body:
+        for field, below in itertools.pairwise(getattr(definition, "body", ())):
+            match field, below:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(text))),
+                ):
+                    told[name] = inspect.cleandoc(text)
+    return told
+
+
+def variables_of(owner: type, name: str) -> list[str]:
+    """The environment variables by which the scheduler takes a setting, the first one wins."""
+    flags = [setting.flag for setting in settings_of(owner) if setting.name == name]
+    return [variable for flag in flags for variable in flag.variables]
+
+
+def from_environment(owner: type, name: str) -> str | None:
+    """What the environment says of a setting; None if it says nothing."""
+    return next(filter(None, map(os.environ.get, variables_of(owner, name))), None)
+
+
+def noun(name: str) -> str:
+    """What a field is called in a sentence: ``time limit`` for ``time_limit_minutes``."""
+    words = _UNITS.sub("", name).replace("_", " ")
+    return re.sub(r"\b[cg]pu", lambda match: match[0].upper(), words)
+
+
+# Readers of values. Each raises ValueError with what is wrong, without a full stop.
+
+
+def read_count(text: str, least: int = 1) -> int:
+    """Read a whole number of ``least`` or more."""
+    if not text.isdecimal() or int(text) < least:
+        raise ValueError(f"{text!r} is not a whole number of {least} or more")
+    return int(text)
+
+
+def read_megabytes(text: str) -> int:
+    """Read sbatch's ``--mem``: a number of megabytes, or with K, M, G or T.
+
+    Returns:
+        Megabytes; 0 for all of the node's memory, as in sbatch.
+
+    Raises:
+        ValueError: For anything else.
+    """
+    match = re.fullmatch(r"(\d+)([KMGT]?)B?", text.upper())
+    if match is None:
+        raise ValueError(f"invalid size {text!r}")
+    number = int(match[1])
+    return max(1, round(number * _MEMORY_MB[match[2]])) if number else 0
+
+
+def read_pair(text: str) -> tuple[str, str]:
+    """Read ``KEY=VALUE``, or ``KEY`` alone for a switch; dashes before it do no harm.
+
+    Returns:
+        The key and the value, which is empty for a switch.
+
+    Raises:
+        ValueError: If there is no key.
+    """
+    key, _, value = text.removeprefix("--").partition("=")
+    if not key:
+        raise ValueError(f"{text!r} names no option")
+    return key, value

@@ -1,0 +1,198 @@
+"""What a cluster config, or a flag, can ask of Ray."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from getiaction_launch.backends.flag import Flag, read_count, read_megabytes, read_pair
+from getiaction_launch.errors import ClusterConfigError
+
+_NUMBER = (int, float)
+_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "entrypoint_num_cpus": (_NUMBER, "a number"),
+    "entrypoint_num_gpus": (_NUMBER, "a number"),
+    "entrypoint_memory": (_NUMBER, "a number of bytes"),
+    "entrypoint_resources": ((dict,), "a mapping"),
+    "entrypoint_label_selector": ((dict,), "a mapping"),
+}
+_DECIDED = {
+    "entrypoint": "name a script or a spec: getiaction-launch train.py",
+    "job_id": "--submission-id names the job",
+    "metadata": "it leads from the job to the run's directory",
+    "runtime_env": "--runtime-env env.yaml sets it",
+    "submission_id": "--submission-id names the job",
+}
+
+
+def read_mapping(text: str) -> dict[str, Any]:
+    """Read a mapping in JSON, as Ray's own flags do.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{text!r} is not a mapping")  # noqa: TRY004 - of what was typed
+    return content
+
+
+def read_yaml_mapping(path: str) -> dict[str, Any]:
+    """Read a mapping from a YAML file.
+
+    Raises:
+        ValueError: If there is no such file, or it holds something else.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} does not hold a mapping")  # noqa: TRY004 - of what was typed
+    return content
+
+
+def read_option(text: str) -> tuple[str, Any]:
+    """Read ``KEY=VALUE``, whose value is JSON or, where it is not, text.
+
+    Returns:
+        The key, as a keyword of Ray's ``submit_job``, and the value.
+
+    Raises:
+        ValueError: If one of the two is missing.
+    """
+    key, value = read_pair(text)
+    if not value:
+        raise ValueError(f"{text!r} has no value")
+    try:
+        content = json.loads(value)
+    except ValueError:
+        content = value
+    return key.replace("-", "_"), content
+
+
+@dataclass(frozen=True)
+class RaySettings:
+    """What is asked of Ray; by the flags, for one run."""
+
+    address: Annotated[
+        str | None,
+        Flag(
+            ("--address",),
+            "ADDRESS",
+            example="http://HEAD:8265",
+            variables=("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"),  # in the order in which Ray looks
+        ),
+    ] = None
+    """Address of the Ray cluster; a head on this machine if not given.
+
+    ``http://HEAD:8265`` or ``HEAD:6379``; ``local`` starts a private cluster, which ends with the
+    run.
+    """
+
+    cpus_per_worker: Annotated[int, Flag(("-c", "--cpus-per-task"), "N", read_count)] = 1
+    """CPUs of each worker, including its data loader's processes."""
+
+    memory_mb: Annotated[
+        int | None, Flag(("--mem",), "SIZE", read_megabytes, example="4000, 64G")
+    ] = None
+    """Memory of each node, in MB where no unit is given.
+
+    Ray only counts it. None is asked for if not given.
+    """
+
+    resources: dict[str, float] = field(default_factory=dict)
+    """Other resources of each node, by the cluster's names: ``{"node_type_a": 0.01}``."""
+
+    share_nodes: bool = False
+    """Whether several nodes of a run may be placed on one node of the cluster."""
+
+    placement_limit_seconds: float | None = None
+    """How long to wait until the cluster has room for all nodes; no limit if not given."""
+
+    working_dir: Annotated[str | None, Flag(("--working-dir",), "DIR")] = None
+    """Directory that Ray copies to every node, to run there."""
+
+    runtime_env: Annotated[
+        dict[str, Any],
+        Flag(("--runtime-env",), "YAML", read_yaml_mapping, example="env.yaml"),
+        Flag(
+            ("--runtime-env-json",), "JSON", read_mapping, example="""'{"env_vars": {"A": "1"}}'"""
+        ),
+    ] = field(default_factory=dict)
+    """Ray's runtime environment of the job."""
+
+    submission_id: Annotated[str | None, Flag(("--submission-id",), "ID")] = None
+    """Name of the job in Ray; derived from the run's name if not given."""
+
+    ray: Annotated[
+        dict[str, Any],
+        Flag(
+            ("--ray",),
+            "KEY=VALUE",
+            read_option,
+            example="entrypoint_num_cpus=0.5, entrypoint_memory=1000000000",
+            repeats=True,
+            former=tuple(
+                (f"--entrypoint-{name}", f"--ray entrypoint_{name.replace('-', '_')}")
+                for name in ("num-cpus", "num-gpus", "resources")
+            ),
+        ),
+    ] = field(default_factory=dict)
+    """Any other option of Ray's job submission; may be repeated.
+
+    By the keywords of ``JobSubmissionClient.submit_job``. The ``entrypoint_*`` ones are what the
+    run's driver occupies, and so choose its node; by default it occupies nothing, on the head.
+    """
+
+    python: str | None = None
+    """How the cluster starts Python; the interpreter that submits if not given."""
+
+    grace_seconds: float = 20
+    """How long workers may take to end after SIGTERM before they are killed."""
+
+    # Options of earlier versions, which job.json files and cluster configs still name.
+    entrypoint_num_cpus: InitVar[float | None] = None
+    entrypoint_num_gpus: InitVar[float | None] = None
+    entrypoint_resources: InitVar[dict[str, float] | None] = None
+
+    def __post_init__(
+        self,
+        entrypoint_num_cpus: float | None,
+        entrypoint_num_gpus: float | None,
+        entrypoint_resources: dict[str, float] | None,
+    ) -> None:
+        former = {
+            "entrypoint_num_cpus": entrypoint_num_cpus,
+            "entrypoint_num_gpus": entrypoint_num_gpus,
+            "entrypoint_resources": entrypoint_resources or None,
+        }
+        named = {key: value for key, value in former.items() if value is not None}
+        object.__setattr__(self, "ray", named | self.ray)
+        if self.cpus_per_worker < 1:
+            raise ValueError(f"cpus_per_worker={self.cpus_per_worker} must be at least 1")
+        for name in ("grace_seconds", "placement_limit_seconds"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        for key, value in self.ray.items():
+            _check_option(key, value)
+
+
+def _check_option(key: str, value: object) -> None:
+    if key in _DECIDED:
+        raise ClusterConfigError(
+            f"--ray {key}={value}: {key} is not set this way.", f"{_DECIDED[key]}."
+        )
+    kinds, meant = _KINDS.get(key, ((object,), "anything"))
+    is_right = isinstance(value, kinds) and not (kinds is _NUMBER and isinstance(value, bool))
+    if value is not None and not is_right:
+        raise ClusterConfigError(
+            f"--ray {key}={value!r} is not {meant}.",
+            "Examples: --ray entrypoint_num_cpus=0.5, --ray 'entrypoint_resources={\"a100\": 1}'",
+        )

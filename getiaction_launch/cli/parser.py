@@ -1,0 +1,133 @@
+"""Parses a command, and prints its help: with ``-h`` what most people need, with ``--help`` all."""
+
+import argparse
+import copy
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TextIO
+
+from getiaction_launch.errors import UsageError, nearest_first
+
+NEAREST = 3
+HELP_COLUMN = 28
+
+
+class Parser(argparse.ArgumentParser):
+    """One that raises UsageError, with the flags that were perhaps meant.
+
+    Args:
+        prog: The command that it parses, up to the verb.
+        about: What the command does, then examples, as a docstring has it.
+        usage: How the command is typed; derived from the arguments if not given.
+        epilog: What to say at the end of the whole help.
+        short_epilog: What to say at the end of the short help instead.
+    """
+
+    def __init__(
+        self,
+        prog: str,
+        about: str | None,
+        usage: str | None = None,
+        epilog: str | None = None,
+        short_epilog: str | None = None,
+    ) -> None:
+        what, _, examples = inspect.cleandoc(about or "").partition("\n\n")
+        super().__init__(
+            prog=prog,
+            usage=usage,
+            description=f"{what}\n\n{textwrap.indent(examples, '  ')}",
+            epilog=epilog,
+            allow_abbrev=False,
+            add_help=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self.common: list[argparse.Action] = []
+        self._short_epilog = short_epilog
+        more = "Show this help; -h shows the most common flags only" if short_epilog else None
+        self.add_argument("-h", "--help", action=_Help, help=more or "Show this help")
+
+    @classmethod
+    def of(cls, verb: Callable[..., int]) -> "Parser":
+        """A parser for the verb of that function, which its docstring explains."""
+        return cls(f"getiaction-launch {verb.__name__}", verb.__doc__)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print before it exits."""
+        raise UsageError(f"{message}.", f"See {self.prog} --help")
+
+    @property
+    def value_flags(self) -> set[str]:
+        """The flags that take a value."""
+        options = self._option_string_actions.items()
+        return {flag for flag, action in options if action.nargs != 0}
+
+    def parse(self, tokens: Sequence[str]) -> argparse.Namespace:
+        """Parse all of ``tokens``, or raise UsageError."""
+        arguments, unknown = self.parse_known_args(tokens)
+        if unknown:
+            actions = [action for action in self._actions if action.help != argparse.SUPPRESS]
+            flags = [flag for action in actions for flag in action.option_strings]
+            near = nearest_first(unknown[0].partition("=")[0], flags, NEAREST)
+            raise UsageError(
+                f"unknown argument {unknown[0]!r}.", f"{near} All flags: {self.prog} --help"
+            )
+        return arguments
+
+    def show_help(self, file: TextIO, *, short: bool = False) -> None:
+        """Print the help: in colours on a terminal, as plain text elsewhere.
+
+        Args:
+            file: The stream to print to.
+            short: Whether to show only what most people need, where there is so much.
+        """
+        formatter = _rich_formatter(self.prog, file)
+        if short and self._short_epilog:
+            formatter.add_usage(self.usage, self._actions, [])
+            formatter.add_text(self.description)
+            formatter.start_section(None)
+            formatter.add_arguments(map(_shortened, self.common))
+            formatter.end_section()
+            formatter.add_text(self._short_epilog)
+            print(formatter.format_help(), end="", file=file)
+        else:
+            self.formatter_class = lambda prog: formatter  # noqa: ARG005 - argparse's own
+            print(self.format_help(), end="", file=file)
+
+
+class _Help(argparse.Action):
+    """``-h`` is short, ``--help`` is complete."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:  # noqa: ANN401 - argparse's own
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **kwargs)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,  # noqa: ARG002 - argparse's own
+        values: object,  # noqa: ARG002
+        option_string: str | None = None,
+    ) -> None:
+        """Print the help and exit."""
+        assert isinstance(parser, Parser)  # noqa: S101 - it is added there alone
+        parser.show_help(sys.stdout, short=option_string == "-h")
+        parser.exit()
+
+
+def _rich_formatter(prog: str, file: TextIO) -> argparse.HelpFormatter:
+    from rich.console import Console
+    from rich_argparse import RawDescriptionRichHelpFormatter
+
+    class Formatter(RawDescriptionRichHelpFormatter):
+        group_name_formatter = str  # names are written as their owners write them
+        help_markup = False
+        text_markup = False
+
+    return Formatter(prog, max_help_position=HELP_COLUMN, console=Console(file=file))
+
+
+def _shortened(action: argparse.Action) -> argparse.Action:
+    short = copy.copy(action)
+    short.help = (action.help or "").partition(";")[0].partition(" [env")[0]
+    return short

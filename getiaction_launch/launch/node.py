@@ -1,0 +1,119 @@
+"""One node of a run whose job, or batch script, is the user's own: the verb ``node``.
+
+Every task of a scheduler's step calls the same function; that of rank 0 claims the run or takes it
+over, and the others wait until they see that.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from getiaction_launch.backends.backend import Backend
+from getiaction_launch.errors import CheckError, UsageError
+from getiaction_launch.launch.status import backend_of
+from getiaction_launch.launch.submit import check_resumable
+from getiaction_launch.node.allocation import Allocation
+from getiaction_launch.node.conductor import join
+from getiaction_launch.plan.plan import Plan
+from getiaction_launch.run.records import JobRecord
+from getiaction_launch.run.restart import reopen
+from getiaction_launch.run.run import Run
+from getiaction_launch.storage.paths import children, open_path
+from getiaction_launch.storage.probe import make_root
+
+T = TypeVar("T")
+JOIN_SECONDS = 120
+JOIN_POLL_SECONDS = 0.5
+
+
+def start_here(plan: Plan, backend: Backend) -> int:
+    """Train ``plan`` in the job that this process is a node of; returns the exit code.
+
+    After a requeue the run of this step exists already, and continues.
+
+    Raises:
+        UsageError: If this process is not one node of a job that fits the plan.
+        CheckError: If the other nodes do not see the run.
+    """
+    allocation = _allocation(backend, plan)
+
+    def find() -> Run | None:
+        for directory in children(open_path(plan.root) / plan.name):
+            run = Run(directory)
+            with contextlib.suppress(OSError, ValueError):  # another run's damage
+                if _is_own(run, allocation) and run.read("plan"):
+                    return run
+        return None
+
+    run = find()
+    if run is None and allocation.node_rank == 0:
+        make_root(plan.root)
+        run = Run.claim(plan.root, plan.name)
+        allocation.record().write(run)
+        run.write("plan", plan.to_json())  # last: from here on the other nodes find it
+    if run is None:
+        run = _await(
+            find,
+            f"node {allocation.node_rank} does not see the run that node 0 has made under "
+            f"{plan.root}.",
+            "Name a directory that all nodes share: --trainer.default_root_dir=PATH",
+        )
+    return join(run, allocation)
+
+
+def continue_here(run: Run, backend: Backend) -> int:
+    """Continue a run in the job that this process is a node of; returns the exit code.
+
+    Args:
+        run: A run of this job, or one that has ended before its training had.
+        backend: Where the run was submitted to no scheduler before; otherwise that one's.
+
+    Raises:
+        UsageError: If this process is not one node of a job that fits the run's plan.
+        CheckError: If the run has finished or may still run, or node 0 does not take it over.
+    """
+    plan, record = Plan.of(run), JobRecord.read(run)
+    earlier = backend_of(run, record).allocation(plan) if record else None
+    allocation = earlier or _allocation(backend, plan)
+    if not _is_own(run, allocation):
+        if allocation.node_rank == 0:
+            check_resumable(run)
+            reopen(run)
+            allocation.record().write(run)
+        else:
+            _await(
+                lambda: _is_own(run, allocation),
+                f"node 0 does not continue run {run.name}; see what it says.",
+            )
+    return join(run, allocation)
+
+
+def _allocation(backend: Backend, plan: Plan) -> Allocation:
+    allocation = backend.allocation(plan)
+    if allocation is None:
+        raise UsageError(
+            "`getiaction-launch node` is one node of a scheduler's job, and "
+            f"{type(backend).__name__} has no such jobs.",
+            "--cluster slurm   or   --cluster ray-on-slurm",
+        )
+    return allocation
+
+
+def _is_own(run: Run, allocation: Allocation) -> bool:
+    record = JobRecord.read(run)
+    return record is not None and allocation.owns(record)
+
+
+def _await(look: Callable[[], T | None], what: str, fix: str = "") -> T:
+    """Wait until ``look`` finds something true.
+
+    Raises:
+        CheckError: If it does not within :data:`JOIN_SECONDS`.
+    """
+    deadline = time.monotonic() + JOIN_SECONDS
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            raise CheckError(what, fix)
+        time.sleep(JOIN_POLL_SECONDS)
+    return found

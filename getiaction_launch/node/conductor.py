@@ -1,0 +1,313 @@
+"""One attempt from its beginning to its end: begin or join, run, judge, restart or stop.
+
+A backend needs one of two functions. :func:`join` is for schedulers that start a process on every
+node (SLURM, PBS, Flux, LSF): each process is one node, and that of rank 0 also begins, judges and
+ends the attempt and asks the scheduler for a restart. :func:`drive` is for nodes that one process
+starts (this machine, Ray): it runs one attempt after another until the run has ended.
+"""
+
+import contextlib
+import itertools
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from signal import SIGKILL, SIGTERM
+from typing import Protocol
+
+from getiaction_launch.errors import LaunchError
+from getiaction_launch.mirror.staging import salvage
+from getiaction_launch.node.allocation import Allocation, Limits
+from getiaction_launch.node.node import SAVE_LIMIT_SECONDS, await_save, run_node_or_tell
+from getiaction_launch.node.sidecar import NodeLostError, Sidecar
+from getiaction_launch.plan.plan import Plan
+from getiaction_launch.run.attempt import EXIT_FAILED, Attempt, Ending
+from getiaction_launch.run.records import Cancel, Done, JobRecord, NodeEnd, read_attempts
+from getiaction_launch.run.restart import allow_another, judge, may_begin
+from getiaction_launch.run.run import Run
+from getiaction_launch.run.state import EXIT_INTERRUPTED, Cause, JobState
+from getiaction_launch.system.ports import reserve_port
+from getiaction_launch.system.stop import StopRequest
+
+JOIN_SECONDS = 120
+ECHO_SECONDS = 5
+MARGIN_SECONDS = 15
+POLL_SECONDS = 0.05
+_starts = itertools.count()
+
+
+def begin(run: Run, key: str, address: str, port: int) -> Attempt:
+    """Open the next attempt, after uploading what a killed one has left on this machine."""
+    salvage(run, len(read_attempts(run)))
+    return Attempt.begin(run, key, address, port)
+
+
+def join(run: Run, allocation: Allocation) -> int:
+    """Be one node of one attempt; on the node of rank 0 also begin, judge and end the attempt.
+
+    Args:
+        run: The run that the job belongs to.
+        allocation: What the scheduler has given to this process.
+
+    Returns:
+        0 if this node ended well or another attempt follows, otherwise ``EXIT_FAILED``; the
+        scheduler should then end the other nodes.
+    """
+    stop = StopRequest()
+    if Done.read(run):
+        return 0  # the job was requeued after its end, or for a later step
+    job = JobRecord.read(run)
+    if job and allocation.job_id in job.previous_job_ids:
+        return 0  # another job has continued the run
+    for name, value in allocation.environment.items():
+        os.environ.setdefault(name, value)
+    if allocation.node_rank > 0:
+        attempt = Attempt.join(run, allocation.key, JOIN_SECONDS, lambda: stop.signal)
+        return _follow(attempt, allocation, stop)
+    if not may_begin(run):
+        print(f"run {run.name} has ended and is not started again", flush=True)
+        return EXIT_FAILED
+    port, claim = reserve_port()
+    with claim:
+        attempt = begin(run, allocation.key, allocation.address, port)
+        with contextlib.closing(allocation.make_sidecar(attempt, 0, stop)) as sidecar:
+            end = _run_share(attempt, 0, allocation.limits, stop, sidecar)
+            ends = _gather_ends(attempt, end, allocation.limits, stop)
+    return _conclude(attempt, ends, allocation, stop)
+
+
+def _follow(attempt: Attempt, allocation: Allocation, stop: StopRequest) -> int:
+    node_rank = allocation.node_rank
+    with contextlib.closing(allocation.make_sidecar(attempt, node_rank, stop)) as sidecar:
+        end = _run_share(attempt, node_rank, allocation.limits, stop, sidecar)
+        end.write(attempt.run, attempt.number, node_rank)
+        if end.exit_code == 0:
+            sidecar.await_others()
+    if end.exit_code in (0, EXIT_INTERRUPTED):
+        return 0
+    await_save(attempt)  # the scheduler ends the other nodes when this process ends
+    return EXIT_FAILED
+
+
+def _run_share(
+    attempt: Attempt, node_rank: int, limits: Limits, stop: StopRequest, sidecar: Sidecar
+) -> NodeEnd:
+    warning_seconds = max(limits.warning_seconds - MARGIN_SECONDS, limits.grace_seconds)
+    try:
+        sidecar.start()
+        code = run_node_or_tell(
+            attempt, node_rank, limits.grace_seconds, stop, warning_seconds=warning_seconds
+        )
+        sidecar.check(code)
+    except NodeLostError as loss:
+        print(f"node {node_rank}: {loss}", flush=True)
+        return NodeEnd(-SIGKILL, f"node {node_rank}: {loss}")
+    except Exception as error:  # noqa: BLE001 - recorded; the other nodes must still learn of it
+        print(f"node {node_rank}: {error!r}", flush=True)
+        return NodeEnd(EXIT_FAILED)
+    return NodeEnd(code)
+
+
+def _gather_ends(
+    attempt: Attempt, own: NodeEnd, limits: Limits, stop: StopRequest
+) -> list[NodeEnd | None]:
+    """Every node's end, this one's first; None for a node that has gone silent.
+
+    A node that has failed ends the others by its exit, so it does not wait for them. But where all
+    that is known is a consequence of another node's failure, that node is given a moment to write.
+    """
+    others = range(1, Plan.of(attempt.run).topology.num_nodes)
+    patience_seconds = limits.grace_seconds + SAVE_LIMIT_SECONDS + MARGIN_SECONDS
+    if own.exit_code == EXIT_FAILED or stop.signal is SIGTERM:  # SLURM allows KillWait, no more
+        patience_seconds = ECHO_SECONDS
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        ends = [own, *(NodeEnd.read(attempt.run, attempt.number, rank) for rank in others)]
+        error = attempt.run.first_error(attempt.number)
+        is_failed = any(end and end.exit_code == EXIT_FAILED for end in ends)
+        if None not in ends or (is_failed and error is not None and not error.is_consequence):
+            # Whoever is silent is being ended because another node has failed.
+            return [end or NodeEnd(EXIT_FAILED) for end in ends]
+        if own.exit_code == 0 and not stop.signal:
+            # Rank 0 may end long before the others.
+            deadline = time.monotonic() + patience_seconds
+        if time.monotonic() > deadline:
+            return ends
+        time.sleep(attempt.run.poll_seconds)
+
+
+def _conclude(
+    attempt: Attempt, ends: Sequence[NodeEnd | None], allocation: Allocation, stop: StopRequest
+) -> int:
+    run = attempt.run
+    stopped_by = None
+    if stop.signal:
+        is_cancelled = Cancel.read(run) is not None
+        stopped_by = Cause.CANCEL if is_cancelled else allocation.stop_cause(stop.signal)
+    ending = judge(
+        run, attempt.number, [end.exit_code if end else None for end in ends], stopped_by
+    )
+    if ending.state is JobState.FAILED and (loss := _first_loss(attempt, ends)):
+        # What the workers reported is a consequence of it.
+        ending = Ending(JobState.FAILED, Cause.NODE_FAILURE, loss)
+    if ending.state is JobState.INTERRUPTED and stopped_by is Cause.STOP:
+        # Only the scheduler knows whether this was a requeue or a cancel, and acts accordingly.
+        attempt.end(replace(ending, goes_on=True))
+        return 0
+    ending = allow_another(run, ending)
+    attempt.end(ending)
+    if ending.goes_on:
+        if (refusal := allocation.requeue()) is None:
+            return 0
+        if further := allocation.hand_over(run):
+            reason = f"{ending.reason}; it could not be requeued: {refusal}; {further}"
+            attempt.end(replace(ending, reason=reason, goes_on=False))
+    # Also where another job continues: what waits for this job's success must not start.
+    return 0 if ending.state is JobState.SUCCEEDED else EXIT_FAILED
+
+
+def _first_loss(attempt: Attempt, ends: Sequence[NodeEnd | None]) -> str | None:
+    # Read again: a node that was still silent when its end was asked for may have written by now.
+    others = range(1, len(ends))
+    now = [ends[0], *(NodeEnd.read(attempt.run, attempt.number, rank) for rank in others)]
+    return next((end.lost for end in now if end and end.lost), None)
+
+
+class NodeHandle(Protocol):
+    """One node that :func:`drive` has started."""
+
+    def poll(self) -> int | None:
+        """Exit code of the node's process; None while it runs.
+
+        Raises:
+            NodeLostError: If the node does not answer any more.
+        """
+
+    def stop(self) -> None:
+        """Send the node's process SIGTERM, if it still runs; return at once."""
+
+
+class Nodes(Protocol):
+    """The nodes on which :func:`drive` runs attempts."""
+
+    def reserve_head(self) -> tuple[str, int]:
+        """Address of the first node, and a port there that is free while the attempt runs.
+
+        Raises:
+            NodeLostError: If a node does not answer.
+        """
+
+    def start(self, attempt: Attempt) -> Sequence[NodeHandle]:
+        """Start the process of every node, the first one first.
+
+        Raises:
+            NodeLostError: If a node does not answer.
+            LaunchError: If a node cannot start its process.
+        """
+
+    def stop_cause(self) -> Cause | None:
+        """Why these nodes must be given back soon; None if nothing is known."""
+
+    def clean(self, exit_codes: Sequence[int | None]) -> None:
+        """End what the nodes have left behind; None stands for a node that has gone silent."""
+
+
+def drive(
+    run: Run,
+    place: Callable[[], AbstractContextManager[Nodes | None]],
+    is_stopped: Callable[[], bool],
+    patience_seconds: float | None = None,
+) -> Ending | None:
+    """Run attempts on nodes that this process starts, until the run has ended.
+
+    Args:
+        run: The run to train.
+        place: Enters with nodes for the run, or None if it was stopped before there were any;
+            raises TimeoutError where the wait for nodes has a limit. Called again when a node was
+            lost.
+        is_stopped: Whether somebody has asked for the end.
+        patience_seconds: How long nodes that were told to stop may take before they count as
+            silent; None for as long as they need.
+
+    Returns:
+        How the last attempt ended; None if none has begun.
+    """
+    ending: Ending | None = None
+    if not may_begin(run):
+        return None
+    try:
+        while not is_stopped() and (ending is None or ending.goes_on):
+            with place() as nodes:
+                is_whole = nodes is not None
+                while nodes and is_whole and not is_stopped():
+                    ending, is_whole = _run_attempt(run, nodes, is_stopped, patience_seconds)
+                    is_whole = is_whole and ending.goes_on
+    except TimeoutError as error:
+        ending = Ending(JobState.FAILED, Cause.NODE_FAILURE, str(error))
+        begin(run, _key(), "", 0).end(ending)
+    return ending
+
+
+def _key() -> str:
+    return f"{socket.gethostname()}.{os.getpid()}.{next(_starts)}"
+
+
+def _run_attempt(
+    run: Run, nodes: Nodes, is_stopped: Callable[[], bool], patience_seconds: float | None
+) -> tuple[Ending, bool]:
+    """Run one attempt; returns how it ended, and whether another one can have its nodes."""
+    attempt: Attempt | None = None
+    try:
+        address, port = nodes.reserve_head()
+        attempt = begin(run, _key(), address, port)
+        handles = nodes.start(attempt)
+    except (NodeLostError, LaunchError) as error:
+        is_loss = isinstance(error, NodeLostError)
+        cause = Cause.NODE_FAILURE if is_loss else Cause.CRASH
+        ending = allow_another(run, Ending(JobState.FAILED, cause, str(error)))
+        (attempt or begin(run, _key(), "", 0)).end(ending)
+        return ending, False
+    exit_codes = _watch(handles, nodes, is_stopped, patience_seconds)
+    nodes.clean(exit_codes)
+    stopped_by = Cause.STOP if is_stopped() else nodes.stop_cause()
+    ending = allow_another(run, judge(run, attempt.number, exit_codes, stopped_by))
+    attempt.end(ending)
+    return ending, None not in exit_codes and stopped_by is None
+
+
+def _poll(handle: NodeHandle) -> tuple[bool, int | None]:
+    """Whether a node has ended, and its exit code; None for a node that is lost."""
+    try:
+        code = handle.poll()
+    except NodeLostError:
+        return True, None
+    return code is not None, code
+
+
+def _watch(
+    handles: Sequence[NodeHandle],
+    nodes: Nodes,
+    is_stopped: Callable[[], bool],
+    patience_seconds: float | None,
+) -> list[int | None]:
+    """Every node's exit code; None for a node that has gone silent."""
+    codes: dict[int, int | None] = {}
+    stopped_at: float | None = None
+    while len(codes) < len(handles):
+        for rank, handle in enumerate(handles):
+            has_ended, code = (False, None) if rank in codes else _poll(handle)
+            if has_ended:
+                codes[rank] = code
+        has_failed = any(code != 0 for code in codes.values())
+        if stopped_at is None and (has_failed or is_stopped() or nodes.stop_cause()):
+            stopped_at = time.monotonic()
+            for handle in handles:
+                handle.stop()
+        waited_seconds = 0 if stopped_at is None else time.monotonic() - stopped_at
+        if patience_seconds is not None and waited_seconds > patience_seconds:
+            break
+        if len(codes) < len(handles):
+            time.sleep(POLL_SECONDS)
+    return [codes.get(rank) for rank in range(len(handles))]

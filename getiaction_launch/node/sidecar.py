@@ -1,0 +1,49 @@
+"""A sidecar: what runs on each node next to the workers, for as long as the attempt does."""
+
+from collections.abc import Callable
+
+from getiaction_launch.run.attempt import Attempt
+from getiaction_launch.system.stop import StopRequest
+
+
+class NodeLostError(Exception):
+    """A node cannot continue, and the run's own code is not to blame; the text says why."""
+
+
+class Sidecar:
+    """The sidecar of backends that need none: every method does nothing.
+
+    Args:
+        attempt: The attempt that the sidecar accompanies.
+        node_rank: Rank of this node, from 0.
+        stop: Set when the node must end.
+    """
+
+    def __init__(self, attempt: Attempt, node_rank: int, stop: StopRequest) -> None:
+        self._attempt, self._rank, self._stop = attempt, node_rank, stop
+
+    def start(self) -> None:
+        """Start, and return when the workers may start.
+
+        Raises:
+            NodeLostError: If it cannot start.
+        """
+
+    def check(self, code: int) -> None:
+        """Raise if the sidecar ended before this node's workers did.
+
+        Args:
+            code: Exit code of this node, as :func:`getiaction_launch.node.node.run_node` gives it.
+
+        Raises:
+            NodeLostError: If the sidecar has died.
+        """
+
+    def await_others(self) -> None:
+        """Stay for the workers of other nodes, after this node's workers have finished."""
+
+    def close(self) -> None:
+        """Stop the sidecar and remove what it has written."""
+
+
+MakeSidecar = Callable[[Attempt, int, StopRequest], Sidecar]

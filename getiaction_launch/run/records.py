@@ -1,0 +1,349 @@
+"""Every JSON file of a run's ``launch/`` directory, as a dataclass with one writer.
+
+Nobody else reads or writes those files by text keys. A file of an earlier version stays readable:
+keys that are unknown here are ignored and missing ones have defaults. A damaged file is a
+:class:`~getiaction_launch.errors.RecordError` that names the file and the key.
+
+Two more files have their own modules: ``plan.json`` (:class:`~getiaction_launch.plan.plan.Plan`)
+and the markers of committed checkpoints (:mod:`getiaction_launch.run.checkpoint`).
+"""
+
+import time
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from getiaction_launch.errors import RecordError
+from getiaction_launch.plan.plain import read_dataclass
+from getiaction_launch.run.state import Cause, JobState
+from getiaction_launch.storage.paths import read_json, write_json
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from getiaction_launch.run.run import Run
+
+T = TypeVar("T")
+
+
+def load(cls: type[T], path: Path) -> T | None:
+    """Read a record; None where the file was not written (yet)."""
+    try:
+        content = read_json(path)
+    except RecordError:
+        raise
+    except ValueError as error:
+        raise RecordError(f"{path} is not JSON: {error}.", "The file is damaged.") from error
+    return None if content is None else read_dataclass(cls, content, str(path))
+
+
+def plain(record: Any) -> dict[str, Any]:  # noqa: ANN401 - a dataclass
+    """A dataclass as JSON content, without the optional values that are not set."""
+    optional = {f.name for f in fields(record) if f.default is None}
+    content = asdict(record)
+    return {k: v for k, v in content.items() if not (v is None and k in optional)}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One file of ``launch/``; the class attribute ``NAME`` is the file's name without suffix."""
+
+    NAME: ClassVar[str]
+
+    @classmethod
+    def read(cls, run: "Run") -> "Self | None":
+        """Read the file; None where it was not written (yet).
+
+        Raises:
+            RecordError: If the file is damaged; the message names the file and the key.
+            StorageError: If a remote file system does not answer.
+        """
+        return load(cls, run.launch_directory / f"{cls.NAME}.json")
+
+    def write(self, run: "Run", *, durable: bool = True) -> None:
+        """Replace the file in one step; ``durable`` as in ``write_json``.
+
+        Raises:
+            OSError: If the file system refuses it.
+        """
+        run.write(self.NAME, self.content(), durable=durable)
+
+    def content(self) -> dict[str, Any]:
+        """What the file holds, without optional values that are not set."""
+        return plain(self)
+
+    @classmethod
+    def remove(cls, run: "Run") -> None:
+        """Remove the file if it exists."""
+        run.forget(cls.NAME)
+
+
+@dataclass(frozen=True)
+class BackendRecord:
+    """Which backend submitted a job, and with which settings.
+
+    Attributes:
+        class_path: Import path of the backend's class.
+        init_args: Arguments of its constructor, as plain data.
+    """
+
+    class_path: str = ""
+    init_args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class JobRecord(Record):
+    """``job.json``: how to find the run's job. Written by whoever starts the job.
+
+    Attributes:
+        backend: The backend that submitted the job.
+        job_id: The scheduler's name for the job, or ``PID@HOST`` for a process.
+        submitted_at: Seconds since the epoch.
+        previous_job_ids: Jobs in which earlier attempts of this run were submitted.
+        step_id: The step inside the job, where the batch script is the user's own.
+        output: File to which the scheduler writes the output of the batch script.
+        details: What else the backend needs to find the job; only that backend reads it.
+    """
+
+    NAME: ClassVar[str] = "job"
+
+    backend: BackendRecord = field(default_factory=BackendRecord)
+    job_id: str = ""
+    submitted_at: float = 0
+    previous_job_ids: list[str] = field(default_factory=list)
+    step_id: str | None = None
+    output: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, run: "Run") -> "Self | None":
+        """Read the file; before 0.1.0 the details stood beside the other keys.
+
+        Raises:
+            RecordError: As in :meth:`Record.read`.
+            StorageError: As in :meth:`Record.read`.
+        """
+        record = super().read(run)
+        if record is None or record.details:
+            return record
+        content = run.read(cls.NAME) or {}
+        known = {f.name for f in fields(cls)} | {"schema_version"}
+        details = {key: value for key, value in content.items() if key not in known}
+        output = record.output
+        if output is None and isinstance(details.get("job_dir"), str):
+            output = str(Path(details["job_dir"], f"{record.job_id}_0_log.out"))
+        return replace(record, details=details, output=output)
+
+
+@dataclass(frozen=True)
+class AttemptRecord:
+    """``attempt_N.json``: one start of the run. Written by the node of rank 0, or the job process.
+
+    Attributes:
+        number: The attempt's number, from 0.
+        key: What the nodes of this start share with no other start.
+        head: ``address:port`` where the worker of rank 0 listens.
+        resume_from: Path or URL of the checkpoint that all workers start from.
+        first_step: Optimizer steps in that checkpoint; 0 for a new start.
+        started_at: Seconds since the epoch.
+        state: How it ended; RUNNING until then.
+        cause: What ended it; None after success and while it runs.
+        reason: The same for people.
+        goes_on: Whether another attempt follows without anybody asking for it.
+        ended_at: Seconds since the epoch; None while it runs.
+        last_step: Optimizer steps that were last reported.
+    """
+
+    number: int = 0
+    key: str = ""
+    head: str = ""
+    resume_from: str | None = None
+    first_step: int = 0
+    started_at: float = 0
+    state: JobState = JobState.RUNNING
+    cause: Cause | None = None
+    reason: str = ""
+    goes_on: bool = False
+    ended_at: float | None = None
+    last_step: int | None = None
+
+    @classmethod
+    def read(cls, run: "Run", number: int) -> "AttemptRecord | None":
+        """Read one attempt; None if it has not begun.
+
+        Raises:
+            RecordError: As in :meth:`Record.read`.
+            StorageError: As in :meth:`Record.read`.
+        """
+        return load(cls, run.launch_directory / f"attempt_{number}.json")
+
+    def write(self, run: "Run") -> None:
+        """Replace the file in one step, on the disk when this returns."""
+        run.write(f"attempt_{self.number}", {"resume_from": None, "cause": None, **plain(self)})
+
+
+def read_attempts(run: "Run") -> list[AttemptRecord]:
+    """Read every attempt so far, the first one first."""
+    records: list[AttemptRecord] = []
+    while record := AttemptRecord.read(run, len(records)):
+        records.append(record)
+    return records
+
+
+@dataclass(frozen=True)
+class Progress(Record):
+    """``progress.json``: how far training is. Written by the worker of rank 0, once a second.
+
+    For a run on remote storage, the mirror of rank 0's node uploads it.
+
+    Attributes:
+        phase: ``starting``, ``training``, ``saving``, ``interrupted`` or ``finished``.
+        epoch: The current epoch, from 0.
+        step: Optimizer steps taken.
+        first_step: Optimizer steps that earlier attempts took.
+        total_steps: Optimizer steps of the whole training, where that is known.
+        max_epochs: The Trainer's, where it has one.
+        seconds_per_step: Mean of this attempt, in seconds.
+        metrics: The last value of each logged metric.
+        best: The best value so far of each metric that a ``ModelCheckpoint`` monitors.
+        checkpoint_step: Optimizer steps in the newest committed checkpoint.
+        checkpoint_error: Why no checkpoint can be saved at present.
+        upload_error: Why no checkpoint can be uploaded at present.
+        is_writing_checkpoint: Whether a checkpoint is being written in the background.
+        updated_at: Seconds since the epoch.
+    """
+
+    NAME: ClassVar[str] = "progress"
+
+    phase: str | None = None
+    epoch: int | None = None
+    step: int | None = None
+    first_step: int | None = None
+    total_steps: int | None = None
+    max_epochs: int | None = None
+    seconds_per_step: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
+    checkpoint_step: int | None = None
+    checkpoint_error: str | None = None
+    upload_error: str | None = None
+    is_writing_checkpoint: bool = False
+    updated_at: float | None = None
+
+    def content(self) -> dict[str, Any]:
+        """What the file holds: what has been reported so far."""
+        unset = asdict(type(self)())
+        return {key: value for key, value in asdict(self).items() if value != unset[key]}
+
+    @property
+    def is_saving(self) -> bool:
+        """Whether rank 0 is saving a checkpoint, or writes one in the background."""
+        return self.phase == "saving" or self.is_writing_checkpoint
+
+
+@dataclass(frozen=True)
+class Done(Progress):
+    """``done.json``: training has finished; only this file means success. Written by the job.
+
+    Attributes:
+        finished_at: Seconds since the epoch.
+    """
+
+    NAME: ClassVar[str] = "done"
+
+    finished_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Cancel(Record):
+    """``cancel.json``: somebody has asked for the run's end. Written by whoever cancels.
+
+    Attributes:
+        requested_at: Seconds since the epoch.
+    """
+
+    NAME: ClassVar[str] = "cancel"
+
+    requested_at: float = 0
+
+
+@dataclass(frozen=True)
+class JobEnd(Record):
+    """``job_end.json``: how a job ended, in case the scheduler forgets it.
+
+    Written by whoever sees first that the job has ended.
+
+    Attributes:
+        job_id: The job that ended.
+        state: How it ended.
+        cause: What ended it, where that is known.
+        reason: The same in the scheduler's words.
+        seen_at: Seconds since the epoch.
+    """
+
+    NAME: ClassVar[str] = "job_end"
+
+    job_id: str
+    state: JobState
+    cause: Cause | None = None
+    reason: str = ""
+    seen_at: float = 0
+
+
+@dataclass(frozen=True)
+class NodeEnd:
+    """``logs/attempt_N/node_R.json``: how one node ended. Written by that node.
+
+    Attributes:
+        exit_code: Exit code of the node's process, as :mod:`getiaction_launch.node.node` says it.
+        lost: Why the node cannot continue, where the run's own code is not to blame.
+    """
+
+    exit_code: int
+    lost: str | None = None
+
+    @classmethod
+    def read(cls, run: "Run", attempt: int, node_rank: int) -> "NodeEnd | None":
+        """Read how a node ended; None while it runs."""
+        return load(cls, _node_path(run, attempt, node_rank))
+
+    def write(self, run: "Run", attempt: int, node_rank: int) -> None:
+        """Write how this node ended."""
+        write_json(_node_path(run, attempt, node_rank), plain(self))
+
+
+def _node_path(run: "Run", attempt: int, node_rank: int) -> Path:
+    return run.log_directory(attempt) / f"node_{node_rank}.json"
+
+
+@dataclass(frozen=True)
+class WorkerError:
+    """``logs/attempt_N/error_rank_R.json``: why a worker failed. Written by it, or by its node.
+
+    Attributes:
+        rank: The worker's rank among all workers.
+        node_rank: Rank of the node that the worker ran on.
+        host: Host name of that node.
+        type: Class name of the exception.
+        message: Text of the exception.
+        traceback: Traceback in the worker; empty where the worker could not write one.
+        is_consequence: Whether the exception only says that another worker is gone.
+        failed_at: Seconds since the epoch.
+    """
+
+    rank: int
+    node_rank: int
+    host: str
+    type: str
+    message: str
+    traceback: str = ""
+    is_consequence: bool = False
+    failed_at: float = field(default_factory=time.time)
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} on node {self.node_rank} ({self.host}): {self.summary}"
+
+    @property
+    def summary(self) -> str:
+        """``ValueError: message``, as a traceback ends."""
+        return f"{self.type}: {self.message}"

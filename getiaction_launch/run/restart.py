@@ -1,0 +1,134 @@
+"""How an attempt is judged, and whether another one follows.
+
+:func:`judge` says how an attempt ended, :func:`allow_another` whether the run's restart budgets
+allow another one, and :func:`may_begin` whether a job that a scheduler has started may train at
+all. :func:`reopen` lets a run continue that has ended.
+"""
+
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+
+from getiaction_launch.plan.plan import Plan
+from getiaction_launch.run.attempt import EXIT_FAILED, Ending, write_end
+from getiaction_launch.run.checkpoint import newest
+from getiaction_launch.run.records import AttemptRecord, Cancel, Done, Progress, read_attempts
+from getiaction_launch.run.run import Run
+from getiaction_launch.run.state import EXIT_INTERRUPTED, Cause, JobState
+
+_BUDGETS = {
+    Cause.CRASH: "crashes",
+    Cause.OUT_OF_MEMORY: "crashes",
+    Cause.NODE_FAILURE: "node_failures",
+    Cause.TIME_LIMIT: "interruptions",
+    Cause.PREEMPTION: "interruptions",
+}
+_INTERRUPTIONS = {
+    Cause.TIME_LIMIT: "its time limit was near",
+    Cause.PREEMPTION: "preempted",
+    Cause.NODE_FAILURE: "a node of its job was lost",
+    Cause.CANCEL: "cancelled by you",
+}
+_SILENT = Ending(JobState.FAILED, Cause.NODE_FAILURE, "it ended without a word")
+CANCELLED = Ending(JobState.CANCELLED, Cause.CANCEL, "cancelled by you")
+"""How a run ends that somebody has cancelled."""
+
+
+def judge(
+    run: Run, attempt: int, exit_codes: Sequence[int | None], stopped_by: Cause | None = None
+) -> Ending:
+    """Say how an attempt ended.
+
+    Args:
+        run: The run that was started.
+        attempt: The attempt's number, from 0.
+        exit_codes: Exit code of every node's process: 0, ``EXIT_FAILED``, ``EXIT_INTERRUPTED``,
+            negative for the signal that killed it, or None if the node has gone silent.
+        stopped_by: Why the nodes were told to stop, where that is known.
+    """
+    if set(exit_codes) == {0}:
+        return Ending(JobState.SUCCEEDED)
+    if Cancel.read(run):
+        return CANCELLED
+    error = run.first_error(attempt)
+    has_failed = error is not None and not error.is_consequence
+    lost = [rank for rank, code in enumerate(exit_codes) if code is None or code < 0]
+    if not has_failed and lost and stopped_by is None:
+        code = exit_codes[lost[0]]
+        how = f"was killed by {signal.Signals(-code).name}" if code else "has gone silent"
+        return Ending(JobState.FAILED, Cause.NODE_FAILURE, f"node {lost[0]} {how}")
+    # A failure that reads like a consequence is one only where something else can have caused it.
+    is_echo = stopped_by not in (None, Cause.STOP) or EXIT_FAILED not in exit_codes
+    if not has_failed and is_echo and (stopped_by or EXIT_INTERRUPTED in exit_codes):
+        cause = stopped_by or Cause.STOP
+        is_loss = cause is Cause.NODE_FAILURE
+        state = JobState.FAILED if is_loss else JobState.INTERRUPTED
+        return Ending(state, cause, _INTERRUPTIONS.get(cause, "told to stop"))
+    if error is None:
+        return Ending(JobState.FAILED, Cause.CRASH, "no worker said why; see the logs")
+    cause = Cause.OUT_OF_MEMORY if error.type == "OutOfMemory" else Cause.CRASH
+    return Ending(JobState.FAILED, cause, str(error))
+
+
+def may_begin(run: Run) -> bool:
+    """Whether another attempt may begin, no matter who starts it.
+
+    Schedulers requeue jobs without being asked: after a node was lost, when an administrator says
+    so, and while somebody cancels. An attempt that could not record how it ended is ended here.
+    """
+    if Done.read(run) or Cancel.read(run):
+        return False
+    records = read_attempts(run)
+    if not records:
+        return True
+    last = records[-1]
+    if last.ended_at is not None:
+        return last.goes_on
+    silent = replace(_SILENT, goes_on=True) if last.goes_on else allow_another(run, _SILENT)
+    write_end(run, last, silent)
+    return silent.goes_on
+
+
+def allow_another(run: Run, ending: Ending) -> Ending:
+    """Decide by the run's restart budgets whether another attempt follows ``ending``.
+
+    Each cause has a budget of its own. A time limit is not the code's fault, but a run that reaches
+    it twice without a step in between would be restarted for ever.
+    """
+    budget = _BUDGETS.get(ending.cause) if ending.cause else None
+    if budget is None or ending.state is JobState.CANCELLED:
+        return ending
+    limit: int | None = getattr(Plan.of(run).restarts, budget)
+    records = read_attempts(run)
+    used = sum(_BUDGETS.get(record.cause) == budget for record in records if record.cause)
+    if limit is not None and used >= limit:
+        spent = f"{ending.reason} ({used} of {limit} {budget.replace('_', ' ')} were allowed)"
+        return replace(ending, reason=spent if limit else ending.reason)
+    if ending.cause is Cause.TIME_LIMIT and _stands_still(run, records):
+        reason = f"{ending.reason}; two attempts in a row trained no step that could be saved"
+        return Ending(JobState.INTERRUPTED, ending.cause, reason)
+    return replace(ending, goes_on=True)
+
+
+def _stands_still(run: Run, records: Sequence[AttemptRecord]) -> bool:
+    if Progress.read(run) is None or len(records) < 2:  # noqa: PLR2004 - two in a row
+        return False  # a script that reports no progress may keep its state itself
+    before, last = records[-2:]
+    if before.cause != Cause.TIME_LIMIT:
+        return False  # a preemption may come before the first step, and again
+    checkpoint = newest(run)
+    newest_step = checkpoint.step if checkpoint else 0
+    return before.first_step == last.first_step == newest_step
+
+
+def reopen(run: Run) -> AttemptRecord | None:
+    """Let another attempt follow the last one, although that was the end of the run.
+
+    Returns:
+        The record of the last attempt as it was; None if none has begun.
+    """
+    records = read_attempts(run)
+    if records:
+        replace(records[-1], goes_on=True).write(run)
+    Cancel.remove(run)
+    return records[-1] if records else None

@@ -1,0 +1,1 @@
+/tmp/released/experiments/slurm/version_0/launch/slurm/2_submission.sh

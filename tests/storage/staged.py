@@ -1,0 +1,46 @@
+"""A run on storage with its staging directory: what tests of both write, upload and look at."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from getiaction_launch.mirror.mirror import Mirror
+from getiaction_launch.run.checkpoint import commit, partial_path
+from getiaction_launch.run.run import Run
+from getiaction_launch.storage.paths import children
+
+LIMIT_SECONDS = 30
+
+
+def sync(run: Run) -> None:
+    """Bring everything, as a node does at its end."""
+    Mirror(run).close(LIMIT_SECONDS)
+
+
+def names(directory: Path) -> list[str]:
+    """What lies there."""
+    return sorted(path.name for path in children(directory))
+
+
+def append(path: Path, text: str) -> None:
+    """As a log is written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(text)
+
+
+def save(run: Run, step: int, content: str = "weights", attempt: int = 0) -> None:
+    """Commit a checkpoint on this machine."""
+    path = partial_path(run.local, 0, step)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    commit(
+        run.local, attempt=attempt, fit=0, step=step, epoch=0, reason="period", saved_at=time.time()
+    )
+
+
+def elsewhere(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str = "b") -> None:
+    """Go on with the run on another machine."""
+    monkeypatch.setenv("GETIACTION_LAUNCH_STAGING_DIR", str(tmp_path / name))
+    run.make_log_directory(0)

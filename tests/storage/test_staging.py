@@ -1,0 +1,152 @@
+"""Attempts on other machines: what they find in the staging directory, and what they leave."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from staged import append, elsewhere, names, save, sync
+
+from getiaction_launch.errors import CheckError
+from getiaction_launch.mirror.staging import prepare, salvage
+from getiaction_launch.mirror.transfer import download
+from getiaction_launch.run.checkpoint import all_committed, newest
+from getiaction_launch.run.run import Run
+from getiaction_launch.storage.paths import file_system
+
+
+def test_run_goes_on_on_another_machine(run, tmp_path, monkeypatch):
+    """There, everybody finds the checkpoint, and rank 0 what its callbacks have saved."""
+    save(run, 10)
+    local = run.local.directory
+    (local / "checkpoints").mkdir()
+    (local / "checkpoints/best.ckpt").write_text("best")
+    append(local / "launch/logs/attempt_0/rank_0.log", "said\n")
+    sync(run)
+    for rank, machine in enumerate(("b", "c")):
+        elsewhere(run, tmp_path, monkeypatch, machine)
+        prepare(run, 1, rank, str(newest(run).path))
+        assert run.local.directory != local
+        assert newest(run.local).step == 10
+        assert (run.local.directory / "checkpoints/best.ckpt").exists() == (rank == 0)
+        assert names(run.local.log_directory(0)) == []
+    elsewhere(run, tmp_path, monkeypatch, "b")
+    (run.local.directory / "checkpoints/best.ckpt").unlink()
+    sync(run)
+    assert names(run.directory / "checkpoints") == []
+
+
+def test_clocks_do_not_say_which_checkpoint_is_newest(run, tmp_path, monkeypatch):
+    """A machine an hour ahead, an older one written again: that of the last attempt goes on."""
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda now=time.time: now() + 3600)
+        for step in (10, 20):
+            save(run, step)
+            sync(run)
+    elsewhere(run, tmp_path, monkeypatch)
+    prepare(run, 1, 0, str(newest(run).path))
+    save(run, 30, attempt=1)
+    sync(run)
+    fs, key = file_system(all_committed(run)[0].path)
+    for written_again in (key, key.replace(".ckpt", ".json")):
+        fs.pipe_file(written_again, fs.cat_file(written_again))
+    assert [checkpoint.step for checkpoint in all_committed(run)] == [20, 30]
+    assert newest(run.local).step == 30
+    elsewhere(run, tmp_path, monkeypatch, "c")
+    prepare(run, 2, 0, str(newest(run).path))
+    assert newest(run.local).step == 30
+
+
+def test_uploads_that_were_killed_are_abandoned(s3, tmp_path, monkeypatch):
+    """The next attempt drops the parts that a killed one has left, and nobody else's."""
+    monkeypatch.setenv("GETIACTION_LAUNCH_STAGING_DIR", str(tmp_path / "staging"))
+    bucket = s3.make_bucket()
+    other, run = (Run.claim(f"{bucket}/experiments", "act") for _ in range(2))
+    keys = []
+    for each in (other, run):
+        fs, path = file_system(each.directory / "launch/checkpoints/fit_0_step_9.ckpt")
+        name, _, key = path.partition("/")
+        keys.append(key)
+        fs.call_s3("create_multipart_upload", Bucket=name, Key=key)
+    run.make_log_directory(0)
+    prepare(run, 1, 0, None)
+    told = fs.call_s3("list_multipart_uploads", Bucket=name)
+    assert [upload["Key"] for upload in told["Uploads"]] == keys[:1]
+
+
+def test_damaged_checkpoint_is_never_resumed_from(run, tmp_path, monkeypatch):
+    """Of the right size but other bytes: refused by name, and the one before it is the newest."""
+    for step in (10, 20):
+        save(run, step)
+        sync(run)
+    fs, key = file_system(newest(run).path)
+    fs.pipe_file(key, b"WEIGHTS")
+    elsewhere(run, tmp_path, monkeypatch)
+    with pytest.raises(CheckError, match=r"fit_0_step_20\.ckpt is damaged"):
+        prepare(run, 1, 0, str(newest(run).path))
+    assert newest(run.local) is None
+    assert newest(run).step == 10
+
+
+def test_stale_files_of_a_machine_are_forgotten(run, tmp_path, monkeypatch):
+    """A machine that the run comes back to takes what storage has, and uploads nothing older."""
+    first = os.environ["GETIACTION_LAUNCH_STAGING_DIR"]
+    prepare(run, 0, 0, None)
+    best = "checkpoints/best.ckpt"
+    (run.local.directory / "checkpoints").mkdir()
+    (run.local.directory / best).write_text("old")
+    sync(run)
+    elsewhere(run, tmp_path, monkeypatch)
+    prepare(run, 1, 0, None)
+    (run.local.directory / best).write_text("new")
+    sync(run)
+    monkeypatch.setenv("GETIACTION_LAUNCH_STAGING_DIR", first)
+    prepare(run, 2, 0, None)
+    assert (run.local.directory / best).read_text() == "new"
+    sync(run)
+    assert (run.directory / best).read_text() == "new"
+
+
+def test_what_a_killed_node_has_left_is_brought(run):
+    """A checkpoint that was committed here, but not yet there, is what the next attempt takes."""
+    prepare(run, 0, 0, None)
+    save(run, 10)
+    assert newest(run) is None
+    salvage(run, 1)
+    assert newest(run).step == 10
+
+
+def test_download_that_is_cut_off_is_tried_again(run, tmp_path, monkeypatch):
+    """A checkpoint does not fail to arrive for one connection that broke."""
+    save(run, 10)
+    sync(run)
+    stored = newest(run).path
+    fs, _ = file_system(stored)
+    get, failures = fs.get_file, [OSError("cut off")]
+
+    def get_file(source: str, target: str) -> None:
+        if failures:
+            Path(target).write_text("wei")
+            raise failures.pop()
+        get(source, target)
+
+    monkeypatch.setattr(fs, "get_file", get_file)
+    download(stored, tmp_path / "weights")
+    assert (tmp_path / "weights").read_text() == "weights"
+    assert not failures
+
+
+@pytest.mark.parametrize("name", [".files.json", ".checkpoints.json", ".head.json"])
+def test_damaged_record_of_a_staging_directory_counts_as_missing(run, name):
+    """Nothing is lost: what the record would have said is uploaded or downloaded again."""
+    prepare(run, 0, 0, None)
+    (run.local.directory / "hparams.yaml").write_text("a: 1")
+    save(run, 10)
+    sync(run)
+    damaged = '{"files": {"hparams.yaml": {"size": "large"}}, "attempt": "first"}'
+    (run.local.directory / name).write_text(damaged)
+    prepare(run, 1, 0, str(newest(run).path))
+    (run.local.directory / "hparams.yaml").write_text("a: 2")
+    sync(run)
+    assert newest(run.local).step == newest(run).step == 10
+    assert (run.directory / "hparams.yaml").read_text() == "a: 2"

@@ -1,0 +1,280 @@
+"""What the launcher relies on inside of Lightning: these fail first when Lightning changes."""
+
+import contextlib
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, WandbLogger
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy
+from tiny import BATCHES, EPOCHS, ORIGINAL_FIT, QUIET, Tiny, loader
+
+from getiaction_launch.worker import lightning_seams as seams
+
+
+def fit(*callbacks: Callback, data=None, ckpt_path=None, **words) -> Trainer:
+    """Train in a process that is no worker."""
+    trainer = Trainer(**{**QUIET, "max_epochs": EPOCHS, "callbacks": list(callbacks), **words})
+    trainer.fit(Tiny(), data or loader(), loader(), ckpt_path=ckpt_path)
+    return trainer
+
+
+def at(hook: str, act) -> Callback:
+    """Act in one hook."""
+    callback = Callback()
+    setattr(callback, hook, lambda trainer, *_: act(trainer))
+    return callback
+
+
+@contextlib.contextmanager
+def before_each_fetch(act):
+    """Yield a callback that has a function called with the trainer before each fetch."""
+    with contextlib.ExitStack() as undo:
+
+        def watch(trainer: Trainer) -> None:
+            undo.enter_context(seams.watching_fetches(trainer, lambda: act(trainer)))
+
+        yield at("on_train_start", watch)
+
+
+@pytest.fixture
+def middle(tmp_path: Path) -> Path:
+    """A checkpoint from the middle of the second epoch, where the launcher would save it."""
+    path = tmp_path / "middle.ckpt"
+
+    def save(trainer: Trainer) -> None:
+        if trainer.global_step == BATCHES + 2:
+            trainer.save_checkpoint(path)
+
+    with before_each_fetch(save) as callback:
+        fit(callback)
+    return path
+
+
+def test_watch_fits(monkeypatch, middle):
+    """A fit takes what it resumes from as an argument, by this name, and each fit is numbered."""
+    monkeypatch.setattr(Trainer, "fit", ORIGINAL_FIT)
+    seams.watch_fits.cache_clear()
+    seen, first_steps = [], []
+
+    @contextlib.contextmanager
+    def watch(trainer, number):
+        seen.append((type(trainer), number))
+        yield {"ckpt_path": middle, "weights_only": True} if number else {}
+        seen.append("after")
+
+    for _ in range(2):
+        seams.watch_fits(watch)  # once and for all
+    for _ in range(2):
+        fit(at("on_train_start", lambda trainer: first_steps.append(trainer.global_step)))
+    assert seen == [(Trainer, 0), "after", (Trainer, 1), "after"]
+    assert first_steps == [0, BATCHES + 2]
+
+
+def test_preparing_loaders():
+    """Every loader of a fit passes through the strategy before it is read for the first time."""
+    prepared, undo = [], contextlib.ExitStack()
+    train = loader()
+
+    def prepare(loader: object) -> None:
+        assert train.seen == 0
+        prepared.append(loader)
+
+    def setup(trainer: Trainer, *_) -> None:
+        undo.enter_context(seams.preparing_loaders(trainer.strategy, prepare))
+
+    callback = Callback()
+    callback.setup = lambda trainer, *_args, **_words: setup(trainer)
+    with undo:
+        trainer = fit(callback, data=train)
+    assert any(loader is train for loader in prepared)
+    assert len(prepared) == 2
+    assert "process_dataloader" not in vars(trainer.strategy)
+
+
+class Noting(Profiler):
+    """A user's own profiler, which notes what it is called with."""
+
+    def __init__(self) -> None:
+        super().__init__(filename="own")
+        self.calls = []
+
+    def start(self, action_name):
+        """Note it."""
+        self.calls.append(("start", action_name))
+
+    def stop(self, action_name):
+        """Note it."""
+        self.calls.append(("stop", action_name))
+
+    def summary(self):
+        """Return something that no other profiler does."""
+        return "a summary"
+
+
+def test_watching_fetches():
+    """The function is called before each fetch, when the step before is over, validation too."""
+    events, users = [], Noting()
+    with before_each_fetch(lambda _: events.append("fetch")) as watch:
+        trainer = fit(
+            watch,
+            at("on_train_batch_start", lambda _: events.append("start")),
+            at("on_train_batch_end", lambda _: events.append("end")),
+            at("on_validation_end", lambda _: events.append("validated")),
+            profiler=users,
+            num_sanity_val_steps=0,
+            val_check_interval=2,
+            max_epochs=1,
+        )
+    step = ["fetch", "start", "end"]
+    # The last one of the loader finds out that the epoch is over.
+    assert events[: 2 * len(step)] == [*step, *step]
+    assert events.count("fetch") >= BATCHES
+    for place in (place for place, event in enumerate(events) if event == "start"):
+        assert "fetch" in events[:place]
+        assert set(events[place + 1 : place + 2]) == {"end"}
+    assert events.index("validated") < [i for i, e in enumerate(events) if e == "fetch"][2]
+    assert trainer.profiler is users
+    assert ("start", seams.FETCH) in users.calls
+
+
+def test_fetch_watch_is_the_users_profiler():
+    """Everything else that Lightning or the user asks of it is answered by the user's own."""
+    users = Noting()
+    watch = seams.FetchWatch(users, lambda: None)
+    watch.setup("fit", 3, "/logs")
+    with watch.profile("anything"):
+        pass
+    assert users.calls == [("start", "anything"), ("stop", "anything")]
+    assert (watch.local_rank, watch.dirpath, watch.filename) == (3, "/logs", "own")
+    assert (watch.summary(), watch.calls) == ("a summary", users.calls)
+    public = {name for name in vars(Profiler) if not name.startswith("_")}
+    assert public <= set(vars(seams.FetchWatch)), "the base would answer these"
+
+
+def test_finish_restarting(middle):
+    """After resuming in an epoch, Lightning steps its ReduceLROnPlateau only if it forgets that."""
+    seen = {}
+    for name, act in {"lightning": lambda _: None, "ours": seams.finish_restarting}.items():
+
+        def note(trainer: Trainer, name=name) -> None:
+            plateau = trainer.lr_scheduler_configs[0].scheduler
+            seen[name] = plateau.last_epoch
+
+        fit(at("on_train_batch_start", act), at("on_train_end", note), ckpt_path=middle)
+    assert seen["ours"] == seen["lightning"] + 1
+
+
+def test_restore_outcome():
+    """Metrics that are put back are what callbacks read, and the request to stop is followed."""
+    seen = {}
+
+    def restore(trainer: Trainer) -> None:
+        seams.restore_outcome(trainer, {"old": torch.tensor(3.0)}, should_stop=True)
+
+    def note(trainer: Trainer) -> None:
+        seen.update(trainer.callback_metrics)
+
+    words = {"min_epochs": 1, "max_epochs": 4}
+    trainer = fit(at("on_train_start", restore), at("on_train_batch_start", note), **words)
+    assert seen["old"] == 3
+    assert trainer.current_epoch == 1
+
+
+def test_is_between_steps():
+    """Only where no batch is being trained on and no gradients are gathered."""
+    seen = []
+    fit(
+        at("on_train_batch_start", lambda trainer: seen.append(seams.is_between_steps(trainer))),
+        max_epochs=1,
+    )
+    assert seen == [False] * BATCHES
+    between = []
+    with before_each_fetch(
+        lambda trainer: between.append(seams.is_between_steps(trainer))
+    ) as watch:
+        fit(watch, accumulate_grad_batches=2, max_epochs=1)
+    assert between[:4] == [True, False, True, False]
+
+
+def test_fit_loop_state(middle):
+    """The loaders' states lie there, one for each loader that has any."""
+    state = seams.fit_loop_state(torch.load(middle, weights_only=True))
+    assert state["combined_loader"] == [{"seen": 2, "rank": "0"}]
+
+
+def test_writes_one_file():
+    """Plain strategies take Lightning's default way of saving, sharded ones their own."""
+    assert seams.writes_one_file(SingleDeviceStrategy())
+    assert seams.writes_one_file(DDPStrategy())
+    assert not seams.writes_one_file(FSDPStrategy())
+
+
+def test_looking_ahead(tmp_path):
+    """A ModelCheckpoint asks these two methods alone about files that it has saved."""
+    asked, linked, undo = [], [], contextlib.ExitStack()
+    callback = ModelCheckpoint(
+        dirpath=tmp_path, filename="best", save_last="link", monitor="val", save_top_k=2
+    )
+
+    def exists(path):
+        asked.append(Path(path).name)
+        return None if Path(path).name == "last.ckpt" else "-v" not in str(path)
+
+    def link(path, link):
+        linked.append((path.name, link.name))
+
+    with undo:
+        undo.enter_context(seams.looking_ahead(callback, exists, link))
+        fit(callback, enable_checkpointing=True, max_epochs=1)
+    assert asked == ["best.ckpt", "best-v1.ckpt", "last.ckpt"]
+    assert linked == [("best-v1.ckpt", "last.ckpt")]
+    assert not {"file_exists", "_link_checkpoint"} & set(vars(callback))
+
+    class Own(ModelCheckpoint):
+        def file_exists(self, filepath, trainer):
+            return super().file_exists(filepath, trainer)
+
+    own = Own(dirpath=tmp_path)
+    with seams.looking_ahead(own, exists, link):
+        assert "file_exists" not in vars(own)
+
+
+def test_keeps_account_of(tmp_path):
+    """A path is public before it is saved; a subclass that saves in its own way may read it."""
+    seen = []
+
+    class Own(ModelCheckpoint):
+        def _save_checkpoint(self, trainer, filepath):
+            seen.append(("own", seams.keeps_account_of(self, Path(filepath))))
+            super()._save_checkpoint(trainer, filepath)
+
+    plain = ModelCheckpoint(dirpath=tmp_path / "plain", save_last=True, monitor="val", save_top_k=2)
+    save = Trainer.save_checkpoint
+
+    def saving(trainer, filepath, *args):
+        if "plain" in str(filepath):
+            seen.append(("plain", seams.keeps_account_of(plain, Path(filepath))))
+        save(trainer, filepath, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "save_checkpoint", saving)
+        fit(plain, Own(dirpath=tmp_path / "own"), enable_checkpointing=True)
+    assert len(seen) == 2 * EPOCHS + EPOCHS
+    assert set(seen) == {("plain", True), ("own", False)}
+    assert not seams.keeps_account_of(plain, tmp_path / "another.ckpt")
+
+
+@pytest.mark.parametrize("kind", [WandbLogger, MLFlowLogger])
+def test_reads_checkpoints_at_once(kind, tmp_path):
+    """Loggers that upload checkpoints keep the user's ``log_model`` under this name."""
+    assert "self._log_model = log_model" in inspect.getsource(kind.__init__)
+    logger = object.__new__(kind)
+    for log_model, is_at_once in {"all": True, True: False, False: False}.items():
+        logger._log_model = log_model
+        assert seams.reads_checkpoints_at_once(logger) is is_at_once
+    assert not seams.reads_checkpoints_at_once(CSVLogger(tmp_path))
