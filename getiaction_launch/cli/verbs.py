@@ -7,7 +7,6 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from getiaction_launch.backends.backend import Backend
 from getiaction_launch.cli import show
@@ -28,7 +27,7 @@ from getiaction_launch.cli.parser import Parser
 from getiaction_launch.errors import UsageError
 from getiaction_launch.launch import submit
 from getiaction_launch.launch.sweep import expand
-from getiaction_launch.plan.plan import DEFAULT_ROOT, Plan
+from getiaction_launch.plan.plan import DEFAULT_ROOT, Plan, SweepPoint
 from getiaction_launch.plan.spec import leaves
 from getiaction_launch.run.attempt import last_attempt
 from getiaction_launch.run.run import find_run, list_runs
@@ -103,7 +102,7 @@ def _prepare(
     arguments = parser.parse(own)
     read_environment(arguments, [key for key, _ in overrides])
     settings = read_settings(arguments)
-    points: list[dict[str, Any]] = [{}]
+    points: Sequence[SweepPoint | None] = [None]
     if arguments.sweep:
         points = expand(arguments.sweep, arguments.name or "sweep", is_spec=not script)
     elif arguments.max_parallel is not None:

@@ -362,3 +362,17 @@ def test_dry_run_of_a_script_has_no_spec(capsys):
     assert main(["--dry-run", "--json", "train.py"]) == 0
     plan = json.loads(capsys.readouterr().out)["plan"]
     assert (plan["spec"], plan["origins"], plan["arguments"]) == ({}, {}, [])
+
+
+def test_points_of_a_sweep_are_listed_with_their_values(capsys):
+    """A point that is damaged does not hide the other runs."""
+    point = {"group": "act-1", "values": {"model.lr": "1e-5", "seed_everything": "2"}}
+    for sweep in (point, {}, None, "damaged", {"group": 1}):
+        Run.claim("experiments", "act").write("plan", {"sweep": sweep})
+    assert main(["ls"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 5
+    assert {row[head.index("SWEEP") :].strip() for row in rows} == {
+        "act-1 lr=1e-5 seed_everything=2",
+        "",
+    }
