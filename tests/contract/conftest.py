@@ -171,7 +171,33 @@ class Ray(Nodes):
         return super().open_door(endpoint)
 
 
-CLUSTERS = {"local": Local, "slurm": Slurm, "ray": Ray}
+class Spool(Local):
+    """Jobs as files in a directory that ``spool_server.py`` serves."""
+
+    name = "spool"
+    env: ClassVar[dict[str, str]] = {"PYTHONPATH": str(Path(__file__).parent)}
+
+    def __init__(self, request: pytest.FixtureRequest, directory: Path) -> None:
+        super().__init__(request, directory)
+        spool: Path = request.getfixturevalue("spool")
+        self.config = directory / "cluster_configs/spool.yaml"
+        self.config.parent.mkdir()
+        self.config.write_text(
+            f"backend: {{class_path: spool.SpoolBackend, init_args: {{spool: {spool}}}}}\n"
+        )
+
+
+@pytest.fixture(scope="session")
+def spool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A spool directory with its server."""
+    directory = tmp_path_factory.mktemp("spool")
+    command = [sys.executable, Path(__file__).with_name("spool_server.py"), directory]
+    with subprocess.Popen(command) as server:
+        yield directory
+        server.kill()
+
+
+CLUSTERS = {"local": Local, "slurm": Slurm, "ray": Ray, "spool": Spool}
 
 
 @pytest.fixture(params=CLUSTERS)

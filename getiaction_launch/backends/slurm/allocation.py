@@ -1,7 +1,8 @@
 """What SLURM has given to this process: one node of one step of a job.
 
-submitit starts such a process on every node of a job (:func:`run_task`), and the user's own batch
-script does by ``srun getiaction-launch node``. Everything is read from SLURM's variables
+submitit starts such a process on every node of a job
+(:mod:`getiaction_launch.backends.slurm.step`), and the user's own batch script does by ``srun
+getiaction-launch node``. Everything is read from SLURM's variables
 (https://slurm.schedmd.com/srun.html#SECTION_OUTPUT-ENVIRONMENT-VARIABLES). Requeues are asked for
 by the launcher alone: not by Lightning, and not by submitit.
 """
@@ -14,20 +15,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from signal import SIGUSR2, Signals
-from typing import TYPE_CHECKING
 
 from getiaction_launch.backends.backend import load_backend
 from getiaction_launch.errors import UsageError
 from getiaction_launch.node.allocation import Limits
-from getiaction_launch.node.conductor import join
 from getiaction_launch.node.sidecar import MakeSidecar
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.records import BackendRecord, JobRecord
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause
-
-if TYPE_CHECKING:
-    from getiaction_launch.backends.slurm.backend import SlurmBackend
 
 COMMAND_SECONDS = 60
 
@@ -173,23 +169,6 @@ def share_cpus(plan: Plan) -> dict[str, str]:
     if cpus is None:
         return {}
     return {"OMP_NUM_THREADS": str(max(1, int(cpus) // plan.topology.workers_per_node))}
-
-
-def run_task(directory: str, backend: "SlurmBackend") -> None:
-    """What submitit starts on every node.
-
-    Args:
-        directory: Directory or URL of the run.
-        backend: The backend that submitted the job; ``job.json`` may not be written yet.
-
-    Raises:
-        SystemExit: With the exit code of the node, unless that is 0.
-    """
-    run = Run.at(directory)
-    allocation = backend.allocation(Plan.of(run))
-    # submitit would write an exception, but nothing else, into its result pickle.
-    if allocation and (code := join(run, allocation)):
-        raise SystemExit(code)
 
 
 def _scontrol(*words: str) -> tuple[int, str]:

@@ -22,7 +22,6 @@ from getiaction_launch.backends.flag import from_environment
 from getiaction_launch.backends.slurm.allocation import (
     SlurmAllocation,
     check_geometry,
-    run_task,
     share_cpus,
 )
 from getiaction_launch.backends.slurm.command import call
@@ -132,6 +131,8 @@ class SlurmBackend(SlurmSettings):
                     "array are alike.",
                     "Sweep over trainer.num_nodes and trainer.devices by one command for each.",
                 )
+        from getiaction_launch.backends.slurm.step import run_task
+
         executor = self._executor(plans[0], self._make_job_directory(runs[0]))
         executor.update_parameters(array_parallelism=max_parallel or len(runs))
         directories = [str(run.directory) for run in runs]

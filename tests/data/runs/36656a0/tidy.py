@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
-USELESS = ("events.out.*", "*_result.pkl", "hparams.yaml", "config.yaml")
+USELESS = ("events.out.*", "*_result.pkl", "hparams.yaml", "config.yaml", ".submission_*")
 HERE = {
     "http://10.87.0.10:8265": "@RAY@",
     os.getcwd(): "@ROOT@",  # noqa: PTH109 - as the shell has it

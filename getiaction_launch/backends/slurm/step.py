@@ -1,0 +1,33 @@
+"""What submitit starts on every node of a job.
+
+Beware: the pickles of queued jobs name this module and its function, so jobs that were submitted
+before an upgrade start only while both keep their names and arguments.
+"""
+
+from getiaction_launch.backends.backend import Backend, load_backend
+from getiaction_launch.node.conductor import join
+from getiaction_launch.plan.plan import Plan
+from getiaction_launch.run.records import JobRecord
+from getiaction_launch.run.run import Run
+
+
+def run_task(directory: str, backend: Backend | None = None, company: object = None) -> None:
+    """Be one node of the job's run.
+
+    Args:
+        directory: Directory or URL of the run.
+        backend: The backend that submitted the job, since ``job.json`` may not be written yet;
+            None in pickles of earlier versions.
+        company: Not used; pickles of earlier versions name a class here.
+
+    Raises:
+        SystemExit: With the exit code of the node, unless that is 0.
+    """
+    del company
+    run = Run.at(directory)
+    record = JobRecord.read(run) or JobRecord()
+    backend = backend or load_backend(record.backend, f"{run.launch_directory / 'job.json'}")
+    allocation = backend.allocation(Plan.of(run))
+    # submitit would write an exception, but nothing else, into its result pickle.
+    if allocation and (code := join(run, allocation)):
+        raise SystemExit(code)
