@@ -226,7 +226,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: dict[str, Any], *, durable: bool = True) -> None:
+def write_json(path: Path, content: dict[str, object], *, durable: bool = True) -> None:
     """Replace a JSON file atomically: a reader sees the old content or the new, never a part.
 
     Args:
@@ -266,7 +266,7 @@ def last_line(path: Path) -> str | None:
     return next((line for line in reversed(lines) if line.strip()), "")
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, object] | None:
     """Read what :func:`write_json` wrote; None if the file does not exist.
 
     Raises:
@@ -274,7 +274,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         StorageError: If the read from remote storage fails.
     """
     try:
-        content: dict[str, Any] = json.loads(read_bytes(path))
+        content: dict[str, object] = json.loads(read_bytes(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     return content
