@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from getiaction_launch.backends.backend import Backend, Job, load_backend
-from getiaction_launch.errors import UnreachableError
+from getiaction_launch.errors import RecordError, UnreachableError
+from getiaction_launch.plan.plain import read_dataclass
+from getiaction_launch.plan.plan import SweepPoint
 from getiaction_launch.run.attempt import recorded_ending
 from getiaction_launch.run.records import Done, JobRecord, Progress, read_attempts
 from getiaction_launch.run.run import ROUND_TRIPS, Run
@@ -104,13 +106,15 @@ def _read_ending(run: Run) -> RunStatus | None:
 
 
 def sweep_point(run: Run) -> str:
-    """A run's sweep and its point, for people; empty for a run of its own."""
+    """Describe a run's point of a sweep for people; empty for a run on its own."""
     try:
-        sweep = (run.read("plan") or {}).get("sweep") or {}
-    except (OSError, ValueError):
+        content = (run.read("plan") or {}).get("sweep")
+        point = read_dataclass(SweepPoint, content, "plan.json") if content else None
+    except (OSError, ValueError, RecordError):
         return ""
-    values = (f"{key.rpartition('.')[2]}={value}" for key, value in sweep.get("values", {}).items())
-    return " ".join([sweep["group"], *values]) if sweep else ""
+    values = point.values.items() if point else ()
+    words = [f"{key.rpartition('.')[2]}={value}" for key, value in values]
+    return " ".join([point.group, *words]) if point else ""
 
 
 def wait(run: Run, watch: Callable[[RunStatus], None]) -> RunStatus:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from getiaction_launch.backends.backend import Backend
 from getiaction_launch.errors import CheckError, LaunchError, SpecError
-from getiaction_launch.launch.prepare import prepare
+from getiaction_launch.launch.prepare import prepare, trace
 from getiaction_launch.launch.status import (
     RunStatus,
     attach,
@@ -39,6 +39,7 @@ __all__ = [
     "resume",
     "submit",
     "submit_sweep",
+    "trace",
     "wait",
 ]
 
@@ -56,7 +57,7 @@ def submit(plan: Plan, backend: Backend) -> Run:
         LaunchError: If the plan cannot be carried out; then, as after Ctrl-C, no run directory
             is left behind.
     """
-    check(plan, backend, also_spec=False)
+    _check_place(plan, backend)
     (run,) = _start([plan], backend, None)
     try:
         if plan.arguments:
@@ -81,7 +82,7 @@ def submit_sweep(plans: Sequence[Plan], backend: Backend, max_parallel: int | No
     checked: set[Topology] = set()
     for plan in plans:
         if plan.topology not in checked:
-            check(plan, backend, also_spec=False)
+            _check_place(plan, backend)
         checked.add(plan.topology)
         if plan.arguments:
             parse(plan.arguments)
@@ -149,7 +150,7 @@ def resume(run: Run) -> None:
                 "inside one.",
                 f"{command} {run.directory}",
             )
-        check(Plan.of(run), backend, also_spec=False)
+        _check_place(Plan.of(run), backend)
         claim = _claim_resume(run, record) if is_remote(run.directory) else None
         last = reopen(run)
         try:
@@ -190,15 +191,22 @@ def check_resumable(run: Run) -> None:
         )
 
 
-def check(plan: Plan, backend: Backend, *, also_spec: bool) -> None:
-    """Raise LaunchError for all that can be known before the run waits in a queue.
+def check(plan: Plan, backend: Backend) -> dict[str, object]:
+    """Check everything that can be known before a run waits in a queue.
 
-    Args:
-        plan: What was decided.
-        backend: Where it would run.
-        also_spec: Whether to judge the spec here, which imports torch and Lightning; the
-            workers of a run do it anyway.
+    Parsing a spec imports torch and Lightning, which takes seconds.
+
+    Returns:
+        The plan's spec as its parser understands it, with all defaults; empty for a script.
+
+    Raises:
+        LaunchError: If the run could not start.
     """
+    _check_place(plan, backend)
+    return parse(plan.arguments) if plan.arguments else {}
+
+
+def _check_place(plan: Plan, backend: Backend) -> None:
     missing = [name for name in plan.forward_env_vars or () if name not in os.environ]
     if missing:
         raise CheckError(
@@ -207,8 +215,6 @@ def check(plan: Plan, backend: Backend, *, also_spec: bool) -> None:
         )
     backend.check(plan)
     check_root(plan.root)
-    if plan.arguments and also_spec:
-        parse(plan.arguments)
 
 
 def _await_verdict(run: Run, plan: Plan, backend: Backend) -> None:

@@ -69,7 +69,7 @@ class Driver:
         """
         import ray
 
-        group = self._plan.sweep.get("group")
+        group = self._plan.sweep.group if self._plan.sweep else None
         slot: Any = ray.remote(num_cpus=0)(_Slot)
         claim: Any = None
         while group and claim is None and not self._is_stopped():
