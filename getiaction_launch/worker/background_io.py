@@ -159,21 +159,8 @@ class BackgroundCheckpointIO(CheckpointIO):
 
     def link(self, path: Path, link: Path) -> None:
         """Have ``link`` name the checkpoint at ``path``, after that has been written."""
-        if _name(link) == _name(path):
-            return
-
-        def replace(link: Path) -> None:
-            temporary = link.with_name(f".{link.name}.partial")
-            temporary.unlink(missing_ok=True)
-            try:
-                temporary.symlink_to(os.path.relpath(path, link.parent))
-            except OSError:  # not every file system has links
-                shutil.copy(path, temporary)
-            if link.is_dir() and not link.is_symlink():
-                shutil.rmtree(link)
-            temporary.replace(link)
-
-        self._change(link, replace, exists=True)
+        if _name(link) != _name(path):
+            self._change(link, functools.partial(_replace_by_link, path), exists=True)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **words: Any) -> Any:  # noqa: ANN401 - as in CheckpointIO
         """Read a checkpoint, once it has been written."""
@@ -215,15 +202,16 @@ class BackgroundCheckpointIO(CheckpointIO):
             raise self._failure
 
     def _change(self, path: Path, change: Callable[[Path], None], *, exists: bool) -> None:
-        def act() -> None:
-            if self._failure:
-                return  # what it was to replace is not there
-            try:
-                change(path)
-            except OSError as error:
-                self._fail(path, error)
-
+        act = functools.partial(self._try_to_change, path, change)
         self._expected[_name(path)] = self._submit(act), exists
+
+    def _try_to_change(self, path: Path, change: Callable[[Path], None]) -> None:
+        if self._failure:
+            return  # what it was to replace is not there
+        try:
+            change(path)
+        except OSError as error:
+            self._fail(path, error)
 
     def _submit(self, act: Callable[[], None]) -> "Future[None]":
         self._expected = {
@@ -298,6 +286,18 @@ def write(snapshot: Snapshot, path: Path) -> None:
 def _move(partial: Path, target: Path) -> None:
     partial.replace(target)
     sync_directory(target.parent)
+
+
+def _replace_by_link(path: Path, link: Path) -> None:
+    temporary = link.with_name(f".{link.name}.partial")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.symlink_to(os.path.relpath(path, link.parent))
+    except OSError:  # not every file system has links
+        shutil.copy(path, temporary)
+    if link.is_dir() and not link.is_symlink():
+        shutil.rmtree(link)
+    temporary.replace(link)
 
 
 def is_url(path: str | Path) -> bool:
