@@ -114,7 +114,9 @@ class BackgroundCheckpointIO(CheckpointIO):
             finish=functools.partial(_move, partial, target),
             fail=functools.partial(self._fail, target),
         )
-        future = self.save_later(checkpoint, partial, request)
+        snapshot = self._take(checkpoint)
+        self.raise_failure()  # an earlier save may have failed while this one waited for it
+        future = self._start(snapshot, partial, request)
         self._expected[_name(target)] = future, True
         if not self._can_wait(target):
             future.result()
@@ -139,9 +141,14 @@ class BackgroundCheckpointIO(CheckpointIO):
         Returns:
             What is done when either has been.
         """
+        return self._start(self._take(checkpoint), partial, request)
+
+    def _take(self, checkpoint: dict[str, Any]) -> Snapshot:
         if self._num_saves >= _MOST_SAVES:
             self.wait()
-        snapshot = self._memory.take(checkpoint, self.wait if self._num_saves else None)
+        return self._memory.take(checkpoint, self.wait if self._num_saves else None)
+
+    def _start(self, snapshot: Snapshot, partial: Path, request: SaveRequest) -> "Future[None]":
         # Before the thread begins: the two would wait for each other.
         self._count(1, **request.progress)
         future = self._submit(functools.partial(self._write, snapshot, partial, request))
