@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from getiaction_launch.launch.status import RunStatus, attach, sweep_point
 from getiaction_launch.plan.plan import Plan
@@ -243,7 +243,7 @@ def _best(progress: Progress) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in progress.best.items())
 
 
-def as_json(status: RunStatus) -> dict[str, Any]:
+def as_json(status: RunStatus) -> dict[str, object]:
     """A run for machines."""
     directory = status.run.directory
     return {
@@ -257,6 +257,6 @@ def as_json(status: RunStatus) -> dict[str, Any]:
     }
 
 
-def print_json(content: dict[str, Any]) -> None:
+def print_json(content: Mapping[str, object]) -> None:
     """Print an answer for machines."""
     print(json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2))

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from getiaction_launch.errors import SpecError
 from getiaction_launch.plan.plain import read_dataclass
@@ -187,13 +187,12 @@ def _nest_old_keys(content: object) -> object:
     """Move the flat settings of earlier versions to where they are today."""
     if not isinstance(content, Mapping):
         return content
-    groups: dict[str, Any] = {}
+    groups: dict[str, dict[str, object]] = {}
     for old, (group, name) in OLD_KEYS.items():
         if old in content:
             groups.setdefault(group, {})[name] = content[old]
-    if "budgets" in content:
-        groups["restarts"] = content["budgets"]
-    return {**groups, **content, "sweep": content.get("sweep") or None}
+    restarts = {"restarts": content["budgets"]} if "budgets" in content else {}
+    return {**groups, **restarts, **content, "sweep": content.get("sweep") or None}
 
 
 def read_topology(
