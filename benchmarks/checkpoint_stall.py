@@ -210,7 +210,7 @@ class Saves:
         progress = ProgressReport(run)
         base = trainer.strategy.checkpoint_io
         self.saver_io = BackgroundCheckpointIO(base, progress, run, lambda _: True)
-        saver = CheckpointSaver(run, progress, 0)
+        saver = CheckpointSaver(run, progress, 0, failure_limit_minutes=30)
         checkpoint = trainer._checkpoint_connector.dump_checkpoint()  # noqa: SLF001 - no public door
         tensors: list[torch.Tensor] = []
         collect(checkpoint, tensors)

@@ -23,10 +23,10 @@ class Flag:
     """How a person types a setting.
 
     Args:
-        names: The flag as it is typed, the short form first.
+        names: The flag in its short form, if it has one, and its long form.
         metavar: What stands for the value in the help.
         read: Makes the field's value out of the text, or raises ValueError saying what is wrong.
-        example: Some values as they are typed, for the help and for errors.
+        example: Some values in the form in which they are typed, for the help and for errors.
         variables: Environment variables by which the scheduler itself takes this setting.
         repeats: Whether it may be repeated, each time for one entry of the field's mapping;
             ``read`` then returns the entry's key and value.
@@ -73,7 +73,7 @@ def settings_of(owner: type) -> list[Setting]:
     """Every setting that has a flag, in the order of the fields.
 
     Args:
-        owner: The settings' dataclass.
+        owner: The dataclass whose fields are the settings.
     """
     return [
         Setting(field.name, flag)
@@ -131,7 +131,7 @@ def read_megabytes(text: str) -> int:
         Megabytes; 0 for all of the node's memory, as in sbatch.
 
     Raises:
-        ValueError: For anything else.
+        ValueError: If sbatch would not read it.
     """
     match = re.fullmatch(r"(\d+)([KMGT]?)B?", text.upper())
     if match is None:

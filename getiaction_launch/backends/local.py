@@ -119,7 +119,7 @@ class LocalBackend:
 
     def attach(self, run: Run, record: JobRecord) -> Job:
         """Find a job that any shell on this machine submitted."""
-        return ProcessJob(run, record)
+        return ProcessJob(run, record, self.grace_seconds)
 
     def allocation(self, plan: Plan) -> Allocation | None:  # noqa: ARG002 - the contract's argument
         """None: nobody but the launcher starts nodes here."""

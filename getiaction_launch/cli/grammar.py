@@ -44,7 +44,7 @@ RESTARTS = {
 def split_tokens(
     tokens: Sequence[str], value_flags: set[str]
 ) -> tuple[list[str], list[tuple[str, str]], list[str]]:
-    """Tell the launcher's flags, the spec's overrides and the script with its arguments apart.
+    """Split words into the launcher's flags, the spec's overrides, and a script with arguments.
 
     Args:
         tokens: The words of the command line behind the verb.

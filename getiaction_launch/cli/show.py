@@ -257,6 +257,6 @@ def as_json(status: RunStatus) -> dict[str, object]:
     }
 
 
-def print_json(content: Mapping[str, object]) -> None:
+def print_json(content: dict[str, object]) -> None:
     """Print an answer for machines."""
     print(json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2))

@@ -7,12 +7,14 @@ for, and a fit does not end before the last file is in its place.
 """
 
 import contextlib
+import functools
 import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,28 @@ _LASTING = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionEr
 """Refusals that no pause will change."""
 _MOST_SAVES = 4
 """So many saves of one state may wait to be written; further ones wait themselves."""
+
+
+@dataclass
+class SaveRequest:
+    """What happens to one checkpoint after its state is copied.
+
+    The launcher passes it as ``storage_options`` to ``Trainer.save_checkpoint``, which hands it to
+    the ``CheckpointIO`` unchanged.
+
+    Attributes:
+        finish: Called once the file is written durably; commits it, or moves it into place.
+        fail: Called with the reason if the file cannot be written or ``finish`` fails.
+        progress: What to add to the run's progress as soon as the state is copied.
+        is_taken: Whether the ``CheckpointIO`` has done all that the caller must wait for.
+        is_finished: Whether ``finish`` has succeeded.
+    """
+
+    finish: Callable[[], None]
+    fail: Callable[[Exception], None]
+    progress: Mapping[str, Any] = field(default_factory=dict)
+    is_taken: bool = False
+    is_finished: bool = False
 
 
 class BackgroundCheckpointIO(CheckpointIO):
@@ -71,11 +95,14 @@ class BackgroundCheckpointIO(CheckpointIO):
         path: str | Path,
         storage_options: Any = None,  # noqa: ANN401 - as in CheckpointIO
     ) -> None:
-        """Save a checkpoint of the user's.
+        """Save a checkpoint of the user's, or with a :class:`SaveRequest` one of the launcher's.
 
         Raises:
             CheckError: If this one, or one that was left to the thread, could not be written.
         """
+        if isinstance(storage_options, SaveRequest):
+            self.save_later(checkpoint, Path(path), storage_options)
+            return
         if storage_options is not None or is_url(path):
             self.wait()
             self._base.save_checkpoint(checkpoint, path, storage_options)
@@ -83,15 +110,11 @@ class BackgroundCheckpointIO(CheckpointIO):
         self.raise_failure()
         target = Path(path)
         partial = target.with_name(f".{target.name}.partial")
-
-        def finish() -> None:
-            partial.replace(target)
-            sync_directory(target.parent)
-
-        def fail(error: Exception) -> None:
-            self._fail(target, error)
-
-        future = self.save_later(checkpoint, partial, finish, fail)
+        request = SaveRequest(
+            finish=functools.partial(_move, partial, target),
+            fail=functools.partial(self._fail, target),
+        )
+        future = self.save_later(checkpoint, partial, request)
         self._expected[_name(target)] = future, True
         if not self._can_wait(target):
             future.result()
@@ -101,9 +124,7 @@ class BackgroundCheckpointIO(CheckpointIO):
         self,
         checkpoint: dict[str, Any],
         partial: Path,
-        finish: Callable[[], None],
-        fail: Callable[[Exception], None],
-        **news: Any,  # noqa: ANN401 - JSON values
+        request: SaveRequest,
     ) -> "Future[None]":
         """Take a snapshot and have it written.
 
@@ -113,9 +134,7 @@ class BackgroundCheckpointIO(CheckpointIO):
         Args:
             checkpoint: What to save.
             partial: Where the thread writes it, durably; it lies beside where the file is to be.
-            finish: What the thread does then.
-            fail: What it does instead if the file cannot be written, or ``finish`` raises.
-            news: What the progress tells as soon as the snapshot is taken.
+            request: What the thread does then.
 
         Returns:
             What is done when either has been.
@@ -123,8 +142,11 @@ class BackgroundCheckpointIO(CheckpointIO):
         if self._num_saves >= _MOST_SAVES:
             self.wait()
         snapshot = self._memory.take(checkpoint, self.wait if self._num_saves else None)
-        self._count(1, **news)  # before the thread begins: the two would wait for each other
-        return self._submit(lambda: self._write(snapshot, partial, finish, fail))
+        # Before the thread begins: the two would wait for each other.
+        self._count(1, **request.progress)
+        future = self._submit(functools.partial(self._write, snapshot, partial, request))
+        request.is_taken = True
+        return future
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a checkpoint after all that was to be saved before it."""
@@ -210,35 +232,30 @@ class BackgroundCheckpointIO(CheckpointIO):
         self._last = self._thread.submit(act)
         return self._last
 
-    def _write(
-        self,
-        snapshot: Snapshot,
-        partial: Path,
-        finish: Callable[[], None],
-        fail: Callable[[Exception], None],
-    ) -> None:
+    def _write(self, snapshot: Snapshot, partial: Path, request: SaveRequest) -> None:
         try:
             for pause_seconds in RETRY_SECONDS:
-                error = self._try_to_write(snapshot, partial, finish)
+                error = self._try_to_write(snapshot, partial, request)
                 if not isinstance(error, OSError) or isinstance(error, _LASTING):
                     break
                 say(f"{partial.name}: {error}; trying again in {pause_seconds:g} s")
                 time.sleep(pause_seconds)
             else:
-                error = self._try_to_write(snapshot, partial, finish)
+                error = self._try_to_write(snapshot, partial, request)
             if error:
-                fail(error)
+                request.fail(error)
         finally:
             self._count(-1)
 
     def _try_to_write(
-        self, snapshot: Snapshot, partial: Path, finish: Callable[[], None]
+        self, snapshot: Snapshot, partial: Path, request: SaveRequest
     ) -> Exception | None:
         try:
             partial.parent.mkdir(parents=True, exist_ok=True)
             self._sweep(partial.parent)
             write(snapshot, partial)
-            finish()
+            request.finish()
+            request.is_finished = True
         except Exception as error:  # noqa: BLE001 - the user's objects may raise anything
             with contextlib.suppress(OSError):  # a full disk needs the room
                 partial.unlink(missing_ok=True)
@@ -276,6 +293,11 @@ def write(snapshot: Snapshot, path: Path) -> None:
         torch.save(snapshot.content(), file)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _move(partial: Path, target: Path) -> None:
+    partial.replace(target)
+    sync_directory(target.parent)
 
 
 def is_url(path: str | Path) -> bool:

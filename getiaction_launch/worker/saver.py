@@ -1,18 +1,19 @@
 """Saves a checkpoint on all ranks and commits it as soon as it is whole."""
 
 import contextlib
+import functools
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 from getiaction_launch.errors import CheckError
 from getiaction_launch.run.checkpoint import commit, partial_path, remove_partial
 from getiaction_launch.run.run import Run
-from getiaction_launch.worker.background_io import BackgroundCheckpointIO
+from getiaction_launch.worker.background_io import BackgroundCheckpointIO, SaveRequest
 from getiaction_launch.worker.progress import ProgressReport, say
 
 
@@ -77,26 +78,16 @@ class CheckpointSaver:
             RuntimeError: Of a collective, if another rank has gone; what is committed by then
                 counts.
         """
-        step, epoch, saved_at = trainer.global_step, trainer.current_epoch, time.time()
         io = trainer.strategy.checkpoint_io
         background = io if isinstance(io, BackgroundCheckpointIO) else None
-        is_committed = False
-
-        def finish() -> None:
-            nonlocal is_committed
-            commit(
-                self._run,
-                attempt=self._attempt,
-                fit=fit,
-                step=step,
-                epoch=epoch,
-                reason=reason,
-                saved_at=saved_at,
-            )
-            is_committed = True
-            self._failing_since = None
-            self._progress.update(checkpoint_step=step, checkpoint_error=None)
-
+        is_awaited = background is None or reason == "interruption"
+        step = trainer.global_step
+        about = {"fit": fit, "epoch": trainer.current_epoch, "reason": reason}
+        request = SaveRequest(
+            finish=functools.partial(self._commit, step, saved_at=time.time(), **about),
+            fail=functools.partial(self._tell_failure, trainer, step),
+            progress={} if is_awaited else {"phase": "training"},
+        )
         if trainer.is_global_zero:
             self._progress.update(phase="saving", step=step)
             if not (background and self._is_swept):  # another may be being written
@@ -104,18 +95,13 @@ class CheckpointSaver:
                     remove_partial(self._run)
                 self._is_swept = True
         path = partial_path(self._run, fit, step)
-        is_awaited = background is None or reason == "interruption"
         try:
             if background:
-                news = {} if is_awaited else {"phase": "training"}
-                error = self._leave(trainer, background, path, finish, **news)
+                error = self._save(trainer, path, request, storage_options=request)
             else:
-                error = self._write(trainer, path, finish)
-                is_written = trainer.strategy.reduce_boolean_decision(error is None)
-                if trainer.is_global_zero and not (error or is_committed):
-                    error = self._finish_directory(finish, is_written=is_written)
+                error = self._write(trainer, path, request)
             if error:
-                self._tell_failure(trainer, step, error)
+                request.fail(error)
             if background and is_awaited:
                 background.wait()
         finally:
@@ -124,15 +110,10 @@ class CheckpointSaver:
         if is_awaited:
             trainer.strategy.barrier("getiaction_launch: committed")  # no rank leaves before that
 
-    @staticmethod
-    def _finish_directory(finish: Callable[[], None], *, is_written: bool) -> Exception | None:
-        if not is_written:
-            return RuntimeError("another rank could not write its part")
-        try:
-            finish()
-        except OSError as refusal:
-            return refusal
-        return None
+    def _commit(self, step: int, **about: Any) -> None:  # noqa: ANN401 - as in commit
+        commit(self._run, attempt=self._attempt, step=step, **about)
+        self._failing_since = None
+        self._progress.update(checkpoint_step=step, checkpoint_error=None)
 
     def _tell_failure(self, trainer: Trainer, step: int, error: Exception) -> None:
         rank = "" if trainer.is_global_zero else f" by rank {trainer.global_rank}"
@@ -143,66 +124,74 @@ class CheckpointSaver:
             self._failing_since = self._failing_since or time.monotonic()
             self._progress.update(checkpoint_error=words)
 
-    def _leave(
-        self,
-        trainer: Trainer,
-        io: BackgroundCheckpointIO,
-        path: Path,
-        finish: Callable[[], None],
-        **news: str,
-    ) -> Exception | None:
-        """Copy the state of all ranks; rank 0 leaves it to its thread to write and to finish."""
-        step = trainer.global_step
-
-        def fail(error: Exception) -> None:
-            self._tell_failure(trainer, step, error)
-
-        def save_checkpoint(checkpoint: dict[str, Any], *_: object, **__: object) -> None:
-            if trainer.is_global_zero:
-                io.save_later(checkpoint, path, finish, fail, **news)
-
-        return self._save(trainer, path, save_checkpoint)
-
-    def _write(self, trainer: Trainer, path: Path, finish: Callable[[], None]) -> Exception | None:
-        """Write on all ranks; rank 0 calls ``finish`` once a single file is whole."""
+    def _write(self, trainer: Trainer, path: Path, request: SaveRequest) -> Exception | None:
+        """Write on all ranks; rank 0 commits a single file before Lightning's barrier."""
         strategy = trainer.strategy
-        write, io = strategy.save_checkpoint, strategy.checkpoint_io
-
-        def save_checkpoint(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as in Strategy
-            write(*args, **kwargs)
-            if trainer.is_global_zero and path.is_file():
-                finish()  # here, since Lightning goes on with a barrier, where lost ranks show
-
-        if isinstance(io, AsyncCheckpointIO) and io.checkpoint_io:
-            strategy.checkpoint_io = io.checkpoint_io  # what is committed must have been written
+        users = strategy.checkpoint_io
+        # What is committed must have been written, so not in AsyncCheckpointIO's thread.
+        base = (users.checkpoint_io if isinstance(users, AsyncCheckpointIO) else None) or users
+        with contextlib.suppress(TypeError):  # XLA's strategies accept no other
+            strategy.checkpoint_io = _CommittingIO(base, request)
         try:
-            return self._save(trainer, path, save_checkpoint)
+            error = self._save(trainer, path, request)
         finally:
-            strategy.checkpoint_io = io
+            strategy.checkpoint_io = users
+        is_written = strategy.reduce_boolean_decision(error is None)
+        if error or request.is_finished or not trainer.is_global_zero:
+            return error
+        # Directories, which have parts of all ranks, and what no CheckpointIO has written.
+        if not is_written:
+            return RuntimeError("another rank could not write its part")
+        try:
+            request.finish()
+        except OSError as refusal:
+            return refusal
+        return None
 
     def _save(
-        self, trainer: Trainer, path: Path, save_checkpoint: Callable[..., None]
+        self, trainer: Trainer, path: Path, request: SaveRequest, storage_options: object = None
     ) -> Exception | None:
-        """Gather the state as Lightning does, and have it saved on all ranks."""
-        strategy = trainer.strategy
-        is_saved = False
+        """Have Lightning gather the state on all ranks, and hand it on.
 
-        def save(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as in Strategy
-            nonlocal is_saved
-            save_checkpoint(*args, **kwargs)
-            is_saved = True
-
-        before = strategy.save_checkpoint
-        strategy.save_checkpoint = save  # type: ignore[method-assign]
+        An error on one rank comes while the others wait at Lightning's barrier, or from that
+        barrier, because another rank is gone; then joining it again raises as well.
+        """
         self.is_saving = True
         try:
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(path, storage_options=storage_options)
         except Exception as error:
-            if is_saved:  # that was the barrier
+            if request.is_taken:  # that was the barrier
                 raise
-            strategy.barrier("Trainer.save_checkpoint")  # where the other ranks are waiting
+            trainer.strategy.barrier("Trainer.save_checkpoint")
             return error
         finally:
             self.is_saving = False
-            strategy.save_checkpoint = before  # type: ignore[method-assign]
         return None
+
+
+class _CommittingIO(CheckpointIO):
+    """The user's ``CheckpointIO`` for one save, which commits a single file as soon as it is there.
+
+    Not after ``Trainer.save_checkpoint``: that ends with a barrier, where a lost rank shows.
+    """
+
+    def __init__(self, base: CheckpointIO, request: SaveRequest) -> None:
+        self._base, self._request = base, request
+
+    def save_checkpoint(
+        self,
+        checkpoint: dict[str, Any],
+        path: str | Path,
+        storage_options: Any = None,  # noqa: ANN401 - as in CheckpointIO
+    ) -> None:
+        self._base.save_checkpoint(checkpoint, path, storage_options)
+        if Path(path).is_file():
+            self._request.finish()
+            self._request.is_finished = True
+        self._request.is_taken = True
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **words: Any) -> Any:  # noqa: ANN401 - as in CheckpointIO
+        return self._base.load_checkpoint(path, *args, **words)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        self._base.remove_checkpoint(path)

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from getiaction_launch.run.checkpoint import commit, partial_path
-from getiaction_launch.worker.background_io import BackgroundCheckpointIO
+from getiaction_launch.worker.background_io import BackgroundCheckpointIO, SaveRequest
 from getiaction_launch.worker.progress import ProgressReport
 from getiaction_launch.run.run import Run
 
@@ -53,7 +53,8 @@ def save(run, told, kill_at):
             commit(run, attempt=0, fit=0, step=step, epoch=0, reason="period", saved_at=step)
             os.write(told, b"%d" % step)
 
-        io.save_later({"weight": weight, "step": step}, partial_path(run, 0, step), finish, print)
+        request = SaveRequest(finish, print)
+        io.save_later({"weight": weight, "step": step}, partial_path(run, 0, step), request)
         io.save_checkpoint({"weight": weight, "step": step}, run.directory / "last.ckpt")
         if step == 1:
             io.wait()

@@ -41,6 +41,9 @@ def wait(place):
 
 class Waiting(Tiny):
     def on_save_checkpoint(self, checkpoint):
+        if gate == "refuse" and rank == 1 and not (here / "refused").exists():
+            (here / "refused").touch()
+            raise ZeroDivisionError
         wait("save")
         wait(f"save_{{self.global_step}}")
 
@@ -173,6 +176,16 @@ def test_two_ranks_agree_save_stop_and_resume(node):
     for rank in range(2):
         resumed = torch.load(node.directory / f"rank_{rank}_resumed.pt")
         assert equal(resumed, torch.load(node.directory / f"rank_{rank}_none.pt"))
+
+
+@pytest.mark.parametrize("node", [2], indirect=True)
+def test_a_rank_that_cannot_save_goes_on_with_the_others(node, capfd):
+    """The user's own code fails in a save on one rank: that is said, and training goes on."""
+    assert ends(node.start("refuse", period=0)) == [0, 0]
+    said = capfd.readouterr().err
+    assert said.count("could not be saved by rank 1: ZeroDivisionError") == 1
+    assert node.run.read("progress")["phase"] == "finished"
+    assert newest(node.run)
 
 
 @pytest.mark.parametrize("node", [1], indirect=True)

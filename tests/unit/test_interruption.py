@@ -186,6 +186,31 @@ def test_a_checkpoint_that_is_a_directory_resumes(worker):
     assert "another rank could not" in worker.run.read("progress")["checkpoint_error"]
 
 
+class ShardingStrategy(SingleDeviceStrategy):
+    """Writes by itself, past its CheckpointIO, and refuses storage options, as FSDP does."""
+
+    def save_checkpoint(self, checkpoint, filepath, storage_options=None):
+        """Write a file in a directory."""
+        if storage_options is not None:
+            raise TypeError
+        DirectoryIO().save_checkpoint(checkpoint, filepath)
+
+    def load_checkpoint(self, checkpoint_path, weights_only=None):
+        """Read that."""
+        return DirectoryIO().load_checkpoint(checkpoint_path, weights_only=weights_only)
+
+
+def test_a_sharded_strategy_saves_in_its_own_way_and_is_committed_after_that(worker):
+    """Nothing is asked of it that it would refuse, and its checkpoint resumes."""
+    undisturbed = worker.fit()
+    words = {"strategy": ShardingStrategy(device="cpu"), "accelerator": "auto"}
+    assert worker.fit(stop_at=2, **words) is None
+    assert worker.run.read("progress")["checkpoint_error"] is None
+    saved = newest(worker.run)
+    assert (saved.step, saved.path.is_dir()) == (3, True)
+    assert equal(worker.fit(resume_from=saved.path, **words), undisturbed)
+
+
 class Gripper:
     """A class of the user's own."""
 
