@@ -191,9 +191,8 @@ def _nest_old_keys(content: object) -> object:
     for old, (group, name) in OLD_KEYS.items():
         if old in content:
             groups.setdefault(group, {})[name] = content[old]
-    if "budgets" in content:
-        groups["restarts"] = content["budgets"]
-    return {**groups, **content, "sweep": content.get("sweep") or None}
+    restarts = {"restarts": content["budgets"]} if "budgets" in content else {}
+    return {**groups, **restarts, **content, "sweep": content.get("sweep") or None}
 
 
 def read_topology(

@@ -114,8 +114,15 @@ def parse(arguments: Sequence[str]) -> dict[str, object]:
     import yaml
 
     printed = _LastWrite()
-    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-        _run_cli([*arguments, "--print_config"])
+    try:
+        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+            _run_cli([*arguments, "--print_config"])
+    except (ValueError, yaml.YAMLError) as error:
+        # Such as the default of Timer(interval=...), which is an enumeration.
+        raise SpecError(
+            f"the spec cannot be written as YAML, which Lightning does before training: {error}",
+            "Set the argument that cannot be written to plain text or a number.",
+        ) from error
     return cast("dict[str, object]", yaml.safe_load(printed.getvalue()) or {})
 
 

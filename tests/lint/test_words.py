@@ -13,7 +13,9 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = (
     "getiaction",
     "getiaction_launch/cli",
+    "getiaction_launch/launch",
     "getiaction_launch/mirror",
+    "getiaction_launch/plan",
     "getiaction_launch/storage",
     "getiaction_launch/system",
 )

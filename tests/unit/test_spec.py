@@ -304,6 +304,15 @@ def test_text_that_looks_like_a_file_is_a_value_too(base, content):
     assert origins["model.init_args.sizes"] == "command line"
 
 
+def test_a_spec_that_cannot_be_written_is_refused(base):
+    """Lightning would refuse it too, when it saves config.yaml; set as text, the value is fine."""
+    timer = ["--trainer.callbacks+=Timer", "--trainer.callbacks.duration=00:01:00:00"]
+    with pytest.raises(SpecError, match=r"(?s)cannot be written as YAML.*<Interval.step: 'step'>"):
+        show([base], *timer)
+    values, _ = show([base], *timer, "--trainer.callbacks.interval=step")
+    assert values["trainer.callbacks"][1]["init_args"]["interval"] == "step"
+
+
 def test_leaves_flatten_mappings_alone():
     """Lists and empty mappings are values."""
     assert leaves({"a": {"b": 1, "c": [{"d": 2}]}, "e": {}}) == {
