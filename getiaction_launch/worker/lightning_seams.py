@@ -16,7 +16,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import Strategy
 
@@ -246,5 +246,6 @@ def reads_checkpoints_at_once(logger: Logger) -> bool:
     ``_log_model``: with ``"all"`` they upload each at once, with a boolean at the end or what they
     find.
     """
-    is_told = type(logger).after_save_checkpoint is not Logger.after_save_checkpoint
+    does_nothing = (Logger.after_save_checkpoint, TensorBoardLogger.after_save_checkpoint)
+    is_told = type(logger).after_save_checkpoint not in does_nothing
     return is_told and not isinstance(getattr(logger, "_log_model", None), bool)
