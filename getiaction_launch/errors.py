@@ -1,7 +1,7 @@
 """Every error that a user can meet, on one screen.
 
-Each carries what was wrong (with the user's own key and value) and the fix, ready to paste.
-The command line prints them as ``error: <what>`` and the fix below, without a traceback.
+Each one says what was wrong, with the user's own key and value, and gives the fix, ready to paste.
+The command line prints ``error: <what>`` with the fix below it, and no traceback.
 """
 
 import difflib
@@ -9,11 +9,11 @@ from collections.abc import Iterable
 
 
 class LaunchError(Exception):
-    """Something that the user or the site can mend.
+    """Base class: something that the user or the site's administrator can fix.
 
     Args:
         what: What was wrong, with the user's own key and value.
-        fix: What to do, ready to paste.
+        fix: What to do about it, ready to paste; empty if there is nothing to do.
     """
 
     exit_code = 1
@@ -41,7 +41,7 @@ class ClusterConfigError(LaunchError):
 
 
 class RunNotFoundError(LaunchError):
-    """No run answers to that name."""
+    """No run has the given name, directory or URL."""
 
     exit_code = 2
 
@@ -53,13 +53,13 @@ class CheckError(LaunchError):
 
 
 class RefusedError(LaunchError):
-    """A scheduler says no, in its own words."""
+    """A scheduler rejected the job; the message quotes it."""
 
     exit_code = 4
 
 
 class UnreachableError(LaunchError):
-    """A scheduler or storage does not answer."""
+    """A scheduler or storage does not answer, or cannot be understood."""
 
     exit_code = 5
 
@@ -72,22 +72,22 @@ class RecordError(UnreachableError, ValueError):
 
 
 class StorageError(UnreachableError, OSError):
-    """A remote file system does not do what it was asked, in its own words.
+    """An operation on remote storage failed; the message quotes the storage.
 
     Also an OSError, so code that tolerates a failing disk tolerates failing storage.
     """
 
 
 def nearest_first(word: str, valid: Iterable[str], most: int | None = None) -> str:
-    """Name the valid words, those nearest to ``word`` first, for the second line of an error.
+    """List the valid words, the most similar ones first, for the second line of an error.
 
     Args:
-        word: What the user has typed.
-        valid: The words that would have been right.
-        most: How many of the nearest words to name, and no other; all words if not given.
+        word: The word that the user has typed.
+        valid: The words that would have been valid.
+        most: How many of the most similar words to list, and no others; by default all words.
 
     Returns:
-        ``Did you mean 'a'? Valid: a, b, c.``; without the question where nothing is near.
+        ``Did you mean 'a'? Valid: a, b, c.``; without the question if no word is similar.
     """
     words = sorted(set(valid))
     near = difflib.get_close_matches(word, words, n=3, cutoff=0.6)

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from getiaction_launch.errors import UsageError
 
@@ -23,10 +24,10 @@ class Flag:
     """How a person types a setting.
 
     Args:
-        names: The flag as it is typed, the short form first.
+        names: The flag in its short form, if it has one, and its long form.
         metavar: What stands for the value in the help.
         read: Makes the field's value out of the text, or raises ValueError saying what is wrong.
-        example: Some values as they are typed, for the help and for errors.
+        example: Some values in the form in which they are typed, for the help and for errors.
         variables: Environment variables by which the scheduler itself takes this setting.
         repeats: Whether it may be repeated, each time for one entry of the field's mapping;
             ``read`` then returns the entry's key and value.
@@ -73,7 +74,7 @@ def settings_of(owner: type) -> list[Setting]:
     """Every setting that has a flag, in the order of the fields.
 
     Args:
-        owner: The settings' dataclass.
+        owner: The dataclass whose fields are the settings.
     """
     return [
         Setting(field.name, flag)
@@ -85,16 +86,19 @@ def settings_of(owner: type) -> list[Setting]:
 
 def help_of(owner: type) -> dict[str, str]:
     """The strings below the fields of a class, by the fields' names."""
-    told: dict[str, str] = {}
-    for definition in ast.parse(inspect.getsource(owner)).body:
-        for field, below in itertools.pairwise(getattr(definition, "body", ())):
+    source = Path(inspect.getfile(owner)).read_text(encoding="utf-8")
+    texts: dict[str, str] = {}
+    for definition in ast.parse(source).body:
+        if not isinstance(definition, ast.ClassDef) or definition.name != owner.__name__:
+            continue
+        for field, below in itertools.pairwise(definition.body):
             match field, below:
                 case (
                     ast.AnnAssign(target=ast.Name(id=name)),
                     ast.Expr(value=ast.Constant(value=str(text))),
                 ):
-                    told[name] = inspect.cleandoc(text)
-    return told
+                    texts[name] = inspect.cleandoc(text)
+    return texts
 
 
 def variables_of(owner: type, name: str) -> list[str]:
@@ -131,7 +135,7 @@ def read_megabytes(text: str) -> int:
         Megabytes; 0 for all of the node's memory, as in sbatch.
 
     Raises:
-        ValueError: For anything else.
+        ValueError: If sbatch would not read it.
     """
     match = re.fullmatch(r"(\d+)([KMGT]?)B?", text.upper())
     if match is None:

@@ -119,7 +119,7 @@ class LocalBackend:
 
     def attach(self, run: Run, record: JobRecord) -> Job:
         """Find a job that any shell on this machine submitted."""
-        return ProcessJob(run, record)
+        return ProcessJob(run, record, self.grace_seconds)
 
     def allocation(self, plan: Plan) -> Allocation | None:  # noqa: ARG002 - the contract's argument
         """None: nobody but the launcher starts nodes here."""
@@ -208,7 +208,7 @@ def _take_slot(plan: Plan, max_parallel: int, stop: StopRequest) -> socket.socke
     A slot is a name in Linux's abstract namespace (unix(7)), which disappears with its process.
     """
     # The unique end of the group's name: such a socket's name has room for 107 bytes.
-    group = plan.sweep.get("group", f"-{os.getpid()}").rpartition("-")[2]
+    group = plan.sweep.group.rpartition("-")[2] if plan.sweep else str(os.getpid())
     while not stop.signal:
         for slot in range(max_parallel):
             claim = socket.socket(socket.AF_UNIX)

@@ -96,6 +96,7 @@ class ProcessJob:
 
     run: Run
     record: JobRecord
+    grace_seconds: float
 
     @property
     def resume_command(self) -> str | None:
@@ -151,10 +152,9 @@ class ProcessJob:
             ) from error
         except ProcessLookupError:
             return
-        grace_seconds: float = self.record.backend.init_args["grace_seconds"]
         upload_seconds = 0 if self.run.local is self.run else UPLOAD_SECONDS
         for signum, patience_seconds in (
-            (signal.SIGTERM, grace_seconds + CANCEL_MARGIN_SECONDS + upload_seconds),
+            (signal.SIGTERM, self.grace_seconds + CANCEL_MARGIN_SECONDS + upload_seconds),
             (signal.SIGKILL, CANCEL_MARGIN_SECONDS),
         ):
             with contextlib.suppress(ProcessLookupError):

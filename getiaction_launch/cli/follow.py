@@ -1,4 +1,4 @@
-"""Stays with runs: what is printed until their end, and the exit code that tells it."""
+"""Stays with runs: what is printed until they end, and with which exit code."""
 
 import argparse
 import time

@@ -6,13 +6,13 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from getiaction_launch.launch.status import RunStatus, attach, sweep_point
 from getiaction_launch.plan.plan import Plan
-from getiaction_launch.plan.spec import leaves
+from getiaction_launch.plan.spec import DEFAULT
 from getiaction_launch.run.attempt import last_attempt
 from getiaction_launch.run.records import JobRecord, Progress
 from getiaction_launch.run.run import SCHEMA_VERSION, Run
@@ -22,6 +22,7 @@ from getiaction_launch.storage.paths import is_remote, modified_at
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
+WIDEST = 60
 QUIET_PERIOD_SECONDS = 10
 REASON_LINES = 8
 
@@ -39,15 +40,28 @@ def short(path: Path) -> str:
     return shlex.quote(str(path) if relative.startswith("..") else relative)
 
 
-def table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Align columns."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+def table(rows: Sequence[tuple[str, ...]], widest: int | None = None) -> str:
+    """Align columns; cells longer than ``widest`` do not widen theirs."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [min(width, widest or width) for width in widths]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
     return "\n".join(lines)
 
 
-def plan_text(plan: Plan, commands: list[str]) -> str:
-    """What would happen: the run, each value with its origin, and each node's command."""
+def plan_text(
+    plan: Plan,
+    values: Mapping[str, object],
+    origins: Mapping[str, str],
+    commands: Sequence[str],
+) -> str:
+    """Show what would happen: the run, its spec, and each node's command.
+
+    Args:
+        plan: The plan of the run.
+        values: The spec's values by dotted key; those that are null by default are left out.
+        origins: For each of these keys where its value comes from.
+        commands: The command lines that would be started.
+    """
     topology = plan.topology
     where = f"{topology.gpus_per_node} GPUs per node" if topology.gpus_per_node else "CPU"
     rows = [
@@ -57,12 +71,12 @@ def plan_text(plan: Plan, commands: list[str]) -> str:
     ]
     rows += [("script", " ".join(plan.script), "command line")] if plan.script else []
     rows += [
-        (key, json.dumps(value), plan.origins.get(key, ""))
-        for key, value in leaves(plan.spec).items()
-        if key
+        (key, json.dumps(value), origins[key])
+        for key, value in values.items()
+        if value is not None or origins[key] != DEFAULT
     ]
     rows += [(key, value, "cluster config") for key, value in plan.env_vars.items()]
-    return "\n".join([table(rows), "", *commands])
+    return "\n".join([table(rows, WIDEST), "", *commands])
 
 
 def next_commands(runs: Sequence[Run]) -> str:
@@ -229,7 +243,7 @@ def _best(progress: Progress) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in progress.best.items())
 
 
-def as_json(status: RunStatus) -> dict[str, Any]:
+def as_json(status: RunStatus) -> dict[str, object]:
     """A run for machines."""
     directory = status.run.directory
     return {
@@ -243,6 +257,6 @@ def as_json(status: RunStatus) -> dict[str, Any]:
     }
 
 
-def print_json(content: dict[str, Any]) -> None:
+def print_json(content: dict[str, object]) -> None:
     """Print an answer for machines."""
     print(json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2))

@@ -7,7 +7,6 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from getiaction_launch.backends.backend import Backend
 from getiaction_launch.cli import show
@@ -28,7 +27,8 @@ from getiaction_launch.cli.parser import Parser
 from getiaction_launch.errors import UsageError
 from getiaction_launch.launch import submit
 from getiaction_launch.launch.sweep import expand
-from getiaction_launch.plan.plan import DEFAULT_ROOT, Plan
+from getiaction_launch.plan.plan import DEFAULT_ROOT, Plan, SweepPoint
+from getiaction_launch.plan.spec import leaves
 from getiaction_launch.run.attempt import last_attempt
 from getiaction_launch.run.run import find_run, list_runs
 from getiaction_launch.storage.paths import open_path
@@ -64,15 +64,17 @@ def launch(tokens: Sequence[str], parser: Parser, *, only_check: bool = False) -
     arguments, plans, backend = _prepare(tokens, parser)
     plan = plans[0]
     if only_check or arguments.dry_run:
-        for each in plans:
-            submit.check(each, backend, also_spec=True)
+        spec, *_ = [submit.check(each, backend) for each in plans]
+        values = leaves(spec) if spec else {}
+        origins = submit.trace(plan, values)
         commands = backend.describe(plan)
         if arguments.sweep:
             show.say(f"a sweep of {len(plans)} runs; this is the first:")
         if arguments.json:
-            show.print_json({"plan": plan.to_json(), "commands": commands})
+            content = {**plan.to_json(), "spec": spec, "origins": origins}
+            show.print_json({"plan": content, "commands": commands})
         elif arguments.dry_run:
-            print(show.plan_text(plan, commands))
+            print(show.plan_text(plan, values, origins, commands))
         else:
             show.say("ok: this run could start.")
         return 0
@@ -100,7 +102,7 @@ def _prepare(
     arguments = parser.parse(own)
     read_environment(arguments, [key for key, _ in overrides])
     settings = read_settings(arguments)
-    points: list[dict[str, Any]] = [{}]
+    points: Sequence[SweepPoint | None] = [None]
     if arguments.sweep:
         points = expand(arguments.sweep, arguments.name or "sweep", is_spec=not script)
     elif arguments.max_parallel is not None:

@@ -132,7 +132,7 @@ def _check_keys(path: Path) -> None:
         return  # the parser names the line
     if not isinstance(content, Mapping):
         return
-    groups: dict[str, dict[str, Any]] = {}
+    groups: dict[str, dict[str, object]] = {}
     renamed = []
     for old, (group, name) in OLD_KEYS.items():
         if group in content and not isinstance(content[group], Mapping):

@@ -1,16 +1,66 @@
-"""Everything about a run decided: the spec and the cluster config joined into a plan."""
+"""Decide everything about a run: join a spec or script and a cluster config into a plan."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from getiaction_launch.backends.backend import Backend
 from getiaction_launch.errors import SpecError
-from getiaction_launch.plan.plan import DEFAULT_NAME, DEFAULT_ROOT, Plan, read_topology
-from getiaction_launch.plan.spec import Spec, read_spec
+from getiaction_launch.plan.plan import DEFAULT_NAME, DEFAULT_ROOT, Plan, SweepPoint, read_topology
+from getiaction_launch.plan.spec import find_origins, read_spec, read_trainer
 from getiaction_launch.storage.paths import resolve_root, use_options
 
-_OF_THE_RUN = ("restarts.", "backend.init_args.cpus_per_worker", "backend.init_args.memory_mb")
+_FLAGS_OF_KEYS = {
+    "num_nodes": "--nodes",
+    "accelerator": "--gpus-per-node",
+    "devices": "--gpus-per-node",
+    "experiment_name": "--name",
+}
+# Settings that the nodes of a run read; the others concern only the scheduler.
+_SETTINGS_OF_NODES = (
+    "restarts.",
+    "backend.init_args.cpus_per_worker",
+    "backend.init_args.memory_mb",
+)
+
+
+@dataclass(frozen=True)
+class _Flags:
+    """The launcher's flags that stand for the Trainer's own keys."""
+
+    nodes: int | None
+    gpus_per_node: int | None
+    workers_per_node: int | None
+    name: str | None
+
+    @property
+    def trainer(self) -> dict[str, object]:
+        """The Trainer's keys that the flags set."""
+        accelerator = "gpu" if self.gpus_per_node else "cpu"
+        keys = {
+            "num_nodes": self.nodes,
+            "experiment_name": self.name,
+            "accelerator": None if self.gpus_per_node is None else accelerator,
+            "devices": self.gpus_per_node or None,
+        }
+        return {key: value for key, value in keys.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What to train.
+
+    Attributes:
+        trainer: The Trainer's keys that decide the topology and where the run's directory lies.
+        default_name: The name of the run if the Trainer has no ``experiment_name``.
+        arguments: The arguments of ``getiaction fit``; empty if there is a script.
+        script: The path of the user's own program, and its arguments; empty if there is a spec.
+    """
+
+    trainer: Mapping[str, object]
+    default_name: str
+    arguments: list[str] = field(default_factory=list)
+    script: list[str] = field(default_factory=list)
 
 
 def prepare(
@@ -24,98 +74,135 @@ def prepare(
     workers_per_node: int | None = None,
     name: str | None = None,
     storage_root: str | None = None,
-    settings: Mapping[str, tuple[str, str]] | None = None,
-    sweep: Mapping[str, Any] | None = None,
+    settings: Mapping[str, tuple[str, object]] | None = None,
+    sweep: SweepPoint | None = None,
     free_gpus: Callable[[int], int | None] | None = None,
 ) -> tuple[Plan, Backend]:
     """Decide everything about a run, without starting or writing anything.
 
     Args:
-        config: YAML files of the spec.
-        overrides: ``(dotted key, YAML value)`` on top of them.
-        script: Instead of a spec: the user's ``train.py`` and its arguments.
-        cluster: A cluster config, by name or path.
-        nodes: Sets the Trainer's ``num_nodes``.
-        gpus_per_node: Sets the Trainer's ``devices``, on GPUs; 0 means CPU.
-        workers_per_node: For a script on CPU, whose Trainer cannot be read.
-        name: Sets the Trainer's ``experiment_name``.
-        storage_root: Instead of the cluster config's.
-        settings: Over the cluster config's own: by key, the flag that sets it and the value.
-        sweep: Of a point of a sweep: its ``group``, and its ``values`` by key.
-        free_gpus: Instead of the backend's, on a node that knows better.
+        config: The spec's YAML files, of which later ones win over earlier ones.
+        overrides: Dotted keys of the spec and their YAML values, which win over its files.
+        script: The path of a ``train.py`` and its arguments, instead of a spec.
+        cluster: The name or the path of a cluster config.
+        nodes: How many nodes to use; sets the Trainer's ``num_nodes``.
+        gpus_per_node: How many GPUs to use on each node; sets the Trainer's ``devices``. 0 for CPU.
+        workers_per_node: How many workers a script starts on each node of CPUs.
+        name: The name of the run; sets the Trainer's ``experiment_name``.
+        storage_root: Replaces the ``storage_root`` of the cluster config.
+        settings: For each key of the cluster config to replace: the flag that sets it, for error
+            messages, and the value.
+        sweep: The run's point of a sweep, whose values are added to the spec or script.
+        free_gpus: Replaces the function of the backend that counts the GPUs of a node.
 
     Raises:
-        LaunchError: If something in it is wrong.
+        LaunchError: If something is missing, contradicts something else, or cannot be read.
     """
     from getiaction_launch.launch.cluster import find_cluster, read_cluster  # slow to import
 
     config_path, settings = find_cluster(cluster), settings or {}
     place = read_cluster(config_path, settings)
-    point = (sweep or {}).get("values", {}).items()
-    flags = {
-        "--cluster": config_path.absolute(),
-        "--nodes": nodes,
-        "--gpus-per-node": gpus_per_node,
-        "--workers-per-node": workers_per_node,
-        "--name": name,
-        "--storage-root": storage_root and resolve_root(storage_root, str(Path.cwd())),
-        # The others are the scheduler's alone.
-        **{flag: value for key, (flag, value) in settings.items() if key.startswith(_OF_THE_RUN)},
-    }
-    words = [f"{flag}={value}" for flag, value in flags.items() if value is not None]
+    flags = _Flags(nodes, gpus_per_node, workers_per_node, name)
+    here = str(Path.cwd())
+    if storage_root:
+        storage_root = resolve_root(storage_root, here)
+    point = sweep.values.items() if sweep else ()
     if script:
         script = [*script, *(f"--{key}={value}" for key, value in point)]
-        words += script
     else:
         overrides = [*overrides, *point]
-        words += [f"--config={Path(path).absolute()}" for path in config]
-        words += [f"--{key}={value}" for key, value in overrides]
     if bool(script) == bool(config or overrides):
+        what = "a spec or a script, not both" if script else "a spec or a script to train"
         raise SpecError(
-            "give a spec or a script, and not both.",
+            f"give {what}.",
             "getiaction-launch --config act.yaml   or   getiaction-launch train.py --lr 3e-4",
         )
-    if script:
-        spec = Spec()
-        script = _check_script(script)
-        trainer = _describe_script(nodes, gpus_per_node, workers_per_node)
-        name = name or Path(script[0]).stem
-    else:
-        if workers_per_node is not None:
-            raise SpecError(
-                "--workers-per-node is for scripts; a spec says it itself.",
-                f"--trainer.devices={workers_per_node}",
-            )
-        spec = read_spec(config, overrides)
-        _apply_flags(spec, nodes, gpus_per_node, name)
-        trainer = spec.trainer
-        name = str(trainer.get("experiment_name") or DEFAULT_NAME)
-    if "/" in name or name in (".", ".."):
-        raise SpecError(f"experiment_name={name!r} is no plain name.", "e.g. --name pusht_act_v1")
-    root = str(trainer.get("default_root_dir") or DEFAULT_ROOT)
-    root = resolve_root(root, storage_root or place.storage_root or str(Path.cwd()))
+    training = _of_script(script, flags) if script else _of_spec(config, overrides, flags)
+    root = str(training.trainer.get("default_root_dir") or DEFAULT_ROOT)
+    root = resolve_root(root, storage_root or place.storage_root or here)
     use_options(root, place.storage_options)
     plan = Plan(
-        name=name,
+        name=_check_name(training.trainer.get("experiment_name") or training.default_name),
         root=root,
-        arguments=spec.arguments,
-        script=list(script),
-        words=words,
-        topology=read_topology(trainer, free_gpus or place.backend.free_gpus),
-        working_directory=str(place.backend.working_directory() or Path.cwd()),
+        arguments=training.arguments,
+        script=training.script,
+        topology=read_topology(training.trainer, free_gpus or place.backend.free_gpus),
+        working_directory=str(place.backend.working_directory() or here),
+        words=[
+            f"--cluster={config_path.absolute()}",
+            *_flag_words(flags, storage_root, settings),
+            *(f"--config={Path(path).absolute()}" for path in config),
+            *(script or (f"--{key}={value}" for key, value in overrides)),
+        ],
         env_vars=place.env_vars,
         forward_env_vars=place.forward_env_vars,
         saving=place.saving,
         uploading=place.uploading,
         restarts=place.restarts,
-        sweep=dict(sweep or {}),
-        spec=spec.view,
-        origins=spec.origins,
+        sweep=sweep,
     )
     return plan, place.backend
 
 
-def _check_script(script: Sequence[str]) -> list[str]:
+def trace(plan: Plan, keys: Iterable[str]) -> dict[str, str]:
+    """Find where each value of a plan's spec comes from.
+
+    Args:
+        plan: The plan that :func:`prepare` returned.
+        keys: Dotted keys of the spec as its parser understands it.
+
+    Returns:
+        For each key a config file's path, ``command line``, the same with the launcher's flag that
+        sets it, or ``default``.
+    """
+    words = [word.partition("=") for word in plan.words]
+    origins = [_show_path(Path(value)) for flag, _, value in words if flag == "--config"]
+    for argument in plan.arguments[2 * len(origins) :]:
+        key = argument.partition("=")[0].rpartition(".")[2]
+        is_typed = argument in plan.words
+        origins.append("command line" if is_typed else f"command line ({_FLAGS_OF_KEYS[key]})")
+    return find_origins(keys, plan.arguments, origins)
+
+
+def _flag_words(
+    flags: _Flags, storage_root: str | None, settings: Mapping[str, tuple[str, object]]
+) -> list[str]:
+    """Write the launcher's flags as they would be typed."""
+    values: dict[str, object] = {
+        "--nodes": flags.nodes,
+        "--gpus-per-node": flags.gpus_per_node,
+        "--workers-per-node": flags.workers_per_node,
+        "--name": flags.name,
+        "--storage-root": storage_root,
+    }
+    kept = [flag for key, flag in settings.items() if key.startswith(_SETTINGS_OF_NODES)]
+    return [f"{flag}={value}" for flag, value in [*values.items(), *kept] if value is not None]
+
+
+def _of_spec(
+    config: Sequence[str], overrides: Sequence[tuple[str, str]], flags: _Flags
+) -> _Training:
+    """Read a spec, with the launcher's flags as its last overrides."""
+    if flags.workers_per_node is not None:
+        raise SpecError(
+            "--workers-per-node is only for scripts; a spec sets trainer.devices.",
+            f"--trainer.devices={flags.workers_per_node}",
+        )
+    arguments = read_spec(config, overrides)
+    typed = read_trainer(arguments[2 * len(config) :])
+    for key, value in flags.trainer.items():
+        if key in typed and str(typed[key]) not in (str(value), "auto"):
+            raise SpecError(
+                f"{_FLAGS_OF_KEYS[key]} sets trainer.{key}={value!r}, "
+                f"but --trainer.{key}={typed[key]!r} is given too.",
+                "Keep one of the two.",
+            )
+        arguments.append(f"--trainer.{key}={value}")
+    return _Training(read_trainer(arguments), DEFAULT_NAME, arguments=arguments)
+
+
+def _of_script(script: Sequence[str], flags: _Flags) -> _Training:
+    """Check a script; its Trainer cannot be read, so the flags stand for it."""
     path = Path(script[0])
     try:
         compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
@@ -125,44 +212,28 @@ def _check_script(script: Sequence[str]) -> list[str]:
         ) from error
     except (SyntaxError, ValueError) as error:
         raise SpecError(f"script {script[0]!r} is not Python: {error}.") from error
-    return [str(path.absolute()), *script[1:]]
-
-
-def _describe_script(nodes: int | None, gpus: int | None, workers: int | None) -> Mapping[str, Any]:
-    """A script's Trainer cannot be read, so the flags say what it would."""
+    gpus, workers = flags.gpus_per_node, flags.workers_per_node
     if gpus and workers not in (None, gpus):
         raise SpecError(
             f"--workers-per-node {workers} contradicts --gpus-per-node {gpus}.",
             f"Each GPU has one worker: leave out --workers-per-node {workers}",
         )
-    trainer: dict[str, Any] = {"num_nodes": 1 if nodes is None else nodes}
-    if gpus is not None:
-        trainer["accelerator"] = "gpu" if gpus else "cpu"
-    if gpus or workers is not None:
-        trainer["devices"] = gpus or workers
-    return trainer
+    trainer = {"num_nodes": 1, **flags.trainer}
+    if not gpus and workers is not None:
+        trainer["devices"] = workers
+    return _Training(trainer, path.stem, script=[str(path.absolute()), *script[1:]])
 
 
-def _apply_flags(
-    spec: Spec, nodes: int | None, gpus_per_node: int | None, name: str | None
-) -> None:
-    """Nodes, devices and name live in the Trainer's own words; the launcher's flags set those."""
-    flags: dict[str, tuple[str, Any]] = {}
-    if nodes is not None:
-        flags["num_nodes"] = ("--nodes", nodes)
-    if name is not None:
-        flags["experiment_name"] = ("--name", name)
-    if gpus_per_node is not None:
-        flags["accelerator"] = ("--gpus-per-node", "gpu" if gpus_per_node else "cpu")
-    if gpus_per_node:
-        flags["devices"] = ("--gpus-per-node", gpus_per_node)
-    for key, (flag, value) in flags.items():
-        known = spec.trainer.get(key)
-        is_typed = spec.origins.get(f"trainer.{key}") == "command line"
-        if is_typed and str(known) not in (str(value), "auto"):
-            raise SpecError(
-                f"{flag} makes trainer.{key}={value!r}, "
-                f"but --trainer.{key}={known!r} is given too.",
-                "Keep one of the two.",
-            )
-        spec.override(f"trainer.{key}", str(value), f"command line ({flag})")
+def _check_name(value: object) -> str:
+    """Return the name of a run, which is that of one directory."""
+    name = str(value)
+    if "/" in name or name in (".", ".."):
+        raise SpecError(
+            f'experiment_name={name!r}: a name must not contain "/", nor be "." or "..".',
+            "For example: --name pusht_act_v1",
+        )
+    return name
+
+
+def _show_path(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -5,21 +5,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from getiaction_launch.backends.backend import Backend, Job, load_backend
-from getiaction_launch.errors import UnreachableError
+from getiaction_launch.errors import RecordError, UnreachableError
+from getiaction_launch.plan.plain import read_dataclass
+from getiaction_launch.plan.plan import SweepPoint
 from getiaction_launch.run.attempt import recorded_ending
 from getiaction_launch.run.records import Done, JobRecord, Progress, read_attempts
 from getiaction_launch.run.run import ROUND_TRIPS, Run
 from getiaction_launch.run.state import Cause, JobState
 from getiaction_launch.storage.paths import is_remote
 
-LOST_SECONDS = 120  # a scheduler that does not answer is asked so long
+LOST_SECONDS = 120  # how long a scheduler that does not answer is asked again
 WATCH_SECONDS = 0.5  # a watcher must not take CPU from training on the same machine
 REMOTE_WATCH_SECONDS = 2.0  # nothing changes there more often, and each look costs
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A run, as whoever reaches its directory sees it.
+    """The state of a run, as read from its directory and its scheduler.
 
     Attributes:
         run: The run that was looked at.
@@ -54,7 +56,7 @@ def backend_of(run: Run, record: JobRecord) -> Backend:
     """Make the backend that ``job.json`` names.
 
     Raises:
-        UnreachableError: As :func:`attach`.
+        UnreachableError: If there is no such backend, or its settings do not fit.
     """
     return load_backend(record.backend, f"{run.launch_directory / 'job.json'}")
 
@@ -85,7 +87,7 @@ def read_status(run: Run) -> RunStatus:
 
 
 def read_statuses(runs: Sequence[Run]) -> list[RunStatus]:
-    """:func:`read_status` of each run; on remote storage of several at a time."""
+    """Read the status of each run; on remote storage, of several runs at the same time."""
     if not runs or not is_remote(runs[0].directory):
         return [read_status(run) for run in runs]
     from concurrent.futures import ThreadPoolExecutor
@@ -104,20 +106,22 @@ def _read_ending(run: Run) -> RunStatus | None:
 
 
 def sweep_point(run: Run) -> str:
-    """A run's sweep and its point, for people; empty for a run of its own."""
+    """Describe a run's point of a sweep for people; empty for a run on its own."""
     try:
-        sweep = (run.read("plan") or {}).get("sweep") or {}
-    except (OSError, ValueError):
+        content = (run.read("plan") or {}).get("sweep")
+        point = read_dataclass(SweepPoint, content, "plan.json") if content else None
+    except (OSError, ValueError, RecordError):
         return ""
-    values = (f"{key.rpartition('.')[2]}={value}" for key, value in sweep.get("values", {}).items())
-    return " ".join([sweep["group"], *values]) if sweep else ""
+    values = point.values.items() if point else ()
+    words = [f"{key.rpartition('.')[2]}={value}" for key, value in values]
+    return " ".join([point.group, *words]) if point else ""
 
 
 def wait(run: Run, watch: Callable[[RunStatus], None]) -> RunStatus:
     """Wait for the end of a run, showing each look at it to ``watch``.
 
     Returns:
-        How it ended; or that this is UNKNOWN, when that has been so for :data:`LOST_SECONDS`.
+        How the run ended, or UNKNOWN if its state could not be read for :data:`LOST_SECONDS`.
     """
     seen_at = time.monotonic()
     while True:

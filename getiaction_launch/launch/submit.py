@@ -1,4 +1,4 @@
-"""Prepare, submit, attach: the same door for the command line and for notebooks."""
+"""Prepare, submit, attach: the interface of the command line and of notebooks alike."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from getiaction_launch.backends.backend import Backend
 from getiaction_launch.errors import CheckError, LaunchError, SpecError
-from getiaction_launch.launch.prepare import prepare
+from getiaction_launch.launch.prepare import prepare, trace
 from getiaction_launch.launch.status import (
     RunStatus,
     attach,
@@ -39,6 +39,7 @@ __all__ = [
     "resume",
     "submit",
     "submit_sweep",
+    "trace",
     "wait",
 ]
 
@@ -49,14 +50,14 @@ LOCK_SECONDS = 180  # longer than a scheduler may take to answer
 def submit(plan: Plan, backend: Backend) -> Run:
     """Check ``plan``, claim its run directory and start it.
 
-    Returns when the spec has been judged: by the run's own workers where they start at once,
-    else here, while the job is queued.
+    Returns once the spec has been parsed: by the run's own workers if they start at once, or here
+    while the job waits in a queue.
 
     Raises:
-        LaunchError: If the plan cannot be carried out; then, as after Ctrl-C, no run directory
-            is left behind.
+        LaunchError: If the plan cannot be carried out. No run directory is left behind then, nor
+            after Ctrl-C.
     """
-    check(plan, backend, also_spec=False)
+    _check_place(plan, backend)
     (run,) = _start([plan], backend, None)
     try:
         if plan.arguments:
@@ -71,17 +72,18 @@ def submit_sweep(plans: Sequence[Plan], backend: Backend, max_parallel: int | No
     """Check every point of a sweep, claim a run directory for each and start them.
 
     Args:
-        plans: One for each point.
-        backend: Where.
-        max_parallel: How many may run at a time; None for one on this machine, all on SLURM.
+        plans: The plans of all points, one for each.
+        backend: The backend that starts the runs.
+        max_parallel: How many of the runs may run at the same time. None for the backend's own
+            default: one on this machine, all of them on SLURM.
 
     Raises:
-        LaunchError: As :func:`submit`; then nothing of the sweep is started.
+        LaunchError: If one of the plans cannot be carried out; then no run is started.
     """
     checked: set[Topology] = set()
     for plan in plans:
         if plan.topology not in checked:
-            check(plan, backend, also_spec=False)
+            _check_place(plan, backend)
         checked.add(plan.topology)
         if plan.arguments:
             parse(plan.arguments)
@@ -105,8 +107,8 @@ def _start(plans: Sequence[Plan], backend: Backend, max_parallel: int | None) ->
 def _take_back(runs: Sequence[Run]) -> None:
     for run in runs:
         if error := _cancel_error(run):
-            # Its job may still come, and must find its own plan there.
-            sys.stderr.write(f"{run.directory} is kept, its job may still come: {error}\n")
+            # Its job may still start, and must find its own plan then.
+            sys.stderr.write(f"{run.directory} is kept, as its job may still start: {error}\n")
         else:
             run.discard()
 
@@ -120,25 +122,25 @@ def _cancel_error(run: Run) -> LaunchError | None:
 
 
 def resume(run: Run) -> None:
-    """Start another attempt of a run that has ended before its training had.
+    """Start another attempt of a run that ended before its training was finished.
 
-    It goes on in the same directory, from the newest committed checkpoint.
+    It continues in the same directory, from the newest committed checkpoint.
 
     Raises:
-        LaunchError: If it has not ended, has finished, or cannot be started from here.
+        LaunchError: If the run has not ended, has finished, or cannot be started from here.
     """
     from filelock import FileLock, Timeout
 
     with contextlib.ExitStack() as stack:
         try:
-            # Of a run on remote storage, the lock is this machine's.
+            # For a run on remote storage this locks out this machine's processes only.
             run.make_log_directory(0)
             lock = FileLock(run.local.launch_directory / "resume.lock", timeout=LOCK_SECONDS)
             stack.enter_context(lock)
         except Timeout:
             raise CheckError(
                 f"somebody has been resuming run {run.name} for {LOCK_SECONDS} s.",
-                f"See what came of it: getiaction-launch status {run.directory}",
+                f"See how it went: getiaction-launch status {run.directory}",
             ) from None
         check_resumable(run)
         record = JobRecord.read(run) or JobRecord()
@@ -149,7 +151,7 @@ def resume(run: Run) -> None:
                 "inside one.",
                 f"{command} {run.directory}",
             )
-        check(Plan.of(run), backend, also_spec=False)
+        _check_place(Plan.of(run), backend)
         claim = _claim_resume(run, record) if is_remote(run.directory) else None
         last = reopen(run)
         try:
@@ -163,23 +165,23 @@ def resume(run: Run) -> None:
 
 
 def _claim_resume(run: Run, record: JobRecord) -> Path:
-    """Let one of all machines follow the run's last job.
+    """Make sure that only one of several machines resumes the run.
 
     Raises:
-        CheckError: If another has.
+        CheckError: If another machine was faster.
     """
     claim = run.launch_directory / f"job_after_{record.job_id}"
     if not create(claim):
         raise CheckError(
             f"run {run.name} was resumed by somebody else a moment ago.",
-            f"See what came of it: getiaction-launch status {run.directory}\n"
-            f"If nothing did, let another try: aws s3 rm {claim}",
+            f"See how it went: getiaction-launch status {run.directory}\n"
+            f"If it did not start, allow another try: aws s3 rm {claim}",
         )
     return claim
 
 
 def check_resumable(run: Run) -> None:
-    """Raise CheckError unless the run has ended before its training had."""
+    """Raise CheckError unless the run ended before its training was finished."""
     status = read_status(run)
     if status.state is JobState.SUCCEEDED:
         raise CheckError(f"run {run.name} has finished; there is nothing to resume.")
@@ -190,15 +192,22 @@ def check_resumable(run: Run) -> None:
         )
 
 
-def check(plan: Plan, backend: Backend, *, also_spec: bool) -> None:
-    """Raise LaunchError for all that can be known before the run waits in a queue.
+def check(plan: Plan, backend: Backend) -> dict[str, object]:
+    """Check everything that can be known before a run waits in a queue.
 
-    Args:
-        plan: What was decided.
-        backend: Where it would run.
-        also_spec: Whether to judge the spec here, which imports torch and Lightning; the
-            workers of a run do it anyway.
+    Parsing a spec imports torch and Lightning, which takes seconds.
+
+    Returns:
+        The plan's spec as its parser understands it, with all defaults; empty for a script.
+
+    Raises:
+        LaunchError: If the run could not start.
     """
+    _check_place(plan, backend)
+    return parse(plan.arguments) if plan.arguments else {}
+
+
+def _check_place(plan: Plan, backend: Backend) -> None:
     missing = [name for name in plan.forward_env_vars or () if name not in os.environ]
     if missing:
         raise CheckError(
@@ -207,8 +216,6 @@ def check(plan: Plan, backend: Backend, *, also_spec: bool) -> None:
         )
     backend.check(plan)
     check_root(plan.root)
-    if plan.arguments and also_spec:
-        parse(plan.arguments)
 
 
 def _await_verdict(run: Run, plan: Plan, backend: Backend) -> None:
@@ -230,10 +237,10 @@ def _await_verdict(run: Run, plan: Plan, backend: Backend) -> None:
 
 
 def cancel(run: Run) -> RunStatus:
-    """End a run everywhere; nothing of it runs any more when this returns.
+    """End a run on all its nodes; returns once every process has stopped.
 
     Raises:
-        UnreachableError: If that cannot be done from here.
+        UnreachableError: If the run cannot be reached from here.
     """
     if job := attach(run):
         job.cancel()

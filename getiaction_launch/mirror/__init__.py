@@ -1,1 +1,1 @@
-"""Brings a run on remote storage up and down."""
+"""Uploads and downloads of runs on remote storage."""

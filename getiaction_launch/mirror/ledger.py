@@ -39,7 +39,7 @@ class Whole:
 
     @classmethod
     def of(cls, stat: os.stat_result) -> "Whole":
-        """Describe a file as it is now."""
+        """Describe the present state of a file."""
         return cls(stat.st_size, stat.st_mtime_ns)
 
     def objects(self, path: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""A run, or one checkpoint of it, brought from remote storage to this machine."""
+"""Downloads of a run, or of one of its checkpoints, for ``getiaction-launch pull``."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -21,18 +21,18 @@ from getiaction_launch.storage.segment import name_and_number
 
 NEWEST = "newest"
 PARALLEL = 4
-_NOT_THE_COPYS = ("launch/job.json", "launch/claim")
-"""What would have a copy be taken for the run itself, and its job cancelled by it."""
+_NOT_COPIED = ("launch/job.json", "launch/claim")
+"""Records with which the copy would pass for the run itself, and cancelling it end the job."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A file as it was before it went to storage.
+    """A file as it was before it was uploaded.
 
     Attributes:
-        path: In the run's directory.
-        segments: The objects that hold it, in their order.
-        size_bytes: Of all of them.
+        path: Path of the file, relative to the run's directory.
+        segments: Keys of the objects that hold the file, in order.
+        size_bytes: Size of the file, which is that of all segments.
     """
 
     path: str
@@ -41,21 +41,20 @@ class File:
 
 
 def files_of_run(run: Run) -> list[File]:
-    """Every file of a run on storage, but the records of its job.
+    """List the files of a run on remote storage, except the records of its job.
 
     Raises:
-        CheckError: If the run is on this machine's disks.
-        StorageError: If its storage does not answer.
+        CheckError: If the run is a local directory.
+        StorageError: If storage does not answer.
     """
-    if not is_remote(run.directory):
-        raise CheckError(f"run {run.name} is in a directory: {run.directory}.")
+    _check_remote(run)
     with reaching(run.directory):
         fs, root = file_system(run.directory)
         found = fs.find(root, detail=True)
     objects: dict[str, list[str]] = defaultdict(list)
     for key in sorted(found):
         path, _ = name_and_number(key.removeprefix(root).lstrip("/"))
-        if not path.startswith(_NOT_THE_COPYS):
+        if not path.startswith(_NOT_COPIED):
             objects[path].append(key)
     return [
         File(path, keys, sum(found[key]["size"] for key in keys)) for path, keys in objects.items()
@@ -63,24 +62,24 @@ def files_of_run(run: Run) -> list[File]:
 
 
 def pull_run(run: Run, target: Path, watch: Callable[[int, int], None]) -> None:
-    """Copy a run into a directory: the tree that it would have there.
+    """Download a run, so that it looks like one that was trained in a directory.
 
     Args:
-        run: Whose directory is a URL.
-        target: Must not be there.
-        watch: Told the bytes that have come, and all of them.
+        run: The run to download; its directory is a URL.
+        target: Directory to create; it must not exist.
+        watch: Called with the bytes that were downloaded so far, and the total.
 
     Raises:
-        CheckError: If something is there, or the run is no remote one.
-        StorageError: If storage does not give everything.
+        CheckError: If the target exists, or the run is a local directory.
+        StorageError: If a download fails.
     """
     files = files_of_run(run)
     if target.exists():
-        raise CheckError(f"{target} is there already.", "Name another directory: pull RUN DIR")
+        raise _already_exists(run, target)
     fs, _ = file_system(run.directory)
     total, done = sum(file.size_bytes for file in files), 0
 
-    def bring(file: File) -> int:
+    def download_file(file: File) -> int:
         place = target / file.path
         place.parent.mkdir(parents=True, exist_ok=True)
         with reaching(run.directory):
@@ -91,39 +90,40 @@ def pull_run(run: Run, target: Path, watch: Callable[[int, int], None]) -> None:
         return file.size_bytes
 
     with ThreadPoolExecutor(PARALLEL) as pool:
-        for size_bytes in pool.map(bring, files):
+        for size_bytes in pool.map(download_file, files):
             done += size_bytes
             watch(done, total)
 
 
 def pull_checkpoint(run: Run, name: str, target: Path) -> Path:
-    """Copy one checkpoint of a run.
+    """Download one checkpoint of a run.
 
     Args:
-        run: Whose directory is a URL.
-        name: Of a file in its ``checkpoints/``, or :data:`NEWEST` for what came last, be it one of
-            those or what the run would resume from.
-        target: A directory.
+        run: The run that has the checkpoint; its directory is a URL.
+        name: Name of a file in ``checkpoints/``, or :data:`NEWEST` for the one that was uploaded
+            last: one of these, or the checkpoint that the run would resume from.
+        target: Directory to put it in; it is created if it does not exist.
 
     Returns:
-        Where it is.
+        The path of the downloaded checkpoint.
 
     Raises:
-        UsageError: If there is none of that name.
-        CheckError: If something of its name is there already.
-        StorageError: If it does not come whole.
+        UsageError: If the run has no checkpoint of that name.
+        CheckError: If the target has a file of that name, or the run is a local directory.
+        StorageError: If the download fails, or the checkpoint is damaged.
     """
+    _check_remote(run)
     there = {path.name: path for path in children(run.directory / "checkpoints")}
-    source = _last_come(run, list(there.values())) if name == NEWEST else there.get(name)
+    source = _latest(run, list(there.values())) if name == NEWEST else there.get(name)
     if source is None:
         raise UsageError(
-            f"--checkpoint {name}: run {run.name} has none of that name.",
+            f"--checkpoint {name}: run {run.name} has no checkpoint of that name.",
             nearest_first(name, [*there, NEWEST]),
         )
     marker = Marker.read(source)
     place = target / source.name
     if place.exists():
-        raise CheckError(f"{place} is there already.", "Name another directory: pull RUN DIR")
+        raise _already_exists(run, place)
     target.mkdir(parents=True, exist_ok=True)
     arriving = place.with_name(f".{place.name}.partial")
     download(source, arriving)
@@ -133,11 +133,21 @@ def pull_checkpoint(run: Run, name: str, target: Path) -> Path:
     return place
 
 
-def _last_come(run: Run, files: list[Path]) -> Path:
-    """Of these and the committed ones, by the clock of storage; a short run commits none."""
-    came_at = {path: modified_at(path) for path in files if path.is_file()}
-    if committed := newest(run):
-        came_at[committed.path] = modified_at(committed.path.with_suffix(".json"))
-    if not came_at:
+def _check_remote(run: Run) -> None:
+    if not is_remote(run.directory):
+        raise CheckError(f"run {run.name} is a local directory already: {run.directory}.")
+
+
+def _already_exists(run: Run, place: Path) -> CheckError:
+    fix = f"Choose another directory: getiaction-launch pull {run.directory} DIR"
+    return CheckError(f"{place} already exists.", fix)
+
+
+def _latest(run: Run, files: list[Path]) -> Path:
+    """Return what was uploaded last: one of ``files``, or the newest committed checkpoint."""
+    uploaded_at = {path: modified_at(path) for path in files if path.is_file()}
+    if committed := newest(run):  # short runs have none
+        uploaded_at[committed.path] = modified_at(committed.path.with_suffix(".json"))
+    if not uploaded_at:
         raise UsageError(f"run {run.name} has saved no checkpoint yet.")
-    return max(came_at, key=came_at.__getitem__)
+    return max(uploaded_at, key=uploaded_at.__getitem__)

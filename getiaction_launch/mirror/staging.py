@@ -1,8 +1,8 @@
 """The local copy of a run on remote storage: made before workers start, removed at the end.
 
 Workers write to this staging directory, and :class:`~getiaction_launch.mirror.mirror.Mirror`
-uploads it to the run's URL. Before they start, the files of earlier attempts are downloaded that
-they need: the checkpoint to resume from and, only on the node of rank 0, which continues to write
+uploads it to the run's URL. Before they start, the files that they need from earlier attempts are
+downloaded: the checkpoint to resume from and, only on the node of rank 0, which continues to write
 them, the files of the user's callbacks.
 """
 

@@ -37,7 +37,7 @@ def read_dataclass(cls: type[T], content: object, source: str) -> T:
 
 
 @functools.cache
-def _types(cls: type) -> dict[str, Any]:
+def _types(cls: type) -> dict[str, object]:
     return typing.get_type_hints(cls)
 
 

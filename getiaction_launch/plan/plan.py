@@ -1,15 +1,15 @@
-"""The plan: what was decided, complete and plain, before anything starts.
+"""The plan: everything that was decided before a run starts, as plain data.
 
-Making a plan is pure: no clock, no disk, no cluster. The facts about the cluster come in as
-arguments, and the plan goes out as JSON (``launch/plan.json``), the only thing that crosses
-from the submitting process to the nodes.
+Making a plan reads no clock, no disk and no cluster. Facts about the cluster come in as arguments.
+The plan is written as ``launch/plan.json``, the only thing that the submitting process passes to
+the nodes.
 """
 
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from getiaction_launch.errors import SpecError
 from getiaction_launch.plan.plain import read_dataclass
@@ -19,10 +19,10 @@ DEFAULT_NAME = "lightning_logs"
 
 
 class Records(Protocol):
-    """Where ``plan.json`` is read from: a run."""
+    """What ``plan.json`` is read from: a run."""
 
-    def read(self, record: str) -> dict[str, Any] | None:
-        """A record by its name."""
+    def read(self, record: str) -> Mapping[str, object] | None:
+        """Read a record by its name; None if it was not written yet."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Topology:
     """How many processes run where.
 
     Attributes:
-        num_nodes: Machines, or shares of this one.
-        workers_per_node: Training processes on each node.
-        gpus_per_node: GPUs of each node; 0 on CPU, else one for each worker.
+        num_nodes: How many machines, or shares of this machine, the run uses.
+        workers_per_node: How many training processes each node starts.
+        gpus_per_node: GPUs of each node: one for each worker, or 0 on CPU.
     """
 
     num_nodes: int
@@ -41,7 +41,7 @@ class Topology:
 
     @property
     def world_size(self) -> int:
-        """Training processes in all."""
+        """How many training processes the run has in all."""
         return self.num_nodes * self.workers_per_node
 
 
@@ -92,6 +92,19 @@ class Restarts:
     interruptions: int | None = None
 
 
+@dataclass(frozen=True)
+class SweepPoint:
+    """One point of a sweep, which is one run.
+
+    Attributes:
+        group: The name of the sweep, which all its points share.
+        values: The value of each swept key, as typed.
+    """
+
+    group: str
+    values: dict[str, str]
+
+
 OLD_KEYS = {
     "checkpoint_period_minutes": ("saving", "period_minutes"),
     "checkpoint_when_busy": ("saving", "when_busy"),
@@ -107,26 +120,24 @@ OLD_KEYS = {
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a node needs to do its share.
+    """Everything that a node needs to run its workers.
 
     Attributes:
-        name: The run's name: its directory under ``root``.
-        root: Absolute directory of all runs.
-        arguments: What to train, as ``getiaction fit`` takes it; empty where ``script`` is given.
-        script: The user's own ``train.py`` and its arguments; empty where ``spec`` is given.
-        topology: Nodes, workers and GPUs.
-        working_directory: Where the workers run, so that relative paths and the user's own
-            modules mean what they meant to the user.
-        words: What says all this on a command line of ``getiaction-launch``.
-        env_vars: Variables for the workers, from the cluster config.
-        forward_env_vars: Names of variables that the submitting shell's values are taken of; the
-            values are written nowhere. None for the whole environment.
+        name: The run's name, which is that of its directory under ``root``.
+        root: Absolute path or URL of the directory that holds all runs.
+        arguments: The arguments of ``getiaction fit``; empty if there is a script.
+        script: The path of the user's own program, and its arguments; empty if there is a spec.
+        topology: How many nodes, workers and GPUs the run has.
+        working_directory: The directory in which the workers run, so that they find relative paths
+            and the user's own modules.
+        words: The arguments of ``getiaction-launch`` that reproduce this plan.
+        env_vars: Environment variables for the workers, from the cluster config.
+        forward_env_vars: Environment variables to copy from the submitting shell. Their values are
+            never written to disk. None copies all of them.
         saving: When the launcher saves checkpoints of its own.
         uploading: How a run on remote storage is uploaded.
         restarts: How many automatic restarts the run gets.
-        sweep: Of a point of a sweep: its ``group`` and its ``values`` by key.
-        spec: The arguments merged into one mapping, for people.
-        origins: For each dotted key of it, where it comes from.
+        sweep: The run's point of a sweep; None for a run on its own.
     """
 
     name: str
@@ -141,12 +152,10 @@ class Plan:
     saving: Saving = field(default_factory=Saving)
     uploading: Uploading = field(default_factory=Uploading)
     restarts: Restarts = field(default_factory=Restarts)
-    sweep: dict[str, Any] = field(default_factory=dict)
-    spec: dict[str, Any] = field(default_factory=dict)
-    origins: dict[str, str] = field(default_factory=dict)
+    sweep: SweepPoint | None = None
 
     def moved_to(self, directory: Path) -> "Plan":
-        """The same plan where its working directory lies elsewhere, and a script in it too."""
+        """Return the plan with its working directory, and a script in it, moved elsewhere."""
         home = os.path.realpath(self.working_directory)
         script = os.path.realpath(self.script[0]) if self.script else ""
         if str(directory) == home or not Path(script).is_relative_to(home):
@@ -154,9 +163,10 @@ class Plan:
         words = [str(directory / os.path.relpath(script, home)), *self.script[1:]]
         return replace(self, script=words, working_directory=str(directory))
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data, as written to ``plan.json``."""
-        return asdict(self)
+    def to_json(self) -> dict[str, object]:
+        """Return plain data, as written to ``plan.json``."""
+        content = asdict(self)
+        return {**content, "sweep": content["sweep"] or {}}
 
     @classmethod
     def of(cls, run: "Records") -> "Plan":
@@ -177,30 +187,32 @@ def _nest_old_keys(content: object) -> object:
     """Move the flat settings of earlier versions to where they are today."""
     if not isinstance(content, Mapping):
         return content
-    groups: dict[str, Any] = {}
+    groups: dict[str, dict[str, object]] = {}
     for old, (group, name) in OLD_KEYS.items():
         if old in content:
             groups.setdefault(group, {})[name] = content[old]
-    if "budgets" in content:
-        groups["restarts"] = content["budgets"]
-    return {**groups, **content}
+    restarts = {"restarts": content["budgets"]} if "budgets" in content else {}
+    return {**groups, **restarts, **content, "sweep": content.get("sweep") or None}
 
 
-def read_topology(trainer: Mapping[str, Any], free_gpus: Callable[[int], int | None]) -> Topology:
-    """Read nodes and workers from the Trainer's own words.
+def read_topology(
+    trainer: Mapping[str, object], free_gpus: Callable[[int], int | None]
+) -> Topology:
+    """Read nodes and workers from the Trainer's own keys.
 
     Args:
-        trainer: Its ``num_nodes``, ``devices`` and ``accelerator`` count.
-        free_gpus: Tells how many GPUs each of so many nodes would get, or None where only the
+        trainer: The Trainer's keys, of which ``num_nodes``, ``devices`` and ``accelerator`` count.
+        free_gpus: Returns how many GPUs each of so many nodes would get, or None where only the
             job will know.
 
     Raises:
-        SpecError: For a number of nodes or devices that cannot be.
+        SpecError: For a number of nodes or devices that is not possible.
     """
-    num_nodes = _number(trainer.get("num_nodes", 1))
+    num_nodes = _read_number(trainer.get("num_nodes", 1))
     if not isinstance(num_nodes, int) or num_nodes < 1:
         raise SpecError(
-            f"trainer.num_nodes={num_nodes!r} is no number of machines.", "Set it: --nodes 2"
+            f"trainer.num_nodes={num_nodes!r} must be a whole number, 1 or more.",
+            "Set it: --nodes 2",
         )
     accelerator = trainer.get("accelerator", "auto")
     available = 1 if accelerator == "cpu" else free_gpus(num_nodes)
@@ -209,24 +221,24 @@ def read_topology(trainer: Mapping[str, Any], free_gpus: Callable[[int], int | N
     return Topology(num_nodes, workers, 0 if on_cpu else workers)
 
 
-def _number(value: Any) -> Any:  # noqa: ANN401 - a YAML value
-    """Read ``"2"`` as the Trainer's parser does, and a bool as no number."""
+def _read_number(value: object) -> object:
+    """Read ``"2"`` as the Trainer's parser does, which does not take a bool for a number."""
     if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
         return int(value)
     return str(value) if isinstance(value, bool) else value
 
 
-def _count_devices(devices: Any, available: int | None) -> int:  # noqa: ANN401 - a YAML value
+def _count_devices(devices: object, available: int | None) -> int:
     """Count what ``Trainer(devices=...)`` would use: a number, a list, ``"0,1"``, "auto" or -1."""
-    count = _number(devices)
+    count = _read_number(devices)
     if isinstance(count, str) and "," in count:
-        count = [_number(part) for part in count.split(",") if part.strip()]
+        count = [_read_number(part) for part in count.split(",") if part.strip()]
     if isinstance(count, list):
         if count != list(range(len(count))):
             numbers = ",".join(map(str, count))
             raise SpecError(
-                f"trainer.devices={devices!r} picks some of a node's devices; "
-                "the launcher hands out the first ones.",
+                f"trainer.devices={devices!r} picks some of a node's devices, "
+                "but the launcher always uses the first ones.",
                 f"CUDA_VISIBLE_DEVICES={numbers} getiaction-launch ... "
                 f"--trainer.devices={len(count)}",
             )
@@ -235,12 +247,12 @@ def _count_devices(devices: Any, available: int | None) -> int:  # noqa: ANN401 
         if available is None:
             raise SpecError(
                 "how many workers a node has (trainer.devices) is not known before the job starts.",
-                "Say what each node should have: --gpus-per-node 4, or --gpus-per-node 0 for CPU",
+                "Set the GPUs of each node: --gpus-per-node 4, or --gpus-per-node 0 for CPU",
             )
         count = available
     if not isinstance(count, int) or count < 1:
         raise SpecError(
-            f"trainer.devices={devices!r} gives no worker on a node.",
-            "Set a number, e.g. --trainer.devices=1",
+            f"trainer.devices={devices!r} starts no worker on a node.",
+            "Set a number, for example: --trainer.devices=1",
         )
     return count

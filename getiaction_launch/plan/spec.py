@@ -1,9 +1,9 @@
-"""The spec says what to train: LightningCLI's config files and overrides, read and run.
+"""The spec says what to train: LightningCLI's config files and overrides.
 
-Its keys and values are judged by the parser of ``getiaction fit`` alone, which gets the files'
-text and the overrides as they were typed, so laptop and cluster cannot disagree. What is read from
-them here, without importing torch, is a view: for the few keys that a launcher must know before
-anything starts, and for people.
+A spec is kept as the arguments of ``getiaction fit``: the text of each config file, and each
+override as it was typed. The parser of that command alone merges and judges them, so a laptop and
+a cluster cannot disagree. Only :data:`TRAINER_KEYS`, which must be known before anything starts,
+are also read here, without importing torch.
 """
 
 import argparse
@@ -11,17 +11,14 @@ import contextlib
 import importlib
 import io
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import cast
 
 from getiaction_launch.errors import SpecError, nearest_first
 
 CLI_CLASS = "getiaction.cli.CLI"
-"""Who parses and runs a spec: a ``LightningCLI`` that takes ``args`` and raises on bad input."""
+"""What parses and runs a spec: a ``LightningCLI`` that takes ``args`` and raises on bad input."""
 
 SECTIONS = (
     "trainer",
@@ -34,97 +31,178 @@ SECTIONS = (
     "weights_only",
 )
 
-_CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
+TRAINER_KEYS = ("num_nodes", "devices", "accelerator", "experiment_name", "default_root_dir")
+"""What decides how many processes a run has, and where its directory lies."""
+
+DEFAULT = "default"
+"""The origin of a value that no config file and no override sets."""
+
+_TEXT_KEYS = ("trainer.experiment_name", "trainer.default_root_dir")
+_YAML_SUFFIXES = (".yaml", ".yml", ".json")
+_SHORTENED = re.compile(r"\.(init_args|dict_kwargs)(?=\.)|\.class_path$|\+(?=\.|$)")
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as jsonargparse reads it."""
-
-
-# YAML 1.1 wants 1.0e-5 for a number; dates, which it knows, are text to every parameter.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
-}
-
-
-@dataclass
-class Spec:
-    """What to train.
-
-    Attributes:
-        arguments: For ``getiaction fit``: each config file's text and each override, as typed.
-        view: The same merged into nested mappings.
-        origins: For each dotted key of the view where its value comes from.
-    """
-
-    arguments: list[str] = field(default_factory=list)
-    view: dict[str, Any] = field(default_factory=dict)
-    origins: dict[str, str] = field(default_factory=dict)
-
-    def override(self, key: str, text: str, origin: str = "command line") -> None:
-        """Set one dotted key; ``key+`` appends to a list.
-
-        Raises:
-            SpecError: If the key's first word is no section of a spec.
-        """
-        _check_sections([key.partition(".")[0].rstrip("+")], f"--{key}")
-        self.arguments.append(f"--{key}={text}")
-        try:
-            value = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-        except yaml.YAMLError:
-            value = text  # a plain string to a parameter that wants one
-        full = _set(self.view, key, value)
-        kept = leaves(self.view)
-        named = (*leaves(value, full), f"{full}.class_path")
-        self.origins.update(dict.fromkeys(named, origin))
-        self.origins = {name: place for name, place in self.origins.items() if name in kept}
-
-    @property
-    def trainer(self) -> Mapping[str, Any]:
-        """The Trainer's keys.
-
-        Raises:
-            SpecError: If they are no mapping.
-        """
-        trainer = self.view.get("trainer")
-        if not isinstance(trainer, dict | None):
-            raise SpecError(f"trainer={trainer!r} is no mapping.", "--trainer.max_epochs=100")
-        return trainer or {}
-
-
-def read_spec(config_paths: Sequence[str], overrides: Sequence[tuple[str, str]]) -> Spec:
-    """Read config files, later ones over earlier ones, and dotted overrides over all.
+def read_spec(config_paths: Sequence[str], overrides: Sequence[tuple[str, str]]) -> list[str]:
+    """Read config files and overrides, and check what needs no torch.
 
     Args:
-        config_paths: YAML files.
-        overrides: ``(dotted key, value)`` as typed.
+        config_paths: YAML files, of which later ones win over earlier ones.
+        overrides: Dotted keys with their values as typed, which win over all files.
+
+    Returns:
+        The arguments of ``getiaction fit``.
 
     Raises:
-        SpecError: For a missing file, YAML that is none, or an unknown section.
+        SpecError: For a file that is missing or is not YAML, or for an unknown section.
     """
-    spec = Spec()
+    arguments = []
     for path in config_paths:
-        text, content = _read_yaml(path)
+        text, content = _read_config(path)
         _check_sections(content, path)
-        spec.arguments += ["--config", text]
-        for key, value in content.items():
-            _set(spec.view, key, value)
-            spec.origins.update(dict.fromkeys(leaves(value, key), path))
+        arguments += ["--config", text]
     for key, text in overrides:
-        spec.override(key, text)
-    return spec
+        _check_sections([key.partition(".")[0].rstrip("+")], f"--{key}")
+        arguments.append(f"--{key}={text}")
+    return arguments
 
 
-def _read_yaml(path: str) -> tuple[str, dict[str, Any]]:
+def read_trainer(arguments: Sequence[str]) -> dict[str, object]:
+    """Read those of :data:`TRAINER_KEYS` that a spec sets.
+
+    Args:
+        arguments: The arguments of ``getiaction fit``, as :func:`read_spec` returns them.
+
+    Returns:
+        The value of each key: that of the last file or override that sets it.
+
+    Raises:
+        SpecError: If the section ``trainer`` is not a mapping.
+    """
+    found: dict[str, object] = {}
+    for source in _read_sources(arguments):
+        section = source.get("trainer", {})
+        if section is None:
+            found.clear()  # `trainer:` with nothing below it
+        elif not isinstance(section, Mapping):
+            nearest = f"Did you mean --trainer.{section}?" if "=" in str(section) else ""
+            raise SpecError(
+                f"trainer={section!r} is not a mapping of the Trainer's keys.",
+                nearest or "Set its keys, for example: --trainer.max_epochs=100",
+            )
+        dotted = {key[8:]: value for key, value in source.items() if key.startswith("trainer.")}
+        for key, value in {**(section or {}), **dotted}.items():
+            name = key.rstrip("+")
+            is_appended = name != key
+            found[name] = [*_as_list(found.get(name)), *_as_list(value)] if is_appended else value
+    return {name: value for name, value in found.items() if name in TRAINER_KEYS}
+
+
+def parse(arguments: Sequence[str]) -> dict[str, object]:
+    """Judge every key and type by the parser that will run them.
+
+    Imports torch, Lightning and the user's classes, which takes seconds.
+
+    Args:
+        arguments: The arguments of ``getiaction fit``.
+
+    Returns:
+        The whole spec as the parser understands it, with all defaults.
+
+    Raises:
+        SpecError: Naming the first key that is unknown or whose value does not fit.
+    """
+    import yaml
+
+    printed = _LastWrite()
+    try:
+        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+            _run_cli([*arguments, "--print_config"])
+    except (ValueError, yaml.YAMLError) as error:
+        # Such as the default of Timer(interval=...), which is an enumeration.
+        raise SpecError(
+            f"the spec cannot be written as YAML, which Lightning does before training: {error}",
+            "Set the argument that cannot be written to plain text or a number.",
+        ) from error
+    return cast("dict[str, object]", yaml.safe_load(printed.getvalue()) or {})
+
+
+def fit(arguments: Sequence[str]) -> None:
+    """Build Trainer, policy and data from a spec's arguments and fit, in this process.
+
+    Raises:
+        SpecError: If the arguments do not parse.
+    """
+    _run_cli(arguments)
+
+
+def find_origins(
+    keys: Iterable[str], arguments: Sequence[str], origins: Sequence[str]
+) -> dict[str, str]:
+    """Find where each value of a parsed spec comes from.
+
+    Args:
+        keys: Dotted keys of the parsed spec, whose class paths and ``init_args`` are in full.
+        arguments: The arguments of ``getiaction fit``, which may have the short forms.
+        origins: What to call each config file and each override, in their order.
+
+    Returns:
+        For each key the origin of what set it last, or ``default``.
+    """
+    sources = [
+        (origin, {_shorten(key) for key in _named_keys(source)})
+        for origin, source in zip(origins, _read_sources(arguments), strict=True)
+    ]
+    found = {}
+    for key in keys:
+        short = _shorten(key)
+        # `--trainer.callbacks.every=5` sets an item of the list that is the value of this key.
+        below = "\0" if key.endswith(".class_path") else f"{short}."
+        found[key] = DEFAULT
+        for origin, names in sources:
+            if short in names or any(name.startswith(below) for name in names):
+                found[key] = origin
+    return found
+
+
+def leaves(node: object, prefix: str = "") -> dict[str, object]:
+    """Flatten nested mappings into dotted keys and their values."""
+    if not isinstance(node, Mapping) or not node:
+        return {prefix: node}
+    children = (leaves(value, f"{prefix}.{key}".lstrip(".")) for key, value in node.items())
+    return {key: value for child in children for key, value in child.items()}
+
+
+class _LastWrite(io.StringIO):
+    """Keeps only what is written last: modules that the parser imports may print, too."""
+
+    def write(self, text: str) -> int:
+        self.seek(0)
+        self.truncate()
+        return super().write(text)
+
+
+def _run_cli(arguments: Sequence[str]) -> None:
+    module, _, name = CLI_CLASS.rpartition(".")
+    try:
+        getattr(importlib.import_module(module), name)(args=["fit", *arguments])
+    except argparse.ArgumentError as error:
+        raise SpecError(str(error)) from error
+
+
+def _load(text: str) -> object:
+    """Read YAML exactly as the parser of a spec does."""
+    import jsonargparse  # slow to import
+
+    return jsonargparse.get_loader("yaml")(text)
+
+
+def _read_config(path: str) -> tuple[str, dict[str, object]]:
+    """Read a config file; return its text and what it sets."""
+    import yaml
+
     try:
         text = Path(path).read_text(encoding="utf-8")
-        content = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+        content = _load(text)
     except OSError as error:
         raise SpecError(
             f"--config {path}: {error.strerror}.", f"Is it there? ls {Path(path).parent}"
@@ -132,9 +210,9 @@ def _read_yaml(path: str) -> tuple[str, dict[str, Any]]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or "it is no text"
+        reason = getattr(error, "problem", None) or "it is not text"
         raise SpecError(
-            f"--config {path} is not YAML: {reason}{where}.", "Mend that and try again."
+            f"--config {path} is not YAML: {reason}{where}.", "Fix it and try again."
         ) from error
     if not isinstance(content, dict):
         raise SpecError(
@@ -144,114 +222,50 @@ def _read_yaml(path: str) -> tuple[str, dict[str, Any]]:
     return text, content
 
 
-def _check_sections(keys: Sequence[str] | Mapping[str, Any], source: str) -> None:
+def _check_sections(keys: Iterable[str], source: str) -> None:
     for key in keys:
         if key not in SECTIONS:
             raise SpecError(
-                f"{source}: {key!r} is no section of a spec.", nearest_first(str(key), SECTIONS)
+                f"{source}: unknown section {key!r}.", nearest_first(str(key), SECTIONS)
             )
 
 
-def _set(view: dict[str, Any], key: str, value: Any) -> str:  # noqa: ANN401 - any YAML value
-    """Set one dotted key as LightningCLI would; return the key in full."""
-    *parents, last = key.rstrip("+").split(".")
-    node: Any = view
-    full: list[str] = []
-    for part in parents:
-        node = _enter(node, part, full)
-    if isinstance(node, list) and node:
-        node = node[-1]
-    node = _arguments(node, last, full) if isinstance(node, dict) else {}
-    full.append(last)
-    if key.endswith("+"):
-        items = node.get(last) or []
-        items = items if isinstance(items, list) else [items]
-        value = [*items, *(value if isinstance(value, list) else [value])]
-    if last == "class_path" and node.get(last) != value:
-        node.clear()  # arguments of one class mean nothing to another
-    _merge(node, last, value)
-    return ".".join(full)
+def _read_sources(arguments: Sequence[str]) -> Iterator[dict[str, object]]:
+    """What each config file and each override sets: sections, or one dotted key."""
+    words = iter(arguments)
+    for word in words:
+        if word == "--config":
+            yield cast("dict[str, object]", _load(next(words)))
+        else:
+            key, _, text = word.removeprefix("--").partition("=")
+            yield {key: _read_value(key, text)}
 
 
-def _enter(node: Any, part: str, full: list[str]) -> Any:  # noqa: ANN401 - any YAML value
-    if isinstance(node, list) and node:
-        node = node[-1]  # as in LightningCLI, a list's dotted key means its last item
-    if not isinstance(node, dict):
-        return {}  # a key below a plain value, which the parser will refuse
-    node = _arguments(node, part, full)
-    full.append(part)
-    child = node.get(part)
-    if isinstance(child, str):
-        child = {"class_path": child}  # `--model ACT` is short for `--model.class_path=ACT`
-    node[part] = {} if child is None else child
-    return node[part]
+def _read_value(key: str, text: str) -> object:
+    import yaml
 
-
-def _arguments(node: dict[str, Any], part: str, full: list[str]) -> dict[str, Any]:
-    """``--model.lr`` is short for ``--model.init_args.lr``."""
-    if "class_path" not in node or part in _CLASS_KEYS:
-        return node
-    full.append("init_args")
-    arguments: dict[str, Any] = node.setdefault("init_args", {})
-    return arguments
-
-
-def _merge(node: dict[str, Any], key: str, value: Any) -> None:  # noqa: ANN401 - any YAML value
-    """Sections and classes are merged key by key, every other value is replaced."""
-    known = node.get(key)
-    class_path = known.get("class_path") if isinstance(known, dict) else None
-    if class_path and isinstance(value, str):
-        value = {"class_path": value}
-    is_merged = class_path or key in ("trainer", "init_args")
-    if not (is_merged and isinstance(known, dict) and isinstance(value, dict)):
-        node[key] = value
-        return
-    if value.get("class_path", class_path) != class_path:
-        known.clear()
-    for name, item in value.items():
-        _merge(known, name, item)
-
-
-def leaves(node: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401 - any YAML value
-    """Flatten nested mappings into dotted keys and their values."""
-    if not isinstance(node, dict) or not node:
-        return {prefix: node}
-    children = (leaves(value, f"{prefix}.{key}".lstrip(".")) for key, value in node.items())
-    return {key: value for child in children for key, value in child.items()}
-
-
-def parse(arguments: Sequence[str]) -> str:
-    """Judge every key and type by the parser that will run them.
-
-    Imports torch, Lightning and the user's classes: seconds.
-
-    Args:
-        arguments: A spec's.
-
-    Returns:
-        The whole spec with all defaults, as YAML.
-
-    Raises:
-        SpecError: Naming the first key that is unknown or whose value does not fit.
-    """
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-        _run_cli([*arguments, "--print_config"])
-    return printed.getvalue()
-
-
-def fit(arguments: Sequence[str]) -> None:
-    """Build Trainer, policy and data from a spec's arguments and fit, in this process.
-
-    Raises:
-        SpecError: If they do not parse.
-    """
-    _run_cli(arguments)
-
-
-def _run_cli(arguments: Sequence[str]) -> None:
-    module, _, name = CLI_CLASS.rpartition(".")
     try:
-        getattr(importlib.import_module(module), name)(args=["fit", *arguments])
-    except argparse.ArgumentError as error:
-        raise SpecError(str(error)) from error
+        value = _load(text)
+    except yaml.YAMLError:
+        return text  # a plain string to a parameter that wants one
+    return text if key in _TEXT_KEYS and value is not None else value
+
+
+def _named_keys(source: Mapping[str, object]) -> Iterator[str]:
+    """The dotted keys that a config file or an override sets, in a file that it names too."""
+    for key, value in source.items():
+        content = value
+        if isinstance(value, str) and value.endswith(_YAML_SUFFIXES) and Path(value).is_file():
+            content = _read_value(key, Path(value).read_text(encoding="utf-8", errors="replace"))
+        yield from leaves(content, key)
+
+
+def _shorten(key: str) -> str:
+    """``model.init_args.lr`` -> ``model.lr``, and ``model.class_path`` -> ``model``."""
+    return _SHORTENED.sub("", key)
+
+
+def _as_list(value: object) -> list[object]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]

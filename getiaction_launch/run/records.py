@@ -37,7 +37,7 @@ def load(cls: type[T], path: Path) -> T | None:
     return None if content is None else read_dataclass(cls, content, str(path))
 
 
-def plain(record: Any) -> dict[str, Any]:  # noqa: ANN401 - a dataclass
+def plain(record: Any) -> dict[str, object]:  # noqa: ANN401 - a dataclass
     """A dataclass as JSON content, without the optional values that are not set."""
     optional = {f.name for f in fields(record) if f.default is None}
     content = asdict(record)
@@ -68,7 +68,7 @@ class Record:
         """
         run.write(self.NAME, self.content(), durable=durable)
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> dict[str, object]:
         """What the file holds, without optional values that are not set."""
         return plain(self)
 
@@ -88,7 +88,7 @@ class BackendRecord:
     """
 
     class_path: str = ""
-    init_args: dict[str, Any] = field(default_factory=dict)
+    init_args: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class JobRecord(Record):
     previous_job_ids: list[str] = field(default_factory=list)
     step_id: str | None = None
     output: str | None = None
-    details: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, object] = field(default_factory=dict)
 
     @classmethod
     def read(cls, run: "Run") -> "Self | None":
@@ -129,9 +129,9 @@ class JobRecord(Record):
         content = run.read(cls.NAME) or {}
         known = {f.name for f in fields(cls)} | {"schema_version"}
         details = {key: value for key, value in content.items() if key not in known}
-        output = record.output
-        if output is None and isinstance(details.get("job_dir"), str):
-            output = str(Path(details["job_dir"], f"{record.job_id}_0_log.out"))
+        output, folder = record.output, details.get("job_dir")
+        if output is None and isinstance(folder, str):
+            output = str(Path(folder, f"{record.job_id}_0_log.out"))
         return replace(record, details=details, output=output)
 
 
@@ -230,7 +230,7 @@ class Progress(Record):
     is_writing_checkpoint: bool = False
     updated_at: float | None = None
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> dict[str, object]:
         """What the file holds: what has been reported so far."""
         unset = asdict(type(self)())
         return {key: value for key, value in asdict(self).items() if value != unset[key]}

@@ -14,7 +14,6 @@ import stat
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from getiaction_launch.errors import CheckError, RunNotFoundError
 from getiaction_launch.run.records import WorkerError, load
@@ -136,11 +135,11 @@ class Run:
         directory.mkdir(parents=True, exist_ok=True)
         return directory
 
-    def read(self, record: str) -> dict[str, Any] | None:
+    def read(self, record: str) -> dict[str, object] | None:
         """Read ``launch/<record>.json``; None where it was not written (yet)."""
         return read_json(self.launch_directory / f"{record}.json")
 
-    def write(self, record: str, content: dict[str, Any], *, durable: bool = True) -> None:
+    def write(self, record: str, content: dict[str, object], *, durable: bool = True) -> None:
         """Write ``launch/<record>.json`` in one step; ``durable`` as in ``write_json``."""
         write_json(
             self.launch_directory / f"{record}.json",

@@ -1,1 +1,1 @@
-"""Any fsspec file system."""
+"""Files on local disks and on every file system that fsspec supports."""

@@ -92,7 +92,7 @@ def _draw_ticket(path: Path, token: str) -> bool:
         time.sleep(SETTLE_SECONDS)
         tickets = fs.ls(f"{key}.tickets", detail=True)
         oldest = min(tickets, key=lambda entry: (_modified_at(fs, entry), entry["name"]))
-        # Whoever won before this ticket was written has removed the older one since.
+        # The caller that won before this ticket was written has removed its older one.
         if oldest["name"].rpartition("/")[2] != token or fs.exists(key):
             return False
         fs.pipe_file(key, token.encode())

@@ -1,9 +1,12 @@
-"""Where runs live: paths and URLs resolved, and small files written so that no reader sees a half.
+"""Paths and URLs of runs, and atomic reads and writes of small files.
 
 A path is a ``pathlib.Path``; a URL of any fsspec file system is a ``UPath``, which has the same
-methods. This module is the one door to fsspec: it opens file systems with settings of our own,
-since those of Lightning, TensorBoard and the user's code cache listings for ever and wait minutes
-for a server that is silent, and it has their errors be :class:`StorageError`.
+methods. Both are typed as ``Path``: nearly all code works with either, and a union of the two would
+need a check or a cast in every folder that uses a local one.
+
+All file systems are opened here, with settings of our own: the defaults, which Lightning,
+TensorBoard and the user's code share, cache listings forever and wait for minutes if a server is
+silent. Errors of file systems become :class:`~getiaction_launch.errors.StorageError`.
 """
 
 import contextlib
@@ -28,19 +31,22 @@ def resolve_root(root: str, base: str) -> str:
 
     Args:
         root: The user's ``default_root_dir``: a path, a ``file://`` URL, or a URL of any other
-            file system that fsspec knows.
-        base: The directory or URL under which a relative path lies.
+            file system that fsspec supports.
+        base: The directory or URL that a relative path is relative to.
+
+    Returns:
+        The absolute path or the URL.
 
     Raises:
-        SpecError: For a URL that is none.
+        SpecError: If the URL is not valid.
     """
     root, base = (place.removeprefix("file://") for place in (root, base))
     if "://" in root:
         return _check_url(root)
     if broken := re.match(r"([a-z0-9]{2,}):/", root):
         raise SpecError(
-            f"default_root_dir={root!r} is a URL that has lost a slash, as Path() makes of one.",
-            f"Write it as a string: {broken[1]}://{root[broken.end() :]}",
+            f"default_root_dir={root!r} is a URL that lost a slash, as Path() does to a URL.",
+            f"Use a string: --trainer.default_root_dir={broken[1]}://{root[broken.end() :]}",
         )
     place = Path(root).expanduser()
     if "://" in base and not place.is_absolute():
@@ -54,26 +60,30 @@ def _check_url(url: str) -> str:
     protocol, _, path = url.partition("://")
     if protocol not in known_implementations and protocol not in registry:
         raise SpecError(
-            f"default_root_dir={url!r}: no file system is known as {protocol}://.",
-            "A path, or a URL such as s3://bucket/experiments",
+            f"default_root_dir={url!r}: unknown file system {protocol!r}.",
+            "Use a path or a URL such as --trainer.default_root_dir=s3://bucket/experiments",
         )
     if not path.strip("/") and protocol != "memory":
         raise SpecError(
-            f"default_root_dir={url!r} names no bucket.", f"{protocol}://bucket/experiments"
+            f"default_root_dir={url!r} has no bucket.",
+            f"Add it: --trainer.default_root_dir={protocol}://bucket/experiments",
         )
     return url.rstrip("/")
 
 
 def open_path(place: str | Path, *, read_seconds: float = 10, tries: int = 3) -> Path:
-    """Open a path, or a URL as something that has a path's methods.
+    """Make a path or a URL an object with the methods of a path.
 
     Args:
-        place: Which.
-        read_seconds: How long an S3 server may be silent.
-        tries: How often it is asked.
+        place: The path or the URL to open.
+        read_seconds: How long to wait for an answer of an S3 server.
+        tries: How often to send a request to an S3 server before it fails.
+
+    Returns:
+        A ``Path`` or, for a URL, a ``UPath``.
 
     Raises:
-        StorageError: If what its file system needs is not installed.
+        StorageError: If a package that the file system needs is not installed.
     """
     if "://" not in str(place):
         return Path(place)
@@ -83,9 +93,12 @@ def open_path(place: str | Path, *, read_seconds: float = 10, tries: int = 3) ->
     try:
         path = UPath(str(place), **_settings(protocol, read_seconds, tries))
         if protocol in _S3_PROTOCOLS:
-            path.fs.retries = min(tries, 2)  # of its own, around those of the client
+            path.fs.retries = min(tries, 2)  # s3fs retries what its client has retried
     except (ImportError, ValueError) as error:
-        raise StorageError(f"{place} cannot be opened: {error}.", "pip install it") from error
+        raise StorageError(
+            f"cannot open {place}: {error}.",
+            f"Install what it needs: pip install 'fsspec[{protocol}]'",
+        ) from error
     return cast("Path", path)
 
 
@@ -104,10 +117,14 @@ def _settings(protocol: str, read_seconds: float, tries: int) -> dict[str, Any]:
 
 
 def use_options(url: str, options: Mapping[str, Any]) -> None:
-    """Have every process from here on open the file system of ``url`` with ``options`` of fsspec.
+    """Set fsspec's options for a file system, in this process and those that it starts.
 
-    By fsspec's own variable, ``FSSPEC_<PROTOCOL>``, so that jobs get them where they get this
-    process's environment, and no file does.
+    They are set in fsspec's own environment variable, ``FSSPEC_<PROTOCOL>``, so that jobs get them
+    with the environment and no file contains them.
+
+    Args:
+        url: A URL of the file system; a path has no options.
+        options: Keyword arguments for the class of the file system.
     """
     protocol, separator, _ = url.partition("://")
     if not options or not separator:
@@ -125,11 +142,11 @@ def is_remote(path: Path) -> bool:
 
 
 def file_system(path: Path) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path in it."""
+    """Return the fsspec file system of a URL, and the path in it."""
     remote: Any = path
     opened = remote.fs
     if getattr(opened, "_pid", None) not in (None, os.getpid()):
-        # This process was forked, and clients refuse to use the connections of another.
+        # This process was forked, and clients refuse to share connections with their parent.
         remote._fs_cached = type(opened)(*opened.storage_args, **opened.storage_options)  # noqa: SLF001
         if hasattr(opened, "retries"):
             remote.fs.retries = opened.retries
@@ -138,14 +155,17 @@ def file_system(path: Path) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def reaching(path: Path) -> Iterator[None]:
-    """Have what a remote file system raises be a StorageError, but for files that are not there.
+    """Turn errors of a remote file system into StorageErrors, except for missing files.
+
+    Args:
+        path: The path or URL that is used in this context; errors name it.
 
     Raises:
-        StorageError: Instead.
+        StorageError: If the file system fails.
     """
     try:
         if is_remote(path):
-            file_system(path)  # for the path's own methods too, after a fork
+            file_system(path)  # makes the path's own methods work after a fork
         yield
     except (*_MISSING, StorageError):
         raise
@@ -161,7 +181,7 @@ def _is_of_storage(error: Exception) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """What a file system says, with the code behind it where the words are missing."""
+    """Return the message of a file system's error, or its code if there is no message."""
     response = getattr(error.__cause__ or error, "response", None)
     code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
     words = str(error).partition("\n")[0].removesuffix(".")
@@ -172,7 +192,7 @@ def describe(error: BaseException) -> str:
 
 
 def modified_at(path: Path) -> float:
-    """When a file was last written, in seconds since the epoch by its file system's clock."""
+    """Return when a file was last written: seconds since the epoch, by its file system's clock."""
     if not is_remote(path):
         return path.stat().st_mtime
     with reaching(path):
@@ -181,12 +201,12 @@ def modified_at(path: Path) -> float:
 
 
 def owner_of(directory: Path) -> int:
-    """The user id that a directory belongs to; storage knows none, and this process's stands in."""
+    """Return the user id of a directory's owner; of a URL, which has none, that of this process."""
     return os.getuid() if is_remote(directory) else directory.stat().st_uid
 
 
 def children(directory: Path) -> list[Path]:
-    """What lies in a directory; nothing where there is none."""
+    """List a directory; return nothing if it does not exist."""
     with reaching(directory):
         try:
             return list(directory.iterdir())
@@ -195,7 +215,7 @@ def children(directory: Path) -> list[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link, or a directory with all that is in it, if it is there."""
+    """Remove a file, a link, or a directory and everything in it, if it exists."""
     if is_remote(path):
         with reaching(path), contextlib.suppress(FileNotFoundError):
             fs, key = file_system(path)
@@ -206,23 +226,24 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: dict[str, Any], *, durable: bool = True) -> None:
-    """Replace ``path`` in one step: a reader sees the old content or the new, never a part.
+def write_json(path: Path, content: dict[str, object], *, durable: bool = True) -> None:
+    """Replace a JSON file atomically: a reader sees the old content or the new, never a part.
 
     Args:
-        path: Where.
-        content: What.
-        durable: Whether it must survive a power failure, which costs a wait for the disk.
+        path: Path or URL of the file.
+        content: What the file shall contain.
+        durable: Whether it must survive a power failure, which takes a wait for the disk.
 
     Raises:
-        StorageError: If a remote file system does not take it.
+        OSError: If the disk refuses the write.
+        StorageError: If the write to remote storage fails.
     """
     if is_remote(path):
         with reaching(path):
             fs, key = file_system(path)
             fs.pipe_file(key, f"{json.dumps(content, indent=2)}\n".encode())  # one PUT
         return
-    # The temporary file lies beside its target: a rename across file systems is a copy.
+    # The temporary file is next to its target: a rename across file systems is a copy.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("w", encoding="utf-8") as file:
@@ -237,7 +258,7 @@ def write_json(path: Path, content: dict[str, Any], *, durable: bool = True) -> 
 
 
 def last_line(path: Path) -> str | None:
-    """The last line of a log that is not blank, or empty; None where there is no log to read."""
+    """Return the last line of a log that is not blank, or ""; None if there is no log to read."""
     try:
         lines = path.read_text(errors="replace").split("\n")
     except OSError:
@@ -245,25 +266,26 @@ def last_line(path: Path) -> str | None:
     return next((line for line in reversed(lines) if line.strip()), "")
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Read what :func:`write_json` wrote, or None where there is nothing.
+def read_json(path: Path) -> dict[str, object] | None:
+    """Read what :func:`write_json` wrote; None if the file does not exist.
 
     Raises:
-        StorageError: If a remote file system does not say.
+        ValueError: If the file is not JSON.
+        StorageError: If the read from remote storage fails.
     """
     try:
-        content: dict[str, Any] = json.loads(read_bytes(path))
+        content: dict[str, object] = json.loads(read_bytes(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     return content
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a small file at once, so that it is not replaced meanwhile.
+    """Read a small file in one request, so that it cannot be replaced in between.
 
     Raises:
-        FileNotFoundError: If it is not there.
-        StorageError: If a remote file system does not say.
+        FileNotFoundError: If the file does not exist.
+        StorageError: If the read from remote storage fails.
     """
     if not is_remote(path):
         return path.read_bytes()
@@ -272,7 +294,7 @@ def read_bytes(path: Path) -> bytes:
         try:
             return bytes(fs.cat_file(key))
         except Exception as error:
-            # Some servers mix a file that is being replaced with its successor.
+            # While a file is being replaced, some servers mix the old one with the new one.
             if "Checksum" not in type(error).__name__:
                 raise
         time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""Whether runs could be made under a root, found out before anything waits in a queue."""
+"""Checks that runs can be created under a root, before anything waits in a queue."""
 
 import os
 import tempfile
@@ -16,34 +16,39 @@ from getiaction_launch.storage.paths import (
 )
 
 LIMIT_SECONDS = 8.0
-_SILENT = "it did not answer"
 
 
 def check_root(root: str) -> None:
-    """Say whether runs could be made under ``root``, and leave nothing there.
+    """Check that runs can be created under ``root``, and leave nothing there.
 
     Under a URL, a file is written, read, created exclusively, listed and removed.
 
+    Args:
+        root: An absolute path or a URL.
+
     Raises:
-        CheckError: If not, with the path or URL and why.
-        UnreachableError: If the storage does not answer in :data:`LIMIT_SECONDS`.
+        CheckError: If runs cannot be created there; the message says why.
+        UnreachableError: If storage does not answer within :data:`LIMIT_SECONDS`.
     """
     if "://" in root:
         _check_remote(root)
         return
     place = next(path for path in (Path(root), *Path(root).parents) if path.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        what = "is not yours to write" if place.is_dir() else "is no directory"
+        what = "is not writable" if place.is_dir() else "is not a directory"
         raise _unwritable(root, f"{place} {what}")
 
 
 def make_root(root: str) -> None:
-    """Create ``root`` if it is not there, then write and delete a file in it.
+    """Create ``root`` if it does not exist, then write and delete a file in it.
 
-    Of a URL there is nothing to make, and a bucket that is not there is not made.
+    For a URL it does nothing: buckets are never created, and directories need not be.
+
+    Args:
+        root: An absolute path or a URL.
 
     Raises:
-        CheckError: If that fails, with the path and the system's reason.
+        CheckError: If the directory cannot be created or written; the message says why.
     """
     if "://" in root:
         return
@@ -58,7 +63,7 @@ def make_root(root: str) -> None:
 def _unwritable(root: str, reason: str) -> CheckError:
     return CheckError(
         f"default_root_dir={root!r} cannot be written: {reason}.",
-        "Name a directory that you may write to: --trainer.default_root_dir=PATH",
+        "Choose a directory that you can write to: --trainer.default_root_dir=PATH",
     )
 
 
@@ -69,18 +74,18 @@ def _check_remote(root: str) -> None:
     def probe() -> None:
         try:
             _probe(path)
-        except Exception as error:  # noqa: BLE001 - judged below, in the thread of the caller
+        except Exception as error:  # noqa: BLE001 - explained below, in the caller's thread
             errors.append(error)
         else:
             errors.append(None)
 
-    # A thread that can be left behind: what waits for a server that is silent cannot be stopped.
+    # In a thread that can be abandoned: a request to a silent server cannot be cancelled.
     thread = threading.Thread(target=probe, daemon=True)
     thread.start()
     thread.join(LIMIT_SECONDS)
-    error = errors[0] if errors else TimeoutError(f"{_SILENT} in {LIMIT_SECONDS:.0f} s")
+    error = errors[0] if errors else TimeoutError(f"no answer in {LIMIT_SECONDS:.0f} s")
     if error is not None:
-        raise _judge(root, path, error) from error
+        raise _explain(root, path, error) from error
 
 
 def _probe(path: Path) -> None:
@@ -90,26 +95,28 @@ def _probe(path: Path) -> None:
     fs.pipe_file(probe, nonce.encode())
     try:
         if fs.cat_file(probe) != nonce.encode():
-            raise OSError("what was written is not what is read")
+            raise OSError("a file that was written reads differently")
         creates_exclusively(path)
         names = [name.rpartition("/")[2] for name in fs.ls(key, detail=False)]
         if probe.rpartition("/")[2] not in names:
-            raise OSError("what was written is not listed")
+            raise OSError("a file that was written is not listed")
     finally:
         fs.rm_file(probe)
 
 
-def _judge(root: str, path: Path, error: Exception) -> LaunchError:
-    """Say in the user's words what went wrong, and how it is mended."""
+def _explain(root: str, path: Path, error: Exception) -> LaunchError:
+    """Say what was wrong with the user's own root, and how to fix it."""
     fs, _ = file_system(path)
-    words = f"default_root_dir={root!r}: {describe(error)}; {_whose(fs)}."
+    words = f"default_root_dir={root!r}: {describe(error)}; {_server_and_key(fs)}."
     name = type(error).__name__
     if isinstance(error, FileNotFoundError):
         bucket = path.parts[0].strip("/")
-        return CheckError(words, f"Is it {bucket!r}? It is not made for you: aws s3 mb s3://NAME")
+        return CheckError(
+            words, f"Correct the bucket's name, or create it: aws s3 mb s3://{bucket}"
+        )
     if "RequestTimeTooSkewed" in describe(error):
         return CheckError(
-            words, "This machine's clock is wrong, and S3 signs the time: timedatectl"
+            words, "This machine's clock is wrong, and S3 refuses its requests: timedatectl"
         )
     if isinstance(error, PermissionError):
         return CheckError(words, "Use other credentials: export AWS_PROFILE=... (or AWS_ACCESS_*)")
@@ -118,12 +125,12 @@ def _judge(root: str, path: Path, error: Exception) -> LaunchError:
         return CheckError(words, fix)
     is_timeout = isinstance(error, TimeoutError) or "Timeout" in name or "Connect" in name
     if is_timeout or "Endpoint" in name:
-        return UnreachableError(words, "Is that the right server? export AWS_ENDPOINT_URL=...")
-    return CheckError(words, "Name another place: --trainer.default_root_dir=s3://bucket/prefix")
+        return UnreachableError(words, "Check the server's address: export AWS_ENDPOINT_URL=...")
+    return CheckError(words, "Choose another root: --trainer.default_root_dir=s3://bucket/prefix")
 
 
-def _whose(fs: Any) -> str:  # noqa: ANN401 - fsspec has no types
-    """Which server was asked as whom, with as much of the key as names it."""
+def _server_and_key(fs: Any) -> str:  # noqa: ANN401 - fsspec has no types
+    """Return which server was used and which key; only the start of the key is shown."""
     env = os.environ
     endpoint = (
         getattr(fs, "endpoint_url", None)

@@ -1,9 +1,9 @@
-"""Files that only grow lie on storage in segments, since no object store can append.
+"""Segments: files that only grow become several objects, as object stores cannot append.
 
-What was added since the last look becomes one more object: ``rank_0.log``, ``rank_0.log.000001``
-and so on, whose contents, one after the other, are the file's. So each byte goes up once, where
-replacing the object would send the file's beginning again each time. TensorBoard reads the
-segments of an event file as event files of their own, in the order of their names.
+Whatever was appended since the last upload becomes one more object: ``rank_0.log``,
+``rank_0.log.000001`` and so on; joined in this order, they are the file. Each byte is uploaded
+once, whereas replacing the object would upload the start of the file again each time. TensorBoard
+reads the segments of an event file as separate event files, in the order of their names.
 """
 
 import re
@@ -11,22 +11,22 @@ import struct
 from pathlib import Path
 
 MAX_BYTES = 16 << 20
-"""Of one segment, which is held in memory."""
+"""Largest size of a segment, which is held in memory during its upload."""
 _SEGMENT = re.compile(r"(?P<name>.+)\.(?P<number>\d{6})")
 
 
 def only_grows(name: str) -> bool:
-    """Whether a file of this name is only ever appended to."""
+    """Whether a file with this name is only ever appended to."""
     return name.endswith(".log") or ".tfevents." in name
 
 
 def segment_name(name: str, number: int) -> str:
-    """The name of a file's segment; the first one has the file's own."""
+    """Return the name of a file's segment; segment 0 has the file's own name."""
     return f"{name}.{number:06d}" if number else name
 
 
 def name_and_number(name: str) -> tuple[str, int]:
-    """The file that an object is a segment of, and which; number 0 for what is whole."""
+    """Return the name of the file that an object belongs to, and the number of the segment."""
     match = _SEGMENT.fullmatch(name)
     if match and only_grows(match["name"]):
         return match["name"], int(match["number"])
@@ -34,11 +34,19 @@ def name_and_number(name: str) -> tuple[str, int]:
 
 
 def cut(path: Path, start: int, size_bytes: int) -> int:
-    """Where the segment that begins at ``start`` ends; at ``start`` where there is none yet.
+    """Find the end of the next segment.
 
-    A segment of an event file ends with a whole record, since TensorBoard reads no other: 8 bytes
-    of length, 4 of checksum, the data, 4 of checksum
+    A segment of an event file must end with a complete record, or TensorBoard stops reading it:
+    8 bytes of length, 4 of checksum, the data, 4 of checksum
     (https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/lib/io/record_writer.h).
+
+    Args:
+        path: The file that grows.
+        start: Where the segment starts in the file, in bytes.
+        size_bytes: How much of the file may be used.
+
+    Returns:
+        Where the segment ends, in bytes; ``start`` if there is nothing to upload yet.
     """
     limit = min(size_bytes, start + MAX_BYTES)
     if ".tfevents." not in path.name:

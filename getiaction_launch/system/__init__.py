@@ -1,1 +1,1 @@
-"""What is asked of the operating system."""
+"""Processes, signals, memory and GPUs of this machine."""

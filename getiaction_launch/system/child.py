@@ -1,4 +1,4 @@
-"""Ties a process to its parent, so that no worker outlives what started it."""
+"""Processes that end when their parent ends, so that no worker outlives its node's process."""
 
 import ctypes
 import os
@@ -23,15 +23,19 @@ def start_child(
 ) -> "subprocess.Popen[bytes]":
     """Start a process that calls :func:`die_with_parent`.
 
-    Beware: not in a thread that ends before the process, with which the kernel would end it too.
+    Beware: call it in a thread that outlives the process. The kernel takes the end of the thread
+    for that of the parent, and kills the process.
 
     Args:
-        words: The command line.
-        log_path: What it prints is added there.
-        environment: All of its variables.
-        working_directory: This process's if not given.
-        own_session: Whether it leads a session, out of reach of a terminal's signals.
-        blocked: Signals that never reach it, nor anything that it starts.
+        words: Command line of the process.
+        log_path: File to which its output is appended.
+        environment: All environment variables of the process.
+        working_directory: Directory to start in; this process's own by default.
+        own_session: Whether it starts a new session, which a terminal's signals do not reach.
+        blocked: Signals to block in the process and in all that it starts.
+
+    Returns:
+        The process, which is running.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     try:
@@ -50,11 +54,11 @@ def start_child(
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to SIGKILL this process when its parent dies, however that dies.
+    """Have the kernel kill this process with SIGKILL as soon as its parent dies.
 
-    Call it before slow imports: a parent that dies earlier is not noticed by the kernel, only
-    by the comparison here. Linux only; elsewhere, and in a process that was started otherwise than
-    by :func:`start_child`, it does nothing.
+    Call it before slow imports: if the parent dies earlier, the kernel does not notice, and only
+    the comparison here does. It does nothing on systems other than Linux, and in processes that
+    :func:`start_child` did not start.
     """
     parent_pid = os.environ.pop(_VARIABLE, None)
     if sys.platform != "linux" or parent_pid is None:

@@ -9,7 +9,11 @@ from getiaction_launch.errors import CheckError
 
 
 def visible_gpus() -> list[str]:
-    """Ids of the GPUs that a process here may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    """List the GPUs that a process here may use, by their ids in ``CUDA_VISIBLE_DEVICES``.
+
+    Raises:
+        CheckError: If nvidia-smi fails or does not answer.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [gpu.strip() for gpu in visible.split(",") if gpu.strip() not in ("", "-1")]
@@ -25,7 +29,7 @@ def _installed_gpus() -> list[str]:
         result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     except (subprocess.SubprocessError, OSError) as error:
         raise CheckError(
-            f"nvidia-smi does not tell which GPUs there are: {error}.",
-            "Say it yourself: CUDA_VISIBLE_DEVICES=0,1 getiaction-launch ...",
+            f"nvidia-smi could not list the GPUs: {error}.",
+            "Set them yourself: CUDA_VISIBLE_DEVICES=0,1 getiaction-launch ...",
         ) from error
     return result.stdout.split()

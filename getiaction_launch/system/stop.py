@@ -1,4 +1,4 @@
-"""A request to stop, as signals bring it."""
+"""A flag that signals set, and that a main loop looks at."""
 
 import signal
 from typing import TYPE_CHECKING
@@ -8,12 +8,13 @@ if TYPE_CHECKING:
 
 
 class StopRequest:
-    """Set by SIGTERM, Ctrl-C or SIGUSR2 from its making on; what follows is the main loop's.
+    """A request to stop: SIGTERM, SIGINT (Ctrl-C) and SIGUSR2 set it from its creation on.
 
-    As a context manager it gives the signals back to whoever had them.
+    The handler only sets the flag; the main loop decides what to do. On leaving it as a context
+    manager, the previous signal handlers are restored.
 
     Attributes:
-        signal: The first of them that has come; None before.
+        signal: The first signal that was received; None until then.
     """
 
     def __init__(self) -> None:

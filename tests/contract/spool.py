@@ -1,7 +1,7 @@
-"""A backend written on the public contract alone: jobs are files in a spool directory.
+"""A backend on the public contract alone: jobs are files in a spool directory.
 
-It stands for schedulers like PBS, which start a process on every node of a job: here the script
-``spool_server.py`` does. docs/new-backend.md explains this file from top to bottom.
+It stands for schedulers like PBS, which start a process on every node of a job; here the script
+``spool_server.py`` does. docs/new-backend.md explains it.
 """
 
 import json
@@ -11,30 +11,22 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from signal import Signals
 
-from getiaction_launch.backends.backend import (
-    Backend,
-    Job,
-    JobStatus,
-    load_backend,
-    record_of,
-    replace_fields,
-)
+from getiaction_launch import Backend, Cause, Job, JobState, JobStatus, Plan, Run
+from getiaction_launch.backends.backend import load_backend, record_of, replace_fields
 from getiaction_launch.errors import CheckError, UnreachableError, UsageError
 from getiaction_launch.node.allocation import Allocation, Limits
 from getiaction_launch.node.conductor import join
 from getiaction_launch.node.sidecar import MakeSidecar, Sidecar
-from getiaction_launch.plan.plan import Plan
-from getiaction_launch.run.records import BackendRecord, Cancel, JobRecord, read_attempts
-from getiaction_launch.run.restart import CANCELLED
-from getiaction_launch.run.run import Run
-from getiaction_launch.run.state import Cause, JobState
+from getiaction_launch.run.records import BackendRecord, Cancel, JobRecord
 from getiaction_launch.storage.paths import last_line
 
-CANCEL_SECONDS = 60
+STATES = {"queued": JobState.PENDING, "running": JobState.RUNNING}
+COMMAND = (sys.executable, "-m", "spool")
+CANCEL_SECONDS, POLL_SECONDS = 60, 0.1
 
 
 @dataclass(frozen=True)
@@ -67,11 +59,7 @@ class SpoolBackend:
         return 0
 
     def check(self, plan: Plan) -> None:
-        """Check that the spool directory exists and the plan needs no GPUs.
-
-        Raises:
-            CheckError: If a job could not run.
-        """
+        """Check that the spool directory exists and the plan needs no GPUs."""
         if not Path(self.spool).is_dir():
             raise CheckError(f"spool={self.spool!r} does not exist.", f"mkdir {self.spool}")
         if plan.topology.gpus_per_node:
@@ -79,10 +67,7 @@ class SpoolBackend:
 
     def describe(self, plan: Plan) -> list[str]:
         """The command that the server runs on each node."""
-        return [shlex.join(self._command(f"{plan.root}/{plan.name}/version_N"))]
-
-    def _command(self, directory: str) -> list[str]:
-        return [sys.executable, "-m", "spool", directory]
+        return [shlex.join([*COMMAND, f"{plan.root}/{plan.name}/version_N"])]
 
     def submit(self, runs: Sequence[Run], max_parallel: int | None) -> None:
         """Write a job's file for each run; the server starts what appears in its directory."""
@@ -90,36 +75,30 @@ class SpoolBackend:
         for run in runs:
             before = JobRecord.read(run) or JobRecord()
             job_id = uuid.uuid4().hex[:8]
-            output = Path(self.spool, job_id, "output.log")
             earlier = [*before.previous_job_ids, *filter(None, [before.job_id])]
-            JobRecord(
-                record_of(self), job_id, time.time(), previous_job_ids=earlier, output=str(output)
-            ).write(run)  # first: the job reads it
+            output = f"{self.spool}/{job_id}/output.log"
+            record = JobRecord(record_of(self), job_id, time.time(), earlier, output=output)
+            record.write(run)  # first: the job reads it
             plan = Plan.of(run)
             job = {
-                "command": self._command(str(run.directory)),
+                "command": [*COMMAND, str(run.directory)],
                 "directory": plan.working_directory,
                 "environment": dict(os.environ),
                 "num_nodes": plan.topology.num_nodes,
                 "group": group,
                 "max_parallel": max_parallel or len(runs),
             }
-            arriving = Path(self.spool, f".{job_id}")
-            arriving.mkdir()
-            (arriving / "job.json").write_text(json.dumps(job))
-            (arriving / "state").write_text("queued")
-            arriving.rename(output.parent)
+            place = Path(self.spool, job_id)
+            place.mkdir(mode=0o700)  # the environment may hold secrets
+            (place / "job.json").write_text(json.dumps(job))
+            (place / "state").write_text("queued")  # last: from here on the server sees it
 
     def attach(self, run: Run, record: JobRecord) -> Job:
         """Find a job that any shell submitted."""
         return SpoolJob(run, record, Path(self.spool, record.job_id))
 
     def allocation(self, plan: Plan) -> Allocation | None:
-        """The node of a job that this process is.
-
-        Raises:
-            UsageError: If the server has not started it, or the job has another geometry.
-        """
+        """The node of a job that this process is."""
         if os.environ.get("SPOOL_NUM_NODES") != str(plan.topology.num_nodes):
             raise UsageError("this process is not one node of a job that fits the plan.")
         return SpoolAllocation(record_of(self), Limits(self.grace_seconds), Path(self.spool))
@@ -137,30 +116,24 @@ class SpoolJob:
     def status(self) -> JobStatus:
         """What the server has written, with what the run's own records say since then."""
         word = last_line(self.place / "state") or "lost"
-        if word == "queued":
-            return JobStatus(JobState.PENDING, is_queued=not read_attempts(self.run))
-        if word == "running":
-            return JobStatus(JobState.RUNNING)
+        if word in STATES:
+            return JobStatus(STATES[word])
         if Cancel.read(self.run):
-            return JobStatus(CANCELLED.state, CANCELLED.reason, CANCELLED.cause)
-        words = last_line(self.place / "output.log")
-        return JobStatus(JobState.FAILED, f"its job {word}: {words}", Cause.NODE_FAILURE)
+            return JobStatus(JobState.CANCELLED, "cancelled by you", Cause.CANCEL)
+        reason = f"its job {word}: {last_line(self.place / 'output.log')}"
+        return JobStatus(JobState.FAILED, reason, Cause.NODE_FAILURE)
 
     def cancel(self) -> None:
-        """End the job; return when the server has no process of it any more.
-
-        Raises:
-            UnreachableError: If the server does not end it.
-        """
+        """End the job; return when the server has no process of it any more."""
         if self.status().state.is_over:
             return
         Cancel(time.time()).write(self.run)  # first: the job reads it when it is told to end
         (self.place / "cancel").touch()
-        deadline = time.monotonic() + CANCEL_SECONDS
-        while not self.status().state.is_over:
-            if time.monotonic() > deadline:
-                raise UnreachableError(f"job {self.record.job_id} does not end.")
-            time.sleep(self.run.poll_seconds)
+        for _ in range(round(CANCEL_SECONDS / POLL_SECONDS)):
+            if self.status().state.is_over:
+                return
+            time.sleep(POLL_SECONDS)
+        raise UnreachableError(f"job {self.record.job_id} does not end.")
 
 
 @dataclass(frozen=True)
@@ -172,6 +145,7 @@ class SpoolAllocation:
     spool: Path
     make_sidecar: MakeSidecar = Sidecar
     address: str = "127.0.0.1"
+    environment: Mapping[str, str] = field(default_factory=lambda: {"OMP_NUM_THREADS": "1"})
 
     @property
     def node_rank(self) -> int:
@@ -188,11 +162,6 @@ class SpoolAllocation:
         """The job's name, and how often it was started before."""
         return f"{self.job_id}.{os.environ['SPOOL_STARTS']}"
 
-    @property
-    def environment(self) -> Mapping[str, str]:
-        """The nodes share one machine, so each worker gets one thread."""
-        return {"OMP_NUM_THREADS": "1"}
-
     def record(self) -> JobRecord:
         """What ``job.json`` must say where the job is the user's own."""
         return JobRecord(self.backend, self.job_id, time.time())
@@ -203,8 +172,7 @@ class SpoolAllocation:
 
     def stop_cause(self, stopped_by: Signals) -> Cause | None:  # noqa: ARG002 - the contract's
         """PREEMPTION where the server takes the nodes away; None if another node has ended."""
-        is_preempted = (self.spool / self.job_id / "preempt").exists()
-        return Cause.PREEMPTION if is_preempted else None
+        return Cause.PREEMPTION if (self.spool / self.job_id / "preempt").exists() else None
 
     def requeue(self) -> str | None:
         """Ask the server to start this job once more."""
@@ -212,7 +180,7 @@ class SpoolAllocation:
         return None
 
     def hand_over(self, run: Run) -> str | None:  # noqa: ARG002 - the contract's argument
-        """Not needed: the server always starts a job again that asks for it."""
+        """Why no other job continues the run; the server never refuses a requeue."""
         return "this server always requeues"
 
 

@@ -1,4 +1,4 @@
-"""docs/storage.md: its commands run against an S3 server, and its config is one."""
+"""docs/storage.md: its commands work with an S3 server, and its config is valid."""
 
 import json
 import re
@@ -16,7 +16,7 @@ LOCAL = "backend: {class_path: getiaction_launch.backends.local.LocalBackend}\n"
 
 @pytest.fixture
 def type_line(bucket, clone, monkeypatch):
-    """Type a line where the page's reader is, whose bucket has another name."""
+    """Run a command of the page, with another bucket."""
     monkeypatch.setenv("GETIACTION_LAUNCH_STAGING_DIR", str(clone / "staging"))
 
     def run(line: str) -> str:
@@ -28,7 +28,7 @@ def type_line(bucket, clone, monkeypatch):
 
 
 def test_commands_in_their_order(type_line, clone, monkeypatch):
-    """A run trains, is listed, read and pulled; TensorBoard reads its curves where they lie."""
+    """A run is trained, listed, read and pulled; TensorBoard reads its curves on storage."""
     (code,) = (code for kind, code in BLOCKS if kind == "bash")
     *lines, board = code.splitlines()
     for line in lines:
@@ -41,7 +41,7 @@ def test_commands_in_their_order(type_line, clone, monkeypatch):
     steps = r"scalars\n +first_step +\d+\n +last_step +(\d+)"
     inspect = board.replace("--logdir", "--inspect --logdir")
     (last,) = re.findall(steps, type_line(inspect))
-    # Where boto3 is installed TensorBoard reads by it, else by fsspec, as after our installation.
+    # TensorBoard reads with boto3 if it is installed, else with fsspec, as users of ours do.
     (clone / "without").mkdir()
     (clone / "without/boto3.py").write_text("raise ImportError('not installed')")
     monkeypatch.setenv("PYTHONPATH", str(clone / "without"))
@@ -49,11 +49,11 @@ def test_commands_in_their_order(type_line, clone, monkeypatch):
 
 
 def test_cluster_config_is_one(tmp_path):
-    """The keys of the page are known, and the values are the defaults where they have one."""
+    """The keys of the page are valid, and the values are the defaults, if there are any."""
     (code,) = (code for kind, code in BLOCKS if kind == "yaml")
-    (tmp_path / "told.yaml").write_text(LOCAL + code)
+    (tmp_path / "page.yaml").write_text(LOCAL + code)
     (tmp_path / "plain.yaml").write_text(LOCAL)
-    told, plain = (read_cluster(tmp_path / f"{name}.yaml") for name in ("told", "plain"))
-    assert (told.storage_root, told.storage_options) == ("s3://bucket/team", {"profile": "robots"})
+    page, plain = (read_cluster(tmp_path / f"{name}.yaml") for name in ("page", "plain"))
+    assert (page.storage_root, page.storage_options) == ("s3://bucket/team", {"profile": "robots"})
     for name in re.findall(r"^((?:upload|checkpoint)_\w+):", code, re.MULTILINE):
-        assert getattr(told, name) == getattr(plain, name), name
+        assert getattr(page, name) == getattr(plain, name), name

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("getiaction",)
+PACKAGES = (
+    "getiaction",
+    "getiaction_launch/cli",
+    "getiaction_launch/launch",
+    "getiaction_launch/mirror",
+    "getiaction_launch/plan",
+    "getiaction_launch/storage",
+    "getiaction_launch/system",
+)
 MIN_WORDS = 4
 
 SECTION = re.compile(r"^(Args|Attributes|Raises):\n((?:(?: {4}.*)?\n)*)", re.MULTILINE)

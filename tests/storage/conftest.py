@@ -1,4 +1,4 @@
-"""What tests of storage share."""
+"""Fixtures for tests of storage."""
 
 import time
 from collections.abc import Callable
@@ -14,13 +14,13 @@ LIMIT_SECONDS = 30
 
 @pytest.fixture(params=["moto", "ceph"])
 def s3(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> S3:
-    """A server that does what S3 does, and one that is what sites run."""
+    """A server that behaves as S3 does, and one that sites run themselves."""
     return _used(request, monkeypatch)
 
 
 @pytest.fixture(params=["moto", "ceph", "memory"])
 def root(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A root on storage."""
+    """A root on remote storage."""
     if request.param == "memory":
         return f"memory://{time.monotonic_ns()}/experiments"
     return f"{_used(request, monkeypatch).make_bucket()}/experiments"
@@ -28,7 +28,7 @@ def root(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 @pytest.fixture
 def run(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A run on storage, and its staging directory on this machine."""
+    """A run on remote storage, with a staging directory on this machine."""
     monkeypatch.setenv("GETIACTION_LAUNCH_STAGING_DIR", str(tmp_path / "staging"))
     run = Run.claim(root, "act")
     run.write("plan", {})
@@ -56,7 +56,7 @@ def until() -> Callable[..., None]:
         deadline = time.monotonic() + limit_seconds
         while not condition():
             if time.monotonic() > deadline:
-                pytest.fail(f"nothing came of it in {limit_seconds} s")
+                pytest.fail(f"the condition was not met in {limit_seconds} s")
             time.sleep(0.02)
 
     return wait

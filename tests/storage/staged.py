@@ -1,4 +1,4 @@
-"""A run on storage with its staging directory: what tests of both write, upload and look at."""
+"""Helpers for tests of a run on remote storage and its staging directory."""
 
 import time
 from pathlib import Path
@@ -14,17 +14,17 @@ LIMIT_SECONDS = 30
 
 
 def sync(run: Run) -> None:
-    """Bring everything, as a node does at its end."""
+    """Upload everything, as a node does when its workers have ended."""
     Mirror(run).close(LIMIT_SECONDS)
 
 
 def names(directory: Path) -> list[str]:
-    """What lies there."""
+    """List a directory."""
     return sorted(path.name for path in children(directory))
 
 
 def append(path: Path, text: str) -> None:
-    """As a log is written."""
+    """Append to a file, as workers do to a log."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.write(text)
@@ -41,6 +41,6 @@ def save(run: Run, step: int, content: str = "weights", attempt: int = 0) -> Non
 
 
 def elsewhere(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str = "b") -> None:
-    """Go on with the run on another machine."""
+    """Continue the run on another machine."""
     monkeypatch.setenv("GETIACTION_LAUNCH_STAGING_DIR", str(tmp_path / name))
     run.make_log_directory(0)

@@ -1,4 +1,4 @@
-"""Files that one of several callers creates, on a store that overwrites."""
+"""Files that one of several callers creates, on a store that would overwrite them."""
 
 import threading
 import time
@@ -41,7 +41,7 @@ def test_caller_that_stalls_before_its_write_does_not_win_too(overwriting_bucket
 
 
 def test_one_of_many_callers_creates_a_file(overwriting_bucket):
-    """Whatever order their requests arrive in."""
+    """Exactly one of 16 concurrent callers succeeds."""
     path = open_path(f"{overwriting_bucket}/{time.monotonic_ns()}/claim")
     with ThreadPoolExecutor(16) as pool:
         assert sum(pool.map(lambda _: create(path), range(16))) == 1

@@ -1,4 +1,4 @@
-"""A network that breaks between a run and its storage: late, but never torn and never lost."""
+"""A network that breaks between a run and its storage: data is late, but never torn or lost."""
 
 import os
 import time
@@ -19,7 +19,7 @@ from getiaction_launch.storage.paths import read_json
 
 @pytest.fixture
 def proxy(s3, monkeypatch) -> Iterator[Proxy]:
-    """Between this process and the bucket's server."""
+    """A proxy between this process and the bucket's server."""
     with Proxy(s3.endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         S3FileSystem.clear_instance_cache()
@@ -27,7 +27,7 @@ def proxy(s3, monkeypatch) -> Iterator[Proxy]:
 
 
 def save(run: Run, step: int) -> None:
-    """Commit a checkpoint on this machine, of a size that goes up in parts."""
+    """Commit a checkpoint on this machine that is large enough to be uploaded in parts."""
     partial = partial_path(run.local, 0, step)
     partial.parent.mkdir(exist_ok=True)
     partial.write_bytes(os.urandom(40 << 20))
@@ -40,7 +40,7 @@ def save(run: Run, step: int) -> None:
     ids="-".join,
 )
 def test_upload_over_a_broken_network(bucket, proxy, tmp_path, monkeypatch, faults):
-    """Connections that break in the middle and a throttled store: the checkpoint comes whole."""
+    """Connections break in the middle and the store throttles: the checkpoint is complete."""
     monkeypatch.setenv("GETIACTION_LAUNCH_STAGING_DIR", str(tmp_path / "staging"))
     run = Run.claim(bucket, "act")
     run.make_log_directory(0)
@@ -59,7 +59,7 @@ def test_upload_over_a_broken_network(bucket, proxy, tmp_path, monkeypatch, faul
 
 @pytest.mark.parametrize("faults", [["busy"], ["short"], ["busy", "short", "busy"]], ids="-".join)
 def test_reads_over_a_broken_network(bucket, proxy, tmp_path, monkeypatch, faults):
-    """A throttled store and answers that end in the middle: what arrives is whole."""
+    """The store throttles and answers end in the middle: what arrives is complete."""
     monkeypatch.setenv("GETIACTION_LAUNCH_STAGING_DIR", str(tmp_path / "first"))
     run = Run.claim(bucket, "act")
     words = {"words": os.urandom(100_000).hex()}

@@ -1,4 +1,4 @@
-"""Uploads from a staging directory: each byte once, commits last, nothing torn, nothing lost."""
+"""Uploads from a staging directory: each byte once, commits last, nothing torn or lost."""
 
 import fcntl
 import re
@@ -20,12 +20,12 @@ from getiaction_launch.system.stop import StopRequest
 
 
 def uploader(run: Run) -> AbstractFileSystem:
-    """What the mirror uploads with."""
+    """The file system that the mirror uploads with."""
     return file_system(open_path(run.directory, read_seconds=READ_SECONDS))[0]
 
 
-def test_log_goes_up_once(run, monkeypatch):
-    """Each look adds a segment of what is new; together they are the log, and all that was sent."""
+def test_log_is_uploaded_once(run, monkeypatch):
+    """Each sync uploads a segment with what is new; joined, the segments are the log."""
     log = run.local.log_directory(0) / "rank_0.log"
     fs = uploader(run)
     sent = []
@@ -48,7 +48,7 @@ def test_log_goes_up_once(run, monkeypatch):
 
 
 def test_segment_is_the_same_after_a_kill(run, monkeypatch):
-    """Who goes on after an upload that nobody saw the end of sends the same bytes again."""
+    """After a crash during an upload, the next mirror uploads the same bytes again."""
     log = run.local.log_directory(0) / "rank_0.log"
     append(log, "one\n")
     fs = uploader(run)
@@ -67,7 +67,7 @@ def test_segment_is_the_same_after_a_kill(run, monkeypatch):
 
 
 def test_tensorboard_reads_segments_as_one_curve(run, tmp_path):
-    """Events are cut at whole records: TensorBoard shows every step, while they come and later."""
+    """Segments end with complete records, so TensorBoard shows every step at all times."""
     writer = SummaryWriter(str(run.local.directory))
     (events,) = run.local.directory.glob("*tfevents*")
     copy = tmp_path / "copy"
@@ -78,7 +78,7 @@ def test_tensorboard_reads_segments_as_one_curve(run, tmp_path):
         writer.flush()
         if step % 20 == 19:
             if step == 59:
-                append(events, "torn")  # as a kill leaves it
+                append(events, "torn")  # as a killed worker leaves it
             sync(run)
             for path in children(run.directory):
                 if "tfevents" in path.name:
@@ -91,7 +91,7 @@ def test_tensorboard_reads_segments_as_one_curve(run, tmp_path):
 
 
 def test_other_files_are_replaced_and_removed(run):
-    """What changes is replaced, what is removed goes, what is unfinished or hidden stays here."""
+    """Changed files are replaced, removed ones removed, unfinished and hidden ones not uploaded."""
     local = run.local.directory
     (local / "hparams.yaml").write_text("a: 1")
     (local / "checkpoints").mkdir()
@@ -108,8 +108,8 @@ def test_other_files_are_replaced_and_removed(run):
     assert names(run.directory / "checkpoints") == ["epoch=1.ckpt"]
 
 
-def test_checkpoint_counts_on_storage_once_it_is_there(run, monkeypatch):
-    """The marker comes last: an upload that fails leaves the checkpoint before it in charge."""
+def test_checkpoint_is_committed_on_storage_after_its_upload(run, monkeypatch):
+    """The marker is uploaded last: if an upload fails, the previous checkpoint is the newest."""
     save(run, 10)
     sync(run)
     save(run, 20)
@@ -127,8 +127,8 @@ def test_checkpoint_counts_on_storage_once_it_is_there(run, monkeypatch):
     assert newest(run).step == 20
 
 
-def test_upload_that_was_killed_leaves_nothing_for_ever(run):
-    """What came without its marker goes with the next checkpoint, and no other does."""
+def test_file_of_a_killed_upload_is_removed(run):
+    """A file without a marker is removed with the next upload, and committed ones are kept."""
     for step in (10, 20):
         save(run, step)
         sync(run)
@@ -144,8 +144,8 @@ def test_upload_that_was_killed_leaves_nothing_for_ever(run):
     ]
 
 
-def test_status_tells_that_no_checkpoint_can_be_uploaded(run, monkeypatch, until):
-    """Logs still come, and with them the reason; it goes when a checkpoint has come."""
+def test_status_reports_that_no_checkpoint_can_be_uploaded(run, monkeypatch, until):
+    """The progress contains the reason, until a checkpoint could be uploaded."""
     monkeypatch.setattr("getiaction_launch.mirror.mirror.POLL_SECONDS", 0.01)
     monkeypatch.setattr("getiaction_launch.mirror.lanes.RECORD_SECONDS", 0.0)
 
@@ -165,7 +165,7 @@ def test_status_tells_that_no_checkpoint_can_be_uploaded(run, monkeypatch, until
 
 
 def test_truncated_checkpoint_does_not_count(run):
-    """An object that is not whole is no checkpoint, whatever its marker says."""
+    """An object of another size than its marker says is not a checkpoint."""
     save(run, 10)
     sync(run)
     save(run, 20)
@@ -177,7 +177,7 @@ def test_truncated_checkpoint_does_not_count(run):
 
 
 def test_last_two_checkpoints_stay_on_storage(run):
-    """As on a disk; also where the older ones were saved on another machine."""
+    """As on a disk, older ones are removed."""
     for step in (10, 20, 30):
         save(run, step)
         sync(run)
@@ -186,7 +186,7 @@ def test_last_two_checkpoints_stay_on_storage(run):
 
 
 def test_progress_and_checkpoints_do_not_wait_for_the_period(run, until):
-    """Both are there in moments, however long the period."""
+    """Both are uploaded at once, even if the period is long."""
     mirror = Mirror(run, period_seconds=3600)
     mirror.start()
     until(lambda: read_json(run.local.directory / ".files.json") is not None)  # the first sync
@@ -197,8 +197,8 @@ def test_progress_and_checkpoints_do_not_wait_for_the_period(run, until):
     mirror.close(LIMIT_SECONDS)
 
 
-def test_training_is_stopped_when_storage_takes_nothing_for_long(run, monkeypatch, capfd, until):
-    """Told at once, tried again, and after the limit the workers are asked to stop."""
+def test_training_is_stopped_when_uploads_fail_for_too_long(run, monkeypatch, capfd, until):
+    """A failure is logged and retried; after the limit the workers are asked to stop."""
     save(run, 10)
 
     def refuse(*_: object, **__: object) -> None:
@@ -206,9 +206,7 @@ def test_training_is_stopped_when_storage_takes_nothing_for_long(run, monkeypatc
 
     with StopRequest() as stop:
         mirror = Mirror(run, period_seconds=0, limit_seconds=0, stop=stop)
-        fs, _ = file_system(
-            mirror._lanes[1].work.run.directory
-        )  # a thread's own, where it is of one
+        fs, _ = file_system(mirror._lanes[1].work.run.directory)
         with monkeypatch.context() as patch:
             patch.setattr(fs, "put_file", refuse)
             mirror.start()
@@ -221,7 +219,7 @@ def test_training_is_stopped_when_storage_takes_nothing_for_long(run, monkeypatc
 
 
 def test_nodes_of_one_machine_share_the_work(run):
-    """While one uploads the other waits, and then finds everything done."""
+    """While one node uploads, the other waits, and then has nothing left to upload."""
     append(run.local.log_directory(0) / "rank_0.log", "said\n")
     with (run.local.directory / ".files.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -233,7 +231,7 @@ def test_nodes_of_one_machine_share_the_work(run):
 
 
 def test_checkpoint_with_a_damaged_marker_is_uploaded_again(run):
-    """A marker on storage that cannot be read does not end the uploads."""
+    """An unreadable marker on storage does not make uploads fail."""
     save(run, 10)
     sync(run)
     fs, key = file_system(newest(run).path.with_suffix(".json"))

@@ -1,4 +1,4 @@
-"""Runs and checkpoints brought from storage: the tree that they would have on a disk."""
+"""Downloads of runs and checkpoints: they look as if they had been written to a disk."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from getiaction_launch.storage.paths import file_system, modified_at, remove, us
 
 @pytest.fixture
 def run(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A run on S3 with a log in segments, a checkpoint of the user's and a committed one."""
+    """A run on S3 with a log in segments, a user's checkpoint and a committed one."""
     monkeypatch.setenv("GETIACTION_LAUNCH_STAGING_DIR", str(tmp_path / "staging"))
     run = Run.claim(bucket, "act")
     run.write("plan", {})
@@ -37,9 +37,9 @@ def run(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def test_pulled_run_is_as_on_a_disk(run, tmp_path):
-    """Segments are joined, nothing is missing, and no record lets the copy pass for the run."""
-    told = []
-    pull_run(run, tmp_path / "copy", lambda done, total: told.append((done, total)))
+    """Segments are joined, and the copy has no record that would make it pass for the run."""
+    calls = []
+    pull_run(run, tmp_path / "copy", lambda done, total: calls.append((done, total)))
     copy = {
         str(p.relative_to(tmp_path / "copy")) for p in tmp_path.rglob("copy/**/*") if p.is_file()
     }
@@ -52,29 +52,36 @@ def test_pulled_run_is_as_on_a_disk(run, tmp_path):
     }
     log = tmp_path / "copy/launch/logs/attempt_0/rank_0.log"
     assert log.read_text() == "line 0\nline 1\nline 2\n"
-    assert told[-1][0] == told[-1][1] > 0
-    with pytest.raises(CheckError, match="is there already"):
+    assert calls[-1][0] == calls[-1][1] > 0
+    with pytest.raises(CheckError, match="already exists"):
         pull_run(run, tmp_path / "copy", lambda *_: None)
 
 
 def test_checkpoints_are_pulled_by_name(run, tmp_path):
-    """One of the user's; a wrong name lists what is there."""
+    """A checkpoint of the user is found; a wrong name lists the available ones."""
     best = pull_checkpoint(run, "epoch=0-step=10.ckpt", tmp_path / "a")
     assert best.read_text() == "best"
     with pytest.raises(UsageError, match=r"epoch=0\.ckpt.*\n.*epoch=0-step=10\.ckpt.*newest"):
         pull_checkpoint(run, "epoch=0.ckpt", tmp_path / "a")
 
 
+def test_checkpoint_of_a_local_run_is_refused_with_its_directory(tmp_path):
+    """There is nothing to download; the error says where the run is."""
+    run = Run.claim(str(tmp_path), "act")
+    with pytest.raises(CheckError, match=f"a local directory already: {run.directory}"):
+        pull_checkpoint(run, NEWEST, tmp_path / "a")
+
+
 def write_later(path: Path, earlier: Path) -> None:
-    """Have a file be younger than another by the clock of storage, which counts seconds."""
+    """Make a file younger than another by the clock of storage, which counts seconds."""
     fs, key = file_system(path)
     content = fs.cat_file(key)
     while modified_at(path) <= modified_at(earlier):
         fs.pipe_file(key, content)
 
 
-def test_newest_checkpoint_is_the_last_that_came(run, tmp_path):
-    """The committed one, or one of the user's, which are all that a short run has."""
+def test_newest_checkpoint_is_the_last_uploaded_one(run, tmp_path):
+    """It is the committed one or a user's; a short run has only the latter."""
     users = run.directory / "checkpoints/epoch=0-step=10.ckpt"
     committed = newest(run).path
     marker = committed.with_suffix(".json")
@@ -91,7 +98,7 @@ def test_newest_checkpoint_is_the_last_that_came(run, tmp_path):
 
 
 def test_damaged_checkpoint_is_not_left_behind(run, tmp_path):
-    """What comes is what was saved, or nothing of that name."""
+    """If the contents are not what was saved, there is no file of that name."""
     remove(run.directory / "checkpoints/epoch=0-step=10.ckpt")
     fs, key = file_system(newest(run).path)
     fs.pipe_file(key, b"WEIGHTS")
@@ -101,12 +108,12 @@ def test_damaged_checkpoint_is_not_left_behind(run, tmp_path):
 
 
 def test_pull_is_a_verb(run, getiaction_launch, tmp_path):
-    """On the command line a run goes where a laptop's would be, and is found there."""
+    """A run is downloaded to where a laptop would have trained it, and is found there."""
     result = getiaction_launch("pull", str(run.directory))
     assert (result.returncode, result.stdout) == (0, "experiments/act/version_0\n"), result.stderr
     assert (tmp_path / "experiments/act/version_0/launch/plan.json").exists()
     again = getiaction_launch("pull", "act/version_0")
-    assert (again.returncode, "is in a directory" in again.stderr) == (3, True)
+    assert (again.returncode, "is a local directory already" in again.stderr) == (3, True)
     root = str(run.directory.parent.parent)
     name = "epoch=0-step=10.ckpt"
     one = getiaction_launch("pull", "--checkpoint", name, "--root", root, "act/version_0")
@@ -114,7 +121,7 @@ def test_pull_is_a_verb(run, getiaction_launch, tmp_path):
 
 
 def test_storage_options_of_a_cluster_reach_every_process(s3, bucket, monkeypatch):
-    """They are fsspec's own variable, which what is started from here inherits."""
+    """They are set in fsspec's own environment variable, which processes inherit."""
     for name in s3.env:
         monkeypatch.delenv(name)
     monkeypatch.setenv("FSSPEC_S3", "")

@@ -1,4 +1,4 @@
-"""Attempts on other machines: what they find in the staging directory, and what they leave."""
+"""Attempts on several machines: what they download first, and what they leave behind."""
 
 import os
 import time
@@ -15,8 +15,8 @@ from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import file_system
 
 
-def test_run_goes_on_on_another_machine(run, tmp_path, monkeypatch):
-    """There, everybody finds the checkpoint, and rank 0 what its callbacks have saved."""
+def test_run_resumes_on_another_machine(run, tmp_path, monkeypatch):
+    """All nodes get the checkpoint, and rank 0 the files that its callbacks have saved."""
     save(run, 10)
     local = run.local.directory
     (local / "checkpoints").mkdir()
@@ -37,7 +37,7 @@ def test_run_goes_on_on_another_machine(run, tmp_path, monkeypatch):
 
 
 def test_clocks_do_not_say_which_checkpoint_is_newest(run, tmp_path, monkeypatch):
-    """A machine an hour ahead, an older one written again: that of the last attempt goes on."""
+    """The last attempt's is, even if a clock was wrong or an older one was written again."""
     with monkeypatch.context() as patch:
         patch.setattr(time, "time", lambda now=time.time: now() + 3600)
         for step in (10, 20):
@@ -57,8 +57,8 @@ def test_clocks_do_not_say_which_checkpoint_is_newest(run, tmp_path, monkeypatch
     assert newest(run.local).step == 30
 
 
-def test_uploads_that_were_killed_are_abandoned(s3, tmp_path, monkeypatch):
-    """The next attempt drops the parts that a killed one has left, and nobody else's."""
+def test_uploads_that_were_killed_are_aborted(s3, tmp_path, monkeypatch):
+    """The next attempt removes the parts that a killed upload has left, and no others."""
     monkeypatch.setenv("GETIACTION_LAUNCH_STAGING_DIR", str(tmp_path / "staging"))
     bucket = s3.make_bucket()
     other, run = (Run.claim(f"{bucket}/experiments", "act") for _ in range(2))
@@ -70,12 +70,12 @@ def test_uploads_that_were_killed_are_abandoned(s3, tmp_path, monkeypatch):
         fs.call_s3("create_multipart_upload", Bucket=name, Key=key)
     run.make_log_directory(0)
     prepare(run, 1, 0, None)
-    told = fs.call_s3("list_multipart_uploads", Bucket=name)
-    assert [upload["Key"] for upload in told["Uploads"]] == keys[:1]
+    answer = fs.call_s3("list_multipart_uploads", Bucket=name)
+    assert [upload["Key"] for upload in answer["Uploads"]] == keys[:1]
 
 
 def test_damaged_checkpoint_is_never_resumed_from(run, tmp_path, monkeypatch):
-    """Of the right size but other bytes: refused by name, and the one before it is the newest."""
+    """A checkpoint with other contents is refused, and the one before it is the newest."""
     for step in (10, 20):
         save(run, step)
         sync(run)
@@ -88,8 +88,8 @@ def test_damaged_checkpoint_is_never_resumed_from(run, tmp_path, monkeypatch):
     assert newest(run).step == 10
 
 
-def test_stale_files_of_a_machine_are_forgotten(run, tmp_path, monkeypatch):
-    """A machine that the run comes back to takes what storage has, and uploads nothing older."""
+def test_outdated_files_of_a_machine_are_removed(run, tmp_path, monkeypatch):
+    """A machine that the run returns to downloads newer files, and uploads no older ones."""
     first = os.environ["GETIACTION_LAUNCH_STAGING_DIR"]
     prepare(run, 0, 0, None)
     best = "checkpoints/best.ckpt"
@@ -107,8 +107,8 @@ def test_stale_files_of_a_machine_are_forgotten(run, tmp_path, monkeypatch):
     assert (run.directory / best).read_text() == "new"
 
 
-def test_what_a_killed_node_has_left_is_brought(run):
-    """A checkpoint that was committed here, but not yet there, is what the next attempt takes."""
+def test_checkpoint_of_a_killed_node_is_uploaded(run):
+    """The next attempt resumes from a checkpoint that was committed here, but not uploaded."""
     prepare(run, 0, 0, None)
     save(run, 10)
     assert newest(run) is None
@@ -116,8 +116,8 @@ def test_what_a_killed_node_has_left_is_brought(run):
     assert newest(run).step == 10
 
 
-def test_download_that_is_cut_off_is_tried_again(run, tmp_path, monkeypatch):
-    """A checkpoint does not fail to arrive for one connection that broke."""
+def test_interrupted_download_is_retried(run, tmp_path, monkeypatch):
+    """One broken connection does not make the download fail."""
     save(run, 10)
     sync(run)
     stored = newest(run).path
@@ -138,7 +138,7 @@ def test_download_that_is_cut_off_is_tried_again(run, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", [".files.json", ".checkpoints.json", ".head.json"])
 def test_damaged_record_of_a_staging_directory_counts_as_missing(run, name):
-    """Nothing is lost: what the record would have said is uploaded or downloaded again."""
+    """Nothing is lost: files are uploaded or downloaded again."""
     prepare(run, 0, 0, None)
     (run.local.directory / "hparams.yaml").write_text("a: 1")
     save(run, 10)

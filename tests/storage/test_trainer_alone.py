@@ -1,4 +1,4 @@
-"""A Trainer without the launcher on S3: the tree of a laptop, and curves at a fair price."""
+"""A Trainer on S3 without the launcher: the same tree as on a laptop, with few uploads."""
 
 import itertools
 import socket
@@ -24,21 +24,21 @@ class Line(LightningModule):
         self.layer = torch.nn.Linear(1, 1)
 
     def training_step(self, batch, batch_idx):
-        """One."""
+        """Log the index of the batch."""
         self.log("value", float(batch_idx))
         return self.layer(batch).sum()
 
     def configure_optimizers(self):
-        """Plain."""
+        """Return plain SGD."""
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
     def train_dataloader(self):
-        """So many batches."""
+        """Return a loader of :data:`STEPS` batches."""
         return torch.utils.data.DataLoader(torch.zeros(STEPS, 1))
 
 
 def fit(root: str) -> Trainer:
-    """Train."""
+    """Train the model for one epoch."""
     trainer = Trainer(
         default_root_dir=root,
         experiment_name="line",
@@ -53,16 +53,16 @@ def fit(root: str) -> Trainer:
 
 
 def names(root: str) -> set[str]:
-    """What lies there, without what differs in the names of event files."""
+    """List all files, with event files' names cut to what all runs share."""
     fs, path = fsspec.url_to_fs(root)
     fs.invalidate_cache()
     found = {name.removeprefix(path) for name in fs.find(path)}
-    # Where boto3 is installed, TensorBoard puts an object in the place of a directory.
+    # If boto3 is installed, TensorBoard creates objects in place of directories.
     return {name.partition("tfevents")[0] for name in found if not name.endswith("/")}
 
 
 def test_same_tree_and_all_values(bucket, tmp_path):
-    """What a laptop writes to its disk is on S3, and TensorBoard reads every step there."""
+    """S3 has the files that a laptop would have, and TensorBoard reads every step there."""
     local = fit(str(tmp_path / "runs"))
     remote = fit(f"{bucket}/runs")
     assert remote.log_dir == f"{bucket}/runs/line/version_0"
@@ -78,7 +78,7 @@ def test_same_tree_and_all_values(bucket, tmp_path):
 
 
 def test_values_are_sent_once_and_soon(bucket, tmp_path, monkeypatch):
-    """The first value goes at once, others after the period: no file is sent for each of them."""
+    """The first value is uploaded at once, others after the period and not one by one."""
     seconds = itertools.count()
     monkeypatch.setattr(
         remote_logger, "time", SimpleNamespace(monotonic=lambda: float(next(seconds)))
@@ -93,15 +93,15 @@ def test_values_are_sent_once_and_soon(bucket, tmp_path, monkeypatch):
     assert [event.value for event in board.Scalars("value")] == list(range(STEPS))
 
 
-def test_bucket_that_is_not_there_is_not_made(s3):
-    """A typo would train into a new bucket."""
+def test_missing_bucket_is_not_created(s3):
+    """A typo does not create a bucket."""
     with pytest.raises(ValueError, match=r"no bucket 'nowhere'(.|\n)*aws s3 mb"):
         fit("s3://nowhere/runs")
     assert not fsspec.filesystem("s3", endpoint_url=s3.endpoint).exists("nowhere")
 
 
 def test_silent_server_is_named(s3, monkeypatch):
-    """A server that takes connections and never answers does not hold the Trainer for minutes."""
+    """A server that accepts connections and never answers does not block for minutes."""
     del s3
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")

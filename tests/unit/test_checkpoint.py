@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, whatever lies beside it."""
+"""Which checkpoint a run resumes from, whatever other files there are."""
 
 from pathlib import Path
 
@@ -25,12 +25,12 @@ def save(run: Run, step: int, attempt: int = 0, fit: int = 0, content: str = "we
 
 
 def names(run: Run) -> set[str]:
-    """What lies in the directory of checkpoints."""
+    """List the directory of checkpoints."""
     return {path.name for path in (run.launch_directory / "checkpoints").iterdir()}
 
 
-def test_a_committed_checkpoint_is_found_with_all_that_was_said_of_it(run):
-    """The marker tells where it lies, and of which attempt, fit, step and epoch it is."""
+def test_a_committed_checkpoint_is_found_with_its_marker(run):
+    """The marker has the attempt, fit, step and epoch that were committed."""
     assert newest(run) is None
     saved = save(run, 7)
     assert newest(run) == saved
@@ -39,8 +39,8 @@ def test_a_committed_checkpoint_is_found_with_all_that_was_said_of_it(run):
     assert (saved.reason, saved.saved_at, saved.size_bytes) == ("period", 1.5, 7)
 
 
-def test_the_last_two_stay(run):
-    """An older one goes when the next is committed, with whatever else was left there."""
+def test_the_last_two_are_kept(run):
+    """Older ones are removed when the next one is committed, with any other file."""
     save(run, 1)
     (run.launch_directory / "checkpoints" / "fit_0_step_2.ckpt").write_text("never committed")
     save(run, 3)
@@ -48,8 +48,8 @@ def test_the_last_two_stay(run):
     assert names(run) == {f"fit_0_step_{n}.{kind}" for n in (3, 12) for kind in ("ckpt", "json")}
 
 
-def test_later_is_told_by_fit_then_attempt_then_step(run):
-    """A fit that is done again after a restart does not outdate the one that comes after it."""
+def test_newest_is_decided_by_fit_then_attempt_then_step(run):
+    """A fit that is repeated after a restart is older than the fit that follows it."""
     save(run, 9, attempt=0, fit=0)
     save(run, 5, attempt=0, fit=1)
     save(run, 8, attempt=1, fit=0)
@@ -60,30 +60,40 @@ def test_later_is_told_by_fit_then_attempt_then_step(run):
 
 @pytest.mark.parametrize("content", ["weight", "weights of another", None])
 def test_a_file_of_another_size_does_not_count(run, content):
-    """A checkpoint that was cut short, overwritten or removed is passed over for the one before."""
+    """A truncated, overwritten or removed checkpoint is skipped in favour of the previous one."""
     save(run, 1)
     path = save(run, 2).path
     path.unlink() if content is None else path.write_text(content)
     assert newest(run).step == 1
 
 
-@pytest.mark.parametrize("marker", ['{"step": 2, "size', "", "[]", "{}", '{"size_bytes": 7}'])
+@pytest.mark.parametrize(
+    "marker",
+    [
+        '{"step": 2, "size',
+        "",
+        "[]",
+        "{}",
+        '{"size_bytes": 7}',
+        '{"attempt":0,"fit":0,"step":"2","epoch":0,"reason":"","size_bytes":7,"saved_at":1}',
+    ],
+)
 def test_a_torn_marker_does_not_count(run, marker):
-    """Half a marker, or one of something else, is passed over for the checkpoint before."""
+    """With a truncated or foreign marker, the previous checkpoint is the newest."""
     save(run, 1)
     save(run, 2).path.with_suffix(".json").write_text(marker)
     assert newest(run).step == 1
 
 
 def test_a_file_without_marker_does_not_count(run):
-    """Killed between the file and its marker: the checkpoint before is the newest."""
+    """After a kill between the file and its marker, the previous checkpoint is the newest."""
     save(run, 1)
     save(run, 2).path.with_suffix(".json").unlink()
     assert newest(run).step == 1
 
 
-def test_what_a_killed_save_left_is_removed(run):
-    """The next save clears away half-written files and directories, and nothing else."""
+def test_files_of_a_killed_save_are_removed(run):
+    """Unfinished files and directories are removed, and nothing else."""
     saved = save(run, 1)
     partial_path(run, 0, 2).write_text("half")
     partial_path(run, 0, 3).mkdir()
@@ -93,7 +103,7 @@ def test_what_a_killed_save_left_is_removed(run):
 
 
 def test_a_sharded_checkpoint_is_a_directory(run):
-    """It counts while all its files are there, may be saved anew, and goes in its turn."""
+    """It counts while it is complete, can be saved again, and is removed like a file."""
     for saved_at in (1, 2):
         partial = partial_path(run, 0, 4)
         (partial / "inner").mkdir(parents=True)
@@ -110,7 +120,7 @@ def test_a_sharded_checkpoint_is_a_directory(run):
 
 
 def test_a_step_that_is_saved_again_never_loses_what_counts(run, monkeypatch):
-    """Killed before the second marker is written, the run goes on from the first checkpoint."""
+    """After a kill before the second marker, the run resumes from the first checkpoint."""
 
     def die(*_args: object) -> None:
         raise KeyboardInterrupt
@@ -126,7 +136,7 @@ def test_a_step_that_is_saved_again_never_loses_what_counts(run, monkeypatch):
 
 
 def test_a_checkpoint_that_is_not_whole_is_overwritten(run):
-    """What was torn by a power failure does not take its name along."""
+    """Its name is used again after a power failure has truncated it."""
     torn = save(run, 4, content="first").path
     torn.write_text("fi")
     assert save(run, 4, content="second").path == torn

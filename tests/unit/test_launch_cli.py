@@ -124,6 +124,8 @@ def test_whole_help_has_a_group_for_each_backend(capsys, monkeypatch):
     assert groups[-4:] == ["restarts", "SLURM", "Ray", "SLURM and Ray"]
     flags = re.findall(r"^  (?:-\w, )?(--[\w-]+)", out, re.MULTILINE)
     parser = launch_parser("getiaction-launch", "")
+    for complete in parser.describe:
+        complete()
     hidden = {f"--entrypoint-{name}" for name in ("num-cpus", "num-gpus", "resources")}
     known = {flag for flag in parser._option_string_actions if flag.startswith("--")}
     assert sorted(flags) == sorted(known - hidden - {"--dryrun"})
@@ -313,3 +315,66 @@ def test_runs_of_a_cluster_are_looked_for_in_its_storage_root(tmp_path, monkeypa
     monkeypatch.setenv("GETIACTION_LAUNCH_CLUSTER", "./site.yaml")
     assert main(["status", "@last"]) == 0
     assert "pusht/version_0" in capsys.readouterr().out
+
+
+SPEC = """\
+trainer: {max_epochs: 3, accelerator: cpu}
+model: lightning.pytorch.demos.boring_classes.BoringModel
+"""
+
+
+def test_dry_run_shows_what_will_run_and_starts_nothing(capsys):
+    """The run, each value of its spec with its origin, and what would be typed on each node."""
+    Path("a.yaml").write_text(SPEC)
+    assert main(["--dry-run", "--nodes", "2", "--config", "a.yaml", "--trainer.logger=null"]) == 0
+    plan, _, commands = capsys.readouterr().out.partition("\n\n")
+    rows = {words[0]: words[1:] for words in (re.split("  +", row) for row in plan.splitlines())}
+    assert rows["nodes"] == ["2 x 1 workers", "CPU"]
+    assert rows["trainer.max_epochs"] == ["3", "a.yaml"]
+    assert rows["trainer.num_nodes"] == ["2", "command line (--nodes)"]
+    assert rows["trainer.max_steps"] == ["-1", "default"]
+    assert rows["trainer.logger"] == ["null", "command line"]
+    assert "trainer.profiler" not in rows  # null by default
+    assert len(commands.splitlines()) == 2
+    assert [path.name for path in Path.cwd().iterdir()] == ["a.yaml"]
+
+
+def test_dry_run_for_machines_is_complete(capsys):
+    """The plan, with every value of the spec and its origin, and the commands, in one document."""
+    Path("a.yaml").write_text(SPEC)
+    words = ["--dry-run", "--json", "--config", "a.yaml", "--sweep", "trainer.max_epochs=4,5"]
+    assert main(words) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["schema_version"] == 1
+    plan = shown["plan"]
+    assert (plan["spec"]["trainer"]["max_epochs"], plan["spec"]["trainer"]["profiler"]) == (4, None)
+    assert plan["origins"]["trainer.max_epochs"] == "command line"
+    assert plan["origins"]["trainer.profiler"] == "default"
+    assert plan["arguments"] == ["--config", SPEC, "--trainer.max_epochs=4"]
+    assert len(shown["commands"]) == 1
+
+
+def test_dry_run_of_a_script_has_no_spec(capsys):
+    """Its words are shown; the keys of a spec are there for machines, and empty."""
+    Path("train.py").touch()
+    assert main(["--dry-run", "train.py", "--lr", "1"]) == 0
+    plan = capsys.readouterr().out.partition("\n\n")[0]
+    assert re.split("  +", plan.splitlines()[-1])[0] == "script"
+    assert plan.endswith("train.py --lr 1  command line")
+    assert main(["--dry-run", "--json", "train.py"]) == 0
+    plan = json.loads(capsys.readouterr().out)["plan"]
+    assert (plan["spec"], plan["origins"], plan["arguments"]) == ({}, {}, [])
+
+
+def test_points_of_a_sweep_are_listed_with_their_values(capsys):
+    """A point that is damaged does not hide the other runs."""
+    point = {"group": "act-1", "values": {"model.lr": "1e-5", "seed_everything": "2"}}
+    for sweep in (point, {}, None, "damaged", {"group": 1}):
+        Run.claim("experiments", "act").write("plan", {"sweep": sweep})
+    assert main(["ls"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 5
+    assert {row[head.index("SWEEP") :].strip() for row in rows} == {
+        "act-1 lr=1e-5 seed_everything=2",
+        "",
+    }

@@ -8,7 +8,15 @@ import pytest
 
 from getiaction_launch.errors import CheckError, RecordError, SpecError
 from getiaction_launch.launch.submit import prepare
-from getiaction_launch.plan.plan import Plan, Restarts, Saving, Topology, Uploading, read_topology
+from getiaction_launch.plan.plan import (
+    Plan,
+    Restarts,
+    Saving,
+    SweepPoint,
+    Topology,
+    Uploading,
+    read_topology,
+)
 
 
 def no_gpus(_num_nodes: int) -> int:
@@ -52,15 +60,15 @@ def test_topology_is_what_the_trainer_says(trainer, free_gpus, topology):
 @pytest.mark.parametrize(
     ("trainer", "free_gpus", "complaint"),
     [
-        ({"num_nodes": 0}, no_gpus, "trainer.num_nodes=0 is no number of machines"),
-        ({"num_nodes": "two"}, no_gpus, "trainer.num_nodes='two' is no number"),
-        ({"devices": 0}, no_gpus, "trainer.devices=0 gives no worker"),
-        ({"devices": []}, no_gpus, "gives no worker"),
-        ({"num_nodes": True}, no_gpus, "trainer.num_nodes='True' is no number"),
+        ({"num_nodes": 0}, no_gpus, "trainer.num_nodes=0 must be a whole number, 1 or more"),
+        ({"num_nodes": "two"}, no_gpus, "trainer.num_nodes='two' must be a whole number"),
+        ({"devices": 0}, no_gpus, "trainer.devices=0 starts no worker"),
+        ({"devices": []}, no_gpus, "starts no worker"),
+        ({"num_nodes": True}, no_gpus, "trainer.num_nodes='True' must be a whole number"),
         ({"devices": [0, 2]}, four_gpus, r"(?s)\[0, 2\] picks some.*CUDA_VISIBLE_DEVICES=0,2 .*=2"),
-        ({"devices": "all"}, no_gpus, "trainer.devices='all' gives no worker"),
+        ({"devices": "all"}, no_gpus, "trainer.devices='all' starts no worker"),
         ({"devices": "auto"}, unknown_gpus, "is not known before the job starts"),
-        ({"accelerator": "gpu"}, no_gpus, "gives no worker"),
+        ({"accelerator": "gpu"}, no_gpus, "starts no worker"),
     ],
 )
 def test_impossible_geometry_is_refused(trainer, free_gpus, complaint):
@@ -74,6 +82,9 @@ def test_plan_survives_json():
     words = ["--name=n"]
     plan = Plan("n", "/r", ["--trainer.lr=1e-5"], [], Topology(2, 4, 4), "/w", words, {"A": "b"})
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    assert plan.to_json()["sweep"] == {}
+    point = replace(plan, sweep=SweepPoint("act-1", {"model.lr": "1e-5"}))
+    assert Plan.from_json(json.loads(json.dumps(point.to_json()))) == point
 
 
 OLD_PLAN = """\
@@ -88,7 +99,7 @@ OLD_PLAN = """\
   "upload_period_seconds": 11,
   "upload_limit_minutes": 12,
   "budgets": {"crashes": 1, "node_failures": 2, "interruptions": null},
-  "sweep": {}, "spec": {}, "origins": {}
+  "sweep": {}, "spec": {"trainer": {"max_epochs": 3}}, "origins": {"trainer.max_epochs": "a.yaml"}
 }
 """
 
@@ -112,6 +123,7 @@ def test_a_plan_of_an_earlier_version_is_read():
         ('"skip"', '"rest"', "saving.when_busy='rest' must be one of wait, skip"),
         ('{"crashes": 1, "node_failures": 2, "interruptions": null}', "[]", "restarts=.. must be"),
         (OLD_PLAN, "[1]", "must be a mapping"),
+        ('"sweep": {}', '"sweep": {"group": 1}', "sweep.group=1 must be text"),
     ],
 )
 def test_a_damaged_plan_is_refused_by_file_and_key(old, new, complaint):
@@ -131,17 +143,45 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_flags_set_the_trainers_own_keys(spec):
-    """``--nodes`` beats the file, and is written where the Trainer reads it, with its origin."""
+    """``--nodes`` beats the file, and is written where the Trainer reads it."""
     plan, _ = prepare(config=[spec], nodes=2, name="pusht")
     assert plan.topology == Topology(2, 1, 0)
-    assert plan.spec["trainer"]["num_nodes"] == 2
-    assert plan.origins["trainer.num_nodes"] == "command line (--nodes)"
-    assert (plan.name, plan.spec["trainer"]["experiment_name"]) == ("pusht", "pusht")
+    assert plan.name == "pusht"
+    assert plan.arguments[2:] == ["--trainer.num_nodes=2", "--trainer.experiment_name=pusht"]
+
+
+def test_words_reproduce_the_plan(spec, tmp_path):
+    """They are what an sbatch script hands to its nodes: what nodes read, in full."""
+    plan, _ = prepare(
+        config=[spec],
+        overrides=[("trainer.max_epochs", "5")],
+        nodes=2,
+        gpus_per_node=0,
+        name="a",
+        settings={"restarts.crashes": ("--max-crashes", 2)},
+        sweep=SweepPoint("a-1", {"seed_everything": "3"}),
+    )
+    cluster, *words = plan.words
+    assert Path(cluster.removeprefix("--cluster=")).is_absolute()
+    assert words == [
+        "--nodes=2",
+        "--gpus-per-node=0",
+        "--name=a",
+        "--max-crashes=2",
+        f"--config={tmp_path}/act.yaml",
+        "--trainer.max_epochs=5",
+        "--seed_everything=3",
+    ]
+    assert plan.arguments[2:4] == ["--trainer.max_epochs=5", "--seed_everything=3"]
+    Path("train.py").touch()
+    plan, _ = prepare(script=["train.py", "-x"], sweep=SweepPoint("a-1", {"lr": "3"}))
+    assert plan.words[1:] == ["train.py", "-x", "--lr=3"]
+    assert plan.script == [f"{tmp_path}/train.py", "-x", "--lr=3"]
 
 
 def test_two_flags_for_one_fact_must_agree(spec):
     """``--nodes 2`` beside ``--trainer.num_nodes=3`` is refused, beside =2 it is fine."""
-    with pytest.raises(SpecError, match=r"--nodes makes trainer.num_nodes=2, but .*=3 is given"):
+    with pytest.raises(SpecError, match=r"--nodes sets trainer.num_nodes=2, but .*=3 is given"):
         prepare(config=[spec], nodes=2, overrides=[("trainer.num_nodes", "3")])
     plan, _ = prepare(config=[spec], nodes=2, overrides=[("trainer.num_nodes", "2")])
     assert plan.topology.num_nodes == 2
@@ -179,16 +219,16 @@ def test_script_is_checked_before_it_starts(spec, tmp_path):
     plan, _ = prepare(script=["good.py", "--lr", "1"], nodes=2, workers_per_node=3)
     assert plan.script == [str(tmp_path / "good.py"), "--lr", "1"]
     assert (plan.topology, plan.name) == (Topology(2, 3, 0), "good")
-    with pytest.raises(SpecError, match="a spec or a script"):
+    with pytest.raises(SpecError, match=r"give a spec or a script, not both\."):
         prepare(script=["good.py"], config=[spec])
-    with pytest.raises(SpecError, match="a spec or a script"):
+    with pytest.raises(SpecError, match=r"give a spec or a script to train\."):
         prepare()
 
 
 def test_name_is_one_directory(spec):
-    """A name that would put the run elsewhere is refused."""
+    """A name that would place the run elsewhere is refused."""
     for name in ("../elsewhere", "a/b", ".."):
-        with pytest.raises(SpecError, match="is no plain name"):
+        with pytest.raises(SpecError, match='a name must not contain "/"'):
             prepare(config=[spec], name=name)
 
 
@@ -221,7 +261,7 @@ def test_gpus_are_shared_out_and_counted(spec, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6,7")
     plan, backend = prepare(config=[spec], nodes=2, gpus_per_node=2)
     backend.check(plan)
-    assert plan.spec["trainer"]["accelerator"] == "gpu"
+    assert "--trainer.accelerator=gpu" in plan.arguments
     commands = backend.describe(plan)
     assert "CUDA_VISIBLE_DEVICES=3,5 " in commands[0]
     assert "CUDA_VISIBLE_DEVICES=6,7 " in commands[1]

@@ -90,7 +90,9 @@ def test_unwritable_root_is_named_with_the_reason(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(CheckError, match=r"file/experiments' cannot be written: Not a directory"):
         make_root(str(tmp_path / "file/experiments"))
-    with pytest.raises(CheckError, match=r"file/experiments' cannot be written: .*/file is no dir"):
+    with pytest.raises(
+        CheckError, match=r"file/experiments' cannot be written: .*/file is not a dir"
+    ):
         check_root(str(tmp_path / "file/experiments"))
     check_root(str(tmp_path / "new/experiments"))
     assert not (tmp_path / "new").exists()

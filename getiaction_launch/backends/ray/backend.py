@@ -192,7 +192,7 @@ class RayBackend(RaySettings):
 
     def _write_job(self, run: Run, job_id: str, **details: bool) -> None:
         backend = BackendRecord(CLASS_PATH, asdict(self))
-        JobRecord(backend, job_id, time.time(), details=details).write(run)
+        JobRecord(backend, job_id, time.time(), details={**details}).write(run)
 
     def _run_here(self, runs: Sequence[Run], max_parallel: int) -> None:
         """Be the driver: in a job of Ray, or where the user has called ``ray.init``."""
@@ -214,7 +214,9 @@ class RayBackend(RaySettings):
 
     def attach(self, run: Run, record: JobRecord) -> Job:
         """Find a job that any shell submitted."""
-        return ProcessJob(run, record) if "process" in record.details else RayJob(run, record)
+        if "process" in record.details:
+            return ProcessJob(run, record, self.grace_seconds)
+        return RayJob(run, record, str(self.address), self.grace_seconds)
 
     def allocation(self, plan: Plan) -> Allocation | None:  # noqa: ARG002 - the contract's argument
         """None: nobody but the launcher starts nodes here."""

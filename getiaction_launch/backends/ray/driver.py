@@ -23,6 +23,7 @@ from getiaction_launch.errors import CheckError
 from getiaction_launch.node.conductor import MARGIN_SECONDS, drive
 from getiaction_launch.node.node import SAVE_LIMIT_SECONDS
 from getiaction_launch.node.sidecar import NodeLostError
+from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import Attempt
 from getiaction_launch.run.records import BackendRecord, Cancel, Done, JobRecord
@@ -69,7 +70,7 @@ class Driver:
         """
         import ray
 
-        group = self._plan.sweep.get("group")
+        group = self._plan.sweep.group if self._plan.sweep else None
         slot: Any = ray.remote(num_cpus=0)(_Slot)
         claim: Any = None
         while group and claim is None and not self._is_stopped():
@@ -273,7 +274,7 @@ def main() -> int:
     import ray
 
     if private:
-        backend = RayBackend(**json.loads(private[0]))
+        backend = read_dataclass(RayBackend, json.loads(private[0]), "the settings")
         write_job(run, BackendRecord(CLASS_PATH, asdict(backend)))
         plan = Plan.of(run)
         cpus = backend.bundle(plan)["CPU"] * plan.topology.num_nodes
@@ -287,7 +288,7 @@ def main() -> int:
                 f"{directory}.\nName a directory that all nodes share: --storage-root DIR"
             )
             return 1
-        backend = RayBackend(**record.backend.init_args)
+        backend = read_dataclass(RayBackend, record.backend.init_args, "job.json")
         ray.init(log_to_driver=False)
     # After ray.init, which has handlers of its own.
     is_success = Driver(run, backend, StopRequest()).run_attempts(int(max_parallel))

@@ -30,6 +30,8 @@ class RayJob:
 
     run: Run
     record: JobRecord
+    address: str
+    grace_seconds: float
 
     @property
     def resume_command(self) -> str | None:
@@ -67,23 +69,22 @@ class RayJob:
         if status.state is JobState.UNKNOWN:
             raise UnreachableError(
                 f"run {self.run.name} cannot be cancelled: {status.reason}.",
-                f"Is it still there? ray job list --address {self._address}",
+                f"Is it still there? ray job list --address {self.address}",
             )
         if status.state.is_over:
             return
         # First: the driver looks for it, and nothing begins any more once it is there.
         Cancel(time.time()).write(self.run)
         if not self._is_inside:
-            with ray_errors(self._address):
-                connect(self._address).stop_job(self._job_id)
-        grace_seconds: float = self.record.backend.init_args["grace_seconds"]
-        patience_seconds = grace_seconds + SAVE_LIMIT_SECONDS + CANCEL_MARGIN_SECONDS
+            with ray_errors(self.address):
+                connect(self.address).stop_job(self._job_id)
+        patience_seconds = self.grace_seconds + SAVE_LIMIT_SECONDS + CANCEL_MARGIN_SECONDS
         deadline = time.monotonic() + patience_seconds
         while not self.status().state.is_over:
             if time.monotonic() > deadline:
                 raise UnreachableError(
                     f"job {self._job_id} of run {self.run.name} does not end.",
-                    f"See what holds it: ray job logs --address {self._address} {self._job_id}",
+                    f"See what holds it: ray job logs --address {self.address} {self._job_id}",
                 )
             time.sleep(POLL_SECONDS)
 
@@ -95,24 +96,20 @@ class RayJob:
     def _job_id(self) -> str:
         return self.record.job_id
 
-    @property
-    def _address(self) -> str:
-        return str(self.record.backend.init_args["address"])
-
     def _ask(self) -> tuple[str, str]:
         """Ray's word for the job's state, and its message.
 
         Raises:
             UnreachableError: If it does not answer.
         """
-        client = connect(self._address)
+        client = connect(self.address)
         try:
-            with ray_errors(self._address):
+            with ray_errors(self.address):
                 info = client.get_job_info(self._job_id)
         except RefusedError as error:
             if "404" not in str(error) and "does not exist" not in str(error):
                 raise UnreachableError(str(error)) from error
             # Jobs are forgotten with the cluster that ran them.
-            return "FAILED", f"the cluster at {self._address} does not know it; was it restarted?"
+            return "FAILED", f"the cluster at {self.address} does not know it; was it restarted?"
         lines = (info.message or "").strip().splitlines()
         return str(info.status.value), lines[-1] if lines else ""

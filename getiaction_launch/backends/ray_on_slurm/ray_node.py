@@ -216,7 +216,7 @@ def _token_directory(run: Run) -> Path:
     if run.local is run:
         return run.launch_directory
     job = JobRecord.read(run) or JobRecord()
-    directory = Path(job.details.get("job_dir") or state_directory(run))
+    directory = Path(str(job.details.get("job_dir") or state_directory(run)))
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return directory
 

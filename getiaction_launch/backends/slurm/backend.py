@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from getiaction_launch.backends.backend import Backend, Job, record_of, replace_fields
 from getiaction_launch.backends.flag import from_environment
@@ -220,7 +220,7 @@ class SlurmBackend(SlurmSettings):
     def _asked(self, plan: Plan) -> set[str]:
         return {name for name, value in self._parameters(plan).items() if value is not None}
 
-    def _parameters(self, plan: Plan) -> dict[str, Any]:
+    def _parameters(self, plan: Plan) -> dict[str, object]:
         """What is asked of SLURM, in submitit's words."""
         topology = plan.topology
         dependency = (

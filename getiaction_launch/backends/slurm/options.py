@@ -74,7 +74,7 @@ def refuse_contradictions(command: str, options: Mapping[str, Value]) -> None:
     """Look through options that the user has named.
 
     Args:
-        command: ``sbatch`` or ``srun``.
+        command: The command that takes the options: ``sbatch`` or ``srun``.
         options: By name, without dashes.
 
     Raises:
@@ -89,7 +89,7 @@ def refuse_contradictions(command: str, options: Mapping[str, Value]) -> None:
             meant = "gpus"
         if len(key) == 1:
             raise ClusterConfigError(
-                f"--{command} {typed}={value}: one letter is no long option.",
+                f"--{command} {typed}={value}: an option of one letter is not taken here.",
                 f"Write it in full, as in {command}'s manual: man {command}",
             )
         if meant is not None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from getiaction_launch.backends.backend import JobStatus
 from getiaction_launch.backends.slurm.command import COMMAND_SECONDS, call
 from getiaction_launch.errors import LaunchError
+from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.run.state import Cause, JobState
 from getiaction_launch.storage.paths import read_json, write_json
 
@@ -284,10 +285,8 @@ def _cache(command: str, uid: int) -> Path:
 
 def _read(cache: Path) -> Listing:
     try:
-        content = read_json(cache) or {}
-        rows = {job_id: Row(**row) for job_id, row in content.pop("jobs", {}).items()}
-        listing = Listing(**content, jobs=rows)
-    except (OSError, ValueError, TypeError):
+        listing = read_dataclass(Listing, read_json(cache) or {}, str(cache))
+    except (OSError, ValueError):
         return Listing()
     # A clock that was set back must not keep an answer alive.
     return listing if listing.asked_at <= time.time() + RESTART_SECONDS else Listing()

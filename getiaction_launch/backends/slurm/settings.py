@@ -20,7 +20,7 @@ def read_minutes(text: str) -> int:
         Minutes, rounded up; 0 for no limit, as in sbatch.
 
     Raises:
-        ValueError: For anything else.
+        ValueError: If sbatch would not read it.
     """
     if text.upper() in _NO_TIME_LIMIT:
         return 0
@@ -165,7 +165,7 @@ class SlurmSettings:
     """
 
     warning_seconds: int = 120
-    """How long before its time limit SLURM tells a job to save and stop."""
+    """How long before its time limit SLURM warns a job, which then saves and stops."""
 
     grace_seconds: float = 20
     """How long workers may take to end after SIGTERM before they are killed."""
