@@ -8,10 +8,10 @@ import torch
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """Tell where the generators are, as data that loads with ``weights_only=True``.
+    """Return the state of all generators, as data that loads with ``weights_only=True``.
 
     Args:
-        device: The accelerator that this process trains on, whose generator is among them.
+        device: The accelerator that this process trains on, whose generator is included.
     """
     kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - users draw from it
     return {
@@ -23,7 +23,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Set the generators to what :func:`random_state` has told."""
+    """Set all generators to a state that :func:`random_state` has returned."""
     kind, keys, *rest = state["numpy"]
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None:

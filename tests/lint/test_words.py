@@ -18,6 +18,7 @@ PACKAGES = (
     "getiaction_launch/plan",
     "getiaction_launch/storage",
     "getiaction_launch/system",
+    "getiaction_launch/worker",
 )
 MIN_WORDS = 4
 
