@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from getiaction_launch.errors import UsageError
 
@@ -85,16 +86,19 @@ def settings_of(owner: type) -> list[Setting]:
 
 def help_of(owner: type) -> dict[str, str]:
     """The strings below the fields of a class, by the fields' names."""
-    told: dict[str, str] = {}
-    for definition in ast.parse(inspect.getsource(owner)).body:
-        for field, below in itertools.pairwise(getattr(definition, "body", ())):
+    source = Path(inspect.getfile(owner)).read_text(encoding="utf-8")
+    texts: dict[str, str] = {}
+    for definition in ast.parse(source).body:
+        if not isinstance(definition, ast.ClassDef) or definition.name != owner.__name__:
+            continue
+        for field, below in itertools.pairwise(definition.body):
             match field, below:
                 case (
                     ast.AnnAssign(target=ast.Name(id=name)),
                     ast.Expr(value=ast.Constant(value=str(text))),
                 ):
-                    told[name] = inspect.cleandoc(text)
-    return told
+                    texts[name] = inspect.cleandoc(text)
+    return texts
 
 
 def variables_of(owner: type, name: str) -> list[str]:

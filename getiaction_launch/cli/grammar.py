@@ -13,7 +13,13 @@ from functools import partial
 from typing import Any, NoReturn
 
 from getiaction_launch.backends import shipped_settings
-from getiaction_launch.backends.flag import Flag, help_of, read_count, settings_of
+from getiaction_launch.backends.flag import (
+    Flag,
+    Setting,
+    help_of,
+    read_count,
+    settings_of,
+)
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.errors import UsageError
 from getiaction_launch.plan.plan import DEFAULT_ROOT
@@ -128,7 +134,7 @@ def launch_parser(
 
     add = parser.add_argument_group("restarts").add_argument
     for flag, text in RESTARTS.values():
-        _add_flag(add, flag, text)
+        _add_flag(add, flag).help = text
     parser.common += [config, cluster, nodes, gpus]
     parser.common += _add_settings(parser)
     parser.common += [sweep, dry_run, wait, follow]
@@ -146,24 +152,37 @@ def _add_settings(parser: Parser) -> list[argparse.Action]:
     add = {title: parser.add_argument_group(title).add_argument for title in groups}
     common = []
     for title, owner in owners.items():
-        texts = help_of(owner)
+        actions: dict[argparse.Action, Setting] = {}
         for setting in settings_of(owner):
             flag, sharing = setting.flag, titles[setting.flag.names]
             if sharing[0] != title:
                 continue  # it was added with the first backend that has it
             if len(sharing) > 1:
                 flag = replace(flag, variables=())  # of this backend's scheduler
-            action = _add_flag(add[" and ".join(sharing)], flag, texts[setting.name])
+            action = _add_flag(add[" and ".join(sharing)], flag)
+            actions[action] = replace(setting, flag=flag)
             common += [action] if flag.is_common else []
+        parser.describe.append(partial(_describe, owner, actions))
     return common
 
 
-def _add_flag(add: Callable[..., argparse.Action], flag: Flag, text: str) -> argparse.Action:
-    """Add a flag whose help is the first paragraph of a text, with examples and variables."""
-    told = " ".join(text.partition("\n\n")[0].split()).removesuffix(".")
-    what, semicolon, more = told.partition(";")
+def _describe(owner: type, actions: Mapping[argparse.Action, Setting]) -> None:
+    """Give flags their help, which is read from the source of the settings."""
+    texts = help_of(owner)
+    for action, setting in actions.items():
+        action.help = _help(setting.flag, texts[setting.name])
+
+
+def _help(flag: Flag, text: str) -> str:
+    """The first paragraph of a text, with the examples and variables of a flag."""
+    paragraph = " ".join(text.partition("\n\n")[0].split()).removesuffix(".")
+    what, semicolon, more = paragraph.partition(";")
     examples = f" ({flag.example})" if flag.example else ""
     variables = f" [env: {', '.join(flag.variables)}]" if flag.variables else ""
+    return f"{what}{examples}{semicolon}{more}{variables}".replace("%", "%%")
+
+
+def _add_flag(add: Callable[..., argparse.Action], flag: Flag) -> argparse.Action:
     for former, instead in flag.former:
         add(former, type=partial(_refuse, former, instead), help=argparse.SUPPRESS)
     return add(
@@ -172,7 +191,6 @@ def _add_flag(add: Callable[..., argparse.Action], flag: Flag, text: str) -> arg
         action="append" if flag.repeats else "store",
         metavar=flag.metavar,
         type=flag.parse,
-        help=f"{what}{examples}{semicolon}{more}{variables}".replace("%", "%%"),
     )
 
 

@@ -44,6 +44,8 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         self.common: list[argparse.Action] = []
+        self.describe: list[Callable[[], None]] = []
+        """What completes the help of arguments, once it is asked for: that takes time."""
         self._short_epilog = short_epilog
         more = "Show this help; -h shows the most common flags only" if short_epilog else None
         self.add_argument("-h", "--help", action=_Help, help=more or "Show this help")
@@ -82,6 +84,8 @@ class Parser(argparse.ArgumentParser):
             file: The stream to print to.
             short: Whether to show only what most people need, where there is so much.
         """
+        for complete in self.describe:
+            complete()
         formatter = _rich_formatter(self.prog, file)
         if short and self._short_epilog:
             formatter.add_usage(self.usage, self._actions, [])

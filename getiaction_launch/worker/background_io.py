@@ -114,7 +114,9 @@ class BackgroundCheckpointIO(CheckpointIO):
             finish=functools.partial(_move, partial, target),
             fail=functools.partial(self._fail, target),
         )
-        future = self.save_later(checkpoint, partial, request)
+        snapshot = self._take(checkpoint)
+        self.raise_failure()  # an earlier save may have failed while this one waited for it
+        future = self._start(snapshot, partial, request)
         self._expected[_name(target)] = future, True
         if not self._can_wait(target):
             future.result()
@@ -139,9 +141,14 @@ class BackgroundCheckpointIO(CheckpointIO):
         Returns:
             What is done when either has been.
         """
+        return self._start(self._take(checkpoint), partial, request)
+
+    def _take(self, checkpoint: dict[str, Any]) -> Snapshot:
         if self._num_saves >= _MOST_SAVES:
             self.wait()
-        snapshot = self._memory.take(checkpoint, self.wait if self._num_saves else None)
+        return self._memory.take(checkpoint, self.wait if self._num_saves else None)
+
+    def _start(self, snapshot: Snapshot, partial: Path, request: SaveRequest) -> "Future[None]":
         # Before the thread begins: the two would wait for each other.
         self._count(1, **request.progress)
         future = self._submit(functools.partial(self._write, snapshot, partial, request))
@@ -159,21 +166,8 @@ class BackgroundCheckpointIO(CheckpointIO):
 
     def link(self, path: Path, link: Path) -> None:
         """Have ``link`` name the checkpoint at ``path``, after that has been written."""
-        if _name(link) == _name(path):
-            return
-
-        def replace(link: Path) -> None:
-            temporary = link.with_name(f".{link.name}.partial")
-            temporary.unlink(missing_ok=True)
-            try:
-                temporary.symlink_to(os.path.relpath(path, link.parent))
-            except OSError:  # not every file system has links
-                shutil.copy(path, temporary)
-            if link.is_dir() and not link.is_symlink():
-                shutil.rmtree(link)
-            temporary.replace(link)
-
-        self._change(link, replace, exists=True)
+        if _name(link) != _name(path):
+            self._change(link, functools.partial(_replace_by_link, path), exists=True)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **words: Any) -> Any:  # noqa: ANN401 - as in CheckpointIO
         """Read a checkpoint, once it has been written."""
@@ -215,15 +209,16 @@ class BackgroundCheckpointIO(CheckpointIO):
             raise self._failure
 
     def _change(self, path: Path, change: Callable[[Path], None], *, exists: bool) -> None:
-        def act() -> None:
-            if self._failure:
-                return  # what it was to replace is not there
-            try:
-                change(path)
-            except OSError as error:
-                self._fail(path, error)
-
+        act = functools.partial(self._try_to_change, path, change)
         self._expected[_name(path)] = self._submit(act), exists
+
+    def _try_to_change(self, path: Path, change: Callable[[Path], None]) -> None:
+        if self._failure:
+            return  # what it was to replace is not there
+        try:
+            change(path)
+        except OSError as error:
+            self._fail(path, error)
 
     def _submit(self, act: Callable[[], None]) -> "Future[None]":
         self._expected = {
@@ -298,6 +293,18 @@ def write(snapshot: Snapshot, path: Path) -> None:
 def _move(partial: Path, target: Path) -> None:
     partial.replace(target)
     sync_directory(target.parent)
+
+
+def _replace_by_link(path: Path, link: Path) -> None:
+    temporary = link.with_name(f".{link.name}.partial")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.symlink_to(os.path.relpath(path, link.parent))
+    except OSError:  # not every file system has links
+        shutil.copy(path, temporary)
+    if link.is_dir() and not link.is_symlink():
+        shutil.rmtree(link)
+    temporary.replace(link)
 
 
 def is_url(path: str | Path) -> bool:

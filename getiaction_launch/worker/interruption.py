@@ -11,6 +11,7 @@ several batches; and what objects outside the checkpoint remember.
 """
 
 import contextlib
+import enum
 import functools
 import os
 import signal
@@ -27,11 +28,8 @@ from getiaction_launch.errors import CheckError
 from getiaction_launch.plan.plan import Plan, Saving
 from getiaction_launch.run.checkpoint import Checkpoint, Interrupted
 from getiaction_launch.run.run import Run
-from getiaction_launch.worker.agreement import Agreement, Verdict
-from getiaction_launch.worker.background_saving import saving_in_background
 from getiaction_launch.worker.lightning_seams import (
     finish_restarting,
-    fit_loop_state,
     is_between_steps,
     preparing_loaders,
     restore_outcome,
@@ -40,14 +38,59 @@ from getiaction_launch.worker.lightning_seams import (
 )
 from getiaction_launch.worker.loaders import are_loaders_exact, prepare_loader
 from getiaction_launch.worker.progress import ProgressReport, say
-from getiaction_launch.worker.random_state import random_state, set_random_state
-from getiaction_launch.worker.saver import CheckpointSaver
+from getiaction_launch.worker.random_state import set_random_state
+from getiaction_launch.worker.saver import (
+    CheckpointSaver,
+    gather_rank_states,
+    own_rank_state,
+    saving_in_background,
+)
 
 WORKER_VARIABLE = "GETIACTION_LAUNCH_WORKER"
 """Set by a worker to its own process id; what it starts inherits it and is no worker."""
 EPOCH_SHARE = 0.1
 """Of the period between two checkpoints; what must be over of it for one at an epoch's end."""
-_KEY = "getiaction_launch"
+AGREEMENT_SECONDS = 0.5
+"""About how often they do."""
+AGREEMENT_BATCHES = 100
+"""How many batches lie between two agreements at most, should they become slow meanwhile."""
+
+
+class Verdict(enum.IntEnum):
+    """What one rank wishes, and what all do; the higher one prevails."""
+
+    GO_ON = 0
+    SAVE = 1
+    STOP = 2
+
+
+class Agreement:
+    """When the ranks agree again: not before every batch, as it costs a collective.
+
+    The interval follows from what all ranks know alike, so that they never disagree on it.
+    """
+
+    def __init__(self) -> None:
+        self._interval = self._countdown = 1
+        self._reached_at = time.monotonic()
+
+    def count_batch(self) -> bool:
+        """Count another batch; whether to agree before it."""
+        self._countdown -= 1
+        return self._countdown == 0
+
+    def reach(self, trainer: Trainer, wish: Verdict) -> Verdict:
+        """Let every rank know the most that one of them wishes."""
+        batches = max(1, self._interval - self._countdown)
+        seconds = time.monotonic() - self._reached_at
+        told = torch.tensor([float(wish), seconds], device=trainer.strategy.root_device)
+        verdict, seconds = trainer.strategy.reduce(told, reduce_op="max").tolist()
+        fitting = int(batches * AGREEMENT_SECONDS / max(seconds, 1e-6))
+        self._interval = self._countdown = max(
+            1, min(fitting, 2 * self._interval, AGREEMENT_BATCHES)
+        )
+        self._reached_at = time.monotonic()
+        return Verdict(int(verdict))
 
 
 def callbacks() -> list[Callback]:
@@ -253,39 +296,16 @@ class Interruption(Callback):
     ) -> None:
         """Add what every rank needs; Lightning saves rank 0's loaders and no random numbers."""
         del pl_module
-        if not self._saver.is_saving:  # other savers may not be on all ranks
-            return
-        metrics = trainer.callback_metrics  # what plateau schedulers and early stopping watch
-        mine = {
-            "random": random_state(trainer.strategy.root_device),
-            "loaders": fit_loop_state(checkpoint).get("combined_loader", []),
-            "metrics": {name: value.detach().cpu().clone() for name, value in metrics.items()},
-            "should_stop": trainer.should_stop,
-        }
-        ranks: list[Any] = [mine]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            ranks = [None] * trainer.world_size
-            torch.distributed.all_gather_object(ranks, mine)
-        checkpoint[_KEY] = {"ranks": ranks}
+        if self._saver.is_saving:  # other savers may not be on all ranks
+            gather_rank_states(trainer, checkpoint)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Take this rank's own part; Lightning restores its loops after that."""
         del pl_module
-        if _KEY not in checkpoint or not trainer.training:
-            return
-        ranks = checkpoint[_KEY]["ranks"]
-        if len(ranks) == trainer.world_size:
-            self._resumed = ranks[trainer.global_rank]
-            fit_loop_state(checkpoint)["combined_loader"] = self._resumed["loaders"]
-        else:
-            self._resumed = {**ranks[0], "random": None}
-            if trainer.is_global_zero:
-                say(
-                    f"the checkpoint is of {len(ranks)} ranks and training goes on with "
-                    f"{trainer.world_size}: its numbers will not be the same."
-                )
+        if trainer.training:
+            self._resumed = own_rank_state(trainer, checkpoint)
 
 
 @contextlib.contextmanager

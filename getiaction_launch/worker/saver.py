@@ -3,18 +3,73 @@
 import contextlib
 import functools
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Trainer
-from lightning.pytorch.plugins.io import AsyncCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 
 from getiaction_launch.errors import CheckError
 from getiaction_launch.run.checkpoint import commit, partial_path, remove_partial
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker.background_io import BackgroundCheckpointIO, SaveRequest
+from getiaction_launch.worker.lightning_seams import (
+    fit_loop_state,
+    keeps_account_of,
+    looking_ahead,
+    reads_checkpoints_at_once,
+    writes_one_file,
+)
 from getiaction_launch.worker.progress import ProgressReport, say
+from getiaction_launch.worker.random_state import random_state
+
+_KEY = "getiaction_launch"
+
+
+def gather_rank_states(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Add what each rank needs, on all ranks; Lightning saves rank 0's loaders alone.
+
+    Args:
+        trainer: Whose state.
+        checkpoint: What Lightning has gathered of it.
+    """
+    metrics = trainer.callback_metrics  # what plateau schedulers and early stopping watch
+    own = {
+        "random": random_state(trainer.strategy.root_device),
+        "loaders": fit_loop_state(checkpoint).get("combined_loader", []),
+        "metrics": {name: value.detach().cpu().clone() for name, value in metrics.items()},
+        "should_stop": trainer.should_stop,
+    }
+    ranks: list[Any] = [own]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        ranks = [None] * trainer.world_size
+        torch.distributed.all_gather_object(ranks, own)
+    checkpoint[_KEY] = {"ranks": ranks}
+
+
+def own_rank_state(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Take this rank's own part of a checkpoint, and put its loaders where Lightning looks.
+
+    Returns:
+        ``random``, ``metrics`` and ``should_stop``; nothing for a checkpoint of the user's own.
+    """
+    if _KEY not in checkpoint:
+        return {}
+    ranks: list[dict[str, Any]] = checkpoint[_KEY]["ranks"]
+    if len(ranks) == trainer.world_size:
+        own = ranks[trainer.global_rank]
+        fit_loop_state(checkpoint)["combined_loader"] = own["loaders"]
+        return own
+    if trainer.is_global_zero:
+        say(
+            f"the checkpoint is of {len(ranks)} ranks and training goes on with "
+            f"{trainer.world_size}: its numbers will not be the same."
+        )
+    return {**ranks[0], "random": None}
 
 
 class CheckpointSaver:
@@ -195,3 +250,57 @@ class _CommittingIO(CheckpointIO):
 
     def remove_checkpoint(self, path: str | Path) -> None:
         self._base.remove_checkpoint(path)
+
+
+@contextlib.contextmanager
+def saving_in_background(
+    trainer: Trainer, progress: ProgressReport, run: Run
+) -> Iterator[BackgroundCheckpointIO | None]:
+    """Have what a Trainer saves written in the background.
+
+    This is done where rank 0 alone writes what all ranks have, into one file, by Lightning's
+    default way. A sharded strategy and a ``CheckpointIO`` of the user's own stay in charge.
+
+    Args:
+        trainer: Whose strategy is set up.
+        progress: As in :class:`BackgroundCheckpointIO`.
+        run: See there.
+
+    Yields:
+        What saves; None where nothing was changed. All is written when the context ends.
+    """
+    strategy = trainer.strategy
+    base = strategy.checkpoint_io
+    if not writes_one_file(strategy) or type(base) is not TorchCheckpointIO:
+        yield None
+        return
+    io = BackgroundCheckpointIO(
+        base,
+        progress,
+        run,
+        lambda path: _can_wait(trainer, path),
+        Path(trainer.ckpt_path) if trainer.ckpt_path else None,
+    )
+    strategy.checkpoint_io = io
+    with contextlib.ExitStack() as undo:
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and trainer.is_global_zero:
+                undo.enter_context(looking_ahead(callback, io.exists, io.link))
+        try:
+            yield io
+        finally:
+            io.close()
+            strategy.checkpoint_io = base
+
+
+def _can_wait(trainer: Trainer, path: Path) -> bool:
+    """Whether a file is one that a plain ModelCheckpoint keeps account of, and no logger reads it.
+
+    Any other is saved by code of the user's, or for it, which may read the file at once.
+    """
+    if any(reads_checkpoints_at_once(logger) for logger in trainer.loggers):
+        return False
+    return any(
+        isinstance(callback, ModelCheckpoint) and keeps_account_of(callback, path)
+        for callback in trainer.checkpoint_callbacks
+    )

@@ -14,14 +14,14 @@ def worker(tmp_path, monkeypatch):
     """This process with a worker's environment."""
     from tiny import Worker
 
-    from getiaction_launch.worker import agreement
+    from getiaction_launch.worker import interruption
 
     run = Run(tmp_path / "tiny" / "version_0")
     run.launch_directory.mkdir(parents=True)
     monkeypatch.setenv("GETIACTION_RUN_DIR", str(run.directory))
     monkeypatch.setenv("GETIACTION_LAUNCH_ATTEMPT", "0")
     monkeypatch.setenv("GETIACTION_LAUNCH_WORKER", str(os.getpid()))
-    monkeypatch.setattr(agreement, "AGREEMENT_SECONDS", 0)  # before every batch
+    monkeypatch.setattr(interruption, "AGREEMENT_SECONDS", 0)  # before every batch
     before = signal.getsignal(signal.SIGTERM)
     yield Worker(run, monkeypatch)
     signal.signal(signal.SIGTERM, before)

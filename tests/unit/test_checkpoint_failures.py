@@ -2,11 +2,12 @@
 
 import errno
 import resource
+import threading
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from tiny import BATCHES, Tiny, equal
+from tiny import BATCHES, LIMIT_SECONDS, Tiny, equal
 
 from getiaction_launch.errors import CheckError
 from getiaction_launch.plan.plan import Saving
@@ -46,6 +47,32 @@ def test_a_users_checkpoint_that_cannot_be_written_ends_the_fit(worker, full_dis
     assert [path.name for path in tmp_path.glob("*") if path.is_file()] == ["epoch=0.ckpt"]
     assert full_disk["epoch=1"] == 96
     assert "No space left" in worker.run.read("progress")["checkpoint_error"]
+    assert batches[-1] == 3 * BATCHES - 1
+
+
+def test_a_save_that_waits_for_one_that_fails_raises(worker, full_disk, tmp_path, monkeypatch):
+    """Where the disk refuses late, the next save finds out while it waits, and saves nothing."""
+    full_disk["epoch=1"] = 99
+    is_awaited, wait = threading.Event(), checkpoint_io.BackgroundCheckpointIO.wait
+    write = checkpoint_io.write
+
+    def waiting(io):
+        is_awaited.set()
+        wait(io)
+
+    def write_late(snapshot, path):
+        assert "epoch=1" not in path.name or is_awaited.wait(LIMIT_SECONDS)
+        write(snapshot, path)
+
+    monkeypatch.setattr(checkpoint_io, "write", write_late)
+    monkeypatch.setattr(checkpoint_io.BackgroundCheckpointIO, "wait", waiting)
+    callback = ModelCheckpoint(dirpath=tmp_path, filename="{epoch}")
+    batches = []
+    with pytest.raises(CheckError, match=r"epoch=1\.ckpt"):
+        worker.fit(
+            max_epochs=4, callbacks=[callback], enable_checkpointing=True, on_step=batches.append
+        )
+    assert [path.name for path in tmp_path.glob("*") if path.is_file()] == ["epoch=0.ckpt"]
     assert batches[-1] == 3 * BATCHES - 1
 
 

@@ -125,7 +125,7 @@ def test_every_epoch_ends_with_a_checkpoint_unless_epochs_are_short(worker, monk
     worker.fit(period=3600, max_epochs=3)
     assert saved == []
     monkeypatch.setattr(interruption, "EPOCH_SHARE", 0)
-    monkeypatch.setattr("getiaction_launch.worker.agreement.AGREEMENT_SECONDS", 3600)
+    monkeypatch.setattr(interruption, "AGREEMENT_SECONDS", 3600)
     worker.fit(period=3600, max_epochs=3)
     assert saved == [BATCHES, 2 * BATCHES]
 

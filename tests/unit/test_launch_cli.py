@@ -124,6 +124,8 @@ def test_whole_help_has_a_group_for_each_backend(capsys, monkeypatch):
     assert groups[-4:] == ["restarts", "SLURM", "Ray", "SLURM and Ray"]
     flags = re.findall(r"^  (?:-\w, )?(--[\w-]+)", out, re.MULTILINE)
     parser = launch_parser("getiaction-launch", "")
+    for complete in parser.describe:
+        complete()
     hidden = {f"--entrypoint-{name}" for name in ("num-cpus", "num-gpus", "resources")}
     known = {flag for flag in parser._option_string_actions if flag.startswith("--")}
     assert sorted(flags) == sorted(known - hidden - {"--dryrun"})

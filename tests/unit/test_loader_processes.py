@@ -21,8 +21,7 @@ from tiny import (
 )
 
 from getiaction_launch.worker import interruption
-from getiaction_launch.worker.loaders import prepare_loader
-from getiaction_launch.worker.shield import LoaderShield
+from getiaction_launch.worker.loaders import LoaderShield, prepare_loader
 
 
 def test_lightnings_seeding_of_loader_processes_stays(worker):
@@ -35,6 +34,13 @@ def test_lightnings_seeding_of_loader_processes_stays(worker):
     prepare_loader(own, trainer)
     assert seeded.worker_init_fn._init.func is pl_worker_init_function
     assert own.worker_init_fn._init is print
+
+
+def test_what_loader_processes_import_is_light():
+    """A spawned loader process imports this module; Lightning would cost each of them seconds."""
+    heavy = "{'torch', 'lightning', 'numpy'} & set(sys.modules)"
+    code = f"import sys, getiaction_launch.worker.loaders\nassert not {heavy}, {heavy}"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("is_persistent", [False, True])

@@ -54,6 +54,30 @@ def test_what_the_shell_inherited_does_not_reach_the_job(slurm, tmp_path, monkey
     assert {**LEAKS, **STAY}.items() <= os.environ.items()  # this process keeps its own
 
 
+@pytest.mark.parametrize(
+    ("settings", "variables"),
+    [
+        ({"partition": "gpu"}, ["PARTITION"]),
+        ({"account": "lab"}, ["ACCOUNT"]),
+        ({"qos": "high"}, ["QOS"]),
+        ({"constraint": "ib"}, ["CONSTRAINT"]),
+        ({"time_limit_minutes": 9}, ["TIMELIMIT"]),
+        ({"memory_mb": 0}, ["MEM_PER_NODE", "MEM_PER_CPU", "MEM_PER_GPU"]),
+    ],
+)
+def test_what_the_script_asks_for_is_not_overridden(
+    slurm, tmp_path, monkeypatch, settings, variables
+):
+    """Variables that sbatch obeys rather than the script are hidden from it, and no others."""
+    names = "PARTITION ACCOUNT QOS CONSTRAINT TIMELIMIT MEM_PER_NODE MEM_PER_CPU MEM_PER_GPU"
+    for name in names.split():
+        monkeypatch.setenv(f"SBATCH_{name}", "1")
+    SlurmBackend(**settings).submit([make_run(make_plan(tmp_path))], None)
+    given = slurm.environment("sbatch")
+    left = {name for name in names.split() if f"SBATCH_{name}" in given}
+    assert left == set(names.split()) - set(variables)
+
+
 def test_only_named_variables_are_forwarded(slurm, tmp_path, monkeypatch):
     """Beside them a job gets what a shell needs; values stand in no file of the run."""
     monkeypatch.setenv("TOKEN", "hunter2")

@@ -1,1 +1,0 @@
-/tmp/released/experiments/slurm/version_0/launch/slurm/2_submission.sh

@@ -1,1 +1,0 @@
-/tmp/released/experiments/swept/version_0/launch/slurm/4_submission.sh
