@@ -16,8 +16,6 @@ import sys
 import time
 from dataclasses import replace
 
-import psutil
-
 from getiaction_launch.mirror.staging import Staging
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt
@@ -26,14 +24,13 @@ from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED
 from getiaction_launch.system.child import die_with_parent, start_child
 from getiaction_launch.system.memory import count_oom_kills
+from getiaction_launch.system.orphans import RUN_VARIABLE, kill_processes_of
 from getiaction_launch.system.stop import StopRequest
 
 POLL_SECONDS = 0.05
 FAILURE_GRACE_SECONDS = 5
 SAVE_LIMIT_SECONDS = 120
 """How long a checkpoint that is being saved may keep its worker alive after the others."""
-RUN_VARIABLE = "GETIACTION_RUN_DIR"
-"""Names the run's directory to every worker, and marks every process that a worker starts."""
 
 
 def available_cpus() -> int:
@@ -163,7 +160,7 @@ def _run_workers(
     was_warned = stop.signal is signal.SIGUSR2
     patience_seconds = max(grace_seconds, warning_seconds) if was_warned else grace_seconds
     _stop(attempt, list(workers.values()), patience_seconds)
-    kill_processes_of(run, GROUP_RANK=str(node_rank))
+    kill_processes_of(str(run.local.directory), GROUP_RANK=str(node_rank))
     if failed:
         return EXIT_FAILED
     was_interrupted = any(worker.returncode == EXIT_INTERRUPTED for worker in workers.values())
@@ -273,20 +270,6 @@ def _is_saving(run: Run, number: int) -> bool:
     except (OSError, ValueError):
         return False
     return progress.is_saving and not has_died
-
-
-def kill_processes_of(run: Run, **variables: str) -> None:
-    """End what workers of a run started and left behind, wherever it has moved in the process tree.
-
-    Args:
-        run: Whose.
-        variables: Only processes that have these in their environment too.
-    """
-    wanted = {RUN_VARIABLE: str(run.local.directory), **variables}.items()
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.pid != os.getpid() and wanted <= process.environ().items():
-                process.kill()
 
 
 def main() -> int:
