@@ -20,7 +20,7 @@ from typing import Protocol
 from getiaction_launch.errors import LaunchError
 from getiaction_launch.mirror.staging import salvage
 from getiaction_launch.node.allocation import Allocation, Limits
-from getiaction_launch.node.node import SAVE_LIMIT_SECONDS, await_save, run_node_or_tell
+from getiaction_launch.node.node import SAVE_LIMIT_SECONDS, await_save, run_node
 from getiaction_launch.node.sidecar import NodeLostError, Sidecar
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt, Ending
@@ -97,7 +97,7 @@ def _run_share(
     warning_seconds = max(limits.warning_seconds - MARGIN_SECONDS, limits.grace_seconds)
     try:
         sidecar.start()
-        code = run_node_or_tell(
+        code = run_node(
             attempt, node_rank, limits.grace_seconds, stop, warning_seconds=warning_seconds
         )
         sidecar.check(code)

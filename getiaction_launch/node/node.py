@@ -90,37 +90,47 @@ def run_node(
     warning_seconds: float = 0,
     working_directory: str | None = None,
 ) -> int:
-    """Run this node's workers to their end.
+    """Start this node's workers and watch them until all have ended.
 
     When one fails, the others get SIGTERM and, after ``grace_seconds``, SIGKILL; a checkpoint
-    that is being saved is let finish. When ``stop`` is set, SIGTERM asks the workers to agree with
-    all others on a step boundary, save there and leave.
+    that is being saved may be finished. When ``stop`` is set, SIGTERM asks the workers to agree
+    with all others on a step boundary, to save there and to exit.
+
+    An exception, such as one that keeps the workers from starting, is recorded as the error of the
+    node's first worker and then raised.
 
     Args:
-        attempt: Which start of which run; the run's ``plan.json`` says what to do.
-        node_rank: This node, from 0.
-        grace_seconds: Between SIGTERM and SIGKILL.
-        stop: Watched while the workers run.
-        warning_seconds: Instead of ``grace_seconds``, after a warning (SIGUSR2).
-        working_directory: Instead of the plan's, where that was brought here from elsewhere.
+        attempt: The attempt that the workers belong to; its run's ``plan.json`` says what to do.
+        node_rank: Rank of this node, from 0.
+        grace_seconds: How long the workers may take between SIGTERM and SIGKILL.
+        stop: Set from outside when the workers must stop.
+        warning_seconds: Replaces a shorter ``grace_seconds`` if a warning (SIGUSR2) set ``stop``.
+        working_directory: Directory to start the workers in; the plan's by default. Ray gives each
+            node a copy of it in another place.
 
     Returns:
-        0 if every worker ended well, ``EXIT_INTERRUPTED`` if they were told to stop, else
+        0 if every worker succeeded, ``EXIT_INTERRUPTED`` if they were stopped, otherwise
         ``EXIT_FAILED``.
     """
     run, plan = attempt.run, Plan.of(attempt.run)
-    staging = Staging(run, plan, attempt.number, node_rank, attempt.resume_from, stop)
-    with staging:
-        code = _run_workers(
-            replace(attempt, resume_from=staging.resume_from),
-            plan,
-            node_rank,
-            stop,
-            place=working_directory or plan.working_directory,
-            grace_seconds=grace_seconds,
-            warning_seconds=warning_seconds,
-        )
-        staging.is_finished = code == 0
+    try:
+        staging = Staging(run, plan, attempt.number, node_rank, attempt.resume_from, stop)
+        with staging:
+            code = _run_workers(
+                replace(attempt, resume_from=staging.resume_from),
+                plan,
+                node_rank,
+                stop,
+                place=working_directory or plan.working_directory,
+                grace_seconds=grace_seconds,
+                warning_seconds=warning_seconds,
+            )
+            staging.is_finished = code == 0
+    except Exception as error:
+        rank = node_rank * plan.topology.workers_per_node
+        words = (type(error).__name__, f"the node could not start its workers: {error}")
+        run.write_error(attempt.number, WorkerError(rank, node_rank, socket.gethostname(), *words))
+        raise
     return code
 
 
@@ -286,40 +296,13 @@ def main() -> int:
     stop = StopRequest()
     die_with_parent()
     attempt = Attempt.read(Run.at(arguments.run), arguments.attempt)
-    return run_node_or_tell(
+    return run_node(
         attempt,
         arguments.node_rank,
         arguments.grace_seconds,
         stop,
         working_directory=arguments.working_directory,
     )
-
-
-def run_node_or_tell(
-    attempt: Attempt,
-    node_rank: int,
-    grace_seconds: float,
-    stop: StopRequest,
-    *,
-    warning_seconds: float = 0,
-    working_directory: str | None = None,
-) -> int:
-    """:func:`run_node`; what keeps it from starting its workers is recorded as their error."""
-    try:
-        return run_node(
-            attempt,
-            node_rank,
-            grace_seconds,
-            stop,
-            warning_seconds=warning_seconds,
-            working_directory=working_directory,
-        )
-    except Exception as error:
-        rank = node_rank * Plan.of(attempt.run).topology.workers_per_node
-        words = (type(error).__name__, f"the node could not start its workers: {error}")
-        told = WorkerError(rank, node_rank, socket.gethostname(), *words)
-        attempt.run.write_error(attempt.number, told)
-        raise
 
 
 if __name__ == "__main__":
