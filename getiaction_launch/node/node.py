@@ -1,9 +1,9 @@
-"""One node's share of a run: start a worker for each device, watch them, end them together.
+"""The process of one node: it starts a worker for each device and ends them together.
 
 The workers get the environment of torchrun (https://docs.pytorch.org/docs/stable/elastic/run.html),
 which Lightning's ``TorchElasticEnvironment`` and any plain DDP script understand. The processes
 are started here and not by torchrun, whose import alone costs a node 1.7 s of CPU before its
-workers begin, and which dies of the signals that schedulers send to every process of a step.
+workers begin, and which exits on the signals that schedulers send to every process of a step.
 """
 
 import argparse
@@ -30,11 +30,11 @@ from getiaction_launch.system.stop import StopRequest
 POLL_SECONDS = 0.05
 FAILURE_GRACE_SECONDS = 5
 SAVE_LIMIT_SECONDS = 120
-"""How long a checkpoint that is being saved may keep its worker alive after the others."""
+"""How much longer than the other workers a worker may live to finish saving a checkpoint."""
 
 
 def available_cpus() -> int:
-    """CPUs that this process may use."""
+    """Return how many CPUs this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -43,14 +43,14 @@ def available_cpus() -> int:
 def worker_environment(
     topology: Topology, node_rank: int, local_rank: int, head: str, run_id: str
 ) -> dict[str, str]:
-    """Torchrun's variables for one worker.
+    """Return torchrun's environment variables for one worker.
 
     Args:
-        topology: Of the whole run.
-        node_rank: This node, from 0.
-        local_rank: The worker on this node, from 0.
-        head: ``address:port`` where rank 0 will listen.
-        run_id: The same on every node of a run and on no other run's.
+        topology: The nodes and workers of the whole run.
+        node_rank: Rank of this node, from 0.
+        local_rank: Rank of the worker on this node, from 0.
+        head: ``address:port`` where the worker of rank 0 will listen.
+        run_id: A name that all nodes of the attempt share with no other attempt.
     """
     address, _, port = head.rpartition(":")
     rank = node_rank * topology.workers_per_node + local_rank
@@ -67,7 +67,7 @@ def worker_environment(
         "MASTER_ADDR": address,
         "MASTER_PORT": port,
         "TORCHELASTIC_RUN_ID": run_id,
-        # Where this command itself runs under torchrun, that one's store is not ours.
+        # If the launcher itself was started by torchrun, its workers must not use that store.
         "TORCHELASTIC_USE_AGENT_STORE": "False",
         "TORCHELASTIC_RESTART_COUNT": "0",
         "TORCHELASTIC_MAX_RESTARTS": "0",
@@ -75,7 +75,7 @@ def worker_environment(
 
 
 def node_command(directory: str, attempt: int, node_rank: int, grace_seconds: float) -> list[str]:
-    """The command line of :func:`main`."""
+    """Return the command line that runs :func:`main` for one node."""
     flags = {"--attempt": attempt, "--node-rank": node_rank, "--grace-seconds": grace_seconds}
     words = [str(word) for flag in flags.items() for word in flag]
     return [sys.executable, "-m", "getiaction_launch.node.node", directory, *words]
@@ -161,7 +161,7 @@ def _run_workers(
             if worker.poll() is not None:
                 del alive[rank]
                 if worker.returncode == -signal.SIGTERM:
-                    # A scheduler signals every process of a step; ours may come a moment later.
+                    # A scheduler signals every process of a step; this one may get it a bit later.
                     _await_signal(stop)
                 if worker.returncode not in (0, EXIT_INTERRUPTED) and not stop.signal:
                     failed = True
@@ -206,10 +206,10 @@ def _start_worker(
             "GETIACTION_LAUNCH_ATTEMPT": str(attempt.number),
         },
         working_directory=working_directory,
-        # The signals of a terminal come through this process alone, and loader workers can be
-        # ended with their worker.
+        # Signals of a terminal must reach only this process, which passes them on; and as one
+        # process group, a worker can be killed together with its loader workers.
         own_session=True,
-        # SLURM sends its warning to every process of a step; only this one is to get it.
+        # SLURM sends its warning to every process of a step, but only this one must get it.
         blocked={signal.SIGUSR2},
     )
 
@@ -217,7 +217,7 @@ def _start_worker(
 def _record_death(
     attempt: Attempt, rank: int, node_rank: int, returncode: int, *, is_oom: bool
 ) -> None:
-    """Say why a worker ended, where it could not say so itself."""
+    """Record why a worker ended, unless it has recorded an exception itself."""
     name = "WorkerDied"
     if returncode < 0:
         signal_name = signal.Signals(-returncode).name
@@ -225,9 +225,9 @@ def _record_death(
         if signal_name == "SIGKILL" and is_oom:
             name, message = "OutOfMemory", f"{message} because its memory limit was reached"
         elif signal_name == "SIGKILL":
-            message += ", often the kernel's answer to a lack of memory"
+            message += ", often because the machine ran out of memory"
     else:
-        message = f"the worker ended with exit code {returncode} and no exception"
+        message = f"the worker exited with code {returncode} and no exception"
     with contextlib.suppress(OSError):  # a full disk must not keep the node from ending the others
         attempt.run.local.write_error(
             attempt.number, WorkerError(rank, node_rank, socket.gethostname(), name, message)
@@ -241,7 +241,7 @@ def _stop(attempt: Attempt, workers: list["subprocess.Popen[bytes]"], grace_seco
     started_at = time.monotonic()
     while any(worker.poll() is None for worker in workers):
         waited_seconds = time.monotonic() - started_at
-        # Where a rank has failed, there is no step boundary left to reach with it.
+        # After a rank has failed, the others cannot reach a common step boundary any more.
         is_hopeless = waited_seconds >= FAILURE_GRACE_SECONDS and _has_failed(attempt)
         if waited_seconds >= max(grace_seconds, SAVE_LIMIT_SECONDS):
             break
@@ -250,7 +250,7 @@ def _stop(attempt: Attempt, workers: list["subprocess.Popen[bytes]"], grace_seco
             break
         time.sleep(POLL_SECONDS)
     for worker in workers:
-        # The whole group, also of a worker that is gone: its loader workers may not be.
+        # The whole group, even if the worker has exited: its loader workers may still run.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(worker.pid, signal.SIGKILL)
         worker.wait()
@@ -258,24 +258,25 @@ def _stop(attempt: Attempt, workers: list["subprocess.Popen[bytes]"], grace_seco
 
 def _has_failed(attempt: Attempt) -> bool:
     try:
-        error = attempt.run.local.first_error(attempt.number)  # of a URL: of this node's workers
+        # For a run on remote storage this finds only the errors of this node's workers.
+        error = attempt.run.local.first_error(attempt.number)
     except (OSError, ValueError):
         return False
     return error is not None and not error.is_consequence
 
 
 def await_save(attempt: Attempt) -> None:
-    """Let a checkpoint that another node is saving be finished, within the limit for that."""
+    """Wait until no node is saving a checkpoint, for at most :data:`SAVE_LIMIT_SECONDS`."""
     deadline = time.monotonic() + SAVE_LIMIT_SECONDS
     while _is_saving(attempt.run, attempt.number) and time.monotonic() < deadline:
         time.sleep(attempt.run.poll_seconds)
 
 
 def _is_saving(run: Run, number: int) -> bool:
-    """Whether rank 0 saves a checkpoint, or its thread writes one."""
+    """Whether rank 0 is saving a checkpoint, or writes one in the background."""
     try:
         progress = Progress.read(run) or Progress()
-        # A worker that has died could not withdraw its report.
+        # A worker that died while it was saving still reports that it is saving.
         has_died = (run.log_directory(number) / "error_rank_0.json").exists()
     except (OSError, ValueError):
         return False
@@ -285,7 +286,7 @@ def _is_saving(run: Run, number: int) -> bool:
 def main() -> int:
     """Entry of ``python -m getiaction_launch.node.node``, as :func:`node_command` writes it."""
     parser = argparse.ArgumentParser(
-        prog="python -m getiaction_launch.node.node", description="A node."
+        prog="python -m getiaction_launch.node.node", description="Run one node of an attempt."
     )
     parser.add_argument("run")
     parser.add_argument("--attempt", type=int, required=True)

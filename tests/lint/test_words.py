@@ -15,7 +15,9 @@ PACKAGES = (
     "getiaction_launch/cli",
     "getiaction_launch/launch",
     "getiaction_launch/mirror",
+    "getiaction_launch/node",
     "getiaction_launch/plan",
+    "getiaction_launch/run",
     "getiaction_launch/storage",
     "getiaction_launch/system",
 )
