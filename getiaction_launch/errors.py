@@ -53,7 +53,7 @@ class CheckError(LaunchError):
 
 
 class RefusedError(LaunchError):
-    """A scheduler rejected the job; the message quotes it."""
+    """A scheduler rejected a job or a command; the message quotes it."""
 
     exit_code = 4
 
@@ -78,13 +78,18 @@ class StorageError(UnreachableError, OSError):
     """
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, for a message: ``1 node``, ``2 nodes``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def nearest_first(word: str, valid: Iterable[str], most: int | None = None) -> str:
     """List the valid words, the most similar ones first, for the second line of an error.
 
     Args:
         word: The word that the user has typed.
         valid: The words that would have been valid.
-        most: How many of the most similar words to list, and no others; by default all words.
+        most: How many words to list, only the most similar ones; all words by default.
 
     Returns:
         ``Did you mean 'a'? Valid: a, b, c.``; without the question if no word is similar.

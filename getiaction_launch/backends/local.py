@@ -23,7 +23,7 @@ from getiaction_launch.backends.process import ProcessJob, start_process, write_
 from getiaction_launch.errors import CheckError
 from getiaction_launch.node.allocation import Allocation
 from getiaction_launch.node.conductor import drive
-from getiaction_launch.node.node import available_cpus, kill_processes_of, node_command
+from getiaction_launch.node.node import available_cpus, node_command
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import Attempt
 from getiaction_launch.run.records import BackendRecord, JobRecord
@@ -31,6 +31,7 @@ from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
 from getiaction_launch.system.child import start_child
 from getiaction_launch.system.gpus import visible_gpus
+from getiaction_launch.system.orphans import kill_processes_of
 from getiaction_launch.system.ports import reserve_port
 from getiaction_launch.system.stop import StopRequest
 
@@ -171,7 +172,7 @@ class _LocalNodes:
     def clean(self, exit_codes: Sequence[int | None]) -> None:
         """Kill what the workers of a failed attempt have started and left behind."""
         if any(code != 0 for code in exit_codes):
-            kill_processes_of(self._run)
+            kill_processes_of(str(self._run.local.directory))
 
 
 @dataclass(frozen=True)

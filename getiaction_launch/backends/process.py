@@ -18,13 +18,13 @@ import psutil
 
 from getiaction_launch.backends.backend import JobStatus
 from getiaction_launch.errors import CheckError, UnreachableError
-from getiaction_launch.node.node import RUN_VARIABLE, kill_processes_of
 from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.run.records import AttemptRecord, BackendRecord, Cancel, JobRecord
 from getiaction_launch.run.restart import CANCELLED
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
 from getiaction_launch.storage.paths import last_line
+from getiaction_launch.system.orphans import RUN_VARIABLE, kill_processes_of
 
 CANCEL_MARGIN_SECONDS = 15
 UPLOAD_SECONDS = 300
@@ -139,7 +139,7 @@ class ProcessJob:
             )
         if not status.state.is_over:
             self._stop()
-        kill_processes_of(self.run)
+        kill_processes_of(str(self.run.local.directory))
 
     def _stop(self) -> None:
         pid = self._process.pid

@@ -1,4 +1,4 @@
-"""What a scheduler gives to a process that it starts on a node: the contract of ``join``.
+"""What a scheduler gives to the process that it starts on each node: the contract of ``join``.
 
 A scheduler that starts a process on every node of a job (SLURM, PBS, Flux, LSF) needs one class
 like this and :func:`getiaction_launch.node.conductor.join`.
@@ -20,7 +20,7 @@ class Limits:
     """How long the workers of a node may take.
 
     Attributes:
-        grace_seconds: Between SIGTERM and SIGKILL.
+        grace_seconds: How long the workers may take between SIGTERM and SIGKILL.
         warning_seconds: How long before the job's time limit the scheduler sends SIGUSR2.
     """
 
@@ -29,7 +29,7 @@ class Limits:
 
 
 class Allocation(Protocol):
-    """What a scheduler has given to this process: one node of one start of a job."""
+    """One node of one start of a job, which the scheduler has given to this process."""
 
     @property
     def node_rank(self) -> int:
@@ -41,38 +41,52 @@ class Allocation(Protocol):
 
     @property
     def key(self) -> str:
-        """What the processes of this start of the job share with no other start."""
+        """A name that all processes of this start of the job share with no other start."""
 
     @property
     def address(self) -> str:
-        """Name or address of this node, as the other nodes reach it."""
+        """Host name or IP address under which the other nodes reach this node."""
 
     @property
     def limits(self) -> Limits:
-        """How long the workers may take to save and to end."""
+        """How long the workers may take to save and to exit."""
 
     @property
     def make_sidecar(self) -> MakeSidecar:
-        """Makes what runs next to the workers on each node."""
+        """Class or function that makes the sidecar of each node."""
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """Variables for the workers, where they are not set."""
+        """Environment variables for the workers; a variable that is set already keeps its value."""
 
     def record(self) -> JobRecord:
-        """What ``job.json`` must say where the batch script is the user's own."""
+        """Return the content of ``job.json`` for a run inside the user's own batch script."""
 
     def owns(self, record: JobRecord) -> bool:
-        """Whether ``record`` is that of the job, and of the step, that this process is in."""
+        """Whether ``record`` describes the job, and the step, that this process belongs to."""
 
     def stop_cause(self, stopped_by: Signals) -> Cause | None:
-        """Why the scheduler has sent this signal; None if another node's end was the reason.
+        """Return why the scheduler sent a signal; None if it did so because another node ended.
 
         ``Cause.STOP`` means that the scheduler itself decides whether the job starts again.
+
+        Args:
+            stopped_by: The first signal that this process received.
         """
 
     def requeue(self) -> str | None:
-        """Have the scheduler start this job once more; returns why not, None if it will."""
+        """Ask the scheduler to start this job once more.
+
+        Returns:
+            Why it refuses, for people; None if the job will start again.
+        """
 
     def hand_over(self, run: Run) -> str | None:
-        """Submit another job that continues the run; returns why not, None if it was submitted."""
+        """Submit another job that continues the run.
+
+        Args:
+            run: The run that this job could not be requeued for.
+
+        Returns:
+            Why that is not possible, for people; None if the job was submitted.
+        """

@@ -1,9 +1,9 @@
-"""One attempt from its beginning to its end: begin or join, run, judge, restart or stop.
+"""Run one attempt from its start to its end, then restart the run or stop.
 
 A backend needs one of two functions. :func:`join` is for schedulers that start a process on every
-node (SLURM, PBS, Flux, LSF): each process is one node, and that of rank 0 also begins, judges and
-ends the attempt and asks the scheduler for a restart. :func:`drive` is for nodes that one process
-starts (this machine, Ray): it runs one attempt after another until the run has ended.
+node (SLURM, PBS, Flux, LSF): each process is one node, and the one of rank 0 also opens the
+attempt, records how it ended and asks the scheduler for a restart. :func:`drive` is for nodes that
+one process starts (this machine, Ray): it runs one attempt after another until the run has ended.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from typing import Protocol
 from getiaction_launch.errors import LaunchError
 from getiaction_launch.mirror.staging import salvage
 from getiaction_launch.node.allocation import Allocation, Limits
-from getiaction_launch.node.node import SAVE_LIMIT_SECONDS, await_save, run_node_or_tell
+from getiaction_launch.node.node import SAVE_LIMIT_SECONDS, await_save, run_node
 from getiaction_launch.node.sidecar import NodeLostError, Sidecar
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt, Ending
@@ -39,20 +39,27 @@ _starts = itertools.count()
 
 
 def begin(run: Run, key: str, address: str, port: int) -> Attempt:
-    """Open the next attempt, after uploading what a killed one has left on this machine."""
+    """Open the next attempt, after uploading what a killed attempt has left on this machine.
+
+    Args:
+        run: The run to start.
+        key: A name that all nodes of this start share with no other start.
+        address: This machine's address, as the other nodes reach it.
+        port: The reserved port on which the worker of rank 0 will listen.
+    """
     salvage(run, len(read_attempts(run)))
     return Attempt.begin(run, key, address, port)
 
 
 def join(run: Run, allocation: Allocation) -> int:
-    """Be one node of one attempt; on the node of rank 0 also begin, judge and end the attempt.
+    """Be one node of one attempt; on the node of rank 0 also open the attempt and end it.
 
     Args:
         run: The run that the job belongs to.
         allocation: What the scheduler has given to this process.
 
     Returns:
-        0 if this node ended well or another attempt follows, otherwise ``EXIT_FAILED``; the
+        0 if this node succeeded or another attempt follows, otherwise ``EXIT_FAILED``; the
         scheduler should then end the other nodes.
     """
     stop = StopRequest()
@@ -67,7 +74,7 @@ def join(run: Run, allocation: Allocation) -> int:
         attempt = Attempt.join(run, allocation.key, JOIN_SECONDS, lambda: stop.signal)
         return _follow(attempt, allocation, stop)
     if not may_begin(run):
-        print(f"run {run.name} has ended and is not started again", flush=True)
+        print(f"run {run.name} has ended and is not restarted", flush=True)
         return EXIT_FAILED
     port, claim = reserve_port()
     with claim:
@@ -97,7 +104,7 @@ def _run_share(
     warning_seconds = max(limits.warning_seconds - MARGIN_SECONDS, limits.grace_seconds)
     try:
         sidecar.start()
-        code = run_node_or_tell(
+        code = run_node(
             attempt, node_rank, limits.grace_seconds, stop, warning_seconds=warning_seconds
         )
         sidecar.check(code)
@@ -113,25 +120,25 @@ def _run_share(
 def _gather_ends(
     attempt: Attempt, own: NodeEnd, limits: Limits, stop: StopRequest
 ) -> list[NodeEnd | None]:
-    """Every node's end, this one's first; None for a node that has gone silent.
+    """Return how each node ended, in the order of ranks; None for a node that has gone silent.
 
-    A node that has failed ends the others by its exit, so it does not wait for them. But where all
-    that is known is a consequence of another node's failure, that node is given a moment to write.
+    When a node fails, its exit ends the others, so it does not wait for them. But if the only known
+    error is a consequence of another node's failure, that node gets a moment to write its own.
     """
     others = range(1, Plan.of(attempt.run).topology.num_nodes)
     patience_seconds = limits.grace_seconds + SAVE_LIMIT_SECONDS + MARGIN_SECONDS
-    if own.exit_code == EXIT_FAILED or stop.signal is SIGTERM:  # SLURM allows KillWait, no more
-        patience_seconds = ECHO_SECONDS
+    if own.exit_code == EXIT_FAILED or stop.signal is SIGTERM:
+        patience_seconds = ECHO_SECONDS  # SLURM kills this process after KillWait, 30 s by default
     deadline = time.monotonic() + patience_seconds
     while True:
         ends = [own, *(NodeEnd.read(attempt.run, attempt.number, rank) for rank in others)]
         error = attempt.run.first_error(attempt.number)
         is_failed = any(end and end.exit_code == EXIT_FAILED for end in ends)
         if None not in ends or (is_failed and error is not None and not error.is_consequence):
-            # Whoever is silent is being ended because another node has failed.
+            # Nodes that are still silent are being ended because another node has failed.
             return [end or NodeEnd(EXIT_FAILED) for end in ends]
         if own.exit_code == 0 and not stop.signal:
-            # Rank 0 may end long before the others.
+            # The workers of rank 0's node may finish long before the others.
             deadline = time.monotonic() + patience_seconds
         if time.monotonic() > deadline:
             return ends
@@ -150,10 +157,11 @@ def _conclude(
         run, attempt.number, [end.exit_code if end else None for end in ends], stopped_by
     )
     if ending.state is JobState.FAILED and (loss := _first_loss(attempt, ends)):
-        # What the workers reported is a consequence of it.
+        # The errors that the workers reported are consequences of the loss.
         ending = Ending(JobState.FAILED, Cause.NODE_FAILURE, loss)
     if ending.state is JobState.INTERRUPTED and stopped_by is Cause.STOP:
-        # Only the scheduler knows whether this was a requeue or a cancel, and acts accordingly.
+        # Only the scheduler knows whether this was a requeue or a cancellation, so it decides
+        # what follows.
         attempt.end(replace(ending, goes_on=True))
         return 0
     ending = allow_another(run, ending)
@@ -164,12 +172,12 @@ def _conclude(
         if further := allocation.hand_over(run):
             reason = f"{ending.reason}; it could not be requeued: {refusal}; {further}"
             attempt.end(replace(ending, reason=reason, goes_on=False))
-    # Also where another job continues: what waits for this job's success must not start.
+    # Also if another job continues the run: jobs that wait for this one's success must not start.
     return 0 if ending.state is JobState.SUCCEEDED else EXIT_FAILED
 
 
 def _first_loss(attempt: Attempt, ends: Sequence[NodeEnd | None]) -> str | None:
-    # Read again: a node that was still silent when its end was asked for may have written by now.
+    # Read again: a node that was silent a moment ago may have written by now.
     others = range(1, len(ends))
     now = [ends[0], *(NodeEnd.read(attempt.run, attempt.number, rank) for rank in others)]
     return next((end.lost for end in now if end and end.lost), None)
@@ -179,21 +187,21 @@ class NodeHandle(Protocol):
     """One node that :func:`drive` has started."""
 
     def poll(self) -> int | None:
-        """Exit code of the node's process; None while it runs.
+        """Return the exit code of the node's process; None while it runs.
 
         Raises:
             NodeLostError: If the node does not answer any more.
         """
 
     def stop(self) -> None:
-        """Send the node's process SIGTERM, if it still runs; return at once."""
+        """Send SIGTERM to the node's process if it still runs, and return at once."""
 
 
 class Nodes(Protocol):
     """The nodes on which :func:`drive` runs attempts."""
 
     def reserve_head(self) -> tuple[str, int]:
-        """Address of the first node, and a port there that is free while the attempt runs.
+        """Return the address of the first node, and a port there reserved for the attempt.
 
         Raises:
             NodeLostError: If a node does not answer.
@@ -208,10 +216,14 @@ class Nodes(Protocol):
         """
 
     def stop_cause(self) -> Cause | None:
-        """Why these nodes must be given back soon; None if nothing is known."""
+        """Return why these nodes will soon be taken away; None if they may be kept."""
 
     def clean(self, exit_codes: Sequence[int | None]) -> None:
-        """End what the nodes have left behind; None stands for a node that has gone silent."""
+        """Kill the processes that the workers of an attempt have left behind.
+
+        Args:
+            exit_codes: Exit code of each node's process; None for a node that has gone silent.
+        """
 
 
 def drive(
@@ -224,15 +236,15 @@ def drive(
 
     Args:
         run: The run to train.
-        place: Enters with nodes for the run, or None if it was stopped before there were any;
-            raises TimeoutError where the wait for nodes has a limit. Called again when a node was
-            lost.
-        is_stopped: Whether somebody has asked for the end.
-        patience_seconds: How long nodes that were told to stop may take before they count as
-            silent; None for as long as they need.
+        place: Called for nodes, and once more after a node was lost. Its context manager yields
+            the nodes, or None if the run was stopped before there were any; it raises TimeoutError
+            if there is a limit to the wait.
+        is_stopped: Returns whether somebody has asked for the run's end.
+        patience_seconds: How long nodes may take to stop before they count as silent; None for as
+            long as they need.
 
     Returns:
-        How the last attempt ended; None if none has begun.
+        How the last attempt ended; None if no attempt has begun.
     """
     ending: Ending | None = None
     if not may_begin(run):
@@ -257,7 +269,7 @@ def _key() -> str:
 def _run_attempt(
     run: Run, nodes: Nodes, is_stopped: Callable[[], bool], patience_seconds: float | None
 ) -> tuple[Ending, bool]:
-    """Run one attempt; returns how it ended, and whether another one can have its nodes."""
+    """Run one attempt; returns how it ended, and whether the next one can use the same nodes."""
     attempt: Attempt | None = None
     try:
         address, port = nodes.reserve_head()
@@ -278,7 +290,7 @@ def _run_attempt(
 
 
 def _poll(handle: NodeHandle) -> tuple[bool, int | None]:
-    """Whether a node has ended, and its exit code; None for a node that is lost."""
+    """Return whether a node has ended, and its exit code; None for a node that is lost."""
     try:
         code = handle.poll()
     except NodeLostError:
@@ -292,7 +304,7 @@ def _watch(
     is_stopped: Callable[[], bool],
     patience_seconds: float | None,
 ) -> list[int | None]:
-    """Every node's exit code; None for a node that has gone silent."""
+    """Wait for all nodes and return their exit codes; None for a node that has gone silent."""
     codes: dict[int, int | None] = {}
     stopped_at: float | None = None
     while len(codes) < len(handles):

@@ -1,9 +1,9 @@
-"""One node's share of a run: start a worker for each device, watch them, end them together.
+"""The process of one node: it starts a worker for each device and ends them together.
 
 The workers get the environment of torchrun (https://docs.pytorch.org/docs/stable/elastic/run.html),
 which Lightning's ``TorchElasticEnvironment`` and any plain DDP script understand. The processes
 are started here and not by torchrun, whose import alone costs a node 1.7 s of CPU before its
-workers begin, and which dies of the signals that schedulers send to every process of a step.
+workers begin, and which exits on the signals that schedulers send to every process of a step.
 """
 
 import argparse
@@ -16,8 +16,6 @@ import sys
 import time
 from dataclasses import replace
 
-import psutil
-
 from getiaction_launch.mirror.staging import Staging
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt
@@ -26,18 +24,17 @@ from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED
 from getiaction_launch.system.child import die_with_parent, start_child
 from getiaction_launch.system.memory import count_oom_kills
+from getiaction_launch.system.orphans import RUN_VARIABLE, kill_processes_of
 from getiaction_launch.system.stop import StopRequest
 
 POLL_SECONDS = 0.05
 FAILURE_GRACE_SECONDS = 5
 SAVE_LIMIT_SECONDS = 120
-"""How long a checkpoint that is being saved may keep its worker alive after the others."""
-RUN_VARIABLE = "GETIACTION_RUN_DIR"
-"""Names the run's directory to every worker, and marks every process that a worker starts."""
+"""How much longer than the other workers a worker may live to finish saving a checkpoint."""
 
 
 def available_cpus() -> int:
-    """CPUs that this process may use."""
+    """Return how many CPUs this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -46,14 +43,14 @@ def available_cpus() -> int:
 def worker_environment(
     topology: Topology, node_rank: int, local_rank: int, head: str, run_id: str
 ) -> dict[str, str]:
-    """Torchrun's variables for one worker.
+    """Return torchrun's environment variables for one worker.
 
     Args:
-        topology: Of the whole run.
-        node_rank: This node, from 0.
-        local_rank: The worker on this node, from 0.
-        head: ``address:port`` where rank 0 will listen.
-        run_id: The same on every node of a run and on no other run's.
+        topology: The nodes and workers of the whole run.
+        node_rank: Rank of this node, from 0.
+        local_rank: Rank of the worker on this node, from 0.
+        head: ``address:port`` where the worker of rank 0 will listen.
+        run_id: A name that all nodes of the attempt share with no other attempt.
     """
     address, _, port = head.rpartition(":")
     rank = node_rank * topology.workers_per_node + local_rank
@@ -70,7 +67,7 @@ def worker_environment(
         "MASTER_ADDR": address,
         "MASTER_PORT": port,
         "TORCHELASTIC_RUN_ID": run_id,
-        # Where this command itself runs under torchrun, that one's store is not ours.
+        # If the launcher itself was started by torchrun, its workers must not use that store.
         "TORCHELASTIC_USE_AGENT_STORE": "False",
         "TORCHELASTIC_RESTART_COUNT": "0",
         "TORCHELASTIC_MAX_RESTARTS": "0",
@@ -78,7 +75,7 @@ def worker_environment(
 
 
 def node_command(directory: str, attempt: int, node_rank: int, grace_seconds: float) -> list[str]:
-    """The command line of :func:`main`."""
+    """Return the command line that runs :func:`main` for one node."""
     flags = {"--attempt": attempt, "--node-rank": node_rank, "--grace-seconds": grace_seconds}
     words = [str(word) for flag in flags.items() for word in flag]
     return [sys.executable, "-m", "getiaction_launch.node.node", directory, *words]
@@ -93,37 +90,47 @@ def run_node(
     warning_seconds: float = 0,
     working_directory: str | None = None,
 ) -> int:
-    """Run this node's workers to their end.
+    """Start this node's workers and watch them until all have ended.
 
     When one fails, the others get SIGTERM and, after ``grace_seconds``, SIGKILL; a checkpoint
-    that is being saved is let finish. When ``stop`` is set, SIGTERM asks the workers to agree with
-    all others on a step boundary, save there and leave.
+    that is being saved may be finished. When ``stop`` is set, SIGTERM asks the workers to agree
+    with all others on a step boundary, to save there and to exit.
+
+    An exception, such as one that keeps the workers from starting, is recorded as the error of the
+    node's first worker and then raised.
 
     Args:
-        attempt: Which start of which run; the run's ``plan.json`` says what to do.
-        node_rank: This node, from 0.
-        grace_seconds: Between SIGTERM and SIGKILL.
-        stop: Watched while the workers run.
-        warning_seconds: Instead of ``grace_seconds``, after a warning (SIGUSR2).
-        working_directory: Instead of the plan's, where that was brought here from elsewhere.
+        attempt: The attempt that the workers belong to; its run's ``plan.json`` says what to do.
+        node_rank: Rank of this node, from 0.
+        grace_seconds: How long the workers may take between SIGTERM and SIGKILL.
+        stop: Set from outside when the workers must stop.
+        warning_seconds: Replaces a shorter ``grace_seconds`` if a warning (SIGUSR2) set ``stop``.
+        working_directory: Directory to start the workers in; the plan's by default. Ray gives each
+            node a copy of it in another place.
 
     Returns:
-        0 if every worker ended well, ``EXIT_INTERRUPTED`` if they were told to stop, else
+        0 if every worker succeeded, ``EXIT_INTERRUPTED`` if they were stopped, otherwise
         ``EXIT_FAILED``.
     """
     run, plan = attempt.run, Plan.of(attempt.run)
-    staging = Staging(run, plan, attempt.number, node_rank, attempt.resume_from, stop)
-    with staging:
-        code = _run_workers(
-            replace(attempt, resume_from=staging.resume_from),
-            plan,
-            node_rank,
-            stop,
-            place=working_directory or plan.working_directory,
-            grace_seconds=grace_seconds,
-            warning_seconds=warning_seconds,
-        )
-        staging.is_finished = code == 0
+    try:
+        staging = Staging(run, plan, attempt.number, node_rank, attempt.resume_from, stop)
+        with staging:
+            code = _run_workers(
+                replace(attempt, resume_from=staging.resume_from),
+                plan,
+                node_rank,
+                stop,
+                place=working_directory or plan.working_directory,
+                grace_seconds=grace_seconds,
+                warning_seconds=warning_seconds,
+            )
+            staging.is_finished = code == 0
+    except Exception as error:
+        rank = node_rank * plan.topology.workers_per_node
+        words = (type(error).__name__, f"the node could not start its workers: {error}")
+        run.write_error(attempt.number, WorkerError(rank, node_rank, socket.gethostname(), *words))
+        raise
     return code
 
 
@@ -154,7 +161,7 @@ def _run_workers(
             if worker.poll() is not None:
                 del alive[rank]
                 if worker.returncode == -signal.SIGTERM:
-                    # A scheduler signals every process of a step; ours may come a moment later.
+                    # A scheduler signals every process of a step; this one may get it a bit later.
                     _await_signal(stop)
                 if worker.returncode not in (0, EXIT_INTERRUPTED) and not stop.signal:
                     failed = True
@@ -163,7 +170,7 @@ def _run_workers(
     was_warned = stop.signal is signal.SIGUSR2
     patience_seconds = max(grace_seconds, warning_seconds) if was_warned else grace_seconds
     _stop(attempt, list(workers.values()), patience_seconds)
-    kill_processes_of(run, GROUP_RANK=str(node_rank))
+    kill_processes_of(str(run.local.directory), GROUP_RANK=str(node_rank))
     if failed:
         return EXIT_FAILED
     was_interrupted = any(worker.returncode == EXIT_INTERRUPTED for worker in workers.values())
@@ -199,10 +206,10 @@ def _start_worker(
             "GETIACTION_LAUNCH_ATTEMPT": str(attempt.number),
         },
         working_directory=working_directory,
-        # The signals of a terminal come through this process alone, and loader workers can be
-        # ended with their worker.
+        # Signals of a terminal must reach only this process, which passes them on; and as one
+        # process group, a worker can be killed together with its loader workers.
         own_session=True,
-        # SLURM sends its warning to every process of a step; only this one is to get it.
+        # SLURM sends its warning to every process of a step, but only this one must get it.
         blocked={signal.SIGUSR2},
     )
 
@@ -210,7 +217,7 @@ def _start_worker(
 def _record_death(
     attempt: Attempt, rank: int, node_rank: int, returncode: int, *, is_oom: bool
 ) -> None:
-    """Say why a worker ended, where it could not say so itself."""
+    """Record why a worker ended, unless it has recorded an exception itself."""
     name = "WorkerDied"
     if returncode < 0:
         signal_name = signal.Signals(-returncode).name
@@ -218,9 +225,9 @@ def _record_death(
         if signal_name == "SIGKILL" and is_oom:
             name, message = "OutOfMemory", f"{message} because its memory limit was reached"
         elif signal_name == "SIGKILL":
-            message += ", often the kernel's answer to a lack of memory"
+            message += ", often because the machine ran out of memory"
     else:
-        message = f"the worker ended with exit code {returncode} and no exception"
+        message = f"the worker exited with code {returncode} and no exception"
     with contextlib.suppress(OSError):  # a full disk must not keep the node from ending the others
         attempt.run.local.write_error(
             attempt.number, WorkerError(rank, node_rank, socket.gethostname(), name, message)
@@ -234,7 +241,7 @@ def _stop(attempt: Attempt, workers: list["subprocess.Popen[bytes]"], grace_seco
     started_at = time.monotonic()
     while any(worker.poll() is None for worker in workers):
         waited_seconds = time.monotonic() - started_at
-        # Where a rank has failed, there is no step boundary left to reach with it.
+        # After a rank has failed, the others cannot reach a common step boundary any more.
         is_hopeless = waited_seconds >= FAILURE_GRACE_SECONDS and _has_failed(attempt)
         if waited_seconds >= max(grace_seconds, SAVE_LIMIT_SECONDS):
             break
@@ -243,7 +250,7 @@ def _stop(attempt: Attempt, workers: list["subprocess.Popen[bytes]"], grace_seco
             break
         time.sleep(POLL_SECONDS)
     for worker in workers:
-        # The whole group, also of a worker that is gone: its loader workers may not be.
+        # The whole group, even if the worker has exited: its loader workers may still run.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(worker.pid, signal.SIGKILL)
         worker.wait()
@@ -251,48 +258,35 @@ def _stop(attempt: Attempt, workers: list["subprocess.Popen[bytes]"], grace_seco
 
 def _has_failed(attempt: Attempt) -> bool:
     try:
-        error = attempt.run.local.first_error(attempt.number)  # of a URL: of this node's workers
+        # For a run on remote storage this finds only the errors of this node's workers.
+        error = attempt.run.local.first_error(attempt.number)
     except (OSError, ValueError):
         return False
     return error is not None and not error.is_consequence
 
 
 def await_save(attempt: Attempt) -> None:
-    """Let a checkpoint that another node is saving be finished, within the limit for that."""
+    """Wait until no node is saving a checkpoint, for at most :data:`SAVE_LIMIT_SECONDS`."""
     deadline = time.monotonic() + SAVE_LIMIT_SECONDS
     while _is_saving(attempt.run, attempt.number) and time.monotonic() < deadline:
         time.sleep(attempt.run.poll_seconds)
 
 
 def _is_saving(run: Run, number: int) -> bool:
-    """Whether rank 0 saves a checkpoint, or its thread writes one."""
+    """Whether rank 0 is saving a checkpoint, or writes one in the background."""
     try:
         progress = Progress.read(run) or Progress()
-        # A worker that has died could not withdraw its report.
+        # A worker that died while it was saving still reports that it is saving.
         has_died = (run.log_directory(number) / "error_rank_0.json").exists()
     except (OSError, ValueError):
         return False
     return progress.is_saving and not has_died
 
 
-def kill_processes_of(run: Run, **variables: str) -> None:
-    """End what workers of a run started and left behind, wherever it has moved in the process tree.
-
-    Args:
-        run: Whose.
-        variables: Only processes that have these in their environment too.
-    """
-    wanted = {RUN_VARIABLE: str(run.local.directory), **variables}.items()
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.pid != os.getpid() and wanted <= process.environ().items():
-                process.kill()
-
-
 def main() -> int:
     """Entry of ``python -m getiaction_launch.node.node``, as :func:`node_command` writes it."""
     parser = argparse.ArgumentParser(
-        prog="python -m getiaction_launch.node.node", description="A node."
+        prog="python -m getiaction_launch.node.node", description="Run one node of an attempt."
     )
     parser.add_argument("run")
     parser.add_argument("--attempt", type=int, required=True)
@@ -303,40 +297,13 @@ def main() -> int:
     stop = StopRequest()
     die_with_parent()
     attempt = Attempt.read(Run.at(arguments.run), arguments.attempt)
-    return run_node_or_tell(
+    return run_node(
         attempt,
         arguments.node_rank,
         arguments.grace_seconds,
         stop,
         working_directory=arguments.working_directory,
     )
-
-
-def run_node_or_tell(
-    attempt: Attempt,
-    node_rank: int,
-    grace_seconds: float,
-    stop: StopRequest,
-    *,
-    warning_seconds: float = 0,
-    working_directory: str | None = None,
-) -> int:
-    """:func:`run_node`; what keeps it from starting its workers is recorded as their error."""
-    try:
-        return run_node(
-            attempt,
-            node_rank,
-            grace_seconds,
-            stop,
-            warning_seconds=warning_seconds,
-            working_directory=working_directory,
-        )
-    except Exception as error:
-        rank = node_rank * Plan.of(attempt.run).topology.workers_per_node
-        words = (type(error).__name__, f"the node could not start its workers: {error}")
-        told = WorkerError(rank, node_rank, socket.gethostname(), *words)
-        attempt.run.write_error(attempt.number, told)
-        raise
 
 
 if __name__ == "__main__":

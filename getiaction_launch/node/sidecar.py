@@ -1,4 +1,4 @@
-"""A sidecar: what runs on each node next to the workers, for as long as the attempt does."""
+"""A sidecar: a process that runs on each node next to the workers, as long as the attempt does."""
 
 from collections.abc import Callable
 
@@ -7,43 +7,44 @@ from getiaction_launch.system.stop import StopRequest
 
 
 class NodeLostError(Exception):
-    """A node cannot continue, and the run's own code is not to blame; the text says why."""
+    """A node cannot continue, through no fault of the run's own code; the message says why."""
 
 
 class Sidecar:
-    """The sidecar of backends that need none: every method does nothing.
+    """The sidecar of backends that need none: its methods do nothing.
 
     Args:
         attempt: The attempt that the sidecar accompanies.
         node_rank: Rank of this node, from 0.
-        stop: Set when the node must end.
+        stop: Set when the workers of this node must stop.
     """
 
     def __init__(self, attempt: Attempt, node_rank: int, stop: StopRequest) -> None:
         self._attempt, self._rank, self._stop = attempt, node_rank, stop
 
     def start(self) -> None:
-        """Start, and return when the workers may start.
+        """Start the sidecar, and return when the workers may start.
 
         Raises:
-            NodeLostError: If it cannot start.
+            NodeLostError: If the sidecar cannot start.
         """
 
     def check(self, code: int) -> None:
         """Raise if the sidecar ended before this node's workers did.
 
         Args:
-            code: Exit code of this node, as :func:`getiaction_launch.node.node.run_node` gives it.
+            code: Exit code of this node, as returned by
+                :func:`getiaction_launch.node.node.run_node`.
 
         Raises:
             NodeLostError: If the sidecar has died.
         """
 
     def await_others(self) -> None:
-        """Stay for the workers of other nodes, after this node's workers have finished."""
+        """Keep the sidecar running for other nodes after this node's workers have finished."""
 
     def close(self) -> None:
-        """Stop the sidecar and remove what it has written."""
+        """Stop the sidecar and remove the files that it has written."""
 
 
 MakeSidecar = Callable[[Attempt, int, StopRequest], Sidecar]

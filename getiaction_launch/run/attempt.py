@@ -25,7 +25,7 @@ class Ending:
         state: SUCCEEDED, INTERRUPTED, FAILED or CANCELLED.
         cause: What ended the attempt; None after success.
         reason: The same for people.
-        goes_on: Whether another attempt follows without anybody asking for it.
+        goes_on: Whether the run restarts automatically.
     """
 
     state: JobState
@@ -56,7 +56,7 @@ class Attempt:
 
         Args:
             run: The run to start.
-            key: What the nodes of this start share with no other start.
+            key: A name that all nodes of this start share with no other start.
             address: This machine's address, as the other nodes reach it.
             port: A port of this machine, reserved by
                 :func:`~getiaction_launch.system.ports.reserve_port`.
@@ -65,7 +65,7 @@ class Attempt:
         checkpoint = newest(run)
         resume_from = str(checkpoint.path) if checkpoint else None
         head = f"{address}:{port}"
-        if run.local is run:  # otherwise each node makes its own
+        if run.local is run:  # on remote storage each node makes its own
             run.make_log_directory(number)
         first_step = checkpoint.step if checkpoint else 0
         AttemptRecord(number, key, head, resume_from, first_step, time.time()).write(run)
@@ -87,8 +87,14 @@ class Attempt:
     ) -> "Attempt":
         """Wait until the node of rank 0 has opened the attempt of this ``key``.
 
+        Args:
+            run: The run that is being started.
+            key: A name that all nodes of this start share with no other start.
+            limit_seconds: How long to wait at most.
+            is_stopped: Returns something true if this node must stop waiting.
+
         Raises:
-            TimeoutError: If the attempt is not opened in time, or this node is told to stop.
+            TimeoutError: If the attempt is not opened in time, or this node must stop.
         """
         deadline = time.monotonic() + limit_seconds
         while time.monotonic() < deadline and not is_stopped():
@@ -97,7 +103,7 @@ class Attempt:
                     return cls.read(run, record.number)
             time.sleep(run.poll_seconds)
         raise TimeoutError(
-            f"the node of rank 0 has not opened the attempt {key} in {limit_seconds:.0f} s; "
+            f"node 0 has not started attempt {key} within {limit_seconds:.0f} s; "
             f"do all nodes see {run.directory}?"
         )
 
@@ -105,7 +111,7 @@ class Attempt:
         """Record how the attempt ended; if it succeeded, the run is done."""
         progress = Progress.read(self.run) or Progress()
         if ending.state is JobState.SUCCEEDED:
-            # What rank 0 last reported, and when; only this file means success.
+            # Only this file means success; it repeats what rank 0 last reported.
             Done(**progress.__dict__, finished_at=time.time()).write(self.run)
         record = AttemptRecord.read(self.run, self.number) or AttemptRecord(self.number)
         write_end(self.run, replace(record, last_step=progress.step), ending)
@@ -124,7 +130,7 @@ def write_end(run: Run, record: AttemptRecord, ending: Ending) -> None:
 
 
 def recorded_ending(run: Run) -> Ending | None:
-    """How the run ended as far as its records say; None where only its job may know.
+    """Return how the run ended, by its own records; None if only its job may know.
 
     Only ``done.json`` means success.
     """
@@ -135,10 +141,11 @@ def recorded_ending(run: Run) -> Ending | None:
         return None
     last = records[-1]
     if last.state is JobState.SUCCEEDED:
-        return Ending(JobState.FAILED, last.cause, "it says success, but done.json is missing")
+        reason = f"attempt {last.number} succeeded, but done.json is missing"
+        return Ending(JobState.FAILED, last.cause, reason)
     return Ending(last.state, last.cause, last.reason)
 
 
 def last_attempt(run: Run) -> int:
-    """The number of the newest attempt; 0 where none has begun."""
+    """Return the number of the newest attempt; 0 if none has begun."""
     return max(len(read_attempts(run)) - 1, 0)

@@ -1,8 +1,8 @@
 """Every JSON file of a run's ``launch/`` directory, as a dataclass with one writer.
 
-Nobody else reads or writes those files by text keys. A file of an earlier version stays readable:
-keys that are unknown here are ignored and missing ones have defaults. A damaged file is a
-:class:`~getiaction_launch.errors.RecordError` that names the file and the key.
+Other modules use these classes and never the files' text keys. A file of an earlier version stays
+readable: keys that are unknown here are ignored and missing ones have defaults. A damaged file
+raises a :class:`~getiaction_launch.errors.RecordError` that names the file and the key.
 
 Two more files have their own modules: ``plan.json`` (:class:`~getiaction_launch.plan.plan.Plan`)
 and the markers of committed checkpoints (:mod:`getiaction_launch.run.checkpoint`).
@@ -27,7 +27,16 @@ T = TypeVar("T")
 
 
 def load(cls: type[T], path: Path) -> T | None:
-    """Read a record; None where the file was not written (yet)."""
+    """Read a record; None if the file does not exist (yet).
+
+    Args:
+        cls: The dataclass of the record.
+        path: Path or URL of its JSON file.
+
+    Raises:
+        RecordError: If the file is damaged; the message names the file and the key.
+        StorageError: If remote storage does not answer.
+    """
     try:
         content = read_json(path)
     except RecordError:
@@ -38,7 +47,7 @@ def load(cls: type[T], path: Path) -> T | None:
 
 
 def plain(record: Any) -> dict[str, object]:  # noqa: ANN401 - a dataclass
-    """A dataclass as JSON content, without the optional values that are not set."""
+    """Return a dataclass as JSON content, without optional values that are not set."""
     optional = {f.name for f in fields(record) if f.default is None}
     content = asdict(record)
     return {k: v for k, v in content.items() if not (v is None and k in optional)}
@@ -52,24 +61,28 @@ class Record:
 
     @classmethod
     def read(cls, run: "Run") -> "Self | None":
-        """Read the file; None where it was not written (yet).
+        """Read the file; None if it does not exist (yet).
 
         Raises:
             RecordError: If the file is damaged; the message names the file and the key.
-            StorageError: If a remote file system does not answer.
+            StorageError: If remote storage does not answer.
         """
         return load(cls, run.launch_directory / f"{cls.NAME}.json")
 
     def write(self, run: "Run", *, durable: bool = True) -> None:
-        """Replace the file in one step; ``durable`` as in ``write_json``.
+        """Replace the file atomically.
+
+        Args:
+            run: The run that the record belongs to.
+            durable: Whether it must survive a power failure, which takes a wait for the disk.
 
         Raises:
-            OSError: If the file system refuses it.
+            OSError: If the disk or remote storage refuses the write.
         """
         run.write(self.NAME, self.content(), durable=durable)
 
     def content(self) -> dict[str, object]:
-        """What the file holds, without optional values that are not set."""
+        """Return the content of the file, without optional values that are not set."""
         return plain(self)
 
     @classmethod
@@ -84,7 +97,7 @@ class BackendRecord:
 
     Attributes:
         class_path: Import path of the backend's class.
-        init_args: Arguments of its constructor, as plain data.
+        init_args: Arguments of the class, as plain data.
     """
 
     class_path: str = ""
@@ -93,14 +106,14 @@ class BackendRecord:
 
 @dataclass(frozen=True)
 class JobRecord(Record):
-    """``job.json``: how to find the run's job. Written by whoever starts the job.
+    """``job.json``: how to find the run's job. Written by the process that starts the job.
 
     Attributes:
         backend: The backend that submitted the job.
         job_id: The scheduler's name for the job, or ``PID@HOST`` for a process.
-        submitted_at: Seconds since the epoch.
-        previous_job_ids: Jobs in which earlier attempts of this run were submitted.
-        step_id: The step inside the job, where the batch script is the user's own.
+        submitted_at: When the job was submitted, in seconds since the epoch.
+        previous_job_ids: Ids of the jobs that ran earlier attempts of this run.
+        step_id: Id of the step inside the job, if the batch script is the user's own.
         output: File to which the scheduler writes the output of the batch script.
         details: What else the backend needs to find the job; only that backend reads it.
     """
@@ -117,11 +130,13 @@ class JobRecord(Record):
 
     @classmethod
     def read(cls, run: "Run") -> "Self | None":
-        """Read the file; before 0.1.0 the details stood beside the other keys.
+        """Read the file; None if it does not exist (yet).
+
+        Before 0.1.0 the details stood next to the other keys.
 
         Raises:
-            RecordError: As in :meth:`Record.read`.
-            StorageError: As in :meth:`Record.read`.
+            RecordError: If the file is damaged; the message names the file and the key.
+            StorageError: If remote storage does not answer.
         """
         record = super().read(run)
         if record is None or record.details:
@@ -141,17 +156,17 @@ class AttemptRecord:
 
     Attributes:
         number: The attempt's number, from 0.
-        key: What the nodes of this start share with no other start.
+        key: A name that all nodes of this start share with no other start.
         head: ``address:port`` where the worker of rank 0 listens.
         resume_from: Path or URL of the checkpoint that all workers start from.
         first_step: Optimizer steps in that checkpoint; 0 for a new start.
-        started_at: Seconds since the epoch.
-        state: How it ended; RUNNING until then.
-        cause: What ended it; None after success and while it runs.
-        reason: The same for people.
-        goes_on: Whether another attempt follows without anybody asking for it.
-        ended_at: Seconds since the epoch; None while it runs.
-        last_step: Optimizer steps that were last reported.
+        started_at: When the attempt began, in seconds since the epoch.
+        state: How the attempt ended; RUNNING until then.
+        cause: What ended the attempt; None after success and while it runs.
+        reason: What ended the attempt, in a sentence for people.
+        goes_on: Whether the run restarts automatically.
+        ended_at: When the attempt ended, in seconds since the epoch; None while it runs.
+        last_step: Optimizer steps that the worker of rank 0 last reported.
     """
 
     number: int = 0
@@ -172,13 +187,13 @@ class AttemptRecord:
         """Read one attempt; None if it has not begun.
 
         Raises:
-            RecordError: As in :meth:`Record.read`.
-            StorageError: As in :meth:`Record.read`.
+            RecordError: If the file is damaged; the message names the file and the key.
+            StorageError: If remote storage does not answer.
         """
         return load(cls, run.launch_directory / f"attempt_{number}.json")
 
     def write(self, run: "Run") -> None:
-        """Replace the file in one step, on the disk when this returns."""
+        """Replace the file atomically; it is on the disk when this returns."""
         run.write(f"attempt_{self.number}", {"resume_from": None, "cause": None, **plain(self)})
 
 
@@ -192,25 +207,25 @@ def read_attempts(run: "Run") -> list[AttemptRecord]:
 
 @dataclass(frozen=True)
 class Progress(Record):
-    """``progress.json``: how far training is. Written by the worker of rank 0, once a second.
+    """``progress.json``: how far training is. Written once a second by the worker of rank 0.
 
     For a run on remote storage, the mirror of rank 0's node uploads it.
 
     Attributes:
         phase: ``starting``, ``training``, ``saving``, ``interrupted`` or ``finished``.
         epoch: The current epoch, from 0.
-        step: Optimizer steps taken.
+        step: Optimizer steps taken so far.
         first_step: Optimizer steps that earlier attempts took.
-        total_steps: Optimizer steps of the whole training, where that is known.
-        max_epochs: The Trainer's, where it has one.
-        seconds_per_step: Mean of this attempt, in seconds.
+        total_steps: Optimizer steps of the whole training, if that is known.
+        max_epochs: The ``max_epochs`` of the Trainer, if it has one.
+        seconds_per_step: Mean duration of a step in this attempt, in seconds.
         metrics: The last value of each logged metric.
         best: The best value so far of each metric that a ``ModelCheckpoint`` monitors.
         checkpoint_step: Optimizer steps in the newest committed checkpoint.
         checkpoint_error: Why no checkpoint can be saved at present.
         upload_error: Why no checkpoint can be uploaded at present.
         is_writing_checkpoint: Whether a checkpoint is being written in the background.
-        updated_at: Seconds since the epoch.
+        updated_at: When this was written, in seconds since the epoch.
     """
 
     NAME: ClassVar[str] = "progress"
@@ -231,7 +246,7 @@ class Progress(Record):
     updated_at: float | None = None
 
     def content(self) -> dict[str, object]:
-        """What the file holds: what has been reported so far."""
+        """Return the content of the file: only what has been reported so far."""
         unset = asdict(type(self)())
         return {key: value for key, value in asdict(self).items() if value != unset[key]}
 
@@ -246,7 +261,7 @@ class Done(Progress):
     """``done.json``: training has finished; only this file means success. Written by the job.
 
     Attributes:
-        finished_at: Seconds since the epoch.
+        finished_at: When training finished, in seconds since the epoch.
     """
 
     NAME: ClassVar[str] = "done"
@@ -256,10 +271,10 @@ class Done(Progress):
 
 @dataclass(frozen=True)
 class Cancel(Record):
-    """``cancel.json``: somebody has asked for the run's end. Written by whoever cancels.
+    """``cancel.json``: somebody has cancelled the run. Written by the process that cancels.
 
     Attributes:
-        requested_at: Seconds since the epoch.
+        requested_at: When the run was cancelled, in seconds since the epoch.
     """
 
     NAME: ClassVar[str] = "cancel"
@@ -271,14 +286,14 @@ class Cancel(Record):
 class JobEnd(Record):
     """``job_end.json``: how a job ended, in case the scheduler forgets it.
 
-    Written by whoever sees first that the job has ended.
+    Written by the first process that sees that the job has ended.
 
     Attributes:
-        job_id: The job that ended.
-        state: How it ended.
-        cause: What ended it, where that is known.
-        reason: The same in the scheduler's words.
-        seen_at: Seconds since the epoch.
+        job_id: The scheduler's name for the job that ended.
+        state: How the job ended.
+        cause: What ended the job, if that is known.
+        reason: What ended the job, in the scheduler's words.
+        seen_at: When this was seen, in seconds since the epoch.
     """
 
     NAME: ClassVar[str] = "job_end"
@@ -295,8 +310,9 @@ class NodeEnd:
     """``logs/attempt_N/node_R.json``: how one node ended. Written by that node.
 
     Attributes:
-        exit_code: Exit code of the node's process, as :mod:`getiaction_launch.node.node` says it.
-        lost: Why the node cannot continue, where the run's own code is not to blame.
+        exit_code: Exit code of the node, as returned by
+            :func:`getiaction_launch.node.node.run_node`.
+        lost: Why the node was lost, through no fault of the run's own code; otherwise None.
     """
 
     exit_code: int
@@ -318,7 +334,7 @@ def _node_path(run: "Run", attempt: int, node_rank: int) -> Path:
 
 @dataclass(frozen=True)
 class WorkerError:
-    """``logs/attempt_N/error_rank_R.json``: why a worker failed. Written by it, or by its node.
+    """``logs/attempt_N/error_rank_R.json``: why a worker failed. Written by it or by its node.
 
     Attributes:
         rank: The worker's rank among all workers.
@@ -326,9 +342,9 @@ class WorkerError:
         host: Host name of that node.
         type: Class name of the exception.
         message: Text of the exception.
-        traceback: Traceback in the worker; empty where the worker could not write one.
-        is_consequence: Whether the exception only says that another worker is gone.
-        failed_at: Seconds since the epoch.
+        traceback: Traceback in the worker; empty if the worker could not write one.
+        is_consequence: Whether the exception only means that another worker is gone.
+        failed_at: When the worker failed, in seconds since the epoch.
     """
 
     rank: int

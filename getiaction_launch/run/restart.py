@@ -1,8 +1,8 @@
-"""How an attempt is judged, and whether another one follows.
+"""How an attempt ended, and whether another one follows.
 
-:func:`judge` says how an attempt ended, :func:`allow_another` whether the run's restart budgets
+:func:`judge` decides how an attempt ended, :func:`allow_another` whether the run's restart budgets
 allow another one, and :func:`may_begin` whether a job that a scheduler has started may train at
-all. :func:`reopen` lets a run continue that has ended.
+all. :func:`reopen` lets a run that has ended continue.
 """
 
 import signal
@@ -29,22 +29,22 @@ _INTERRUPTIONS = {
     Cause.NODE_FAILURE: "a node of its job was lost",
     Cause.CANCEL: "cancelled by you",
 }
-_SILENT = Ending(JobState.FAILED, Cause.NODE_FAILURE, "it ended without a word")
+_SILENT = Ending(JobState.FAILED, Cause.NODE_FAILURE, "it ended without recording why")
 CANCELLED = Ending(JobState.CANCELLED, Cause.CANCEL, "cancelled by you")
-"""How a run ends that somebody has cancelled."""
+"""How a cancelled run ends."""
 
 
 def judge(
     run: Run, attempt: int, exit_codes: Sequence[int | None], stopped_by: Cause | None = None
 ) -> Ending:
-    """Say how an attempt ended.
+    """Decide how an attempt ended.
 
     Args:
         run: The run that was started.
         attempt: The attempt's number, from 0.
         exit_codes: Exit code of every node's process: 0, ``EXIT_FAILED``, ``EXIT_INTERRUPTED``,
-            negative for the signal that killed it, or None if the node has gone silent.
-        stopped_by: Why the nodes were told to stop, where that is known.
+            negative for the signal that killed it, or None if the node stopped responding.
+        stopped_by: Why the nodes were asked to stop, if that is known.
     """
     if set(exit_codes) == {0}:
         return Ending(JobState.SUCCEEDED)
@@ -55,17 +55,17 @@ def judge(
     lost = [rank for rank, code in enumerate(exit_codes) if code is None or code < 0]
     if not has_failed and lost and stopped_by is None:
         code = exit_codes[lost[0]]
-        how = f"was killed by {signal.Signals(-code).name}" if code else "has gone silent"
+        how = f"was killed by {signal.Signals(-code).name}" if code else "stopped responding"
         return Ending(JobState.FAILED, Cause.NODE_FAILURE, f"node {lost[0]} {how}")
-    # A failure that reads like a consequence is one only where something else can have caused it.
+    # An error that looks like a consequence is one only if something else can have caused it.
     is_echo = stopped_by not in (None, Cause.STOP) or EXIT_FAILED not in exit_codes
     if not has_failed and is_echo and (stopped_by or EXIT_INTERRUPTED in exit_codes):
         cause = stopped_by or Cause.STOP
         is_loss = cause is Cause.NODE_FAILURE
         state = JobState.FAILED if is_loss else JobState.INTERRUPTED
-        return Ending(state, cause, _INTERRUPTIONS.get(cause, "told to stop"))
+        return Ending(state, cause, _INTERRUPTIONS.get(cause, "stopped on request"))
     if error is None:
-        return Ending(JobState.FAILED, Cause.CRASH, "no worker said why; see the logs")
+        return Ending(JobState.FAILED, Cause.CRASH, "no worker reported an error; see the logs")
     cause = Cause.OUT_OF_MEMORY if error.type == "OutOfMemory" else Cause.CRASH
     return Ending(JobState.FAILED, cause, str(error))
 
@@ -73,8 +73,8 @@ def judge(
 def may_begin(run: Run) -> bool:
     """Whether another attempt may begin, no matter who starts it.
 
-    Schedulers requeue jobs without being asked: after a node was lost, when an administrator says
-    so, and while somebody cancels. An attempt that could not record how it ended is ended here.
+    Schedulers also requeue jobs on their own: after a node was lost, on an administrator's request
+    and while somebody cancels. If the last attempt could not record how it ended, this does.
     """
     if Done.read(run) or Cancel.read(run):
         return False
@@ -92,8 +92,15 @@ def may_begin(run: Run) -> bool:
 def allow_another(run: Run, ending: Ending) -> Ending:
     """Decide by the run's restart budgets whether another attempt follows ``ending``.
 
-    Each cause has a budget of its own. A time limit is not the code's fault, but a run that reaches
-    it twice without a step in between would be restarted for ever.
+    Time limits usually have no budget, so a run that reaches two of them in a row without saving a
+    new checkpoint is not restarted: it would be restarted for ever.
+
+    Args:
+        run: The run, with the restart budgets in its plan.
+        ending: How the last attempt ended.
+
+    Returns:
+        The same ending, which now says whether another attempt follows, and if not, why.
     """
     budget = _BUDGETS.get(ending.cause) if ending.cause else None
     if budget is None or ending.state is JobState.CANCELLED:
@@ -102,10 +109,10 @@ def allow_another(run: Run, ending: Ending) -> Ending:
     records = read_attempts(run)
     used = sum(_BUDGETS.get(record.cause) == budget for record in records if record.cause)
     if limit is not None and used >= limit:
-        spent = f"{ending.reason} ({used} of {limit} {budget.replace('_', ' ')} were allowed)"
+        spent = f"{ending.reason} (not restarted: restarts.{budget}={limit} is used up)"
         return replace(ending, reason=spent if limit else ending.reason)
     if ending.cause is Cause.TIME_LIMIT and _stands_still(run, records):
-        reason = f"{ending.reason}; two attempts in a row trained no step that could be saved"
+        reason = f"{ending.reason} (not restarted: two attempts in a row saved no progress)"
         return Ending(JobState.INTERRUPTED, ending.cause, reason)
     return replace(ending, goes_on=True)
 
@@ -122,10 +129,10 @@ def _stands_still(run: Run, records: Sequence[AttemptRecord]) -> bool:
 
 
 def reopen(run: Run) -> AttemptRecord | None:
-    """Let another attempt follow the last one, although that was the end of the run.
+    """Let another attempt follow the last one, although the run has ended.
 
     Returns:
-        The record of the last attempt as it was; None if none has begun.
+        The record of the last attempt before this call; None if no attempt has begun.
     """
     records = read_attempts(run)
     if records:

@@ -1,7 +1,6 @@
-"""The run's directory is the run: claim one, find one, list all, and reach its files.
+"""A run is its directory: claim a new one, find one, list them all, and reach their files.
 
-What the files of ``launch/`` hold, and who writes each, stands in
-:mod:`getiaction_launch.run.records`.
+:mod:`getiaction_launch.run.records` describes the files of ``launch/`` and who writes each.
 """
 
 import contextlib
@@ -31,8 +30,9 @@ from getiaction_launch.storage.paths import (
 
 SCHEMA_VERSION = 1
 STAGING_VARIABLE = "GETIACTION_LAUNCH_STAGING_DIR"
-STAGING_FIX = f"Name another directory: export {STAGING_VARIABLE}=/disk/of/yours"
-ROUND_TRIPS = 16  # to a remote storage, at a time
+STAGING_FIX = f"Choose another directory: export {STAGING_VARIABLE}=/disk/of/yours"
+ROUND_TRIPS = 16
+"""How many requests to send to remote storage at the same time."""
 _VERSION = re.compile(r"version_(\d+)")
 _ERROR = re.compile(r"error_rank_\d+\.json")
 
@@ -42,22 +42,28 @@ class Run:
     """One experiment on storage: ``<root>/<name>/version_N``.
 
     Attributes:
-        directory: The run's own directory, absolute; or its URL, as :func:`open_path` opens it.
+        directory: Absolute path of the run's directory, or its URL as opened by
+            :func:`~getiaction_launch.storage.paths.open_path`.
     """
 
     directory: Path
 
     @classmethod
     def at(cls, place: str) -> "Run":
-        """The run at an absolute path or a URL."""
+        """Return the run at an absolute path or a URL."""
         return cls(open_path(place))
 
     @classmethod
     def claim(cls, root: str, name: str) -> "Run":
-        """Take the next free ``version_N`` under ``root/name``; no two callers get the same.
+        """Create the next free ``version_N`` under ``root/name``; no two callers get the same.
+
+        Args:
+            root: Absolute path or URL of the directory for all runs.
+            name: Name of the run, without a version.
 
         Raises:
-            CheckError: If no directory can be made there.
+            CheckError: If the directory cannot be created.
+            StorageError: If remote storage does not answer.
         """
         parent = open_path(root) / name
         if is_remote(parent):
@@ -72,13 +78,14 @@ class Run:
             run.launch_directory.mkdir()
         except OSError as error:
             raise CheckError(
-                f"{str(parent)!r} cannot hold a run: {error.strerror}.", "--name another_name"
+                f"a run cannot be created in {str(parent)!r}: {error.strerror}.",
+                "Choose another name: --name another_name",
             ) from error
         return run
 
     @classmethod
     def _claim_remote(cls, parent: Path) -> "Run":
-        # There are no directories to make: the version is of whoever creates a file in it.
+        # Object stores have no directories: the version belongs to the one who creates this file.
         version = 0
         for losses in itertools.count(1):
             version = max(version, _first_free(parent))
@@ -86,21 +93,21 @@ class Run:
             if create(run.launch_directory / "claim"):
                 return run
             version += 1
-            # All who have lost would meet again, and each time one of them would win.
+            # Without a random delay, all who lost would try the next version at the same moment.
             time.sleep(random.uniform(0, min(0.05 * 2**losses, 2)))  # noqa: S311 - no secret
         raise AssertionError("unreachable")
 
     @property
     def name(self) -> str:
-        """``name/version_N``, as users type it."""
+        """Name of the run as users type it: ``name/version_N``."""
         return f"{self.directory.parent.name}/{self.directory.name}"
 
     @property
     def local(self) -> "Run":
-        """Where the processes of this machine write: the run itself, or of a URL a staging copy.
+        """The run that this machine's processes write to: itself or, for a URL, a staging copy.
 
-        Its path is the same on every machine and in every attempt, since what Lightning saves
-        names files by their paths. ``GETIACTION_LAUNCH_STAGING_DIR`` says where such copies lie.
+        The path of the copy is the same on every machine and in every attempt, since Lightning
+        saves paths of files. ``GETIACTION_LAUNCH_STAGING_DIR`` names the directory of all copies.
         """
         if not is_remote(self.directory):
             return self
@@ -111,23 +118,28 @@ class Run:
 
     @property
     def poll_seconds(self) -> float:
-        """How often to look for a record of another process: storage counts, and bills, each."""
+        """How often to look for another process's record, in seconds.
+
+        Less often on remote storage, where each request has a price.
+        """
         return 1.0 if is_remote(self.directory) else 0.05
 
     @property
     def launch_directory(self) -> Path:
-        """Where the launcher's own records lie."""
+        """Directory of the launcher's own records."""
         return self.directory / "launch"
 
     def log_directory(self, attempt: int) -> Path:
-        """Where the logs and error records of one attempt lie."""
+        """Return the directory of an attempt's logs and error records."""
         return self.launch_directory / "logs" / f"attempt_{attempt}"
 
     def make_log_directory(self, attempt: int) -> Path:
-        """Make the directory for this machine's logs of an attempt; of a URL, in the staging copy.
+        """Create the directory for this machine's logs of an attempt.
+
+        If the run lies on remote storage, this is in its staging copy.
 
         Raises:
-            CheckError: If the place for such copies is not to be had.
+            CheckError: If the directory for staging copies cannot be created.
         """
         if self.local is not self:
             _make_staging_root()
@@ -136,11 +148,17 @@ class Run:
         return directory
 
     def read(self, record: str) -> dict[str, object] | None:
-        """Read ``launch/<record>.json``; None where it was not written (yet)."""
+        """Read ``launch/<record>.json``; None if it does not exist (yet)."""
         return read_json(self.launch_directory / f"{record}.json")
 
     def write(self, record: str, content: dict[str, object], *, durable: bool = True) -> None:
-        """Write ``launch/<record>.json`` in one step; ``durable`` as in ``write_json``."""
+        """Replace ``launch/<record>.json`` atomically.
+
+        Args:
+            record: Name of the file without its suffix.
+            content: What the file shall contain.
+            durable: Whether it must survive a power failure, which takes a wait for the disk.
+        """
         write_json(
             self.launch_directory / f"{record}.json",
             {"schema_version": SCHEMA_VERSION, **content},
@@ -152,29 +170,32 @@ class Run:
         remove(self.launch_directory / f"{record}.json")
 
     def write_error(self, attempt: int, error: WorkerError) -> None:
-        """Record why a worker of this attempt ended; the first word of a rank stands."""
+        """Record why a worker of this attempt failed, unless its rank has a record already."""
         path = self.log_directory(attempt) / f"error_rank_{error.rank}.json"
         with reaching(path):
             if not path.exists():
                 write_json(path, asdict(error))
 
     def first_error(self, attempt: int) -> WorkerError | None:
-        """The error that ended the attempt: the earliest that is no echo of another's."""
+        """Return the error that ended the attempt; None if no worker has recorded one.
+
+        It is the earliest one that is not a consequence of another worker's failure.
+        """
         paths = [p for p in children(self.log_directory(attempt)) if _ERROR.fullmatch(p.name)]
         errors = [error for path in paths if (error := load(WorkerError, path))]
         return min(errors, key=lambda e: (e.is_consequence, e.failed_at), default=None)
 
     def discard(self) -> None:
-        """Give the claimed version back; only for a run in which nothing was trained."""
+        """Delete the run's directory; only for a run that has not trained anything."""
         if is_remote(self.directory):
             remove(self.directory)
         shutil.rmtree(self.local.directory, ignore_errors=True)
 
 
 def staging_root() -> Path:
-    """Where the local copies of runs lie whose directory is a URL."""
+    """Return the directory of this machine's staging copies, for runs on remote storage."""
     # Not the system's temporary directory: schedulers give each job another one.
-    default = f"/tmp/getiaction-launch-{os.getuid()}"  # noqa: S108 - made for its owner alone
+    default = f"/tmp/getiaction-launch-{os.getuid()}"  # noqa: S108 - only its owner has access
     return Path(os.environ.get(STAGING_VARIABLE, default)).absolute()
 
 
@@ -182,14 +203,14 @@ def _make_staging_root() -> None:
     root = staging_root()
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        told = root.stat(follow_symlinks=False)
-        if told.st_uid != os.getuid() or not stat.S_ISDIR(told.st_mode):
+        found = root.stat(follow_symlinks=False)
+        if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
             raise CheckError(
-                f"{root}, where runs lie until they are uploaded, is another user's.", STAGING_FIX
+                f"the staging directory {root} is not a directory of your own.", STAGING_FIX
             )
     except OSError as error:
         raise CheckError(
-            f"{root}, where runs lie until they are uploaded: {error.strerror}.", STAGING_FIX
+            f"the staging directory {root} cannot be created: {error.strerror}.", STAGING_FIX
         ) from error
 
 
@@ -199,12 +220,13 @@ def _first_free(parent: Path) -> int:
 
 
 def list_runs(root: str) -> list[Run]:
-    """Every launched run under ``root``, the latest submitted first."""
+    """List all launched runs under a path or URL, the one that was submitted last first."""
     place = open_path(root)
     submitted: dict[Path, float] = {}
 
     def look(plan: Path) -> None:
-        with contextlib.suppress(FileNotFoundError):  # no launched run, or discarded meanwhile
+        # A version without a plan was not launched, or is being discarded.
+        with contextlib.suppress(FileNotFoundError):
             submitted[plan] = modified_at(plan)
 
     if is_remote(place):
@@ -222,11 +244,11 @@ def list_runs(root: str) -> list[Run]:
 
 
 def find_run(reference: str, root: str) -> Run:
-    """Find the run that a user names.
+    """Find the run that a user has named.
 
     Args:
-        reference: Its directory or URL, ``name/version_N`` under ``root``, or ``@last``.
-        root: Where runs are looked for.
+        reference: The run's directory or URL, ``name/version_N`` under ``root``, or ``@last``.
+        root: Path or URL of the directory in which to look for runs.
 
     Raises:
         RunNotFoundError: If there is no such run.
@@ -235,7 +257,7 @@ def find_run(reference: str, root: str) -> Run:
         runs = list_runs(root)
         if not runs:
             raise RunNotFoundError(
-                f"there is no run under {root}.", "Name another root: --root PATH"
+                f"there are no runs under {root}.", "Choose another root: --root PATH"
             )
         return runs[0]
     here = [] if "://" in reference else [open_path(root) / reference]
@@ -248,6 +270,6 @@ def find_run(reference: str, root: str) -> Run:
                 return Run(Path(os.path.abspath(directory)))  # noqa: PTH100 - links stay as typed
     names = ", ".join(run.name for run in list_runs(root)[:5])
     raise RunNotFoundError(
-        f"{reference!r} is no run: neither a run's directory nor name/version_N under {root}.",
-        f"The latest runs there: {names}." if names else "Name another root: --root PATH",
+        f"no such run: {reference!r} is neither a run's directory nor name/version_N under {root}.",
+        f"The latest runs there: {names}." if names else "Choose another root: --root PATH",
     )

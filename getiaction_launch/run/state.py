@@ -3,7 +3,7 @@
 from enum import Enum
 
 EXIT_INTERRUPTED = 75
-"""A worker's and a node's exit code: told to stop, and its state saved where that was possible.
+"""Exit code of a worker or node that stopped on request, having saved if that was possible.
 
 EX_TEMPFAIL of BSD's sysexits.h.
 """
@@ -22,7 +22,7 @@ class JobState(str, Enum):
 
     @property
     def is_over(self) -> bool:
-        """Nothing runs any more."""
+        """Whether the job or attempt has ended."""
         return self in _OVER
 
 

@@ -51,7 +51,10 @@ def test_crash_over_the_budget_is_the_end(launch_failing, cluster):
     """The reason says what was allowed."""
     result = launch_failing("--cluster", cluster.name, "--max-crashes", "1")
     assert result.returncode == 10
-    assert "ValueError: no such gripper (1 of 1 crashes were allowed)" in result.stdout
+    assert (
+        "ValueError: no such gripper (not restarted: restarts.crashes=1 is used up)"
+        in result.stdout
+    )
     assert "getiaction-launch resume" in result.stdout
 
 

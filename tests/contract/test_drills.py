@@ -226,7 +226,7 @@ def test_killed_node_task_counts_as_a_node_failure(cluster, start_script, tmp_pa
         )
         task.kill()
     assert waiting.wait(LIMIT_SECONDS) == 14
-    assert "1 of 1 node failures were allowed" in (tmp_path / "waiting.out").read_text()
+    assert "restarts.node_failures=1 is used up" in (tmp_path / "waiting.out").read_text()
 
 
 def test_cancel_ends_a_job_that_is_just_requeued(cluster, start_script, tmp_path, until):

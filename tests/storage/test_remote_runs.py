@@ -65,7 +65,7 @@ def test_remote_runs_are_listed_and_found(root):
     assert find_run("act/version_1", root) == runs[1]
     assert find_run(str(runs[0].directory), "elsewhere") == runs[0]
     assert find_run("@last", root) in runs[:2]
-    with pytest.raises(LaunchError, match=r"'act/version_9' is no run"):
+    with pytest.raises(LaunchError, match=r"no such run: 'act/version_9'"):
         find_run("act/version_9", root)
     assert list_runs(f"{root}/nothing") == []
 

@@ -136,7 +136,7 @@ def test_each_cause_has_its_own_budget(run):
         allowed = allow_another(run, ending)
         assert allowed.goes_on is goes_on
         attempt.end(allowed)
-    assert allowed.reason == "ValueError (1 of 1 crashes were allowed)"
+    assert allowed.reason == "ValueError (not restarted: restarts.crashes=1 is used up)"
 
 
 def test_endless_requeues_without_a_step_are_stopped(run, monkeypatch):
@@ -152,7 +152,7 @@ def test_endless_requeues_without_a_step_are_stopped(run, monkeypatch):
         allowed = allow_another(run, WARNED)
         assert allowed.goes_on is goes_on
         attempt.end(allowed)
-    assert "trained no step" in allowed.reason
+    assert "saved no progress" in allowed.reason
     assert allowed.state is JobState.INTERRUPTED
 
 

@@ -65,13 +65,13 @@ def test_values_are_not_taken_for_scripts_or_verbs(words, own, script):
         ("--config gone.yaml", 2, "--config gone.yaml: No such file"),
         ("--cluster slrm --config a.yaml", 2, "--cluster slrm: there is no cluster config"),
         ("--cluster ./slurm.yaml --config a.yaml", 2, "there is no such file"),
-        ("status nothing", 2, "'nothing' is no run"),
-        ("logs @last", 2, "there is no run under experiments"),
+        ("status nothing", 2, "no such run: 'nothing'"),
+        ("logs @last", 2, "there are no runs under experiments"),
         ("cancel", 2, "the following arguments are required: RUN"),
         ("--wait", 2, "give a spec or a script"),
         ("--max-parallel 2 a.py", 2, "--max-parallel needs --sweep"),
         ("--entrypoint-num-cpus 1 a.py", 2, "was replaced by --ray.\n--ray entrypoint_num_cpus=1"),
-        ("logs --attempt 7 @last", 2, "there is no run under experiments"),
+        ("logs --attempt 7 @last", 2, "there are no runs under experiments"),
     ],
 )
 def test_mistakes_are_answered_in_one_form(capsys, words, code, complaint):

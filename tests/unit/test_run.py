@@ -66,9 +66,11 @@ def test_runs_are_found_by_directory_name_and_last(tmp_path, monkeypatch):
     assert find_run("@last", tmp_path.name) == runs[2]  # absolute, for nodes that are elsewhere
     assert find_run("act/version_1", str(tmp_path)) == runs[1]
     assert find_run(str(runs[0].directory), "elsewhere") == runs[0]
-    with pytest.raises(RunNotFoundError, match=r"(?s)'act/version_9' is no run.*pusht/version_0"):
+    with pytest.raises(
+        RunNotFoundError, match=r"(?s)no such run: 'act/version_9'.*pusht/version_0"
+    ):
         find_run("act/version_9", str(tmp_path))
-    with pytest.raises(RunNotFoundError, match="there is no run under"):
+    with pytest.raises(RunNotFoundError, match="there are no runs under"):
         find_run("@last", str(tmp_path / "nothing"))
 
 
@@ -102,7 +104,7 @@ def test_name_that_cannot_be_a_directory_is_refused(tmp_path):
     """A file in the way and a name that is too long are named, not shown as a traceback."""
     (tmp_path / "act").touch()
     for name in ("act", "x" * 300):
-        with pytest.raises(CheckError, match="cannot hold a run"):
+        with pytest.raises(CheckError, match="a run cannot be created in"):
             Run.claim(str(tmp_path), name)
 
 

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 import psutil
 
 from getiaction_launch.errors import CheckError
-from getiaction_launch.node.node import kill_processes_of, node_command
+from getiaction_launch.node.node import node_command
 from getiaction_launch.run.run import Run
 from getiaction_launch.system.child import start_child
+from getiaction_launch.system.orphans import kill_processes_of
 from getiaction_launch.system.ports import reserve_port
 
 
@@ -88,7 +89,7 @@ class NodeAgent:
 
     def clean(self) -> None:
         """End what an actor that was here before has left behind."""
-        kill_processes_of(self._run)
+        kill_processes_of(str(self._run.local.directory))
 
 
 def _interface(address: str) -> dict[str, str]:

@@ -27,12 +27,7 @@ from typing import ClassVar
 from getiaction_launch.backends.slurm.backend import state_directory
 from getiaction_launch.backends.slurm.command import call
 from getiaction_launch.errors import LaunchError
-from getiaction_launch.node.node import (
-    POLL_SECONDS,
-    RUN_VARIABLE,
-    available_cpus,
-    kill_processes_of,
-)
+from getiaction_launch.node.node import POLL_SECONDS, available_cpus
 from getiaction_launch.node.sidecar import NodeLostError, Sidecar
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt
@@ -40,6 +35,7 @@ from getiaction_launch.run.records import JobRecord, Record
 from getiaction_launch.run.run import Run
 from getiaction_launch.system.child import start_child
 from getiaction_launch.system.gpus import visible_gpus
+from getiaction_launch.system.orphans import RUN_VARIABLE, kill_processes_of
 from getiaction_launch.system.ports import reserve_port
 from getiaction_launch.system.stop import StopRequest
 
@@ -208,7 +204,8 @@ class RayNode(Sidecar):
     def _end(self, process: "subprocess.Popen[bytes]") -> None:
         process.kill()  # its daemons are bound to die with it, and their workers with them
         process.wait()
-        kill_processes_of(self._run, SLURM_NODEID=os.environ["SLURM_NODEID"])
+        node_id = os.environ["SLURM_NODEID"]
+        kill_processes_of(str(self._run.local.directory), SLURM_NODEID=node_id)
 
 
 def _token_directory(run: Run) -> Path:

@@ -15,7 +15,7 @@ from getiaction_launch.backends.flag import settings_of
 from getiaction_launch.backends.slurm.command import KEPT_VARIABLES, refusal
 from getiaction_launch.backends.slurm.settings import SlurmSettings
 from getiaction_launch.errors import UnreachableError
-from getiaction_launch.node.node import RUN_VARIABLE
+from getiaction_launch.system.orphans import RUN_VARIABLE
 
 SBATCH_SECONDS = 120
 
