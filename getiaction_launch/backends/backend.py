@@ -78,6 +78,16 @@ class Backend(Protocol):
             UnknownSettingError: If there is no such field.
         """
 
+    def resolve_runs(self, root: str) -> "Backend":
+        """The same backend with job ids in place of the names of runs, where it takes some.
+
+        Args:
+            root: Directory or URL below which named runs are looked for.
+
+        Raises:
+            LaunchError: If a run does not exist, or can never fulfil what is asked of it.
+        """
+
     def working_directory(self) -> Path | None:
         """Where the run's relative paths lie on this machine; None for the shell's directory."""
 

@@ -63,6 +63,10 @@ class LocalBackend:
         """The same backend with other values for some of its fields."""
         return replace_fields(self, values)
 
+    def resolve_runs(self, root: str) -> Backend:  # noqa: ARG002 - the contract's argument
+        """The same backend: no setting names a run."""
+        return self
+
     def working_directory(self) -> Path | None:
         """None: relative paths lie in the shell's directory."""
         return None

@@ -81,6 +81,10 @@ class RayBackend(RaySettings):
         """Whether Ray brings a working directory to the nodes."""
         return "working_dir" in self._runtime_env
 
+    def resolve_runs(self, root: str) -> Backend:  # noqa: ARG002 - the contract's argument
+        """The same backend: no setting names a run."""
+        return self
+
     def working_directory(self) -> Path | None:
         """The directory that Ray copies to the nodes, where that is one of this machine."""
         shipped = self._runtime_env.get("working_dir")
