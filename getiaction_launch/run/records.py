@@ -132,22 +132,26 @@ class JobRecord(Record):
     def read(cls, run: "Run") -> "Self | None":
         """Read the file; None if it does not exist (yet).
 
-        Before 0.1.0 the details stood next to the other keys.
-
         Raises:
             RecordError: If the file is damaged; the message names the file and the key.
             StorageError: If remote storage does not answer.
         """
         record = super().read(run)
-        if record is None or record.details:
-            return record
+        if record is None:
+            return None
+        own = {f.name for f in fields(cls)} | {"schema_version"}
         content = run.read(cls.NAME) or {}
-        known = {f.name for f in fields(cls)} | {"schema_version"}
-        details = {key: value for key, value in content.items() if key not in known}
+        details = {key: value for key, value in content.items() if key not in own}
         output, folder = record.output, details.get("job_dir")
-        if output is None and isinstance(folder, str):
+        if output is None and isinstance(folder, str):  # as SLURM's jobs had it before 0.1.0
             output = str(Path(folder, f"{record.job_id}_0_log.out"))
         return replace(record, details=details, output=output)
+
+    def content(self) -> dict[str, object]:
+        """Return the content of the file, with the details next to the other keys."""
+        content = plain(self)
+        content.pop("details")
+        return {**self.details, **content}
 
 
 @dataclass(frozen=True)

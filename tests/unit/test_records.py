@@ -113,10 +113,12 @@ def test_text_that_is_not_json_is_named(run):
         Cancel.read(run)
 
 
-def test_job_of_an_earlier_version_keeps_its_details(run):
-    """Before 0.1.0 they stood beside the other keys, and SLURM's output had no key of its own."""
+def test_details_of_a_job_stand_next_to_its_other_keys(run):
+    """So they always did, and SLURM's output had no key of its own at first."""
     process = {"host": "lab7", "pid": 3, "started_after_boot_seconds": 5.5}
     run.write("job", {"job_id": "12_1", "job_dir": "/jobs", "process": process, "is_inside": True})
     record = JobRecord.read(run)
     assert record.details == {"job_dir": "/jobs", "process": process, "is_inside": True}
     assert record.output == "/jobs/12_1_0_log.out"
+    record.write(run)
+    assert run.read("job")["process"] == process
