@@ -116,9 +116,10 @@ class Noting(Profiler):
         return "a summary"
 
 
-def test_watching_fetches():
+def test_watching_fetches(tmp_path):
     """The function is called before each fetch, when the step before is over, validation too."""
     events, users = [], Noting()
+    users.dirpath = tmp_path  # Lightning writes the summary there
     with before_each_fetch(lambda _: events.append("fetch")) as watch:
         trainer = fit(
             watch,
