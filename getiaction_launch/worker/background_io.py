@@ -25,6 +25,7 @@ from getiaction_launch.errors import CheckError
 from getiaction_launch.run.checkpoint import sync_directory
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import remove
+from getiaction_launch.worker.lightning_seams import LightningState
 from getiaction_launch.worker.progress import ProgressReport, say
 from getiaction_launch.worker.snapshot import Snapshot, SnapshotMemory
 
@@ -91,7 +92,7 @@ class BackgroundCheckpointIO(CheckpointIO):
 
     def save_checkpoint(
         self,
-        checkpoint: dict[str, Any],
+        checkpoint: LightningState,
         path: str | Path,
         storage_options: Any = None,  # noqa: ANN401 - as in CheckpointIO
     ) -> None:
@@ -123,7 +124,7 @@ class BackgroundCheckpointIO(CheckpointIO):
             self.raise_failure()
 
     def save_later(
-        self, checkpoint: dict[str, Any], partial: Path, request: SaveRequest
+        self, checkpoint: LightningState, partial: Path, request: SaveRequest
     ) -> "Future[None]":
         """Copy a state and write it in the background.
 
@@ -139,7 +140,7 @@ class BackgroundCheckpointIO(CheckpointIO):
         """
         return self._start(self._take(checkpoint), partial, request)
 
-    def _take(self, checkpoint: dict[str, Any]) -> Snapshot:
+    def _take(self, checkpoint: LightningState) -> Snapshot:
         if self._num_saves >= _MAX_SAVES:
             self.wait()
         return self._memory.take(checkpoint, self.wait if self._num_saves else None)

@@ -32,6 +32,7 @@ from getiaction_launch.plan.plan import Plan, Saving
 from getiaction_launch.run.checkpoint import Checkpoint, Interrupted
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker.lightning_seams import (
+    LightningState,
     finish_restarting,
     is_between_steps,
     preparing_loaders,
@@ -112,9 +113,9 @@ def callbacks() -> list[Callback]:
 
 
 @contextlib.contextmanager
-def _watching(trainer: Trainer, fit: int) -> Iterator[dict[str, Any]]:
+def _watching(trainer: Trainer, fit: int) -> Iterator[dict[str, object]]:
     """Run a fit inside the context of the Trainer's own :class:`Interruption`."""
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, object] = {}
     with contextlib.ExitStack() as stack:
         for callback in trainer.callbacks:  # type: ignore[attr-defined] # set in another module
             if isinstance(callback, Interruption):
@@ -151,7 +152,7 @@ class Interruption(Callback):
         self._undo = contextlib.ExitStack()
 
     @contextlib.contextmanager
-    def watching(self, fit: int) -> Iterator[dict[str, Any]]:
+    def watching(self, fit: int) -> Iterator[dict[str, object]]:
         """Watch one ``Trainer.fit``.
 
         Args:
@@ -175,8 +176,8 @@ class Interruption(Callback):
         # An earlier fit than the checkpoint's is run again, but must not replace its newer state.
         self._is_rerun = checkpoint is not None and fit < checkpoint.fit
         self._is_training = False
-        self._resumed: dict[str, Any] = {}
-        arguments: dict[str, Any] = {}
+        self._resumed: LightningState = {}
+        arguments: dict[str, object] = {}
         if checkpoint and checkpoint.fit == fit:
             arguments = {
                 "ckpt_path": str(checkpoint.path),
@@ -296,7 +297,7 @@ class Interruption(Callback):
         return Verdict.SAVE if is_due and is_free else Verdict.CONTINUE
 
     def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: LightningState
     ) -> None:
         """Add what each rank needs to resume, if the launcher is saving."""
         del pl_module
@@ -304,7 +305,7 @@ class Interruption(Callback):
             gather_rank_states(trainer, checkpoint)
 
     def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: LightningState
     ) -> None:
         """Take what this rank needs; Lightning restores its loops after this hook."""
         del pl_module

@@ -9,23 +9,27 @@ import contextlib
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import Strategy
 
+LightningState: TypeAlias = dict[str, Any]
+"""A checkpoint, or a part of one, as Lightning hands it to hooks; its keys are Lightning's own."""
+
 FETCH = "[_TrainingEpochLoop].train_dataloader_next"
 """Name of the action that Lightning's training loop profiles while it fetches a batch."""
 
 
 @functools.cache
-def watch_fits(watch: Callable[[Trainer, int], AbstractContextManager[dict[str, Any]]]) -> None:
+def watch_fits(watch: Callable[[Trainer, int], AbstractContextManager[dict[str, object]]]) -> None:
     """Run every ``Trainer.fit`` of this process inside a context, which may change its arguments.
 
     The class is patched because the checkpoint to resume from is an argument of ``fit``, which the
@@ -154,7 +158,9 @@ def finish_restarting(trainer: Trainer) -> None:
     trainer.fit_loop._restarting = False  # noqa: SLF001
 
 
-def restore_outcome(trainer: Trainer, metrics: dict[str, Any], *, should_stop: bool) -> None:
+def restore_outcome(
+    trainer: Trainer, metrics: Mapping[str, torch.Tensor], *, should_stop: bool
+) -> None:
     """Restore the metrics and the request to stop, which Lightning does not save.
 
     Plateau schedulers and early stopping may read ``callback_metrics`` before anything is logged in
@@ -174,13 +180,13 @@ def is_between_steps(trainer: Trainer) -> bool:
     return is_idle and batches.completed % trainer.accumulate_grad_batches == 0
 
 
-def fit_loop_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
+def fit_loop_state(checkpoint: LightningState) -> LightningState:
     """Return the fit loop's part of a checkpoint; its ``combined_loader`` has the loaders' states.
 
     The layout is private to Lightning, which saves the loaders of rank 0 there, while each rank
     needs its own.
     """
-    state: dict[str, Any] = checkpoint["loops"]["fit_loop"]["state_dict"]
+    state: LightningState = checkpoint["loops"]["fit_loop"]["state_dict"]
     return state
 
 

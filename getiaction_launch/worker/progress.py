@@ -5,9 +5,11 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -76,7 +78,7 @@ class ProgressReport(Callback):
             self._report_step(trainer, "finished", metrics)
 
     def _report_step(
-        self, trainer: Trainer, phase: str, metrics: dict[str, Any] | None = None
+        self, trainer: Trainer, phase: str, metrics: Mapping[str, torch.Tensor] | None = None
     ) -> None:
         steps = trainer.global_step - self._first_step
         values = trainer.callback_metrics if metrics is None else metrics

@@ -40,6 +40,7 @@ from getiaction_launch.run.checkpoint import commit, partial_path, remove_partia
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker.background_io import BackgroundCheckpointIO, SaveRequest
 from getiaction_launch.worker.lightning_seams import (
+    LightningState,
     fit_loop_state,
     keeps_account_of,
     looking_ahead,
@@ -52,7 +53,7 @@ from getiaction_launch.worker.random_state import random_state
 _KEY = "getiaction_launch"
 
 
-def gather_rank_states(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+def gather_rank_states(trainer: Trainer, checkpoint: LightningState) -> None:
     """Add to a checkpoint what each rank needs to resume; must run on all ranks.
 
     Lightning saves the loaders of rank 0 only, and no random numbers.
@@ -75,7 +76,7 @@ def gather_rank_states(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     checkpoint[_KEY] = {"ranks": ranks}
 
 
-def own_rank_state(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
+def own_rank_state(trainer: Trainer, checkpoint: LightningState) -> LightningState:
     """Take what this rank added to a checkpoint, and put its loaders where Lightning looks.
 
     Returns:
@@ -84,7 +85,7 @@ def own_rank_state(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, An
     """
     if _KEY not in checkpoint:
         return {}
-    ranks: list[dict[str, Any]] = checkpoint[_KEY]["ranks"]
+    ranks: list[LightningState] = checkpoint[_KEY]["ranks"]
     if len(ranks) == trainer.world_size:
         own = ranks[trainer.global_rank]
         fit_loop_state(checkpoint)["combined_loader"] = own["loaders"]
@@ -254,7 +255,7 @@ class _CommittingIO(CheckpointIO):
 
     def save_checkpoint(
         self,
-        checkpoint: dict[str, Any],
+        checkpoint: LightningState,
         path: str | Path,
         storage_options: Any = None,  # noqa: ANN401 - as in CheckpointIO
     ) -> None:

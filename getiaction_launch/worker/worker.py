@@ -19,7 +19,7 @@ from typing import NoReturn
 from getiaction_launch.errors import SpecError
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.checkpoint import Interrupted
-from getiaction_launch.run.records import WorkerError
+from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED
 from getiaction_launch.system.child import die_with_parent

@@ -125,7 +125,7 @@ def test_flags_of_srun_and_setup_reach_the_step(getiaction_launch, script, tmp_p
     (text,) = [path.read_text() for path in folder.glob("*_submission.sh")]
     assert " --label " in text
     job = read_job(str(tmp_path / "experiments/train/version_0"))
-    assert job["details"]["job_dir"] == str(folder)
+    assert job["job_dir"] == str(folder)
 
 
 # Refusals

@@ -7,7 +7,7 @@ import pytest
 import torch.distributed
 
 from getiaction_launch.plan.plan import Plan, Topology
-from getiaction_launch.run.records import WorkerError
+from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker import worker
 from getiaction_launch.worker.worker import _is_lost_peer
