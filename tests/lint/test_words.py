@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = (
     "getiaction",
+    "getiaction_launch/backends",
     "getiaction_launch/cli",
     "getiaction_launch/launch",
     "getiaction_launch/mirror",
