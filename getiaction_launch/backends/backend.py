@@ -78,6 +78,16 @@ class Backend(Protocol):
             UnknownSettingError: If the backend has no such field.
         """
 
+    def resolve_runs(self, root: str) -> "Backend":
+        """Return this backend with job ids instead of runs in its settings, if there are any.
+
+        Args:
+            root: Directory or URL in which to look for runs.
+
+        Raises:
+            LaunchError: If a run does not exist, or can never fulfil a dependency on it.
+        """
+
     def working_directory(self) -> Path | None:
         """Return the directory that a run's relative paths refer to; None for the shell's own."""
 

@@ -63,6 +63,10 @@ class LocalBackend:
         """Return this backend with other values for some of its fields."""
         return replace_fields(self, values)
 
+    def resolve_runs(self, root: str) -> Backend:  # noqa: ARG002 - the contract's argument
+        """Return this backend: none of its settings names a run."""
+        return self
+
     def working_directory(self) -> Path | None:
         """Return None: relative paths refer to the shell's directory."""
         return None

@@ -189,7 +189,8 @@ def logs(tokens: Sequence[str]) -> int:
     attempt = newest if arguments.attempt is None else arguments.attempt
     if not 0 <= attempt <= newest:
         raise UsageError(
-            f"--attempt {attempt}: there is no such attempt.", f"--attempt 0 to {newest}"
+            f"--attempt {attempt}: there is no such attempt.",
+            f"Attempts of this run go from 0 to {newest}.",
         )
     watch = show.Watch() if arguments.follow else None
     return print_logs(arguments.run, arguments.rank, attempt, watch)

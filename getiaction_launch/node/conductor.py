@@ -24,7 +24,8 @@ from getiaction_launch.node.node import SAVE_LIMIT_SECONDS, await_save, run_node
 from getiaction_launch.node.sidecar import NodeLostError, Sidecar
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt, Ending
-from getiaction_launch.run.records import Cancel, Done, JobRecord, NodeEnd, read_attempts
+from getiaction_launch.run.node_records import NodeEnd
+from getiaction_launch.run.records import Cancel, Done, JobRecord, read_attempts
 from getiaction_launch.run.restart import allow_another, judge, may_begin
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED, Cause, JobState

@@ -19,7 +19,8 @@ from dataclasses import replace
 from getiaction_launch.mirror.staging import Staging
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt
-from getiaction_launch.run.records import Progress, WorkerError
+from getiaction_launch.run.node_records import WorkerError
+from getiaction_launch.run.records import Progress
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED
 from getiaction_launch.system.child import die_with_parent, start_child

@@ -89,7 +89,11 @@ def read_trainer(arguments: Sequence[str]) -> dict[str, object]:
                 f"trainer={section!r} is not a mapping of the Trainer's keys.",
                 nearest or "Set its keys, for example: --trainer.max_epochs=100",
             )
-        dotted = {key[8:]: value for key, value in source.items() if key.startswith("trainer.")}
+        dotted = {
+            key.removeprefix("trainer."): value
+            for key, value in source.items()
+            if key.startswith("trainer.")
+        }
         for key, value in {**(section or {}), **dotted}.items():
             name = key.rstrip("+")
             is_appended = name != key

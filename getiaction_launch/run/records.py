@@ -4,11 +4,11 @@ Other modules use these classes and never the files' text keys. A file of an ear
 readable: keys that are unknown here are ignored and missing ones have defaults. A damaged file
 raises a :class:`~getiaction_launch.errors.RecordError` that names the file and the key.
 
-Two more files have their own modules: ``plan.json`` (:class:`~getiaction_launch.plan.plan.Plan`)
-and the markers of committed checkpoints (:mod:`getiaction_launch.run.checkpoint`).
+Some files have modules of their own: ``plan.json`` (:class:`~getiaction_launch.plan.plan.Plan`),
+the markers of committed checkpoints (:mod:`getiaction_launch.run.checkpoint`), and what nodes and
+workers write next to their logs (:mod:`getiaction_launch.run.node_records`).
 """
 
-import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from getiaction_launch.errors import RecordError
 from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.run.state import Cause, JobState
-from getiaction_launch.storage.paths import read_json, write_json
+from getiaction_launch.storage.paths import read_json
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -132,22 +132,26 @@ class JobRecord(Record):
     def read(cls, run: "Run") -> "Self | None":
         """Read the file; None if it does not exist (yet).
 
-        Before 0.1.0 the details stood next to the other keys.
-
         Raises:
             RecordError: If the file is damaged; the message names the file and the key.
             StorageError: If remote storage does not answer.
         """
         record = super().read(run)
-        if record is None or record.details:
-            return record
+        if record is None:
+            return None
+        own = {f.name for f in fields(cls)} | {"schema_version"}
         content = run.read(cls.NAME) or {}
-        known = {f.name for f in fields(cls)} | {"schema_version"}
-        details = {key: value for key, value in content.items() if key not in known}
+        details = {key: value for key, value in content.items() if key not in own}
         output, folder = record.output, details.get("job_dir")
-        if output is None and isinstance(folder, str):
+        if output is None and isinstance(folder, str):  # as SLURM's jobs had it before 0.1.0
             output = str(Path(folder, f"{record.job_id}_0_log.out"))
         return replace(record, details=details, output=output)
+
+    def content(self) -> dict[str, object]:
+        """Return the content of the file, with the details next to the other keys."""
+        content = plain(self)
+        content.pop("details")
+        return {**self.details, **content}
 
 
 @dataclass(frozen=True)
@@ -303,63 +307,3 @@ class JobEnd(Record):
     cause: Cause | None = None
     reason: str = ""
     seen_at: float = 0
-
-
-@dataclass(frozen=True)
-class NodeEnd:
-    """``logs/attempt_N/node_R.json``: how one node ended. Written by that node.
-
-    Attributes:
-        exit_code: Exit code of the node, as returned by
-            :func:`getiaction_launch.node.node.run_node`.
-        lost: Why the node was lost, through no fault of the run's own code; otherwise None.
-    """
-
-    exit_code: int
-    lost: str | None = None
-
-    @classmethod
-    def read(cls, run: "Run", attempt: int, node_rank: int) -> "NodeEnd | None":
-        """Read how a node ended; None while it runs."""
-        return load(cls, _node_path(run, attempt, node_rank))
-
-    def write(self, run: "Run", attempt: int, node_rank: int) -> None:
-        """Write how this node ended."""
-        write_json(_node_path(run, attempt, node_rank), plain(self))
-
-
-def _node_path(run: "Run", attempt: int, node_rank: int) -> Path:
-    return run.log_directory(attempt) / f"node_{node_rank}.json"
-
-
-@dataclass(frozen=True)
-class WorkerError:
-    """``logs/attempt_N/error_rank_R.json``: why a worker failed. Written by it or by its node.
-
-    Attributes:
-        rank: The worker's rank among all workers.
-        node_rank: Rank of the node that the worker ran on.
-        host: Host name of that node.
-        type: Class name of the exception.
-        message: Text of the exception.
-        traceback: Traceback in the worker; empty if the worker could not write one.
-        is_consequence: Whether the exception only means that another worker is gone.
-        failed_at: When the worker failed, in seconds since the epoch.
-    """
-
-    rank: int
-    node_rank: int
-    host: str
-    type: str
-    message: str
-    traceback: str = ""
-    is_consequence: bool = False
-    failed_at: float = field(default_factory=time.time)
-
-    def __str__(self) -> str:
-        return f"rank {self.rank} on node {self.node_rank} ({self.host}): {self.summary}"
-
-    @property
-    def summary(self) -> str:
-        """``ValueError: message``, as a traceback ends."""
-        return f"{self.type}: {self.message}"

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from getiaction_launch.errors import CheckError, RunNotFoundError
-from getiaction_launch.run.records import WorkerError, load
+from getiaction_launch.run.node_records import WorkerError
+from getiaction_launch.run.records import load
 from getiaction_launch.storage.claim import create
 from getiaction_launch.storage.paths import (
     children,

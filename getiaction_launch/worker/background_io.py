@@ -1,9 +1,9 @@
-"""Checkpoints written in the background, so that training waits for a copy in memory alone.
+"""Writes checkpoints in the background, so that training waits only for a copy in memory.
 
-Lightning's ``AsyncCheckpointIO`` has a queue without an end, removes the old file before the new
-one is there, and tells of a failed write at some later save or never. Here at most one state of
-the training is in memory, all that happens to files happens in the order in which it was asked
-for, and a fit does not end before the last file is in its place.
+Lightning's ``AsyncCheckpointIO`` has an unbounded queue, removes the old file before the new one
+exists, and reports a failed write at some later save or never. Here at most one state of the
+training is held in memory, files change in the order in which that was requested, and a fit does
+not end before its last file is in place.
 """
 
 import contextlib
@@ -25,20 +25,21 @@ from getiaction_launch.errors import CheckError
 from getiaction_launch.run.checkpoint import sync_directory
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import remove
+from getiaction_launch.worker.lightning_seams import LightningState
 from getiaction_launch.worker.progress import ProgressReport, say
 from getiaction_launch.worker.snapshot import Snapshot, SnapshotMemory
 
 RETRY_SECONDS = (1.0, 3.0, 9.0)
-"""Pauses before a write that the disk has refused is tried again."""
+"""Pauses before a write that the disk has refused is retried."""
 _LASTING = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
-"""Refusals that no pause will change."""
-_MOST_SAVES = 4
-"""So many saves of one state may wait to be written; further ones wait themselves."""
+"""Errors that a retry would meet again."""
+_MAX_SAVES = 4
+"""How many saves of the same state may be pending; further ones wait."""
 
 
 @dataclass
 class SaveRequest:
-    """What happens to one checkpoint after its state is copied.
+    """What happens to one checkpoint after its state has been copied.
 
     The launcher passes it as ``storage_options`` to ``Trainer.save_checkpoint``, which hands it to
     the ``CheckpointIO`` unchanged.
@@ -46,8 +47,8 @@ class SaveRequest:
     Attributes:
         finish: Called once the file is written durably; commits it, or moves it into place.
         fail: Called with the reason if the file cannot be written or ``finish`` fails.
-        progress: What to add to the run's progress as soon as the state is copied.
-        is_taken: Whether the ``CheckpointIO`` has done all that the caller must wait for.
+        progress: What to add to the run's progress as soon as the state has been copied.
+        is_taken: Whether the ``CheckpointIO`` has done everything that training must wait for.
         is_finished: Whether ``finish`` has succeeded.
     """
 
@@ -59,15 +60,15 @@ class SaveRequest:
 
 
 class BackgroundCheckpointIO(CheckpointIO):
-    """Takes a snapshot of what is to be saved and leaves the rest to one thread.
+    """Copies the state that is to be saved, and leaves the rest to one thread.
 
     Args:
-        base: Reads checkpoints, and writes those that do not lie in a file system.
-        progress: Where it says whether a checkpoint is being written, and what failed.
-        run: In its directory, what killed writes have left is removed.
-        can_wait: Whether nobody reads a file before the fit ends. Any other is written when
-            :meth:`save_checkpoint` returns.
-        resumed_from: A checkpoint that is not removed.
+        base: Reads checkpoints, and writes those that are not in a file system.
+        progress: Reports whether a checkpoint is being written, and what failed.
+        run: The run; leftovers of interrupted writes are removed in its directory only.
+        can_wait: Whether a file may be written later, since nobody reads it before the fit ends.
+            Any other file is complete when :meth:`save_checkpoint` returns.
+        resumed_from: A checkpoint that is never removed.
     """
 
     def __init__(
@@ -91,14 +92,14 @@ class BackgroundCheckpointIO(CheckpointIO):
 
     def save_checkpoint(
         self,
-        checkpoint: dict[str, Any],
+        checkpoint: LightningState,
         path: str | Path,
         storage_options: Any = None,  # noqa: ANN401 - as in CheckpointIO
     ) -> None:
-        """Save a checkpoint of the user's, or with a :class:`SaveRequest` one of the launcher's.
+        """Save a checkpoint: the launcher's with a :class:`SaveRequest`, otherwise the user's.
 
         Raises:
-            CheckError: If this one, or one that was left to the thread, could not be written.
+            CheckError: If this one, or an earlier one of the user's, could not be written.
         """
         if isinstance(storage_options, SaveRequest):
             self.save_later(checkpoint, Path(path), storage_options)
@@ -123,40 +124,36 @@ class BackgroundCheckpointIO(CheckpointIO):
             self.raise_failure()
 
     def save_later(
-        self,
-        checkpoint: dict[str, Any],
-        partial: Path,
-        request: SaveRequest,
+        self, checkpoint: LightningState, partial: Path, request: SaveRequest
     ) -> "Future[None]":
-        """Take a snapshot and have it written.
+        """Copy a state and write it in the background.
 
-        If an earlier one is still being written this waits for that first, unless both are of the
-        same state.
+        If an earlier one is still being written this waits for it, unless both are the same state.
 
         Args:
-            checkpoint: What to save.
-            partial: Where the thread writes it, durably; it lies beside where the file is to be.
-            request: What the thread does then.
+            checkpoint: The content of the checkpoint.
+            partial: Where to write it; must be in the directory of the final file.
+            request: What to do once it is written, or cannot be written.
 
         Returns:
-            What is done when either has been.
+            A future that is done once the request has been finished or has failed.
         """
         return self._start(self._take(checkpoint), partial, request)
 
-    def _take(self, checkpoint: dict[str, Any]) -> Snapshot:
-        if self._num_saves >= _MOST_SAVES:
+    def _take(self, checkpoint: LightningState) -> Snapshot:
+        if self._num_saves >= _MAX_SAVES:
             self.wait()
         return self._memory.take(checkpoint, self.wait if self._num_saves else None)
 
     def _start(self, snapshot: Snapshot, partial: Path, request: SaveRequest) -> "Future[None]":
-        # Before the thread begins: the two would wait for each other.
+        # Count before the thread begins, so that the two never wait for each other.
         self._count(1, **request.progress)
         future = self._submit(functools.partial(self._write, snapshot, partial, request))
         request.is_taken = True
         return future
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove a checkpoint after all that was to be saved before it."""
+        """Remove a checkpoint, after everything that was to be saved before it."""
         if is_url(path):
             self.wait()
             self._base.remove_checkpoint(path)
@@ -165,17 +162,17 @@ class BackgroundCheckpointIO(CheckpointIO):
             self._change(Path(path), remove, exists=False)
 
     def link(self, path: Path, link: Path) -> None:
-        """Have ``link`` name the checkpoint at ``path``, after that has been written."""
+        """Make ``link`` a link to the checkpoint at ``path``, after that has been written."""
         if _name(link) != _name(path):
             self._change(link, functools.partial(_replace_by_link, path), exists=True)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **words: Any) -> Any:  # noqa: ANN401 - as in CheckpointIO
-        """Read a checkpoint, once it has been written."""
+        """Read a checkpoint, after everything has been written."""
         self.wait()
         return self._base.load_checkpoint(path, *args, **words)
 
     def exists(self, path: str | Path) -> bool | None:
-        """Whether a file will be there when all has been done that was asked for; None for URLs."""
+        """Whether a file will exist when all requests are done; None for a URL."""
         if is_url(path):
             return None
         future, exists = self._expected.get(_name(Path(path)), (None, False))
@@ -183,27 +180,27 @@ class BackgroundCheckpointIO(CheckpointIO):
 
     @property
     def is_writing(self) -> bool:
-        """Whether a checkpoint is waiting to be written or is being written."""
+        """Whether a checkpoint is being written, or waits to be written."""
         return self._num_saves > 0
 
     def wait(self) -> None:
-        """Wait until all has been done that was asked for."""
+        """Wait until all requests are done."""
         if self._last:
             self._last.result()
 
     def teardown(self) -> None:
-        """Wait; Lightning calls it when a fit ends, in whatever way."""
+        """Wait until all requests are done; Lightning calls this however a fit ends."""
         self.wait()
 
     def close(self) -> None:
-        """Wait, and end the thread."""
+        """Wait until all requests are done, and end the thread."""
         self._thread.shutdown()
 
     def raise_failure(self) -> None:
-        """Raise what kept a checkpoint of the user's from being written or removed.
+        """Fail if a checkpoint of the user's could not be written or removed.
 
         Raises:
-            CheckError: That, with the path.
+            CheckError: If so; it names the path and the error of the disk.
         """
         if self._failure:
             raise self._failure
@@ -214,7 +211,7 @@ class BackgroundCheckpointIO(CheckpointIO):
 
     def _try_to_change(self, path: Path, change: Callable[[Path], None]) -> None:
         if self._failure:
-            return  # what it was to replace is not there
+            return  # the file that was to replace this one is missing
         try:
             change(path)
         except OSError as error:
@@ -233,7 +230,7 @@ class BackgroundCheckpointIO(CheckpointIO):
                 error = self._try_to_write(snapshot, partial, request)
                 if not isinstance(error, OSError) or isinstance(error, _LASTING):
                     break
-                say(f"{partial.name}: {error}; trying again in {pause_seconds:g} s")
+                say(f"{partial.name}: {error}; retrying in {pause_seconds:g} s")
                 time.sleep(pause_seconds)
             else:
                 error = self._try_to_write(snapshot, partial, request)
@@ -252,13 +249,16 @@ class BackgroundCheckpointIO(CheckpointIO):
             request.finish()
             request.is_finished = True
         except Exception as error:  # noqa: BLE001 - the user's objects may raise anything
-            with contextlib.suppress(OSError):  # a full disk needs the room
+            with contextlib.suppress(OSError):  # a full disk needs the space
                 partial.unlink(missing_ok=True)
             return _cause(error)
         return None
 
     def _sweep(self, directory: Path) -> None:
-        """Once, remove what writes of earlier attempts have left; other runs' may be alive."""
+        """Once, remove what interrupted writes of earlier attempts have left.
+
+        Other directories than the run's may hold files that another run is writing.
+        """
         if directory in self._swept or self._run.directory not in directory.absolute().parents:
             return
         self._swept.add(directory)
@@ -266,20 +266,20 @@ class BackgroundCheckpointIO(CheckpointIO):
             path.unlink()
 
     def _fail(self, path: Path, error: Exception) -> None:
-        words = f"{type(error).__name__}: {error}"
-        say(f"the checkpoint {path} could not be saved: {words}")
-        self._progress.update(checkpoint_error=words)
+        reason = f"{type(error).__name__}: {error}"
+        say(f"the checkpoint {path} could not be saved: {reason}")
+        self._progress.update(checkpoint_error=reason)
         self._failure = CheckError(
-            f"the checkpoint {str(path)!r} could not be saved: {words}",
-            f"Make {path.parent} writable, with room in it, and go on from the last committed "
-            f"checkpoint: getiaction-launch resume {self._run.directory}",
+            f"the checkpoint {str(path)!r} could not be saved: {reason}",
+            f"Make {path.parent} writable, with enough free space, and resume from the last "
+            f"committed checkpoint: getiaction-launch resume {self._run.directory}",
         )
         self._failure.__cause__ = error
 
-    def _count(self, change: int, **news: Any) -> None:  # noqa: ANN401 - JSON values
+    def _count(self, change: int, **progress: Any) -> None:  # noqa: ANN401 - JSON values
         with self._lock:
             self._num_saves += change
-            self._progress.update(is_writing_checkpoint=self._num_saves > 0, **news)
+            self._progress.update(is_writing_checkpoint=self._num_saves > 0, **progress)
 
 
 def write(snapshot: Snapshot, path: Path) -> None:
@@ -288,6 +288,11 @@ def write(snapshot: Snapshot, path: Path) -> None:
         torch.save(snapshot.content(), file)
         file.flush()
         os.fsync(file.fileno())
+
+
+def is_url(path: str | Path) -> bool:
+    """Whether only the base ``CheckpointIO`` can reach a checkpoint."""
+    return "://" in str(path)
 
 
 def _move(partial: Path, target: Path) -> None:
@@ -300,24 +305,19 @@ def _replace_by_link(path: Path, link: Path) -> None:
     temporary.unlink(missing_ok=True)
     try:
         temporary.symlink_to(os.path.relpath(path, link.parent))
-    except OSError:  # not every file system has links
+    except OSError:  # some file systems have no links
         shutil.copy(path, temporary)
     if link.is_dir() and not link.is_symlink():
         shutil.rmtree(link)
     temporary.replace(link)
 
 
-def is_url(path: str | Path) -> bool:
-    """Whether a checkpoint lies where only its ``CheckpointIO`` can reach it."""
-    return "://" in str(path)
-
-
 def _name(path: Path) -> str:
-    return os.path.abspath(path)  # noqa: PTH100 - a link is not what it leads to
+    return os.path.abspath(path)  # noqa: PTH100 - a link is not the file that it leads to
 
 
 def _cause(error: Exception) -> Exception:
-    """The disk's own refusal, if that was it: torch covers it by an error of its own."""
+    """Find the disk's own error, which torch may cover with one of its own."""
     cause: BaseException | None = error
     while cause:
         if isinstance(cause, OSError):

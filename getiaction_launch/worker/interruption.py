@@ -1,13 +1,16 @@
-"""Inside a worker: all ranks agree on a step, save once, stop there, and go on from there exactly.
+"""Inside a worker: on SIGTERM all ranks agree on a step, save one checkpoint there and stop.
 
-SIGTERM means "please interrupt". It only sets a flag: what Lightning does in its handlers is a
-collective, and two ranks at different points of a step then wait for each other for ever.
+SIGTERM means "please interrupt". The handler only sets a flag: Lightning's own handler runs a
+collective, and two ranks that are at different points of a step would wait for each other forever.
 
-Resumed training equals training that was never interrupted, bit for bit, where the loaders carry
-their state (``state_dict`` and ``load_state_dict``). Not restored, because Lightning does not save
-it: the running means behind ``self.log(on_epoch=True)`` in training, so that these metrics of the
-epoch that was cut cover its later part only; gradients that a manual optimization gathers over
-several batches; and what objects outside the checkpoint remember.
+Resumed training equals uninterrupted training bit for bit if the data loaders carry their state
+(``state_dict`` and ``load_state_dict``). Some things are not restored, because Lightning does not
+save them:
+
+- the running means behind ``self.log(on_epoch=True)`` in training, so in an epoch that was
+  interrupted these metrics cover only its later part;
+- gradients that manual optimization accumulates over several batches;
+- the state of objects outside the checkpoint.
 """
 
 import contextlib
@@ -29,6 +32,7 @@ from getiaction_launch.plan.plan import Plan, Saving
 from getiaction_launch.run.checkpoint import Checkpoint, Interrupted
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker.lightning_seams import (
+    LightningState,
     finish_restarting,
     is_between_steps,
     preparing_loaders,
@@ -47,27 +51,28 @@ from getiaction_launch.worker.saver import (
 )
 
 WORKER_VARIABLE = "GETIACTION_LAUNCH_WORKER"
-"""Set by a worker to its own process id; what it starts inherits it and is no worker."""
+"""A worker sets it to its own process id. Its child processes inherit it, but not the id."""
 EPOCH_SHARE = 0.1
-"""Of the period between two checkpoints; what must be over of it for one at an epoch's end."""
+"""Share of the checkpoint period after which the end of an epoch triggers a save."""
 AGREEMENT_SECONDS = 0.5
-"""About how often they do."""
+"""Target time between two agreements of the ranks."""
 AGREEMENT_BATCHES = 100
-"""How many batches lie between two agreements at most, should they become slow meanwhile."""
+"""Most batches between two agreements, in case batches become slower in the meantime."""
 
 
 class Verdict(enum.IntEnum):
-    """What one rank wishes, and what all do; the higher one prevails."""
+    """What one rank wants, and what all ranks do: the highest value that any rank wants."""
 
-    GO_ON = 0
+    CONTINUE = 0
     SAVE = 1
     STOP = 2
 
 
 class Agreement:
-    """When the ranks agree again: not before every batch, as it costs a collective.
+    """Chooses how many batches lie between two agreements; each one costs an all-reduce.
 
-    The interval follows from what all ranks know alike, so that they never disagree on it.
+    The number is computed from values that are the same on all ranks, so the ranks never disagree
+    about when to agree.
     """
 
     def __init__(self) -> None:
@@ -75,16 +80,16 @@ class Agreement:
         self._reached_at = time.monotonic()
 
     def count_batch(self) -> bool:
-        """Count another batch; whether to agree before it."""
+        """Count one more batch, and return whether the ranks agree before it."""
         self._countdown -= 1
         return self._countdown == 0
 
     def reach(self, trainer: Trainer, wish: Verdict) -> Verdict:
-        """Let every rank know the most that one of them wishes."""
+        """Return the highest verdict that any rank wants, on all ranks."""
         batches = max(1, self._interval - self._countdown)
         seconds = time.monotonic() - self._reached_at
-        told = torch.tensor([float(wish), seconds], device=trainer.strategy.root_device)
-        verdict, seconds = trainer.strategy.reduce(told, reduce_op="max").tolist()
+        values = torch.tensor([float(wish), seconds], device=trainer.strategy.root_device)
+        verdict, seconds = trainer.strategy.reduce(values, reduce_op="max").tolist()
         fitting = int(batches * AGREEMENT_SECONDS / max(seconds, 1e-6))
         self._interval = self._countdown = max(
             1, min(fitting, 2 * self._interval, AGREEMENT_BATCHES)
@@ -94,10 +99,10 @@ class Agreement:
 
 
 def callbacks() -> list[Callback]:
-    """The callbacks for a Trainer of a launched worker; none in any other process.
+    """The callbacks that a launched worker adds to a Trainer; empty in any other process.
 
-    Lightning adds them to every Trainer by itself, through the entry point group
-    ``lightning.pytorch.callbacks_factory``, so the user's spec and script stay as they are.
+    Lightning calls this for every Trainer through the entry point group
+    ``lightning.pytorch.callbacks_factory``, so the user's spec and script need no changes.
     """
     if os.environ.get(WORKER_VARIABLE) != str(os.getpid()):
         return []
@@ -108,35 +113,34 @@ def callbacks() -> list[Callback]:
 
 
 @contextlib.contextmanager
-def _watching(trainer: Trainer, fit: int) -> Iterator[dict[str, Any]]:
-    """Have a Trainer's own :class:`Interruption` watch its fit."""
-    arguments: dict[str, Any] = {}
+def _watching(trainer: Trainer, fit: int) -> Iterator[dict[str, object]]:
+    """Run a fit inside the context of the Trainer's own :class:`Interruption`."""
+    arguments: dict[str, object] = {}
     with contextlib.ExitStack() as stack:
-        for callback in trainer.callbacks:  # type: ignore[attr-defined] # it is set from afar
+        for callback in trainer.callbacks:  # type: ignore[attr-defined] # set in another module
             if isinstance(callback, Interruption):
                 arguments |= stack.enter_context(callback.watching(fit))
         yield arguments
 
 
 class Interruption(Callback):
-    """Saves committed checkpoints, every so often and before it stops training on SIGTERM.
+    """Saves committed checkpoints periodically, and once more before SIGTERM stops training.
 
-    A checkpoint is taken when the last is ``period_minutes`` old, and at an epoch's end
-    when it is a tenth of that: between two epochs also a loader without a state goes on exactly,
-    and no validation has to be done again. Epochs of seconds would each cost a copy of the state
-    and a write, to save what a tenth of the period trains; so they do not.
+    A checkpoint is due when the last one is ``period_minutes`` old. The end of an epoch is the best
+    place to resume, since loaders without state are exact there and validation is not repeated. So
+    at the end of an epoch a checkpoint is due after a tenth of the period. Shorter epochs are
+    skipped, because the save would cost more than it protects.
 
-    A save that finds the one before it still being written waits for that. With
-    ``when_busy: skip`` a periodic one is put off until the other is done, so that slow storage
-    makes checkpoints rarer and not the training slower.
+    If the previous checkpoint is still being written, a save waits for it. With ``when_busy: skip``
+    a periodic save is left out instead.
 
     Args:
-        run: Whose.
-        progress: Where it says that a checkpoint is being saved.
-        saving: How often checkpoints are saved, and what to do when that fails or takes long.
+        run: The run that this worker belongs to.
+        progress: Reports that a checkpoint is being saved.
+        saving: How often to save, and what to do if saving is slow or fails.
 
     Attributes:
-        is_requested: Whether SIGTERM has come while one of this process's Trainers trained.
+        is_requested: Whether SIGTERM arrived while a Trainer of this process was training.
     """
 
     is_requested: ClassVar[bool] = False
@@ -148,49 +152,49 @@ class Interruption(Callback):
         self._undo = contextlib.ExitStack()
 
     @contextlib.contextmanager
-    def watching(self, fit: int) -> Iterator[dict[str, Any]]:
+    def watching(self, fit: int) -> Iterator[dict[str, object]]:
         """Watch one ``Trainer.fit``.
 
         Args:
-            fit: Its number in this process.
+            fit: Number of this fit in the process, from 0.
 
         Yields:
-            The arguments of ``Trainer.fit`` with which it resumes, instead of the user's: what
-            a ``ckpt_path`` of theirs holds is in the run's own checkpoint already.
+            The arguments of ``Trainer.fit`` that replace the user's, so that it resumes. A
+            ``ckpt_path`` of the user's is already contained in the run's own checkpoint.
 
         Raises:
-            CheckError: If the checkpoint to resume from is gone.
+            CheckError: If the checkpoint to resume from is missing or incomplete.
         """
         path = os.environ.get("GETIACTION_LAUNCH_RESUME_FROM")
         checkpoint = Checkpoint.read(Path(path)) if path else None
         if path and not checkpoint:
             raise CheckError(
-                f"the checkpoint {path!r} is gone or not whole.",
-                f"Resume from the one before it: getiaction-launch resume {self._run.directory}",
+                f"the checkpoint {path!r} is missing or incomplete.",
+                f"Resume from the previous one: getiaction-launch resume {self._run.directory}",
             )
         self._fit = fit
-        # A fit before that of the checkpoint is done again, and there the newer state stays.
+        # An earlier fit than the checkpoint's is run again, but must not replace its newer state.
         self._is_rerun = checkpoint is not None and fit < checkpoint.fit
         self._is_training = False
-        self._resumed: dict[str, Any] = {}
-        arguments: dict[str, Any] = {}
+        self._resumed: LightningState = {}
+        arguments: dict[str, object] = {}
         if checkpoint and checkpoint.fit == fit:
             arguments = {
                 "ckpt_path": str(checkpoint.path),
                 "weights_only": _can_load_weights_only(checkpoint.path),
             }
         try:
-            with _errors_of_an_interruption():
+            with _errors_after_sigterm():
                 yield arguments
         except Interrupted:
-            # Lightning has put the default back; a second SIGTERM must not change the exit code.
+            # Lightning has restored the default. A second SIGTERM must not change the exit code.
             _on_sigterm(signal.SIG_IGN)
             raise
         finally:
             self._undo.close()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Prepare what saves, and every loader of the fit before its first iterator is made."""
+        """Save in the background, and prepare each loader before its first iterator is made."""
         del pl_module
         if stage != "fit":
             return
@@ -201,12 +205,12 @@ class Interruption(Callback):
         self._undo.enter_context(preparing_loaders(trainer.strategy, prepare))
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before training there is nothing to save: SIGTERM ends the process."""
+        """Let SIGTERM end the process: before training there is nothing to save."""
         del trainer, pl_module
         _on_sigterm(self._before_fit)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on SIGTERM is a request."""
+        """Treat SIGTERM as a request from here on, and restore what Lightning does not."""
         del pl_module
         _on_sigterm(_request)
         if trainer.received_sigterm:
@@ -216,12 +220,12 @@ class Interruption(Callback):
             restore_outcome(trainer, metrics, should_stop=should_stop)
             if trainer.is_global_zero and not are_loaders_exact(trainer):
                 say(
-                    "training goes on in an epoch whose data loader cannot: it has no "
-                    "state_dict() or no length. Other samples are seen than without the "
-                    "interruption."
+                    "resuming in the middle of an epoch, but the data loader has no state_dict() "
+                    "(or no length): this epoch will not see the same samples as an uninterrupted "
+                    "run."
                 )
         self._batches = -1
-        self._agreement, self._verdict = Agreement(), Verdict.GO_ON
+        self._agreement, self._verdict = Agreement(), Verdict.CONTINUE
         self._saved_at, self._epoch = time.monotonic(), trainer.current_epoch
         self._is_training = True
         before_fetch = functools.partial(self._before_batch, trainer)
@@ -234,35 +238,35 @@ class Interruption(Callback):
         batch: Any,  # noqa: ANN401 - the user's
         batch_idx: int,
     ) -> None:
-        """Let Lightning forget that it resumes: it would skip this epoch's ReduceLROnPlateau."""
+        """Finish resuming with the first batch."""
         del pl_module, batch, batch_idx
         if self._resumed:
             finish_restarting(trainer)
             self._resumed = {}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After training there is nothing to save."""
+        """Let SIGTERM end the process: after training there is nothing to save."""
         del trainer, pl_module
         self._is_training = False
         _on_sigterm(self._before_fit)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let no checkpoint of the user's be missing without a word."""
+        """Fail if one of the user's checkpoints could not be written."""
         del trainer, pl_module
         if self._background:
             self._background.raise_failure()
 
     def _before_batch(self, trainer: Trainer) -> None:
-        """Agree if it is time to, and do what was agreed on if training can go on from here.
+        """Agree if it is time to, then save or stop if training can resume from here.
 
-        Called on every rank right before a batch is fetched. Every hook of the last step and its
-        validation are over: the one place from which Lightning resumes exactly.
+        Runs on every rank right before a batch is fetched. Every hook of the previous step and its
+        validation are over: this is the only place from which Lightning resumes exactly.
         """
         if not self._is_training:
             return
         self._batches += 1
         if state := self._resumed.pop("random", None):
-            # Not before: the user's on_train_start may draw, and did so before it was saved.
+            # Not earlier, since the user's on_train_start may draw random numbers.
             set_random_state(state)
         is_epoch_over, self._epoch = self._epoch < trainer.current_epoch, trainer.current_epoch
         if self._agreement.count_batch() or is_epoch_over:
@@ -271,8 +275,9 @@ class Interruption(Callback):
             self._verdict = max(self._verdict, self._agreement.reach(trainer, wish))
         if not self._verdict or not is_between_steps(trainer):
             return
-        verdict, self._verdict = self._verdict, Verdict.GO_ON
-        if self._batches and not self._is_rerun:  # without a batch it is where this fit came from
+        verdict, self._verdict = self._verdict, Verdict.CONTINUE
+        # Before its first batch, a fit has nothing that its own start does not have.
+        if self._batches and not self._is_rerun:
             reason = "interruption" if verdict is Verdict.STOP else "period"
             if verdict is Verdict.SAVE:
                 self._saver.raise_failure()
@@ -286,34 +291,34 @@ class Interruption(Callback):
     def _wish(self, trainer: Trainer, period_seconds: float) -> Verdict:
         if Interruption.is_requested:
             return Verdict.STOP
-        is_time = trainer.is_global_zero and time.monotonic() - self._saved_at >= period_seconds
+        is_due = trainer.is_global_zero and time.monotonic() - self._saved_at >= period_seconds
         skips = self._saving.when_busy == "skip"
         is_free = not (skips and self._background and self._background.is_writing)
-        return Verdict.SAVE if is_time and is_free else Verdict.GO_ON
+        return Verdict.SAVE if is_due and is_free else Verdict.CONTINUE
 
     def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: LightningState
     ) -> None:
-        """Add what every rank needs; Lightning saves rank 0's loaders and no random numbers."""
+        """Add what each rank needs to resume, if the launcher is saving."""
         del pl_module
-        if self._saver.is_saving:  # other savers may not be on all ranks
+        if self._saver.is_saving:  # the user's own saves may not run on all ranks
             gather_rank_states(trainer, checkpoint)
 
     def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: LightningState
     ) -> None:
-        """Take this rank's own part; Lightning restores its loops after that."""
+        """Take what this rank needs; Lightning restores its loops after this hook."""
         del pl_module
         if trainer.training:
             self._resumed = own_rank_state(trainer, checkpoint)
 
 
 @contextlib.contextmanager
-def _errors_of_an_interruption() -> Iterator[None]:
-    """Count errors that come after SIGTERM as its echo.
+def _errors_after_sigterm() -> Iterator[None]:
+    """Treat an error that follows SIGTERM as an interruption.
 
-    They are of loader processes that were only being started and died of it, or of ranks that
-    have gone. An error of the code comes again in the next attempt.
+    It usually comes from a loader process that SIGTERM killed while it was starting, or from a rank
+    that has already left. A genuine error of the user's code comes again in the next attempt.
     """
     try:
         yield
@@ -328,16 +333,16 @@ def _request(*_signal: object) -> None:
 
 
 def _on_sigterm(handler: Any) -> None:  # noqa: ANN401 - as in signal.signal
-    # Python sets handlers in the main thread alone, Lightning's included.
+    # Python allows signal handlers to be set in the main thread only.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
 
 
 def _can_load_weights_only(path: Path) -> bool | None:
-    """Whether ``weights_only=True`` loads the run's own checkpoint.
+    """Whether ``weights_only=True`` can load the run's own checkpoint.
 
-    Not where hyperparameters hold an object of a class of the user's own; refused that, torch
-    could not resume the run.
+    It cannot if the hyperparameters hold an object of a user's class; torch would then refuse to
+    resume the run.
     """
     try:
         return not torch.serialization.get_unsafe_globals_in_checkpoint(str(path))

@@ -1,7 +1,7 @@
-"""Every place where the launcher reaches into Lightning's insides, in one file.
+"""Every place where the launcher depends on Lightning's internals.
 
-Each function or class here says why Lightning offers no public door for it, and has a test of its
-own in ``tests/unit/test_lightning_seams.py`` that fails when Lightning changes underneath. To
+Each function or class here says why Lightning's public interface is not enough, and has a test of
+its own in ``tests/unit/test_lightning_seams.py``, which fails first when Lightning changes. To
 support a new version of Lightning, begin with that test file.
 """
 
@@ -9,31 +9,35 @@ import contextlib
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import Strategy
 
+LightningState: TypeAlias = dict[str, Any]
+"""A checkpoint, or a part of one, as Lightning hands it to hooks; its keys are Lightning's own."""
+
 FETCH = "[_TrainingEpochLoop].train_dataloader_next"
-"""What Lightning's training loop calls the profiler with, right before it fetches a batch."""
+"""Name of the action that Lightning's training loop profiles while it fetches a batch."""
 
 
 @functools.cache
-def watch_fits(watch: Callable[[Trainer, int], AbstractContextManager[dict[str, Any]]]) -> None:
+def watch_fits(watch: Callable[[Trainer, int], AbstractContextManager[dict[str, object]]]) -> None:
     """Run every ``Trainer.fit`` of this process inside a context, which may change its arguments.
 
-    The class is patched because the checkpoint to resume from is an argument of ``fit``, which a
-    user's script calls, and no hook of a callback runs before ``fit`` has chosen it.
+    The class is patched because the checkpoint to resume from is an argument of ``fit``, which the
+    user's script calls, and no callback hook runs before ``fit`` has chosen a checkpoint.
 
     Args:
-        watch: Called with the Trainer and the number of the fit in this process, from 0; its
-            context yields the arguments to replace, by name.
+        watch: Called with the Trainer and the number of the fit in this process, from 0. The
+            context that it returns yields the arguments to replace, by name.
     """
     original = Trainer.fit
     numbers = itertools.count()
@@ -53,8 +57,8 @@ def watch_fits(watch: Callable[[Trainer, int], AbstractContextManager[dict[str, 
 def preparing_loaders(strategy: Strategy, prepare: Callable[[object], None]) -> Iterator[None]:
     """Call ``prepare`` with every data loader of a fit before its first iterator is made.
 
-    The strategy's method is replaced because Lightning has no hook between the moment a loader has
-    its final sampler and the moment its worker processes start.
+    The strategy's method is replaced because no callback hook runs after Lightning has replaced a
+    loader's sampler and before the loader's worker processes start.
     """
     process = strategy.process_dataloader
 
@@ -71,54 +75,53 @@ def preparing_loaders(strategy: Strategy, prepare: Callable[[object], None]) -> 
 
 
 class FetchWatch(Profiler):
-    """Calls a function right before each training batch is fetched, and is the user's profiler.
+    """Calls a function right before each training batch is fetched; otherwise the user's profiler.
 
-    At that moment every hook of the previous step and its validation are over, and no callback
-    hook runs there: ``on_train_batch_start`` comes after the fetch. Lightning only tells its
-    profiler.
+    At that moment every hook of the previous step and its validation are over. No callback hook
+    runs then (``on_train_batch_start`` comes after the fetch), but the profiler is called.
 
     Args:
-        profiler: The user's own profiler, which everything is passed on to.
-        before_fetch: The function to call.
+        profiler: The user's own profiler, which gets every call.
+        before_fetch: Called without arguments before each fetch.
     """
 
     def __init__(self, profiler: Profiler, before_fetch: Callable[[], None]) -> None:
-        # Not the base's constructor: its attributes are looked up in the user's profiler.
+        # The base's constructor is not called: its attributes would hide those of the profiler.
         self._profiler, self._before_fetch = profiler, before_fetch
 
     def start(self, action_name: str) -> None:
-        """Call the function if a training batch is about to be fetched."""
+        """Start profiling an action, after calling the function if that is a fetch."""
         if action_name == FETCH:
             self._before_fetch()
         self._profiler.start(action_name)
 
     def stop(self, action_name: str) -> None:
-        """Pass it on."""
+        """Stop profiling an action."""
         self._profiler.stop(action_name)
 
     def profile(self, action_name: str) -> Any:  # noqa: ANN401 - the base's type is private
-        """Pass it on, since a profiler may override this as well."""
+        """Profile an action in the user's profiler, which may override this method."""
         return self._profiler.profile(action_name)
 
     def summary(self) -> str:
-        """Pass it on."""
+        """Summarize what the user's profiler has recorded."""
         return self._profiler.summary()
 
     def describe(self) -> None:
-        """Pass it on."""
+        """Log what the user's profiler has recorded."""
         self._profiler.describe()
 
     def setup(self, stage: str, local_rank: int | None = None, log_dir: str | None = None) -> None:
-        """Pass it on."""
+        """Set the user's profiler up."""
         self._profiler.setup(stage, local_rank, log_dir)
 
     def teardown(self, stage: str | None) -> None:
-        """Pass it on."""
+        """Tear the user's profiler down."""
         self._profiler.teardown(stage)
 
     @property
     def local_rank(self) -> int:
-        """The rank on this node that the user's profiler has been told."""
+        """Rank of this process on its node."""
         return self._profiler.local_rank
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the profiler has
@@ -127,14 +130,15 @@ class FetchWatch(Profiler):
         return getattr(self._profiler, name)
 
     def __del__(self) -> None:
-        """Leave the user's profiler open: the base would tear it down."""
+        """Keep the user's profiler open; the base class would tear it down."""
 
 
 @contextlib.contextmanager
 def watching_fetches(trainer: Trainer, before_fetch: Callable[[], None]) -> Iterator[None]:
-    """Call ``before_fetch`` right before each training batch is fetched; see :class:`FetchWatch`.
+    """Call ``before_fetch`` right before each training batch is fetched.
 
-    ``Trainer.profiler`` is public, but Lightning sets it from another module, so it has no type.
+    :class:`FetchWatch` explains why a profiler does this. ``Trainer.profiler`` is public, but set
+    in another module of Lightning, so type checkers do not know it.
     """
     untyped: Any = trainer
     users = untyped.profiler
@@ -146,48 +150,50 @@ def watching_fetches(trainer: Trainer, before_fetch: Callable[[], None]) -> Iter
 
 
 def finish_restarting(trainer: Trainer) -> None:
-    """Let Lightning forget that it resumed in the middle of an epoch.
+    """Make Lightning forget that it resumed in the middle of an epoch.
 
-    Else it would not step this epoch's ReduceLROnPlateau. The attribute is private; its public
-    setter would also reset the inner loops, which still need to know.
+    Otherwise it would not step a ReduceLROnPlateau at the end of this epoch. The private attribute
+    is set because the public setter would also reset the inner loops, which still need it.
     """
     trainer.fit_loop._restarting = False  # noqa: SLF001
 
 
-def restore_outcome(trainer: Trainer, metrics: dict[str, Any], *, should_stop: bool) -> None:
-    """Give a Trainer the metrics and the request to stop that Lightning does not save.
+def restore_outcome(
+    trainer: Trainer, metrics: Mapping[str, torch.Tensor], *, should_stop: bool
+) -> None:
+    """Restore the metrics and the request to stop, which Lightning does not save.
 
-    Plateau schedulers and early stopping read ``callback_metrics`` before anything is logged in
-    the resumed epoch. Both names are public, but writing to them is undocumented.
+    Plateau schedulers and early stopping may read ``callback_metrics`` before anything is logged in
+    the resumed epoch. Both names are public, but it is undocumented that they may be written.
     """
     trainer.should_stop = should_stop
     trainer.callback_metrics.update(metrics)
 
 
 def is_between_steps(trainer: Trainer) -> bool:
-    """Whether no gradients wait for further batches, and no batch is being trained on.
+    """Whether no batch is in training, and no accumulated gradients wait for further batches.
 
-    Public properties count steps and batches, but not batches that have begun and not ended.
+    The public properties count steps and batches, but not batches that have begun and not ended.
     """
     batches = trainer.fit_loop.epoch_loop.batch_progress.current
     is_idle = batches.ready == batches.completed
     return is_idle and batches.completed % trainer.accumulate_grad_batches == 0
 
 
-def fit_loop_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Find where a checkpoint holds the fit loop's state, with ``combined_loader`` in it.
+def fit_loop_state(checkpoint: LightningState) -> LightningState:
+    """Return the fit loop's part of a checkpoint; its ``combined_loader`` has the loaders' states.
 
-    That layout is Lightning's own. Lightning fills it with the loaders of rank 0, while each rank
-    needs those of its own.
+    The layout is private to Lightning, which saves the loaders of rank 0 there, while each rank
+    needs its own.
     """
-    state: dict[str, Any] = checkpoint["loops"]["fit_loop"]["state_dict"]
+    state: LightningState = checkpoint["loops"]["fit_loop"]["state_dict"]
     return state
 
 
 def writes_one_file(strategy: Strategy) -> bool:
-    """Whether rank 0 alone writes what all ranks have, into one file.
+    """Whether rank 0 alone writes the state, into one file.
 
-    A sharded strategy does not say so, but it has a ``save_checkpoint`` of its own.
+    Strategies have no attribute for this. Sharded ones override ``save_checkpoint``.
     """
     return type(strategy).save_checkpoint is Strategy.save_checkpoint
 
@@ -198,15 +204,15 @@ def looking_ahead(
     exists: Callable[[str | Path], bool | None],
     link: Callable[[Path, Path], None],
 ) -> Iterator[None]:
-    """Have a ModelCheckpoint see files as they will be, although they are still being written.
+    """Make a ModelCheckpoint see files as they will be, while they are still being written.
 
-    It chooses names and makes its link by looking at the file system itself, without asking its
-    ``CheckpointIO``. A subclass's own versions of these methods stay.
+    It chooses file names and makes its link by looking at the file system, and does not ask the
+    ``CheckpointIO``. Methods that a subclass overrides are left unchanged.
 
     Args:
-        callback: The user's ModelCheckpoint; its class is left as it is.
+        callback: The user's ModelCheckpoint, whose methods are replaced on the instance.
         exists: Whether a file will exist, or None if only the callback's file system knows.
-        link: Makes a link, the second path, to the checkpoint at the first path.
+        link: Called with the path of a checkpoint and the path of the link to make.
     """
 
     def file_exists(filepath: str | Path, trainer: Trainer) -> bool:
@@ -229,10 +235,10 @@ def looking_ahead(
 
 
 def keeps_account_of(callback: ModelCheckpoint, path: Path) -> bool:
-    """Whether a file is one that a plain ModelCheckpoint has just decided to save.
+    """Whether a file is one that a plain ModelCheckpoint is about to save.
 
-    It sets its public paths before it saves; that it does nothing else with the file can only be
-    seen from its private method not being overridden.
+    It sets its public paths before it saves. A subclass that overrides the private method which
+    saves may read the file immediately, so its files do not count.
     """
     is_plain = type(callback)._save_checkpoint is ModelCheckpoint._save_checkpoint  # noqa: SLF001
     paths = {callback.best_model_path, callback.last_model_path, *callback.best_k_models}
@@ -242,9 +248,10 @@ def keeps_account_of(callback: ModelCheckpoint, path: Path) -> bool:
 def reads_checkpoints_at_once(logger: Logger) -> bool:
     """Whether a logger may read a checkpoint file in ``after_save_checkpoint``.
 
-    Loggers do not say so. Those of Lightning that upload checkpoints have the private attribute
-    ``_log_model``: with ``"all"`` they upload each at once, with a boolean at the end or what they
-    find.
+    Loggers have no public attribute for this. Lightning's loggers that upload checkpoints have the
+    private ``_log_model``: with ``"all"`` they upload each file immediately, with a boolean not
+    before training ends, or only what exists.
     """
-    is_told = type(logger).after_save_checkpoint is not Logger.after_save_checkpoint
-    return is_told and not isinstance(getattr(logger, "_log_model", None), bool)
+    without_effect = (Logger.after_save_checkpoint, TensorBoardLogger.after_save_checkpoint)
+    is_called = type(logger).after_save_checkpoint not in without_effect
+    return is_called and not isinstance(getattr(logger, "_log_model", None), bool)

@@ -1,11 +1,13 @@
-"""The user's data loaders: kept from a scheduler's SIGTERM, and asked whether they go on exactly.
+"""The user's data loaders: protected from a scheduler's SIGTERM, and asked if they resume exactly.
 
 Preemption, requeue and ``scancel`` send SIGTERM to every process of a job step. PyTorch's loader
-processes die of one that is not from their parent, and the parent then raises in the middle of a
-training step. So they ignore it, and the parent ends one that hangs by SIGKILL. They could not
-ask who sent it: where processes are spawned, the idle threads of libraries take the signal first.
+processes die of a SIGTERM that their parent did not send, and the parent then raises in the middle
+of a training step. So loader processes ignore SIGTERM, and the parent ends one that hangs with
+SIGKILL. They cannot check who sent it: in spawned processes, idle threads of libraries receive the
+signal first.
 
-Beware: loader processes that are spawned import this module, so it imports nothing heavy by itself.
+Beware: spawned loader processes import this module, so torch and Lightning are imported inside
+functions only. Lightning would cost each of those processes seconds.
 """
 
 import copy
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def prepare_loader(loader: object, trainer: "Trainer") -> None:
-    """Shield the loader's processes from SIGTERM, and set its epoch before it is read."""
+    """Protect the loader's processes from SIGTERM, and set its epoch before it is read."""
     from lightning.fabric.utilities.seed import pl_worker_init_function
     from torch.utils.data import DataLoader
 
@@ -31,18 +33,21 @@ def prepare_loader(loader: object, trainer: "Trainer") -> None:
     init = loader.worker_init_fn
     if loader.num_workers and not isinstance(init, LoaderShield):
         if init is None and int(os.environ.get("PL_SEED_WORKERS", "0")):
-            # Lightning adds it after this, and only where there is none.
+            # Lightning adds this later, and only if the loader has no worker_init_fn.
             init = functools.partial(pl_worker_init_function, rank=trainer.global_rank)
         loader.worker_init_fn = LoaderShield(init)
         context = loader.multiprocessing_context or multiprocessing.get_context()
         loader.multiprocessing_context = shielded_context(context)
-    # Lightning does it after the first iterator is made, whose workers may read ahead by then.
+    # Lightning sets the epoch after making the first iterator, whose processes may read ahead.
     if set_epoch := getattr(loader.sampler, "set_epoch", None):
         set_epoch(trainer.current_epoch)
 
 
 def are_loaders_exact(trainer: "Trainer") -> bool:
-    """Whether the loaders go on where they were; one without a length is read a batch ahead."""
+    """Whether the training loaders resume where they were.
+
+    They need a state. They also need a length: without one, Lightning reads a batch ahead.
+    """
     from lightning.pytorch.utilities import CombinedLoader
 
     loaders = CombinedLoader(trainer.train_dataloader).flattened
@@ -51,30 +56,30 @@ def are_loaders_exact(trainer: "Trainer") -> bool:
 
 
 class LoaderShield:
-    """A DataLoader's ``worker_init_fn`` after which the process ignores SIGTERM.
+    """A DataLoader's ``worker_init_fn`` that makes the loader process ignore SIGTERM.
 
     Args:
-        init: The ``worker_init_fn`` that the loader has already.
+        init: The user's own ``worker_init_fn``, called after that.
     """
 
     def __init__(self, init: Callable[[int], object] | None) -> None:
         self._init = init
 
     def __call__(self, worker_id: int) -> None:
-        """Shield this process."""
+        """Ignore SIGTERM in this process, then run the user's function."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if self._init:
             self._init(worker_id)
 
 
 def shielded_context(original: context.BaseContext) -> context.BaseContext:
-    """Return a DataLoader's ``multiprocessing_context`` for processes that ignore SIGTERM.
+    """Return a ``multiprocessing_context`` whose processes are ended with SIGKILL.
 
-    PyTorch calls ``terminate`` on a loader process that hangs, and waits for its end without a
-    limit.
+    PyTorch calls ``terminate`` on a loader process that hangs, and then waits for it without a
+    time limit.
 
     Args:
-        original: The context that would be used otherwise.
+        original: The context that the loader would use otherwise.
     """
     shielded = copy.copy(original.get_context())
     shielded.Process = _PROCESSES[shielded.get_start_method()]  # type: ignore[misc]
@@ -84,11 +89,11 @@ def shielded_context(original: context.BaseContext) -> context.BaseContext:
 class _Killed(process.BaseProcess):
     def _Popen(self, started: process.BaseProcess) -> Any:  # noqa: ANN401, N802 - as in its base
         popen = super()._Popen(started)  # type: ignore[misc]
-        popen.terminate = popen.kill  # not this object's own: at exit, Python calls that one
+        popen.terminate = popen.kill  # not a method of this class: at exit, Python calls popen's
         return popen
 
 
-# Classes of this module, since a process that is spawned unpickles its own.
+# Defined in a module, since a spawned process unpickles its own class.
 class _KilledForkProcess(_Killed, context.ForkProcess): ...
 
 

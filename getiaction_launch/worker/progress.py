@@ -1,13 +1,15 @@
-"""How far a run is, told by its worker of rank 0 to whoever watches the run's directory."""
+"""Reports how far training is: rank 0 writes ``launch/progress.json`` for everybody who watches."""
 
 import contextlib
 import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -15,29 +17,34 @@ from getiaction_launch.run.records import Progress
 from getiaction_launch.run.run import Run
 
 PERIOD_SECONDS = 1.0
+"""Shortest time between two reports during training."""
 
 
-def say(words: str) -> None:
-    """Tell whoever reads this worker's log."""
-    sys.stderr.write(f"getiaction-launch: {words}\n")
+def say(message: str) -> None:
+    """Write a line of the launcher's into this worker's log."""
+    sys.stderr.write(f"getiaction-launch: {message}\n")
 
 
 class ProgressReport(Callback):
-    """Writes ``launch/progress.json`` when training starts, once a second, and at its end."""
+    """Writes ``launch/progress.json`` when training starts, once a second, and when it ends.
+
+    Args:
+        run: The run that this worker belongs to.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._lock = threading.Lock()
         self._report = Progress()
         self._next_at = 0.0
-        # From here on the spec has been parsed and its objects are built.
+        # The spec has been parsed by now, and its objects are being built.
         if os.environ.get("RANK", "0") == "0":
             self.update(phase="starting")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tell what lies ahead."""
+        """Report how many steps and epochs there are."""
         del pl_module
-        # On every rank: Lightning may set up the loaders to count the batches.
+        # On every rank, because Lightning may set up the loaders to count the batches.
         total = trainer.estimated_stepping_batches
         self._started_at, self._first_step = time.time(), trainer.global_step
         if trainer.is_global_zero:
@@ -57,20 +64,22 @@ class ProgressReport(Callback):
         batch: Any,  # noqa: ANN401 - the user's
         batch_idx: int,
     ) -> None:
-        """Tell the step, at most once in :data:`PERIOD_SECONDS`."""
+        """Report the step, at most once in :data:`PERIOD_SECONDS`."""
         del pl_module, outputs, batch, batch_idx
         if trainer.is_global_zero and time.monotonic() >= self._next_at:
             self._next_at = time.monotonic() + PERIOD_SECONDS
-            self._tell(trainer, "training")
+            self._report_step(trainer, "training")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tell the end, with the last value of every metric."""
+        """Report the end, with the last value of every metric."""
         del pl_module
-        metrics = trainer.callback_metrics  # on every rank: reading may reduce over ranks
+        metrics = trainer.callback_metrics  # on every rank, because reading may reduce over ranks
         if trainer.is_global_zero:
-            self._tell(trainer, "finished", metrics)
+            self._report_step(trainer, "finished", metrics)
 
-    def _tell(self, trainer: Trainer, phase: str, metrics: dict[str, Any] | None = None) -> None:
+    def _report_step(
+        self, trainer: Trainer, phase: str, metrics: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
         steps = trainer.global_step - self._first_step
         values = trainer.callback_metrics if metrics is None else metrics
         self.update(
@@ -90,13 +99,19 @@ class ProgressReport(Callback):
 
     @property
     def phase(self) -> str | None:
-        """What was told last."""
+        """The phase that was reported last."""
         return self._report.phase
 
-    def update(self, **news: Any) -> None:  # noqa: ANN401 - JSON values
-        """Tell ``news`` now, beside what was told before; for rank 0 alone, from any thread."""
+    def update(self, **changes: Any) -> None:  # noqa: ANN401 - JSON values
+        """Report ``changes`` now, and all other values unchanged.
+
+        Only rank 0 may call this, from any thread.
+
+        Args:
+            changes: New values for fields of :class:`~getiaction_launch.run.records.Progress`.
+        """
         with self._lock:
-            self._report = replace(self._report, **news, updated_at=time.time())
-            # Training must not wait for a disk each second, nor end when that is full.
+            self._report = replace(self._report, **changes, updated_at=time.time())
+            # Training must not wait for the disk every second, nor end because it is full.
             with contextlib.suppress(OSError):
                 self._report.write(self._run, durable=False)

@@ -1,17 +1,26 @@
 """The global random number generators of this process: Python's, NumPy's, torch's and CUDA's."""
 
 import random
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 
 
-def random_state(device: torch.device) -> dict[str, Any]:
-    """Tell where the generators are, as data that loads with ``weights_only=True``.
+class RandomState(TypedDict):
+    """The states of all generators, under the names of the libraries that own them."""
+
+    torch: torch.Tensor
+    cuda: torch.Tensor | None
+    numpy: tuple[Any, ...]
+    python: tuple[Any, ...]
+
+
+def random_state(device: torch.device) -> RandomState:
+    """Return the state of all generators, as data that loads with ``weights_only=True``.
 
     Args:
-        device: The accelerator that this process trains on, whose generator is among them.
+        device: The accelerator that this process trains on, whose generator is included.
     """
     kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - users draw from it
     return {
@@ -22,8 +31,8 @@ def random_state(device: torch.device) -> dict[str, Any]:
     }
 
 
-def set_random_state(state: dict[str, Any]) -> None:
-    """Set the generators to what :func:`random_state` has told."""
+def set_random_state(state: RandomState) -> None:
+    """Set all generators to a state that :func:`random_state` has returned."""
     kind, keys, *rest = state["numpy"]
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None:

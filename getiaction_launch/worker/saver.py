@@ -1,4 +1,26 @@
-"""Saves a checkpoint on all ranks and commits it as soon as it is whole."""
+"""Saves one checkpoint on all ranks and commits it once it is complete.
+
+What happens to a checkpoint that is written in the background, in this order:
+
+1. **Gather**: ``Trainer.save_checkpoint`` collects the state on all ranks, and each rank adds what
+   only it knows (:func:`gather_rank_states`).
+2. **Copy**: rank 0 copies the state into memory
+   (:class:`~getiaction_launch.worker.snapshot.SnapshotMemory`). Training continues here, unless it
+   is about to stop.
+3. **Write**: the thread of :class:`~getiaction_launch.worker.background_io.BackgroundCheckpointIO`
+   writes ``fit_F_step_S.partial``. If the disk refuses, the write is retried after a pause.
+4. **fsync**: the file is on the disk, not only in the page cache.
+5. **Rename**: it becomes ``fit_F_step_S.ckpt``, and the directory is synced.
+6. **Marker**: ``fit_F_step_S.json`` is written, also durably. From here on the checkpoint counts,
+   whether or not the other ranks are still alive, and older checkpoints are removed.
+
+Steps 5 and 6 are :func:`getiaction_launch.run.checkpoint.commit`. For a run on remote storage, the
+node's mirror sees the marker and uploads the file first, then the marker.
+
+A sharded strategy, or a ``CheckpointIO`` of the user's own, writes in its own way while training
+waits. A directory, which holds parts of all ranks, is committed once every rank has written its
+part.
+"""
 
 import contextlib
 import functools
@@ -18,6 +40,7 @@ from getiaction_launch.run.checkpoint import commit, partial_path, remove_partia
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker.background_io import BackgroundCheckpointIO, SaveRequest
 from getiaction_launch.worker.lightning_seams import (
+    LightningState,
     fit_loop_state,
     keeps_account_of,
     looking_ahead,
@@ -30,14 +53,16 @@ from getiaction_launch.worker.random_state import random_state
 _KEY = "getiaction_launch"
 
 
-def gather_rank_states(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
-    """Add what each rank needs, on all ranks; Lightning saves rank 0's loaders alone.
+def gather_rank_states(trainer: Trainer, checkpoint: LightningState) -> None:
+    """Add to a checkpoint what each rank needs to resume; must run on all ranks.
+
+    Lightning saves the loaders of rank 0 only, and no random numbers.
 
     Args:
-        trainer: Whose state.
-        checkpoint: What Lightning has gathered of it.
+        trainer: The Trainer whose state is saved.
+        checkpoint: The content of the checkpoint, which Lightning has collected.
     """
-    metrics = trainer.callback_metrics  # what plateau schedulers and early stopping watch
+    metrics = trainer.callback_metrics  # plateau schedulers and early stopping read them
     own = {
         "random": random_state(trainer.strategy.root_device),
         "loaders": fit_loop_state(checkpoint).get("combined_loader", []),
@@ -51,45 +76,39 @@ def gather_rank_states(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     checkpoint[_KEY] = {"ranks": ranks}
 
 
-def own_rank_state(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Take this rank's own part of a checkpoint, and put its loaders where Lightning looks.
+def own_rank_state(trainer: Trainer, checkpoint: LightningState) -> LightningState:
+    """Take what this rank added to a checkpoint, and put its loaders where Lightning looks.
 
     Returns:
-        ``random``, ``metrics`` and ``should_stop``; nothing for a checkpoint of the user's own.
+        The keys ``random``, ``metrics`` and ``should_stop``; an empty mapping for a checkpoint that
+        the launcher did not save.
     """
     if _KEY not in checkpoint:
         return {}
-    ranks: list[dict[str, Any]] = checkpoint[_KEY]["ranks"]
+    ranks: list[LightningState] = checkpoint[_KEY]["ranks"]
     if len(ranks) == trainer.world_size:
         own = ranks[trainer.global_rank]
         fit_loop_state(checkpoint)["combined_loader"] = own["loaders"]
         return own
     if trainer.is_global_zero:
         say(
-            f"the checkpoint is of {len(ranks)} ranks and training goes on with "
-            f"{trainer.world_size}: its numbers will not be the same."
+            f"the checkpoint was saved by {len(ranks)} ranks, and training resumes with "
+            f"{trainer.world_size}: results will differ from those of an uninterrupted run."
         )
     return {**ranks[0], "random": None}
 
 
 class CheckpointSaver:
-    """Saves the checkpoints of a run.
-
-    A checkpoint in one file holds what all ranks gathered before rank 0 wrote it. It counts from
-    then on, whether or not the other ranks are still alive. A directory, of a sharded strategy,
-    counts once every rank has told that its part is written.
-
-    With :class:`~getiaction_launch.worker.background_io.BackgroundCheckpointIO`, training continues
-    as soon as the state is copied; otherwise once the checkpoint is committed.
+    """Saves the launcher's own checkpoints; the module's docstring describes how.
 
     Args:
-        run: Whose.
-        progress: Where it says that a checkpoint is being saved, and how that went.
-        attempt: Which start of the run this is.
+        run: The run that the checkpoints belong to.
+        progress: Reports that a checkpoint is being saved, and how that went.
+        attempt: Number of this attempt of the run, from 0.
         failure_limit_minutes: How long saving may fail before :meth:`raise_failure` raises.
 
     Attributes:
-        is_saving: Whether this rank is, together with all others.
+        is_saving: Whether this rank is saving right now, together with all others.
     """
 
     def __init__(
@@ -103,12 +122,12 @@ class CheckpointSaver:
         self.is_saving = False
 
     def raise_failure(self) -> None:
-        """Give up once no checkpoint could be saved for ``failure_limit_minutes``.
+        """Fail if no checkpoint could be saved for ``failure_limit_minutes``.
 
-        They are counted from the first one that failed.
+        The time is counted from the first save that failed.
 
         Raises:
-            CheckError: With what the disk said.
+            CheckError: If so; it quotes the error of the disk.
         """
         if self._failing_since is None:
             return
@@ -117,21 +136,22 @@ class CheckpointSaver:
             directory = self._run.launch_directory / "checkpoints"
             raise CheckError(
                 f"no checkpoint could be saved in {seconds / 60:.0f} minutes: {self._failure}",
-                f"Make {directory} writable, with room in it, and go on from the last committed "
-                f"checkpoint: getiaction-launch resume {self._run.directory}",
+                f"Make {directory} writable, with enough free space, and resume from the last "
+                f"committed checkpoint: getiaction-launch resume {self._run.directory}",
             )
 
     def save(self, trainer: Trainer, fit: int, reason: str) -> None:
-        """Save and commit, on all ranks; what goes wrong is told and does not end the training.
+        """Save and commit on all ranks. A failure is logged and does not stop training.
 
         Args:
-            trainer: Whose state.
-            fit: As in :class:`~getiaction_launch.run.checkpoint.Checkpoint`.
-            reason: As there. What an interruption saves counts when this returns.
+            trainer: The Trainer whose state is saved.
+            fit: Number of the ``Trainer.fit`` in this process, from 0.
+            reason: ``period``, or ``interruption``: then the checkpoint is committed when this
+                returns.
 
         Raises:
-            RuntimeError: Of a collective, if another rank has gone; what is committed by then
-                counts.
+            RuntimeError: If another rank is gone, from a collective. What has been committed by
+                then counts.
         """
         io = trainer.strategy.checkpoint_io
         background = io if isinstance(io, BackgroundCheckpointIO) else None
@@ -140,13 +160,13 @@ class CheckpointSaver:
         about = {"fit": fit, "epoch": trainer.current_epoch, "reason": reason}
         request = SaveRequest(
             finish=functools.partial(self._commit, step, saved_at=time.time(), **about),
-            fail=functools.partial(self._tell_failure, trainer, step),
+            fail=functools.partial(self._report_failure, trainer, step),
             progress={} if is_awaited else {"phase": "training"},
         )
         if trainer.is_global_zero:
             self._progress.update(phase="saving", step=step)
-            if not (background and self._is_swept):  # another may be being written
-                with contextlib.suppress(OSError):  # the save itself will tell
+            if not (background and self._is_swept):  # later, one may be being written
+                with contextlib.suppress(OSError):  # the save itself will report it
                     remove_partial(self._run)
                 self._is_swept = True
         path = partial_path(self._run, fit, step)
@@ -163,29 +183,29 @@ class CheckpointSaver:
             if trainer.is_global_zero and self._progress.phase == "saving":
                 self._progress.update(phase="training")
         if is_awaited:
-            trainer.strategy.barrier("getiaction_launch: committed")  # no rank leaves before that
+            trainer.strategy.barrier("getiaction_launch: committed")  # no rank may leave earlier
 
     def _commit(self, step: int, **about: Any) -> None:  # noqa: ANN401 - as in commit
         commit(self._run, attempt=self._attempt, step=step, **about)
         self._failing_since = None
         self._progress.update(checkpoint_step=step, checkpoint_error=None)
 
-    def _tell_failure(self, trainer: Trainer, step: int, error: Exception) -> None:
+    def _report_failure(self, trainer: Trainer, step: int, error: Exception) -> None:
         rank = "" if trainer.is_global_zero else f" by rank {trainer.global_rank}"
-        words = f"{type(error).__name__}: {error}"
-        say(f"step {step} could not be saved{rank}: {words}")
+        reason = f"{type(error).__name__}: {error}"
+        say(f"step {step} could not be saved{rank}: {reason}")
         if trainer.is_global_zero:
-            self._failure = words
+            self._failure = reason
             self._failing_since = self._failing_since or time.monotonic()
-            self._progress.update(checkpoint_error=words)
+            self._progress.update(checkpoint_error=reason)
 
     def _write(self, trainer: Trainer, path: Path, request: SaveRequest) -> Exception | None:
-        """Write on all ranks; rank 0 commits a single file before Lightning's barrier."""
+        """Let the strategy write, and commit what it has written."""
         strategy = trainer.strategy
         users = strategy.checkpoint_io
-        # What is committed must have been written, so not in AsyncCheckpointIO's thread.
+        # What is committed must have been written, so AsyncCheckpointIO's thread is bypassed.
         base = (users.checkpoint_io if isinstance(users, AsyncCheckpointIO) else None) or users
-        with contextlib.suppress(TypeError):  # XLA's strategies accept no other
+        with contextlib.suppress(TypeError):  # XLA's strategies accept only their own
             strategy.checkpoint_io = _CommittingIO(base, request)
         try:
             error = self._save(trainer, path, request)
@@ -194,7 +214,6 @@ class CheckpointSaver:
         is_written = strategy.reduce_boolean_decision(error is None)
         if error or request.is_finished or not trainer.is_global_zero:
             return error
-        # Directories, which have parts of all ranks, and what no CheckpointIO has written.
         if not is_written:
             return RuntimeError("another rank could not write its part")
         try:
@@ -206,16 +225,17 @@ class CheckpointSaver:
     def _save(
         self, trainer: Trainer, path: Path, request: SaveRequest, storage_options: object = None
     ) -> Exception | None:
-        """Have Lightning gather the state on all ranks, and hand it on.
+        """Let Lightning gather the state on all ranks and pass it to the strategy.
 
-        An error on one rank comes while the others wait at Lightning's barrier, or from that
-        barrier, because another rank is gone; then joining it again raises as well.
+        Beware: Lightning ends with a barrier. If this rank fails before it, the others are waiting
+        there, so this rank must join them. If the barrier itself fails, because a rank is gone,
+        joining it again fails as well.
         """
         self.is_saving = True
         try:
             trainer.save_checkpoint(path, storage_options=storage_options)
         except Exception as error:
-            if request.is_taken:  # that was the barrier
+            if request.is_taken:  # it was the barrier
                 raise
             trainer.strategy.barrier("Trainer.save_checkpoint")
             return error
@@ -225,9 +245,9 @@ class CheckpointSaver:
 
 
 class _CommittingIO(CheckpointIO):
-    """The user's ``CheckpointIO`` for one save, which commits a single file as soon as it is there.
+    """Stands in for the user's ``CheckpointIO`` during one save, and commits a single file.
 
-    Not after ``Trainer.save_checkpoint``: that ends with a barrier, where a lost rank shows.
+    It commits before Lightning's barrier, where a lost rank would raise.
     """
 
     def __init__(self, base: CheckpointIO, request: SaveRequest) -> None:
@@ -235,7 +255,7 @@ class _CommittingIO(CheckpointIO):
 
     def save_checkpoint(
         self,
-        checkpoint: dict[str, Any],
+        checkpoint: LightningState,
         path: str | Path,
         storage_options: Any = None,  # noqa: ANN401 - as in CheckpointIO
     ) -> None:
@@ -256,18 +276,19 @@ class _CommittingIO(CheckpointIO):
 def saving_in_background(
     trainer: Trainer, progress: ProgressReport, run: Run
 ) -> Iterator[BackgroundCheckpointIO | None]:
-    """Have what a Trainer saves written in the background.
+    """Write in the background what a Trainer saves, the user's own checkpoints included.
 
-    This is done where rank 0 alone writes what all ranks have, into one file, by Lightning's
-    default way. A sharded strategy and a ``CheckpointIO`` of the user's own stay in charge.
+    This applies where rank 0 alone writes the state into one file, in Lightning's default way.
+    Sharded strategies and a ``CheckpointIO`` of the user's own are left unchanged.
 
     Args:
-        trainer: Whose strategy is set up.
-        progress: As in :class:`BackgroundCheckpointIO`.
-        run: See there.
+        trainer: The Trainer, with its strategy set up.
+        progress: Reports whether a checkpoint is being written, and what failed.
+        run: The run; leftovers of interrupted writes are removed in its directory only.
 
     Yields:
-        What saves; None where nothing was changed. All is written when the context ends.
+        What writes the checkpoints, or None if nothing was changed. When the context ends,
+        everything has been written.
     """
     strategy = trainer.strategy
     base = strategy.checkpoint_io
@@ -278,7 +299,7 @@ def saving_in_background(
         base,
         progress,
         run,
-        lambda path: _can_wait(trainer, path),
+        functools.partial(_can_wait, trainer),
         Path(trainer.ckpt_path) if trainer.ckpt_path else None,
     )
     strategy.checkpoint_io = io
@@ -294,9 +315,9 @@ def saving_in_background(
 
 
 def _can_wait(trainer: Trainer, path: Path) -> bool:
-    """Whether a file is one that a plain ModelCheckpoint keeps account of, and no logger reads it.
+    """Whether a file may be written later: only a plain ModelCheckpoint knows of it.
 
-    Any other is saved by code of the user's, or for it, which may read the file at once.
+    Any other file is saved by the user's code, or for it, which may read the file immediately.
     """
     if any(reads_checkpoints_at_once(logger) for logger in trainer.loggers):
         return False

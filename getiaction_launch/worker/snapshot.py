@@ -1,4 +1,4 @@
-"""A checkpoint as it was at one moment, copied into memory that is used again for the next."""
+"""Copies the state of a checkpoint into memory that is reused for the next checkpoint."""
 
 import io
 import pickle
@@ -11,38 +11,38 @@ import torch
 from torch.storage import TypedStorage
 
 LARGE_BYTES = 64 * 1024
-"""Smaller storages are not worth the keeping of a buffer."""
+"""Smaller storages are copied without keeping a buffer."""
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """What a checkpoint holds, apart from whatever changes it afterwards.
+    """A copy of a checkpoint's content, which later changes to the original do not reach.
 
-    It is pickled just as ``torch.save`` will do it, so that what shares a storage still does, and
-    what cannot be saved says so at once. Only the storages are kept beside the pickle, in the main
-    memory, and so the checkpoint is one of CPU tensors.
+    The content is pickled in the same way as ``torch.save`` does it, so tensors that share a
+    storage still do, and content that cannot be saved raises immediately. Storages are kept outside
+    of the pickle, in main memory, so the checkpoint consists of CPU tensors.
 
     Attributes:
-        pickled: Everything but the storages, which it names by number.
-        storages: Those.
+        pickled: Everything except the storages, which it refers to by number.
+        storages: Copies of the storages, in the order of their numbers.
     """
 
     pickled: bytes
     storages: list[torch.UntypedStorage]
 
     def content(self) -> Any:  # noqa: ANN401 - the user's
-        """The checkpoint, made anew on the snapshot's own memory."""
+        """Rebuild the checkpoint; its tensors use the snapshot's own memory."""
         return _Unpickler(self).load()
 
 
 class SnapshotMemory:
-    """Takes snapshots at the price of one copy: a buffer is made once and then used again.
+    """Takes snapshots at the cost of one copy, because buffers are reused.
 
-    It keeps no more than the largest snapshot has needed.
+    It holds at most as much memory as the largest snapshot has needed.
     """
 
     def __init__(self) -> None:
-        self._held: dict[tuple[int, int], torch.UntypedStorage] = {}  # of the last snapshot
+        self._held: dict[tuple[int, int], torch.UntypedStorage] = {}  # the last snapshot's
         self._spare: defaultdict[tuple[int, bool], list[torch.UntypedStorage]] = defaultdict(list)
         self._most_bytes = 0
 
@@ -50,10 +50,10 @@ class SnapshotMemory:
         """Take a snapshot.
 
         Args:
-            content: Of what; whatever ``torch.save`` takes.
-            await_release: Returns when no earlier snapshot is in use any more; None if none is.
-                It is not called where all large tensors are still as they were in the last one:
-                then both use the same memory.
+            content: Anything that ``torch.save`` accepts.
+            await_release: Returns when no earlier snapshot is in use any longer; None if none is
+                in use. It is not called if all large tensors are unchanged since the last
+                snapshot: then both share the same memory.
         """
         file = io.BytesIO()
         pickler = _Pickler(file)
@@ -73,12 +73,12 @@ class SnapshotMemory:
 
     @property
     def size_bytes(self) -> int:
-        """How much memory is kept."""
+        """Memory that is held in buffers, in bytes."""
         spare = [buffer for buffers in self._spare.values() for buffer in buffers]
         return sum(buffer.nbytes() for buffer in [*self._held.values(), *spare])
 
     def _holds(self, storages: list[torch.UntypedStorage]) -> bool:
-        """Whether the last snapshot has them all, bit for bit."""
+        """Whether the last snapshot contains all of these, bit for bit."""
         twins = [self._held.get(_key(storage)) for storage in storages]
         return bool(twins) and all(
             twin is not None and torch.equal(_bytes(twin).to(storage.device), _bytes(storage))
@@ -92,7 +92,7 @@ class SnapshotMemory:
             self._spare[buffer.nbytes(), is_pinned].append(buffer)
         self._held = {}
         for storage in storages:
-            # Only from pinned memory does a GPU copy on its own, at the full speed of its bus.
+            # A GPU copies asynchronously, at the full speed of its bus, to pinned memory only.
             size_bytes, is_pinned = storage.nbytes(), storage.device.type == "cuda"
             spare = self._spare[size_bytes, is_pinned]
             buffer = spare.pop() if spare else _allocate(size_bytes, is_pinned=is_pinned)
@@ -115,9 +115,9 @@ class _Pickler(pickle.Pickler):
         self._numbers: dict[tuple[int, int], int] = {}
 
     def reducer_override(self, obj: object) -> Any:  # noqa: ANN401 - as in pickle
-        """Tensors with nothing special to them take a shorter way than torch's, at a third of it.
+        """Pickle plain tensors in a third of the time that torch's own way takes.
 
-        An optimizer's state has so many that training would wait for their pickling too.
+        An optimizer's state has so many tensors that training would wait for the pickling, too.
         """
         if type(obj) is not torch.Tensor or _is_special(obj):
             return NotImplemented
@@ -125,7 +125,7 @@ class _Pickler(pickle.Pickler):
         return _tensor, (obj.untyped_storage(), obj.dtype, *where)
 
     def persistent_id(self, obj: object) -> tuple[int, torch.dtype | None] | None:
-        """Name storages by number; anything else is pickled."""
+        """Refer to storages by number; anything else is pickled."""
         dtype = None
         if isinstance(obj, TypedStorage):
             dtype, obj = obj.dtype, obj._untyped_storage  # noqa: SLF001 - the public way warns
@@ -143,7 +143,7 @@ class _Unpickler(pickle.Unpickler):
         self._storages = snapshot.storages
 
     def persistent_load(self, name: tuple[int, torch.dtype | None]) -> Any:  # noqa: ANN401 - either
-        """Find a storage by its number."""
+        """Return a storage by its number."""
         number, dtype = name
         storage = self._storages[number]
         if dtype is None:
@@ -153,7 +153,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _is_special(tensor: torch.Tensor) -> bool:
-    """Whether there is more to a tensor than numbers in a storage."""
+    """Whether a tensor is more than a view of numbers in a storage."""
     is_plain = tensor.layout is torch.strided and tensor.device.type in {"cpu", "cuda"}
     is_seen_through = tensor.is_conj() or tensor.is_neg() or tensor.is_quantized
     return tensor.requires_grad or not is_plain or is_seen_through or bool(vars(tensor))

@@ -1,7 +1,9 @@
-"""One worker: run the plan's spec or script in this process and say how it ended.
+"""One worker: runs the plan's spec or script in this process and records how it ended.
 
-The torchrun variables are in the environment already, so Trainer, policy and data are built as
-on a laptop. A worker that fails leaves its exception as a record that whoever watches can read.
+The torchrun variables are already in the environment, so Trainer, policy and data are built as on
+a laptop. Lightning itself adds the launcher's callbacks to every Trainer, and these patch
+``Trainer.fit`` (:mod:`getiaction_launch.worker.lightning_seams`), so that specs and scripts resume
+in the same way. A worker that fails leaves its exception as a record in the run's directory.
 """
 
 import contextlib
@@ -17,7 +19,7 @@ from typing import NoReturn
 from getiaction_launch.errors import SpecError
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.checkpoint import Interrupted
-from getiaction_launch.run.records import WorkerError
+from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED
 from getiaction_launch.system.child import die_with_parent
@@ -27,7 +29,7 @@ from getiaction_launch.system.memory import count_oom_kills
 def main() -> None:
     """Entry of ``python -m getiaction_launch.worker.worker RUN_DIRECTORY``."""
     die_with_parent()
-    # Callbacks are for this process: what it starts inherits the variable, but not the id.
+    # Only this process gets the callbacks: its children inherit the variable, but not the id.
     os.environ["GETIACTION_LAUNCH_WORKER"] = str(os.getpid())
     run = Run(Path(sys.argv[1]))
     attempt = int(os.environ.get("GETIACTION_LAUNCH_ATTEMPT", "0"))
@@ -35,19 +37,19 @@ def main() -> None:
     try:
         run_plan(Plan.of(run).moved_to(Path.cwd()))
     except Interrupted as interrupted:
-        if interrupted.__cause__:  # without a save; as below, another rank may be gone
+        if interrupted.__cause__:  # not saved; another rank may be gone, as below
             traceback.print_exc()
             _exit_at_once(EXIT_INTERRUPTED)
         _leave_process_group()
         sys.exit(EXIT_INTERRUPTED)
-    except BaseException as error:  # noqa: BLE001 - SystemExit too: Lightning leaves so on SIGTERM
+    except BaseException as error:  # noqa: BLE001 - also SystemExit, with which Lightning exits on SIGTERM
         if isinstance(error, SystemExit) and error.code == signal.SIGTERM:
-            # What ray.init() in the user's script makes of SIGTERM, which must stay one.
+            # ray.init() in the user's script turns SIGTERM into this; it must stay a SIGTERM.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
         name, message = type(error).__name__, str(error)
-        # A loader process that is killed for want of memory raises a plain RuntimeError here.
-        if _tells_of_want_of_memory(error) or count_oom_kills() > oom_kills:
+        # A loader process that the kernel kills to free memory raises a plain RuntimeError here.
+        if _is_out_of_memory(error) or count_oom_kills() > oom_kills:
             name, message = "OutOfMemory", f"{name}: {message}"
         record = WorkerError(
             rank=int(os.environ["RANK"]),
@@ -56,9 +58,9 @@ def main() -> None:
             type=name,
             message=message,
             traceback=traceback.format_exc(),
-            is_consequence=_tells_of_a_lost_peer(error),
+            is_consequence=_is_lost_peer(error),
         )
-        with contextlib.suppress(OSError):  # a full disk must not hide what failed
+        with contextlib.suppress(OSError):  # a full disk must not hide the error
             run.write_error(attempt, record)
         if isinstance(error, SpecError):
             print(f"error: {error}", file=sys.stderr)
@@ -70,7 +72,7 @@ def main() -> None:
 def _exit_at_once(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
-    # Not sys.exit: a process group with a dead member can hang while it is torn down.
+    # Not sys.exit: tearing down a process group with a dead member can hang.
     os._exit(code)
 
 
@@ -89,7 +91,7 @@ def run_plan(plan: Plan) -> None:
 def _leave_process_group() -> None:
     torch = sys.modules.get("torch")
     if torch and torch.distributed.is_available() and torch.distributed.is_initialized():
-        # Lightning leaves only NCCL's group; Gloo's threads can abort an interpreter that exits.
+        # Lightning destroys only NCCL's group. Gloo's threads can abort an exiting interpreter.
         torch.distributed.destroy_process_group()
 
 
@@ -103,8 +105,8 @@ def _run_script(script: list[str]) -> None:
             raise
 
 
-def _tells_of_a_lost_peer(error: BaseException) -> bool:
-    """Whether ``error`` is what a collective says when another rank has gone."""
+def _is_lost_peer(error: BaseException) -> bool:
+    """Whether a collective raises such an error when another rank is gone."""
     text = f"{type(error).__name__}: {error}".lower()
     words = ("gloo", "nccl", "connection closed by peer", "connection reset", "sigterm")
     is_rays = type(error).__module__.startswith("ray.exceptions")  # an actor on another node
@@ -112,11 +114,11 @@ def _tells_of_a_lost_peer(error: BaseException) -> bool:
     return is_rays or is_torchs or any(word in text for word in words)
 
 
-def _tells_of_want_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` is what Python, torch or CUDA say where memory is not to be had."""
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, torch or CUDA raise such an error when they cannot allocate memory."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    # The CPU's allocator and the driver raise no type of their own; fork(2) fails with ENOMEM.
+    # torch's CPU allocator and the driver have no type of their own; fork(2) fails with ENOMEM.
     text = str(error).lower()
     words = ("out of memory", "allocate memory")
     return isinstance(error, RuntimeError | OSError) and any(word in text for word in words)

@@ -26,7 +26,6 @@ from getiaction_launch.storage.paths import last_line
 
 STATES = {"queued": JobState.PENDING, "running": JobState.RUNNING}
 COMMAND = (sys.executable, "-m", "spool")
-CANCEL_SECONDS, POLL_SECONDS = 60, 0.1
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,10 @@ class SpoolBackend:
     def with_settings(self, values: Mapping[str, object]) -> Backend:
         """The same backend with other values for some of its fields."""
         return replace_fields(self, values)
+
+    def resolve_runs(self, root: str) -> Backend:  # noqa: ARG002 - the contract's argument
+        """The same backend: no setting names a run."""
+        return self
 
     def working_directory(self) -> Path | None:
         """None: jobs run in the shell's directory."""
@@ -129,10 +132,10 @@ class SpoolJob:
             return
         Cancel(time.time()).write(self.run)  # first: the job reads it when it is told to end
         (self.place / "cancel").touch()
-        for _ in range(round(CANCEL_SECONDS / POLL_SECONDS)):
+        for _ in range(600):  # a minute
             if self.status().state.is_over:
                 return
-            time.sleep(POLL_SECONDS)
+            time.sleep(0.1)
         raise UnreachableError(f"job {self.record.job_id} does not end.")
 
 

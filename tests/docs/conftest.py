@@ -23,14 +23,15 @@ def clone(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def shortened(tmp_path: Path) -> dict[str, str]:
-    """An environment in which the pages' training ends after one step, without network.
+    """An environment in which the pages' scripts train for one step, without network.
 
     lerobot/pusht in the Hugging Face cache is a tiny dataset of the same kind, the ImageNet weights
-    in torch's cache are random, and no checkpoint of the 50 million parameters is written.
+    in torch's cache are random, and no checkpoint of the 50 million parameters is written. The
+    `getiaction` command takes the Trainer's values from flags only: `ONE_STEP` does the same there.
     """
     snapshot = tmp_path / "hf/hub/datasets--lerobot--pusht/snapshots" / ("0" * 40)
     snapshot.parent.mkdir(parents=True)
-    write_dot_dataset(snapshot, num_episodes=1, image_size_px=16)
+    write_dot_dataset(snapshot, num_episodes=2, image_size_px=16)
     reference = snapshot.parents[1] / "refs/v3.0"
     reference.parent.mkdir()
     reference.write_text(snapshot.name)

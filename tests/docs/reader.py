@@ -6,6 +6,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+ONE_STEP = (
+    " --trainer.max_steps 1 --trainer.enable_checkpointing false --data.train_batch_size 2"
+    " --trainer.accelerator cpu"
+)
+"""Flags that end a page's `getiaction fit` after one small step."""
+
 
 def shell(
     command: str, directory: Path, machine: Sequence[str] = ()

@@ -10,18 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = (
-    "getiaction",
-    "getiaction_launch/backends",
-    "getiaction_launch/cli",
-    "getiaction_launch/launch",
-    "getiaction_launch/mirror",
-    "getiaction_launch/node",
-    "getiaction_launch/plan",
-    "getiaction_launch/run",
-    "getiaction_launch/storage",
-    "getiaction_launch/system",
-)
+PACKAGES = ("getiaction", "getiaction_launch")
 MIN_WORDS = 4
 
 SECTION = re.compile(r"^(Args|Attributes|Raises):\n((?:(?: {4}.*)?\n)*)", re.MULTILINE)

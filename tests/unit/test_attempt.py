@@ -11,7 +11,8 @@ from getiaction_launch.run import attempt as attempts
 from getiaction_launch.run import restart
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt, Ending
 from getiaction_launch.run.checkpoint import Checkpoint
-from getiaction_launch.run.records import WorkerError, read_attempts
+from getiaction_launch.run.node_records import WorkerError
+from getiaction_launch.run.records import read_attempts
 from getiaction_launch.run.restart import allow_another, judge, may_begin, reopen
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED, Cause, JobState

@@ -91,7 +91,7 @@ def test_a_disk_that_is_full_for_a_moment_costs_nothing(worker, full_disk, tmp_p
     assert worker.fit(period=0, callbacks=[callback], enable_checkpointing=True)
     names = {path.name for path in tmp_path.glob("*") if path.is_file()}
     assert names == {"epoch=0.ckpt", "epoch=1.ckpt"}
-    assert capfd.readouterr().err.count("trying again") == 4
+    assert capfd.readouterr().err.count("; retrying in ") == 4
     assert "checkpoint_error" not in worker.run.read("progress")
 
 

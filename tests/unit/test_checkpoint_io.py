@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from tiny import BATCHES, LIMIT_SECONDS, Tiny, equal
 
@@ -328,6 +328,22 @@ def test_a_logger_that_reads_checkpoints_finds_them(
     words = {"logger": Uploading(tmp_path), "enable_checkpointing": True}
     assert worker.fit(on_step=on_step, **words)
     assert seen == [is_awaited] * 2
+
+
+def test_the_default_logger_does_not_make_training_wait(worker, slow_disk, tmp_path):
+    """TensorBoard's has a method for saved checkpoints that does nothing."""
+    seen = []
+
+    def on_step(batch: int) -> None:
+        if batch == BATCHES:
+            seen.append(list(tmp_path.glob("*.ckpt")))
+        slow_disk.has_moved.set() if batch > BATCHES else slow_disk.has_moved.clear()
+
+    callback = ModelCheckpoint(dirpath=tmp_path)
+    words = {"logger": TensorBoardLogger(tmp_path / "log"), "enable_checkpointing": True}
+    assert worker.fit(on_step=on_step, callbacks=[callback], **words)
+    assert seen == [[]]
+    assert Path(callback.best_model_path).exists()
 
 
 def test_what_a_run_resumed_from_stays(background, tmp_path):

@@ -6,7 +6,8 @@ import pytest
 
 from getiaction_launch.cli.show import Watch, final_loss, listing, phase, summary
 from getiaction_launch.launch.status import RunStatus
-from getiaction_launch.run.records import Progress, WorkerError
+from getiaction_launch.run.node_records import WorkerError
+from getiaction_launch.run.records import Progress
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import JobState
 

@@ -180,11 +180,13 @@ def test_words_reproduce_the_plan(spec, tmp_path):
 
 
 def test_two_flags_for_one_fact_must_agree(spec):
-    """``--nodes 2`` beside ``--trainer.num_nodes=3`` is refused, beside =2 it is fine."""
+    """``--nodes 2`` beside ``--trainer.num_nodes=3`` is refused, beside =2 or auto it is fine."""
     with pytest.raises(SpecError, match=r"--nodes sets trainer.num_nodes=2, but .*=3 is given"):
         prepare(config=[spec], nodes=2, overrides=[("trainer.num_nodes", "3")])
     plan, _ = prepare(config=[spec], nodes=2, overrides=[("trainer.num_nodes", "2")])
     assert plan.topology.num_nodes == 2
+    plan, _ = prepare(config=[spec], gpus_per_node=0, overrides=[("trainer.accelerator", "auto")])
+    assert plan.arguments[-1] == "--trainer.accelerator=cpu"
 
 
 def test_relative_root_lies_where_the_command_was_typed(spec, tmp_path):

@@ -243,7 +243,7 @@ def test_successor_waits_for_its_job_and_remembers_it(slurm, tmp_path, monkeypat
     assert allocation.hand_over(run) is None
     record = run.read("job")
     assert (record["job_id"], record["previous_job_ids"]) == ("13", ["12"])
-    script = Path(record["details"]["job_dir"], "13_submission.sh").read_text()
+    script = Path(record["job_dir"], "13_submission.sh").read_text()
     assert "--dependency=afterany:12" in script
     own = make_run(make_plan(tmp_path), {"job_id": "5", "step_id": "0"})
     assert "your own" in allocation.hand_over(own)
@@ -257,7 +257,7 @@ def test_job_directory_is_private(tmp_path, elsewhere):
     wanted = tmp_path / "jobs/act/version_0" if elsewhere else run.launch_directory / "slurm"
     wanted.mkdir(parents=True, mode=0o777)
     backend.submit([run], None)
-    assert Path(run.read("job")["details"]["job_dir"]) == wanted
+    assert Path(run.read("job")["job_dir"]) == wanted
     assert stat.S_IMODE(wanted.stat().st_mode) == 0o700
     assert (wanted / "12_submitted.pkl").is_file()
 
@@ -276,7 +276,7 @@ def test_sweep_is_one_array(slurm, tmp_path):
     SlurmBackend(python="python3").submit(runs, 2)
     assert len(slurm.calls("sbatch")) == 1
     assert [run.read("job")["job_id"] for run in runs] == ["12_0", "12_1", "12_2"]
-    folder = Path(runs[2].read("job")["details"]["job_dir"])
+    folder = Path(runs[2].read("job")["job_dir"])
     script = (folder / "12_submission.sh").read_text()
     assert "#SBATCH --array=0-2%2\n" in script
     assert "python3 -u -m submitit" in script

@@ -132,6 +132,11 @@ def test_missing_file_is_named():
         ([], ["trainer.experiment_name=null"], {"experiment_name": None}),
         (["seed_everything: 1\ntrainer:\n"], [], {}),
         ([], ["trainer={}"], {}),
+        (
+            ["trainer: {num_nodes: 2}", "seed_everything: 1\ntrainer:\n"],
+            ["trainer.accelerator=cpu"],
+            {"accelerator": "cpu"},
+        ),
     ],
 )
 def test_trainers_keys_are_read_as_the_parser_reads_them(base, files, overrides, trainer):
@@ -273,6 +278,9 @@ def test_plus_appends_and_dots_reach_the_last_item(base):
     assert first["class_path"] == "lightning.pytorch.callbacks.ModelSummary"
     assert last["class_path"] == "lightning.pytorch.callbacks.LearningRateMonitor"
     assert last["init_args"]["log_momentum"] is True
+    assert origins["trainer.callbacks"] == "command line"
+    values, origins = show([base], "--trainer.callbacks.max_depth=7")
+    assert values["trainer.callbacks"][0]["init_args"] == {"max_depth": 7}
     assert origins["trainer.callbacks"] == "command line"
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch.distributed
 
 from getiaction_launch.plan.plan import Plan, Topology
-from getiaction_launch.run.records import WorkerError
+from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker import worker
-from getiaction_launch.worker.worker import _tells_of_a_lost_peer
+from getiaction_launch.worker.worker import _is_lost_peer
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from getiaction_launch.worker.worker import _tells_of_a_lost_peer
 )
 def test_a_lost_peer_is_told_from_a_cause(error, is_echo):
     """What collectives say when another rank has gone is not shown before that rank's error."""
-    assert _tells_of_a_lost_peer(error) is is_echo
+    assert _is_lost_peer(error) is is_echo
 
 
 class LeftAtOnceError(Exception):

@@ -81,6 +81,10 @@ class RayBackend(RaySettings):
         """Whether Ray copies a working directory to the nodes."""
         return "working_dir" in self._runtime_env
 
+    def resolve_runs(self, root: str) -> Backend:  # noqa: ARG002 - the contract's argument
+        """Return this backend: none of its settings names a run."""
+        return self
+
     def working_directory(self) -> Path | None:
         """Return the directory that Ray copies to the nodes, if it is on this machine."""
         shipped = self._runtime_env.get("working_dir")

@@ -69,6 +69,19 @@ class SlurmBackend(SlurmSettings):
         """Return this backend with other values for some of its fields."""
         return replace_fields(self, values)
 
+    def resolve_runs(self, root: str) -> Backend:
+        """Return this backend with job ids instead of runs in its dependency.
+
+        Args:
+            root: Directory or URL in which to look for runs.
+
+        Raises:
+            LaunchError: If a run does not exist, or can never fulfil the dependency.
+        """
+        if self.dependency is None:
+            return self
+        return replace(self, dependency=resolve(self.dependency, root, self.poll_seconds) or None)
+
     def working_directory(self) -> Path | None:
         """Return None: jobs run in the shell's directory."""
         return None
@@ -221,9 +234,6 @@ class SlurmBackend(SlurmSettings):
     def _parameters(self, plan: Plan) -> dict[str, object]:
         """Return the job's options, by submitit's names."""
         topology = plan.topology
-        dependency = (
-            resolve(self.dependency, plan.root, self.poll_seconds) if self.dependency else None
-        )
         cpus = self.cpus_per_worker or (None if topology.gpus_per_node else 1)
         cpus_per_task = cpus and cpus * topology.workers_per_node
         gpus: int | str | None = topology.gpus_per_node or None
@@ -238,7 +248,7 @@ class SlurmBackend(SlurmSettings):
         }
         if self.mail_user:
             extra["mail-type"] = "BEGIN,END,FAIL,REQUEUE"
-        if dependency:
+        if self.dependency:
             extra["kill-on-invalid-dep"] = "yes"
         step = {"kill-on-bad-exit": "1", "wait": "0"}
         if cpus_per_task:
@@ -252,7 +262,7 @@ class SlurmBackend(SlurmSettings):
             "exclude": self.exclude,
             "constraint": self.constraint,
             "mail_user": self.mail_user,
-            "dependency": dependency or None,
+            "dependency": self.dependency or None,
             "time": self.time_limit_minutes,  # if the key is missing, submitit asks for 5 minutes
             "nodes": topology.num_nodes,
             "ntasks_per_node": 1,
