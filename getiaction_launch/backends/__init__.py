@@ -1,8 +1,8 @@
-"""Who starts a run's nodes: one backend for each kind of cluster."""
+"""Backends, which start the nodes of runs: one for each kind of cluster."""
 
 
 def shipped_settings() -> dict[str, type]:
-    """The settings that come with the launcher and have flags, by the name of their cluster."""
+    """Return the classes whose fields are settings with flags, by the scheduler's name."""
     from getiaction_launch.backends.ray.settings import RaySettings
     from getiaction_launch.backends.slurm.settings import SlurmSettings
 

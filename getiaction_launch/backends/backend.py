@@ -1,9 +1,9 @@
-"""The contract of a backend: have the node process run once on every node, at every start.
+"""The contract of a backend: it starts one node process on every node, at every start of a run.
 
 A backend is a frozen dataclass that is its own config: a cluster config names its class and its
-fields. Whatever a run says about itself (logs, progress, result) lies in the run's directory and
-needs no backend; what only the scheduler knows comes from the :class:`Job`.
-``docs/new-backend.md`` writes one step by step.
+fields. All that a run reports about itself (logs, progress, result) lies in its directory and needs
+no backend; what only the scheduler knows comes from the :class:`Job`. ``docs/new-backend.md``
+develops a backend step by step.
 """
 
 import dataclasses
@@ -25,13 +25,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class JobStatus:
-    """What a scheduler says about a job.
+    """The state of a job, as its scheduler reports it.
 
     Attributes:
         state: Where the job stands.
-        reason: Why, in the scheduler's own words.
-        cause: What ended it, where that is known.
-        is_queued: Whether it waits for nodes that are not free at present.
+        reason: Why the job stands there, in the scheduler's own words.
+        cause: What ended the job, if that is known.
+        is_queued: Whether the job waits for nodes that are not free at present.
     """
 
     state: JobState
@@ -41,20 +41,20 @@ class JobStatus:
 
 
 class Job(Protocol):
-    """What the scheduler knows about the job of one run."""
+    """The job of one run, as its scheduler knows it."""
 
     @property
     def resume_command(self) -> str | None:
-        """What to type inside the user's own batch script to resume the run, before its directory.
+        """Command that resumes the run inside the user's own batch script, without its directory.
 
-        None where ``getiaction-launch resume`` does it from any shell.
+        None if ``getiaction-launch resume`` can resume the run from any shell.
         """
 
     def status(self) -> JobStatus:
-        """What the scheduler says; cheap enough to be asked every second."""
+        """Return the state of the job; this is cheap enough to be called every second."""
 
     def cancel(self) -> None:
-        """End the job on every node; return once nothing of it runs any more.
+        """End the job on every node, and return once all its processes have stopped.
 
         Raises:
             UnreachableError: If the job cannot be reached from here, or does not end.
@@ -66,62 +66,72 @@ class Backend(Protocol):
 
     @property
     def start_seconds(self) -> float:
-        """How long a job may take to begin where nodes are free, in seconds."""
+        """How long a job may take to begin when nodes are free, in seconds."""
 
     def with_settings(self, values: Mapping[str, object]) -> "Backend":
-        """The same backend with other values for some of its fields, as in a cluster config.
+        """Return this backend with other values for some of its fields.
 
         Args:
             values: New values by the field's name; ``field.key`` sets one key of a mapping.
 
         Raises:
-            UnknownSettingError: If there is no such field.
+            UnknownSettingError: If the backend has no such field.
         """
 
     def resolve_runs(self, root: str) -> "Backend":
-        """The same backend with job ids in place of the names of runs, where it takes some.
+        """Return this backend with job ids instead of runs in its settings, if there are any.
 
         Args:
-            root: Directory or URL below which named runs are looked for.
+            root: Directory or URL in which to look for runs.
 
         Raises:
-            LaunchError: If a run does not exist, or can never fulfil what is asked of it.
+            LaunchError: If a run does not exist, or can never fulfil a dependency on it.
         """
 
     def working_directory(self) -> Path | None:
-        """Where the run's relative paths lie on this machine; None for the shell's directory."""
+        """Return the directory that a run's relative paths refer to; None for the shell's own."""
 
     def free_gpus(self, num_nodes: int) -> int | None:
-        """GPUs that each of ``num_nodes`` nodes would get; None where only the job will know."""
+        """Return how many GPUs each node would get; None if only the job will know.
+
+        Args:
+            num_nodes: How many nodes the run has.
+        """
 
     def check(self, plan: Plan) -> None:
         """Check that this cluster can carry out ``plan``.
 
         Raises:
-            LaunchError: If it cannot.
+            LaunchError: If the cluster cannot carry out the plan, or does not answer.
         """
 
     def describe(self, plan: Plan) -> list[str]:
-        """The commands that would be run, one line each, for ``--dry-run``."""
+        """Return the commands that would be run, one line each, for ``--dry-run``."""
 
     def submit(self, runs: Sequence[Run], max_parallel: int | None) -> None:
         """Start runs whose ``plan.json`` is written; a resumed run continues in its directory.
 
         Args:
-            runs: One run, or the points of a sweep.
-            max_parallel: How many of a sweep may run at a time; None for what is usual there.
+            runs: One run, or the runs of all points of a sweep.
+            max_parallel: How many of the runs may run at the same time; None for the backend's own
+                default.
 
         Raises:
             LaunchError: If none of them was started.
         """
 
     def attach(self, run: Run, record: JobRecord) -> Job:
-        """Find the job again by what :meth:`submit` wrote into ``job.json``."""
+        """Find a job again.
+
+        Args:
+            run: The run that the job belongs to.
+            record: The run's ``job.json``, as :meth:`submit` has written it.
+        """
 
     def allocation(self, plan: Plan) -> Allocation | None:
-        """The node of a scheduler's job that this process is, for ``getiaction-launch node``.
+        """Return the node that a scheduler has given to this process.
 
-        None where nobody but the launcher starts nodes.
+        ``getiaction-launch node`` calls it. None if only the launcher itself starts nodes.
 
         Raises:
             UsageError: If this process is not one node of a job that fits ``plan``.
@@ -141,10 +151,14 @@ class UnknownSettingError(UsageError):
 
 
 def replace_fields(backend: T, values: Mapping[str, object]) -> T:
-    """:meth:`Backend.with_settings` for a backend that is a dataclass.
+    """Return a copy of a backend that is a dataclass: :meth:`Backend.with_settings`.
+
+    Args:
+        backend: The backend to copy.
+        values: New values by the field's name; ``field.key`` sets one key of a mapping.
 
     Raises:
-        UnknownSettingError: If there is no such field.
+        UnknownSettingError: If the backend has no such field.
     """
     known = {field.name for field in dataclasses.fields(backend)}  # type: ignore[arg-type] # it is one
     changed: dict[str, Any] = {}
@@ -163,25 +177,25 @@ def load_backend(record: BackendRecord, source: str) -> Backend:
     """Make the backend that a record names.
 
     Args:
-        record: Its class and settings.
-        source: Where the record stands, for the error.
+        record: Class of the backend, and its settings.
+        source: Path or URL of the record's file, for error messages.
 
     Raises:
-        UnreachableError: If the record cannot be understood here.
+        UnreachableError: If there is no such class here, or the settings do not fit it.
     """
     module, _, name = record.class_path.rpartition(".")
     try:
         backend: Backend = getattr(importlib.import_module(module), name)(**record.init_args)
     except (ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         raise UnreachableError(
-            f"{source} cannot be understood: {error!r}.",
+            f"{source} cannot be used: {error!r}.",
             "Was it written by another version of getiaction-launch?",
         ) from error
     return backend
 
 
 def record_of(backend: object) -> BackendRecord:
-    """What ``job.json`` says about a backend that is a dataclass."""
+    """Return the record in ``job.json`` of a backend that is a dataclass."""
     kind = type(backend)
     settings = dataclasses.asdict(backend)  # type: ignore[call-overload] # it is one
     return BackendRecord(f"{kind.__module__}.{kind.__qualname__}", settings)

@@ -1,7 +1,7 @@
-"""Flags of a backend's settings, declared once: on the field that each one sets.
+"""Flags of a backend's settings, each declared once, on the field that it sets.
 
-Settings are the fields of a frozen dataclass. A field's default is the setting's, its flags stand
-in ``Annotated``, and the string below it is its help, in ``--help`` and in IDEs.
+Settings are the fields of a frozen dataclass. The field has the setting's default, ``Annotated``
+holds its flags, and the string below the field is its help, in ``--help`` and in IDEs.
 """
 
 import ast
@@ -21,17 +21,17 @@ _UNITS = re.compile(r"_(minutes|seconds|mb)$")
 
 @dataclass(frozen=True)
 class Flag:
-    """How a person types a setting.
+    """How to type a setting on the command line.
 
     Args:
         names: The flag in its short form, if it has one, and its long form.
-        metavar: What stands for the value in the help.
-        read: Makes the field's value out of the text, or raises ValueError saying what is wrong.
-        example: Some values in the form in which they are typed, for the help and for errors.
-        variables: Environment variables by which the scheduler itself takes this setting.
-        repeats: Whether it may be repeated, each time for one entry of the field's mapping;
+        metavar: Placeholder for the value in the help.
+        read: Turns the text into the field's value, or raises ValueError saying what is wrong.
+        example: Some values as they are typed, for the help and for error messages.
+        variables: Environment variables from which the scheduler itself reads this setting.
+        repeats: Whether the flag may be repeated, each time for one entry of the field's mapping;
             ``read`` then returns the entry's key and value.
-        is_common: Whether the short help shows it.
+        is_common: Whether the short help shows the flag.
         former: Flags of earlier versions, each with what to type instead.
     """
 
@@ -46,14 +46,14 @@ class Flag:
 
     @property
     def name(self) -> str:
-        """The long form, which errors name."""
+        """The long form of the flag, for error messages."""
         return self.names[-1]
 
     def parse(self, text: str) -> object:
-        """Read what was typed.
+        """Turn the text that was typed into the field's value.
 
         Raises:
-            UsageError: If it cannot be read.
+            UsageError: If the text is not a valid value.
         """
         try:
             return self.read(text)
@@ -64,14 +64,14 @@ class Flag:
 
 @dataclass(frozen=True)
 class Setting:
-    """One field of a backend's settings with one of its flags."""
+    """One field of a backend's settings, with one of its flags."""
 
     name: str
     flag: Flag
 
 
 def settings_of(owner: type) -> list[Setting]:
-    """Every setting that has a flag, in the order of the fields.
+    """List all settings that have a flag, in the order of the fields.
 
     Args:
         owner: The dataclass whose fields are the settings.
@@ -85,7 +85,7 @@ def settings_of(owner: type) -> list[Setting]:
 
 
 def help_of(owner: type) -> dict[str, str]:
-    """The strings below the fields of a class, by the fields' names."""
+    """Return the strings below the fields of a class, by the fields' names."""
     source = Path(inspect.getfile(owner)).read_text(encoding="utf-8")
     texts: dict[str, str] = {}
     for definition in ast.parse(source).body:
@@ -102,40 +102,44 @@ def help_of(owner: type) -> dict[str, str]:
 
 
 def variables_of(owner: type, name: str) -> list[str]:
-    """The environment variables by which the scheduler takes a setting, the first one wins."""
+    """List the environment variables from which the scheduler reads a setting; the first wins."""
     flags = [setting.flag for setting in settings_of(owner) if setting.name == name]
     return [variable for flag in flags for variable in flag.variables]
 
 
 def from_environment(owner: type, name: str) -> str | None:
-    """What the environment says of a setting; None if it says nothing."""
+    """Return the value of a setting in the scheduler's environment variables; None if unset."""
     return next(filter(None, map(os.environ.get, variables_of(owner, name))), None)
 
 
 def noun(name: str) -> str:
-    """What a field is called in a sentence: ``time limit`` for ``time_limit_minutes``."""
+    """Return what to call a field in a sentence: ``time limit`` for ``time_limit_minutes``."""
     words = _UNITS.sub("", name).replace("_", " ")
     return re.sub(r"\b[cg]pu", lambda match: match[0].upper(), words)
 
 
-# Readers of values. Each raises ValueError with what is wrong, without a full stop.
+# Functions for Flag.read. Their ValueErrors become parts of sentences, so they have no full stop.
 
 
 def read_count(text: str, least: int = 1) -> int:
-    """Read a whole number of ``least`` or more."""
+    """Read a whole number of ``least`` or more.
+
+    Raises:
+        ValueError: If the text is not such a number.
+    """
     if not text.isdecimal() or int(text) < least:
         raise ValueError(f"{text!r} is not a whole number of {least} or more")
     return int(text)
 
 
 def read_megabytes(text: str) -> int:
-    """Read sbatch's ``--mem``: a number of megabytes, or with K, M, G or T.
+    """Read a size as sbatch's ``--mem`` does: in megabytes, or with the unit K, M, G or T.
 
     Returns:
-        Megabytes; 0 for all of the node's memory, as in sbatch.
+        The size in megabytes; 0 for all of the node's memory, as in sbatch.
 
     Raises:
-        ValueError: If sbatch would not read it.
+        ValueError: If the text is not a valid size for sbatch.
     """
     match = re.fullmatch(r"(\d+)([KMGT]?)B?", text.upper())
     if match is None:
@@ -145,13 +149,13 @@ def read_megabytes(text: str) -> int:
 
 
 def read_pair(text: str) -> tuple[str, str]:
-    """Read ``KEY=VALUE``, or ``KEY`` alone for a switch; dashes before it do no harm.
+    """Read ``KEY=VALUE``, or ``KEY`` alone for a switch; dashes in front of it are ignored.
 
     Returns:
         The key and the value, which is empty for a switch.
 
     Raises:
-        ValueError: If there is no key.
+        ValueError: If the text has no key.
     """
     key, _, value = text.removeprefix("--").partition("=")
     if not key:

@@ -1,8 +1,8 @@
-"""Local: nodes are shares of this machine, and the job is a process that outlives its shell.
+"""This machine: nodes are shares of it, and the job is a process that outlives its shell.
 
-The command that submits starts one detached job process. That process writes into ``job.json`` how
-to find it and runs attempts (:func:`getiaction_launch.node.conductor.drive`) on nodes that are its
-children. ``status`` and ``cancel`` read the records, so they work from any shell of the machine.
+The command that submits a run starts one detached job process. That process writes into
+``job.json`` how to find it and runs attempts (:func:`getiaction_launch.node.conductor.drive`) on
+nodes that are its children. ``status`` and ``cancel`` work from any shell of the machine.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from getiaction_launch.backends.backend import Backend, Job, replace_fields
 from getiaction_launch.backends.process import ProcessJob, start_process, write_job
-from getiaction_launch.errors import CheckError
+from getiaction_launch.errors import CheckError, counted
 from getiaction_launch.node.allocation import Allocation
 from getiaction_launch.node.conductor import drive
 from getiaction_launch.node.node import available_cpus, node_command
@@ -42,7 +42,7 @@ SLOT_POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class LocalBackend:
-    """Trains on this machine, which its nodes share.
+    """Trains on this machine, which is divided among the nodes.
 
     Args:
         grace_seconds: How long workers may take to end after SIGTERM before they are killed.
@@ -56,31 +56,31 @@ class LocalBackend:
 
     @property
     def start_seconds(self) -> float:
-        """A process starts at once; what takes longer waits for its turn in a sweep."""
+        """How long a job may take to begin, in seconds; a later one waits for its turn."""
         return 2
 
     def with_settings(self, values: Mapping[str, object]) -> Backend:
-        """The same backend with other values for some of its fields."""
+        """Return this backend with other values for some of its fields."""
         return replace_fields(self, values)
 
     def resolve_runs(self, root: str) -> Backend:  # noqa: ARG002 - the contract's argument
-        """The same backend: no setting names a run."""
+        """Return this backend: none of its settings names a run."""
         return self
 
     def working_directory(self) -> Path | None:
-        """None: relative paths lie in the shell's directory."""
+        """Return None: relative paths refer to the shell's directory."""
         return None
 
     def free_gpus(self, num_nodes: int) -> int | None:
-        """This machine's GPUs, shared out evenly.
+        """Return how many GPUs each node gets if this machine's are divided evenly.
 
         Raises:
-            CheckError: If there are some, but not one for each node.
+            CheckError: If this machine has GPUs, but fewer than nodes.
         """
         have = len(visible_gpus())
         if 0 < have < num_nodes:
             raise CheckError(
-                f"{num_nodes} nodes cannot share the {have} GPUs of this machine.",
+                f"{num_nodes} nodes need at least {num_nodes} GPUs, but this machine has {have}.",
                 f"--nodes {have}, or train on CPU: --gpus-per-node 0",
             )
         return have // num_nodes
@@ -89,20 +89,21 @@ class LocalBackend:
         """Check that this machine has enough GPUs.
 
         Raises:
-            CheckError: If it has too few.
+            CheckError: If this machine has too few GPUs.
         """
         wanted = plan.topology.num_nodes * plan.topology.gpus_per_node
         have = len(visible_gpus())
         if wanted > have:
             raise CheckError(
-                f"the plan needs {plan.topology.num_nodes} nodes x {plan.topology.gpus_per_node} "
-                f"GPUs = {wanted} GPUs, but this machine has {have or 'none'}.",
+                f"the plan needs {counted(plan.topology.num_nodes, 'node')} x "
+                f"{counted(plan.topology.gpus_per_node, 'GPU')} = {counted(wanted, 'GPU')}, but "
+                f"this machine has {have or 'none'}.",
                 "Ask for fewer (--nodes, --gpus-per-node) or train on CPU: "
                 "--trainer.accelerator=cpu",
             )
 
     def describe(self, plan: Plan) -> list[str]:
-        """The command of each node."""
+        """Return the command of each node."""
         directory = f"{plan.root}/{plan.name}/version_N"
         commands = []
         for rank in range(plan.topology.num_nodes):
@@ -113,26 +114,26 @@ class LocalBackend:
         return commands
 
     def submit(self, runs: Sequence[Run], max_parallel: int | None) -> None:
-        """Start a job process for each run, in sessions of their own: they survive this shell.
+        """Start a job process for each run, in a session of its own, so that it outlives the shell.
 
         Raises:
-            CheckError: If one ends before it has written how to find it.
+            CheckError: If a job process ends before it has written its ``job.json``.
         """
         for run in runs:
             words = [str(self.grace_seconds), str(max_parallel or 1)]
             start_process(run, "getiaction_launch.backends.local", words)
 
     def attach(self, run: Run, record: JobRecord) -> Job:
-        """Find a job that any shell on this machine submitted."""
+        """Find a job that was submitted by any shell of this machine."""
         return ProcessJob(run, record, self.grace_seconds)
 
     def allocation(self, plan: Plan) -> Allocation | None:  # noqa: ARG002 - the contract's argument
-        """None: nobody but the launcher starts nodes here."""
+        """Return None: only the launcher itself starts nodes."""
         return None
 
 
 def _node_variables(plan: Plan, node_rank: int) -> dict[str, str]:
-    """What distinguishes the nodes on one machine, and keeps them from crowding it."""
+    """Return the environment variables that divide this machine's CPUs and GPUs among nodes."""
     threads = max(1, available_cpus() // plan.topology.world_size)
     variables = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
     count = plan.topology.gpus_per_node
@@ -148,8 +149,8 @@ class _LocalNodes:
         self._plan = Plan.of(run)
 
     def reserve_head(self) -> tuple[str, int]:
-        """A free port of this machine."""
-        self._stack.close()  # the claim of the attempt before this one
+        """Return this machine's address, and a free port that is reserved for the attempt."""
+        self._stack.close()  # releases the port of the previous attempt
         port, claim = reserve_port()
         self._stack.enter_context(claim)
         return ADDRESS, port
@@ -170,11 +171,11 @@ class _LocalNodes:
         ]
 
     def stop_cause(self) -> Cause | None:
-        """None: nobody takes this machine's nodes away."""
+        """Return None: nobody takes this machine's nodes away."""
         return None
 
     def clean(self, exit_codes: Sequence[int | None]) -> None:
-        """Kill what the workers of a failed attempt have started and left behind."""
+        """Kill the processes that the workers of a failed attempt have left behind."""
         if any(code != 0 for code in exit_codes):
             kill_processes_of(str(self._run.local.directory))
 
@@ -192,9 +193,18 @@ class _LocalNode:
 
 
 def run_job(run: Run, backend: LocalBackend, max_parallel: int) -> JobState:
-    """Run attempts until the run has ended: all that the job process does."""
+    """Be the job process of a run: write its ``job.json`` and run attempts until the run has ended.
+
+    Args:
+        run: The run to train.
+        backend: The backend that submitted the run.
+        max_parallel: How many runs of the same sweep may run at the same time.
+
+    Returns:
+        The state in which the last attempt ended; INTERRUPTED if none has begun.
+    """
     stop = StopRequest()
-    # Not __name__: this module runs as __main__.
+    # Not __name__, which is __main__ here.
     write_job(run, BackendRecord(CLASS_PATH, asdict(backend)))
 
     @contextlib.contextmanager
@@ -212,7 +222,7 @@ def _take_slot(plan: Plan, max_parallel: int, stop: StopRequest) -> socket.socke
 
     A slot is a name in Linux's abstract namespace (unix(7)), which disappears with its process.
     """
-    # The unique end of the group's name: such a socket's name has room for 107 bytes.
+    # Only the unique end of the group's name, since the socket's name is limited to 107 bytes.
     group = plan.sweep.group.rpartition("-")[2] if plan.sweep else str(os.getpid())
     while not stop.signal:
         for slot in range(max_parallel):
@@ -230,7 +240,7 @@ def _take_slot(plan: Plan, max_parallel: int, stop: StopRequest) -> socket.socke
 
 
 def main() -> int:
-    """Entry of the job process: ``python -m getiaction_launch.backends.local RUN GRACE SLOTS``."""
+    """Be the job process: ``python -m getiaction_launch.backends.local RUN GRACE MAX_PARALLEL``."""
     directory, grace_seconds, max_parallel = sys.argv[1:]
     backend = LocalBackend(float(grace_seconds))
     state = run_job(Run.at(directory), backend, int(max_parallel))

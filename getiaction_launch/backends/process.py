@@ -1,7 +1,8 @@
-"""A run's job as a process of this machine that outlives the shell which started it.
+"""A run's job as a process of this machine, which outlives the shell that started it.
 
-The process says in ``job.json`` how to find it, and nodes and workers are bound to die with it
-(:mod:`getiaction_launch.system.child`). Status and cancel work from any other shell of the machine.
+The process writes into ``job.json`` how to find it; its nodes and workers are killed when it dies
+(:mod:`getiaction_launch.system.child`). ``status`` and ``cancel`` work from any shell of the
+machine.
 """
 
 import contextlib
@@ -28,19 +29,22 @@ from getiaction_launch.system.orphans import RUN_VARIABLE, kill_processes_of
 
 CANCEL_MARGIN_SECONDS = 15
 UPLOAD_SECONDS = 300
-"""How much longer a run on remote storage may take to end, for its last checkpoint."""
+"""How much longer a run on remote storage may take to end, to upload its last checkpoint."""
 
 
 def start_process(run: Run, module: str, words: Sequence[str]) -> None:
-    """Start ``python -m module RUN WORDS...`` in a session of its own.
+    """Start ``python -m module RUN WORDS...`` in a new session, and wait for its ``job.json``.
 
-    Returns when it has written its ``job.json``.
+    Args:
+        run: The run, whose directory is the first argument of the process.
+        module: Import path of the module to run.
+        words: Further arguments of the process.
 
     Raises:
-        CheckError: If it ends before that, with its last words.
+        CheckError: If the process ends earlier; the message quotes the last line of its output.
     """
     log_path = run.make_log_directory(0) / "job.log"
-    # A run that a worker of another run submits is not that run's.
+    # If a worker of another run calls this, the new process must not count as part of that run.
     inherited = {k: v for k, v in os.environ.items() if k != RUN_VARIABLE}
     before = JobRecord.read(run)
     with log_path.open("ab") as log:
@@ -56,15 +60,19 @@ def start_process(run: Run, module: str, words: Sequence[str]) -> None:
         while (record := JobRecord.read(run)) == before and process.poll() is None:
             time.sleep(run.poll_seconds)
     except KeyboardInterrupt:
-        process.kill()  # nobody could find it any more
+        process.kill()  # without job.json, status and cancel could not find it
         raise
     if record == before:
-        words_said = last_line(log_path) or ""
-        raise CheckError(f"the job of run {run.name} could not start: {words_said}")
+        raise CheckError(f"the job of run {run.name} could not start: {last_line(log_path) or ''}")
 
 
 def write_job(run: Run, backend: BackendRecord) -> None:
-    """Write ``job.json`` for this process: the backend that started it, and how to find it."""
+    """Write a ``job.json`` that says how to find this process.
+
+    Args:
+        run: The run that this process is the job of.
+        backend: The backend that started this process.
+    """
     host = socket.gethostname()
     process = ProcessDetails(host, os.getpid(), _start_time(os.getpid()))
     JobRecord(
@@ -80,9 +88,9 @@ class ProcessDetails:
     """How to find a job process again, in the details of ``job.json``.
 
     Attributes:
-        host: Name of the machine that the process runs on.
-        pid: Its process id there.
-        started_after_boot_seconds: When it started, in seconds after the machine did.
+        host: Host name of the machine that the process runs on.
+        pid: Process id on that machine.
+        started_after_boot_seconds: When the process started, in seconds since the machine booted.
     """
 
     host: str
@@ -109,11 +117,12 @@ class ProcessJob:
         return read_dataclass(ProcessDetails, self.record.details.get("process"), source)
 
     def status(self) -> JobStatus:
-        """Ask the process table."""
+        """Return the state of the job, by this machine's process table and the run's records."""
         process = self._process
         if process.host != socket.gethostname():
             return JobStatus(
-                JobState.UNKNOWN, f"it was started on {process.host}; ask on that machine"
+                JobState.UNKNOWN,
+                f"it was started on {process.host}, and only that machine knows its state",
             )
         if _start_time(process.pid) == process.started_after_boot_seconds:
             has_begun = AttemptRecord.read(self.run, 0) is not None
@@ -129,7 +138,8 @@ class ProcessJob:
         """End the job process and, with it, every process that works for the run.
 
         Raises:
-            UnreachableError: If the job is another machine's or another user's, or does not end.
+            UnreachableError: If the job runs on another machine, belongs to another user or does
+                not end.
         """
         status = self.status()
         if status.state is JobState.UNKNOWN:
@@ -148,7 +158,7 @@ class ProcessJob:
             Cancel(time.time()).write(self.run)
         except PermissionError as error:
             raise UnreachableError(
-                f"run {self.run.name} belongs to another user.", "Only they can cancel it."
+                f"run {self.run.name} belongs to another user.", "Ask that user to cancel it."
             ) from error
         except ProcessLookupError:
             return
@@ -165,16 +175,16 @@ class ProcessJob:
                     return
                 time.sleep(self.run.poll_seconds)
         raise UnreachableError(
-            f"the job process {pid} of run {self.run.name} does not end, not even by SIGKILL.",
-            "It waits for the kernel, often for a disk that is gone: see `ps -o stat,wchan`.",
+            f"the job process of run {self.run.name} did not end, not even after SIGKILL.",
+            f"The kernel holds it, often because a disk is gone: ps -o stat,wchan -p {pid}",
         )
 
 
 def _start_time(pid: int) -> float | None:
-    """When a process started, in seconds after the machine did; None if it is gone.
+    """Return when a process started, in seconds since the machine booted; None if it has ended.
 
-    Unlike the time of day, this does not move when the clock is set, so together with the pid it
-    tells a process from a later one.
+    Setting the clock does not change this, so together with the process id it identifies a process
+    even if the id is used again later.
     """
     try:
         process = psutil.Process(pid)

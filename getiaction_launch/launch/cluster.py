@@ -59,7 +59,7 @@ def config_directories() -> list[Path]:
 
 
 def list_clusters() -> dict[str, Path]:
-    """Every cluster config that a name would find."""
+    """List the cluster configs that can be found by their names."""
     found: dict[str, Path] = {}
     for directory in config_directories():
         for path in sorted(directory.glob("*.yaml")):
@@ -100,7 +100,8 @@ def read_cluster(
             sets it.
 
     Raises:
-        ClusterConfigError: Naming the file and the key that does not fit.
+        ClusterConfigError: If the file cannot be read, or one of its keys does not fit.
+        UsageError: If a flag sets something that this cluster does not have.
     """
     import jsonargparse
 
@@ -165,7 +166,7 @@ def _check_times(path: Path) -> None:
 def _override(
     path: Path, place: ClusterConfig, settings: Mapping[str, tuple[str, Any]]
 ) -> ClusterConfig:
-    """Replace settings of a cluster by typed ones, which are values already, and not YAML."""
+    """Replace settings of a cluster by those of flags, which are values and not YAML."""
     prefix = "backend.init_args."
     flags = {key.removeprefix(prefix): flag for key, (flag, _) in settings.items()}
     own: dict[str, Any] = {}

@@ -1,7 +1,7 @@
-"""One node of a run whose job, or batch script, is the user's own: the verb ``node``.
+"""One node of a run inside the user's own job or batch script: the verb ``node``.
 
-Every task of a scheduler's step calls the same function; that of rank 0 claims the run or takes it
-over, and the others wait until they see that.
+Every task of a scheduler's step calls the same function; the one of rank 0 creates the run or takes
+it over, and the others wait until they see that.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ JOIN_POLL_SECONDS = 0.5
 def start_here(plan: Plan, backend: Backend) -> int:
     """Train ``plan`` in the job that this process is a node of; returns the exit code.
 
-    After a requeue the run of this step exists already, and continues.
+    After a requeue, the run of this step exists already and continues.
 
     Raises:
         UsageError: If this process is not one node of a job that fits the plan.
@@ -55,7 +55,7 @@ def start_here(plan: Plan, backend: Backend) -> int:
     if run is None:
         run = _await(
             find,
-            f"node {allocation.node_rank} does not see the run that node 0 has made under "
+            f"node {allocation.node_rank} does not see the run that node 0 has created under "
             f"{plan.root}.",
             "Name a directory that all nodes share: --trainer.default_root_dir=PATH",
         )
@@ -66,8 +66,8 @@ def continue_here(run: Run, backend: Backend) -> int:
     """Continue a run in the job that this process is a node of; returns the exit code.
 
     Args:
-        run: A run of this job, or one that has ended before its training had.
-        backend: Where the run was submitted to no scheduler before; otherwise that one's.
+        run: A run of this job, or one that ended before its training was finished.
+        backend: The backend to use if the run was not submitted to a scheduler before.
 
     Raises:
         UsageError: If this process is not one node of a job that fits the run's plan.
@@ -84,7 +84,8 @@ def continue_here(run: Run, backend: Backend) -> int:
         else:
             _await(
                 lambda: _is_own(run, allocation),
-                f"node 0 does not continue run {run.name}; see what it says.",
+                f"node 0 has not continued run {run.name}.",
+                "Its output, in the scheduler's log of this job, says why.",
             )
     return join(run, allocation)
 
@@ -93,8 +94,8 @@ def _allocation(backend: Backend, plan: Plan) -> Allocation:
     allocation = backend.allocation(plan)
     if allocation is None:
         raise UsageError(
-            "`getiaction-launch node` is one node of a scheduler's job, and "
-            f"{type(backend).__name__} has no such jobs.",
+            "`getiaction-launch node` must run inside a scheduler's job, and "
+            f"{type(backend).__name__} has none.",
             "--cluster slurm   or   --cluster ray-on-slurm",
         )
     return allocation
@@ -106,10 +107,15 @@ def _is_own(run: Run, allocation: Allocation) -> bool:
 
 
 def _await(look: Callable[[], T | None], what: str, fix: str = "") -> T:
-    """Wait until ``look`` finds something true.
+    """Wait until ``look`` returns something true, and return that.
+
+    Args:
+        look: Called until its result is true.
+        what: The error message if that takes too long.
+        fix: The fix in the error message.
 
     Raises:
-        CheckError: If it does not within :data:`JOIN_SECONDS`.
+        CheckError: If that takes longer than :data:`JOIN_SECONDS`.
     """
     deadline = time.monotonic() + JOIN_SECONDS
     while not (found := look()):

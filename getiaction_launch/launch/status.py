@@ -1,4 +1,4 @@
-"""Where a run stands: asked of its directory first, then of its scheduler."""
+"""The state of a run, read from its directory first and then from its scheduler."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from getiaction_launch.run.run import ROUND_TRIPS, Run
 from getiaction_launch.run.state import Cause, JobState
 from getiaction_launch.storage.paths import is_remote
 
-LOST_SECONDS = 120  # how long a scheduler that does not answer is asked again
+LOST_SECONDS = 120  # how long to keep asking a scheduler that does not answer
 WATCH_SECONDS = 0.5  # a watcher must not take CPU from training on the same machine
 REMOTE_WATCH_SECONDS = 2.0  # nothing changes there more often, and each look costs
 
@@ -26,11 +26,11 @@ class RunStatus:
     Attributes:
         run: The run that was looked at.
         state: Where the run stands.
-        reason: Why, in the worker's or the scheduler's words.
-        cause: What ended it, for a run that did not finish.
+        reason: Why the run stands there, in the worker's or the scheduler's words.
+        cause: What ended the run, if it did not finish.
         attempts: How many attempts have begun.
-        progress: What its worker of rank 0 last reported.
-        is_queued: Whether its job waits for nodes that are not free at present.
+        progress: What the worker of rank 0 last reported.
+        is_queued: Whether the run's job waits for nodes that are not free at present.
     """
 
     run: Run
@@ -46,7 +46,7 @@ def attach(run: Run) -> Job | None:
     """Find the job of a run that any shell submitted; None if it was never submitted.
 
     Raises:
-        UnreachableError: If the record of the job cannot be understood here.
+        UnreachableError: If the backend that the job's record names cannot be used here.
     """
     record = JobRecord.read(run)
     return backend_of(run, record).attach(run, record) if record else None
@@ -56,34 +56,37 @@ def backend_of(run: Run, record: JobRecord) -> Backend:
     """Make the backend that ``job.json`` names.
 
     Raises:
-        UnreachableError: If there is no such backend, or its settings do not fit.
+        UnreachableError: If there is no such backend here, or its settings do not fit.
     """
     return load_backend(record.backend, f"{run.launch_directory / 'job.json'}")
 
 
 def read_status(run: Run) -> RunStatus:
-    """Ask the run's directory, then its job. Only ``done.json`` means success."""
+    """Read the state of a run from its directory, then from its job.
+
+    Only ``done.json`` means success.
+    """
     try:
         if ended := _read_ending(run):
             return ended
         job = attach(run)
-        told = job.status() if job else None
-        # A job that had ended before it was asked has written its last record before that.
-        if told and told.state.is_over and (ended := _read_ending(run)):
+        status = job.status() if job else None
+        # The job may have ended and written its last record since the records were read.
+        if status and status.state.is_over and (ended := _read_ending(run)):
             return ended
         progress, attempts = Progress.read(run) or Progress(), read_attempts(run)
     except (UnreachableError, ValueError, OSError) as error:
         # One damaged run must not hide the others from `ls`.
         return RunStatus(run, JobState.UNKNOWN, f"its records cannot be read: {error}")
-    if told is None:
+    if status is None:
         return RunStatus(run, JobState.PENDING, "it was not submitted yet", progress=progress)
-    state, reason = told.state, told.reason
+    state, reason = status.state, status.reason
     if state is JobState.SUCCEEDED:
         state, reason = JobState.FAILED, "its job has ended, but training has not finished"
     if state is JobState.PENDING and attempts:
         reason = "; ".join(filter(None, [f"attempt {len(attempts)} is queued", reason]))
         reason += f" (attempt {len(attempts) - 1}: {attempts[-1].reason})"
-    return RunStatus(run, state, reason, told.cause, len(attempts), progress, told.is_queued)
+    return RunStatus(run, state, reason, status.cause, len(attempts), progress, status.is_queued)
 
 
 def read_statuses(runs: Sequence[Run]) -> list[RunStatus]:
@@ -118,7 +121,11 @@ def sweep_point(run: Run) -> str:
 
 
 def wait(run: Run, watch: Callable[[RunStatus], None]) -> RunStatus:
-    """Wait for the end of a run, showing each look at it to ``watch``.
+    """Wait for the end of a run.
+
+    Args:
+        run: The run to wait for.
+        watch: Called with the run's status each time it was read.
 
     Returns:
         How the run ended, or UNKNOWN if its state could not be read for :data:`LOST_SECONDS`.

@@ -1,4 +1,4 @@
-"""Prepare, submit, attach: the interface of the command line and of notebooks alike."""
+"""Prepare, submit, watch, cancel and resume runs: the interface of the command line and scripts."""
 
 import contextlib
 import os
@@ -107,7 +107,7 @@ def _start(plans: Sequence[Plan], backend: Backend, max_parallel: int | None) ->
 def _take_back(runs: Sequence[Run]) -> None:
     for run in runs:
         if error := _cancel_error(run):
-            # Its job may still start, and must find its own plan then.
+            # If the job still starts, it needs the plan in this directory.
             sys.stderr.write(f"{run.directory} is kept, as its job may still start: {error}\n")
         else:
             run.discard()
@@ -139,8 +139,8 @@ def resume(run: Run) -> None:
             stack.enter_context(lock)
         except Timeout:
             raise CheckError(
-                f"somebody has been resuming run {run.name} for {LOCK_SECONDS} s.",
-                f"See how it went: getiaction-launch status {run.directory}",
+                f"another process has been resuming run {run.name} for {LOCK_SECONDS} s.",
+                f"See its state: getiaction-launch status {run.directory}",
             ) from None
         check_resumable(run)
         record = JobRecord.read(run) or JobRecord()
@@ -173,8 +173,8 @@ def _claim_resume(run: Run, record: JobRecord) -> Path:
     claim = run.launch_directory / f"job_after_{record.job_id}"
     if not create(claim):
         raise CheckError(
-            f"run {run.name} was resumed by somebody else a moment ago.",
-            f"See how it went: getiaction-launch status {run.directory}\n"
+            f"run {run.name} has just been resumed by somebody else.",
+            f"See its state: getiaction-launch status {run.directory}\n"
             f"If it did not start, allow another try: aws s3 rm {claim}",
         )
     return claim
@@ -212,7 +212,7 @@ def _check_place(plan: Plan, backend: Backend) -> None:
     if missing:
         raise CheckError(
             f"forward_env_vars names {missing[0]}, which is not set in this shell.",
-            f"export {missing[0]}=..., or take it out of the cluster config.",
+            f"export {missing[0]}=..., or remove it from the cluster config.",
         )
     backend.check(plan)
     check_root(plan.root)

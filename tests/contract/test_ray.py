@@ -171,7 +171,9 @@ def test_resources_that_never_come_are_told(getiaction_launch, cluster, script, 
     configured("placement_limit_seconds: 2")
     result = getiaction_launch("--cluster", "ray", "-c", "3", "--wait", name)
     assert result.returncode == 14
-    assert "in 2 s it got no nodes: it asks for 1 nodes with 3 CPU each" in result.stdout
+    assert (
+        "no nodes within placement_limit_seconds=2: it asks for 1 node with 3 CPU;" in result.stdout
+    )
     assert not cluster.cluster.placement_groups()
 
 

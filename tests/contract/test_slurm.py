@@ -131,18 +131,23 @@ def test_flags_of_srun_and_setup_reach_the_step(getiaction_launch, script, tmp_p
 # Refusals
 
 
+SHORT = "a job in partition 'short' can run for at most 30 minutes.\n-t 30"
+MAIN = "a job in partition 'main' can have at most 4 nodes.\n--nodes 4"
+REJECTED = "rejected by SLURM: allocation failure: "
+
+
 @pytest.mark.parametrize(
     ("words", "code", "what"),
     [
         ("-p mian", 3, "--partition mian: SLURM has no partition of that name.\nDid you mean 'ma"),
-        ("-p short -t 31", 3, "--time 31: partition 'short' allows 30 minutes.\n-t 30"),
-        ("-p short -t 31 -q normal", 3, "--time 31: partition 'short' allows 30 minutes.\n-t 30"),
-        ("--nodes 5", 3, "--nodes 5: a job in partition 'main' can have 4.\n--nodes 4"),
-        ("-C warp", 4, "SLURM refuses: allocation failure: Invalid feature specification"),
-        ("--mem 900G", 4, "SLURM refuses: allocation failure: Requested node configuration"),
-        ("--gpus-per-node 3", 4, "SLURM refuses: allocation failure: Requested node config"),
-        ("--gpus-per-node a100:1", 4, "SLURM refuses: allocation failure: Requested node config"),
-        ("--sbatch bogus=1", 4, "SLURM refuses: unrecognized option '--bogus=1'"),
+        ("-p short -t 31", 3, f"--time 31: {SHORT}"),
+        ("-p short -t 31 -q normal", 3, f"--time 31: {SHORT}"),
+        ("--nodes 5", 3, f"--nodes 5: {MAIN}"),
+        ("-C warp", 4, f"{REJECTED}Invalid feature specification"),
+        ("--mem 900G", 4, f"{REJECTED}Requested node configuration"),
+        ("--gpus-per-node 3", 4, f"{REJECTED}Requested node config"),
+        ("--gpus-per-node a100:1", 4, f"{REJECTED}Requested node config"),
+        ("--sbatch bogus=1", 4, "rejected by SLURM: unrecognized option '--bogus=1'"),
         ("-d afternope:3", 4, "Job dependency problem"),
         ("--sbatch ntasks-per-node=2", 2, "--sbatch ntasks-per-node=2: "),
     ],
@@ -173,7 +178,7 @@ def test_missing_sbatch_is_said(cluster, script, tmp_path):
     assert result.returncode == 3
     assert result.stderr == (
         "error: there is no sbatch on this machine.\n"
-        "Type this on a login node of the cluster, or train here: --cluster local\n"
+        "Run this on a login node of the cluster, or train here: --cluster local\n"
     )
 
 

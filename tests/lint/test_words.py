@@ -10,18 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = (
-    "getiaction",
-    "getiaction_launch/cli",
-    "getiaction_launch/launch",
-    "getiaction_launch/mirror",
-    "getiaction_launch/node",
-    "getiaction_launch/plan",
-    "getiaction_launch/run",
-    "getiaction_launch/storage",
-    "getiaction_launch/system",
-    "getiaction_launch/worker",
-)
+PACKAGES = ("getiaction", "getiaction_launch")
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs")
 MIN_WORDS = 4
 

@@ -60,7 +60,7 @@ def test_what_can_never_be_is_refused(root, text):
 
 def test_run_without_a_job_is_refused(root):
     """It is not this scheduler's to wait for."""
-    with pytest.raises(CheckError, match="is not a SLURM job, it was never submitted"):
+    with pytest.raises(CheckError, match="is not a SLURM job: it was never submitted"):
         resolve("afterok:waits/version_0", root)
 
 

@@ -272,7 +272,7 @@ def test_gpus_are_shared_out_and_counted(spec, monkeypatch):
     with pytest.raises(CheckError, match="2 nodes x 4 GPUs = 8 GPUs, but this machine has 4"):
         backend.check(plan)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    with pytest.raises(CheckError, match="2 nodes cannot share the 1 GPUs of this machine"):
+    with pytest.raises(CheckError, match="2 nodes need at least 2 GPUs, but this machine has 1"):
         prepare(config=[spec], nodes=2, overrides=[("trainer.accelerator", "auto")])
 
 

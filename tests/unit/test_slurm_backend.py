@@ -193,7 +193,7 @@ def test_last_word_is_sbatchs(slurm, tmp_path):
     """What only sbatch knows is passed on in its words, with what to try."""
     said = "sbatch: error: Batch job submission failed: Invalid account or account/partition"
     slurm.answer("sbatch", error=said)
-    with pytest.raises(RefusedError, match=r"Invalid account.*\nName yours: -A") as error:
+    with pytest.raises(RefusedError, match=r"Invalid account.*\nName your account: -A") as error:
         SlurmBackend().check(make_plan(tmp_path))
     assert error.value.exit_code == 4
 
@@ -290,7 +290,7 @@ def test_refusal_of_sbatch_is_all_that_the_user_sees(slurm, tmp_path, capfd):
     """What sbatch says, and submitit would print, is in the error, once."""
     slurm.answer("sbatch", error="sbatch: error: Job dependency problem")
     run = make_run(make_plan(tmp_path))
-    with pytest.raises(RefusedError, match="SLURM refuses: Job dependency problem"):
+    with pytest.raises(RefusedError, match="rejected by SLURM: Job dependency problem"):
         SlurmBackend().submit([run], None)
     assert run.read("job") is None
     assert capfd.readouterr() == ("", "")

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.usefixtures("slurm")
     [
         ({"partition": "mian"}, 2, r"no partition of that name.\nDid you mean 'main'"),
         ({"partition": "main,shor"}, 2, r"shor: .*\nDid you mean 'short'"),
-        ({}, 5, r"--nodes 5: .*'main' can have 4.\n--nodes 4"),
-        ({"partition": "short"}, 3, r"--nodes 3: .*'short' can have 2"),
+        ({}, 5, r"--nodes 5: .*'main' can have at most 4 nodes.\n--nodes 4"),
+        ({"partition": "short"}, 3, r"--nodes 3: .*'short' can have at most 2 nodes"),
         ({"partition": "short", "time_limit_minutes": 1471}, 2, r"1471: .*1470 minutes.\n-t 1470"),
         ({"partition": "short", "time_limit_minutes": 0}, 2, r"--time 0: .*1470 minutes.\n-t 1470"),
         ({"time_limit_minutes": 2}, 2, r"--time 2 .*warning_seconds=120"),
@@ -66,5 +66,5 @@ def test_qos_may_allow_more_time_than_its_partition(slurm, tmp_path, monkeypatch
     backend.check(make_plan(tmp_path))
     assert "names=long" in slurm.calls("sacctmgr")[-1]
     assert len(slurm.calls("sbatch")) == 2
-    with pytest.raises(CheckError, match="can have 2"):
+    with pytest.raises(CheckError, match="can have at most 2 nodes"):
         backend.check(make_plan(tmp_path, topology=Topology(3, 1, 0)))

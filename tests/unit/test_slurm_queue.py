@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("slurm")
             "12|PENDING|N/A|N/A|DependencyNeverSatisfied",
             JobState.PENDING,
             None,
-            "never start: scontrol update JobId=12 Dependency=",
+            "start it anyway: scontrol update JobId=12 Dependency=",
         ),
         ("12|PENDING|N/A|N/A|JobHeldUser", JobState.PENDING, None, "scontrol release 12"),
         ("12|CONFIGURING", JobState.PENDING, None, "prepared"),

@@ -1,7 +1,7 @@
-"""An actor on each node: starts the node's process, and says how it goes.
+"""An actor on each node, which starts the node's process and reports its exit code.
 
 The node and its workers are ordinary processes (:mod:`getiaction_launch.node.node`), the same as on
-every other backend, and are bound to die with the actor, however that dies.
+every other backend. The kernel kills them when the actor dies, for whatever reason.
 """
 
 import os
@@ -20,10 +20,10 @@ from getiaction_launch.system.ports import reserve_port
 
 
 class NodeAgent:
-    """One node's share of one attempt. Every method returns at once, so that ``stop`` comes in.
+    """Runs one node of a run. Every method returns at once, so that ``stop`` is never blocked.
 
     Args:
-        directory: The run's.
+        directory: Directory or URL of the run.
     """
 
     def __init__(self, directory: str) -> None:
@@ -31,10 +31,10 @@ class NodeAgent:
         self._node: subprocess.Popen[bytes] | None = None
 
     def locate(self) -> tuple[str, str, str]:
-        """This node's address, as Ray's other nodes reach it, its host name, and Ray's id for it.
+        """Return this node's address, as other nodes reach it, its host name and Ray's node id.
 
         Raises:
-            CheckError: If the run's directory is not to be seen here.
+            CheckError: If this node does not see the run's directory.
         """
         import ray
 
@@ -47,7 +47,7 @@ class NodeAgent:
         return ray.util.get_node_ip_address(), host, ray.get_runtime_context().get_node_id()
 
     def reserve_port(self) -> int:
-        """Find a port for rank 0, and keep its claim while this actor lives."""
+        """Reserve a port for the worker of rank 0, as long as this actor lives."""
         port, self._claim = reserve_port()
         return port
 
@@ -64,39 +64,39 @@ class NodeAgent:
         """Start the node's process.
 
         Args:
-            attempt: Its number.
-            node_rank: This node, from 0.
-            grace_seconds: Between SIGTERM and SIGKILL.
-            address: This node's.
-            variables: For its workers.
-            is_shipped: Whether Ray has brought the user's working directory here.
+            attempt: Number of the attempt, from 0.
+            node_rank: Rank of this node, from 0.
+            grace_seconds: How long the workers may take between SIGTERM and SIGKILL.
+            address: Address of this node, as other nodes reach it.
+            variables: Environment variables for the workers.
+            is_shipped: Whether Ray has copied the user's working directory to this node.
         """
         command = node_command(str(self._run.directory), attempt, node_rank, grace_seconds)
         if is_shipped:
-            command += ["--working-directory", os.getcwd()]  # noqa: PTH109 - as Ray spells it
+            command += ["--working-directory", os.getcwd()]  # noqa: PTH109 - Ray's spelling of it
         log_path = self._run.make_log_directory(attempt) / f"node_{node_rank}.log"
         variables = {**_interface(address), **os.environ, **variables}
         self._node = start_child(command, log_path, variables)
 
     def poll(self) -> int | None:
-        """The node's exit code; None while it runs."""
+        """Return the exit code of the node's process; None while it runs."""
         return self._node.poll() if self._node else None
 
     def stop(self) -> None:
-        """Tell the node to end, as a scheduler would."""
+        """Send SIGTERM to the node's process, as a scheduler would."""
         if self._node and self._node.poll() is None:
             self._node.terminate()
 
     def clean(self) -> None:
-        """End what an actor that was here before has left behind."""
+        """Kill the processes that an earlier actor has left on this node."""
         kill_processes_of(str(self._run.local.directory))
 
 
 def _interface(address: str) -> dict[str, str]:
-    """Name the network interface that has ``address``.
+    """Return the environment variables that make workers use the network interface of ``address``.
 
-    Gloo would take the one that the host name resolves to, often the loopback, and NCCL the first
-    one that is up, often a container's bridge.
+    By default Gloo uses the one that the host name resolves to, often the loopback, and NCCL the
+    first one that is up, often a container's bridge.
     """
     for name, addresses in psutil.net_if_addrs().items():
         if address in (entry.address for entry in addresses):

@@ -1,6 +1,6 @@
 """Ray: each run is a job of Ray's Jobs API, whose driver has one actor per node.
 
-This is the submitting side. :mod:`getiaction_launch.backends.ray.driver` runs inside the job, and
+This module submits jobs. :mod:`getiaction_launch.backends.ray.driver` runs inside a job, and
 :mod:`getiaction_launch.backends.ray.job` finds it again.
 """
 
@@ -42,32 +42,32 @@ CLASS_PATH = "getiaction_launch.backends.ray.RayBackend"
 DRIVER = "getiaction_launch.backends.ray.driver"
 STOP_MARGIN_SECONDS = 20
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Set by Ray's job supervisor for the entrypoint of a job."""
+"""Environment variable that Ray sets for the entrypoint of a job."""
 
 
 @dataclass(frozen=True)
 class RayBackend(RaySettings):
     """Trains as a job of a Ray cluster, with one actor per node.
 
-    Inside a job or a driver of Ray, that one carries out the run: no other job is submitted. Its
-    arguments are the fields of ``RaySettings``.
+    Inside a job or a driver of Ray, it submits no other job and trains in that one. Its arguments
+    are the fields of ``RaySettings``.
     """
 
     @property
     def start_seconds(self) -> float:
-        """Ray starts a driver and actors before an attempt can begin."""
+        """How long a job may take to begin, in seconds: Ray first starts a driver and actors."""
         return 20
 
     def with_settings(self, values: Mapping[str, object]) -> Backend:
-        """The same backend with other values for some of its fields."""
+        """Return this backend with other values for some of its fields."""
         return replace_fields(self, values)
 
-    def free_gpus(self, num_nodes: int) -> int | None:  # noqa: ARG002 - of the contract
-        """None: only the job will know."""
+    def free_gpus(self, num_nodes: int) -> int | None:  # noqa: ARG002 - the contract's argument
+        """Return None: only the job will know."""
         return None
 
     def bundle(self, plan: Plan) -> Mapping[str, float]:
-        """What each node asks of Ray, in its words."""
+        """Return the resources that each node asks for, by Ray's names."""
         topology = plan.topology
         bundle: dict[str, float] = {"CPU": self.cpus_per_worker * topology.workers_per_node}
         if topology.gpus_per_node:
@@ -78,15 +78,15 @@ class RayBackend(RaySettings):
 
     @property
     def is_shipped(self) -> bool:
-        """Whether Ray brings a working directory to the nodes."""
+        """Whether Ray copies a working directory to the nodes."""
         return "working_dir" in self._runtime_env
 
     def resolve_runs(self, root: str) -> Backend:  # noqa: ARG002 - the contract's argument
-        """The same backend: no setting names a run."""
+        """Return this backend: none of its settings names a run."""
         return self
 
     def working_directory(self) -> Path | None:
-        """The directory that Ray copies to the nodes, where that is one of this machine."""
+        """Return the directory that Ray copies to the nodes, if it is on this machine."""
         shipped = self._runtime_env.get("working_dir")
         return None if shipped is None or "://" in shipped else Path(shipped).absolute()
 
@@ -96,11 +96,12 @@ class RayBackend(RaySettings):
         return self.runtime_env | shipped
 
     def check(self, plan: Plan) -> None:
-        """Raise LaunchError if there is no cluster to submit to.
+        """Check that there is a cluster to submit to, and that it can reach all files.
 
         Raises:
-            CheckError: If there is none, or what is to be shipped is not there.
-            UnreachableError: If it does not answer.
+            CheckError: If there is no cluster, or a file or directory would be missing there.
+            ClusterConfigError: If Ray has no such option.
+            UnreachableError: If the cluster does not answer.
         """
         source = self.working_directory()
         if source and not source.is_dir():
@@ -111,7 +112,7 @@ class RayBackend(RaySettings):
             script = plan.script[0]
             if not Path(script).is_relative_to(source):
                 raise CheckError(
-                    f"script {script} is not in the working directory that Ray ships, {source}.",
+                    f"script {script} is not in the working directory that Ray copies, {source}.",
                     f"--working-dir {Path(script).parent}",
                 )
         if self.address == "local":
@@ -120,8 +121,8 @@ class RayBackend(RaySettings):
             self._check_options(connect(self.address))
         elif _outer_working_dir() and Path(plan.root).is_relative_to(Path.cwd()):
             raise CheckError(
-                f"default_root_dir={plan.root!r} lies in the copy of the working directory that "
-                "Ray has made for this job, and would go away with it.",
+                f"default_root_dir={plan.root!r} lies in the working directory that Ray copied for "
+                "this job and will delete after it.",
                 "Name a directory that all nodes share: --storage-root DIR",
             )
 
@@ -130,12 +131,12 @@ class RayBackend(RaySettings):
         if unknown := self.ray.keys() - known.keys():
             key = min(unknown)
             raise ClusterConfigError(
-                f"--ray {key}: the job submission of this Ray has no such option.",
+                f"--ray {key}: this version of Ray has no such option for jobs.",
                 nearest_first(key, (name for name in known if name.startswith("entrypoint_"))),
             )
 
     def describe(self, plan: Plan) -> list[str]:
-        """The same by Ray's own command."""
+        """Return the command that submits the same run by Ray's own command line."""
         words = shlex.join(["getiaction-launch", *plan.words])
         if self.address == "local":
             return [words]
@@ -144,11 +145,11 @@ class RayBackend(RaySettings):
         return [f"{shlex.join(['ray', 'job', 'submit', *address, *options])} -- {words}"]
 
     def submit(self, runs: Sequence[Run], max_parallel: int | None) -> None:
-        """Submit a job for each run; inside a job of Ray, carry them out before returning.
+        """Submit a job for each run; inside a job of Ray, train all runs before returning.
 
         Raises:
-            RefusedError: If Ray says no.
-            UnreachableError: If it does not answer.
+            RefusedError: If Ray rejects a job.
+            UnreachableError: If the cluster does not answer.
         """
         if self.address == "local":
             for run in runs:
@@ -166,7 +167,8 @@ class RayBackend(RaySettings):
         before = JobRecord.read(run)
         job_id = self.submission_id or f"{run.name.replace('/', '-')}-{secrets.token_hex(3)}"
         later = replace(self, address=client.get_address(), submission_id=None)
-        later._write_job(run, job_id)  # first: the driver reads it  # noqa: SLF001 - of this class
+        # Before the job is submitted, since the driver reads it.
+        later._write_job(run, job_id)  # noqa: SLF001 - own class
         names = {*(plan.forward_env_vars or ()), STAGING_VARIABLE} & os.environ.keys()
         forwarded = {name: os.environ[name] for name in names}
         stop_seconds = self.grace_seconds + SAVE_LIMIT_SECONDS + STOP_MARGIN_SECONDS
@@ -180,7 +182,7 @@ class RayBackend(RaySettings):
         try:
             with ray_errors(client.get_address()):
                 client.submit_job(
-                    # The shell must not stand between Ray and the driver.
+                    # With exec, Ray's signals reach the driver instead of a shell.
                     entrypoint=f"exec {python} -m {DRIVER} {words}",
                     submission_id=job_id,
                     runtime_env=environment,
@@ -199,7 +201,7 @@ class RayBackend(RaySettings):
         JobRecord(backend, job_id, time.time(), details={**details}).write(run)
 
     def _run_here(self, runs: Sequence[Run], max_parallel: int) -> None:
-        """Be the driver: in a job of Ray, or where the user has called ``ray.init``."""
+        """Be the driver of the runs, in a job of Ray or after the user called ``ray.init``."""
         import ray
 
         from getiaction_launch.backends.ray.driver import Driver
@@ -210,20 +212,20 @@ class RayBackend(RaySettings):
         address = connect(context.gcs_address).get_address()
         backend = replace(self, address=address, working_dir=_outer_working_dir())
         for run in runs:
-            backend._write_job(run, context.get_job_id(), is_inside=True)  # noqa: SLF001 - of this class
+            backend._write_job(run, context.get_job_id(), is_inside=True)  # noqa: SLF001 - own class
         with StopRequest() as stop, ThreadPoolExecutor(max_parallel) as pool:
             drivers = [Driver(run, backend, stop) for run in runs]
             for _ in pool.map(lambda driver: driver.run_attempts(max_parallel), drivers):
                 pass
 
     def attach(self, run: Run, record: JobRecord) -> Job:
-        """Find a job that any shell submitted."""
+        """Find a job that was submitted from anywhere."""
         if "process" in record.details:
             return ProcessJob(run, record, self.grace_seconds)
         return RayJob(run, record, str(self.address), self.grace_seconds)
 
     def allocation(self, plan: Plan) -> Allocation | None:  # noqa: ARG002 - the contract's argument
-        """None: nobody but the launcher starts nodes here."""
+        """Return None: only the launcher itself starts nodes."""
         return None
 
 
@@ -236,7 +238,7 @@ def is_inside() -> bool:
 
 
 def _outer_working_dir() -> str | None:
-    """What Ray has brought here for the job that this process is."""
+    """Return the working directory that Ray has copied here for the job of this process."""
     config = json.loads(os.environ.get(JOB_VARIABLE, "{}"))
     found: str | None = config.get("runtime_env", {}).get("working_dir")
     return found

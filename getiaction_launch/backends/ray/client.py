@@ -1,4 +1,4 @@
-"""The door to Ray's Jobs API: which cluster is meant, and its errors in our words.
+"""The client of Ray's Jobs API: it connects to the right cluster and translates Ray's errors.
 
 https://docs.ray.io/en/latest/cluster/running-applications/job-submission/jobs-package-ref.html
 """
@@ -20,20 +20,19 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 5
 HERE = "http://127.0.0.1:8265"
-"""Where ``ray start --head`` listens. Ray's own search of the process table, ``auto``, finds the
-clusters of others, too."""
+"""Where ``ray start --head`` listens. Ray's own ``auto`` would also find the clusters of others."""
 
 
 def connect(address: str | None) -> "JobSubmissionClient":
     """Connect to a cluster.
 
     Args:
-        address: ``http://HEAD:8265`` or ``HEAD:6379``; if None, what ``RAY_ADDRESS`` says, else
-            that of a head on this machine.
+        address: Address of the cluster: ``http://HEAD:8265`` or ``HEAD:6379``. None for the one
+            that ``RAY_ADDRESS`` names, or else a head on this machine.
 
     Raises:
-        CheckError: If no cluster is named, and none runs here.
-        UnreachableError: If it does not answer.
+        CheckError: If no cluster is named, and none runs on this machine.
+        UnreachableError: If the named cluster does not answer.
     """
     return _connect(address or from_environment(RaySettings, "address") or HERE)
 
@@ -43,9 +42,9 @@ def _connect(address: str) -> "JobSubmissionClient":
     url = urllib.parse.urlsplit(address)
     try:
         if url.hostname and url.port:
-            # Beware: Ray's client waits as long as the kernel does for a host that is off.
+            # Beware: if the host is off, Ray's client waits until the kernel gives up.
             socket.create_connection((url.hostname, url.port), CONNECT_SECONDS).close()
-        # Ray reads these before the address that it is given.
+        # Ray prefers these variables to the address that is passed.
         with _hidden(variables_of(RaySettings, "address")):
             from ray.job_submission import JobSubmissionClient
 
@@ -53,23 +52,26 @@ def _connect(address: str) -> "JobSubmissionClient":
     except Exception as error:
         if address == HERE:
             raise CheckError(
-                f"no Ray cluster is named, and none answers at {HERE}: {_last_line(error)}",
-                "--address http://HEAD:8265; or start one: ray start --head; or train on this "
-                "machine alone: --cluster ray-local",
+                f"no --address is given, and no Ray cluster answers at {HERE}: {_last_line(error)}",
+                "Name a cluster: --address http://HEAD:8265; or start one: ray start --head; or "
+                "use only this machine: --cluster ray-local",
             ) from error
         raise UnreachableError(
             f"the Ray cluster at {address} does not answer: {_last_line(error)}",
-            "The address is that of its dashboard: --address http://HEAD:8265",
+            "Give the address of its dashboard: --address http://HEAD:8265",
         ) from error
 
 
 @contextlib.contextmanager
 def ray_errors(address: str) -> Iterator[None]:
-    """Turn what the client raises into our errors.
+    """Turn exceptions of Ray's client into the launcher's errors.
+
+    Args:
+        address: Address of the cluster, for error messages.
 
     Raises:
-        RefusedError: If the cluster says no.
-        UnreachableError: If it does not answer.
+        RefusedError: If the cluster rejects the request.
+        UnreachableError: If the cluster does not answer.
     """
     import requests
 
@@ -80,7 +82,7 @@ def ray_errors(address: str) -> Iterator[None]:
             f"the Ray cluster at {address} does not answer: {_last_line(error)}"
         ) from error
     except (RuntimeError, ValueError, TypeError) as error:
-        raise RefusedError(f"Ray says no: {_last_line(error)}") from error
+        raise RefusedError(f"rejected by Ray: {_last_line(error)}") from error
 
 
 def _last_line(error: Exception) -> str:

@@ -1,8 +1,8 @@
-"""Inside a job of Ray: the nodes of a run are actors, on which attempts are run.
+"""The driver of a run on Ray: it reserves nodes, starts an actor on each and runs attempts there.
 
-The driver is the one writer of the run's attempts. It is the entrypoint of a job that
-:class:`RayBackend` has submitted; a process of its own, with a private cluster; or the job or
-notebook in which the user calls the launcher.
+Only the driver writes the run's attempts. It is the entrypoint of a job that :class:`RayBackend`
+has submitted, a process of its own with a private cluster, or the job or notebook in which the user
+calls the launcher.
 """
 
 import contextlib
@@ -42,21 +42,34 @@ SLOT_SECONDS = 1
 
 
 class Driver:
-    """Runs the attempts of one run, on the cluster that this process is connected to."""
+    """Runs the attempts of one run, on the cluster that this process is connected to.
+
+    Args:
+        run: The run to train.
+        backend: The backend, with the settings of the run.
+        stop: Set when the run must stop.
+    """
 
     def __init__(self, run: Run, backend: "RayBackend", stop: StopRequest) -> None:
         self.run, self._backend, self._stop = run, backend, stop
         self._plan = Plan.of(run)
 
     def run_attempts(self, max_parallel: int) -> bool:
-        """Run attempts until the run has ended; True if its training has finished."""
+        """Run attempts until the run has ended.
+
+        Args:
+            max_parallel: How many runs of the same sweep may run at the same time.
+
+        Returns:
+            Whether training has finished.
+        """
         with self._slot(max_parallel):
             patience_seconds = self._backend.grace_seconds + SAVE_LIMIT_SECONDS + MARGIN_SECONDS
             ending = drive(self.run, self._place, self._is_stopped, patience_seconds)
         if ending is None:
-            print(f"run {self.run.name} has ended and is not started again", flush=True)
+            print(f"run {self.run.name} has ended and is not restarted", flush=True)
             return Done.read(self.run) is not None
-        print(f"the last attempt ended: {ending.state.value} {ending.reason}", flush=True)
+        print(f"the last attempt ended as {ending.state.value} {ending.reason}", flush=True)
         return ending.state is JobState.SUCCEEDED
 
     def _is_stopped(self) -> bool:
@@ -92,7 +105,7 @@ class Driver:
         """Reserve nodes and start an agent on each.
 
         Raises:
-            TimeoutError: If there are none within ``placement_limit_seconds``.
+            TimeoutError: If there are no nodes within ``placement_limit_seconds``.
         """
         import ray
         from ray.util import remove_placement_group
@@ -144,7 +157,7 @@ class _RayNodes:
         return actor.options(**options).remote(str(self._run.directory))
 
     def reserve_head(self) -> tuple[str, int]:
-        """Address of the first node, and a port there that its agent keeps.
+        """Return the address of the first node, and a port there that its agent has reserved.
 
         Raises:
             NodeLostError: If a node does not answer.
@@ -183,15 +196,15 @@ class _RayNodes:
         return [_RayNode(agent) for agent in self.agents]
 
     def _variables(self) -> dict[str, str]:
-        # Ray counts an actor's CPUs, not those of each worker in it.
+        # Ray would set it for the actor, which holds the CPUs of all workers of the node.
         variables = {"OMP_NUM_THREADS": str(self._backend.cpus_per_worker)}
         if not self._plan.topology.gpus_per_node:
-            variables["CUDA_VISIBLE_DEVICES"] = ""  # Ray shows all to an actor that asks for none
+            variables["CUDA_VISIBLE_DEVICES"] = ""  # without GPUs, Ray would show the actor all
         return variables
 
     def stop_cause(self) -> Cause | None:
-        """PREEMPTION if Ray is about to take one of the nodes away."""
-        # Beware: there is no public door to this.
+        """Return PREEMPTION if Ray is about to take one of the nodes away, otherwise None."""
+        # Beware: Ray has no public function for this.
         from ray._private.state import state
 
         node_ids = {node_id for *_, node_id in self._places}
@@ -199,7 +212,7 @@ class _RayNodes:
         return Cause.PREEMPTION if is_draining else None
 
     def clean(self, exit_codes: Sequence[int | None]) -> None:
-        """End what is left on nodes whose agent has died, where they still answer."""
+        """Kill the processes on nodes whose agent has died, if the nodes still answer."""
         import ray
 
         cleaners = [self._make_agent(rank) for rank, code in enumerate(exit_codes) if code is None]
@@ -212,7 +225,7 @@ class _RayNodes:
 
 @dataclass
 class _RayNode:
-    """The process of one node, as its agent reports it."""
+    """The process of one node, as reported by its agent."""
 
     agent: Any
     _answers: list[Any] = field(default_factory=list)
@@ -238,11 +251,11 @@ class _RayNode:
 
 @contextlib.contextmanager
 def _node_errors() -> Iterator[None]:
-    """Separate lost nodes from errors that the agent itself has raised.
+    """Distinguish lost nodes from errors that an agent itself has raised.
 
     Raises:
         NodeLostError: If a node does not answer.
-        CheckError: With the words of the agent.
+        CheckError: If an agent raised an error; the message is the agent's.
     """
     import ray
 
@@ -255,20 +268,21 @@ def _node_errors() -> Iterator[None]:
 
 
 class _Slot:
-    """A name that one run of a sweep has."""
+    """An actor whose name is taken by one run of a sweep at a time."""
 
 
 def main() -> int:
-    """Entry of the job: ``python -m getiaction_launch.backends.ray.driver RUN SLOTS [SETTINGS]``.
+    """Be the driver: ``python -m getiaction_launch.backends.ray.driver RUN MAX_PARALLEL [JSON]``.
 
-    With settings, in JSON, it is a process of its own with a private cluster.
+    With settings in JSON, it is a process of its own with a private cluster.
     """
     from getiaction_launch.backends.ray.backend import CLASS_PATH, RayBackend
 
     directory, max_parallel, *private = sys.argv[1:]
     run = Run.at(directory)
     if private:
-        # Without a token Ray makes one in the user's home, which their other clusters then ask for.
+        # Without it, Ray would create a token in the home directory, and the user's other clusters
+        # would then ask for it.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     import ray
@@ -284,13 +298,13 @@ def main() -> int:
         record = JobRecord.read(run)
         if record is None:
             print(
-                f"error: {socket.gethostname()}, where Ray runs this job's driver, does not see "
+                f"error: node {socket.gethostname()}, on which Ray runs this driver, does not see "
                 f"{directory}.\nName a directory that all nodes share: --storage-root DIR"
             )
             return 1
         backend = read_dataclass(RayBackend, record.backend.init_args, "job.json")
         ray.init(log_to_driver=False)
-    # After ray.init, which has handlers of its own.
+    # After ray.init, which sets signal handlers of its own.
     is_success = Driver(run, backend, StopRequest()).run_attempts(int(max_parallel))
     ray.shutdown()
     return 0 if is_success else 1

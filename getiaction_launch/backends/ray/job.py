@@ -1,4 +1,4 @@
-"""A run's job on a Ray cluster: where it stands, and how it is ended."""
+"""A run's job on a Ray cluster: its state, and how to cancel it."""
 
 import time
 from dataclasses import dataclass
@@ -26,7 +26,14 @@ _STATES = {
 
 @dataclass(frozen=True)
 class RayJob:
-    """A job of Ray's Jobs API, or the one inside of which the user called the launcher."""
+    """A job of Ray's Jobs API, or the one in which the user called the launcher.
+
+    Args:
+        run: The run that the job belongs to.
+        record: Content of the run's ``job.json``.
+        address: Address of the cluster that the job was submitted to.
+        grace_seconds: How long the workers may take between SIGTERM and SIGKILL.
+    """
 
     run: Run
     record: JobRecord
@@ -39,14 +46,14 @@ class RayJob:
         return None
 
     def status(self) -> JobStatus:
-        """What Ray says, with what the run's own records say of it."""
+        """Return the state of the job, by Ray's answer and the run's own records."""
         try:
             word, message = self._ask()
         except UnreachableError as error:
             return JobStatus(JobState.UNKNOWN, str(error).partition("\n")[0])
         attempts = read_attempts(self.run)
         has_attempt = bool(attempts) and attempts[-1].ended_at is None
-        # A driver of the user's own goes on when the run in it has ended.
+        # A driver of the user's own may still run after the run in it has ended.
         runs = word == "RUNNING" and (has_attempt or not self._is_inside)
         if word != "SUCCEEDED" and not runs and Cancel.read(self.run):
             return JobStatus(CANCELLED.state, CANCELLED.reason, CANCELLED.cause)
@@ -60,7 +67,7 @@ class RayJob:
         )
 
     def cancel(self) -> None:
-        """End the job; return when none of its processes is left.
+        """End the job, and return once all its processes have stopped.
 
         Raises:
             UnreachableError: If Ray does not answer, or the job does not end.
@@ -69,11 +76,11 @@ class RayJob:
         if status.state is JobState.UNKNOWN:
             raise UnreachableError(
                 f"run {self.run.name} cannot be cancelled: {status.reason}.",
-                f"Is it still there? ray job list --address {self.address}",
+                f"Check whether its cluster has it: ray job list --address {self.address}",
             )
         if status.state.is_over:
             return
-        # First: the driver looks for it, and nothing begins any more once it is there.
+        # Write this first: the driver looks for it before it starts anything.
         Cancel(time.time()).write(self.run)
         if not self._is_inside:
             with ray_errors(self.address):
@@ -84,7 +91,7 @@ class RayJob:
             if time.monotonic() > deadline:
                 raise UnreachableError(
                     f"job {self._job_id} of run {self.run.name} does not end.",
-                    f"See what holds it: ray job logs --address {self.address} {self._job_id}",
+                    f"Find out why: ray job logs --address {self.address} {self._job_id}",
                 )
             time.sleep(POLL_SECONDS)
 
@@ -97,10 +104,10 @@ class RayJob:
         return self.record.job_id
 
     def _ask(self) -> tuple[str, str]:
-        """Ray's word for the job's state, and its message.
+        """Return the job's state in Ray's own word, and Ray's message.
 
         Raises:
-            UnreachableError: If it does not answer.
+            UnreachableError: If the cluster does not answer.
         """
         client = connect(self.address)
         try:
@@ -109,7 +116,7 @@ class RayJob:
         except RefusedError as error:
             if "404" not in str(error) and "does not exist" not in str(error):
                 raise UnreachableError(str(error)) from error
-            # Jobs are forgotten with the cluster that ran them.
+            # A cluster that was restarted does not know its earlier jobs.
             return "FAILED", f"the cluster at {self.address} does not know it; was it restarted?"
         lines = (info.message or "").strip().splitlines()
         return str(info.status.value), lines[-1] if lines else ""

@@ -1,4 +1,4 @@
-"""Nodes for an attempt: a placement group, waited for with the reason told.
+"""Nodes for an attempt: wait for a placement group, and record what it waits for.
 
 https://docs.ray.io/en/latest/ray-core/scheduling/placement-group.html
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from getiaction_launch.errors import counted
 from getiaction_launch.run.records import Record
 from getiaction_launch.run.run import Run
 
@@ -16,15 +17,15 @@ if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
 
 POLL_SECONDS = 0.5
-TELL_SECONDS = 5
+RECORD_SECONDS = 5
 
 
 @dataclass(frozen=True)
 class Placement(Record):
-    """``placement.json``: what the driver waits for. Written by the driver while it waits.
+    """``placement.json``: what a run waits for. Written by the driver while it waits.
 
     Attributes:
-        reason: What the run asks for and what the cluster has.
+        reason: What the run asks for, and what the cluster has.
     """
 
     NAME: ClassVar[str] = "placement"
@@ -41,28 +42,28 @@ def place(
     may_share: bool,
     is_stopped: Callable[[], bool],
 ) -> "PlacementGroup | None":
-    """Wait until Ray has reserved ``num_nodes`` nodes; ``placement.json`` says what for.
+    """Wait until Ray has reserved all nodes; ``placement.json`` says what is missing.
 
     Args:
-        run: Whose.
-        bundle: What each node must have.
-        num_nodes: How many.
-        limit_seconds: How long to wait; None for ever.
-        may_share: Whether several of the run's nodes may lie on one of Ray's.
-        is_stopped: Asked meanwhile.
+        run: The run that needs the nodes.
+        bundle: The resources of each node, by Ray's names.
+        num_nodes: How many nodes the run needs.
+        limit_seconds: How long to wait at most; None for no limit.
+        may_share: Whether several nodes of the run may be placed on one node of the cluster.
+        is_stopped: Returns whether to stop waiting.
 
     Returns:
-        The group, or None if it was stopped first.
+        The placement group; None if the run was stopped first.
 
     Raises:
-        TimeoutError: With what was missing.
+        TimeoutError: If the cluster has no room in time; the message says what is missing.
     """
     from ray.util import placement_group, remove_placement_group
 
     strategy = "PACK" if may_share else "STRICT_SPREAD"
     group: PlacementGroup = placement_group([dict(bundle)] * num_nodes, strategy=strategy)
     started_at = time.monotonic()
-    told_at = -math.inf
+    recorded_at = -math.inf
     try:
         while not group.wait(POLL_SECONDS):
             waited_seconds = time.monotonic() - started_at
@@ -70,10 +71,10 @@ def place(
             if is_stopped():
                 break
             if limit_seconds is not None and waited_seconds > limit_seconds:
-                words = f"in {limit_seconds:.0f} s it got no nodes: it {reason}"
-                raise TimeoutError(words)  # noqa: TRY301 - what follows gives the nodes back
-            if waited_seconds - told_at >= TELL_SECONDS:
-                told_at = waited_seconds
+                words = f"no nodes within placement_limit_seconds={limit_seconds:g}: it {reason}"
+                raise TimeoutError(words)  # noqa: TRY301 - the code below releases the group
+            if waited_seconds - recorded_at >= RECORD_SECONDS:
+                recorded_at = waited_seconds
                 Placement(reason).write(run, durable=False)
         else:
             return group
@@ -87,7 +88,13 @@ def place(
 
 
 def missing(bundle: Mapping[str, float], num_nodes: int, *, may_share: bool) -> str:
-    """Say what a run waits for: ``asks for 2 nodes with 4 CPU, ...``."""
+    """Describe what a run waits for: ``asks for 2 nodes with 4 CPU each; free: ...``.
+
+    Args:
+        bundle: The resources of each node, by Ray's names.
+        num_nodes: How many nodes the run needs.
+        may_share: Whether several nodes of the run may be placed on one node of the cluster.
+    """
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -96,9 +103,10 @@ def missing(bundle: Mapping[str, float], num_nodes: int, *, may_share: bool) -> 
         _text({name: all_nodes.get(name, 0) for name in bundle})
         for all_nodes in (ray.available_resources(), ray.cluster_resources())
     )
-    reason = f"asks for {num_nodes} nodes with {_text(bundle)} each; free: {free} of {total}"
+    wanted = f"{counted(num_nodes, 'node')} with {_text(bundle)}{' each' if num_nodes > 1 else ''}"
+    reason = f"asks for {wanted}; free: {free} of {total}"
     if fitting < num_nodes and not may_share:
-        reason += f"; only {fitting} of its {len(nodes)} nodes are large enough"
+        reason += f"; only {fitting} of its {counted(len(nodes), 'node')} are large enough"
     return reason
 
 

@@ -1,4 +1,4 @@
-"""What a cluster config, or a flag, can ask of Ray."""
+"""Settings of Ray jobs, which a cluster config or a flag can set."""
 
 import json
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "entrypoint_label_selector": ((dict,), "a mapping"),
 }
 _DECIDED = {
-    "entrypoint": "name a script or a spec: getiaction-launch train.py",
-    "job_id": "--submission-id names the job",
-    "metadata": "it leads from the job to the run's directory",
-    "runtime_env": "--runtime-env env.yaml sets it",
-    "submission_id": "--submission-id names the job",
+    "entrypoint": "Name a script or a spec: getiaction-launch train.py",
+    "job_id": "Use --submission-id ID, which names the job.",
+    "metadata": "The launcher stores the run's directory there.",
+    "runtime_env": "Use --runtime-env env.yaml.",
+    "submission_id": "Use --submission-id ID, which names the job.",
 }
 
 
@@ -30,14 +30,14 @@ def read_mapping(text: str) -> dict[str, Any]:
     """Read a mapping in JSON, as Ray's own flags do.
 
     Raises:
-        ValueError: If it is something else.
+        ValueError: If the text is not a mapping in JSON.
     """
     try:
         content = json.loads(text)
     except ValueError as error:
         raise ValueError(f"{text!r} is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{text!r} is not a mapping")  # noqa: TRY004 - of what was typed
+        raise ValueError(f"{text!r} is not a mapping")  # noqa: TRY004 - it is a wrong text
     return content
 
 
@@ -45,7 +45,7 @@ def read_yaml_mapping(path: str) -> dict[str, Any]:
     """Read a mapping from a YAML file.
 
     Raises:
-        ValueError: If there is no such file, or it holds something else.
+        ValueError: If the file cannot be read, or does not hold a mapping.
     """
     import yaml
 
@@ -54,18 +54,18 @@ def read_yaml_mapping(path: str) -> dict[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} does not hold a mapping")  # noqa: TRY004 - of what was typed
+        raise ValueError(f"{path} does not hold a mapping")  # noqa: TRY004 - it is a wrong text
     return content
 
 
 def read_option(text: str) -> tuple[str, Any]:
-    """Read ``KEY=VALUE``, whose value is JSON or, where it is not, text.
+    """Read ``KEY=VALUE``, where the value is JSON, or else a text.
 
     Returns:
         The key, as a keyword of Ray's ``submit_job``, and the value.
 
     Raises:
-        ValueError: If one of the two is missing.
+        ValueError: If the key or the value is missing.
     """
     key, value = read_pair(text)
     if not value:
@@ -79,7 +79,7 @@ def read_option(text: str) -> tuple[str, Any]:
 
 @dataclass(frozen=True)
 class RaySettings:
-    """What is asked of Ray; by the flags, for one run."""
+    """Settings of Ray jobs; a flag sets one of them for one run."""
 
     address: Annotated[
         str | None,
@@ -104,17 +104,20 @@ class RaySettings:
     ] = None
     """Memory of each node, in MB where no unit is given.
 
-    Ray only counts it. None is asked for if not given.
+    Ray uses it to place nodes and does not enforce it. No memory is asked for if not given.
     """
 
     resources: dict[str, float] = field(default_factory=dict)
-    """Other resources of each node, by the cluster's names: ``{"node_type_a": 0.01}``."""
+    """Other resources that each node needs, by the cluster's names: ``{"node_type_a": 0.01}``."""
 
     share_nodes: bool = False
     """Whether several nodes of a run may be placed on one node of the cluster."""
 
     placement_limit_seconds: float | None = None
-    """How long to wait until the cluster has room for all nodes; no limit if not given."""
+    """How long to wait until the cluster has room for all nodes, in seconds.
+
+    There is no limit if not given.
+    """
 
     working_dir: Annotated[str | None, Flag(("--working-dir",), "DIR")] = None
     """Directory that Ray copies to every node, to run there."""
@@ -147,17 +150,18 @@ class RaySettings:
     ] = field(default_factory=dict)
     """Any other option of Ray's job submission; may be repeated.
 
-    By the keywords of ``JobSubmissionClient.submit_job``. The ``entrypoint_*`` ones are what the
-    run's driver occupies, and so choose its node; by default it occupies nothing, on the head.
+    Options are named as the keywords of ``JobSubmissionClient.submit_job``. Those that begin with
+    ``entrypoint_`` are the resources of the run's driver and so decide on which node it runs; by
+    default it needs none and runs on the head.
     """
 
     python: str | None = None
-    """How the cluster starts Python; the interpreter that submits if not given."""
+    """How the cluster starts Python; the interpreter that runs getiaction-launch if not given."""
 
     grace_seconds: float = 20
-    """How long workers may take to end after SIGTERM before they are killed."""
+    """How long workers may take to end after SIGTERM before they are killed, in seconds."""
 
-    # Options of earlier versions, which job.json files and cluster configs still name.
+    # Options of earlier versions, which job.json files and cluster configs may still have.
     entrypoint_num_cpus: InitVar[float | None] = None
     entrypoint_num_gpus: InitVar[float | None] = None
     entrypoint_resources: InitVar[dict[str, float] | None] = None
@@ -176,19 +180,17 @@ class RaySettings:
         named = {key: value for key, value in former.items() if value is not None}
         object.__setattr__(self, "ray", named | self.ray)
         if self.cpus_per_worker < 1:
-            raise ValueError(f"cpus_per_worker={self.cpus_per_worker} must be at least 1")
+            raise ValueError(f"cpus_per_worker={self.cpus_per_worker} must be 1 or more")
         for name in ("grace_seconds", "placement_limit_seconds"):
             if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+                raise ValueError(f"{name}={getattr(self, name)} must be 0 or more")
         for key, value in self.ray.items():
             _check_option(key, value)
 
 
 def _check_option(key: str, value: object) -> None:
     if key in _DECIDED:
-        raise ClusterConfigError(
-            f"--ray {key}={value}: {key} is not set this way.", f"{_DECIDED[key]}."
-        )
+        raise ClusterConfigError(f"--ray {key}={value}: {key} cannot be set here.", _DECIDED[key])
     kinds, meant = _KINDS.get(key, ((object,), "anything"))
     is_right = isinstance(value, kinds) and not (kinds is _NUMBER and isinstance(value, bool))
     if value is not None and not is_right:

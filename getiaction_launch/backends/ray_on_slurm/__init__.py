@@ -1,4 +1,4 @@
-"""Ray on SLURM: a SLURM job in which the user's own code finds a Ray cluster of its own."""
+"""Ray on SLURM: SLURM jobs in which the user's code finds a Ray cluster of its own."""
 
 from getiaction_launch.backends.ray_on_slurm.backend import RayOnSlurmBackend
 

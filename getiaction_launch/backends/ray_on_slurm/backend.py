@@ -1,7 +1,7 @@
-"""Ray on SLURM: the SLURM backend, with a node of Ray beside the workers of each node.
+"""Ray on SLURM: the SLURM backend, with a node of Ray next to the workers of each node.
 
-Queueing, signals, saves, budgets and requeues are SLURM's and go past Ray, so a run can save also
-when its Ray cannot help any more.
+Queueing, signals, saves, restarts and requeues work as on SLURM and do not need Ray, so a run can
+save even after its Ray has died.
 """
 
 from dataclasses import dataclass
@@ -20,5 +20,5 @@ class RayOnSlurmBackend(SlurmBackend):
 
     @property
     def make_sidecar(self) -> MakeSidecar:
-        """Makes the Ray of each node."""
+        """Class of the sidecar of each node, which is a node of Ray."""
         return RayNode

@@ -1,7 +1,7 @@
-"""One node of a Ray cluster that is sealed: nothing else joins it, and it ends with its attempt.
+"""One node of a private Ray cluster: nothing else can join it, and it ends with its attempt.
 
-Its ports, directories and token are its own, so jobs that share a machine do not meet. Workers find
-it by ``RAY_ADDRESS``. It is started by Ray's command
+It has its own ports, directories and token, so that several jobs can share a machine. Workers find
+the cluster by ``RAY_ADDRESS``. It is started by Ray's command
 (https://docs.ray.io/en/latest/cluster/cli.html#ray-start), with Ray's token authentication
 (https://docs.ray.io/en/latest/ray-security/token-auth.html).
 """
@@ -42,22 +42,22 @@ from getiaction_launch.system.stop import StopRequest
 MODULE = "getiaction_launch.backends.ray_on_slurm"
 START_SECONDS = 180
 LEAVE_POLL_SECONDS = 0.5
-NOTICE_SECONDS = 2  # `ray start` looks after its daemons once a second
+NOTICE_SECONDS = 2  # `ray start` checks its daemons once a second
 PREFIX = "ray-job-"
-LONGEST_PLACE = 24  # Ray's sockets lie 82 characters deeper, and unix(7) allows them 107
-OBJECT_STORE_SHARE = 0.3  # of the memory, as by Ray's default
-LEAST_OBJECT_STORE = 80 << 20  # bytes; Ray takes no less than 75 MiB
-# They lead to another cluster, or into one; those that tune Ray stay.
+LONGEST_PLACE = 24  # Ray's sockets add 82 characters, and unix(7) allows 107 in all
+OBJECT_STORE_SHARE = 0.3  # of the memory, as is Ray's default
+LEAST_OBJECT_STORE = 80 << 20  # bytes; Ray's minimum is 75 MiB
+# Variables that lead to another cluster; those that tune Ray are kept.
 _FOREIGN = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH", "RAY_JOB", "RAY_TMPDIR")
 
 
 @dataclass(frozen=True)
 class RayRecord(Record):
-    """``ray.json``: where the Ray of a SLURM job is. Written by the node of rank 0.
+    """``ray.json``: how to reach the Ray cluster of a SLURM job. Written by the node of rank 0.
 
     Attributes:
-        attempt: Number of the attempt whose nodes the cluster has.
-        port: Port of the head, on the node of rank 0.
+        attempt: Number of the attempt that the cluster belongs to, from 0.
+        port: Port of the cluster's head, on the node of rank 0.
         is_complete: Whether every node has joined the cluster.
     """
 
@@ -69,12 +69,12 @@ class RayRecord(Record):
 
 
 class RayNode(Sidecar):
-    """This node's Ray; on the node of rank 0 also what keeps the cluster together.
+    """This node's Ray; on the node of rank 0, the head of the cluster.
 
     Args:
-        attempt: As long as it runs, so does the cluster.
-        node_rank: This node, from 0.
-        stop: Set when this node's Ray dies: the workers save and end.
+        attempt: The attempt that the cluster lasts for.
+        node_rank: Rank of this node, from 0.
+        stop: Set here when this node's Ray dies, so that the workers save and exit.
     """
 
     def __init__(self, attempt: Attempt, node_rank: int, stop: StopRequest) -> None:
@@ -87,10 +87,10 @@ class RayNode(Sidecar):
         self._undo = contextlib.ExitStack()
 
     def start(self) -> None:
-        """Start Ray; return when every node of the cluster is there, or when told to stop.
+        """Start Ray, and return when all nodes have joined the cluster, or when asked to stop.
 
         Raises:
-            NodeLostError: If Ray ends, or does not begin.
+            NodeLostError: If Ray dies or does not start in time.
         """
         for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
             del os.environ[name]
@@ -112,15 +112,21 @@ class RayNode(Sidecar):
             looking = self._spawn("await", str(num_nodes))
             self._undo.callback(looking.kill)
             self._until(lambda: looking.poll() == 0)
-            self._tell(is_complete=True)
+            self._announce(is_complete=True)
         else:
-            self._until(lambda: (told := self._told()) and told.is_complete)
+            self._until(lambda: (record := self._cluster()) and record.is_complete)
 
     def check(self, code: int = 0) -> None:
-        """Raise if Ray has died; where workers have failed, they may know it first.
+        """Raise if Ray has died.
+
+        If workers have failed, that may be because Ray is dying, so this waits a moment.
+
+        Args:
+            code: Exit code of this node, as returned by
+                :func:`getiaction_launch.node.node.run_node`.
 
         Raises:
-            NodeLostError: Naming its log.
+            NodeLostError: If Ray has died; the message names its log.
         """
         deadline = time.monotonic() + (NOTICE_SECONDS if code == EXIT_FAILED else 0)
         while not self._has_died and time.monotonic() < deadline:
@@ -129,18 +135,18 @@ class RayNode(Sidecar):
             raise NodeLostError(f"Ray has died on {socket.gethostname()}: see {self._log}")
 
     def await_others(self) -> None:
-        """Lend this node to the workers of others: until the node of rank 0 ends the cluster."""
-        while self._rank and self._told() and not (self._stop.signal or self._has_died):
+        """Keep this node's Ray running until the node of rank 0 ends the cluster."""
+        while self._rank and self._cluster() and not (self._stop.signal or self._has_died):
             time.sleep(LEAVE_POLL_SECONDS)
 
     def close(self) -> None:
-        """End it, with all that it has started and written."""
+        """End Ray and all that it has started, and remove what it has written."""
         self._is_wanted = False
         self._undo.close()
 
     def _lead(self) -> list[str]:
-        """Choose ports and a token, and tell the other nodes; returns flags for the head."""
-        for left in self._token.parent.glob("ray_token_*"):  # by a head that was killed
+        """Choose ports and a token, and announce them; returns flags of ``ray start``."""
+        for left in self._token.parent.glob("ray_token_*"):  # left by a head that was killed
             left.unlink(missing_ok=True)
         self._token.touch(mode=0o600)
         self._undo.callback(self._token.unlink, missing_ok=True)
@@ -150,28 +156,28 @@ class RayNode(Sidecar):
         self._undo.enter_context(client_claim)
         self._address = f"{self._host}:{port}"
         self._undo.callback(RayRecord.remove, self._run)
-        self._tell(is_complete=False)
+        self._announce(is_complete=False)
         flags = [f"--port={port}", f"--ray-client-server-port={client_port}"]
         own = socket.gethostbyname(self._host)
-        if not own.startswith("127."):  # else Ray knows better
+        if not own.startswith("127."):  # otherwise Ray finds a better address
             flags.append(f"--node-ip-address={own}")
         return ["--head", *flags, "--include-dashboard=false", "--no-monitor"]
 
     def _follow(self) -> list[str]:
-        """Wait until the node of rank 0 has told where it is; returns flags for other nodes."""
-        self._until(self._told)
-        told = self._told()  # gone again only if the attempt is
-        self._address = f"{self._host}:{told.port if told else 0}"
+        """Wait for the announcement of the node of rank 0; returns flags of ``ray start``."""
+        self._until(self._cluster)
+        record = self._cluster()  # None only if the attempt has ended since then
+        self._address = f"{self._host}:{record.port if record else 0}"
         return [f"--address={self._address}"]
 
-    def _tell(self, *, is_complete: bool) -> None:
+    def _announce(self, *, is_complete: bool) -> None:
         port = int(self._address.rpartition(":")[2])
         RayRecord(self._attempt.number, port, is_complete).write(self._run)
 
-    def _told(self) -> "RayRecord | None":
-        """Where this attempt's cluster is; None before it exists, and once it ends."""
-        told = RayRecord.read(self._run)
-        return told if told and told.attempt == self._attempt.number else None
+    def _cluster(self) -> "RayRecord | None":
+        """Return the record of this attempt's cluster; None before it starts and once it ends."""
+        record = RayRecord.read(self._run)
+        return record if record and record.attempt == self._attempt.number else None
 
     def _until(self, condition: Callable[[], object]) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -179,18 +185,18 @@ class RayNode(Sidecar):
             if time.monotonic() > deadline:
                 self._stop.signal = signal.SIGTERM
                 raise NodeLostError(
-                    f"in {START_SECONDS} s not all nodes of Ray came up: see {self._log}"
+                    f"not all nodes of Ray started within {START_SECONDS} s: see {self._log}"
                 )
             time.sleep(POLL_SECONDS)
         self.check()
 
     def _spawn(self, *words: str) -> "subprocess.Popen[bytes]":
-        """Start ``__main__.py``, where SLURM's signals do not reach it before the workers save."""
+        """Start ``__main__.py``, shielded from signals that ask the workers to save."""
         blocked = {signal.SIGUSR2}
         if not _signals_only_tasks():
             blocked.add(signal.SIGTERM)
         environment = {**os.environ, RUN_VARIABLE: str(self._run.local.directory)}
-        # Lightning would take a Trainer in one of Ray's tasks for a task of SLURM.
+        # With it, Lightning would take a Trainer in one of Ray's tasks for a task of SLURM.
         environment.pop("SLURM_NTASKS", None)
         command = [sys.executable, "-m", MODULE, *words]
         return start_child(command, self._log, environment, blocked=blocked)
@@ -202,14 +208,14 @@ class RayNode(Sidecar):
             self._stop.signal = signal.SIGTERM
 
     def _end(self, process: "subprocess.Popen[bytes]") -> None:
-        process.kill()  # its daemons are bound to die with it, and their workers with them
+        process.kill()  # its daemons die with it, and their workers with them
         process.wait()
         node_id = os.environ["SLURM_NODEID"]
         kill_processes_of(str(self._run.local.directory), SLURM_NODEID=node_id)
 
 
 def _token_directory(run: Run) -> Path:
-    """Where all nodes see a token, and other users do not: not on remote storage."""
+    """Return a directory for the token that all nodes see and other users do not."""
     if run.local is run:
         return run.launch_directory
     job = JobRecord.read(run) or JobRecord()
@@ -220,7 +226,7 @@ def _token_directory(run: Run) -> Path:
 
 @contextlib.contextmanager
 def _directory() -> Iterator[Path]:
-    """Where Ray's own files lie; what killed jobs have left of theirs goes too."""
+    """Make a directory for Ray's own files, and remove those that killed jobs have left."""
     place = tempfile.gettempdir()
     place = place if len(place) <= LONGEST_PLACE else "/tmp"  # noqa: S108 - as Ray does
     for left in Path(place).glob(f"{PREFIX}*"):
@@ -236,10 +242,10 @@ def _directory() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Hold a directory while this process lives.
+    """Hold a lock on a directory, which is released when this process dies.
 
     Raises:
-        BlockingIOError: If another process does.
+        BlockingIOError: If another process holds the lock.
     """
     handle = os.open(directory, os.O_RDONLY)
     try:
@@ -251,25 +257,25 @@ def _locked(directory: Path) -> Iterator[None]:
 
 @functools.cache
 def _signals_only_tasks() -> bool:
-    """Whether SLURM signals a step's tasks alone, and not every process of it.
+    """Whether SLURM signals only the tasks of a step, and not all its processes.
 
-    Only where it does not, Ray's processes must not get SIGTERM, since what they start for the
-    user could then not be ended by it either.
+    If it signals all processes, SIGTERM must be blocked for Ray's, which has a price: processes
+    that they start for the user cannot be ended by SIGTERM either.
     """
-    with contextlib.suppress(LaunchError):  # no scontrol on the nodes
+    with contextlib.suppress(LaunchError):  # the nodes may have no scontrol
         return "proctrack/cgroup" in call("scontrol", "show", "config")
     return False
 
 
 def _resources() -> list[str]:
-    """What SLURM has given to this task, as ``ray start`` takes it."""
+    """Return the resources that SLURM has given to this task, as flags of ``ray start``."""
     env = os.environ
     cpus = int(env.get("SLURM_CPUS_PER_TASK", available_cpus()))
     gpus = len(visible_gpus()) if "CUDA_VISIBLE_DEVICES" in env else 0
     flags = [f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
     per_cpu_mib = int(env.get("SLURM_MEM_PER_CPU", "0"))
     memory_mib = int(env.get("SLURM_MEM_PER_NODE", "0")) or per_cpu_mib * cpus
-    if memory_mib:  # else Ray counts all of the machine's
+    if memory_mib:  # otherwise Ray uses all memory of the machine
         store = max(LEAST_OBJECT_STORE, int((memory_mib << 20) * OBJECT_STORE_SHARE))
         flags += [f"--object-store-memory={store}", f"--memory={(memory_mib << 20) - store}"]
     return flags

@@ -1,10 +1,10 @@
-"""What SLURM has given to this process: one node of one step of a job.
+"""One node of one step of a SLURM job, which SLURM has given to this process.
 
-submitit starts such a process on every node of a job
-(:mod:`getiaction_launch.backends.slurm.step`), and the user's own batch script does by ``srun
-getiaction-launch node``. Everything is read from SLURM's variables
-(https://slurm.schedmd.com/srun.html#SECTION_OUTPUT-ENVIRONMENT-VARIABLES). Requeues are asked for
-by the launcher alone: not by Lightning, and not by submitit.
+Either submitit starts this process on every node of a job
+(:mod:`getiaction_launch.backends.slurm.step`), or the user's own batch script does, by ``srun
+getiaction-launch node``. Everything is read from SLURM's environment variables
+(https://slurm.schedmd.com/srun.html#SECTION_OUTPUT-ENVIRONMENT-VARIABLES). Only the launcher asks
+for requeues, neither Lightning nor submitit.
 """
 
 import os
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from signal import SIGUSR2, Signals
 
 from getiaction_launch.backends.backend import load_backend
-from getiaction_launch.errors import UsageError
+from getiaction_launch.errors import UsageError, counted
 from getiaction_launch.node.allocation import Limits
 from getiaction_launch.node.sidecar import MakeSidecar
 from getiaction_launch.plan.plan import Plan
@@ -30,13 +30,14 @@ COMMAND_SECONDS = 60
 
 @dataclass(frozen=True)
 class SlurmAllocation:
-    """One node of one start of a step; see :class:`getiaction_launch.node.conductor.Allocation`.
+    """One node of one start of a step; see :class:`getiaction_launch.node.allocation.Allocation`.
 
     Attributes:
-        backend: What ``job.json`` says about the backend, for jobs that come after this one.
-        limits: How long the workers may take to save and to end.
-        make_sidecar: Makes what runs next to the workers on each node.
-        environment: Variables for the workers, where they are not set.
+        backend: The backend that later jobs of the run are submitted with.
+        limits: How long the workers may take to save and to exit.
+        make_sidecar: Class or function that makes the sidecar of each node.
+        environment: Environment variables for the workers; a variable that is set already keeps its
+            value.
     """
 
     backend: BackendRecord
@@ -51,7 +52,7 @@ class SlurmAllocation:
 
     @property
     def job_id(self) -> str:
-        """The job's id; of an element of an array, as squeue shows it."""
+        """The job's id as squeue shows it: ``123``, or ``123_4`` for an element of an array."""
         env = os.environ
         if "SLURM_ARRAY_JOB_ID" in env:
             return f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
@@ -64,13 +65,13 @@ class SlurmAllocation:
 
     @property
     def key(self) -> str:
-        """What the tasks of this start of this step share with no other start."""
+        """A name that all tasks of this start of this step share with no other start."""
         restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
         return f"{os.environ['SLURM_JOB_ID']}.{self.step_id}.{restarts}"
 
     @property
     def address(self) -> str:
-        """SLURM's name for this node where that is a host name, otherwise the host name."""
+        """SLURM's name for this node if other nodes can resolve it, otherwise the host name."""
         name = os.environ.get("SLURMD_NODENAME", "")
         try:
             socket.getaddrinfo(name, None)
@@ -79,7 +80,7 @@ class SlurmAllocation:
         return name or socket.gethostname()
 
     def record(self) -> JobRecord:
-        """What ``job.json`` must say where the batch script is the user's own."""
+        """Return the content of ``job.json`` for a run inside the user's own batch script."""
         return JobRecord(
             self.backend,
             job_id=self.job_id,
@@ -89,48 +90,62 @@ class SlurmAllocation:
         )
 
     def owns(self, record: JobRecord) -> bool:
-        """Whether the run was started by this very step, or by this job as a whole."""
+        """Whether ``record`` describes this step, or this job as a whole."""
         cluster = record.details.get("cluster")
         is_here = cluster in (None, os.environ.get("SLURM_CLUSTER_NAME"))
         is_step = record.step_id in (None, self.step_id)
         return record.job_id == self.job_id and is_here and is_step
 
     def stop_cause(self, stopped_by: Signals) -> Cause | None:
-        """Why SLURM has signalled this step; None if srun did, because another task has ended."""
+        """Return why SLURM signalled this step; None if srun did, since another task has ended.
+
+        Args:
+            stopped_by: The first signal that this process received.
+        """
         said = _scontrol("show", "job", os.environ["SLURM_JOB_ID"])[1]
         print(*re.findall(r"(?:JobState|Reason|PreemptTime)=\S+", said), flush=True)
         if re.search(r"PreemptTime=\d", said):
             return Cause.PREEMPTION
         if "Reason=TimeLimit" in said:
             return Cause.TIME_LIMIT
-        # SLURM ends a job whose node is down, and without accounting says so nowhere else.
+        # SLURM ends a job whose node is down; without accounting, only the node's state shows it.
         nodes = _scontrol("--oneliner", "show", "node", os.environ["SLURM_JOB_NODELIST"])[1]
         if re.search(r"\bState=DOWN", nodes):
             return Cause.NODE_FAILURE
         state = re.search(r"JobState=(\w+)", said)
         if stopped_by is SIGUSR2 and (state is None or state[1] == "RUNNING"):
-            return Cause.TIME_LIMIT  # otherwise an scancel or a requeue came after the warning
+            return Cause.TIME_LIMIT  # in other states, the job was cancelled or requeued since then
         return None if state and state[1] == "RUNNING" else Cause.STOP
 
     def requeue(self) -> str | None:
-        """Put this job back into the queue; returns why not, None if it is there."""
+        """Put this job back into the queue.
+
+        Returns:
+            Why that is not possible, for people; None if the job is in the queue.
+        """
         code, said = _scontrol("requeue", self.job_id)
-        is_queued = code == 0 or "pending" in said.lower()  # SLURM may have been faster
-        return None if is_queued else f"scontrol says {said.strip() or code}"
+        is_queued = code == 0 or "pending" in said.lower()  # SLURM may have requeued it already
+        return None if is_queued else f"scontrol: {said.strip() or f'exit code {code}'}"
 
     def hand_over(self, run: Run) -> str | None:
-        """Submit another job that continues the run when this one has ended.
+        """Submit another job, which continues the run when this one has ended.
 
-        For compute nodes without ``scontrol``, and sites that forbid requeues.
+        It is needed on nodes without ``scontrol`` and at sites that forbid requeues.
+
+        Args:
+            run: The run that this job could not be requeued for.
+
+        Returns:
+            Why that is not possible, for people; None if the job was submitted.
         """
         record = JobRecord.read(run) or JobRecord()
         if record.step_id is not None:
-            return "the batch script is your own; submit it again: sbatch ..."
+            return "submit your own batch script again: sbatch ..."
         try:
             backend = load_backend(record.backend, f"{run.launch_directory / 'job.json'}")
             after = {"dependency": f"afterany:{self.job_id}"}
             backend.with_settings(after).submit([run], None)
-        except Exception as error:  # noqa: BLE001 - whatever it was, the run must record it
+        except Exception as error:  # noqa: BLE001 - any failure must be recorded in the run
             return f"another job could not be submitted either: {error}"
         return None
 
@@ -139,7 +154,7 @@ def check_geometry(plan: Plan) -> None:
     """Check that the step has one task on each of the plan's nodes.
 
     Raises:
-        UsageError: If this is no step of SLURM, or one of another geometry.
+        UsageError: If this process is not in a SLURM step, or the step has other nodes or tasks.
     """
     env = os.environ
     if "SLURM_STEP_ID" not in env or "SLURM_NODEID" not in env:
@@ -153,17 +168,17 @@ def check_geometry(plan: Plan) -> None:
     wanted = plan.topology.num_nodes
     if (num_nodes, num_tasks) != (wanted, wanted):
         raise UsageError(
-            f"the Trainer has num_nodes={wanted}, but this step has {num_tasks} tasks on "
-            f"{num_nodes} nodes.",
+            f"the Trainer has num_nodes={wanted}, but this step has {counted(num_tasks, 'task')} "
+            f"on {counted(num_nodes, 'node')}.",
             f"srun --nodes={wanted} --ntasks={wanted} --ntasks-per-node=1 getiaction-launch "
             f"node ...   or   --nodes={num_nodes}",
         )
 
 
 def share_cpus(plan: Plan) -> dict[str, str]:
-    """Threads for each worker, so that together they use the CPUs that the task was given.
+    """Return the environment variables that divide the task's CPUs among its workers.
 
-    Not every site binds a task to its CPUs.
+    Not every site binds a task to its CPUs, so the workers cannot count them themselves.
     """
     cpus = os.environ.get("SLURM_CPUS_PER_TASK")
     if cpus is None:

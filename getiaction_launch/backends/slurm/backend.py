@@ -1,7 +1,7 @@
 """SLURM: each run is a batch job with one task per node, written and submitted by submitit.
 
-This is the submitting side: what is asked of SLURM, by what script, with which environment, and
-where it is written down. :mod:`getiaction_launch.backends.slurm.step` runs inside the job, and
+This module submits jobs: it decides their options, batch script and environment, and records them.
+:mod:`getiaction_launch.backends.slurm.step` runs inside the job, and
 :mod:`getiaction_launch.backends.slurm.job` finds it again.
 """
 
@@ -35,9 +35,7 @@ from getiaction_launch.backends.slurm.sbatch import (
     sbatch_errors,
 )
 from getiaction_launch.backends.slurm.settings import SlurmSettings, Value
-from getiaction_launch.errors import (
-    CheckError,
-)
+from getiaction_launch.errors import CheckError
 from getiaction_launch.node.allocation import Allocation, Limits
 from getiaction_launch.node.sidecar import MakeSidecar, Sidecar
 from getiaction_launch.plan.plan import Plan
@@ -64,15 +62,18 @@ class SlurmBackend(SlurmSettings):
 
     @property
     def start_seconds(self) -> float:
-        """A job that has not begun by then waits in the queue."""
+        """How long a job may take to begin, in seconds; a later one waits in the queue."""
         return 2
 
     def with_settings(self, values: Mapping[str, object]) -> Backend:
-        """The same backend with other values for some of its fields."""
+        """Return this backend with other values for some of its fields."""
         return replace_fields(self, values)
 
     def resolve_runs(self, root: str) -> Backend:
-        """The same backend whose dependency names jobs; see :func:`dependency.resolve`.
+        """Return this backend with job ids instead of runs in its dependency.
+
+        Args:
+            root: Directory or URL in which to look for runs.
 
         Raises:
             LaunchError: If a run does not exist, or can never fulfil the dependency.
@@ -82,31 +83,31 @@ class SlurmBackend(SlurmSettings):
         return replace(self, dependency=resolve(self.dependency, root, self.poll_seconds) or None)
 
     def working_directory(self) -> Path | None:
-        """None: jobs run in the shell's directory."""
+        """Return None: jobs run in the shell's directory."""
         return None
 
     def free_gpus(self, num_nodes: int) -> int | None:  # noqa: ARG002 - the contract's argument
-        """None: only the job will know."""
+        """Return None: only the job will know."""
         return None
 
     def check(self, plan: Plan) -> None:
-        """Raise LaunchError if SLURM would not take the job, or never start it.
+        """Check that SLURM would accept the job, and start it some day.
 
         Raises:
-            CheckError: If a partition does not fit.
-            RefusedError: If sbatch says no.
+            CheckError: If the job does not fit into its partition, or this machine has no sbatch.
+            RefusedError: If sbatch rejects the job.
             UnreachableError: If SLURM does not answer.
         """
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
             raise CheckError(
                 "there is no sbatch on this machine.",
-                "Type this on a login node of the cluster, or train here: --cluster local",
+                "Run this on a login node of the cluster, or train here: --cluster local",
             )
         limit = self.time_limit_minutes
         if limit and limit * 60 <= self.warning_seconds:
             raise CheckError(
-                f"--time {limit} (minutes) is all warning: warning_seconds={self.warning_seconds} "
-                "is when a job is told to save and stop.",
+                f"--time {limit} leaves no time to train: a job saves and stops "
+                f"warning_seconds={self.warning_seconds} before its time limit.",
                 f"-t {self.warning_seconds // 60 + 10}, or a smaller warning_seconds in the "
                 "cluster config",
             )
@@ -121,16 +122,16 @@ class SlurmBackend(SlurmSettings):
             call("sbatch", "--test-only", text=script, environment=dict(os.environ))
 
     def describe(self, plan: Plan) -> list[str]:
-        """The sbatch script; given to sbatch by hand, it trains the same run."""
+        """Return the lines of the batch script; submitted by hand, it trains the same."""
         command = f"{self._python} -m getiaction_launch.cli node {shlex.join(plan.words)}"
         return self._script(plan, Path(plan.working_directory), command).splitlines()
 
     def submit(self, runs: Sequence[Run], max_parallel: int | None) -> None:
-        """Submit a job, or for several runs an array of jobs.
+        """Submit a job, or an array of jobs for several runs.
 
         Raises:
-            CheckError: If the job's directory cannot be made, or the runs need different jobs.
-            RefusedError: If sbatch says no.
+            CheckError: If the job's directory cannot be created, or the runs need different jobs.
+            RefusedError: If sbatch rejects the job.
             UnreachableError: If SLURM does not answer.
         """
         plans = [Plan.of(run) for run in runs]
@@ -138,15 +139,15 @@ class SlurmBackend(SlurmSettings):
             if plan.topology != plans[0].topology:
                 raise CheckError(
                     "the points of this sweep differ in nodes or devices, but all jobs of an "
-                    "array are alike.",
-                    "Sweep over trainer.num_nodes and trainer.devices by one command for each.",
+                    "array must have the same.",
+                    "Use one command for each value of trainer.num_nodes and trainer.devices.",
                 )
         from getiaction_launch.backends.slurm.step import run_task
 
         executor = self._executor(plans[0], self._make_job_directory(runs[0]))
         executor.update_parameters(array_parallelism=max_parallel or len(runs))
         directories = [str(run.directory) for run in runs]
-        # Ctrl-C must wait until it is known what to cancel.
+        # Ctrl-C must wait until job.json is written, or nobody could cancel the jobs.
         with delayed_interrupt():
             with (
                 sbatch_environment(self._asked(plans[0]), plans[0].forward_env_vars),
@@ -169,23 +170,23 @@ class SlurmBackend(SlurmSettings):
 
     @property
     def _later(self) -> "Self":
-        """The backend for later jobs of a run, which wait for no other run any more."""
+        """The backend for later jobs of a run, which do not depend on other runs any more."""
         return replace(self, dependency=None)
 
     @property
     def make_sidecar(self) -> MakeSidecar:
-        """Makes what runs on each node next to the workers."""
+        """Class or function that makes the sidecar of each node."""
         return Sidecar
 
     def attach(self, run: Run, record: JobRecord) -> Job:
-        """Find a job that any shell on this cluster submitted."""
+        """Find a job that was submitted by any shell of this cluster."""
         return SlurmJob(run, record, self.poll_seconds)
 
     def allocation(self, plan: Plan) -> Allocation | None:
-        """The node of a SLURM step that this process is.
+        """Return the node that SLURM has given to this process.
 
         Raises:
-            UsageError: If it is none, or the step has another geometry than the plan.
+            UsageError: If this process is not in a SLURM step, or the step does not fit the plan.
         """
         check_geometry(plan)
         limits = Limits(self.grace_seconds, self.warning_seconds)
@@ -196,7 +197,7 @@ class SlurmBackend(SlurmSettings):
         return self.python or shlex.quote(sys.executable)
 
     def _make_job_directory(self, run: Run) -> Path:
-        """A directory that nobody else can read or write: its pickles are run as this user."""
+        """Make a directory that only this user can read and write, since its pickles are run."""
         if self.job_dir:
             directory = Path(self.job_dir).expanduser().absolute() / run.name
         elif is_remote(run.directory):  # SLURM writes to file systems only
@@ -208,14 +209,14 @@ class SlurmBackend(SlurmSettings):
             directory.chmod(0o700)
         except OSError as error:
             raise CheckError(
-                f"job_dir={self.job_dir!r}: {error.strerror}: {directory}.",
-                "Name a directory of your own that all nodes share: job_dir: ~/slurm_jobs",
+                f"job_dir={self.job_dir!r}: {directory} cannot be created: {error.strerror}.",
+                "Choose a directory of your own that all nodes share: job_dir: ~/slurm_jobs",
             ) from error
         return directory
 
     def _executor(self, plan: Plan, directory: Path) -> "SlurmExecutor":
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # submitit's own words about its options
+            warnings.simplefilter("ignore")  # submitit warns about options that it does not know
             from submitit import SlurmExecutor
 
             executor = SlurmExecutor(folder=directory, python=self._python)
@@ -223,7 +224,7 @@ class SlurmBackend(SlurmSettings):
         return executor
 
     def _script(self, plan: Plan, directory: Path, command: str) -> str:
-        # Beware: a private method of submitit, which has no public door to the script's text.
+        # Beware: a private method, since submitit has no public one that returns the script.
         executor = self._executor(plan, directory)
         return str(executor._make_submission_file_text(command, ""))  # noqa: SLF001
 
@@ -231,14 +232,14 @@ class SlurmBackend(SlurmSettings):
         return {name for name, value in self._parameters(plan).items() if value is not None}
 
     def _parameters(self, plan: Plan) -> dict[str, object]:
-        """What is asked of SLURM, in submitit's words."""
+        """Return the job's options, by submitit's names."""
         topology = plan.topology
         cpus = self.cpus_per_worker or (None if topology.gpus_per_node else 1)
         cpus_per_task = cpus and cpus * topology.workers_per_node
         gpus: int | str | None = topology.gpus_per_node or None
         if gpus and self.gpu_type:
             gpus = f"{self.gpu_type}:{gpus}"
-        # Lightning takes jobs of these two names for interactive ones.
+        # Lightning would take jobs of these two names for interactive ones.
         name = f"{plan.name}_run" if plan.name in ("bash", "interactive") else plan.name
         extra: dict[str, object] = {
             "chdir": plan.working_directory,
@@ -262,7 +263,7 @@ class SlurmBackend(SlurmSettings):
             "constraint": self.constraint,
             "mail_user": self.mail_user,
             "dependency": self.dependency or None,
-            "time": self.time_limit_minutes,  # None, or submitit makes it 5 minutes
+            "time": self.time_limit_minutes,  # if the key is missing, submitit asks for 5 minutes
             "nodes": topology.num_nodes,
             "ntasks_per_node": 1,
             "cpus_per_task": cpus_per_task,
@@ -272,13 +273,13 @@ class SlurmBackend(SlurmSettings):
             "stderr_to_stdout": True,
             "additional_parameters": extra | spell(self.sbatch),
             "srun_args": [*_flags(step), *_flags(self.srun)],
-            # A site's SBATCH_EXPORT would make srun hide from its step what these lines define.
+            # If a site sets SBATCH_EXPORT, srun would hide variables that these lines set.
             "setup": ["unset SLURM_EXPORT_ENV", *self.setup],
         }
 
 
 def state_directory(run: Run) -> Path:
-    """Where nodes share files beside a run that lies on remote storage: in the user's home."""
+    """Return the directory for shared files of a run on remote storage, in the user's home."""
     import platformdirs
 
     home = platformdirs.user_state_path("getiaction-launch") / "slurm"
@@ -286,6 +287,6 @@ def state_directory(run: Run) -> Path:
 
 
 def _flags(options: Mapping[str, Value]) -> list[str]:
-    """Write each option as srun takes it."""
+    """Spell options as arguments of srun."""
     spelled = spell(options).items()
     return [f"--{name}" if value is True else f"--{name}={value}" for name, value in spelled]

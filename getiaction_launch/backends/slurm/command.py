@@ -1,4 +1,4 @@
-"""SLURM's commands: run one within a limit, and say in our words why it failed."""
+"""SLURM's commands: run one within a time limit, and explain why it failed."""
 
 import os
 import subprocess
@@ -21,18 +21,18 @@ _UNREACHABLE = (
     "munge",
 )
 _FIXES = {
-    "account": "Name yours: -A ACCOUNT   (sacctmgr show associations user=$USER)",
-    "qos": "Name one that you may use: -q QOS   (sacctmgr show qos format=name)",
-    "node configuration": "Ask for less (--nodes, --gpus-per-node, -c, --mem) or elsewhere (-p); "
-    "see what there is: sinfo --format='%P %D %c %m %G'",
-    "memory": "Ask for less: --mem 4G; see what there is: sinfo --format='%P %m'",
-    "time limit": "Ask for less: -t 60; see the limits: sinfo --format='%P %l'",
-    "feature": "Name one that there is: -C FEATURE   (sinfo --format=%f)",
+    "account": "Name your account: -A ACCOUNT   (sacctmgr show associations user=$USER)",
+    "qos": "Name a QOS that you may use: -q QOS   (sacctmgr show qos format=name)",
+    "node configuration": "Ask for less (--nodes, --gpus-per-node, -c, --mem) or choose another "
+    "partition (-p); what the nodes have: sinfo --format='%P %D %c %m %G'",
+    "memory": "Ask for less: --mem 4G; what the nodes have: sinfo --format='%P %m'",
+    "time limit": "Ask for less: -t 60; the limits: sinfo --format='%P %l'",
+    "feature": "Name a feature that nodes have: -C FEATURE   (sinfo --format=%f)",
 }
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment without what changes the answers of SLURM's commands."""
+    """Return this process's environment without variables that change the commands' output."""
     prefixes = ("SLURM_", "SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_", "SCONTROL_")
     kept = {
         name: value
@@ -43,16 +43,17 @@ def _environment() -> dict[str, str]:
 
 
 def call(*words: str, text: str | None = None, environment: Mapping[str, str] | None = None) -> str:
-    """Run one of SLURM's commands and return what it prints.
+    """Run one of SLURM's commands and return its output.
 
     Args:
-        words: The command line.
-        text: Its standard input.
-        environment: Instead of :func:`_environment`.
+        words: Name of the command and its arguments.
+        text: Standard input of the command; empty by default.
+        environment: All environment variables of the command; by default those of this process,
+            without the ones that would change the command's output.
 
     Raises:
         UnreachableError: If SLURM does not answer.
-        RefusedError: If it says no.
+        RefusedError: If SLURM rejects the request.
     """
     try:
         result = subprocess.run(
@@ -70,7 +71,7 @@ def call(*words: str, text: str | None = None, environment: Mapping[str, str] | 
     except OSError as error:
         raise UnreachableError(
             f"{words[0]} cannot be run here: {error.strerror}.",
-            "Run this where SLURM's commands are, on a login node of the cluster.",
+            "Run this on a login node of the cluster, which has SLURM's commands.",
         ) from error
     if result.returncode:
         raise refusal(words[0], result.stderr or result.stdout)
@@ -78,14 +79,19 @@ def call(*words: str, text: str | None = None, environment: Mapping[str, str] | 
 
 
 def refusal(command: str, said: str) -> LaunchError:
-    """Translate what a command of SLURM printed when it failed."""
+    """Make an error from the output of a command of SLURM that failed.
+
+    Args:
+        command: Name of the command, such as ``sbatch``.
+        said: What the command printed.
+    """
     lines = [line.removeprefix(f"{command}: ").removeprefix("error: ") for line in said.split("\n")]
     words = "; ".join(line.strip() for line in lines if line.strip()) or "it gave no reason"
     if any(sign in words.lower() for sign in _UNREACHABLE):
         return UnreachableError(
             f"SLURM does not answer {command}: {words}.",
-            "Try again in a minute; is it up?   scontrol ping",
+            "Try again in a minute, and check whether SLURM is up: scontrol ping",
         )
     lower = words.lower()
     fix = next((fix for sign, fix in _FIXES.items() if sign in lower), "")
-    return RefusedError(f"SLURM refuses: {words}.", fix)
+    return RefusedError(f"rejected by SLURM: {words}.", fix)

@@ -1,4 +1,4 @@
-"""The name by which pickles of earlier versions know the sidecar; see ``step``."""
+"""The name of the sidecar in pickles of earlier versions; see ``step``."""
 
 from getiaction_launch.node.sidecar import Sidecar as Company
 

@@ -1,4 +1,4 @@
-"""Dependencies on other runs, by the names that people know them by."""
+"""Dependencies of jobs on other runs, which users name instead of job ids."""
 
 import re
 
@@ -13,28 +13,31 @@ _JOB_ID = re.compile(r"\d+(_\d+)?(\+\d+)?")
 
 
 def resolve(text: str, root: str, poll_seconds: float) -> str:
-    """Put job ids in place of runs: ``afterok:@last`` becomes ``afterok:1234``.
+    """Replace runs by job ids: ``afterok:@last`` becomes ``afterok:1234``.
 
-    Schedulers forget jobs that have ended, so what is known to be fulfilled is left out.
+    Schedulers forget jobs that have ended, so dependencies that are already fulfilled are left out.
 
     Args:
-        text: ``type:run[:run...][,type:run...]``; a run is a job id, or what ``find_run`` takes.
-        root: Directory or URL below which named runs are looked for.
-        poll_seconds: How long an answer of SLURM may be reused.
+        text: ``type:run[:run...][,type:run...]``, where a run is a job id, or a reference as
+            :func:`~getiaction_launch.run.run.find_run` takes it.
+        root: Directory or URL in which to look for runs.
+        poll_seconds: How old an answer of SLURM may be, in seconds.
 
     Returns:
-        The same for the scheduler; empty where all is fulfilled.
+        The dependency with job ids; empty if all of it is fulfilled.
 
     Raises:
-        UsageError: For what is no dependency.
-        CheckError: For one that can never be fulfilled.
-        RunNotFoundError: If there is no such run.
+        UsageError: If the text is not a dependency.
+        CheckError: If the dependency can never be fulfilled.
+        RunNotFoundError: If no run has a given name, directory or URL.
     """
     kept = []
     for clause in text.split(","):
         kind, *references = clause.split(":")
         if not references and kind != "singleton":
-            raise UsageError(f"--dependency {text!r} names no run.", "--dependency afterok:@last")
+            raise UsageError(
+                f"--dependency {text!r} does not name a run.", "--dependency afterok:@last"
+            )
         ids = [_resolve_run(kind, reference, root, poll_seconds) for reference in references]
         ids = [job_id for job_id in ids if job_id]
         if ids or not references:
@@ -49,8 +52,8 @@ def _resolve_run(kind: str, reference: str, root: str, poll_seconds: float) -> s
         run = find_run(reference, root)
     except RunNotFoundError as error:
         what, _, fix = str(error).partition("\n")
-        if "--root" in fix:  # a flag of other verbs
-            fix = "Name the run's directory, or where it lies: --storage-root DIR"
+        if "--root" in fix:  # only other verbs have this flag
+            fix = "Name the run's directory, or the directory of all runs: --storage-root DIR"
         raise RunNotFoundError(f"--dependency {kind}:{reference}: {what}", fix) from error
     record = JobRecord.read(run) or JobRecord()
     state = _state(run, record, poll_seconds)
@@ -58,15 +61,15 @@ def _resolve_run(kind: str, reference: str, root: str, poll_seconds: float) -> s
         succeeded = state is JobState.SUCCEEDED
         if (kind == "afterok" and not succeeded) or (kind == "afternotok" and succeeded):
             raise CheckError(
-                f"--dependency {kind}:{reference}: run {run.name} has ended as "
-                f"{state.value}, so this could never start.",
+                f"--dependency {kind}:{reference}: run {run.name} ended as {state.value}, so this "
+                "run could never start.",
                 "Leave the dependency out, or name another run.",
             )
         return ""
     if not _JOB_ID.fullmatch(record.job_id):
-        how = f"is {record.job_id}" if record.job_id else "was never submitted"
+        how = f"its job is {record.job_id}" if record.job_id else "it was never submitted"
         raise CheckError(
-            f"--dependency {kind}:{reference}: run {run.name} is not a SLURM job, it {how}.",
+            f"--dependency {kind}:{reference}: run {run.name} is not a SLURM job: {how}.",
             "Name a run that was submitted to the same cluster.",
         )
     return record.job_id

@@ -1,4 +1,4 @@
-"""A job of SLURM that some shell has submitted: where it stands, and how it is ended."""
+"""A SLURM job that any shell has submitted: its state, and how to cancel it."""
 
 import contextlib
 import time
@@ -23,13 +23,19 @@ from getiaction_launch.storage.paths import last_line, owner_of
 
 CANCEL_SECONDS = 180
 STEP_SAVE_SECONDS = 60
-"""How long a step that was told to end may take before SLURM kills it; of jobs, SLURM knows."""
+"""How long a step may take to end after SIGTERM before it is killed; for jobs, SLURM decides."""
 POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """A job of SLURM, or a step of it where the batch script is the user's own."""
+    """A SLURM job, or a step of it if the batch script is the user's own.
+
+    Args:
+        run: The run that the job belongs to.
+        record: Content of the run's ``job.json``.
+        poll_seconds: How old an answer of SLURM may be, in seconds.
+    """
 
     run: Run
     record: JobRecord
@@ -37,17 +43,17 @@ class SlurmJob:
 
     @property
     def job_id(self) -> str:
-        """``123``, or ``123_4`` for an element of an array."""
+        """Id of the job: ``123``, or ``123_4`` for an element of an array."""
         return self.record.job_id
 
     @property
     def resume_command(self) -> str | None:
-        """In the user's own batch script, a new step; otherwise None."""
+        """Command that starts a new step in the user's own batch script; None for other runs."""
         is_step = self.record.step_id is not None
         return "srun --ntasks-per-node=1 getiaction-launch node" if is_step else None
 
     def status(self) -> JobStatus:
-        """What SLURM says, with what the run's own records say since then."""
+        """Return the state of the job, by SLURM's last answer and the run's later records."""
         attempts = read_attempts(self.run)
         latest = attempts[-1] if attempts else AttemptRecord()
         end = JobEnd.read(self.run)
@@ -59,25 +65,25 @@ class SlurmJob:
             return JobStatus(JobState.RUNNING)
         if answer.state is JobState.RUNNING and (latest.ended_at or 0) > answer.as_of:
             return JobStatus(JobState.PENDING, "requeued")
-        # A requeued batch script of the user's own still says nothing of the step that has gone.
+        # If the user's own batch script was requeued, the step that has ended is not in SLURM.
         is_requeued_step = self.record.step_id is not None and answer.state is JobState.PENDING
         if (_has_gone(answer) or is_requeued_step) and Cancel.read(self.run):
             reason, cause = CANCELLED.reason, CANCELLED.cause
             answer = Answer(CANCELLED.state, reason, cause, as_of=answer.as_of)
         elif answer.state is JobState.RUNNING and self._has_lost_step():
-            lost = (JobState.FAILED, "its step has ended without a word", Cause.NODE_FAILURE)
-            return JobStatus(*lost)  # not kept: the batch script may start another step
+            lost = (JobState.FAILED, "its step ended without recording why", Cause.NODE_FAILURE)
+            return JobStatus(*lost)  # not recorded: the batch script may start another step
         if answer.state is JobState.FAILED and not attempts:
             answer = replace(answer, reason=f"{answer.reason}{self._last_words()}")
         if answer.state.is_over:
             # SLURM forgets jobs, and many sites have no accounting that remembers them.
-            told = answer.state, answer.cause, answer.reason
-            with contextlib.suppress(OSError):  # another user's run
-                JobEnd(self.job_id, *told, seen_at=time.time()).write(self.run)
+            ending = answer.state, answer.cause, answer.reason
+            with contextlib.suppress(OSError):  # only the run's owner can write it
+                JobEnd(self.job_id, *ending, seen_at=time.time()).write(self.run)
         return answer
 
     def _last_words(self) -> str:
-        """Of the batch script, which has ended before a node could keep a log."""
+        """Return the last line of SLURM's log of a job that ended before a node wrote its own."""
         log = Path(self.record.output or "")
         last = last_line(log)
         if last is None:
@@ -97,31 +103,31 @@ class SlurmJob:
         return find_step(self._target, uid, self.poll_seconds, submitted_at) is False
 
     def cancel(self) -> None:
-        """End the job; return when SLURM has no process of it any more.
+        """End the job, and return once SLURM has none of its processes any more.
 
         Raises:
             UnreachableError: If SLURM does not answer, or the job does not end.
         """
         if self._ask(fresh=True).state.is_over:
             return
-        # First: the job reads it when it is told to end, and is never requeued.
+        # Write this first: the job reads it when it gets SIGTERM, and then is never requeued.
         Cancel(time.time()).write(self.run)
-        # For a step, scancel's own signal is SIGKILL.
+        # By default scancel sends a step SIGKILL at once.
         said = (
             self._scancel("--signal=TERM") if self.record.step_id is not None else self._scancel()
         )
         started_at = time.monotonic()
         while not self._has_gone():
             if self._ask().state is JobState.PENDING:
-                self._scancel()  # it was requeued in that very moment
+                self._scancel()  # it was requeued at the moment of the first scancel
             waited_seconds = time.monotonic() - started_at
             if self.record.step_id is not None and waited_seconds > STEP_SAVE_SECONDS:
                 self._scancel()
             if said or waited_seconds > CANCEL_SECONDS:
                 raise UnreachableError(
                     f"job {self._target} of run {self.run.name} does not end: "
-                    f"{said or f'it is there {CANCEL_SECONDS} s after scancel'}",
-                    f"See what holds it: scontrol show job {self.job_id}",
+                    f"{said or f'SLURM still has it {CANCEL_SECONDS} s after scancel'}.",
+                    f"Find out why: scontrol show job {self.job_id}",
                 )
             time.sleep(POLL_SECONDS)
         latest = JobRecord.read(self.run)
@@ -132,7 +138,8 @@ class SlurmJob:
         try:
             call("scancel", *flags, self._target)
         except RefusedError as error:
-            return str(error).partition("\n")[0]  # it may have gone by itself meanwhile
+            # Not raised yet: the job may have ended in the meantime.
+            return str(error).partition("\n")[0].removesuffix(".")
         return ""
 
     @property

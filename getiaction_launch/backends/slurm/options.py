@@ -1,4 +1,4 @@
-"""Options of sbatch and srun that users name: how they are written, and which are refused."""
+"""Options of sbatch and srun that users may set: how to write them, and which ones are refused."""
 
 from collections.abc import Mapping
 
@@ -6,62 +6,69 @@ from getiaction_launch.backends.flag import settings_of
 from getiaction_launch.backends.slurm.settings import SlurmSettings, Value
 from getiaction_launch.errors import ClusterConfigError
 
-_OWN_FLAG = "the launcher has a flag for it: "
+_OWN_FLAG = "Use the launcher's own flag: "
 _GEOMETRY = (
-    "set nodes and devices once, by --nodes, --gpus-per-node or --trainer.devices; SLURM and the "
-    "Trainer both follow"
+    "Set nodes and devices once, by --nodes, --gpus-per-node or --trainer.devices; SLURM and the "
+    "Trainer both follow."
+)
+_OUTPUT = "Set job_dir in the cluster config; to see a run's output: getiaction-launch logs RUN"
+_FORWARD = "Name the variables in forward_env_vars of the cluster config."
+_REQUEUE = (
+    "The launcher requeues jobs itself. Set restarts in the cluster config, or "
+    "--max-interruptions, --max-node-failures or --max-crashes."
 )
 _BY_BOTH = {
-    # A setting's long flag is sbatch's own name of it.
+    # A setting's long flag has the name of sbatch's own option.
     **{
         setting.flag.name[2:]: _OWN_FLAG + setting.flag.names[0]
         for setting in settings_of(SlurmSettings)
         if not setting.flag.repeats
     },
-    "array": "--sweep makes arrays",
-    "chdir": "the job runs where you type the command",
+    "array": "Use --sweep, which submits an array.",
+    "chdir": "A job runs in the directory in which you type the command.",
     "cpus-per-gpu": _OWN_FLAG + "-c",
-    "error": "job_dir in the cluster config says where; see also getiaction-launch logs",
-    "export": "forward_env_vars in the cluster config names what jobs take from your shell",
-    "export-file": "forward_env_vars in the cluster config names what jobs take from your shell",
+    "error": _OUTPUT,
+    "export": _FORWARD,
+    "export-file": _FORWARD,
     "gpus": _GEOMETRY,
     "gpus-per-node": _GEOMETRY,
     "gpus-per-socket": _GEOMETRY,
     "gpus-per-task": _GEOMETRY,
-    "input": "jobs have no input",
-    "job-name": "--name names the run and its job",
-    "no-requeue": "restarts in the cluster config says how many automatic restarts a run gets; "
-    "so do --max-interruptions, --max-node-failures and --max-crashes",
+    "input": "Jobs have no standard input.",
+    "job-name": "Use --name, which names the run and its job.",
+    "no-requeue": _REQUEUE,
     "nodes": _GEOMETRY,
     "ntasks": _GEOMETRY,
     "ntasks-per-core": _GEOMETRY,
     "ntasks-per-gpu": _GEOMETRY,
     "ntasks-per-node": _GEOMETRY,
     "ntasks-per-socket": _GEOMETRY,
-    "open-mode": "logs of all attempts are kept",
-    "output": "job_dir in the cluster config says where; see also getiaction-launch logs",
+    "open-mode": "The logs of all attempts are kept.",
+    "output": _OUTPUT,
     "parsable": _OWN_FLAG + "--parsable",
-    "requeue": "restarts in the cluster config says how many automatic restarts a run gets; "
-    "so do --max-interruptions, --max-node-failures and --max-crashes",
-    "signal": "warning_seconds in the cluster config says when",
-    "test-only": "getiaction-launch check ... does that",
+    "requeue": _REQUEUE,
+    "signal": "Set warning_seconds in the cluster config.",
+    "test-only": "Check without submitting: getiaction-launch check ...",
     "wait": _OWN_FLAG + "--wait",
-    "wrap": "name a script: getiaction-launch train.py",
+    "wrap": "Name a script: getiaction-launch train.py",
 }
 _BY_SRUN = {
-    "kill-on-bad-exit": "a node that fails always ends the others",
-    "multi-prog": "every node runs the same",
-    "pty": "see a run's output by getiaction-launch logs -f",
-    "wait": "nodes that have ended wait for the others",
+    "kill-on-bad-exit": "A node that fails always ends the others.",
+    "multi-prog": "All nodes run the same program.",
+    "pty": "To see a run's output: getiaction-launch logs -f RUN",
+    "wait": "Nodes that have finished always wait for the others.",
 }
 
 
 def spell(options: Mapping[str, Value]) -> dict[str, str | bool]:
-    """Write options as SLURM does.
+    """Spell options as SLURM does.
+
+    Args:
+        options: Values by option, without dashes in front. An empty value or ``true`` makes a
+            switch, and ``false`` leaves an option out.
 
     Returns:
-        By name: a value, or True for a switch, which an empty value or ``true`` makes. What is
-        ``false`` is left out.
+        Values by option; True for a switch.
     """
     return {
         key.replace("_", "-"): True if value is None or value is True else str(value) or True
@@ -71,28 +78,29 @@ def spell(options: Mapping[str, Value]) -> dict[str, str | bool]:
 
 
 def refuse_contradictions(command: str, options: Mapping[str, Value]) -> None:
-    """Look through options that the user has named.
+    """Refuse options that contradict what the launcher sets itself.
 
     Args:
         command: The command that takes the options: ``sbatch`` or ``srun``.
-        options: By name, without dashes.
+        options: Values by option, without dashes in front.
 
     Raises:
-        ClusterConfigError: For one that the launcher decides by other means, with the right one.
+        ClusterConfigError: If the launcher sets an option itself; the message says how.
     """
     refused = _BY_BOTH | (_BY_SRUN if command == "srun" else {})
     for typed, value in options.items():
         key = typed.replace("_", "-")
-        # sbatch takes the beginning of a long option for all of it.
+        # sbatch accepts a long option by its first letters.
         meant = key if key in refused else next((k for k in refused if k.startswith(key)), None)
         if key == "gres" and "gpu" in str(value):
             meant = "gpus"
         if len(key) == 1:
             raise ClusterConfigError(
-                f"--{command} {typed}={value}: an option of one letter is not taken here.",
+                f"--{command} {typed}={value}: one-letter options are not supported.",
                 f"Write it in full, as in {command}'s manual: man {command}",
             )
         if meant is not None:
             raise ClusterConfigError(
-                f"--{command} {typed}={value}: {meant} is not set this way.", f"{refused[meant]}."
+                f"--{command} {typed}={value}: {command} --{meant} cannot be set here.",
+                refused[meant],
             )

@@ -1,26 +1,26 @@
-"""Whether a job fits into the partitions of the cluster: sbatch would queue it for ever."""
+"""Check that a job fits into a partition; sbatch would queue one that does not for ever."""
 
 import math
 import re
 from collections.abc import Mapping
 
 from getiaction_launch.backends.slurm.command import call
-from getiaction_launch.errors import CheckError, LaunchError, nearest_first
+from getiaction_launch.errors import CheckError, LaunchError, counted, nearest_first
 
 
 def check_partitions(
     chosen: str | None, qos: str | None, num_nodes: int, time_limit_minutes: int | None
 ) -> None:
-    """Raise CheckError unless one of the partitions that are asked for could hold the job.
+    """Check that the job fits into one of the partitions that it may be submitted to.
 
     Args:
-        chosen: Their names, separated by commas; SLURM's default if None.
-        qos: Quality of service, which may allow more time than a partition does.
-        num_nodes: Of the job.
-        time_limit_minutes: 0 for no limit, the partition's default if None.
+        chosen: Names of the partitions, separated by commas; SLURM's default if None.
+        qos: Quality of service of the job, which may allow more time than a partition does.
+        num_nodes: How many nodes the job has.
+        time_limit_minutes: Time limit of the job; 0 for no limit, the partition's default if None.
 
     Raises:
-        CheckError: If none could, or there is none of that name.
+        CheckError: If the job fits into none of the partitions, or one of them does not exist.
         UnreachableError: If SLURM does not answer.
     """
     said = call("scontrol", "--oneliner", "--all", "show", "partition")
@@ -39,46 +39,44 @@ def check_partitions(
     complaints = [
         _complaint(partitions[name], num_nodes, time_limit_minutes) for name in names or defaults
     ]
-    if None not in complaints:  # one of several partitions that fits is enough
+    if None not in complaints:  # SLURM chooses any partition that fits
         for complaint in filter(None, complaints):
             raise CheckError(*complaint)
 
 
 def _may_exceed_partitions(qos: str | None) -> bool:
-    """Whether jobs of a QOS may take more time than their partition allows, or nobody can tell."""
+    """Whether a QOS allows more time than the partition does, as far as that can be found out."""
     if qos is None:
         return False
     words = ("show", "qos", f"names={qos}", "format=flags")
     try:
         return "PartitionTimeLimit" in call("sacctmgr", "--noheader", "--parsable2", *words)
     except LaunchError:
-        return True  # no accounting to ask; sbatch may still refuse
+        return True  # only the accounting knows; sbatch may still reject the job
 
 
 def _complaint(
     partition: Mapping[str, str], num_nodes: int, time_limit_minutes: int | None
 ) -> tuple[str, str] | None:
-    """Why a partition cannot hold a job, and what to do."""
+    """Return why a job does not fit into a partition, and the fix; None if it fits."""
     name = partition["PartitionName"]
     counts = [partition.get("TotalNodes", ""), partition.get("MaxNodes", "")]
     most = min((int(count) for count in counts if count.isdecimal()), default=None)
     if most is not None and num_nodes > most:
-        return (
-            f"--nodes {num_nodes}: a job in partition {name!r} can have {most}.",
-            f"--nodes {most}, or another partition: -p",
-        )
+        what = f"a job in partition {name!r} can have at most {counted(most, 'node')}"
+        return f"--nodes {num_nodes}: {what}.", f"--nodes {most}, or another partition: -p"
     longest = _minutes(partition.get("MaxTime", ""))
     wanted = math.inf if time_limit_minutes == 0 else time_limit_minutes
     if longest is not None and wanted is not None and wanted > longest:
-        return (
-            f"--time {time_limit_minutes}: partition {name!r} allows {longest:.0f} minutes.",
-            f"-t {longest:.0f} (the run goes on in its next job), or another partition: -p",
-        )
+        minutes = int(longest)
+        what = f"a job in partition {name!r} can run for at most {counted(minutes, 'minute')}"
+        fix = f"-t {minutes} (longer training continues in the next job), or another partition: -p"
+        return f"--time {time_limit_minutes}: {what}.", fix
     return None
 
 
 def _minutes(duration: str) -> float | None:
-    """Read ``[days-]hours:minutes:seconds``; None for UNLIMITED."""
+    """Convert ``[days-]hours:minutes:seconds`` to minutes; None for UNLIMITED."""
     match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", duration)
     if match is None:
         return None

@@ -1,11 +1,12 @@
-"""What SLURM says of jobs: asked once for all jobs of a user and all processes that want to know.
+"""The states of jobs in SLURM, asked for once for all jobs of a user and all processes.
 
-A scheduler's controller serves a whole site, and watchers who ask it too often slow it down for
-everybody. So one ``squeue`` for all of the user's jobs is kept on disk for a while, and whether
-1 or 100 runs are watched, by one process or many, costs the same. Jobs that ``squeue`` has
-forgotten are looked up in the accounting by ``sacct`` in the same way, where a site has one.
+A scheduler's controller serves a whole site, and asking it too often slows it down for everybody.
+So the output of one ``squeue`` for all of the user's jobs is kept on disk for a while; watching
+100 runs, by one process or by many, costs no more than watching one. Jobs that ``squeue`` does not
+list any more are looked up by ``sacct`` in the same way, if the site has accounting.
 
-Plain text with a separator is read, and no JSON, whose shape changes between versions of SLURM.
+The commands' output is read as text with separators, not as JSON, whose structure differs between
+versions of SLURM.
 """
 
 import contextlib
@@ -27,9 +28,9 @@ from getiaction_launch.run.state import Cause, JobState
 from getiaction_launch.storage.paths import read_json, write_json
 
 LOCK_SECONDS = COMMAND_SECONDS + 5
-"""How long to wait for the process that asks; then its answer is not waited for any more."""
+"""How long to wait for another process that is asking SLURM, before asking it here, too."""
 RESTART_SECONDS = 60
-"""How long after a node failed SLURM may take to put the job back into its queue."""
+"""How long SLURM may take to requeue a job after one of its nodes failed."""
 DAY_SECONDS = 24 * 3600
 
 _STATES = {
@@ -61,18 +62,18 @@ _SILENT = ("", "None", "Unknown", "NonZeroExitCode", "TimeLimit", "OutOfMemory",
 _NO_ACCOUNTING = ("accounting storage is disabled", "sacct cannot be run here")
 _RESTARTED = ("NODE_FAIL", "BOOT_FAIL", "PREEMPTED")
 _HINTS = {
-    "DependencyNeverSatisfied": "it will never start: scontrol update JobId={job_id} Dependency=",
+    "DependencyNeverSatisfied": "to start it anyway: scontrol update JobId={job_id} Dependency=",
     "JobHeldUser": "to let it start: scontrol release {job_id}",
 }
 
 
 @dataclass(frozen=True)
 class Answer(JobStatus):
-    """What SLURM said of a job, and when.
+    """The state of a job in SLURM at some time.
 
     Attributes:
-        as_of: When it was asked, in seconds since the epoch.
-        is_forgotten: Whether it answered that there is no such job.
+        as_of: When SLURM was asked, in seconds since the epoch.
+        is_forgotten: Whether SLURM does not know the job any more.
     """
 
     as_of: float = 0
@@ -84,10 +85,10 @@ class Row:
     """One job in a listing.
 
     Attributes:
-        word: SLURM's for its state.
-        reason: SLURM's, for a job that waits or has failed.
-        start: When it has started or may start, in seconds since the epoch; 0 if unknown.
-        end: When it has ended or must end, in seconds since the epoch; 0 if unknown.
+        word: The job's state in SLURM's own word.
+        reason: Why the job waits or has failed, in SLURM's own word.
+        start: When the job started or may start, in seconds since the epoch; 0 if unknown.
+        end: When the job ended or must end, in seconds since the epoch; 0 if unknown.
     """
 
     word: str
@@ -98,15 +99,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Listing:
-    """What one command said of all jobs of this user.
+    """The output of one command about all jobs of this user.
 
     Attributes:
-        asked_at: When it was last asked, in seconds since the epoch.
-        as_of: When it last answered.
-        since: Jobs that ended before that are not in it.
-        error: Why it did not answer, in one line.
-        is_absent: Whether it never will, because this site has no accounting.
-        jobs: By id.
+        asked_at: When the command was last run, in seconds since the epoch.
+        as_of: When the command last succeeded, in seconds since the epoch.
+        since: Jobs that ended earlier are not listed; in seconds since the epoch.
+        error: Why the command failed, in one line; empty if it succeeded.
+        is_absent: Whether the command cannot succeed, because this site has no accounting.
+        jobs: The jobs that are listed, by their ids.
     """
 
     asked_at: float = 0
@@ -117,7 +118,12 @@ class Listing:
     jobs: dict[str, Row] = field(default_factory=dict)
 
     def serves(self, newer_than: float, since: float) -> bool:
-        """Whether it need not be asked again to know of jobs since then."""
+        """Whether the command need not be run again.
+
+        Args:
+            newer_than: How old the listing may be, in seconds since the epoch.
+            since: When the oldest job of interest was submitted, in seconds since the epoch.
+        """
         if self.is_absent:
             return self.asked_at >= newer_than - DAY_SECONDS
         return self.asked_at >= newer_than and (self.since <= since or bool(self.error))
@@ -126,14 +132,14 @@ class Listing:
 def ask(
     job_id: str, uid: int, poll_seconds: float, submitted_at: float, *, fresh: bool = False
 ) -> Answer:
-    """Say where a job stands, without asking SLURM more often than it likes.
+    """Return the state of a job, without asking SLURM more often than once in ``poll_seconds``.
 
     Args:
-        job_id: ``123``, or ``123_4`` for an element of an array.
-        uid: Whose job it is.
-        poll_seconds: How old the answer may be.
+        job_id: Id of the job: ``123``, or ``123_4`` for an element of an array.
+        uid: User id of the job's owner.
+        poll_seconds: How old the answer may be, in seconds.
         submitted_at: When the job was submitted, in seconds since the epoch.
-        fresh: Whether the answer must be younger than this call.
+        fresh: Whether SLURM must be asked after this call began.
     """
     now = time.time()
     queue = _queue(uid, now if fresh else now - poll_seconds, must_wait=fresh)
@@ -146,28 +152,28 @@ def ask(
         return Answer(JobState.PENDING, reason, as_of=queue.as_of)
     if row is None:
         accounting = _accounting(uid, now - poll_seconds, submitted_at)
-        if told := accounting.jobs.get(job_id):
-            return _answer(job_id, told, accounting.as_of)
+        if found := accounting.jobs.get(job_id):
+            return _answer(job_id, found, accounting.as_of)
         reason = f"SLURM has forgotten job {job_id}"
         if accounting.error:
-            reason += f", and its accounting does not tell: {accounting.error}"
+            reason += f", and sacct cannot look it up: {accounting.error}"
         return Answer(JobState.UNKNOWN, reason, as_of=queue.as_of, is_forgotten=True)
     if row.word == "FAILED":
-        # The job of a step that was out of memory has only failed; the accounting knows steps.
-        told = _accounting(uid, min(row.end, now), submitted_at).jobs.get(job_id)
-        if told and told.word == "OUT_OF_MEMORY":
-            row = told
+        # If a step ran out of memory, squeue shows only that its job failed; sacct knows steps.
+        found = _accounting(uid, min(row.end, now), submitted_at).jobs.get(job_id)
+        if found and found.word == "OUT_OF_MEMORY":
+            row = found
     return _answer(job_id, row, queue.as_of)
 
 
 def find_step(step_id: str, uid: int, poll_seconds: float, started_at: float) -> bool | None:
-    """Whether a step, ``123.0``, is there; None if that is not known.
+    """Whether a step of a running job still exists; None if that is not known.
 
     Args:
-        step_id: Whose job is there.
-        uid: Whose it is.
-        poll_seconds: How old the answer may be.
-        started_at: When the step was, in seconds since the epoch.
+        step_id: Id of the step, with that of its job: ``123.0``.
+        uid: User id of the step's owner.
+        poll_seconds: How old the answer may be, in seconds.
+        started_at: When the step started, in seconds since the epoch.
     """
 
     def question(_known: Listing) -> Listing:
@@ -183,22 +189,22 @@ def find_step(step_id: str, uid: int, poll_seconds: float, started_at: float) ->
 def _answer(job_id: str, row: Row, as_of: float) -> Answer:
     word, _, canceller = row.word.partition(" by ")
     if word not in _STATES:
-        return Answer(JobState.UNKNOWN, f"SLURM calls its job {row.word}", as_of=as_of)
+        return Answer(JobState.UNKNOWN, f"unknown state {row.word} in SLURM", as_of=as_of)
     state, cause, text = _STATES[word]
     if word in _RESTARTED and abs(as_of - row.end) < RESTART_SECONDS:
-        reason = f"{text}; SLURM may start its job again"
+        reason = f"{text}; SLURM may requeue its job"
         return Answer(JobState.PENDING, reason, as_of=as_of)
     if canceller:
         text = f"cancelled by {_user_name(canceller)}"
-    told = "" if row.reason in _SILENT else row.reason
-    if state is JobState.CANCELLED and told != "DependencyNeverSatisfied":
-        told = ""  # why it once waited
-    if state is JobState.PENDING and (hint := _HINTS.get(told)):
-        told = f"{told}; {hint.format(job_id=job_id)}"
+    why = "" if row.reason in _SILENT else row.reason
+    if state is JobState.CANCELLED and why != "DependencyNeverSatisfied":
+        why = ""  # it says why the job waited before it was cancelled
+    if state is JobState.PENDING and (hint := _HINTS.get(why)):
+        why = f"{why}; {hint.format(job_id=job_id)}"
     if state is JobState.PENDING and row.start > as_of:
         estimate = time.strftime("%b %d %H:%M", time.localtime(row.start))
-        told = f"{told}; SLURM expects to start it on {estimate}".removeprefix("; ")
-    return Answer(state, ": ".join(filter(None, [text, told])), cause, as_of=as_of)
+        why = f"{why}; SLURM expects to start it on {estimate}".removeprefix("; ")
+    return Answer(state, ": ".join(filter(None, [text, why])), cause, as_of=as_of)
 
 
 def _user_name(uid: str) -> str:
@@ -217,7 +223,7 @@ def _queue(uid: int, newer_than: float, *, must_wait: bool) -> Listing:
 
 def _accounting(uid: int, newer_than: float, submitted_at: float) -> Listing:
     def question(known: Listing) -> Listing:
-        # Far enough back that this user's other old jobs need no question of their own.
+        # Far enough back to list this user's other old jobs, too.
         now = time.time()
         since = submitted_at - 2 * max(now - submitted_at, DAY_SECONDS)
         if now - known.asked_at < DAY_SECONDS:
@@ -236,14 +242,23 @@ def _listing(
     *,
     must_wait: bool,
 ) -> Listing:
-    """What is known by ``command``, asking it again only where no other process has."""
+    """Return the listing of a command, running it only if no process has done so recently.
+
+    Args:
+        command: Name under which the listing is kept on disk.
+        uid: User id of the owner of the jobs.
+        newer_than: How old the listing may be, in seconds since the epoch.
+        since: When the oldest job of interest was submitted, in seconds since the epoch.
+        question: Runs the command; its argument is the last listing.
+        must_wait: Whether an older listing must not be used while another process asks SLURM.
+    """
     import filelock
 
     cache = _cache(command, uid)
     known = _read(cache)
     if known.serves(newer_than, since):
         return known
-    # While another process asks, what was known a moment ago is good enough.
+    # While another process asks, a listing that is twice as old as wanted is good enough.
     is_recent = not must_wait and known.as_of > newer_than - (time.time() - newer_than)
     with contextlib.ExitStack() as stack:
         try:
@@ -253,7 +268,7 @@ def _listing(
             if is_recent:
                 return known
         except OSError:
-            pass  # a home directory that is full or cannot lock; then every process asks
+            pass  # the home directory is full or cannot lock files, so every process asks
         known = _read(cache)
         if known.serves(newer_than, since):
             return known
@@ -271,9 +286,9 @@ def _listing(
 
 
 def _cache(command: str, uid: int) -> Path:
-    """The file that all processes of the user who asks share on this machine.
+    """Return the file in which all processes of this user and machine share a listing.
 
-    Clusters may share a home directory, but no login node.
+    Its name has the machine's, since several clusters may share one home directory.
     """
     import platformdirs
 
@@ -288,7 +303,7 @@ def _read(cache: Path) -> Listing:
         listing = read_dataclass(Listing, read_json(cache) or {}, str(cache))
     except (OSError, ValueError):
         return Listing()
-    # A clock that was set back must not keep an answer alive.
+    # If the clock was set back, a listing would otherwise be used for too long.
     return listing if listing.asked_at <= time.time() + RESTART_SECONDS else Listing()
 
 
@@ -303,7 +318,7 @@ def _ask_squeue(uid: int) -> dict[str, Row]:
     )
     rows = {}
     for line in said.splitlines():
-        with contextlib.suppress(ValueError):  # a line of the site's own
+        with contextlib.suppress(ValueError):  # sites print lines of their own
             job_id, word, start, end, reason = line.strip().split("|", 4)
             rows[job_id] = Row(word, reason, _seconds(start), _seconds(end))
     return rows

@@ -1,4 +1,4 @@
-"""What surrounds the call of sbatch that submitit makes: its environment, its limit, its errors."""
+"""What submitit's call of sbatch needs: a clean environment, a time limit, readable errors."""
 
 import contextlib
 import io
@@ -19,7 +19,7 @@ from getiaction_launch.system.orphans import RUN_VARIABLE
 
 SBATCH_SECONDS = 120
 
-# What every shell in a job needs, where only named variables are forwarded.
+# Variables that jobs need even if only named variables are forwarded to them.
 _SHELL_VARIABLES = (
     "PATH",
     "HOME",
@@ -29,7 +29,8 @@ _SHELL_VARIABLES = (
     "VIRTUAL_ENV",
     "PYTHONPATH",
 )
-# Of a job that this shell runs in, of another launcher, or of sbatch against the script's header.
+# Variables of a job that this shell runs in or of another launcher, and those by which sbatch would
+# override the script's header.
 _LEAKING = re.compile(
     r"SLURM_.*|SLURMD_.*|SRUN_.*|SUBMITIT_.*|TORCHELASTIC_.*|GETIACTION_LAUNCH_.*"
     r"|MASTER_ADDR|MASTER_PORT|((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME"
@@ -44,15 +45,15 @@ _LEAKING = re.compile(
 def sbatch_environment(
     asked: Collection[str], forward_env_vars: Collection[str] | None
 ) -> Iterator[None]:
-    """Take out of this process's environment what would make another job than the script says.
+    """Hide the environment variables that would change the job, or that it must not get.
 
     Args:
-        asked: The options of sbatch that the script sets.
-        forward_env_vars: Names of the variables that the job gets; None for all.
+        asked: Names of the sbatch options that the script's header sets.
+        forward_env_vars: Names of the environment variables to copy to the job; None for all.
     """
     # Not sbatch's --export: with names, it also loads the login shell's variables on the node.
     wanted = None if forward_env_vars is None else {*forward_env_vars, *_SHELL_VARIABLES}
-    # sbatch would obey these rather than the script's header.
+    # sbatch prefers these variables to the script's header.
     overriding = {
         variable
         for setting in settings_of(SlurmSettings)
@@ -76,13 +77,13 @@ def sbatch_environment(
 
 @contextlib.contextmanager
 def delayed_interrupt() -> Iterator[None]:
-    """Let Ctrl-C wait for the end of the block, for this process and for what it starts there."""
+    """Delay Ctrl-C until the end of the block, for this process and those that it starts there."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # which Ctrl-C does not reach
+        yield  # Ctrl-C reaches only the main thread
         return
     signals: list[int] = []
     handler = signal.signal(signal.SIGINT, lambda signum, _frame: signals.append(signum))
-    # Blocked signals stay blocked in children; the handler is for this process's other threads.
+    # The mask is inherited by child processes; the handler is for other threads of this one.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -95,7 +96,12 @@ def delayed_interrupt() -> Iterator[None]:
 
 @contextlib.contextmanager
 def sbatch_errors() -> Iterator[None]:
-    """Turn what goes wrong in submitit, which has no limit and prints, into our errors."""
+    """Turn submitit's failures into the launcher's errors, and limit how long sbatch may take.
+
+    Raises:
+        RefusedError: If sbatch rejects the job.
+        UnreachableError: If SLURM does not answer in time.
+    """
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     is_late = threading.Event()
@@ -117,8 +123,8 @@ def sbatch_errors() -> Iterator[None]:
     except (FailedJobError, FailedSubmissionError) as error:
         if is_late.is_set():
             raise UnreachableError(
-                f"sbatch has not ended in {SBATCH_SECONDS} s.",
-                "Look whether SLURM has the job, before you try again: squeue --me",
+                f"sbatch did not finish within {SBATCH_SECONDS} s.",
+                "Before you try again, check whether SLURM has the job: squeue --me",
             ) from error
         raise refusal("sbatch", str(error)) from error
     finally:

@@ -1,4 +1,4 @@
-"""What a cluster config, or a flag, can ask of SLURM."""
+"""Settings of SLURM jobs, which a cluster config or a flag can set."""
 
 import re
 from dataclasses import dataclass, field
@@ -7,20 +7,20 @@ from typing import Annotated
 from getiaction_launch.backends.flag import Flag, read_count, read_megabytes, read_pair
 
 Value = str | int | bool | None
-"""What YAML makes of the value of an option of sbatch or srun."""
+"""Value of an option of sbatch or srun, as YAML reads it."""
 
 _NO_TIME_LIMIT = ("UNLIMITED", "INFINITE")
 _MINUTES_PER_DAY, _MINUTES_PER_HOUR, _SECONDS_PER_MINUTE = 24 * 60, 60, 60
 
 
 def read_minutes(text: str) -> int:
-    """Read sbatch's ``--time``: ``MM``, ``MM:SS``, ``HH:MM:SS``, ``D-HH``, ``D-HH:MM[:SS]``.
+    """Read a time as sbatch does: ``MM``, ``MM:SS``, ``HH:MM:SS``, ``D-HH``, ``D-HH:MM[:SS]``.
 
     Returns:
-        Minutes, rounded up; 0 for no limit, as in sbatch.
+        The time in minutes, rounded up; 0 for no limit, as in sbatch.
 
     Raises:
-        ValueError: If sbatch would not read it.
+        ValueError: If the text is not a valid time for sbatch.
     """
     if text.upper() in _NO_TIME_LIMIT:
         return 0
@@ -41,7 +41,7 @@ def read_minutes(text: str) -> int:
 
 @dataclass(frozen=True)
 class SlurmSettings:
-    """What is asked of SLURM; by the flags, for one run."""
+    """Settings of SLURM jobs; a flag sets one of them for one run."""
 
     partition: Annotated[
         str | None,
@@ -135,7 +135,7 @@ class SlurmSettings:
     ] = field(default_factory=dict)
     """Any other option of sbatch; may be repeated.
 
-    Without dashes; an empty value or ``true`` makes a switch.
+    It is written without dashes; an empty value or ``true`` makes a switch.
     """
 
     srun: Annotated[
@@ -144,7 +144,7 @@ class SlurmSettings:
     ] = field(default_factory=dict)
     """Any other option of srun; may be repeated.
 
-    Without dashes; an empty value or ``true`` makes a switch.
+    It is written without dashes; an empty value or ``true`` makes a switch.
     """
 
     setup: list[str] = field(default_factory=list)
@@ -153,9 +153,9 @@ class SlurmSettings:
     python: str | None = None
     """How a job starts Python, such as ``apptainer exec --nv act.sif python``.
 
-    The interpreter that submits if not given. Bind ``scontrol`` and ``sbatch`` into a container,
-    with what they need (slurm.conf, munge's socket): a job that is cut off requeues itself with
-    them; without them you have to resume its run by hand.
+    The interpreter that runs getiaction-launch if not given. Bind ``scontrol`` and ``sbatch`` into
+    a container, with what they need (slurm.conf, munge's socket): without them, a job that is cut
+    off is not requeued, and you have to resume its run by hand.
     """
 
     job_dir: str | None = None
@@ -165,19 +165,19 @@ class SlurmSettings:
     """
 
     warning_seconds: int = 120
-    """How long before its time limit SLURM warns a job, which then saves and stops."""
+    """How long before its time limit a job is warned, saves and stops, in seconds."""
 
     grace_seconds: float = 20
-    """How long workers may take to end after SIGTERM before they are killed."""
+    """How long workers may take to end after SIGTERM before they are killed, in seconds."""
 
     poll_seconds: float = 30
-    """How long one answer of the scheduler serves everybody who asks."""
+    """How long an answer of the scheduler is reused, however many runs are watched, in seconds."""
 
     def __post_init__(self) -> None:
         for name, least in (("time_limit_minutes", 0), ("cpus_per_worker", 1), ("memory_mb", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise ValueError(f"{name}={value} must be at least {least}")
+                raise ValueError(f"{name}={value} must be {least} or more")
         for name in ("warning_seconds", "grace_seconds", "poll_seconds"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+                raise ValueError(f"{name}={getattr(self, name)} must be 0 or more")

@@ -1,7 +1,7 @@
 """What submitit starts on every node of a job.
 
-Beware: the pickles of queued jobs name this module and its function, so jobs that were submitted
-before an upgrade start only while both keep their names and arguments.
+Beware: the pickles of queued jobs name this module and its function. Jobs that were submitted
+before an upgrade can start only as long as both keep their names and arguments.
 """
 
 from getiaction_launch.backends.backend import Backend, load_backend
@@ -18,7 +18,7 @@ def run_task(directory: str, backend: Backend | None = None, company: object = N
         directory: Directory or URL of the run.
         backend: The backend that submitted the job, since ``job.json`` may not be written yet;
             None in pickles of earlier versions.
-        company: Not used; pickles of earlier versions name a class here.
+        company: Ignored; pickles of earlier versions name a class here.
 
     Raises:
         SystemExit: With the exit code of the node, unless that is 0.
