@@ -41,7 +41,7 @@ KILL_AT_STEP = 50  # in the third epoch: Ray Train knows the first one's checkpo
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step of rank 0, as ``stopwatch.StepLog`` tells."""
+    """One optimizer step of rank 0, as recorded by ``stopwatch.StepLog``."""
 
     step: int
     at: float
@@ -50,7 +50,7 @@ class Step:
 
     @property
     def process(self) -> tuple[str, int]:
-        """Who did it: pids are those of the host's own namespace."""
+        """The process that took the step; its pid is that of the host's own namespace."""
         return self.host, self.pid
 
 
@@ -67,7 +67,7 @@ class Bench:
         (directory / "cluster.yaml").write_text(yaml.safe_dump(config))
 
     def write_spec(self, steps: int) -> None:
-        """The tiny ACT, with paths that mean the same on all nodes, wherever a worker begins."""
+        """Write a spec of the tiny ACT, with absolute paths, which work on all nodes."""
         path = write_spec(self.directory, steps)
         spec = yaml.safe_load(path.read_text())
         log = {"class_path": "stopwatch.StepLog", "init_args": {"path": str(self.log)}}
@@ -108,7 +108,7 @@ class Bench:
         return name
 
     def steps(self) -> list[Step]:
-        """What rank 0 has done so far."""
+        """Return the steps that rank 0 has taken so far."""
         text = self.log.read_text() if self.log.exists() else ""
         lines = text.splitlines(keepends=True)
         return [Step(**json.loads(line)) for line in lines if line.endswith("\n")]
@@ -149,7 +149,7 @@ class Bench:
                 jobs = "\n".join(
                     f"{job['entrypoint']}: {job['message']}" for job in self.cluster.jobs()
                 )
-                sys.exit(f"nothing came of it in {LIMIT_SECONDS} s\n{jobs}")
+                sys.exit(f"still waiting after {LIMIT_SECONDS} s\n{jobs}")
             time.sleep(0.02)
 
 
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="pairs of runs")
     arguments = parser.parse_args()
     if not all(map(importlib.util.find_spec, ("pandas", "tensorboardX"))):
-        sys.exit("Ray Train is not whole: pip install -c constraints.txt '.[benchmark]'")
+        sys.exit("packages of Ray Train are missing: pip install -c constraints.txt '.[benchmark]'")
     if reason := missing():
         sys.exit(reason)
     paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])

@@ -150,7 +150,7 @@ def wait(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + LIMIT_SECONDS
     while not condition():
         if time.monotonic() > deadline:
-            sys.exit(f"nothing came of it in {LIMIT_SECONDS} s")
+            sys.exit(f"still waiting after {LIMIT_SECONDS} s")
         time.sleep(0.02)
 
 
@@ -158,7 +158,7 @@ def main() -> None:
     """Measure in turn and print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5, help="pairs of runs")
-    parser.add_argument("--watch", action="store_true", help="count commands instead")
+    parser.add_argument("--watch", action="store_true", help="count commands, time nothing")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)

@@ -1,8 +1,8 @@
-"""How long training stands still per checkpoint: ours, Lightning's own, and one copy in memory.
+"""How long each checkpoint stops training: ours, Lightning's own, and one copy in memory.
 
-The state is that of the default ACT with Adam, about 600 MB. Whoever saves is called between two
-batches of a real ``Trainer.fit``, all in turn, so that a noisy machine disturbs them alike; before
-each, the last write has ended. What is timed is how long that call keeps the training.
+The state is that of the default ACT with Adam, about 600 MB. The ways of saving take turns between
+the batches of a real ``Trainer.fit``, so that a noisy machine disturbs them alike, and each waits
+until the last write has ended. What is timed is how long the call stops training.
 
     python benchmarks/checkpoint_stall.py
     python benchmarks/checkpoint_stall.py --url s3://bucket/stall   # AWS_ENDPOINT_URL and keys set
@@ -34,10 +34,10 @@ OURS, COPY, LOCAL, REMOTE = "ours", "one copy", "Lightning, local disk", "Lightn
 def main() -> None:
     """Measure all, print medians and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=5, help="timed saves of each, at least 3")
-    parser.add_argument("--url", help="where Lightning saves too, e.g. s3://bucket/stall")
+    parser.add_argument("--runs", type=int, default=5, help="timed saves of each kind, at least 3")
+    parser.add_argument("--url", help="URL to which Lightning saves, too: s3://bucket/stall")
     parser.add_argument(
-        "--parameters", type=int, default=None, help="of a smaller state, for a try"
+        "--parameters", type=int, default=None, help="number of parameters, to try a smaller state"
     )
     parser.add_argument("--ways", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -47,19 +47,19 @@ def main() -> None:
     if args.runs < 3:  # noqa: PLR2004 - medians of fewer say little
         parser.error("--runs: at least 3")
     ways = [OURS, COPY, LOCAL, *([REMOTE] if args.url else [])]
-    told = run(ways, args.runs, args)
-    state_mb = told["state_bytes"] / MB
+    results = run(ways, args.runs, args)
+    state_mb = results["state_bytes"] / MB
     print(f"state: {state_mb:.0f} MB, {args.runs} saves of each in turn")
-    medians = {way: statistics.median(seconds) for way, seconds in told["seconds"].items()}
-    for way, seconds in told["seconds"].items():
+    medians = {way: statistics.median(seconds) for way, seconds in results["seconds"].items()}
+    for way, seconds in results["seconds"].items():
         each = " ".join(f"{value:.3f}" for value in seconds)
         print(f"{way}: training stands still for {medians[way]:.3f} s, median of {each}")
-    print(f"ours until it is on the disk: {statistics.median(told['durable']):.2f} s, median")
+    print(f"ours until it is on the disk: {statistics.median(results['durable']):.2f} s, median")
     for way in (COPY, LOCAL, *([REMOTE] if args.url else [])):
         print(f"ratio of stalls, ours / {way}: {medians[OURS] / medians[way]:.3f}")
     for way in (OURS, LOCAL, *([REMOTE] if args.url else [])):
         peak_bytes = run([way], 1, args)["peak_bytes"]
-        ratio = peak_bytes / told["state_bytes"]
+        ratio = peak_bytes / results["state_bytes"]
         print(f"{way}: peak memory above idle {peak_bytes / MB:.0f} MB, {ratio:.2f} of the state")
     if not args.url:
         print("no ratio to object storage: give --url s3://... and AWS's variables")
@@ -85,7 +85,7 @@ class PeakMemory:
         self._thread.start()
 
     def stop(self) -> int:
-        """Return it."""
+        """Stop sampling, and return the peak."""
         self._end.set()
         self._thread.join()
         return self.peak_bytes
@@ -123,7 +123,7 @@ def measure(ways: list[str], runs: int, url: str | None, parameters: int | None)
             enable_model_summary=False,
             callbacks=[LambdaCallback(on_train_batch_end=saves.after_batch)],
         ).fit(policy)
-    return saves.told
+    return saves.results
 
 
 def make_policy(parameters: int | None) -> Any:  # noqa: ANN401 - a LightningModule
@@ -168,7 +168,7 @@ class Saves:
         self.ways, self.runs, self.folder, self.url = ways, runs, Path(folder), url
         self.seconds: dict[str, list[float]] = {way: [] for way in ways}
         self.durable: list[float] = []
-        self.told: dict[str, Any] = {}
+        self.results: dict[str, Any] = {}
         self.buffers: list[Any] = []
         self.batch = -WARM_UP_BATCHES
         self.peak = PeakMemory()
@@ -183,7 +183,7 @@ class Saves:
             self.idle_bytes = self.peak.stop()
             self.peak = PeakMemory()
         if self.batch > len(self.ways) * (self.runs + 1):
-            self.tell()
+            self.collect()
             return
         way = self.ways[(self.batch - 1) % len(self.ways)]
         start = time.perf_counter()
@@ -237,10 +237,10 @@ class Saves:
             REMOTE: lightnings(str(self.url)),
         }
 
-    def tell(self) -> None:
+    def collect(self) -> None:
         """Keep what was measured."""
         self.saver_io.close()
-        self.told = {
+        self.results = {
             "seconds": self.seconds,
             "durable": self.durable,
             "state_bytes": self.state_bytes,

@@ -2,7 +2,7 @@
 
 The measure is the masked L1 of normalised actions over chunks of 10. "Holding the state" answers
 every action with the current position. "Linear, told the goal" is a least-squares fit from the
-position and the episode's last position, which the image shows but which ACT is not told.
+position and the episode's last position, which the image shows but which ACT does not get.
 
     python benchmarks/learning.py
 """

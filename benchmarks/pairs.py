@@ -1,4 +1,4 @@
-"""Runs in turn with a rival's: each pair saw the same noise of the machine."""
+"""Comparison in pairs of runs in turn, which see the same noise of the machine."""
 
 import statistics
 
@@ -7,9 +7,9 @@ def compare(rival: str, what: str, pairs: list[tuple[float, float]]) -> None:
     """Print the medians of both, and the median of the pairs' ratios.
 
     Args:
-        rival: Its name.
-        what: What was measured.
-        pairs: Seconds, the launcher's and the rival's.
+        rival: Name of what the launcher is compared with.
+        what: What was measured, for the printed line.
+        pairs: Seconds that the launcher and the rival took, for each pair of runs.
     """
     ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratio = statistics.median(mine / yours for mine, yours in pairs)

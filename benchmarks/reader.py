@@ -70,15 +70,15 @@ class NaiveDataset(Dataset[dict[str, Any]]):
 
 
 def samples_per_second(dataset: Dataset[dict[str, Any]], num_workers: int, seed: int) -> float:
-    """Measure a shuffled loader, without its start.
+    """Measure a shuffled loader, not counting its start.
 
     Args:
-        dataset: What to read.
-        num_workers: Loader processes.
-        seed: Of the order.
+        dataset: The dataset to read from.
+        num_workers: How many loader processes to use; 0 for none.
+        seed: Seed of the order of samples.
 
     Returns:
-        Samples per second of wall time.
+        Samples that were read per second of wall time.
     """
     loader = DataLoader(
         dataset,

@@ -34,9 +34,11 @@ def main() -> None:
     """Measure in turn, print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--url", default="s3://bucket/logs")
-    parser.add_argument("--runs", type=int, default=3, help="fits of each, at least 3")
-    parser.add_argument("--steps", type=int, default=200, help="of a fit that is timed")
-    parser.add_argument("--counted-steps", type=int, default=10_000, help="of the one for bytes")
+    parser.add_argument("--runs", type=int, default=3, help="timed fits of each kind, at least 3")
+    parser.add_argument("--steps", type=int, default=200, help="steps of a fit that is timed")
+    parser.add_argument(
+        "--counted-steps", type=int, default=10_000, help="steps of the fit whose bytes are counted"
+    )
     parser.add_argument("--fit", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.fit:
@@ -49,7 +51,7 @@ def main() -> None:
         parser.error("--runs: at least 3")
     endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
     if not endpoint.startswith("http://"):
-        parser.error("AWS_ENDPOINT_URL: the bytes of an http:// server can be counted, no other's")
+        parser.error("AWS_ENDPOINT_URL must be http://...: only its bytes can be counted")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GETIACTION_LAUNCH_STAGING_DIR"] = f"{folder}/staging"
         compare_seconds(args.url, Path(folder), args.runs, args.steps)
@@ -64,8 +66,8 @@ def compare_seconds(url: str, folder: Path, runs: int, steps: int) -> None:
         seconds[REMOTE].append(launched(url, folder, steps)["seconds"])
         for client, way in RIVALS.items():
             place = f"{url}/{client}_{number}"
-            told = measured([sys.executable], folder, steps, place=place, client=client)
-            seconds[way].append(told["seconds"])
+            result = measured([sys.executable], folder, steps, place=place, client=client)
+            seconds[way].append(result["seconds"])
     medians = {way: statistics.median(each) for way, each in seconds.items()}
     for way, each in seconds.items():
         values = " ".join(f"{value:.2f}" for value in each)
@@ -93,14 +95,14 @@ def launched(root: str, folder: Path, steps: int) -> dict[str, float]:
 def measured(
     starter: list[str], folder: Path, steps: int, *, place: str = "", client: str = ""
 ) -> dict[str, float]:
-    """Fit in a process that somebody starts; return what it has measured.
+    """Fit in another process, and return what it has measured.
 
     Args:
-        starter: The command that runs a script.
-        folder: Where.
-        steps: Of the fit.
-        place: Where its log is to lie; without the launcher, whose run has a place.
-        client: What TensorBoard is to reach that by.
+        starter: The command that runs this script.
+        folder: Directory to run the command in.
+        steps: How many steps to fit.
+        place: Path or URL of the log's directory; a run of the launcher has its own.
+        client: The client with which TensorBoard reaches S3: ``boto3`` or ``fsspec``.
     """
     result = folder / "result.json"
     result.unlink(missing_ok=True)
@@ -117,19 +119,19 @@ def measured(
         ).returncode
     if code:
         sys.exit(f"exit code {code}: {command}\n{log.read_text()}")
-    told: dict[str, float] = json.loads(result.read_text())
-    return told
+    answer: dict[str, float] = json.loads(result.read_text())
+    return answer
 
 
 def fit(place: str, steps: int, result: Path) -> None:
-    """Log in each step, time the fit, and write both down."""
+    """Log in each step, and write down the fit's duration and the log's size."""
     import torch
     from lightning.pytorch import LightningModule, Trainer
     from lightning.pytorch.loggers import TensorBoardLogger
     from torch.utils.data import DataLoader, TensorDataset
 
     class Tiny(LightningModule):
-        """A layer."""
+        """A model of one layer."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -144,7 +146,7 @@ def fit(place: str, steps: int, result: Path) -> None:
             return loss
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
-            """Any."""
+            """Return any optimizer."""
             return torch.optim.SGD(self.parameters(), lr=0.01)
 
     trainer = Trainer(

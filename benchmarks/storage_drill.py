@@ -1,13 +1,13 @@
-"""SIGKILLs at random instants of one run that saves all the time: is anything torn or lost?
+"""Kill a run that saves all the time at random instants: is a checkpoint torn or lost?
 
     python benchmarks/storage_drill.py                              # on this machine's disk
     python tests/clusters/s3.py run -- python benchmarks/storage_drill.py --root s3://bucket/drill
 
-Every number of the run's state, about 32 MB, is the optimizer step that it belongs to, so a
-checkpoint of two steps shows. A generator with a seed chooses the victims and the instants: the
-worker; the node's process with its worker; of a run on a URL also the machine, with all that its
-disk has. What is committed is watched on storage all the time, and the run is held to what it has
-told. Anything but zero torn or lost checkpoints is exit code 1.
+Every number in the run's state, about 32 MB, is the optimizer step that it belongs to, so a
+checkpoint that mixes two steps is noticed. A generator with a seed chooses the instants and the
+victims: the worker; the node's process with its worker; for a run on a URL also the machine, with
+all files on its disk. The committed checkpoints are watched on storage all the time, and every
+checkpoint that the run has reported must survive. The exit code is 1 if any is torn or lost.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ LIMIT_SECONDS = 180
 POLL_SECONDS = 0.05
 WATCH_SECONDS = 0.2
 TRAINING_SECONDS = 4.0  # some saves, also on S3
-STARTING_SECONDS = 1.5  # what is brought from storage, and imports
+STARTING_SECONDS = 1.5  # for downloads and imports
 STARTING_SHARE = 0.2  # of the kills of nodes and machines
 WORKER, NODE, MACHINE = "worker", "node", "machine"
 EPOCH = 4  # steps; at the end of each it saves
@@ -59,21 +59,21 @@ TORN, LOST, OLDER, DAMAGED, FAILED = (
     "lost commits",
     "resumes older than committed",
     "damaged commits",
-    "attempts that failed by themselves",
+    "attempts that failed undisturbed",
 )
 FAULTS = (TORN, LOST, OLDER, DAMAGED, FAILED)
 
 
 class DrillError(Exception):
-    """The drill cannot go on."""
+    """The drill cannot continue."""
 
 
 def main() -> None:
-    """Strike, let the run finish, print what came of it."""
+    """Kill, let the run finish and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--root", help="directory or URL where the run lies")
+    parser.add_argument("--root", help="directory or URL for the run")
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.train:
@@ -95,7 +95,7 @@ def main() -> None:
         print(f"error: {error}")
     finally:
         drill.cancel()
-    drill.tell()
+    drill.report()
     print(f"seconds: {time.monotonic() - started_at:.0f}")
     if drill.faults.total():
         sys.exit(f"see {folder} and {drill.run.directory}")
@@ -103,15 +103,15 @@ def main() -> None:
 
 
 class Drill:
-    """One run, and who disturbs it.
+    """One run, which is killed again and again.
 
     Args:
-        folder: For what is not the run's.
-        root: Where the run is to lie.
-        seed: Of the victims and the instants.
+        folder: Directory for files of the drill that are not the run's.
+        root: Directory or URL for the run.
+        seed: Seed for the choice of victims and instants.
 
     Attributes:
-        run: The run, once it is started.
+        run: The run, once it has been submitted.
         faults: How often each of :data:`FAULTS` was seen.
     """
 
@@ -158,7 +158,7 @@ class Drill:
         try:
             workers = node.children() if _is_alive(node) else []
             if not (workers or while_starting):
-                raise DrillError(f"attempt {self._attempt} ended by itself; {self._logs()}")
+                raise DrillError(f"attempt {self._attempt} ended undisturbed; {self._logs()}")
             victims = workers if kind == WORKER else [node, *workers]
             for victim in victims:
                 with contextlib.suppress(psutil.NoSuchProcess):
@@ -177,14 +177,14 @@ class Drill:
         self._attempt += 1
 
     def _choose(self) -> str:
-        """Whom to kill: in each round all kinds, in any order."""
+        """Choose what to kill: in each round all kinds, in random order."""
         if not self._victims:
             self._victims = [WORKER, NODE, *([MACHINE] if "://" in self._root else [])]
             self._random.shuffle(self._victims)
         return self._victims.pop()
 
     def finish(self) -> None:
-        """Let the run go to its end, where its newest checkpoint is whole."""
+        """Let the run finish, and check its newest checkpoint."""
         self._await_node()
         self._await_training()
         (self._folder / "finish").touch()
@@ -192,14 +192,14 @@ class Drill:
         self._until(lambda: not _is_alive(self._job), "its job process has ended")
         self.faults[LOST] += _newest_step(self.run) < self._committed
         self._check_newest()
-        self.faults[TORN] += not self._told(self._attempt, "ended").get("is_whole")
+        self.faults[TORN] += not self._reported(self._attempt, "ended").get("is_whole")
 
     def cancel(self) -> None:
         """End what still runs."""
         if hasattr(self, "_job") and _is_alive(self._job):
             subprocess.run([*LAUNCHER, "cancel", str(self.run.directory)], check=False)
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Print all counts."""
         each = ", ".join(f"{count} of the {kind}" for kind, count in sorted(self._kills.items()))
         print(f"kills: {self._kills.total()} ({each})")
@@ -219,7 +219,7 @@ class Drill:
             print(f"files of uncommitted checkpoints left on storage: {len(litter)}")
 
     def _await_node(self) -> psutil.Process:
-        """Wait for the attempt's node, and see from where it goes on."""
+        """Wait for the attempt's node, and check from which step it resumes."""
         found: list[psutil.Process] = []
 
         def has_begun() -> bool:
@@ -242,19 +242,19 @@ class Drill:
         return found[0]
 
     def _await_training(self) -> None:
-        """Wait until the worker has loaded what it goes on from."""
-        self._until(lambda: self._told(self._attempt, "step"), "training has begun")
-        told = self._told(self._attempt, "step")
-        if told != {"attempt": self._attempt, "step": self._first_step, "is_whole": True}:
+        """Wait until the worker has loaded the checkpoint that it resumes from."""
+        self._until(lambda: self._reported(self._attempt, "step"), "training has begun")
+        loaded = self._reported(self._attempt, "step")
+        if loaded != {"attempt": self._attempt, "step": self._first_step, "is_whole": True}:
             self.faults[TORN] += 1
-            raise DrillError(f"it goes on from {self._first_step}, but has {told}; {self._logs()}")
+            raise DrillError(f"it resumes at {self._first_step} with {loaded}; {self._logs()}")
 
     def _logs(self) -> str:
         return f"see {self.run.local.log_directory(self._attempt)} or {self.run.directory}"
 
-    def _told(self, attempt: int, key: str) -> dict[str, Any]:
-        """What the worker of an attempt has said; empty if it has not."""
-        path = self._folder / "told"
+    def _reported(self, attempt: int, key: str) -> dict[str, Any]:
+        """Return what the worker of an attempt has reported; empty if it has not."""
+        path = self._folder / "reports"
         lines = path.read_text().splitlines() if path.exists() else []
         said: list[dict[str, Any]] = [json.loads(line) for line in lines]
         return next((line for line in said if line["attempt"] == attempt and key in line), {})
@@ -273,18 +273,18 @@ class Drill:
             self._look()
 
     def _look(self) -> None:
-        """Keep in mind what is committed, or was said to be."""
+        """Remember which step is committed, or was reported as committed."""
         local = self.run.local
-        told = (local.read("progress") or {}).get("checkpoint_step") or 0
+        reported = (local.read("progress") or {}).get("checkpoint_step") or 0
         self._stored = max(self._stored, _newest_step(self.run))
-        self._staged = max(self._staged, _newest_step(local), told)
+        self._staged = max(self._staged, _newest_step(local), reported)
 
     def _count_moment(self, kind: str) -> None:
-        """Count at what a kill has struck."""
+        """Count what the run was doing when it was killed."""
         local = self.run.local
         directory = local.launch_directory / "checkpoints"
         if any(path.suffix == ".partial" for path in children(directory)):
-            self._moments["a checkpoint was being written, or brought from storage"] += 1
+            self._moments["a checkpoint was being written or downloaded"] += 1
         if kind != WORKER and _newest_step(local) > _newest_step(self.run):
             self._moments["a committed checkpoint was not yet on storage"] += 1
 
@@ -297,14 +297,14 @@ class Drill:
         try:
             content = io.BytesIO(read_bytes(path.with_suffix(".ckpt")))
             checkpoint = torch.load(content, weights_only=True)
-        except Exception as error:  # noqa: BLE001 - whatever keeps it from being loaded
+        except Exception as error:  # noqa: BLE001 - any failure to load it counts
             print(f"{path.with_suffix('.ckpt')}: {type(error).__name__}: {error}")
             self.faults[DAMAGED] += 1
         else:
             self.faults[DAMAGED] += not is_whole(checkpoint, step)
 
     def _until(self, condition: Callable[[], object], what: str) -> None:
-        """Wait, but not for a run that fails without being disturbed, and not for ever."""
+        """Wait for a condition, unless the run fails undisturbed or the limit has passed."""
         deadline = time.monotonic() + LIMIT_SECONDS
         look_at = time.monotonic() + 1
         while not condition():
@@ -344,10 +344,10 @@ def is_whole(checkpoint: dict[str, Any], step: int) -> bool:
 
 
 class Steps(LightningModule):
-    """Every number of it is the number of steps taken.
+    """A model in which every number is the number of steps taken.
 
     Args:
-        folder: Where it tells how far it is, and is told to finish.
+        folder: Directory of the files by which the drill follows and ends training.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -361,47 +361,48 @@ class Steps(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of several steps."""
         if not is_whole(checkpoint, checkpoint["global_step"]):
-            self._tell(step=checkpoint["global_step"], is_whole=False)
+            self._report(step=checkpoint["global_step"], is_whole=False)
             raise RuntimeError("TORN")
 
     def on_train_start(self) -> None:
-        """Say from where training goes on."""
-        self._tell(step=self.trainer.global_step, is_whole=self._is_whole())
+        """Report from which step training resumes."""
+        self._report(step=self.trainer.global_step, is_whole=self._is_whole())
 
     def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
-        """A gradient of -1 everywhere, to which SGD adds 1."""
+        """Return a loss whose gradient is -1 everywhere, so that SGD adds 1."""
         del batch, batch_idx
         return -torch.stack([piece.sum() for piece in self.pieces]).sum()
 
     def on_train_batch_end(self, *_: object) -> None:
-        """Bring the buffer to the same step."""
+        """Set the buffer to the same step."""
         step = self.trainer.global_step
         self.large.fill_(step)
-        with (self._folder / "step").open("r+") as file:  # as long as before, so never half
+        # The file keeps its length, so a reader never sees a part of it.
+        with (self._folder / "step").open("r+") as file:
             file.write(f"{step:12}")
         if (self._folder / "finish").exists():
             self.trainer.should_stop = True
 
     def on_train_end(self) -> None:
-        """Say that all of it is of the last step."""
-        self._tell(ended=self.trainer.global_step, is_whole=self._is_whole())
+        """Report whether all numbers are of the last step."""
+        self._report(ended=self.trainer.global_step, is_whole=self._is_whole())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """As ``training_step`` says."""
+        """Return SGD, which adds 1 in each step."""
         return torch.optim.SGD(self.parameters(), lr=1.0)
 
     def _is_whole(self) -> bool:
         step = self.trainer.global_step
         return is_whole({"global_step": step, "state_dict": self.state_dict()}, step)
 
-    def _tell(self, **words: Any) -> None:  # noqa: ANN401 - JSON values
+    def _report(self, **words: Any) -> None:  # noqa: ANN401 - JSON values
         line = {"attempt": int(os.environ["GETIACTION_LAUNCH_ATTEMPT"]), **words}
-        with (self._folder / "told").open("a") as file:
+        with (self._folder / "reports").open("a") as file:
             file.write(f"{json.dumps(line)}\n")
 
 
 def train(folder: Path) -> None:
-    """What the run does: it counts, until it is told to finish."""
+    """Count steps until the file ``finish`` exists; this is what the run does."""
     Trainer(
         accelerator="cpu",
         max_epochs=-1,

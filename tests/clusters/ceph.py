@@ -21,8 +21,8 @@ TOOLS = (
 ENDS_WITH_ME = ["setpriv", "--pdeathsig", "KILL"]
 LIMIT_SECONDS = 60
 
-# The gateway makes pools at its first start, and each waits for the monitor's next map, which comes
-# once a second if it is not told otherwise. How full the machine's disk is does not matter.
+# At its first start the gateway creates pools, and each one waits for the monitor's next map, which
+# by default comes once a second. The monitor must also work on a disk that is nearly full.
 CONF = """
 [global]
 fsid = {fsid}
@@ -58,7 +58,7 @@ keyring = {directory}/keyring
 
 
 def missing() -> str | None:
-    """What this machine lacks, with the remedy; None if it can run a gateway."""
+    """Return why this machine cannot run a gateway, and the remedy; None if it can."""
     absent = [tool for tool in TOOLS if not shutil.which(tool)]
     return f"not found: {', '.join(absent)}; {INSTALL}" if absent else None
 

@@ -1,10 +1,10 @@
-"""A login node and other nodes, each a machine of its own to what runs on it, for tests.
+"""A login node and other nodes for tests, each of which looks like a machine of its own.
 
-Everything of a cluster lies below one directory, and all its processes in one pid namespace. The
-login node has a network, a host name and mounts of its own; each node has too, and its own process
-table. Nothing of it is seen outside, so clusters stand side by side with the same addresses. When
-a namespace's first process dies, the kernel ends all others: that is how a node loses its power,
-how a cluster stops, and why no cluster survives the process that started it.
+All files of a cluster lie below one directory, and all its processes are in one pid namespace. The
+login node has its own network, host name and mounts; so has every other node, and also its own
+process table. Nothing of this can be seen from outside, so several clusters can use the same
+addresses. When the first process of a namespace dies, the kernel kills all others: this is how a
+node loses its power, how a cluster stops, and why no cluster outlives the process that started it.
 """
 
 import argparse
@@ -31,18 +31,18 @@ LOGIN = "login"
 CLONE_NEWNET = 0x40000000  # setns(2)
 HOLDER = ["sleep", "infinity"]  # the first process of a pid namespace: it only has to live
 FOREIGN = ("SLURM", "RAY_", "GETIACTION_", "PL_TRAINER_", "CUDA_VISIBLE_DEVICES", "PYTEST_")
-"""What names of variables begin with that say where the caller runs, which is not here."""
+"""Prefixes of environment variables that describe the caller's own job, which is not in here."""
 
 
 class ClusterError(Exception):
-    """The cluster did not do what was asked of it; the text ends with its daemons' logs."""
+    """The cluster failed to do something; the message ends with the logs of its daemons."""
 
 
 def missing(tools: Iterable[str], remedy: str) -> str | None:
-    """Why this machine cannot run a cluster, with the remedy; None if it can.
+    """Return why this machine cannot run a cluster, and the remedy; None if it can.
 
     Args:
-        tools: Programs that it needs beside those that make nodes.
+        tools: Programs that the cluster needs besides those that make nodes.
         remedy: The command that installs all of them.
     """
     if os.geteuid() != 0:
@@ -67,8 +67,8 @@ class Cluster:
     Args:
         directory: Where configuration, logs and state go. A long path does not work: sockets lie
             there, and a socket's path has at most 107 characters.
-        num_nodes: Number of nodes.
-        settings: What the daemons are to be told otherwise.
+        num_nodes: How many nodes the cluster has, without the login node.
+        settings: Settings of the daemons that replace the defaults of this cluster.
     """
 
     directory: Path
@@ -94,7 +94,7 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    # What a subclass says
+    # What a subclass defines
 
     def _write_files(self) -> None:
         """Write what the daemons read when they start."""
@@ -128,13 +128,13 @@ class Cluster:
     # Start and stop
 
     def start(self, *, outlive_me: bool = False) -> None:
-        """Bring the cluster up and wait until all nodes are idle.
+        """Start the cluster and wait until all nodes are idle.
 
         Args:
-            outlive_me: Whether it stays up when the calling process ends.
+            outlive_me: Whether it keeps running when the calling process ends.
 
         Raises:
-            ClusterError: It is up already, or did not come up.
+            ClusterError: If it runs already or did not start.
         """
         if self.holder(LOGIN):
             raise ClusterError(f"{self.directory} has a cluster that is up")
@@ -179,7 +179,7 @@ class Cluster:
         """Run a command on the login node.
 
         Raises:
-            ClusterError: It failed, and ``check`` is true.
+            ClusterError: If the command fails and ``check`` is true.
         """
         return self._checked(call(*self.login, *command), check=check)
 
@@ -189,7 +189,7 @@ class Cluster:
         """Run a command inside a node.
 
         Raises:
-            ClusterError: It failed, and ``check`` is true.
+            ClusterError: If the command fails and ``check`` is true.
         """
         return self._checked(call(*self.inside(node), *command), check=check)
 
@@ -314,7 +314,7 @@ class Cluster:
         self._checked(call(*self._enter(name), "ip", "-batch", "-", text=batch))
 
     def _daemon(self, name: str, *words: str) -> None:
-        """Run in a node what goes on in the background."""
+        """Run a command on a node that starts a daemon in the background."""
         if self._spawn(*self.inside(name), *words, log=name).wait(LIMIT_SECONDS):
             raise ClusterError(f"{shlex.join(words)} failed on {name}\n{self._logs()}")
 
@@ -382,7 +382,7 @@ def call(*words: str, text: str = "") -> "subprocess.CompletedProcess[str]":
 
 
 def lives(process: psutil.Process) -> bool:
-    """Whether it is there, and more than a zombie."""
+    """Whether a process exists and is not a zombie."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

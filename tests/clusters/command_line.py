@@ -14,7 +14,7 @@ def main(kind: type[Cluster], reason: str | None) -> int:
     """Start, use and stop a cluster by hand; return the exit code of the command in it.
 
     Args:
-        kind: The cluster's class.
+        kind: The class of the cluster.
         reason: Why this machine cannot run one; None if it can.
     """
     chosen = vars(_parser(kind).parse_args())

@@ -1,4 +1,4 @@
-"""Stands between a server and its clients, counts their bytes, and disturbs them as it is told."""
+"""A proxy between a server and its clients, which counts bytes and injects faults."""
 
 import contextlib
 import socket
@@ -21,18 +21,18 @@ CUT_BYTES = 1 << 20
 
 
 class Proxy:
-    """Stands before a server and gives the next connections what was planned for them.
+    """Forwards connections to a server and injects the faults that are planned.
 
     Args:
-        endpoint: The server's.
-        listener: Where clients come, if not at a port of this machine.
+        endpoint: URL of the server.
+        listener: Socket at which clients connect; by default one at a port of this machine.
 
     Attributes:
-        faults: Of what is to come, the next one last: ``cut`` breaks off a request of more than
-            :data:`CUT_BYTES` and ``short`` an answer, ``busy`` answers one with 503 and
-            ``busy PUT`` one of that method.
-        struck: Those that happened.
-        sent_bytes: All that has come from clients, with the requests' headers.
+        faults: Faults to inject, the next one last: ``cut`` breaks off a request of more than
+            :data:`CUT_BYTES`, ``short`` an answer of that size; ``busy`` answers a request with
+            503, ``busy PUT`` one with that method.
+        struck: Faults that were injected so far.
+        sent_bytes: How many bytes clients have sent, with the headers of requests.
     """
 
     def __init__(self, endpoint: str, listener: socket.socket | None = None) -> None:

@@ -32,7 +32,7 @@ from clusters.cluster import LIMIT_SECONDS, LOGIN, Cluster, ClusterError
 
 INSTALL = "apt-get install -y --no-install-recommends iproute2"
 HEAD = "head"
-TEMPORARY = Path("/tmp/ray")  # noqa: S108 where Ray puts its files if it is not told
+TEMPORARY = Path("/tmp/ray")  # noqa: S108 where Ray puts its files by default
 GCS_PORT, JOBS_PORT = 6379, 8265
 OBJECT_STORE_BYTES = 80_000_000  # Ray's least is 75 MiB
 ENDED = ("STOPPED", "SUCCEEDED", "FAILED")  # as ray.job_submission.JobStatus.is_terminal
@@ -105,18 +105,18 @@ class RayCluster(Cluster):
         return {}
 
     def jobs(self) -> list[dict[str, Any]]:
-        """What the Jobs API tells of each job, ended ones included.
+        """Return what the Jobs API knows about each job, also about those that have ended.
 
         Raises:
-            ClusterError: Ray does not answer.
+            ClusterError: If Ray does not answer.
         """
         return self._get("/api/jobs/")
 
     def placement_groups(self) -> list[dict[str, Any]]:
-        """What the State API tells of each placement group that is not removed.
+        """Return what the State API knows about each placement group that is not removed.
 
         Raises:
-            ClusterError: Ray does not answer.
+            ClusterError: If Ray does not answer.
         """
         groups = self._listed("placement_groups")
         return [group for group in groups if group["state"] != "REMOVED"]
@@ -125,7 +125,7 @@ class RayCluster(Cluster):
         """Wait until all nodes are alive, all jobs have ended, and no placement group is left.
 
         Raises:
-            ClusterError: The limit has passed.
+            ClusterError: If that takes longer than the limit.
         """
         self._until(self._is_idle, "Ray is idle", limit_seconds)
 
@@ -139,7 +139,7 @@ class RayCluster(Cluster):
         return False
 
     def _alive(self) -> dict[str, set[str]]:
-        """Of each node that Ray ever saw, the ids under which it is alive."""
+        """Return the ids under which each node is alive; none for a node that is dead."""
         names = {self.address_of(name): name for name in self.nodes}
         alive: dict[str, set[str]] = {}
         for node in self._listed("nodes"):
@@ -158,14 +158,14 @@ class RayCluster(Cluster):
 
     def kill_node(self, name: str) -> None:
         """Cut the node's power: its network is silent, and all its processes are gone."""
-        # else the kernel closes their connections for them, and everyone is told at once
+        # otherwise the kernel would close its connections, and all others would notice at once
         self._ip(LOGIN, f"link set {name} down")
         super().kill_node(name)
 
     def kill_raylet(self, name: str) -> None:
         """Kill the node's daemon with SIGKILL, upon which Ray gives the node up.
 
-        What its jobs started may go on, and no Ray is left there that knows of it.
+        What its jobs started may keep running, and no Ray there knows of it.
         """
         for process in self.processes("/raylet/raylet", name):
             if process.name() == "raylet":
@@ -180,12 +180,12 @@ class RayCluster(Cluster):
         subprocess.run(command, check=True, capture_output=True, timeout=LIMIT_SECONDS)
 
     def restore(self, name: str) -> None:
-        """Bring back a node that was killed or drained, or its daemon; wait until it takes jobs.
+        """Restart a node that was killed or drained, or its daemon; wait until it takes jobs.
 
-        With the head, all nodes begin anew: nothing runs on them, and Ray knows no job of before.
+        If it is the head, all nodes restart: nothing runs on them, and Ray knows no earlier job.
 
         Raises:
-            ClusterError: It did not come back.
+            ClusterError: If the node does not take jobs again.
         """
         if name == HEAD:
             for node in filter(self.holder, self.nodes):
@@ -194,8 +194,8 @@ class RayCluster(Cluster):
             return
         before = self._alive().get(name, set())
         if self.holder(name):
-            # `ray start` goes on after a drain, and an agent that has not yet missed its raylet
-            # keeps a port from the next one's.
+            # `ray start` keeps running after a drain, and an agent that has not noticed yet that
+            # its raylet is dead occupies a port that the next one needs.
             for marker in ("ray.scripts.scripts", "/raylet/raylet", "ray::"):
                 for process in self.processes(marker, name):
                     with contextlib.suppress(psutil.NoSuchProcess):

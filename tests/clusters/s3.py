@@ -36,12 +36,12 @@ class S3:
     """A server on a port of this machine, until its context ends.
 
     Args:
-        command: Starts it; ``{port}`` stands for the port.
-        directory: Where it runs and its log lies.
+        command: Command that starts the server; ``{port}`` stands for the port.
+        directory: Directory in which the server runs and writes its log.
 
     Attributes:
-        endpoint: Its URL.
-        env: What tells a client of it.
+        endpoint: URL of the server.
+        env: Environment variables with which clients find the server.
     """
 
     def __init__(self, command: list[str], directory: Path) -> None:
@@ -88,7 +88,7 @@ class S3:
                 monkeypatch.delenv(name)
         for name, value in self.env.items():
             monkeypatch.setenv(name, value)
-        # Clients that an earlier test has made would go on with its server and keys.
+        # Clients that an earlier test has made would keep using its server and keys.
         S3FileSystem.clear_instance_cache()
         monkeypatch.setattr(claim, "_exclusive", {})
 
@@ -100,7 +100,7 @@ def moto(directory: Path) -> S3:
 
 
 def rclone(directory: Path) -> S3:
-    """A server that creates a file twice when told not to; it checks signatures."""
+    """A server that overwrites files even if a request forbids it; it checks signatures."""
     (directory / "files/bucket").mkdir(parents=True)
     program = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     command = [program or "rclone", "serve", "s3", "--addr", "127.0.0.1:{port}"]

@@ -146,13 +146,13 @@ class SlurmCluster(Cluster):
     Args:
         directory: Where configuration, logs and state go. A long path does not work: sockets lie
             there, and a socket's path has at most 107 characters.
-        num_nodes: Number of nodes.
+        num_nodes: How many nodes the cluster has, without the login node.
         cpus: CPUs that each node claims.
         gpus: GPUs that each node claims, at least 1. A job is given their numbers, and no GPU.
         memory_mib: Memory that each node claims, in MiB.
         accounting: Whether there is a database, without which ``sacct`` fails.
         grace_seconds: Time from the SIGTERM to the end of a preempted job in ``low``.
-        settings: What to set otherwise in slurm.conf.
+        settings: Settings of slurm.conf that replace the defaults of this cluster.
     """
 
     num_nodes: int = 4
@@ -191,7 +191,7 @@ class SlurmCluster(Cluster):
         """Wait until every node is idle, which also means that no job is left on them.
 
         Raises:
-            ClusterError: The limit has passed.
+            ClusterError: If that takes longer than the limit.
         """
         idle = dict.fromkeys(self.nodes, "idle")
         self._until(lambda: self.states() == idle, "all nodes are idle", limit_seconds)
@@ -199,17 +199,17 @@ class SlurmCluster(Cluster):
     # Faults
 
     def kill_slurmd(self, name: str) -> None:
-        """Kill the node's daemon with SIGKILL; its jobs go on, and SLURM does not know of it."""
+        """Kill the node's daemon with SIGKILL; its jobs keep running, and SLURM does not notice."""
         for process in self.processes(f"-N{name}", name):
             if process.name() == "slurmd":
                 process.kill()
                 process.wait(LIMIT_SECONDS)
 
     def restore(self, name: str) -> None:
-        """Bring back a node that was killed, or its daemon; wait until it takes jobs again.
+        """Restart a node that was killed, or its daemon; wait until it takes jobs again.
 
         Raises:
-            ClusterError: It did not come back.
+            ClusterError: If the node does not take jobs again.
         """
         if not self.holder(name):
             self._start_nodes(name)

@@ -32,7 +32,7 @@ def submit(cluster: SlurmCluster, script: str, *options: str) -> str:
 
 
 def sleeping(cluster: SlurmCluster, marker: str) -> str:
-    """Start a job of two nodes that goes on until it is cancelled; return its id once it runs."""
+    """Start a job of two nodes that runs until it is cancelled; return its id once it runs."""
     job = submit(cluster, f"srun env MARKER={marker} sleep 600", "--nodes=2")
     until(lambda: len([p for p in cluster.processes(marker) if p.name() == "sleep"]) == 2)
     return job
@@ -75,7 +75,7 @@ def test_commands_of_the_login_node_keep_directory_and_environment(cluster, tmp_
 
 
 def test_jobs_get_numbers_of_gpus(cluster):
-    """A job that asks for GPUs is told their numbers."""
+    """A job that asks for GPUs gets their numbers."""
     show = 'echo "$CUDA_VISIBLE_DEVICES"'
     assert cluster.run("srun", "--gpus-per-node=2", "sh", "-c", show).stdout == "0,1\n"
 
@@ -124,7 +124,7 @@ def test_a_high_job_preempts_a_low_one(cluster, tmp_path):
 
 
 def test_a_killed_daemon_comes_back(cluster):
-    """Jobs survive the SIGKILL of their node's slurmd, and go on when it is back."""
+    """Jobs survive the SIGKILL of their node's slurmd, and keep running when it is back."""
     job = sleeping(cluster, "killed_daemon")
     victim = next(n for n in cluster.nodes if cluster.processes("killed_daemon", n))
     cluster.kill_slurmd(victim)

@@ -34,7 +34,7 @@ class Local:
     def __init__(self, request: pytest.FixtureRequest, directory: Path) -> None:
         del request
         self.staging = directory / "staging"
-        """Where a node keeps the files of a run on S3 until they are there."""
+        """Directory in which a node keeps the files of a run until they are on S3."""
         self.s3: Proxy | None = None
 
     def open_door(self, endpoint: str) -> contextlib.AbstractContextManager[object]:
@@ -43,11 +43,11 @@ class Local:
         return contextlib.nullcontext()
 
     def staged(self) -> str:
-        """The names of what nodes keep of runs on S3."""
+        """Return the names of the files that nodes keep of runs on S3."""
         return "\n".join(str(path) for path in self.staging.iterdir())
 
     def lose_disks(self) -> None:
-        """Remove that."""
+        """Remove the files that nodes keep of runs on S3."""
         shutil.rmtree(self.staging)
 
     def command(self, *words: str) -> list[str]:
@@ -81,25 +81,25 @@ class Nodes(Local):
     cluster: Cluster
 
     def open_door(self, endpoint: str) -> contextlib.AbstractContextManager[object]:
-        """Of S3 they see the login node's port, behind which that server is."""
+        """Make the server reachable for nodes, at a port of the login node."""
         self.s3 = Proxy(endpoint, self.cluster.listen(LOGIN))
         return self.s3
 
     def staged(self) -> str:
-        """On each of the nodes."""
+        """Return the names of the files that nodes keep, of all nodes."""
         listing = ["ls", "-A", str(self.staging)]
         said = [self.cluster.on(node, *listing, check=False) for node in self.cluster.nodes]
         assert any(done.returncode == 0 for done in said), "there was none"
         return "".join(done.stdout for done in said)
 
     def lose_disks(self) -> None:
-        """On each of the nodes."""
+        """Remove those files on each of the nodes."""
         for node in self.cluster.nodes:
             self.cluster.on(node, "rm", "-rf", str(self.staging))
 
     @contextlib.contextmanager
     def lost_node(self, directory: str) -> Iterator[None]:
-        """Cut the power of a run's first node; in the end it comes back."""
+        """Cut the power of a run's first node, and restore the node in the end."""
         (name,) = (
             node
             for node in self.cluster.nodes
@@ -110,7 +110,7 @@ class Nodes(Local):
         self.cluster.restore(name)
 
     def command(self, *words: str) -> list[str]:
-        """The same on the login node."""
+        """Return a ``getiaction-launch`` command line for the login node."""
         s3 = [f"AWS_ENDPOINT_URL={self.s3.endpoint}"] if self.s3 else []
         return [*self.cluster.login, "env", *s3, *super().command(*words)]
 
@@ -137,7 +137,7 @@ class Slurm(Nodes):
         )
 
     def have_ray(self) -> None:
-        """Be the same SLURM, whose jobs have Ray."""
+        """Make each job of this SLURM start a Ray cluster of its own."""
         text = self.config.read_text()
         text = text.replace("slurm.SlurmBackend", "ray_on_slurm.RayOnSlurmBackend")
         text = text.replace("init_args: {", "init_args: {memory_mb: 4000, ")
@@ -164,7 +164,7 @@ class Ray(Nodes):
         self.staging = TEMPORARY / "staging" / directory.name
 
     def open_door(self, endpoint: str) -> contextlib.AbstractContextManager[object]:
-        """Jobs have the environment of the cluster, and what the cluster config forwards."""
+        """Have the cluster config forward AWS's variables, which jobs would not get otherwise."""
         names = [name for name in os.environ if name.startswith("AWS_")]
         with self.config.open("a") as file:
             file.write(f"forward_env_vars: {names}\n")
@@ -238,7 +238,7 @@ def _no_run_survives_its_test(cluster: Local, tmp_path: Path) -> Iterator[None]:
             command = cluster.command("cancel", str(run.directory))
             subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)
         for process in cluster.processes(run.directory):
-            # It may end by itself meanwhile.
+            # It may end in the meantime.
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
@@ -277,7 +277,7 @@ def drill(
     tmp_path: Path,
     until: Callable[..., None],
 ) -> Drill:
-    """A run to be disturbed."""
+    """A run for a test to disturb."""
     return Drill(getiaction_launch, cluster, tmp_path, until)
 
 

@@ -1,4 +1,4 @@
-"""A run that goes slowly until whoever disturbs it lets it finish, and what it must end with."""
+"""A run that trains slowly while a test disturbs it, and the weights that it must end with."""
 
 import io
 import json
@@ -16,7 +16,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 EPOCHS = 3
 LIMIT_SECONDS = 400
 
-# Stretches the training as long as a file says so, which the drill removes when it has struck.
+# Slows training down as long as there is a file, which the drill removes to let the run finish.
 PACE = """
 import time
 from pathlib import Path
@@ -32,7 +32,7 @@ class Pace(Callback):
 
 
 def write_spec(directory: Path) -> None:
-    """The tiny ACT, with dropout and the VAE's random numbers, validation and a checkpoint."""
+    """Write a spec of the tiny ACT, with dropout, validation and checkpoints."""
     content = yaml.safe_load((EXAMPLES / "act_tiny.yaml").read_text())
     content["trainer"] |= {"max_epochs": EPOCHS, "callbacks": [{"class_path": "pace.Pace"}]}
     content["data"]["init_args"] |= {
@@ -45,18 +45,18 @@ def write_spec(directory: Path) -> None:
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
-    """What the run has trained."""
+    """Return the weights that the run has trained."""
     (checkpoint,) = directory.glob("checkpoints/*.ckpt")
     return torch.load(io.BytesIO(checkpoint.read_bytes()), weights_only=True)["state_dict"]
 
 
 def status_of(getiaction_launch: Callable, run: str | Path = "@last") -> dict:
-    """``getiaction-launch status`` from a shell that did not submit the run."""
+    """Return the answer of ``getiaction-launch status``, from another shell."""
     return json.loads(getiaction_launch("status", "--json", str(run)).stdout)
 
 
 class Drill:
-    """A run on two nodes that goes slowly until the drill lets it finish."""
+    """A run on two nodes that trains slowly until :meth:`finish` is called."""
 
     def __init__(self, launch: Callable, cluster, directory: Path, until: Callable) -> None:
         self.launch, self.cluster, self.directory = launch, cluster, directory
@@ -85,11 +85,11 @@ class Drill:
         self._until(lambda: self.step() >= 4, LIMIT_SECONDS)
 
     def record(self, name: str) -> dict:
-        """One of the run's records; empty where it is not there."""
+        """Return one of the run's records; empty if it does not exist."""
         return read_json(self.run / f"launch/{name}.json") or {}
 
     def step(self) -> int:
-        """How far it is."""
+        """Return the step that the run has reached."""
         return self.record("progress").get("step", 0)
 
     def await_attempt(self, number: int) -> None:
@@ -97,29 +97,29 @@ class Drill:
         self._until(lambda: self.record(f"attempt_{number}"), LIMIT_SECONDS)
 
     def await_commit(self) -> None:
-        """Wait until a checkpoint counts."""
+        """Wait until a checkpoint is committed."""
         self._until(lambda: list((self.run / "launch/checkpoints").glob("*.json")))
 
     def finish(self) -> dict[str, torch.Tensor]:
-        """Let it go at its full speed, to the end."""
+        """Let the run finish at full speed, and return its weights."""
         (self.directory / "pace").unlink(missing_ok=True)
         self._until(self.is_over, LIMIT_SECONDS)
         assert self.state() == "SUCCEEDED", self.launch("status", str(self.run)).stdout
-        (version,) = self.run.parent.iterdir()  # every attempt goes on in the same one
+        (version,) = self.run.parent.iterdir()  # all attempts are in the same one
         assert version == self.run
         return weights(self.run)
 
     def is_over(self) -> bool:
-        """Whether no other attempt follows, by the records alone: nothing is asked, nor started."""
+        """Whether no other attempt follows, by the run's records alone."""
         *_, last = AttemptRecord(), *read_attempts(Run(self.run))
         return last.ended_at is not None and not last.goes_on
 
     def state(self) -> str:
-        """As ``getiaction-launch status`` says it."""
+        """Return the state that ``getiaction-launch status`` shows."""
         return status_of(self.launch, self.run)["state"]
 
 
 def assert_same(trained: dict[str, torch.Tensor], undisturbed: dict[str, torch.Tensor]) -> None:
-    """Bit for bit."""
+    """Assert that two sets of weights are equal, bit for bit."""
     assert trained.keys() == undisturbed.keys()
     assert [key for key in trained if not torch.equal(trained[key], undisturbed[key])] == []

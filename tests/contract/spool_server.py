@@ -1,7 +1,8 @@
 """Serves a spool directory: starts each job's command once for every node, and ends it.
 
 ``python spool_server.py DIRECTORY``. A job is a folder with ``job.json`` and ``state``; ``cancel``,
-``preempt`` and ``requeue`` in it are requests. Of a job whose process fails, the others are ended.
+``preempt`` and ``requeue`` in it are requests. When one process of a job fails, the others are
+ended.
 """
 
 import contextlib

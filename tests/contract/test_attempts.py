@@ -9,7 +9,7 @@ from drill import assert_same, status_of
 
 
 def test_cancelled_run_resumes_where_it_was(drill, undisturbed):
-    """Cancel saves; ``resume`` goes on in the same directory, to the same weights."""
+    """Cancel saves; ``resume`` continues in the same directory, to the same weights."""
     drill.start()
     drill.launch("cancel", str(drill.run))
     assert drill.state() == "CANCELLED"
@@ -48,7 +48,7 @@ def test_crash_within_the_budget_starts_again(getiaction_launch, cluster, script
 
 
 def test_crash_over_the_budget_is_the_end(launch_failing, cluster):
-    """The reason says what was allowed."""
+    """The reason names the restart budget that is used up."""
     result = launch_failing("--cluster", cluster.name, "--max-crashes", "1")
     assert result.returncode == 10
     assert (
@@ -66,7 +66,7 @@ def launch_failing(getiaction_launch, script):
 
 
 def test_two_resumes_at_once_start_one_attempt(getiaction_launch, cluster, script, tmp_path, until):
-    """One of two shells goes on with the run; the other is told that it may be running."""
+    """One of two shells resumes the run; the other gets the error that it may be running."""
     failing = script("raise ValueError")
     assert getiaction_launch("--cluster", cluster.name, "--wait", failing).returncode == 10
     script("open('starts', 'a').write(rank)\nwhile not os.path.exists('go'): time.sleep(0.05)")

@@ -50,7 +50,7 @@ def test_script_gets_its_own_arguments(getiaction_launch, cluster, script, tmp_p
 
 
 def test_run_outlives_its_shell(getiaction_launch, cluster, script, tmp_path, until):
-    """A run goes on when the shell that submitted it is killed with all its children."""
+    """A run survives when the shell that submitted it is killed with all its children."""
     name = script("open(f'up_{rank}', 'w')\nwhile not os.path.exists('go'): time.sleep(0.05)")
     command = cluster.command("--cluster", cluster.name, "--wait")
     shell = subprocess.Popen(
@@ -121,7 +121,7 @@ def test_killed_worker_ends_the_run_and_is_named(
     [
         ("local", "sys.exit(3)"),
         ("local", "sys.exit('bad data')"),
-        # Without a word of the worker's.
+        # The worker itself has not recorded an error.
         *((name, "os._exit(4)") for name in ("local", "slurm", "ray")),
     ],
     indirect=["cluster"],

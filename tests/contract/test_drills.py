@@ -15,7 +15,7 @@ pytestmark = [
 
 
 def test_time_limit_reached_twice(drill, undisturbed):
-    """SLURM warns; the run saves, is requeued, and goes on in the step where it was, twice."""
+    """SLURM warns; the run saves, is requeued and resumes at the same step, twice."""
     config = drill.directory / "cluster_configs/slurm.yaml"
     config.write_text(config.read_text().replace("poll_seconds: 1", "warning_seconds: 10"))
     # SLURM may warn half a minute early; a busy machine must have begun to train by then.
@@ -82,7 +82,7 @@ def test_killed_rank_with_a_crash_budget(drill, undisturbed):
 
 @pytest.mark.parametrize("loss", ["power", "slurmd"])
 def test_lost_node(drill, undisturbed, loss):
-    """A node is gone for SLURM: the run goes on elsewhere, from the newest checkpoint."""
+    """SLURM loses a node: the run restarts elsewhere, from the newest checkpoint."""
     drill.save_often()
     drill.start(pace_seconds=3)  # SLURM takes half a minute to miss a node
     drill.await_commit()
@@ -125,7 +125,7 @@ def test_successor_where_requeues_are_forbidden(drill, undisturbed):
 
 
 def test_scancel_is_final(drill):
-    """Whoever types ``scancel`` instead of ours means it: saved, cancelled, never requeued."""
+    """A run that is cancelled by ``scancel`` saves, is cancelled and is never requeued."""
     drill.start()
     drill.cluster.cluster.run("scancel", drill.job_id)
     drill.cluster.cluster.wait_idle()
@@ -168,7 +168,7 @@ def test_memory_beyond_the_limit_is_named(cluster, getiaction_launch, script):
 def start_script(cluster, script, tmp_path, until):
     """Start a script that sleeps on two nodes, with ``--wait``; return its job's id when it does.
 
-    Its workers say so in a file for each attempt. Whoever waits writes into ``waiting.out``.
+    Its workers write a file for each attempt. The command's output is in ``waiting.out``.
     """
     waiters = []
 
@@ -230,7 +230,7 @@ def test_killed_node_task_counts_as_a_node_failure(cluster, start_script, tmp_pa
 
 
 def test_cancel_ends_a_job_that_is_just_requeued(cluster, start_script, tmp_path, until):
-    """Whoever cancels in that very moment finds no job in the queue when the command is back."""
+    """If a job is cancelled at the moment of its requeue, none is in the queue afterwards."""
     tools = tmp_path / "tools"
     tools.mkdir()
     # What asks SLURM to requeue the job is as slow as the test likes.

@@ -85,14 +85,14 @@ def test_checkpoint_that_is_being_written_is_let_finish(getiaction_launch, scrip
         "    while not os.path.exists('writes'): time.sleep(0.01)\n"
         "    raise ValueError('bad')\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "def tell(is_writing):\n"
+        "def report(is_writing):\n"
         "    with open(os.environ['GETIACTION_RUN_DIR'] + '/launch/progress.json', 'w') as file:\n"
         "        json.dump({'phase': 'training', 'is_writing_checkpoint': is_writing}, file)\n"
-        "tell(True)\n"
+        "report(True)\n"
         "open('writes', 'w')\n"
         "time.sleep(7)\n"
         "open('written', 'w')\n"
-        "tell(False)\n"
+        "report(False)\n"
         "time.sleep(600)\n"
     )
     result = getiaction_launch("--workers-per-node", "2", "--wait", name)

@@ -117,7 +117,7 @@ def test_run_inside_a_copy_that_ray_deletes_is_refused(ray, script):
 def test_run_inside_a_user_s_job_is_cancelled_alone(  # noqa: PLR0917 - fixtures
     ray, getiaction_launch, cluster, script, tmp_path, until
 ):
-    """``cancel`` ends the run, and leaves the user's job to go on."""
+    """``cancel`` ends the run, and the user's job continues."""
     script("open(f'{sys.argv[1]}/up', 'w')\ntime.sleep(600)")
     words = ["--cluster", "ray", "--gpus-per-node", "0", "--storage-root", str(tmp_path)]
     inner = " ".join([*LAUNCH, *words, "train.py", str(tmp_path)])
@@ -217,7 +217,7 @@ def test_private_cluster_starts_and_ends_with_the_run(getiaction_launch, script,
 
 @pytest.mark.parametrize("victim", ["worker", "agent"])
 def test_killed_process_costs_one_attempt(drill, undisturbed, victim):
-    """SIGKILL of a worker or of the actor that started it: nothing is left, and the run goes on."""
+    """After SIGKILL of a worker or of its actor, nothing is left, and the run restarts."""
     drill.save_often()
     drill.start("--max-crashes", "1")
     drill.await_commit()
@@ -240,7 +240,7 @@ def test_killed_process_costs_one_attempt(drill, undisturbed, victim):
 
 @pytest.mark.parametrize("loss", ["raylet", "drain"])
 def test_lost_node_costs_one_attempt(drill, undisturbed, loss):
-    """Ray on a node dies, or warns that it will: the run goes on on the nodes that remain.
+    """Ray on a node dies, or warns that it will: the run restarts on the other nodes.
 
     Its workers go with a node that dies; where there is a warning, they save first.
     """
@@ -268,7 +268,7 @@ def test_lost_node_costs_one_attempt(drill, undisturbed, loss):
 
 
 def test_stopped_job_saves_and_resumes(drill, undisturbed, ray):
-    """``ray job stop`` is a stop: workers save at a step boundary, and ``resume`` goes on."""
+    """``ray job stop`` is a stop: workers save at a step boundary, and ``resume`` continues."""
     drill.start()
     ray("job", "stop", drill.job_id)
     assert drill.state() == "INTERRUPTED"

@@ -122,7 +122,7 @@ def test_warning_reaches_the_workers_past_ray(drill, undisturbed, until, assert_
     (drill.directory / "pace.py").write_text(PACE_WITH_RAY)
     drill.start()
     for process in drill.cluster.processes(drill.run):
-        # As SLURM does where it has no control groups. An idle one may end by itself.
+        # As SLURM does where it has no control groups. An idle one may end at any time.
         with contextlib.suppress(psutil.Error):
             if "getiaction_launch.worker.worker" not in process.cmdline():
                 process.send_signal(signal.SIGUSR2)
@@ -163,7 +163,7 @@ def test_dead_raylet_costs_a_node_failure(  # noqa: PLR0917 - fixtures
 def test_cancel_ends_ray_too(  # noqa: PLR0917 - fixtures
     getiaction_launch, script, until, tmp_path, place, assert_nothing_left
 ):
-    """Also what its tasks do, which nobody has told to end, and files of a job that was killed."""
+    """Ray's tasks, which get no signal, end too, and files of a killed job are removed."""
     (place / "ray-job-killed").mkdir()
     name = script(NAP)
     result = getiaction_launch("--cluster", "ray-on-slurm", "--nodes", "2", "--parsable", name)

@@ -122,7 +122,7 @@ def test_cancelled_run_goes_on_on_another_machine(drill, undisturbed, root, clus
 
 @pytest.mark.parametrize("cluster", ["slurm", "ray"], indirect=True)  # shares have one disk
 def test_lost_node_costs_what_came_after_its_checkpoint(drill, undisturbed, root, cluster):
-    """The node of rank 0 is gone with its disk: the run goes on from S3 alone, exactly."""
+    """The node of rank 0 is gone with its disk: the run resumes from S3 alone, exactly."""
     drill.save_often()
     drill.start("--storage-root", root.removesuffix("/experiments"), pace_seconds=1.5)
     drill.await_commit()

@@ -41,7 +41,7 @@ def scontrol(cluster) -> Callable[[str], dict[str, str]]:
 
 @pytest.fixture
 def submit(getiaction_launch, script) -> Callable[..., str]:
-    """Submit a script that SLURM holds back, unless told otherwise; return the run's directory."""
+    """Submit a script that SLURM holds back by default; return the run's directory."""
 
     def run(*words: str, code: str = NAP, held: bool = True, **env: str) -> str:
         hold = ["--sbatch", "hold="] if held else []
@@ -183,7 +183,7 @@ def test_missing_sbatch_is_said(cluster, script, tmp_path):
 
 
 def test_controller_that_does_not_answer_is_unreachable(cluster, script, tmp_path):
-    """The error is told from a refusal by its exit code; SLURM's own words are in it."""
+    """Its exit code differs from that of a refusal; SLURM's own words are in it."""
     text = (cluster.cluster.directory / "slurm.conf").read_text()
     (tmp_path / "slurm.conf").write_text(text + "\nSlurmctldPort=9\nMessageTimeout=2\n")
     words = [sys.executable, "-m", "getiaction_launch.cli", "--cluster", "slurm"]
