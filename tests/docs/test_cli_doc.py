@@ -4,28 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
-from reader import shell
+from reader import blocks, examples, settled, shell
 
 from getiaction_launch import errors
 from getiaction_launch.cli import follow, main
 
 PAGE = (Path(__file__).parents[2] / "docs/cli.md").read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-VARYING = {
-    r"\S+@\S+": "JOB",
-    r"/\S*/experiments": "DIR/experiments",
-    r"\([\w.-]+\): ": "(HOST): ",
-    r"sweep-[0-9a-f]{8}": "SWEEP",
-    r"(?<![=\w.])\d+(\.\d+)?(e-?\d+)?(?=  | min|$)": "N",  # losses, steps and ages
-    r"  +": "  ",  # columns are as wide as what stands in them
-}
-
-
-def settled(text: str) -> list[str]:
-    """The lines of an answer without what differs between two readers."""
-    for pattern, name in VARYING.items():
-        text = re.sub(pattern, name, text, flags=re.MULTILINE)
-    return text.rstrip().splitlines()
+BLOCKS = blocks("docs/cli.md")
 
 
 @pytest.fixture
@@ -44,8 +29,7 @@ def test_commands_in_their_order(clone, reader):
             for command in code.splitlines():
                 result = reader(command)
                 assert result.returncode == 0, command + result.stderr
-        for example in re.split(r"^\$ ", code, flags=re.MULTILINE)[1:]:
-            command, _, shown = example.partition("\n")
+        for command, shown in examples(code):
             result = reader(command)
             said = result.stdout or result.stderr
             assert settled(said) == settled(shown), command
@@ -67,12 +51,3 @@ def test_exit_codes_are_those_of_the_code():
 def test_each_verb_is_told_of(verb):
     """By its name and what it does."""
     assert re.search(rf"^\| `{verb}\b|^`{verb}` ", PAGE, re.MULTILINE)
-
-
-def test_links_lead_to_headings():
-    """Those to other pages' sections are as these are called."""
-    for page, anchor in re.findall(r"\]\((\w+\.md)(?:#([\w-]+))?\)", PAGE):
-        text = (Path(__file__).parents[2] / "docs" / page).read_text()
-        headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-        anchors = {re.sub(r"[^\w -]", "", line).lower().replace(" ", "-") for line in headings}
-        assert not anchor or anchor in anchors, (page, anchor)

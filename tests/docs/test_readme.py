@@ -1,41 +1,52 @@
 """README.md: its commands and code blocks run, and what they print is what it shows."""
 
+import itertools
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from clusters.slurm import INSTALL
-from reader import shell
+from reader import ROOT, blocks, examples, settled, shell
 
-from getiaction_launch.cli.main import VERBS
+from getiaction_launch.cli.main import VERBS, _parser
+from getiaction_launch.cli.verbs import _prepare
 
-ROOT = Path(__file__).parents[2]
-BLOCKS = re.findall(
-    r"^```(\w*)\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
-)
+PAGE = (ROOT / "README.md").read_text()
+BLOCKS = blocks("README.md")
+ENVIRONMENT, MAIN, DETACHED, TESTS = (code for kind, code in BLOCKS if kind == "bash")
+CLUSTERS = re.findall(r"^\| .*? \| `(.*?)` \|", PAGE, re.MULTILINE)
 
 
-def test_main_command_trains_and_says_what_to_do_next(clone):
-    """The first command, after its installation, ends with what the README shows."""
-    install, run = next(code for kind, code in BLOCKS if kind == "bash").split(" && ")
+def test_environment_is_one_that_is_active(tmp_path):
+    """The programs of the environment come first, and it has pip."""
+    result = shell(f"{ENVIRONMENT.strip()} && command -v pip", tmp_path)
+    assert result.stdout == f"{tmp_path}/.venv/bin/pip\n", result.stderr
+
+
+def test_main_command_then_the_users_script(clone):
+    """The first command, after its installation, and those after it print what is shown."""
+    install, run = MAIN.split(" && ")
     assert install == "pip install -c constraints.txt ."
     result = shell(run, clone)
     assert result.returncode == 0, result.stderr
     shown = next(code for kind, code in BLOCKS if not kind and "act_tiny/version_0" in code)
-    keys = [line.split("  ")[0] for line in shown.splitlines()]
-    assert [line.split("  ")[0] for line in result.stdout.splitlines()] == keys
+    assert settled(result.stdout) == settled(shown)
     assert float(re.search(r"train/loss ([\d.]+)", result.stdout)[1]) < 10
     assert (clone / "experiments/act_tiny/version_0/launch/done.json").is_file()
+    consoles = [code for kind, code in BLOCKS if kind == "console"]
+    for command, shown in itertools.chain.from_iterable(map(examples, consoles)):
+        result = shell(command, clone)
+        assert settled(result.stdout or result.stderr) == settled(shown), command
+        assert result.returncode == (2 if shown.startswith("error: ") else 0)
 
 
-def test_error_is_the_one_that_is_shown(clone):
-    """The misspelt key of the README is answered with the README's words."""
-    (shown,) = (code for kind, code in BLOCKS if code.startswith("$ "))
-    command, _, answer = shown.removeprefix("$ ").partition("\n")
-    result = shell(command, clone)
-    assert (result.returncode, result.stderr) == (2, answer)
+def test_detached_run_is_followed_from_other_shells(clone):
+    """Each line of the block works in turn, and the resumed run is trained to its end."""
+    for line in DETACHED.splitlines():
+        result = shell(line, clone)
+        assert result.returncode == 0, line + result.stderr
+    status = shell("getiaction-launch status @last", clone).stdout
+    assert status.startswith("run          train/version_0 SUCCEEDED")
 
 
 def test_python_block_launches(clone):
@@ -46,7 +57,7 @@ def test_python_block_launches(clone):
     assert result.stdout == "JobState.SUCCEEDED\n", result.stderr
 
 
-def test_laptop_script_trains(clone, shortened):
+def test_robot_script_trains(clone, shortened):
     """The script of the README makes its first step; see ``shortened`` for what stands in."""
     (code,) = (code for kind, code in BLOCKS if kind == "python" and "ACT()" in code)
     (clone / "train.py").write_text(code)
@@ -54,19 +65,38 @@ def test_laptop_script_trains(clone, shortened):
     assert (clone / "experiments/pusht_act_v1/version_0/hparams.yaml").is_file()
 
 
-def test_install_line_of_slurm_is_the_one_that_tests_want():
-    """The packages that the README names are those that skipped tests and .ci/run name."""
-    assert f"\n```\n{INSTALL}\n```\n" in (ROOT / "README.md").read_text()
+def test_tests_are_run_by_the_line_that_ci_looks_for():
+    """`.ci/run` takes the first line with this end."""
+    assert [TESTS.strip()] == re.findall(r"^.*&& pytest$", PAGE, re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/slurm.md"])
+def test_table_has_each_kind_of_cluster():
+    """Every cluster config that is shipped can be reached from a row."""
+    assert len(CLUSTERS) == 5
+    named = {"local", *re.findall(r"--cluster (\S+)", "\n".join(CLUSTERS))}
+    assert {path.stem for path in (ROOT / "cluster_configs").iterdir()} - named == {"ray-local"}
+
+
+@pytest.mark.parametrize("command", CLUSTERS)
+def test_commands_of_the_table_make_a_plan(command, clone, monkeypatch):
+    """Each is understood, up to where a scheduler would be asked; the guides' tests go further."""
+    monkeypatch.chdir(clone)
+    _, _, words = command.partition("getiaction-launch ")
+    tokens = words.removeprefix("node ").split()
+    _, (plan,), backend = _prepare(tokens, _parser(), free_gpus=lambda _: None)
+    assert plan.topology.num_nodes == 2
+    expected = {"slurm": "SlurmBackend", "ray": "RayBackend", "ray-on-slurm": "RayOnSlurmBackend"}
+    cluster = re.search(r"--cluster (\S+)", command)
+    assert type(backend).__name__ == (expected[cluster[1]] if cluster else "LocalBackend")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/slurm.md", "docs/ray.md"])
 def test_commands_that_are_shown_exist(clone, page):
     """Every verb and flag on the page is one of the command line's."""
     text = (ROOT / page).read_text()
     # After these words flags are somebody else's.
-    own = re.sub(
-        r"(train\.py|tensorboard|benchmarks|apt-get|sbatch --|SBATCH|apptainer).*", "", text
-    )
+    others = r"(train\.py|tensorboard|benchmarks|apt-get|sbatch --|SBATCH|apptainer|ray job).*"
+    own = re.sub(others, "", text)
     verbs = set(re.findall(r"^getiaction-launch ([a-z]+)\b", own, re.MULTILINE))
     assert verbs <= set(VERBS), verbs - set(VERBS)
     known = shell("getiaction-launch --help; getiaction-launch logs --help", clone).stdout

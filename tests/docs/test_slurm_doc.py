@@ -59,7 +59,7 @@ def test_cluster_config_is_one(tmp_path):
 def test_flags_are_in_the_table():
     """Every flag for this cluster's settings is told of, with the key that it sets."""
     rows = [line for line in PAGE.splitlines() if line.startswith("| `-")]
-    table = "\n".join(rows) + PAGE[PAGE.index("`restarts` has flags") :]
+    table = "\n".join(rows) + PAGE[PAGE.index("- The flags `--max-crashes`") :]
     flags = {setting.name: setting.flag for setting in settings_of(SlurmSettings)}
     flags |= {key.rpartition(".")[2]: flag for key, (flag, _) in RESTARTS.items()}
     for key, flag in flags.items():

@@ -1,4 +1,4 @@
-"""Docstrings, comments and messages are whole, natural sentences."""
+"""Docstrings, comments, messages and pages are whole, natural sentences."""
 
 import ast
 import io
@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("getiaction", "getiaction_launch")
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs")
 MIN_WORDS = 4
 
 SECTION = re.compile(r"^(Args|Attributes|Raises):\n((?:(?: {4}.*)?\n)*)", re.MULTILINE)
@@ -93,6 +94,23 @@ def test_words(package):
         for path in sorted((ROOT / package).rglob("*.py"))
         for complaint in complaints(path.read_text(encoding="utf-8"))
     ]
+    assert not found, "\n".join(found)
+
+
+def prose(page: str) -> str:
+    """Return a page's text without code, in which each heading and cell is a sentence."""
+    text = re.sub(r"^```.*?^```$|`[^`]*`", "`", page, flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"\n\n| \| |^#+ ", ". ", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_words_of_pages(name):
+    """Pages use no phrase of the list either."""
+    place = ROOT / name
+    pages = sorted(place.glob("*.md")) if place.is_dir() else [place]
+    assert pages
+    texts = {page.name: prose(page.read_text(encoding="utf-8")) for page in pages}
+    found = [f"{page}: {words}" for page, text in texts.items() for words in stilted_phrases(text)]
     assert not found, "\n".join(found)
 
 

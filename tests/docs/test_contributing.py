@@ -1,0 +1,62 @@
+"""CONTRIBUTING.md: its commands can be typed, and what it names exists."""
+
+import re
+import shlex
+
+import pytest
+from clusters import ceph, slurm
+from reader import ROOT, blocks, shell
+
+PAGE = (ROOT / "CONTRIBUTING.md").read_text()
+SETUP, TESTS = (code for kind, code in blocks("CONTRIBUTING.md") if kind == "bash")
+PACKAGES, REQUIRE = (code for kind, code in blocks("CONTRIBUTING.md") if not kind)
+BY_HAND = re.findall(r"`(?:\w+=\S+ )?(python tests/clusters/.*?)`", PAGE)
+
+
+def test_packages_are_those_that_tests_want():
+    """The packages are those that skipped tests and `.ci/run` name."""
+    assert PACKAGES.splitlines() == [slurm.INSTALL, ceph.INSTALL]
+
+
+def test_required_clusters_are_those_of_the_fixtures():
+    """Each cluster that the page requires is one without which tests are skipped."""
+    known = set(re.findall(r'skip_without\("(\w+)"', (ROOT / "tests/conftest.py").read_text()))
+    assert set(re.search(r"=(\S+) pytest", REQUIRE)[1].split(",")) == known
+    assert REQUIRE.split()[0] in (ROOT / ".ci/run").read_text()
+
+
+def test_setup_is_that_of_the_readme():
+    """It makes the same environment, and installs what the README's test command needs."""
+    environment, install = SETUP.splitlines()
+    readme = (ROOT / "README.md").read_text()
+    assert f"\n{environment}\n" in readme
+    assert f"\n{install.replace('-e ', '')} && pytest\n" in readme
+
+
+@pytest.mark.parametrize("command", TESTS.splitlines())
+def test_commands_find_tests(command):
+    """What they name are tests; collecting is enough, as they are part of this run."""
+    result = shell(f"{command.replace('-n1', '-n0')} --collect-only -q", ROOT)
+    assert result.returncode == 0, result.stdout
+    assert re.search(r"[1-9]\d* tests collected", result.stdout)
+
+
+@pytest.mark.parametrize("command", BY_HAND)
+def test_clusters_by_hand_can_be_typed(command):
+    """Each script has the verb; tests/clusters starts these clusters in the same way."""
+    words = shlex.split(command[: command.index(" -- ")])
+    *script, verb = words
+    assert verb in shell(f"{shlex.join(script)} --help", ROOT).stdout
+
+
+def test_names_exist():
+    """Files, folders and fixtures that the page names are there."""
+    for name in re.findall(
+        r"`((?:tests|docs|cluster_configs|benchmarks|getiaction)(?:/[\w./]+)?/?)`", PAGE
+    ):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"`((?:backends|cli|launch|plan|run|worker)/[\w./]+)`", PAGE):
+        assert (ROOT / "getiaction_launch" / name).exists(), name
+    fixtures = (ROOT / "tests/conftest.py").read_text()
+    (line,) = re.findall(r"use the fixtures (.*)\n", PAGE)
+    assert [name for name in re.findall(r"`(\w+)`", line) if f"def {name}(" not in fixtures] == []
