@@ -8,7 +8,7 @@ from reader import ROOT, blocks, shell
 from getiaction_launch.backends.ray.placement import Placement
 from getiaction_launch.backends.ray_on_slurm.ray_node import RayRecord
 from getiaction_launch.plan.plan import Plan
-from getiaction_launch.run import records
+from getiaction_launch.run import node_records, records
 from getiaction_launch.run.checkpoint import Marker
 from getiaction_launch.run.state import JobState
 
@@ -29,14 +29,15 @@ def pattern(name: str) -> str:
 
 def test_every_record_has_its_row():
     """Each class of a file stands in the row of that file, and no other class does."""
-    classes = [c for c in vars(records).values() if isinstance(c, type)]
-    expected = {c.__name__ for c in classes if c.__module__ == records.__name__} - PARTS
+    modules = {module.__name__: module for module in (records, node_records)}
+    classes = [c for each in modules.values() for c in vars(each).values() if isinstance(c, type)]
+    expected = {c.__name__ for c in classes if c.__module__ in modules} - PARTS
     others = {each.__name__ for each in (Placement, RayRecord, Plan, Marker)}
     shown = {row[1].strip("`"): row[0].strip("`") for row in FILES if row[1]}
     assert shown.keys() == expected | others
     for record in [*records.Record.__subclasses__(), records.Done]:
         assert shown[record.__name__] == f"launch/{record.NAME}.json"
-    own = (records.AttemptRecord, records.NodeEnd, records.WorkerError)
+    own = (records.AttemptRecord, node_records.NodeEnd, node_records.WorkerError)
     for record in own:  # their files have numbers, as their docstrings say
         name = re.search(r"``(.*?)``", record.__doc__)[1]
         assert shown[record.__name__] == f"launch/{name}"
