@@ -29,9 +29,9 @@ def pattern(name: str) -> str:
 
 def test_every_record_has_its_row():
     """Each class of a file stands in the row of that file, and no other class does."""
-    modules = (records, node_records)
-    classes = [(m, c) for m in modules for c in vars(m).values() if isinstance(c, type)]
-    expected = {c.__name__ for m, c in classes if c.__module__ == m.__name__} - PARTS
+    modules = {module.__name__: module for module in (records, node_records)}
+    classes = [c for each in modules.values() for c in vars(each).values() if isinstance(c, type)]
+    expected = {c.__name__ for c in classes if c.__module__ in modules} - PARTS
     others = {each.__name__ for each in (Placement, RayRecord, Plan, Marker)}
     shown = {row[1].strip("`"): row[0].strip("`") for row in FILES if row[1]}
     assert shown.keys() == expected | others
