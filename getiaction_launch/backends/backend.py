@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from getiaction_launch.errors import UnreachableError, UsageError
+from getiaction_launch.errors import LaunchError, UnreachableError, UsageError
 from getiaction_launch.node.allocation import Allocation
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.records import BackendRecord, JobRecord
@@ -186,7 +186,7 @@ def load_backend(record: BackendRecord, source: str) -> Backend:
     module, _, name = record.class_path.rpartition(".")
     try:
         backend: Backend = getattr(importlib.import_module(module), name)(**record.init_args)
-    except (ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ImportError, LaunchError) as error:
         raise UnreachableError(
             f"{source} cannot be used: {error!r}.",
             "Was it written by another version of getiaction-launch?",

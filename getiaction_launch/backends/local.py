@@ -37,6 +37,7 @@ from getiaction_launch.system.stop import StopRequest
 
 ADDRESS = "127.0.0.1"
 CLASS_PATH = "getiaction_launch.backends.local.LocalBackend"
+POLL_SECONDS = 0.05
 SLOT_POLL_SECONDS = 0.5
 
 
@@ -147,6 +148,11 @@ class _LocalNodes:
     def __init__(self, run: Run, grace_seconds: float, stack: contextlib.ExitStack) -> None:
         self._run, self._grace_seconds, self._stack = run, grace_seconds, stack
         self._plan = Plan.of(run)
+
+    @property
+    def poll_seconds(self) -> float:
+        """Often: to look at a child process costs little."""
+        return POLL_SECONDS
 
     def reserve_head(self) -> tuple[str, int]:
         """Return this machine's address, and a free port that is reserved for the attempt."""

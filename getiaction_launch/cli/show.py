@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from getiaction_launch.errors import UnreachableError
 from getiaction_launch.launch.status import RunStatus, attach, sweep_point
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.spec import DEFAULT
@@ -124,10 +125,16 @@ def summary(status: RunStatus) -> str:
         error, log = run.first_error(attempt), run.log_directory(attempt)
         log = log / f"rank_{error.rank}.log" if error else log
         rows += [("log", short(log))] if error or log.exists() else []
-        job = attach(run)
-        resume = (job and job.resume_command) or "getiaction-launch resume"
-        rows += [("resume", f"{resume} {place}")]
+        rows += [("resume", f"{_resume_command(run)} {place}")]
     return table([*rows, ("tensorboard", f"tensorboard --logdir {place}")])
+
+
+def _resume_command(run: Run) -> str:
+    command = "getiaction-launch resume"
+    with contextlib.suppress(UnreachableError):  # how the run ended is known all the same
+        job = attach(run)
+        command = (job and job.resume_command) or command
+    return command
 
 
 def final_loss(progress: Progress) -> str:

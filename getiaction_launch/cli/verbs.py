@@ -128,7 +128,7 @@ def _prepare(
             free_gpus=free_gpus,
         )
         plans.append(plan)
-    return arguments, plans, backend
+    return arguments, plans, backend.resolve_runs(plans[0].root)
 
 
 def ls(tokens: Sequence[str]) -> int:
@@ -265,7 +265,7 @@ def node(tokens: Sequence[str]) -> int:
     word = tokens[0] if len(tokens) == 1 else ""
     if word and not word.startswith("-") and not word.endswith((".py", ".yaml", ".yml")):
         found = find_run(word, default_root())
-        return continue_here(found, read_cluster(find_cluster("slurm")).backend)
+        return continue_here(found, lambda: read_cluster(find_cluster("slurm")).backend)
     # The scheduler has given this node its share of GPUs already.
     parser = _launch_parser(node)
     _, plans, backend = _prepare(tokens, parser, "slurm", lambda _: len(visible_gpus()))

@@ -62,12 +62,12 @@ def start_here(plan: Plan, backend: Backend) -> int:
     return join(run, allocation)
 
 
-def continue_here(run: Run, backend: Backend) -> int:
+def continue_here(run: Run, fallback: Callable[[], Backend]) -> int:
     """Continue a run in the job that this process is a node of; returns the exit code.
 
     Args:
         run: A run of this job, or one that ended before its training was finished.
-        backend: The backend to use if the run was not submitted to a scheduler before.
+        fallback: Makes the backend for a run that was not submitted to a scheduler before.
 
     Raises:
         UsageError: If this process is not one node of a job that fits the run's plan.
@@ -75,7 +75,7 @@ def continue_here(run: Run, backend: Backend) -> int:
     """
     plan, record = Plan.of(run), JobRecord.read(run)
     earlier = backend_of(run, record).allocation(plan) if record else None
-    allocation = earlier or _allocation(backend, plan)
+    allocation = earlier or _allocation(fallback(), plan)
     if not _is_own(run, allocation):
         if allocation.node_rank == 0:
             check_resumable(run)

@@ -141,7 +141,7 @@ def prepare(
         restarts=place.restarts,
         sweep=sweep,
     )
-    return plan, place.backend.resolve_runs(root)
+    return plan, place.backend
 
 
 def trace(plan: Plan, keys: Iterable[str]) -> dict[str, str]:

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from getiaction_launch.backends.backend import Backend, Job, load_backend
-from getiaction_launch.errors import RecordError, UnreachableError
+from getiaction_launch.errors import UnreachableError
 from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.plan.plan import SweepPoint
-from getiaction_launch.run.attempt import recorded_ending
-from getiaction_launch.run.records import Done, JobRecord, Progress, read_attempts
+from getiaction_launch.run.attempt import read_end
+from getiaction_launch.run.records import JobRecord, Progress, read_attempts
 from getiaction_launch.run.run import ROUND_TRIPS, Run
 from getiaction_launch.run.state import Cause, JobState
 from getiaction_launch.storage.paths import is_remote
@@ -67,12 +67,12 @@ def read_status(run: Run) -> RunStatus:
     Only ``done.json`` means success.
     """
     try:
-        if ended := _read_ending(run):
+        if ended := _read_ended(run):
             return ended
         job = attach(run)
         status = job.status() if job else None
         # The job may have ended and written its last record since the records were read.
-        if status and status.state.is_over and (ended := _read_ending(run)):
+        if status and status.state.is_over and (ended := _read_ended(run)):
             return ended
         progress, attempts = Progress.read(run) or Progress(), read_attempts(run)
     except (UnreachableError, ValueError, OSError) as error:
@@ -99,13 +99,13 @@ def read_statuses(runs: Sequence[Run]) -> list[RunStatus]:
         return list(pool.map(read_status, runs))
 
 
-def _read_ending(run: Run) -> RunStatus | None:
-    ending = recorded_ending(run)
-    if ending is None:
+def _read_ended(run: Run) -> RunStatus | None:
+    end = read_end(run)
+    if end.ending is None:
         return None
-    progress = Done.read(run) or Progress.read(run) or Progress()
-    attempts = len(read_attempts(run))
-    return RunStatus(run, ending.state, ending.reason, ending.cause, attempts, progress)
+    state, cause, reason = end.ending.state, end.ending.cause, end.ending.reason
+    progress = end.done or Progress.read(run) or Progress()
+    return RunStatus(run, state, reason, cause, len(end.attempts), progress)
 
 
 def sweep_point(run: Run) -> str:
@@ -113,7 +113,7 @@ def sweep_point(run: Run) -> str:
     try:
         content = (run.read("plan") or {}).get("sweep")
         point = read_dataclass(SweepPoint, content, "plan.json") if content else None
-    except (OSError, ValueError, RecordError):
+    except (OSError, ValueError, AttributeError):  # damaged, or of another program
         return ""
     values = point.values.items() if point else ()
     words = [f"{key.rpartition('.')[2]}={value}" for key, value in values]

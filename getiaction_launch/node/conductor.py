@@ -35,7 +35,6 @@ from getiaction_launch.system.stop import StopRequest
 JOIN_SECONDS = 120
 ECHO_SECONDS = 5
 MARGIN_SECONDS = 15
-POLL_SECONDS = 0.05
 _starts = itertools.count()
 
 
@@ -52,18 +51,19 @@ def begin(run: Run, key: str, address: str, port: int) -> Attempt:
     return Attempt.begin(run, key, address, port)
 
 
-def join(run: Run, allocation: Allocation) -> int:
+def join(run: Run, allocation: Allocation, stop: StopRequest | None = None) -> int:
     """Be one node of one attempt; on the node of rank 0 also open the attempt and end it.
 
     Args:
         run: The run that the job belongs to.
         allocation: What the scheduler has given to this process.
+        stop: Set by the signals of the scheduler; made here if not given.
 
     Returns:
         0 if this node succeeded or another attempt follows, otherwise ``EXIT_FAILED``; the
         scheduler should then end the other nodes.
     """
-    stop = StopRequest()
+    stop = stop or StopRequest()
     if Done.read(run):
         return 0  # the job was requeued after its end, or for a later step
     job = JobRecord.read(run)
@@ -201,6 +201,10 @@ class NodeHandle(Protocol):
 class Nodes(Protocol):
     """The nodes on which :func:`drive` runs attempts."""
 
+    @property
+    def poll_seconds(self) -> float:
+        """How often to ask how the nodes are, in seconds."""
+
     def reserve_head(self) -> tuple[str, int]:
         """Return the address of the first node, and a port there reserved for the attempt.
 
@@ -250,16 +254,18 @@ def drive(
     ending: Ending | None = None
     if not may_begin(run):
         return None
-    try:
-        while not is_stopped() and (ending is None or ending.goes_on):
-            with place() as nodes:
-                is_whole = nodes is not None
-                while nodes and is_whole and not is_stopped():
-                    ending, is_whole = _run_attempt(run, nodes, is_stopped, patience_seconds)
-                    is_whole = is_whole and ending.goes_on
-    except TimeoutError as error:
-        ending = Ending(JobState.FAILED, Cause.NODE_FAILURE, str(error))
-        begin(run, _key(), "", 0).end(ending)
+    while not is_stopped() and (ending is None or ending.goes_on):
+        with contextlib.ExitStack() as stack:
+            try:
+                nodes = stack.enter_context(place())
+            except TimeoutError as error:
+                ending = Ending(JobState.FAILED, Cause.NODE_FAILURE, str(error))
+                begin(run, _key(), "", 0).end(ending)
+                return ending
+            is_whole = nodes is not None
+            while nodes and is_whole and not is_stopped():
+                ending, is_whole = _run_attempt(run, nodes, is_stopped, patience_seconds)
+                is_whole = is_whole and ending.goes_on
     return ending
 
 
@@ -271,23 +277,30 @@ def _run_attempt(
     run: Run, nodes: Nodes, is_stopped: Callable[[], bool], patience_seconds: float | None
 ) -> tuple[Ending, bool]:
     """Run one attempt; returns how it ended, and whether the next one can use the same nodes."""
-    attempt: Attempt | None = None
     try:
         address, port = nodes.reserve_head()
-        attempt = begin(run, _key(), address, port)
+    except (NodeLostError, LaunchError) as error:
+        return _fail(begin(run, _key(), "", 0), error), False
+    attempt = begin(run, _key(), address, port)
+    try:
         handles = nodes.start(attempt)
     except (NodeLostError, LaunchError) as error:
-        is_loss = isinstance(error, NodeLostError)
-        cause = Cause.NODE_FAILURE if is_loss else Cause.CRASH
-        ending = allow_another(run, Ending(JobState.FAILED, cause, str(error)))
-        (attempt or begin(run, _key(), "", 0)).end(ending)
-        return ending, False
+        return _fail(attempt, error), False
     exit_codes = _watch(handles, nodes, is_stopped, patience_seconds)
     nodes.clean(exit_codes)
     stopped_by = Cause.STOP if is_stopped() else nodes.stop_cause()
     ending = allow_another(run, judge(run, attempt.number, exit_codes, stopped_by))
     attempt.end(ending)
     return ending, None not in exit_codes and stopped_by is None
+
+
+def _fail(attempt: Attempt, error: Exception) -> Ending:
+    """End an attempt whose nodes could not be started."""
+    is_loss = isinstance(error, NodeLostError)
+    cause = Cause.NODE_FAILURE if is_loss else Cause.CRASH
+    ending = allow_another(attempt.run, Ending(JobState.FAILED, cause, str(error)))
+    attempt.end(ending)
+    return ending
 
 
 def _poll(handle: NodeHandle) -> tuple[bool, int | None]:
@@ -322,5 +335,5 @@ def _watch(
         if patience_seconds is not None and waited_seconds > patience_seconds:
             break
         if len(codes) < len(handles):
-            time.sleep(POLL_SECONDS)
+            time.sleep(nodes.poll_seconds)
     return [codes.get(rank) for rank in range(len(handles))]

@@ -57,7 +57,7 @@ def _read_fields(cls: Any, content: object, source: str, prefix: str) -> object:
     return cls(**values)
 
 
-def _read(kind: Any, value: object, source: str, key: str) -> object:  # noqa: ANN401, PLR0911 - a type; a line for each kind
+def _read(kind: Any, value: object, source: str, key: str) -> object:  # noqa: ANN401, C901, PLR0911 - a type; a line for each kind
     """Return ``value`` as an object of the type ``kind``."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any or kind is object:
@@ -73,13 +73,22 @@ def _read(kind: Any, value: object, source: str, key: str) -> object:  # noqa: A
     if origin is typing.Literal and value in arguments:
         return value
     if isinstance(kind, type):
-        if issubclass(kind, Enum) and value in {member.value for member in kind}:
+        if issubclass(kind, Enum) and value in [member.value for member in kind]:
             return kind(value)
-        is_number = kind is float and isinstance(value, int)
+        if _is_number_for(kind, value):
+            return kind(value)
         is_flag = isinstance(value, bool) and kind is not bool  # Python counts it as a number
-        if not is_flag and (isinstance(value, kind) or is_number):
+        if isinstance(value, kind) and not is_flag:
             return value
     raise _damaged(source, key, value, _name(kind))
+
+
+def _is_number_for(kind: type, value: object) -> bool:
+    """Whether a number only has another form: 3 for a float, 3.0 for a whole number."""
+    if isinstance(value, bool):
+        return False
+    is_whole = kind is int and isinstance(value, float) and value.is_integer()
+    return is_whole or (kind is float and isinstance(value, int))
 
 
 def _read_union(kinds: tuple[Any, ...], value: object, source: str, key: str) -> object:

@@ -4,10 +4,12 @@
 other nodes read from it where rank 0 listens and which checkpoint all of them resume from.
 """
 
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from getiaction_launch.errors import CheckError, RecordError
 from getiaction_launch.run.checkpoint import newest
 from getiaction_launch.run.records import AttemptRecord, Done, Progress, read_attempts
 from getiaction_launch.run.run import Run
@@ -73,8 +75,17 @@ class Attempt:
 
     @classmethod
     def read(cls, run: Run, number: int) -> "Attempt":
-        """Read an attempt that has begun."""
-        record = AttemptRecord.read(run, number) or AttemptRecord(number)
+        """Read an attempt that has begun.
+
+        Raises:
+            CheckError: If this node does not see it; without it, training would start anew.
+        """
+        record = AttemptRecord.read(run, number)
+        if record is None:
+            raise CheckError(
+                f"{socket.gethostname()} does not see attempt {number} of run {run.name}.",
+                f"Check that every node sees {run.directory}.",
+            )
         return cls(run, number, record.head, record.resume_from)
 
     @classmethod
@@ -109,7 +120,10 @@ class Attempt:
 
     def end(self, ending: Ending) -> None:
         """Record how the attempt ended; if it succeeded, the run is done."""
-        progress = Progress.read(self.run) or Progress()
+        try:
+            progress = Progress.read(self.run) or Progress()
+        except RecordError:  # how the run ended must be recorded, whatever else is damaged
+            progress = Progress()
         if ending.state is JobState.SUCCEEDED:
             # Only this file means success; it repeats what rank 0 last reported.
             Done(**progress.__dict__, finished_at=time.time()).write(self.run)
@@ -129,17 +143,47 @@ def write_end(run: Run, record: AttemptRecord, ending: Ending) -> None:
     ).write(run)
 
 
-def recorded_ending(run: Run) -> Ending | None:
-    """Return how the run ended, by its own records; None if only its job may know.
+@dataclass(frozen=True)
+class RecordedEnd:
+    """What a run's own records say about its end.
 
-    Only ``done.json`` means success.
+    Attributes:
+        ending: How the run ended; None if only its job may know.
+        attempts: Every attempt so far, the first one first.
+        done: The last progress of a run that has finished; None for any other.
     """
-    if Done.read(run):
-        return Ending(JobState.SUCCEEDED)
-    records = read_attempts(run)
-    if not records or records[-1].ended_at is None or records[-1].goes_on:
+
+    ending: Ending | None
+    attempts: list[AttemptRecord]
+    done: Done | None = None
+
+
+def read_end(run: Run) -> RecordedEnd:
+    """Read how a run ended, by its own records. Only ``done.json`` means success.
+
+    Raises:
+        RecordError: If one of the attempts' records is damaged.
+    """
+    # Beware: the attempts first. A run that ends between the two reads has done.json already.
+    attempts = read_attempts(run)
+    if done := _read_done(run):
+        return RecordedEnd(Ending(JobState.SUCCEEDED), attempts, done)
+    return RecordedEnd(_last_ending(attempts), attempts)
+
+
+def _read_done(run: Run) -> Done | None:
+    try:
+        return Done.read(run)
+    except RecordError:
+        if run.read(Done.NAME) is None:  # raises if it is not even JSON
+            raise
+        return Done()  # that it is there is enough
+
+
+def _last_ending(attempts: Sequence[AttemptRecord]) -> Ending | None:
+    if not attempts or attempts[-1].ended_at is None or attempts[-1].goes_on:
         return None
-    last = records[-1]
+    last = attempts[-1]
     if last.state is JobState.SUCCEEDED:
         reason = f"attempt {last.number} succeeded, but done.json is missing"
         return Ending(JobState.FAILED, last.cause, reason)

@@ -37,13 +37,18 @@ def load(cls: type[T], path: Path) -> T | None:
         RecordError: If the file is damaged; the message names the file and the key.
         StorageError: If remote storage does not answer.
     """
+    content = _read_mapping(path)
+    return None if content is None else read_dataclass(cls, content, str(path))
+
+
+def _read_mapping(path: Path) -> dict[str, object] | None:
     try:
-        content = read_json(path)
-    except RecordError:
-        raise
+        content: object = read_json(path)
     except ValueError as error:
         raise RecordError(f"{path} is not JSON: {error}.", "The file is damaged.") from error
-    return None if content is None else read_dataclass(cls, content, str(path))
+    if content is not None and not isinstance(content, dict):
+        raise RecordError(f"{path}: {content!r} must be a mapping.", "The file is damaged.")
+    return content
 
 
 def plain(record: Any) -> dict[str, object]:  # noqa: ANN401 - a dataclass
@@ -136,11 +141,12 @@ class JobRecord(Record):
             RecordError: If the file is damaged; the message names the file and the key.
             StorageError: If remote storage does not answer.
         """
-        record = super().read(run)
-        if record is None:
+        path = run.launch_directory / f"{cls.NAME}.json"
+        content = _read_mapping(path)
+        if content is None:
             return None
+        record = read_dataclass(cls, {**content, "details": {}}, str(path))
         own = {f.name for f in fields(cls)} | {"schema_version"}
-        content = run.read(cls.NAME) or {}
         details = {key: value for key, value in content.items() if key not in own}
         output, folder = record.output, details.get("job_dir")
         if output is None and isinstance(folder, str):  # as SLURM's jobs had it before 0.1.0
@@ -230,6 +236,7 @@ class Progress(Record):
         upload_error: Why no checkpoint can be uploaded at present.
         is_writing_checkpoint: Whether a checkpoint is being written in the background.
         updated_at: When this was written, in seconds since the epoch.
+        reported: Names of the values that have been reported; not written itself.
     """
 
     NAME: ClassVar[str] = "progress"
@@ -248,11 +255,33 @@ class Progress(Record):
     upload_error: str | None = None
     is_writing_checkpoint: bool = False
     updated_at: float | None = None
+    reported: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
+    @classmethod
+    def read(cls, run: "Run") -> "Self | None":
+        """Read the file; None if it does not exist (yet).
+
+        Raises:
+            RecordError: If the file is damaged; the message names the file and the key.
+            StorageError: If remote storage does not answer.
+        """
+        content = _read_mapping(run.launch_directory / f"{cls.NAME}.json")
+        if content is None:
+            return None
+        content.pop("reported", None)
+        record = read_dataclass(cls, content, f"{run.launch_directory / cls.NAME}.json")
+        return replace(record, reported=tuple(content))
+
+    def updated(self, **changes: Any) -> "Self":  # noqa: ANN401 - values of the fields
+        """Return the same progress with new values, which count as reported even where None."""
+        names = dict.fromkeys((*self.reported, *changes))
+        return replace(self, **changes, reported=tuple(names))
 
     def content(self) -> dict[str, object]:
         """Return the content of the file: only what has been reported so far."""
-        unset = asdict(type(self)())
-        return {key: value for key, value in asdict(self).items() if value != unset[key]}
+        unset, values = asdict(type(self)()), asdict(self)
+        del values["reported"]
+        return {k: v for k, v in values.items() if k in self.reported or v != unset[k]}
 
     @property
     def is_saving(self) -> bool:

@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -53,7 +52,7 @@ class ProgressReport(Callback):
                 first_step=self._first_step,
                 step=self._first_step,
                 total_steps=int(total) if total != float("inf") else None,
-                max_epochs=trainer.max_epochs,
+                max_epochs=None if trainer.max_epochs is None else int(trainer.max_epochs),
             )
 
     def on_train_batch_end(
@@ -111,7 +110,7 @@ class ProgressReport(Callback):
             changes: New values for fields of :class:`~getiaction_launch.run.records.Progress`.
         """
         with self._lock:
-            self._report = replace(self._report, **changes, updated_at=time.time())
+            self._report = self._report.updated(**changes, updated_at=time.time())
             # Training must not wait for the disk every second, nor end because it is full.
             with contextlib.suppress(OSError):
                 self._report.write(self._run, durable=False)

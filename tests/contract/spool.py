@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from signal import Signals
 
@@ -77,10 +77,13 @@ class SpoolBackend:
         group = uuid.uuid4().hex
         for run in runs:
             before = JobRecord.read(run) or JobRecord()
-            job_id = uuid.uuid4().hex[:8]
             earlier = [*before.previous_job_ids, *filter(None, [before.job_id])]
-            output = f"{self.spool}/{job_id}/output.log"
-            record = JobRecord(record_of(self), job_id, time.time(), earlier, output=output)
+            place = Path(self.spool).absolute() / uuid.uuid4().hex[:8]
+            place.mkdir(mode=0o700)  # the environment may hold secrets
+            backend = record_of(replace(self, spool=str(place.parent)))  # from any directory
+            record = JobRecord(
+                backend, place.name, time.time(), earlier, None, f"{place}/output.log"
+            )
             record.write(run)  # first: the job reads it
             plan = Plan.of(run)
             job = {
@@ -91,10 +94,8 @@ class SpoolBackend:
                 "group": group,
                 "max_parallel": max_parallel or len(runs),
             }
-            place = Path(self.spool, job_id)
-            place.mkdir(mode=0o700)  # the environment may hold secrets
-            (place / "job.json").write_text(json.dumps(job))
-            (place / "state").write_text("queued")  # last: from here on the server sees it
+            (place / ".job.json").write_text(json.dumps(job))
+            (place / ".job.json").rename(place / "job.json")  # from here on the server sees it
 
     def attach(self, run: Run, record: JobRecord) -> Job:
         """Find a job that any shell submitted."""
@@ -118,7 +119,8 @@ class SpoolJob:
 
     def status(self) -> JobStatus:
         """What the server has written, with what the run's own records say since then."""
-        word = last_line(self.place / "state") or "lost"
+        is_new = self.place.exists() and not (self.place / "state").exists()
+        word = "queued" if is_new else last_line(self.place / "state")
         if word in STATES:
             return JobStatus(STATES[word])
         if Cancel.read(self.run):
@@ -130,7 +132,7 @@ class SpoolJob:
         """End the job; return when the server has no process of it any more."""
         if self.status().state.is_over:
             return
-        Cancel(time.time()).write(self.run)  # first: the job reads it when it is told to end
+        Cancel(time.time()).write(self.run)  # first: the job reads it when it must end
         (self.place / "cancel").touch()
         for _ in range(600):  # a minute
             if self.status().state.is_over:

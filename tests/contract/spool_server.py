@@ -21,10 +21,13 @@ KILL_SECONDS = 40
 class RunningJob:
     """The processes of one start of a job."""
 
-    def __init__(self, place: Path, job: dict, starts: int) -> None:
-        self.place, self.job, self.starts = place, job, starts
+    def __init__(self, place: Path, job: dict) -> None:
+        self.place, self.job = place, job
         self._stopped_at: float | None = None
-        self._write("running")
+        counter = place / "starts"
+        starts = int(counter.read_text()) + 1 if counter.exists() else 0
+        counter.write_text(str(starts))
+        write_state(place, "running")
         numbers = {"SPOOL_JOB_ID": place.name, "SPOOL_STARTS": str(starts)}
         sizes = {"SPOOL_NUM_NODES": str(job["num_nodes"])}
         with (place / "output.log").open("ab") as log:
@@ -40,11 +43,6 @@ class RunningJob:
                 for rank in range(job["num_nodes"])
             ]
 
-    def _write(self, word: str) -> None:
-        temporary = self.place / ".state"
-        temporary.write_text(word)
-        temporary.replace(self.place / "state")
-
     def step(self) -> bool:
         """Look once; returns whether the job has left its nodes."""
         codes = [node.poll() for node in self._nodes]
@@ -57,7 +55,7 @@ class RunningJob:
         if None in codes:
             return False
         requeue = self.place / "requeue"
-        self._write("queued" if requeue.exists() else "ended")
+        write_state(self.place, "queued" if requeue.exists() else "ended")
         requeue.unlink(missing_ok=True)
         (self.place / "preempt").unlink(missing_ok=True)
         return True
@@ -69,22 +67,30 @@ class RunningJob:
                     os.kill(node.pid, signum)
 
 
+def write_state(place: Path, word: str) -> None:
+    """Replace the state of a job, so that a reader sees the old one or the new one."""
+    (place / ".state").write_text(word)
+    (place / ".state").replace(place / "state")
+
+
+def is_queued(job: Path) -> bool:
+    """Whether a job waits for its first start, or for another one."""
+    state = job.with_name("state")
+    return not state.exists() or state.read_text() == "queued"
+
+
 def serve(spool: Path) -> None:
     """Start jobs in the order in which they came, until this process is killed."""
     running: list[RunningJob] = []
-    starts: dict[str, int] = {}
     while True:
         running = [job for job in running if not job.step()]
-        queued = [p for p in spool.glob("[!.]*/state") if p.read_text() == "queued"]
-        for state in sorted(queued, key=lambda path: (path.parent / "job.json").stat().st_mtime_ns):
-            place = state.parent
-            if (place / "cancel").exists():
-                state.write_text("ended")
-                continue
-            job = json.loads((place / "job.json").read_text())
-            if sum(r.job["group"] == job["group"] for r in running) < job["max_parallel"]:
-                starts[place.name] = starts.get(place.name, -1) + 1
-                running.append(RunningJob(place, job, starts[place.name]))
+        queued = [path for path in spool.glob("*/job.json") if is_queued(path)]
+        for path in sorted(queued, key=lambda path: path.stat().st_mtime_ns):
+            job = json.loads(path.read_text())
+            if (path.parent / "cancel").exists():
+                write_state(path.parent, "ended")
+            elif sum(r.job["group"] == job["group"] for r in running) < job["max_parallel"]:
+                running.append(RunningJob(path.parent, job))
         time.sleep(POLL_SECONDS)
 
 

@@ -6,10 +6,11 @@ import time
 
 import pytest
 
+from getiaction_launch.errors import CheckError
 from getiaction_launch.plan.plan import Plan, Restarts, Topology
 from getiaction_launch.run import attempt as attempts
 from getiaction_launch.run import restart
-from getiaction_launch.run.attempt import EXIT_FAILED, Attempt, Ending
+from getiaction_launch.run.attempt import EXIT_FAILED, Attempt, Ending, read_end
 from getiaction_launch.run.checkpoint import Checkpoint
 from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.records import read_attempts
@@ -173,3 +174,32 @@ def test_reopened_run_goes_on_and_is_no_longer_cancelled(run):
     reopen(run)
     assert read_attempts(run)[0].goes_on
     assert run.read("cancel") is None
+
+
+def test_run_that_ends_while_it_is_looked_at_is_never_called_failed(run, monkeypatch):
+    """done.json is written before the attempt's end; who reads in between must not miss it."""
+    attempt, read = begin(run), attempts.read_attempts
+
+    def end_first(looked_at):
+        records = read(looked_at)
+        attempt.end(Ending(JobState.SUCCEEDED))
+        return records if records[-1].ended_at else read(looked_at)
+
+    monkeypatch.setattr(attempts, "read_attempts", end_first)
+    assert read_end(run).ending.state is JobState.SUCCEEDED
+
+
+def test_success_is_recorded_although_the_progress_is_damaged(run):
+    """How a run ended counts more than how far it said it was."""
+    attempt = begin(run)
+    (run.launch_directory / "progress.json").write_text('{"step": "many"}')
+    attempt.end(Ending(JobState.SUCCEEDED))
+    assert read_end(run).ending.state is JobState.SUCCEEDED
+    run.write("done", {"step": "many"})  # by another program; it is there, which is enough
+    assert read_end(run).ending.state is JobState.SUCCEEDED
+
+
+def test_node_that_does_not_see_its_attempt_does_not_train_anew(run):
+    """On a file system that lags behind, training from step 0 would be silent damage."""
+    with pytest.raises(CheckError, match="does not see attempt 3 of run act/version_0"):
+        Attempt.read(run, 3)

@@ -92,7 +92,7 @@ def test_a_disk_that_is_full_for_a_moment_costs_nothing(worker, full_disk, tmp_p
     names = {path.name for path in tmp_path.glob("*") if path.is_file()}
     assert names == {"epoch=0.ckpt", "epoch=1.ckpt"}
     assert capfd.readouterr().err.count("; retrying in ") == 4
-    assert "checkpoint_error" not in worker.run.read("progress")
+    assert worker.run.read("progress")["checkpoint_error"] is None
 
 
 def test_a_run_that_cannot_save_fails_at_the_limit(worker, full_disk):

@@ -39,6 +39,8 @@ class Node:
 class Nodes:
     """Nodes that end as each start says; an exception instead is raised by the start."""
 
+    poll_seconds = 0.05
+
     def __init__(self, starts):
         self.starts, self.placed, self.cleaned, self.nodes = list(starts), 0, [], []
         self.cause = None
@@ -165,3 +167,16 @@ def test_nothing_begins_once_somebody_has_cancelled(run):
     nodes = Nodes([[0, 0]])
     assert drive(run, nodes.place, never).state is JobState.SUCCEEDED
     assert read_attempts(run)[0].cause is Cause.NODE_FAILURE
+
+
+def test_only_the_wait_for_nodes_has_a_limit_that_ends_the_run(run):
+    """A file system that times out in the middle of an attempt is another matter."""
+    nodes = Nodes([[0, 0]])
+
+    def start(attempt):
+        raise TimeoutError(f"the disk of attempt {attempt.number} does not answer")
+
+    nodes.start = start
+    with pytest.raises(TimeoutError, match="the disk of attempt 0"):
+        drive(run, nodes.place, never)
+    assert len(read_attempts(run)) == 1

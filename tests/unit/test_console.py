@@ -77,6 +77,15 @@ def test_summary_of_a_failure_names_error_and_log(tmp_path, monkeypatch):
     assert "\nresume       getiaction-launch resume experiments/act/version_0\n" in text
 
 
+def test_summary_needs_no_backend(tmp_path):
+    """How a run ended is in its records, also where its backend cannot be imported any more."""
+    run = Run.claim(str(tmp_path), "act")
+    run.write("job", {"job_id": "1", "backend": {"class_path": "gone.Backend", "init_args": {}}})
+    text = summary(RunStatus(run, JobState.FAILED, "ValueError: no gripper"))
+    assert "act/version_0 FAILED" in text
+    assert f"getiaction-launch resume {tmp_path}/act/version_0" in text
+
+
 def test_watch_is_quiet_off_a_terminal(capsys, monkeypatch):
     """A line for each new phase, then one in ten seconds, and no control characters."""
     now = 100.0

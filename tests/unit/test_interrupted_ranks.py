@@ -219,4 +219,4 @@ def test_a_checkpoint_in_flight_when_another_rank_dies_counts(node):
     assert names == {f"fit_0_step_{saved.step}.{kind}" for kind in ("ckpt", "json")}
     progress = node.run.read("progress")
     assert (progress["phase"], progress["checkpoint_step"]) == ("training", saved.step)
-    assert "checkpoint_error" not in progress
+    assert progress["checkpoint_error"] is None

@@ -300,6 +300,28 @@ def test_damaged_record_does_not_hide_the_other_runs(capsys, record, content):
     assert main(["status", "damaged/version_0"]) == 0
 
 
+@pytest.mark.parametrize(
+    "backend",
+    [
+        {
+            "class_path": "getiaction_launch.backends.ray.RayBackend",
+            "init_args": {"ray": {"job_id": 1}},
+        },
+        {"class_path": "getiaction_launch.backends.slurm.SlurmBackend", "init_args": {"sbatch": 1}},
+        {"class_path": "no.such.Backend", "init_args": {}},
+    ],
+)
+def test_settings_that_a_backend_refuses_do_not_hide_the_other_runs(capsys, backend):
+    """Whatever job.json names, `ls` lists the run as UNKNOWN, and the others."""
+    for name in ("whole", "odd"):
+        Run.claim("experiments", name).write("plan", {})
+    run = Run(Path("experiments/odd/version_0").absolute())
+    run.write("job", {"job_id": "1", "backend": backend})
+    assert main(["ls", "--json"]) == 0
+    states = {run["run"]: run["state"] for run in json.loads(capsys.readouterr().out)["runs"]}
+    assert states == {"whole/version_0": "PENDING", "odd/version_0": "UNKNOWN"}
+
+
 def test_runs_of_a_cluster_are_looked_for_in_its_storage_root(tmp_path, monkeypatch, capsys):
     """``--cluster``, or the variable that stands in for it, leads to where its runs lie."""
     (tmp_path / "site.yaml").write_text(

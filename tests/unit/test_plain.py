@@ -66,6 +66,12 @@ def test_everything_that_was_written_is_read():
     )
 
 
+def test_a_number_may_have_the_other_form():
+    """JSON knows one kind of number: 3.0 is a whole one, and 3 may stand for seconds."""
+    read = read_dataclass(Outer, {"name": "a", "inner": {"seconds": 1}, "count": 3.0}, "f.json")
+    assert (read.count, type(read.count), type(read.inner.seconds)) == (3, int, float)
+
+
 def test_keys_of_other_versions_are_ignored_and_defaults_fill_in():
     """A file of another version has more keys, or fewer."""
     read = read_dataclass(Outer, {"name": "a", "inner": {"seconds": 1, "new": 1}, "x": 2}, "f.json")
@@ -83,6 +89,8 @@ def test_keys_of_other_versions_are_ignored_and_defaults_fill_in():
         ({"count": 1.5}, "f.json: count=1.5 must be a whole number."),
         ({"count": None}, "f.json: count=None must be a whole number."),
         ({"color": "blue"}, "f.json: color='blue' must be one of red."),
+        ({"color": []}, "f.json: color=[] must be one of red."),
+        ({"color": {}}, "f.json: color={} must be one of red."),
         ({"when": "never"}, "f.json: when='never' must be one of wait, skip."),
         ({"words": ["b", 1]}, "f.json: words[1]=1 must be text."),
         ({"words": "b"}, "f.json: words='b' must be a list."),

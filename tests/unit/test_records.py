@@ -122,3 +122,13 @@ def test_details_of_a_job_stand_next_to_its_other_keys(run):
     assert record.output == "/jobs/12_1_0_log.out"
     record.write(run)
     assert run.read("job")["process"] == process
+
+
+def test_progress_keeps_the_keys_that_were_reported(run):
+    """Whoever reads JSON finds them, also where the value is null, false or empty."""
+    progress = Progress().updated(step=3, total_steps=None, metrics={})
+    progress = progress.updated(is_writing_checkpoint=False, step=4)
+    assert progress.content().keys() == {"step", "total_steps", "metrics", "is_writing_checkpoint"}
+    progress.write(run)
+    assert Progress.read(run).content() == progress.content()
+    assert len(progress.updated(step=5).reported) == len(progress.reported)

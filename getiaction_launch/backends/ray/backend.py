@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from getiaction_launch.backends.backend import Backend, Job, replace_fields
-from getiaction_launch.backends.process import ProcessJob, start_process
+from getiaction_launch.backends.process import start_process
 from getiaction_launch.backends.ray.client import connect, ray_errors
-from getiaction_launch.backends.ray.job import RayJob
+from getiaction_launch.backends.ray.job import PrivateRayJob, RayJob
 from getiaction_launch.backends.ray.settings import RaySettings
 from getiaction_launch.errors import (
     CheckError,
@@ -221,7 +221,7 @@ class RayBackend(RaySettings):
     def attach(self, run: Run, record: JobRecord) -> Job:
         """Find a job that was submitted from anywhere."""
         if "process" in record.details:
-            return ProcessJob(run, record, self.grace_seconds)
+            return PrivateRayJob(run, record, self.grace_seconds)
         return RayJob(run, record, str(self.address), self.grace_seconds)
 
     def allocation(self, plan: Plan) -> Allocation | None:  # noqa: ARG002 - the contract's argument

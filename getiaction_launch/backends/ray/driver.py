@@ -27,6 +27,7 @@ from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import Attempt
 from getiaction_launch.run.records import BackendRecord, Cancel, Done, JobRecord
+from getiaction_launch.run.restart import may_begin
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
 from getiaction_launch.system.stop import StopRequest
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from getiaction_launch.backends.ray.backend import RayBackend
 
 NAMESPACE = "getiaction-launch"
+POLL_SECONDS = 0.2
 CLEAN_SECONDS = 20
 SLOT_SECONDS = 1
 
@@ -63,6 +65,9 @@ class Driver:
         Returns:
             Whether training has finished.
         """
+        if not may_begin(self.run):
+            print(f"run {self.run.name} has ended and is not restarted", flush=True)
+            return Done.read(self.run) is not None
         with self._slot(max_parallel):
             patience_seconds = self._backend.grace_seconds + SAVE_LIMIT_SECONDS + MARGIN_SECONDS
             ending = drive(self.run, self._place, self._is_stopped, patience_seconds)
@@ -155,6 +160,11 @@ class _RayNodes:
         }
         actor: Any = ray.remote(NodeAgent)
         return actor.options(**options).remote(str(self._run.directory))
+
+    @property
+    def poll_seconds(self) -> float:
+        """Each time, Ray is asked about every node, and the run's storage for a cancel."""
+        return max(POLL_SECONDS, self._run.poll_seconds)
 
     def reserve_head(self) -> tuple[str, int]:
         """Return the address of the first node, and a port there that its agent has reserved.

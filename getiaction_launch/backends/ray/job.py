@@ -1,9 +1,10 @@
 """A run's job on a Ray cluster: its state, and how to cancel it."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from getiaction_launch.backends.backend import JobStatus
+from getiaction_launch.backends.process import ProcessJob
 from getiaction_launch.backends.ray.client import connect, ray_errors
 from getiaction_launch.backends.ray.placement import Placement
 from getiaction_launch.errors import RefusedError, UnreachableError
@@ -120,3 +121,16 @@ class RayJob:
             return "FAILED", f"the cluster at {self.address} does not know it; was it restarted?"
         lines = (info.message or "").strip().splitlines()
         return str(info.status.value), lines[-1] if lines else ""
+
+
+@dataclass(frozen=True)
+class PrivateRayJob(ProcessJob):
+    """A process of this machine whose driver starts a Ray cluster of its own."""
+
+    def status(self) -> JobStatus:
+        """Ask the process table, and the driver's record of what it waits for."""
+        status = super().status()
+        placement = Placement.read(self.run) if status.state is JobState.PENDING else None
+        if placement is None:
+            return status
+        return replace(status, reason=placement.reason, is_queued=True)

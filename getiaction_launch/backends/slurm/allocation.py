@@ -138,10 +138,10 @@ class SlurmAllocation:
         Returns:
             Why that is not possible, for people; None if the job was submitted.
         """
-        record = JobRecord.read(run) or JobRecord()
-        if record.step_id is not None:
-            return "submit your own batch script again: sbatch ..."
         try:
+            record = JobRecord.read(run) or JobRecord()
+            if record.step_id is not None:
+                return "submit your own batch script again: sbatch ..."
             backend = load_backend(record.backend, f"{run.launch_directory / 'job.json'}")
             after = {"dependency": f"afterany:{self.job_id}"}
             backend.with_settings(after).submit([run], None)
@@ -181,7 +181,7 @@ def share_cpus(plan: Plan) -> dict[str, str]:
     Not every site binds a task to its CPUs, so the workers cannot count them themselves.
     """
     cpus = os.environ.get("SLURM_CPUS_PER_TASK")
-    if cpus is None:
+    if not cpus:
         return {}
     return {"OMP_NUM_THREADS": str(max(1, int(cpus) // plan.topology.workers_per_node))}
 

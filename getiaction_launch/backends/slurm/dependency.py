@@ -2,9 +2,15 @@
 
 import re
 
+from getiaction_launch.backends.backend import load_backend
 from getiaction_launch.backends.slurm.job import SlurmJob
-from getiaction_launch.errors import CheckError, RunNotFoundError, UsageError
-from getiaction_launch.run.attempt import recorded_ending
+from getiaction_launch.errors import (
+    CheckError,
+    RunNotFoundError,
+    UnreachableError,
+    UsageError,
+)
+from getiaction_launch.run.attempt import read_end
 from getiaction_launch.run.records import JobRecord
 from getiaction_launch.run.run import Run, find_run
 from getiaction_launch.run.state import JobState
@@ -76,10 +82,17 @@ def _resolve_run(kind: str, reference: str, root: str, poll_seconds: float) -> s
 
 
 def _state(run: Run, record: JobRecord, poll_seconds: float) -> JobState:
-    if ending := recorded_ending(run):
+    if ending := read_end(run).ending:
         return ending.state
-    if not _JOB_ID.fullmatch(record.job_id):
+    try:
+        if _JOB_ID.fullmatch(record.job_id):
+            state = SlurmJob(run, record, poll_seconds).status().state
+        else:  # of another cluster
+            backend = load_backend(record.backend, f"{run.launch_directory / 'job.json'}")
+            state = backend.attach(run, record).status().state
+    except UnreachableError:
         return JobState.UNKNOWN
-    state = SlurmJob(run, record, poll_seconds).status().state
-    # Only done.json means success.
-    return JobState.FAILED if state is JobState.SUCCEEDED else state
+    # The job may have ended and written its last record since the records were read.
+    if state.is_over and (ending := read_end(run).ending):
+        return ending.state
+    return JobState.FAILED if state is JobState.SUCCEEDED else state  # only done.json means success

@@ -9,6 +9,7 @@ from getiaction_launch.node.conductor import join
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.records import JobRecord
 from getiaction_launch.run.run import Run
+from getiaction_launch.system.stop import StopRequest
 
 
 def run_task(directory: str, backend: Backend | None = None, company: object = None) -> None:
@@ -24,10 +25,12 @@ def run_task(directory: str, backend: Backend | None = None, company: object = N
         SystemExit: With the exit code of the node, unless that is 0.
     """
     del company
+    stop = StopRequest()  # first: submitit's own handlers would requeue the job
     run = Run.at(directory)
-    record = JobRecord.read(run) or JobRecord()
-    backend = backend or load_backend(record.backend, f"{run.launch_directory / 'job.json'}")
+    if backend is None:
+        record = JobRecord.read(run) or JobRecord()
+        backend = load_backend(record.backend, f"{run.launch_directory / 'job.json'}")
     allocation = backend.allocation(Plan.of(run))
     # submitit would write an exception, but nothing else, into its result pickle.
-    if allocation and (code := join(run, allocation)):
+    if allocation and (code := join(run, allocation, stop)):
         raise SystemExit(code)
