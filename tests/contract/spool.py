@@ -24,7 +24,6 @@ from getiaction_launch.node.sidecar import MakeSidecar, Sidecar
 from getiaction_launch.run.records import BackendRecord, Cancel, JobRecord
 from getiaction_launch.storage.paths import last_line
 
-STATES = {"queued": JobState.PENDING, "running": JobState.RUNNING}
 COMMAND = (sys.executable, "-m", "spool")
 
 
@@ -74,16 +73,14 @@ class SpoolBackend:
 
     def submit(self, runs: Sequence[Run], max_parallel: int | None) -> None:
         """Write a job's file for each run; the server starts what appears in its directory."""
-        group = uuid.uuid4().hex
         for run in runs:
-            before = JobRecord.read(run) or JobRecord()
-            earlier = [*before.previous_job_ids, *filter(None, [before.job_id])]
+            before = JobRecord.read(run)
+            earlier = [*before.previous_job_ids, before.job_id] if before else []
             place = Path(self.spool).absolute() / uuid.uuid4().hex[:8]
             place.mkdir(mode=0o700)  # the environment may hold secrets
             backend = record_of(replace(self, spool=str(place.parent)))  # from any directory
-            record = JobRecord(
-                backend, place.name, time.time(), earlier, None, f"{place}/output.log"
-            )
+            log = f"{place}/output.log"
+            record = JobRecord(backend, place.name, time.time(), earlier, output=log)
             record.write(run)  # first: the job reads it
             plan = Plan.of(run)
             job = {
@@ -91,8 +88,8 @@ class SpoolBackend:
                 "directory": plan.working_directory,
                 "environment": dict(os.environ),
                 "num_nodes": plan.topology.num_nodes,
-                "group": group,
                 "max_parallel": max_parallel or len(runs),
+                "group": str(runs[0].directory),
             }
             (place / ".job.json").write_text(json.dumps(job))
             (place / ".job.json").rename(place / "job.json")  # from here on the server sees it
@@ -121,8 +118,8 @@ class SpoolJob:
         """What the server has written, with what the run's own records say since then."""
         is_new = self.place.exists() and not (self.place / "state").exists()
         word = "queued" if is_new else last_line(self.place / "state")
-        if word in STATES:
-            return JobStatus(STATES[word])
+        if word in ("queued", "running"):
+            return JobStatus(JobState.PENDING if word == "queued" else JobState.RUNNING)
         if Cancel.read(self.run):
             return JobStatus(JobState.CANCELLED, "cancelled by you", Cause.CANCEL)
         reason = f"its job {word}: {last_line(self.place / 'output.log')}"
