@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from getiaction_launch.errors import UnreachableError
+from getiaction_launch.errors import UnreachableError, counted
 from getiaction_launch.launch.status import RunStatus, attach, sweep_point
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.spec import DEFAULT
@@ -67,7 +67,7 @@ def plan_text(
     where = f"{topology.gpus_per_node} GPUs per node" if topology.gpus_per_node else "CPU"
     rows = [
         ("run", f"{plan.root}/{plan.name}/version_N", "N is claimed at submission"),
-        ("nodes", f"{topology.num_nodes} x {topology.workers_per_node} workers", where),
+        ("nodes", f"{topology.num_nodes} x {counted(topology.workers_per_node, 'worker')}", where),
         ("working directory", plan.working_directory, ""),
     ]
     rows += [("script", " ".join(plan.script), "command line")] if plan.script else []

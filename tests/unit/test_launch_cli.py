@@ -351,7 +351,7 @@ def test_dry_run_shows_what_will_run_and_starts_nothing(capsys):
     assert main(["--dry-run", "--nodes", "2", "--config", "a.yaml", "--trainer.logger=null"]) == 0
     plan, _, commands = capsys.readouterr().out.partition("\n\n")
     rows = {words[0]: words[1:] for words in (re.split("  +", row) for row in plan.splitlines())}
-    assert rows["nodes"] == ["2 x 1 workers", "CPU"]
+    assert rows["nodes"] == ["2 x 1 worker", "CPU"]
     assert rows["trainer.max_epochs"] == ["3", "a.yaml"]
     assert rows["trainer.num_nodes"] == ["2", "command line (--nodes)"]
     assert rows["trainer.max_steps"] == ["-1", "default"]
