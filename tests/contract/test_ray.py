@@ -110,7 +110,7 @@ def test_run_inside_a_copy_that_ray_deletes_is_refused(ray, script):
     script("pass")
     words = ["--cluster", "ray", "--gpus-per-node", "0", "train.py"]
     said = ray("job", "submit", "--working-dir", ".", "--", *LAUNCH, *words)
-    assert "would go away with it" in said
+    assert "will delete after it" in said
     assert "--storage-root" in said
 
 
