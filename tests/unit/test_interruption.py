@@ -209,7 +209,7 @@ def test_a_sharded_strategy_saves_in_its_own_way_and_is_committed_after_that(wor
     undisturbed = worker.fit()
     words = {"strategy": ShardingStrategy(device="cpu"), "accelerator": "auto"}
     assert worker.fit(stop_at=2, **words) is None
-    assert "checkpoint_error" not in worker.run.read("progress")
+    assert worker.run.read("progress")["checkpoint_error"] is None
     saved = newest(worker.run)
     assert (saved.step, saved.path.is_dir()) == (3, True)
     assert equal(worker.fit(resume_from=saved.path, **words), undisturbed)
