@@ -26,6 +26,7 @@ for path in EXPERIMENTS.rglob("*.*"):
     text = re.sub(rf"{sys.prefix}/lib/\S*/site-packages", "site-packages", text)
     text = re.sub(rf"{sys.prefix}\S*/python\S*", "python", text)
     text = re.sub(r"HINT: .* python .*", "HINT: ...", text)
+    text = re.sub(r".*\bTip: For seamless .*\n", "", text)
     if path.name in {"job.json", "job.log", "attempt_0.json"}:
         text = re.sub(rf"\b{socket.gethostname()}\b", "@HOST@", text)
     path.write_text(text)
