@@ -14,7 +14,7 @@ from getiaction_launch.errors import CheckError, UsageError
 from getiaction_launch.launch.status import backend_of
 from getiaction_launch.launch.submit import check_resumable
 from getiaction_launch.node.allocation import Allocation
-from getiaction_launch.node.conductor import join
+from getiaction_launch.node.conductor import JOIN_SECONDS, join
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.records import JobRecord
 from getiaction_launch.run.restart import reopen
@@ -23,7 +23,6 @@ from getiaction_launch.storage.paths import children, open_path
 from getiaction_launch.storage.probe import make_root
 
 T = TypeVar("T")
-JOIN_SECONDS = 120
 JOIN_POLL_SECONDS = 0.5
 
 
@@ -115,7 +114,7 @@ def _await(look: Callable[[], T | None], what: str, fix: str = "") -> T:
         fix: The fix in the error message.
 
     Raises:
-        CheckError: If that takes longer than :data:`JOIN_SECONDS`.
+        CheckError: If that takes longer than a node may take to join.
     """
     deadline = time.monotonic() + JOIN_SECONDS
     while not (found := look()):

@@ -72,7 +72,22 @@ class Record:
             RecordError: If the file is damaged; the message names the file and the key.
             StorageError: If remote storage does not answer.
         """
-        return load(cls, run.launch_directory / f"{cls.NAME}.json")
+        path = run.launch_directory / f"{cls.NAME}.json"
+        content = _read_mapping(path)
+        return None if content is None else cls.from_content(content, str(path))
+
+    @classmethod
+    def from_content(cls, content: dict[str, object], source: str) -> "Self":
+        """Make the record from what its file holds; the counterpart of :meth:`content`.
+
+        Args:
+            content: The content of the file.
+            source: Path or URL of the file, for error messages.
+
+        Raises:
+            RecordError: If a value does not fit; the message names the file and the key.
+        """
+        return read_dataclass(cls, content, source)
 
     def write(self, run: "Run", *, durable: bool = True) -> None:
         """Replace the file atomically.
@@ -134,18 +149,13 @@ class JobRecord(Record):
     details: dict[str, object] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, run: "Run") -> "Self | None":
-        """Read the file; None if it does not exist (yet).
+    def from_content(cls, content: dict[str, object], source: str) -> "Self":
+        """Make the record from what its file holds; what is not its own is a detail.
 
         Raises:
-            RecordError: If the file is damaged; the message names the file and the key.
-            StorageError: If remote storage does not answer.
+            RecordError: If a value does not fit; the message names the file and the key.
         """
-        path = run.launch_directory / f"{cls.NAME}.json"
-        content = _read_mapping(path)
-        if content is None:
-            return None
-        record = read_dataclass(cls, {**content, "details": {}}, str(path))
+        record = read_dataclass(cls, {**content, "details": {}}, source)
         own = {f.name for f in fields(cls)} | {"schema_version"}
         details = {key: value for key, value in content.items() if key not in own}
         output, folder = record.output, details.get("job_dir")
@@ -258,19 +268,14 @@ class Progress(Record):
     reported: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @classmethod
-    def read(cls, run: "Run") -> "Self | None":
-        """Read the file; None if it does not exist (yet).
+    def from_content(cls, content: dict[str, object], source: str) -> "Self":
+        """Make the record from what its file holds; every key in it was reported.
 
         Raises:
-            RecordError: If the file is damaged; the message names the file and the key.
-            StorageError: If remote storage does not answer.
+            RecordError: If a value does not fit; the message names the file and the key.
         """
-        content = _read_mapping(run.launch_directory / f"{cls.NAME}.json")
-        if content is None:
-            return None
-        content.pop("reported", None)
-        record = read_dataclass(cls, content, f"{run.launch_directory / cls.NAME}.json")
-        return replace(record, reported=tuple(content))
+        values = {key: value for key, value in content.items() if key != "reported"}
+        return replace(read_dataclass(cls, values, source), reported=tuple(values))
 
     def updated(self, **changes: Any) -> "Self":  # noqa: ANN401 - values of the fields
         """Return the same progress with new values, which count as reported even where None."""

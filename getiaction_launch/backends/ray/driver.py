@@ -72,8 +72,8 @@ class Driver:
             patience_seconds = self._backend.grace_seconds + SAVE_LIMIT_SECONDS + MARGIN_SECONDS
             ending = drive(self.run, self._place, self._is_stopped, patience_seconds)
         if ending is None:
-            print(f"run {self.run.name} has ended and is not restarted", flush=True)
-            return Done.read(self.run) is not None
+            print(f"run {self.run.name} was stopped before an attempt began", flush=True)
+            return False
         print(f"the last attempt ended as {ending.state.value} {ending.reason}", flush=True)
         return ending.state is JobState.SUCCEEDED
 
