@@ -37,8 +37,12 @@ from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 
 from getiaction_launch.errors import CheckError
 from getiaction_launch.run.checkpoint import commit, partial_path, remove_partial
+from getiaction_launch.run.finished import commit_finished, partial_of
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker.background_io import BackgroundCheckpointIO, SaveRequest
+from getiaction_launch.worker.fitting.batches import batches_done
+from getiaction_launch.worker.fitting.epoch import Epoch
+from getiaction_launch.worker.fitting.fits import Fit
 from getiaction_launch.worker.lightning_seams import (
     LightningState,
     fit_loop_state,
@@ -53,7 +57,7 @@ from getiaction_launch.worker.random_state import random_state
 _KEY = "getiaction_launch"
 
 
-def gather_rank_states(trainer: Trainer, checkpoint: LightningState) -> None:
+def gather_rank_states(trainer: Trainer, checkpoint: LightningState, epoch: Epoch) -> None:
     """Add to a checkpoint what each rank needs to resume; must run on all ranks.
 
     Lightning saves the loaders of rank 0 only, and no random numbers.
@@ -61,11 +65,13 @@ def gather_rank_states(trainer: Trainer, checkpoint: LightningState) -> None:
     Args:
         trainer: The Trainer whose state is saved.
         checkpoint: The content of the checkpoint, which Lightning has collected.
+        epoch: What decides the order of the current epoch.
     """
     metrics = trainer.callback_metrics  # plateau schedulers and early stopping read them
     own = {
         "random": random_state(trainer.strategy.root_device),
-        "loaders": fit_loop_state(checkpoint).get("combined_loader", []),
+        "loaders": epoch.loader_states() or fit_loop_state(checkpoint).get("combined_loader", []),
+        "epoch": epoch.state(),
         "metrics": {name: value.detach().cpu().clone() for name, value in metrics.items()},
         "should_stop": trainer.should_stop,
     }
@@ -80,7 +86,7 @@ def own_rank_state(trainer: Trainer, checkpoint: LightningState) -> LightningSta
     """Take what this rank added to a checkpoint, and put its loaders where Lightning looks.
 
     Returns:
-        The keys ``random``, ``metrics`` and ``should_stop``; an empty mapping for a checkpoint that
+        The keys ``random``, ``metrics``, ``should_stop`` and ``epoch``; an empty mapping for a checkpoint that
         the launcher did not save.
     """
     if _KEY not in checkpoint:
@@ -95,7 +101,7 @@ def own_rank_state(trainer: Trainer, checkpoint: LightningState) -> LightningSta
             f"the checkpoint was saved by {len(ranks)} ranks, and training resumes with "
             f"{trainer.world_size}: results will differ from those of an uninterrupted run."
         )
-    return {**ranks[0], "random": None}
+    return {**ranks[0], "random": None, "epoch": None}
 
 
 class CheckpointSaver:
@@ -140,14 +146,15 @@ class CheckpointSaver:
                 f"committed checkpoint: getiaction-launch resume {self._run.directory}",
             )
 
-    def save(self, trainer: Trainer, fit: int, reason: str) -> None:
+    def save(self, trainer: Trainer, fit: Fit, reason: str, restarts: int = 0) -> None:
         """Save and commit on all ranks. A failure is logged and does not stop training.
 
         Args:
             trainer: The Trainer whose state is saved.
-            fit: Number of the ``Trainer.fit`` in this process, from 0.
+            fit: The ``Trainer.fit`` that is going on.
             reason: ``period``, or ``interruption``: then the checkpoint is committed when this
                 returns.
+            restarts: How often the current epoch was begun anew.
 
         Raises:
             RuntimeError: If another rank is gone, from a collective. What has been committed by
@@ -156,8 +163,9 @@ class CheckpointSaver:
         io = trainer.strategy.checkpoint_io
         background = io if isinstance(io, BackgroundCheckpointIO) else None
         is_awaited = background is None or reason == "interruption"
-        step = trainer.global_step
-        about = {"fit": fit, "epoch": trainer.current_epoch, "reason": reason}
+        step = batches_done(trainer)
+        about = {"fit": fit.number, "epoch": trainer.current_epoch, "reason": reason}
+        about |= {"program": fit.program, "restarts": restarts}
         request = SaveRequest(
             finish=functools.partial(self._commit, step, saved_at=time.time(), **about),
             fail=functools.partial(self._report_failure, trainer, step),
@@ -169,7 +177,7 @@ class CheckpointSaver:
                 with contextlib.suppress(OSError):  # the save itself will report it
                     remove_partial(self._run)
                 self._is_swept = True
-        path = partial_path(self._run, fit, step)
+        path = partial_path(self._run, fit.number, step)
         try:
             if background:
                 error = self._save(trainer, path, request, storage_options=request)
@@ -184,6 +192,37 @@ class CheckpointSaver:
                 self._progress.update(phase="training")
         if is_awaited:
             trainer.strategy.barrier("getiaction_launch: committed")  # no rank may leave earlier
+
+    def save_end(self, trainer: Trainer, fit: Fit) -> None:
+        """Save the end state of a fit on all ranks; a failure is logged, and the fit may repeat.
+
+        Args:
+            trainer: The Trainer, which has trained and is not torn down yet.
+            fit: The ``Trainer.fit`` that is over.
+        """
+        io = trainer.strategy.checkpoint_io
+        background = io if isinstance(io, BackgroundCheckpointIO) else None
+        request = SaveRequest(
+            finish=functools.partial(
+                commit_finished,
+                self._run,
+                fit.number,
+                attempt=self._attempt,
+                program=fit.program,
+                batches=batches_done(trainer),
+                saved_at=time.time(),
+            ),
+            fail=lambda error: say(f"the end of fit {fit.number} could not be saved: {error}"),
+        )
+        path = partial_of(self._run, fit.number)
+        if background:
+            error = self._save(trainer, path, request, storage_options=request)
+            background.wait()
+        else:
+            error = self._write(trainer, path, request)
+        if error:
+            request.fail(error)
+        trainer.strategy.barrier("getiaction_launch: end state")  # no rank may leave earlier
 
     def _commit(self, step: int, **about: Any) -> None:  # noqa: ANN401 - as in commit
         commit(self._run, attempt=self._attempt, step=step, **about)
