@@ -17,7 +17,7 @@ from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import children, read_json, write_json
 
 PLACE = "launch/finished/checkpoints"
-"""Where the end states are, relative to the run's directory; the mirror treats it as checkpoints."""
+"""Where the end states are, relative to the run's directory; the mirror uploads checkpoints."""
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from getiaction_launch.errors import CheckError
 from getiaction_launch.plan.plan import Plan
-from getiaction_launch.run.checkpoint import Checkpoint, Interrupted
+from getiaction_launch.run.checkpoint import Interrupted
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker.fitting.agreement import Agreement, Verdict
+from getiaction_launch.worker.fitting.background import saving_in_background
+from getiaction_launch.worker.fitting.epoch import Epoch
+from getiaction_launch.worker.fitting.fits import UNSAVED, Fits
+from getiaction_launch.worker.fitting.fits import can_load_weights_only as _can_load_weights_only
+from getiaction_launch.worker.fitting.lightning_seams import (
+    around_training,
+    forget_restart,
+    starts_processes,
+)
+from getiaction_launch.worker.fitting.ownership import own_interruption, without
 from getiaction_launch.worker.lightning_seams import (
     LightningState,
     finish_restarting,
@@ -47,21 +55,10 @@ from getiaction_launch.worker.lightning_seams import (
 from getiaction_launch.worker.loaders import prepare_loader
 from getiaction_launch.worker.progress import ProgressReport, say
 from getiaction_launch.worker.random_state import set_random_state
-from getiaction_launch.worker.fitting.epoch import Epoch
-from getiaction_launch.worker.fitting.fits import Fit, Fits
-from getiaction_launch.worker.fitting.lightning_seams import (
-    around_training,
-    forget_restart,
-    is_tuning,
-    starts_processes,
-)
-from getiaction_launch.worker.fitting.ownership import own_interruption, without
-from getiaction_launch.worker.fitting.program import digest
 from getiaction_launch.worker.saver import (
     CheckpointSaver,
     gather_rank_states,
     own_rank_state,
-    saving_in_background,
 )
 
 WORKER_VARIABLE = "GETIACTION_LAUNCH_WORKER"
@@ -99,8 +96,8 @@ def _watching(trainer: Trainer, fit: int) -> Iterator[dict[str, object]]:
             yield {}
         return
     own = own_interruption(trainer, _KINDS, _pair)
-    if fit == 0 or Interruption.fits is None:
-        Interruption.fits = own.begin_program()
+    if fit == 0 or Interruption.fits is None:  # a process that has begun none
+        Interruption.fits = Fits.of(own.run)
     with own.watching(trainer) as arguments:
         yield arguments
 
@@ -131,12 +128,11 @@ class Interruption(Callback):
     fits: ClassVar[Fits | None] = None
 
     def __init__(self, run: Run, progress: ProgressReport, plan: Plan) -> None:
-        self._run, self._progress, self._plan, self._saving = run, progress, plan, plan.saving
+        self.run, self._progress, self._plan, self._saving = run, progress, plan, plan.saving
         attempt = int(os.environ["GETIACTION_LAUNCH_ATTEMPT"])
         self._saver = CheckpointSaver(run, progress, attempt, plan.saving.failure_limit_minutes)
         self._undo = contextlib.ExitStack()
         self._trainer: weakref.ref[Trainer] | None = None
-        self._is_tuning = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Become a callback without effect where it is unpickled: only this process saves."""
@@ -144,28 +140,13 @@ class Interruption(Callback):
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Interruption":
         """Save for a copy of the Trainer, too."""
-        return Interruption(self._run, copy.deepcopy(self._progress, memo), self._plan)
+        return Interruption(self.run, copy.deepcopy(self._progress, memo), self._plan)
 
     def claim(self, trainer: Trainer) -> bool:
         """Belong to a Trainer, and return whether this does not belong to another one."""
         if self._trainer is None:
             self._trainer = weakref.ref(trainer)
         return self._trainer() is trainer
-
-    def begin_program(self) -> Fits:
-        """Begin to count fits, in a process that has begun none.
-
-        Raises:
-            CheckError: If the checkpoint to resume from is missing or incomplete.
-        """
-        path = os.environ.get("GETIACTION_LAUNCH_RESUME_FROM")
-        checkpoint = Checkpoint.read(Path(path)) if path else None
-        if path and not checkpoint:
-            raise CheckError(
-                f"the checkpoint {path!r} is missing or incomplete.",
-                f"Resume from the previous one: getiaction-launch resume {self._run.directory}",
-            )
-        return Fits(self._run, checkpoint, int(os.environ["GETIACTION_LAUNCH_ATTEMPT"]))
 
     @contextlib.contextmanager
     def watching(self, trainer: Trainer) -> Iterator[dict[str, object]]:
@@ -178,15 +159,11 @@ class Interruption(Callback):
             The arguments of ``Trainer.fit`` that replace the user's, so that it resumes. A
             ``ckpt_path`` of the user's is already contained in the run's own checkpoint.
         """
-        self._is_training, self._resumed = False, {}
+        self._is_training = False
+        self._resumed: LightningState = {}
         self._epoch_order = Epoch(trainer)
-        self._is_tuning = is_tuning(trainer)
         arguments: dict[str, object] = {}
-        if self._is_tuning:  # it leaves nothing to resume: the search is done again
-            self._fit = Fit(-1, "", is_rerun=True)
-        elif Interruption.fits:
-            program = digest(trainer, fit_arguments())
-            self._fit = Interruption.fits.begin(program, is_speaking=trainer.is_global_zero)
+        self._fit = self.fits.begin(trainer, fit_arguments()) if self.fits else UNSAVED
         if path := self._fit.resume_from:
             weights_only = _can_load_weights_only(path)
             arguments = {"ckpt_path": str(path), "weights_only": weights_only}
@@ -210,7 +187,7 @@ class Interruption(Callback):
                 say(f"fit {self._fit.number} was finished by an earlier attempt: not repeated.")
             return
         train()
-        if self._plan.script and not self._is_tuning:
+        if self._plan.script and self._fit != UNSAVED:
             self._saver.save_end(trainer, self._fit)
 
     def _restore_end(self, trainer: Trainer) -> None:
@@ -226,7 +203,7 @@ class Interruption(Callback):
         del pl_module
         if stage != "fit":
             return
-        saving = saving_in_background(trainer, self._progress, self._run)
+        saving = saving_in_background(trainer, self._progress, self.run)
         self._background = self._undo.enter_context(saving)
         self._before_fit = signal.getsignal(signal.SIGTERM)
         prepare = functools.partial(self._prepare_loader, trainer)
@@ -372,18 +349,6 @@ def _on_sigterm(handler: Any) -> None:  # noqa: ANN401 - as in signal.signal
     # Python allows signal handlers to be set in the main thread only.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
-
-
-def _can_load_weights_only(path: Path) -> bool | None:
-    """Whether ``weights_only=True`` can load the run's own checkpoint.
-
-    It cannot if the hyperparameters hold an object of a user's class; torch would then refuse to
-    resume the run.
-    """
-    try:
-        return not torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    except (ValueError, OSError):  # a directory, or a format of the user's own
-        return None
 
 
 _KINDS = (Interruption, ProgressReport)

@@ -312,7 +312,8 @@ def looking_ahead(
         link(Path(filepath), Path(linkpath))
         trainer.strategy.barrier()
 
-    for name, ahead in {"file_exists": file_exists, "_link_checkpoint": link_checkpoint}.items():
+    ahead: Any
+    for name, ahead in (("file_exists", file_exists), ("_link_checkpoint", link_checkpoint)):
         if getattr(type(callback), name) is getattr(ModelCheckpoint, name):
             setattr(callback, name, Replaced(callback, name, ahead))
     try:

@@ -25,15 +25,13 @@ part.
 import contextlib
 import functools
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 from getiaction_launch.errors import CheckError
 from getiaction_launch.run.checkpoint import commit, partial_path, remove_partial
@@ -43,13 +41,10 @@ from getiaction_launch.worker.background_io import BackgroundCheckpointIO, SaveR
 from getiaction_launch.worker.fitting.batches import batches_done
 from getiaction_launch.worker.fitting.epoch import Epoch
 from getiaction_launch.worker.fitting.fits import Fit
+from getiaction_launch.worker.fitting.lightning_seams import save_quietly
 from getiaction_launch.worker.lightning_seams import (
     LightningState,
     fit_loop_state,
-    keeps_account_of,
-    looking_ahead,
-    reads_checkpoints_at_once,
-    writes_one_file,
 )
 from getiaction_launch.worker.progress import ProgressReport, say
 from getiaction_launch.worker.random_state import random_state
@@ -86,8 +81,8 @@ def own_rank_state(trainer: Trainer, checkpoint: LightningState) -> LightningSta
     """Take what this rank added to a checkpoint, and put its loaders where Lightning looks.
 
     Returns:
-        The keys ``random``, ``metrics``, ``should_stop`` and ``epoch``; an empty mapping for a checkpoint that
-        the launcher did not save.
+        The keys ``random``, ``metrics``, ``should_stop`` and ``epoch``; an empty mapping for a
+        checkpoint that the launcher did not save.
     """
     if _KEY not in checkpoint:
         return {}
@@ -213,10 +208,11 @@ class CheckpointSaver:
                 saved_at=time.time(),
             ),
             fail=lambda error: say(f"the end of fit {fit.number} could not be saved: {error}"),
+            is_hidden=True,
         )
         path = partial_of(self._run, fit.number)
         if background:
-            error = self._save(trainer, path, request, storage_options=request)
+            error = self._save(trainer, path, request, storage_options=request, is_end=True)
             background.wait()
         else:
             error = self._write(trainer, path, request)
@@ -262,7 +258,13 @@ class CheckpointSaver:
         return None
 
     def _save(
-        self, trainer: Trainer, path: Path, request: SaveRequest, storage_options: object = None
+        self,
+        trainer: Trainer,
+        path: Path,
+        request: SaveRequest,
+        storage_options: object = None,
+        *,
+        is_end: bool = False,
     ) -> Exception | None:
         """Let Lightning gather the state on all ranks and pass it to the strategy.
 
@@ -272,7 +274,10 @@ class CheckpointSaver:
         """
         self.is_saving = True
         try:
-            trainer.save_checkpoint(path, storage_options=storage_options)
+            if is_end:
+                save_quietly(trainer, path, storage_options)
+            else:
+                trainer.save_checkpoint(path, storage_options=storage_options)
         except Exception as error:
             if request.is_taken:  # it was the barrier
                 raise
@@ -309,58 +314,3 @@ class _CommittingIO(CheckpointIO):
 
     def remove_checkpoint(self, path: str | Path) -> None:
         self._base.remove_checkpoint(path)
-
-
-@contextlib.contextmanager
-def saving_in_background(
-    trainer: Trainer, progress: ProgressReport, run: Run
-) -> Iterator[BackgroundCheckpointIO | None]:
-    """Write in the background what a Trainer saves, the user's own checkpoints included.
-
-    This applies where rank 0 alone writes the state into one file, in Lightning's default way.
-    Sharded strategies and a ``CheckpointIO`` of the user's own are left unchanged.
-
-    Args:
-        trainer: The Trainer, with its strategy set up.
-        progress: Reports whether a checkpoint is being written, and what failed.
-        run: The run; leftovers of interrupted writes are removed in its directory only.
-
-    Yields:
-        What writes the checkpoints, or None if nothing was changed. When the context ends,
-        everything has been written.
-    """
-    strategy = trainer.strategy
-    base = strategy.checkpoint_io
-    if not writes_one_file(strategy) or type(base) is not TorchCheckpointIO:
-        yield None
-        return
-    io = BackgroundCheckpointIO(
-        base,
-        progress,
-        run,
-        functools.partial(_can_wait, trainer),
-        Path(trainer.ckpt_path) if trainer.ckpt_path else None,
-    )
-    strategy.checkpoint_io = io
-    with contextlib.ExitStack() as undo:
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint) and trainer.is_global_zero:
-                undo.enter_context(looking_ahead(callback, io.exists, io.link))
-        try:
-            yield io
-        finally:
-            io.close()
-            strategy.checkpoint_io = base
-
-
-def _can_wait(trainer: Trainer, path: Path) -> bool:
-    """Whether a file may be written later: only a plain ModelCheckpoint knows of it.
-
-    Any other file is saved by the user's code, or for it, which may read the file immediately.
-    """
-    if any(reads_checkpoints_at_once(logger) for logger in trainer.loggers):
-        return False
-    return any(
-        isinstance(callback, ModelCheckpoint) and keeps_account_of(callback, path)
-        for callback in trainer.checkpoint_callbacks
-    )

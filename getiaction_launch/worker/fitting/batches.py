@@ -5,6 +5,7 @@ batch, and with accumulated gradients one stands for several batches.
 """
 
 import math
+from typing import Any
 
 from lightning.pytorch import Trainer
 
@@ -22,7 +23,7 @@ def total_batches(trainer: Trainer) -> int | None:
         ``max_steps`` in manual optimization, where a batch may take any number of steps.
     """
     length = trainer.num_training_batches  # infinite if it is unknown
-    epochs = trainer.fit_loop.epoch_progress.current
+    epochs: Any = trainer.fit_loop.epoch_progress.current
     # Between two epochs, the loop still counts the batches of the last one.
     begun = 0 if epochs.ready == epochs.processed else trainer.fit_loop.batch_idx + 1
     rest = length - min(begun, length) if length != math.inf else math.inf
@@ -34,7 +35,8 @@ def total_batches(trainer: Trainer) -> int | None:
         if not trainer.lightning_module.automatic_optimization:
             return None
         steps = max(0, trainer.max_steps - trainer.global_step)
-        remaining = min(remaining, _batches_of(steps, trainer.accumulate_grad_batches, rest, length))
+        accumulated = trainer.accumulate_grad_batches
+        remaining = min(remaining, _batches_of(steps, accumulated, rest, length))
     return None if remaining == math.inf else batches_done(trainer) + int(remaining)
 
 

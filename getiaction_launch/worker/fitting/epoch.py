@@ -12,7 +12,7 @@ import copy
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeGuard
 
 import torch
 from lightning.pytorch import Trainer
@@ -26,8 +26,6 @@ from torch.utils.data.sampler import (
     WeightedRandomSampler,
 )
 
-from getiaction_launch.worker.progress import say
-from getiaction_launch.worker.random_state import RandomState, random_state, set_random_state
 from getiaction_launch.worker.fitting.lightning_seams import (
     batches_of_epoch,
     has_read_nothing,
@@ -39,6 +37,8 @@ from getiaction_launch.worker.fitting.lightning_seams import (
     takes_batches_itself,
     training_loaders,
 )
+from getiaction_launch.worker.progress import say
+from getiaction_launch.worker.random_state import RandomState, random_state, set_random_state
 
 _REPEATABLE = (
     DistributedSampler,
@@ -281,7 +281,7 @@ class SkippedBatches:
         return getattr(self._batches, name)
 
 
-def _draws_indices(loader: object) -> bool:
+def _draws_indices(loader: object) -> "TypeGuard[DataLoader[Any]]":
     """Whether a loader reads a map-style dataset in torch's way, by indices, and has not begun."""
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return False

@@ -1,11 +1,20 @@
 """Numbers the fits of a program, and finds what each of them starts from in this attempt."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
+from lightning.pytorch import Trainer
+
+from getiaction_launch.errors import CheckError
 from getiaction_launch.run.checkpoint import Checkpoint
 from getiaction_launch.run.finished import FinishedFit, finished_fits, path_of
 from getiaction_launch.run.run import Run
+from getiaction_launch.worker.fitting.lightning_seams import is_tuning
+from getiaction_launch.worker.fitting.program import digest
 from getiaction_launch.worker.progress import say
 
 
@@ -28,6 +37,10 @@ class Fit:
     is_rerun: bool = False
 
 
+UNSAVED = Fit(-1, "", is_rerun=True)
+"""A fit that leaves nothing to resume, such as the search for a learning rate."""
+
+
 class Fits:
     """The fits of one process, in their order.
 
@@ -43,14 +56,33 @@ class Fits:
         self._finished = {fit: record for fit, record in finished if record.attempt < attempt}
         self._last = -1
 
-    def begin(self, program: str, *, is_speaking: bool) -> Fit:
+    @classmethod
+    def of(cls, run: Run) -> "Fits":
+        """Begin to count the fits of this process, which is a worker of an attempt.
+
+        Raises:
+            CheckError: If the checkpoint to resume from is missing or incomplete.
+        """
+        path = os.environ.get("GETIACTION_LAUNCH_RESUME_FROM")
+        checkpoint = Checkpoint.read(Path(path)) if path else None
+        if path and not checkpoint:
+            raise CheckError(
+                f"the checkpoint {path!r} is missing or incomplete.",
+                f"Resume from the previous one: getiaction-launch resume {run.directory}",
+            )
+        return cls(run, checkpoint, int(os.environ["GETIACTION_LAUNCH_ATTEMPT"]))
+
+    def begin(self, trainer: Trainer, arguments: Mapping[str, Any]) -> Fit:
         """Find which fit begins now, and what it starts from.
 
         Args:
-            program: Digest of what it trains.
-            is_speaking: Whether this rank writes the lines that concern all ranks.
+            trainer: The Trainer whose ``fit`` is called.
+            arguments: The arguments of that call, by name.
         """
-        number = self._number_of(program, is_speaking=is_speaking)
+        if is_tuning(trainer):
+            return UNSAVED
+        program = digest(trainer, arguments)
+        number = self._number_of(program, is_speaking=trainer.is_global_zero)
         self._last = number
         if (finished := self._finished.get(number)) and finished.program == program:
             return Fit(number, program, path_of(self._run, number), is_finished=True)
@@ -81,3 +113,15 @@ class Fits:
                 f"than in an earlier attempt: {what}."
             )
         return number
+
+
+def can_load_weights_only(path: Path) -> bool | None:
+    """Whether ``weights_only=True`` can load the run's own checkpoint.
+
+    It cannot if the hyperparameters hold an object of a user's class; torch would then refuse to
+    resume the run.
+    """
+    try:
+        return not torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    except (ValueError, OSError):  # a directory, or a format of the user's own
+        return None

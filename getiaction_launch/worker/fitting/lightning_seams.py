@@ -6,6 +6,7 @@ interface is not enough, and has a test in ``tests/unit/test_lightning_seams.py`
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
@@ -39,7 +40,7 @@ def around_training(trainer: Trainer, run: Callable[[Callable[[], None]], None])
     No hook comes after every ``on_train_end`` while the strategy still works, and none can prevent
     training after everything has been restored.
     """
-    original = trainer._run_stage  # noqa: SLF001
+    original: Any = trainer._run_stage  # noqa: SLF001
     with Replaced.replacing(trainer, "_run_stage", lambda: run(original)):
         yield
 
@@ -111,8 +112,16 @@ def takes_batches_itself(trainer: Trainer) -> bool:
 def take_batches(trainer: Trainer, number: int) -> None:
     """Read batches without training on them, and let the loop count each one once."""
     fetcher = trainer.fit_loop._data_fetcher  # noqa: SLF001
-    assert fetcher is not None, "loaders are set up before on_train_start"
+    if fetcher is None:
+        return
     for _ in range(number):
         if next(fetcher, None) is None:
             break
     fetcher.fetched -= number  # the epoch's loop adds them again
+
+
+def save_quietly(trainer: Trainer, path: Path, storage_options: object) -> None:
+    """Save as ``Trainer.save_checkpoint`` does, which programs replace to count their own saves."""
+    checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)  # noqa: SLF001
+    trainer.strategy.save_checkpoint(checkpoint, path, storage_options=storage_options)
+    trainer.strategy.barrier("Trainer.save_checkpoint")
