@@ -77,8 +77,8 @@ class Staging:
         if local is self.run:
             return self
         self._limit_seconds = self.plan.uploading.limit_minutes * 60
+        self._undo.callback(self._remove_if_finished, self._lock())
         self.run.make_log_directory(self.number)
-        self._undo.callback(self._remove_if_finished, self._lock(staging_root(), _place(local)))
         with contextlib.ExitStack() as stack:
             for lane in LANES:
                 stack.enter_context(locked(local.directory, lane, LOCK_SECONDS))
@@ -100,12 +100,19 @@ class Staging:
         self.is_finished = self.is_finished and kind is None
         self._undo.close()
 
-    def _lock(self, *directories: Path) -> int:
-        for directory in directories:
-            descriptor = os.open(directory, os.O_RDONLY)
-            self._undo.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-        return descriptor
+    def _lock(self) -> int:
+        place = _place(self.run.local)
+        while True:
+            self.run.make_log_directory(self.number)
+            with contextlib.ExitStack() as locks, contextlib.suppress(FileNotFoundError):
+                for directory in (staging_root(), place):
+                    descriptor = os.open(directory, os.O_RDONLY)
+                    locks.callback(os.close, descriptor)
+                    fcntl.flock(descriptor, fcntl.LOCK_SH)
+                # Beware: a node that has finished may have removed the directory meanwhile.
+                if os.path.samestat(os.fstat(descriptor), place.stat()):
+                    self._undo.push(locks.pop_all())
+                    return descriptor
 
     def _remove_if_finished(self, lock: int) -> None:
         if not self.is_finished:
@@ -122,22 +129,24 @@ def _place(local: Run) -> Path:
 
 @dataclass(frozen=True)
 class _Head:
-    """Which attempt last ran rank 0 on this machine, so that its files are the newest.
+    """Which attempts the files in a staging directory are from.
 
     Attributes:
-        attempt: Number of the attempt, from 0.
+        attempt: Number of the attempt that last ran rank 0 on this machine, so that its files are
+            the newest; None if there was none.
+        prepared: Number of the last attempt that a node of this machine was prepared for.
     """
 
-    attempt: int
+    attempt: int | None = None
+    prepared: int | None = None
 
     @classmethod
-    def read(cls, local: Run) -> "_Head | None":
+    def read(cls, local: Run) -> "_Head":
         path = cls._path(local)
         try:
-            content = read_json(path)
-            return None if content is None else read_dataclass(cls, content, str(path))
+            return read_dataclass(cls, read_json(path) or {}, str(path))
         except (ValueError, RecordError):  # damaged
-            return None
+            return cls()
 
     def write(self, local: Run) -> None:
         write_json(self._path(local), asdict(self))
@@ -162,16 +171,17 @@ def prepare(run: Run, number: int, node_rank: int, resume_from: str | None) -> N
     """
     local = run.local
     head = _Head.read(local)
-    if head is None or head.attempt not in (number - 1, number):
-        _forget(local)  # rank 0 has run on another machine since
-    write_json(local.launch_directory / "plan.json", run.read("plan") or {})
+    # Beware: what another node of this machine was prepared for, its workers may use already.
+    if head.prepared != number:
+        if head.attempt not in (number - 1, number):
+            _forget(local)  # rank 0 has run on another machine since
+        write_json(local.launch_directory / "plan.json", run.read("plan") or {})
     if resume_from:
         _download_checkpoint(run, resume_from)
-    if node_rank == 0:
-        if number > 0:
-            _download_files(run)
-            _abort_uploads(run)
-        _Head(number).write(local)
+    if node_rank == 0 and number > 0:
+        _download_files(run)
+        _abort_uploads(run)
+    _Head(number if node_rank == 0 else head.attempt, number).write(local)
 
 
 def _forget(local: Run) -> None:
@@ -265,5 +275,5 @@ def salvage(run: Run, number: int) -> None:
     local = run.local
     if local is run or not local.directory.is_dir():
         return
-    if _Head.read(local) == _Head(number - 1):
+    if _Head.read(local).attempt == number - 1:
         Mirror(run).close(SALVAGE_SECONDS)
