@@ -168,7 +168,7 @@ def test_missing_sbatch_is_said(cluster, script, tmp_path):
     """Typed on a machine without SLURM, the error names what to do instead."""
     words = [sys.executable, "-m", "getiaction_launch.cli", "--cluster", "slurm"]
     result = subprocess.run(
-        [*cluster.cluster.login, "env", "PATH=/nowhere", *words, script(NAP)],
+        cluster.typed("env", "PATH=/nowhere", *words, script(NAP)),
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -188,7 +188,7 @@ def test_controller_that_does_not_answer_is_unreachable(cluster, script, tmp_pat
     (tmp_path / "slurm.conf").write_text(text + "\nSlurmctldPort=9\nMessageTimeout=2\n")
     words = [sys.executable, "-m", "getiaction_launch.cli", "--cluster", "slurm"]
     result = subprocess.run(
-        [*cluster.cluster.login, "env", f"SLURM_CONF={tmp_path}/slurm.conf", *words, script(NAP)],
+        cluster.typed("env", f"SLURM_CONF={tmp_path}/slurm.conf", *words, script(NAP)),
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -282,7 +282,7 @@ def test_script_of_a_dry_run_trains_the_same_run(
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/by_hand.sh").write_text(text)
     result = subprocess.run(
-        [*cluster.cluster.login, "sbatch", "--wait", "by_hand.sh"],
+        cluster.typed("sbatch", "--wait", "by_hand.sh"),
         cwd=tmp_path / "elsewhere",
         capture_output=True,
         text=True,
