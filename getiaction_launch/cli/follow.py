@@ -7,6 +7,7 @@ from getiaction_launch.cli import show
 from getiaction_launch.errors import UnreachableError
 from getiaction_launch.launch import submit
 from getiaction_launch.launch.status import LOST_SECONDS
+from getiaction_launch.plan.text import clean_line
 from getiaction_launch.run.attempt import last_attempt
 from getiaction_launch.run.logs import log_files, read_lines
 from getiaction_launch.run.run import Run
@@ -93,7 +94,9 @@ def print_logs(run: Run, rank: int | None, attempt: int, watch: show.Watch | Non
             return is_last or last_attempt(run) > attempt
 
         for name, line in read_lines(files, has_ended):
-            print(f"[{name}] {line}" if len(files) > 1 else line, flush=watch is not None)
+            text = show.log_line(line)
+            prefix = f"[{clean_line(name)}] " if len(files) > 1 else ""
+            print(f"{prefix}{text}", flush=watch is not None)
         if is_last:
             return UnreachableError.exit_code if lost_at else 0
         attempt += 1

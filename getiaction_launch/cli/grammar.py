@@ -28,6 +28,7 @@ from getiaction_launch.run.run import find_run
 from getiaction_launch.storage.paths import use_options
 
 BACKEND = "backend.init_args"
+TRUST = "--trust"
 VARIABLE = "GETIACTION_LAUNCH_{}"
 _AT_LEAST_0 = partial(read_count, least=0)
 RESTARTS = {
@@ -275,6 +276,13 @@ def add_cluster(parser: Parser) -> Parser:
 def add_json(parser: Parser) -> Parser:
     """Add the flag by which a verb answers in JSON."""
     parser.add_argument("--json", action="store_true", help="Print JSON instead of text")
+    return parser
+
+
+def add_trust(parser: Parser) -> Parser:
+    """Add the flag by which a verb acts on another user's run."""
+    trust = "Also if the run belongs to another user: do what that user's records say"
+    parser.add_argument(TRUST, action="store_true", help=trust)
     return parser
 
 

@@ -12,7 +12,7 @@ from getiaction_launch.cli import verbs
 from getiaction_launch.cli.grammar import launch_parser
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.show import say
-from getiaction_launch.errors import LaunchError, UsageError, nearest_first
+from getiaction_launch.errors import LaunchError, UnreachableError, UsageError, nearest_first
 
 EXIT_INTERRUPTED = 130
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -73,6 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # `| head` has closed our output; Python would complain once more while it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_INTERRUPTED
+    except OSError as error:  # a folder that may not be read, a disk that is full
+        if debug or not error.strerror:
+            raise
+        where = "" if error.filename is None else f"{error.filename}: "
+        say(f"error: {where}{error.strerror}.")
+        return UnreachableError.exit_code
 
 
 def _run_verb(tokens: list[str]) -> int:

@@ -12,8 +12,10 @@ from getiaction_launch.backends.backend import Backend
 from getiaction_launch.cli import show
 from getiaction_launch.cli.follow import print_logs, report
 from getiaction_launch.cli.grammar import (
+    TRUST,
     add_cluster,
     add_json,
+    add_trust,
     default_root,
     launch_parser,
     parse_runs,
@@ -29,6 +31,7 @@ from getiaction_launch.launch import submit
 from getiaction_launch.launch.sweep import expand
 from getiaction_launch.plan.plan import DEFAULT_ROOT, Plan, SweepPoint
 from getiaction_launch.plan.spec import leaves
+from getiaction_launch.plan.text import clean_line
 from getiaction_launch.run.attempt import last_attempt
 from getiaction_launch.run.run import find_run, list_runs
 from getiaction_launch.storage.paths import open_path
@@ -202,13 +205,13 @@ def cancel(tokens: Sequence[str]) -> int:
     getiaction-launch cancel @last
     getiaction-launch cancel pusht_act_v1/version_0 pusht_act_v1/version_1
     """
-    arguments = parse_runs(add_json(runs_parser(cancel, nargs="+")), tokens)
+    arguments = parse_runs(add_trust(add_json(runs_parser(cancel, nargs="+"))), tokens)
     for named in arguments.runs:
-        ended = submit.cancel(named)
+        ended = submit.cancel(named, trust=arguments.trust)
         if arguments.json:
             show.print_json(show.as_json(ended))
         else:
-            print(f"run {ended.run.name} {ended.state.value}")
+            print(clean_line(f"run {ended.run.name} {ended.state.value}"))
     return 0
 
 
@@ -218,8 +221,8 @@ def resume(tokens: Sequence[str]) -> int:
     getiaction-launch resume @last
     getiaction-launch resume s3://bucket/experiments/pusht_act_v1/version_0
     """
-    arguments = parse_runs(add_json(runs_parser(resume)), tokens)
-    submit.resume(arguments.run)
+    arguments = parse_runs(add_trust(add_json(runs_parser(resume))), tokens)
+    submit.resume(arguments.run, trust=arguments.trust)
     if arguments.json:
         show.print_json(show.as_json(submit.read_status(arguments.run)))
     else:
@@ -262,10 +265,14 @@ def node(tokens: Sequence[str]) -> int:
     from getiaction_launch.launch.cluster import find_cluster, read_cluster
     from getiaction_launch.launch.node import continue_here, start_here
 
+    trust = TRUST in tokens and len(tokens) == 2  # noqa: PLR2004 - the flag and a run
+    tokens = [word for word in tokens if word != TRUST] if trust else tokens
     word = tokens[0] if len(tokens) == 1 else ""
     if word and not word.startswith("-") and not word.endswith((".py", ".yaml", ".yml")):
         found = find_run(word, default_root())
-        return continue_here(found, lambda: read_cluster(find_cluster("slurm")).backend)
+        return continue_here(
+            found, lambda: read_cluster(find_cluster("slurm")).backend, trust=trust
+        )
     # The scheduler has given this node its share of GPUs already.
     parser = _launch_parser(node)
     _, plans, backend = _prepare(tokens, parser, "slurm", lambda _: len(visible_gpus()))

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from getiaction_launch.backends import shipped_settings
-from getiaction_launch.backends.backend import Backend, UnknownSettingError
+from getiaction_launch.backends.backend import Backend, UnknownSettingError, record_of
 from getiaction_launch.backends.flag import noun
 from getiaction_launch.errors import ClusterConfigError, UsageError, nearest_first
 from getiaction_launch.plan.plan import OLD_KEYS, Restarts, Saving, Uploading
+from getiaction_launch.plan.secrets import refuse_secrets
 
 _SHIPPED = (
     Path(__file__).parents[1] / "cluster_configs",  # in an installed wheel
@@ -113,11 +114,15 @@ def read_cluster(
         config = parser.instantiate(parser.parse_args([f"--config={path}"]))
         _check_times(path)
         place = ClusterConfig(**{field.name: config[field.name] for field in fields(ClusterConfig)})
-        return _override(path, place, settings or {})
+        place = _override(path, place, settings or {})
     except (jsonargparse.ArgumentError, TypeError, ValueError, OSError) as error:
         raise ClusterConfigError(
             f"{path}: {error}", "A complete example: cluster_configs/local.yaml"
         ) from error
+    refuse_secrets(
+        str(path), place.env_vars, place.storage_options, record_of(place.backend).init_args
+    )
+    return place
 
 
 def _check_keys(path: Path) -> None:

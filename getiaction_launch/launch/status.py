@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from getiaction_launch.backends.backend import Backend, Job, load_backend
 from getiaction_launch.errors import UnreachableError
 from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.plan.plan import SweepPoint
+from getiaction_launch.plan.text import shorten
 from getiaction_launch.run.attempt import read_end
 from getiaction_launch.run.records import JobRecord, Progress, read_attempts
 from getiaction_launch.run.run import ROUND_TRIPS, Run
@@ -64,20 +65,26 @@ def backend_of(run: Run, record: JobRecord) -> Backend:
 def read_status(run: Run) -> RunStatus:
     """Read the state of a run from its directory, then from its job.
 
-    Only ``done.json`` means success.
+    Only ``done.json`` means success. A run whose records are damaged is UNKNOWN, with the reason.
     """
     try:
-        if ended := _read_ended(run):
-            return ended
-        job = attach(run)
-        status = job.status() if job else None
-        # The job may have ended and written its last record since the records were read.
-        if status and status.state.is_over and (ended := _read_ended(run)):
-            return ended
-        progress, attempts = Progress.read(run) or Progress(), read_attempts(run)
-    except (UnreachableError, ValueError, OSError) as error:
-        # One damaged run must not hide the others from `ls`.
-        return RunStatus(run, JobState.UNKNOWN, f"its records cannot be read: {error}")
+        status = _read_status(run)
+    except Exception as error:  # noqa: BLE001 - one damaged run must not hide the others from `ls`
+        known = isinstance(error, (UnreachableError, ValueError, OSError))
+        words = str(error) if known else f"{type(error).__name__}: {error}"
+        status = RunStatus(run, JobState.UNKNOWN, f"its records cannot be read: {words}")
+    return replace(status, reason=shorten(status.reason))
+
+
+def _read_status(run: Run) -> RunStatus:
+    if ended := _read_ended(run):
+        return ended
+    job = attach(run)
+    status = job.status() if job else None
+    # The job may have ended and written its last record since the records were read.
+    if status and status.state.is_over and (ended := _read_ended(run)):
+        return ended
+    progress, attempts = Progress.read(run) or Progress(), read_attempts(run)
     if status is None:
         return RunStatus(run, JobState.PENDING, "it was not submitted yet", progress=progress)
     state, reason = status.state, status.reason

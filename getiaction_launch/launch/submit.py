@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from getiaction_launch.backends.backend import Backend
+from getiaction_launch.backends.backend import Backend, check_installed
 from getiaction_launch.errors import CheckError, LaunchError, SpecError
 from getiaction_launch.launch.prepare import prepare, trace
 from getiaction_launch.launch.status import (
@@ -18,6 +18,7 @@ from getiaction_launch.launch.status import (
     read_statuses,
     wait,
 )
+from getiaction_launch.launch.trust import check_owner
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.plan.spec import parse
 from getiaction_launch.run.records import JobRecord, Progress, read_attempts
@@ -121,15 +122,23 @@ def _cancel_error(run: Run) -> LaunchError | None:
     return None
 
 
-def resume(run: Run) -> None:
+def resume(run: Run, *, trust: bool = False) -> None:
     """Start another attempt of a run that ended before its training was finished.
 
     It continues in the same directory, from the newest committed checkpoint.
 
+    Args:
+        run: The run to resume.
+        trust: Whether to run what another user's records say; without it, that is refused.
+
     Raises:
-        LaunchError: If the run has not ended, has finished, or cannot be started from here.
+        LaunchError: If the run has not ended, has finished, belongs to another user, or cannot be
+            started from here.
     """
     from filelock import FileLock, Timeout
+
+    if not trust:
+        check_owner(run, "resume")
 
     with contextlib.ExitStack() as stack:
         try:
@@ -214,6 +223,7 @@ def _check_place(plan: Plan, backend: Backend) -> None:
             f"forward_env_vars names {missing[0]}, which is not set in this shell.",
             f"export {missing[0]}=..., or remove it from the cluster config.",
         )
+    check_installed(backend)
     backend.check(plan)
     check_root(plan.root)
 
@@ -236,12 +246,19 @@ def _await_verdict(run: Run, plan: Plan, backend: Backend) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def cancel(run: Run) -> RunStatus:
+def cancel(run: Run, *, trust: bool = False) -> RunStatus:
     """End a run on all its nodes; returns once every process has stopped.
 
+    Args:
+        run: The run to end.
+        trust: Whether to end the job that another user's records name; without it, that is refused.
+
     Raises:
+        CheckError: If the run belongs to another user.
         UnreachableError: If the run cannot be reached from here.
     """
+    if not trust:
+        check_owner(run, "cancel")
     if job := attach(run):
         job.cancel()
     return read_status(run)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import cast
 
 from getiaction_launch.errors import SpecError, nearest_first
+from getiaction_launch.plan.secrets import refuse_secrets_of_spec
 
 CLI_CLASS = "getiaction.cli.CLI"
 """What parses and runs a spec: a ``LightningCLI`` that takes ``args`` and raises on bad input."""
@@ -53,7 +54,8 @@ def read_spec(config_paths: Sequence[str], overrides: Sequence[tuple[str, str]])
         The arguments of ``getiaction fit``.
 
     Raises:
-        SpecError: For a file that is missing or is not YAML, or for an unknown section.
+        SpecError: For a file that is missing or is not YAML, for an unknown section, or for a
+            secret, since all of it is written to the run's directory.
     """
     arguments = []
     for path in config_paths:
@@ -63,6 +65,8 @@ def read_spec(config_paths: Sequence[str], overrides: Sequence[tuple[str, str]])
     for key, text in overrides:
         _check_sections([key.partition(".")[0].rstrip("+")], f"--{key}")
         arguments.append(f"--{key}={text}")
+    for source in _read_sources(arguments):
+        refuse_secrets_of_spec(source)
     return arguments
 
 

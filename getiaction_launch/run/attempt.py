@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from getiaction_launch.errors import CheckError, RecordError
+from getiaction_launch.plan.text import shorten
 from getiaction_launch.run.checkpoint import newest
 from getiaction_launch.run.records import AttemptRecord, Done, Progress, read_attempts
 from getiaction_launch.run.run import Run
@@ -137,7 +138,7 @@ def write_end(run: Run, record: AttemptRecord, ending: Ending) -> None:
         record,
         state=ending.state,
         cause=ending.cause,
-        reason=ending.reason,
+        reason=shorten(ending.reason),
         goes_on=ending.goes_on,
         ended_at=time.time(),
     ).write(run)

@@ -1,20 +1,23 @@
 """A run's logs, one file for each worker: which files there are, and their lines as they come."""
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from getiaction_launch.errors import UsageError, counted
+from getiaction_launch.errors import RecordError, UsageError, counted
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.records import JobRecord
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import children, is_remote, read_bytes
 from getiaction_launch.storage.segment import segment_name
+from getiaction_launch.storage.untrusted import open_regular
 
 POLL_SECONDS = 0.2
 REMOTE_POLL_SECONDS = 2.0
 PIECE_BYTES = 1 << 20
+MOST_WORKERS = 100_000
 LINE_END = re.compile(rb"\r*\n\r*|\r+")
 
 
@@ -35,6 +38,8 @@ def log_files(
         UsageError: If the run has no worker of that rank.
     """
     world_size = Plan.of(run).topology.world_size
+    if world_size > MOST_WORKERS:
+        raise RecordError(f"plan.json: topology has {world_size} workers.", "The file is damaged.")
     if rank is not None and not 0 <= rank < world_size:
         raise UsageError(
             f"--rank {rank}: run {run.name} has {counted(world_size, 'worker')}.",
@@ -90,18 +95,20 @@ class _Tail:
         """
         for piece in self._pieces():
             *lines, self._rest = LINE_END.split(self._rest + piece)
+            if len(self._rest) > PIECE_BYTES:  # whatever that is, it is not a line
+                lines, self._rest = [*lines, self._rest], b""
             for line in lines:
                 yield line.decode(errors="replace")
         if self._rest and is_over:
             yield self._rest.decode(errors="replace")
 
     def _pieces(self) -> Iterator[bytes]:
-        if self._path.exists():
-            with self._path.open("rb") as file:
-                file.seek(self._position)
-                while piece := file.read(PIECE_BYTES):
-                    self._position += len(piece)
-                    yield piece
+        is_absent = contextlib.suppress(FileNotFoundError, NotADirectoryError)
+        with is_absent, open_regular(self._path) as file:
+            file.seek(self._position)
+            while piece := file.read(PIECE_BYTES):
+                self._position += len(piece)
+                yield piece
 
 
 class _RemoteTail(_Tail):

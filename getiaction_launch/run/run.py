@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from getiaction_launch.errors import CheckError, RunNotFoundError
+from getiaction_launch.plan.secrets import holds_private
 from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.records import load
 from getiaction_launch.storage.claim import create
@@ -164,6 +165,7 @@ class Run:
             self.launch_directory / f"{record}.json",
             {"schema_version": SCHEMA_VERSION, **content},
             durable=durable,
+            is_private=holds_private(content),
         )
 
     def forget(self, record: str) -> None:
@@ -227,8 +229,8 @@ def list_runs(root: str) -> list[Run]:
 
     def look(plan: Path) -> None:
         # A version without a plan was not launched, or is being discarded.
-        with contextlib.suppress(FileNotFoundError):
-            submitted[plan] = modified_at(plan)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            submitted[plan] = modified_at(plan) if is_remote(place) else plan.lstat().st_mtime
 
     if is_remote(place):
         from concurrent.futures import ThreadPoolExecutor
@@ -238,8 +240,9 @@ def list_runs(root: str) -> list[Run]:
             plans = [v / "launch/plan.json" for v in found if _VERSION.fullmatch(v.name)]
             list(pool.map(look, plans))
     else:
-        for plan in place.absolute().glob("*/version_*/launch/plan.json"):
-            look(plan)
+        # Not with plan.json in the pattern: it would leave out links that lead to themselves.
+        for launch in place.absolute().glob("*/version_*/launch"):
+            look(launch / "plan.json")
     latest_first = sorted(submitted, key=submitted.__getitem__, reverse=True)
     return [Run(plan.parent.parent) for plan in latest_first]
 
@@ -265,9 +268,10 @@ def find_run(reference: str, root: str) -> Run:
     for directory in [open_path(reference), *here]:
         plan = directory / "launch" / "plan.json"
         with reaching(plan):
-            if plan.is_file():
-                if is_remote(directory):
+            if is_remote(directory):
+                if plan.is_file():
                     return Run(directory)
+            elif os.path.lexists(plan):  # whatever it is: who reads it says what is wrong
                 return Run(Path(os.path.abspath(directory)))  # noqa: PTH100 - links stay as typed
     names = ", ".join(run.name for run in list_runs(root)[:5])
     raise RunNotFoundError(

@@ -282,14 +282,16 @@ class _Slot:
 
 
 def main() -> int:
-    """Be the driver: ``python -m getiaction_launch.backends.ray.driver RUN MAX_PARALLEL [JSON]``.
+    """Be the driver: ``python -m getiaction_launch.backends.ray.driver RUN MAX_PARALLEL [local]``.
 
-    With settings in JSON, it is a process of its own with a private cluster.
+    With ``local``, it is a process of its own with a private cluster, whose settings are in the
+    environment.
     """
-    from getiaction_launch.backends.ray.backend import CLASS_PATH, RayBackend
+    from getiaction_launch.backends.ray.backend import CLASS_PATH, SETTINGS_VARIABLE, RayBackend
 
     directory, max_parallel, *private = sys.argv[1:]
     run = Run.at(directory)
+    settings = os.environ.pop(SETTINGS_VARIABLE, "{}")  # its workers need not have them
     if private:
         # Without it, Ray would create a token in the home directory, and the user's other clusters
         # would then ask for it.
@@ -298,7 +300,7 @@ def main() -> int:
     import ray
 
     if private:
-        backend = read_dataclass(RayBackend, json.loads(private[0]), "the settings")
+        backend = read_dataclass(RayBackend, json.loads(settings), "the settings")
         write_job(run, BackendRecord(CLASS_PATH, asdict(backend)))
         plan = Plan.of(run)
         cpus = backend.bundle(plan)["CPU"] * plan.topology.num_nodes

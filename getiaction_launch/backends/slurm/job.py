@@ -7,6 +7,7 @@ from pathlib import Path
 
 from getiaction_launch.backends.backend import JobStatus
 from getiaction_launch.backends.slurm.command import call
+from getiaction_launch.backends.slurm.identity import check_identity, check_ids
 from getiaction_launch.backends.slurm.queue import Answer, ask, find_step
 from getiaction_launch.errors import RefusedError, UnreachableError
 from getiaction_launch.run.records import (
@@ -40,6 +41,9 @@ class SlurmJob:
     run: Run
     record: JobRecord
     poll_seconds: float
+
+    def __post_init__(self) -> None:
+        check_ids(self.run, self.record)
 
     @property
     def job_id(self) -> str:
@@ -85,7 +89,8 @@ class SlurmJob:
     def _last_words(self) -> str:
         """Return the last line of SLURM's log of a job that ended before a node wrote its own."""
         log = Path(self.record.output or "")
-        last = last_line(log)
+        # Another file may hold what the owner of the record must not see: this is written to it.
+        last = last_line(log) if log.name == f"{self.job_id}_0_log.out" else None
         if last is None:
             return ""
         return f": {last} (see {log})" if last else f" (see {log})"
@@ -110,6 +115,7 @@ class SlurmJob:
         """
         if self._ask(fresh=True).state.is_over:
             return
+        check_identity(self.run, self.record)
         # Write this first: the job reads it when it gets SIGTERM, and then is never requeued.
         Cancel(time.time()).write(self.run)
         # By default scancel sends a step SIGKILL at once.
