@@ -267,3 +267,14 @@ def as_json(status: RunStatus) -> dict[str, object]:
 def print_json(content: dict[str, object]) -> None:
     """Print an answer for machines."""
     print(json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2))
+
+
+def print_error(what: str, fix: str, exit_code: int) -> None:
+    """Print an error for machines.
+
+    Args:
+        what: What was wrong, in a sentence.
+        fix: What to do about it, ready to paste.
+        exit_code: Exit code of the command.
+    """
+    print_json({"error": what, "fix": fix, "exit_code": exit_code})

@@ -7,9 +7,11 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from getiaction_launch.backends.backend import Backend
 from getiaction_launch.cli import show
+from getiaction_launch.cli.behind_script import own_words
 from getiaction_launch.cli.follow import print_logs, report
 from getiaction_launch.cli.grammar import (
     add_cluster,
@@ -41,7 +43,7 @@ def run(tokens: Sequence[str]) -> int:
     getiaction-launch run --nodes 2 --config act.yaml
     getiaction-launch run --cluster slurm --gpus-per-node 4 train.py --lr 3e-4
     """
-    return launch(tokens, _launch_parser(run))
+    return launch(tokens, _launch_parser(run, "run"))
 
 
 def check(tokens: Sequence[str]) -> int:
@@ -50,7 +52,7 @@ def check(tokens: Sequence[str]) -> int:
     getiaction-launch check --nodes 2 --config act.yaml
     getiaction-launch check --cluster slurm --gpus-per-node 4 train.py --lr 3e-4
     """
-    return launch(tokens, _launch_parser(check), only_check=True)
+    return launch(tokens, _launch_parser(check, "check"), only_check=True)
 
 
 def launch(tokens: Sequence[str], parser: Parser, *, only_check: bool = False) -> int:
@@ -87,8 +89,8 @@ def launch(tokens: Sequence[str], parser: Parser, *, only_check: bool = False) -
     return report(arguments, runs)
 
 
-def _launch_parser(verb: Callable[..., int]) -> Parser:
-    return launch_parser(f"getiaction-launch {verb.__name__}", verb.__doc__)
+def _launch_parser(verb: Callable[..., int], name: Literal["run", "check", "node"]) -> Parser:
+    return launch_parser(f"getiaction-launch {name}", verb.__doc__, verb=name)
 
 
 def _prepare(
@@ -100,6 +102,7 @@ def _prepare(
     tokens = tokens[1:] if tokens[:1] == ["fit"] else tokens
     own, overrides, script = split_tokens(tokens, parser.value_flags)
     arguments = parser.parse(own)
+    script = own_words(parser, tokens, script)
     read_environment(arguments, [key for key, _ in overrides])
     settings = read_settings(arguments)
     points: Sequence[SweepPoint | None] = [None]
@@ -107,10 +110,6 @@ def _prepare(
         points = expand(arguments.sweep, arguments.name or "sweep", is_spec=not script)
     elif arguments.max_parallel is not None:
         raise UsageError("--max-parallel needs --sweep.", "--sweep seed=1,2,3 --max-parallel 2")
-    if arguments.max_parallel is not None and arguments.max_parallel < 1:
-        raise UsageError(
-            f"--max-parallel {arguments.max_parallel} starts nothing.", "--max-parallel 1 or more"
-        )
     plans = []
     for point in points:
         plan, backend = submit.prepare(
@@ -267,7 +266,7 @@ def node(tokens: Sequence[str]) -> int:
         found = find_run(word, default_root())
         return continue_here(found, lambda: read_cluster(find_cluster("slurm")).backend)
     # The scheduler has given this node its share of GPUs already.
-    parser = _launch_parser(node)
+    parser = _launch_parser(node, "node")
     _, plans, backend = _prepare(tokens, parser, "slurm", lambda _: len(visible_gpus()))
     return start_here(plans[0], backend)
 

@@ -10,6 +10,7 @@ from getiaction_launch.backends import shipped_settings
 from getiaction_launch.backends.backend import Backend, UnknownSettingError
 from getiaction_launch.backends.flag import noun
 from getiaction_launch.errors import ClusterConfigError, UsageError, nearest_first
+from getiaction_launch.launch.config_errors import check_keys, explain, read_content
 from getiaction_launch.plan.plan import OLD_KEYS, Restarts, Saving, Uploading
 
 _SHIPPED = (
@@ -78,7 +79,7 @@ def find_cluster(name: str) -> Path:
             return Path(name)
         raise ClusterConfigError(
             f"--cluster {name}: there is no such file.",
-            f"Name a file, or one of: {', '.join(list_clusters())}",
+            nearest_first(Path(name).stem, list_clusters()),
         )
     clusters = list_clusters()
     if name not in clusters:
@@ -108,37 +109,32 @@ def read_cluster(
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(ClusterConfig, None)
+    content = read_content(path)
+    _check_groups(path, content)
+    check_keys(path, content, [field.name for field in fields(ClusterConfig)], _GROUPS)
     try:
-        _check_keys(path)
         config = parser.instantiate(parser.parse_args([f"--config={path}"]))
         _check_times(path)
         place = ClusterConfig(**{field.name: config[field.name] for field in fields(ClusterConfig)})
         return _override(path, place, settings or {})
     except (jsonargparse.ArgumentError, TypeError, ValueError, OSError) as error:
-        raise ClusterConfigError(
-            f"{path}: {error}", "A complete example: cluster_configs/local.yaml"
-        ) from error
+        what, fix = explain(str(error))
+        raise ClusterConfigError(f"{path}: {what}.", fix) from error
 
 
-def _check_keys(path: Path) -> None:
+def _check_groups(path: Path, content: Mapping[str, object]) -> None:
     """Refuse the flat keys of earlier versions, showing how they are written today.
 
     A group that is not a mapping is refused here, since the parser's own message would not name it.
     """
     import yaml
 
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError:
-        return  # the parser names the line
-    if not isinstance(content, Mapping):
-        return
     groups: dict[str, dict[str, object]] = {}
     renamed = []
     for old, (group, name) in OLD_KEYS.items():
-        if group in content and not isinstance(content[group], Mapping):
+        if not isinstance(value := content.get(group, {}), Mapping):
             raise ClusterConfigError(
-                f"{path}: {group}={content[group]!r} must be a mapping.",
+                f"{path}: {group}={value!r} must be a mapping.",
                 f"e.g. {group}: {{{name}: {getattr(_GROUPS[group], name)}}}",
             )
         if old in content:

@@ -123,7 +123,11 @@ class SlurmBackend(SlurmSettings):
 
     def describe(self, plan: Plan) -> list[str]:
         """Return the lines of the batch script; submitted by hand, it trains the same."""
-        command = f"{self._python} -m getiaction_launch.cli node {shlex.join(plan.words)}"
+        end = len(plan.words) - len(plan.script)
+        # Without --, flags of the script that are also flags of the launcher would be refused.
+        has_flags = any(word.startswith("-") for word in plan.script)
+        words = [*plan.words[:end], *(["--"] if has_flags else []), *plan.words[end:]]
+        command = f"{self._python} -m getiaction_launch.cli node {shlex.join(words)}"
         return self._script(plan, Path(plan.working_directory), command).splitlines()
 
     def submit(self, runs: Sequence[Run], max_parallel: int | None) -> None:

@@ -18,6 +18,7 @@ _UNREACHABLE = (
     "socket timed out",
     "zero bytes were transmitted",
     "unable to establish controller machine",
+    "could not establish a configuration source",
     "munge",
 )
 _FIXES = {
