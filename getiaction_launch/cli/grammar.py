@@ -105,7 +105,7 @@ def launch_parser(
     config = add("--config", action="append", default=[], metavar="YAML")
     config.help = "Spec to train, as in `getiaction fit --config`; may be repeated"
     add("--name", metavar="NAME", help="Name of the run; sets trainer.experiment_name")
-    parser.set_defaults(sweep=[], max_parallel=None, dry_run=False, json=False)
+    parser.set_defaults(sweep=[], max_parallel=None, dry_run=False, json=False, parsable=False)
     if verb != "node":
         sweep = add("--sweep", action="append", metavar="KEY=A,B")
         sweep.help = (

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from getiaction_launch.cli import verbs
 from getiaction_launch.cli.grammar import launch_parser
+from getiaction_launch.cli.launching import launch
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.show import print_error, say
 from getiaction_launch.errors import LaunchError, UnreachableError, UsageError, nearest_first
@@ -115,7 +116,7 @@ def _run_verb(tokens: list[str]) -> int:
             f"{word!r} is neither a verb nor a script: a script's name ends in .py.",
             f"{nearest_first(word, VERBS)} All verbs: getiaction-launch --help",
         )
-    return verbs.launch(tokens, _parser())
+    return launch(tokens, _parser())
 
 
 def _parser() -> Parser:

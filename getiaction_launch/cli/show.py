@@ -85,7 +85,7 @@ def next_commands(runs: Sequence[Run]) -> str:
     if len(runs) > 1:
         root = short(runs[0].directory.parent.parent)
         rows = [("runs", f"{runs[0].name} to {runs[-1].directory.name}")]
-        rows += [("job", _job_id(run)) for run in runs[:1]]
+        rows += [("job", job_id(run)) for run in runs[:1]]
         rows += [("status", f"getiaction-launch ls {root}")]
         places = " ".join(short(run.directory) for run in runs)
         return table([*rows, ("cancel", f"getiaction-launch cancel {places}")])
@@ -93,19 +93,11 @@ def next_commands(runs: Sequence[Run]) -> str:
     place = short(run.directory)
     verbs = {"status": "status", "logs": "logs -f", "cancel": "cancel"}
     rows = [(title, f"getiaction-launch {verb} {place}") for title, verb in verbs.items()]
-    return table([("run", run.name), ("job", _job_id(run)), ("directory", place), *rows])
+    return table([("run", run.name), ("job", job_id(run)), ("directory", place), *rows])
 
 
-def standing(status: RunStatus) -> str:
-    """The state of a run that has not ended."""
-    run = status.run
-    words = phase(status)
-    state = words if words.startswith(status.state.value) else f"{status.state.value}  {words}"
-    rows = [("run", run.name), ("job", _job_id(run)), ("directory", short(run.directory))]
-    return table([*rows, ("state", state)])
-
-
-def _job_id(run: Run) -> str:
+def job_id(run: Run) -> str:
+    """The scheduler's name for a run's job."""
     record = JobRecord.read(run)
     return record.job_id if record else "-"
 
@@ -235,13 +227,16 @@ def listing(statuses: Sequence[RunStatus]) -> str:
     points = [sweep_point(status.run) for status in statuses]
     bests = [_best(status.progress) for status in statuses]
     optional = "BEST" if any(bests) else "", "SWEEP" if any(points) else ""
+    # Names say enough where all runs lie under one root.
+    has_one_root = len({status.run.directory.parent.parent for status in statuses}) == 1
     rows = [("RUN", "STATE", "STEP", "LOSS", "AGE", *optional)]
     for status, best, point in zip(statuses, bests, points, strict=True):
         age = time.time() - modified_at(status.run.launch_directory / "plan.json")
         step = "-" if status.progress.step is None else str(status.progress.step)
         loss = final_loss(status.progress).split("  ")[0]
         state = status.state.value
-        rows.append((status.run.name, state, step, loss, f"{age / 60:.0f} min", best, point))
+        name = status.run.name if has_one_root else short(status.run.directory)
+        rows.append((name, state, step, loss, f"{age / 60:.0f} min", best, point))
     return table(rows)
 
 

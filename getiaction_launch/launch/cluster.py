@@ -1,5 +1,6 @@
 """The cluster config says where to run: one small YAML per cluster, found by its name."""
 
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -17,6 +18,7 @@ _SHIPPED = (
     Path(__file__).parents[1] / "cluster_configs",  # in an installed wheel
     Path(__file__).parents[2] / "cluster_configs",  # in a checkout
 )
+_SLURM = "getiaction_launch.backends.slurm.SlurmBackend"
 _GROUPS = {"saving": Saving, "uploading": Uploading, "restarts": Restarts}
 _SEXAGESIMAL = re.compile(r"[-+]?[1-9][0-9_]*(:[0-5]?[0-9])+")
 
@@ -88,6 +90,27 @@ def find_cluster(name: str) -> Path:
             nearest_first(name, clusters),
         )
     return clusters[name]
+
+
+def cluster_of_job() -> str:
+    """Return the cluster config for a process inside a SLURM job, where none is named.
+
+    It is the user's own one for SLURM if there is exactly one, or else ``slurm``.
+    """
+    found = list_clusters()
+    own = [
+        name
+        for name, path in found.items()
+        if path.parent not in _SHIPPED and _class_path(path) == _SLURM
+    ]
+    return own[0] if len(own) == 1 else "slurm"
+
+
+def _class_path(path: Path) -> object:
+    with contextlib.suppress(ClusterConfigError):  # it is only not the one that is looked for
+        backend = read_content(path).get("backend")
+        return backend.get("class_path") if isinstance(backend, Mapping) else backend
+    return None
 
 
 def read_cluster(

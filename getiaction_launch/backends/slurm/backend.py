@@ -24,6 +24,7 @@ from getiaction_launch.backends.slurm.allocation import (
     check_geometry,
     share_cpus,
 )
+from getiaction_launch.backends.slurm.blame import name_settings
 from getiaction_launch.backends.slurm.command import call
 from getiaction_launch.backends.slurm.dependency import resolve
 from getiaction_launch.backends.slurm.job import SlurmJob
@@ -35,7 +36,7 @@ from getiaction_launch.backends.slurm.sbatch import (
     sbatch_errors,
 )
 from getiaction_launch.backends.slurm.settings import SlurmSettings, Value
-from getiaction_launch.errors import CheckError
+from getiaction_launch.errors import CheckError, RefusedError
 from getiaction_launch.node.allocation import Allocation, Limits
 from getiaction_launch.node.sidecar import MakeSidecar, Sidecar
 from getiaction_launch.plan.plan import Plan
@@ -119,7 +120,10 @@ class SlurmBackend(SlurmSettings):
         )
         script = self._script(plan, Path(plan.working_directory), "true")
         with sbatch_environment(self._asked(plan), plan.forward_env_vars):
-            call("sbatch", "--test-only", text=script, environment=dict(os.environ))
+            try:
+                call("sbatch", "--test-only", text=script, environment=dict(os.environ))
+            except RefusedError as error:
+                raise name_settings(error, self) from error
 
     def describe(self, plan: Plan) -> list[str]:
         """Return the lines of the batch script; submitted by hand, it trains the same."""
