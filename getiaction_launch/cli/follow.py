@@ -1,7 +1,10 @@
 """Stays with runs: what is printed until they end, and with which exit code."""
 
 import argparse
+import contextlib
+import sys
 import time
+from typing import TextIO
 
 from getiaction_launch.cli import show
 from getiaction_launch.errors import UnreachableError
@@ -33,7 +36,8 @@ def report(arguments: argparse.Namespace, runs: list[Run]) -> int:
     stays = arguments.wait or arguments.follow
     if stays:
         show.say(show.next_commands(runs))
-    statuses = [_stay(run, follow=arguments.follow) for run in runs] if stays else []
+    logs = sys.stderr if arguments.json or arguments.parsable else sys.stdout
+    statuses = [_stay(run, logs if arguments.follow else None) for run in runs] if stays else []
     statuses = statuses or [submit.read_status(run) for run in runs]
     if arguments.json:
         listed = [show.as_json(status) for status in statuses]
@@ -54,11 +58,12 @@ def _exit_code(status: submit.RunStatus) -> int:
     return EXIT_CODES.get(status.cause, EXIT_FAILED) if status.cause else EXIT_FAILED
 
 
-def _stay(run: Run, *, follow: bool) -> submit.RunStatus:
+def _stay(run: Run, logs: TextIO | None) -> submit.RunStatus:
     watch = show.Watch()
     try:
-        if follow:
-            print_logs(run, None, last_attempt(run), watch)
+        if logs:
+            with contextlib.redirect_stdout(logs):
+                print_logs(run, None, last_attempt(run), watch)
         return submit.wait(run, watch)
     except KeyboardInterrupt:
         watch.close()

@@ -95,7 +95,7 @@ def next_commands(runs: Sequence[Run]) -> str:
     if len(runs) > 1:
         root = short(runs[0].directory.parent.parent)
         rows = [("runs", f"{runs[0].name} to {runs[-1].directory.name}")]
-        rows += [("job", _job_id(run)) for run in runs[:1]]
+        rows += [("job", job_id(run)) for run in runs[:1]]
         rows += [("status", f"getiaction-launch ls {root}")]
         places = " ".join(short(run.directory) for run in runs)
         return table([*rows, ("cancel", f"getiaction-launch cancel {places}")])
@@ -103,19 +103,11 @@ def next_commands(runs: Sequence[Run]) -> str:
     place = short(run.directory)
     verbs = {"status": "status", "logs": "logs -f", "cancel": "cancel"}
     rows = [(title, f"getiaction-launch {verb} {place}") for title, verb in verbs.items()]
-    return table([("run", run.name), ("job", _job_id(run)), ("directory", place), *rows])
+    return table([("run", run.name), ("job", job_id(run)), ("directory", place), *rows])
 
 
-def standing(status: RunStatus) -> str:
-    """The state of a run that has not ended."""
-    run = status.run
-    words = phase(status)
-    state = words if words.startswith(status.state.value) else f"{status.state.value}  {words}"
-    rows = [("run", run.name), ("job", _job_id(run)), ("directory", short(run.directory))]
-    return table([*rows, ("state", state)])
-
-
-def _job_id(run: Run) -> str:
+def job_id(run: Run) -> str:
+    """The scheduler's name for a run's job."""
     record = None
     with contextlib.suppress(UnreachableError):  # the state says so
         record = JobRecord.read(run)
@@ -251,13 +243,16 @@ def listing(statuses: Sequence[RunStatus]) -> str:
     points = [sweep_point(status.run) for status in statuses]
     bests = [_best(status.progress) for status in statuses]
     optional = "BEST" if any(bests) else "", "SWEEP" if any(points) else ""
+    # Names say enough where all runs lie under one root.
+    has_one_root = len({status.run.directory.parent.parent for status in statuses}) == 1
     rows = [("RUN", "STATE", "STEP", "LOSS", "AGE", *optional)]
     for status, best, point in zip(statuses, bests, points, strict=True):
         age = time.time() - _submitted_at(status.run)
         step = "-" if status.progress.step is None else str(status.progress.step)
         loss = final_loss(status.progress).split("  ")[0]
         state = status.state.value
-        rows.append((status.run.name, state, step, loss, f"{age / 60:.0f} min", best, point))
+        name = status.run.name if has_one_root else short(status.run.directory)
+        rows.append((name, state, step, loss, f"{age / 60:.0f} min", best, point))
     return table(rows)
 
 
@@ -290,3 +285,14 @@ def as_json(status: RunStatus) -> dict[str, object]:
 def print_json(content: dict[str, object]) -> None:
     """Print an answer for machines."""
     print(json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2))
+
+
+def print_error(what: str, fix: str, exit_code: int) -> None:
+    """Print an error for machines.
+
+    Args:
+        what: What was wrong, in a sentence.
+        fix: What to do about it, ready to paste.
+        exit_code: Exit code of the command.
+    """
+    print_json({"error": what, "fix": fix, "exit_code": exit_code})

@@ -167,7 +167,8 @@ def trace(plan: Plan, keys: Iterable[str]) -> dict[str, str]:
         For each key a config file's path, ``command line``, the same with the launcher's flag that
         sets it, or ``default``.
     """
-    words = [word.partition("=") for word in plan.words]
+    own = plan.words[: len(plan.words) - len(plan.script)]  # a script may have a --config too
+    words = [word.partition("=") for word in own]
     origins = [_show_path(Path(value)) for flag, _, value in words if flag == "--config"]
     for argument in plan.arguments[2 * len(origins) :]:
         key = argument.partition("=")[0].rpartition(".")[2]

@@ -45,6 +45,9 @@ __all__ = [
 ]
 
 POLL_SECONDS = 0.1
+STARTING = "starting"  # the phase in which the objects of a spec are built
+SETUP_SECONDS = 5
+"""How long to wait for a run that has begun to set up its data."""
 LOCK_SECONDS = 180  # longer than a scheduler may take to answer
 
 
@@ -88,7 +91,14 @@ def submit_sweep(plans: Sequence[Plan], backend: Backend, max_parallel: int | No
         checked.add(plan.topology)
         if plan.arguments:
             parse(plan.arguments)
-    return _start(plans, backend, max_parallel)
+    runs = _start(plans, backend, max_parallel)
+    try:
+        if plans[0].arguments:
+            _await_verdict(runs[0], plans[0], backend)
+    except (LaunchError, KeyboardInterrupt):
+        _take_back(runs)
+        raise
+    return runs
 
 
 def _start(plans: Sequence[Plan], backend: Backend, max_parallel: int | None) -> list[Run]:
@@ -229,8 +239,16 @@ def _check_place(plan: Plan, backend: Backend) -> None:
 
 
 def _await_verdict(run: Run, plan: Plan, backend: Backend) -> None:
+    """Wait until a run that starts at once trains, or has failed before that.
+
+    A run that waits in a queue has its spec parsed here instead.
+    """
     submitted_at = time.monotonic()
-    while Progress.read(run) is None:
+    parsed_at: float | None = None
+    while True:
+        progress = Progress.read(run)
+        if progress and progress.phase not in (None, STARTING):
+            return
         status = read_status(run)
         state = status.state
         if state.is_over:
@@ -238,8 +256,13 @@ def _await_verdict(run: Run, plan: Plan, backend: Backend) -> None:
             if error and error.type == SpecError.__name__:
                 raise SpecError(*error.message.split("\n", 1))
             return
-        waited_seconds = time.monotonic() - submitted_at
-        is_late = waited_seconds > backend.start_seconds or status.is_queued
+        now = time.monotonic()
+        if progress:
+            # The spec is right; its data may still be missing.
+            parsed_at = parsed_at or now
+            if now - parsed_at > SETUP_SECONDS:
+                return
+        is_late = now - submitted_at > backend.start_seconds or status.is_queued
         if is_late and state is JobState.PENDING and not read_attempts(run):
             parse(plan.arguments)
             return

@@ -335,3 +335,27 @@ def test_ctrl_c_waits_until_the_job_can_be_found(slurm, tmp_path, other_thread):
         done.set()
     assert run.read("job")["job_id"] == "12"
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "named"),
+    [
+        ({"nodelist": "n99"}, "Invalid node name specified", "-w n99"),
+        ({"exclude": "n9"}, "Invalid node name specified", "-x n9"),
+        ({"account": "a"}, "Invalid account or account/partition combination", "-A a"),
+        ({"qos": "q"}, "Invalid qos specification", "-q q"),
+        ({"constraint": "c"}, "Invalid feature specification", "-C c"),
+        ({"memory_mb": 9}, "Memory specification can not be satisfied", "--mem 9"),
+        ({"sbatch": {"reservation": "x"}}, "Requested reservation is invalid", "--sbatch reservat"),
+        ({"gpu_type": "a"}, "Invalid generic resource (gres) specification", "--gpus-per-node a"),
+        ({"partition": "main"}, "Invalid node name specified", "rejected by SLURM"),
+    ],
+)
+def test_refusal_names_the_flag_that_slurm_means(slurm, tmp_path, settings, said, named):
+    """With its value, SLURM's words and a fix; a setting that SLURM did not mean is not named."""
+    slurm.answer("sbatch", error=f"sbatch: error: Batch job submission failed: {said}")
+    with pytest.raises(RefusedError) as refused:
+        SlurmBackend(**settings).check(make_plan(tmp_path))
+    assert refused.value.what.startswith(named)
+    assert f"rejected by SLURM: Batch job submission failed: {said}" in refused.value.what
+    assert refused.value.fix

@@ -24,6 +24,7 @@ from getiaction_launch.backends.slurm.allocation import (
     check_geometry,
     share_cpus,
 )
+from getiaction_launch.backends.slurm.blame import name_settings
 from getiaction_launch.backends.slurm.command import call
 from getiaction_launch.backends.slurm.dependency import resolve
 from getiaction_launch.backends.slurm.job import SlurmJob
@@ -35,7 +36,7 @@ from getiaction_launch.backends.slurm.sbatch import (
     sbatch_errors,
 )
 from getiaction_launch.backends.slurm.settings import SlurmSettings, Value
-from getiaction_launch.errors import CheckError
+from getiaction_launch.errors import CheckError, RefusedError
 from getiaction_launch.node.allocation import Allocation, Limits
 from getiaction_launch.node.sidecar import MakeSidecar, Sidecar
 from getiaction_launch.plan.plan import Plan
@@ -119,11 +120,18 @@ class SlurmBackend(SlurmSettings):
         )
         script = self._script(plan, Path(plan.working_directory), "true")
         with sbatch_environment(self._asked(plan), plan.forward_env_vars):
-            call("sbatch", "--test-only", text=script, environment=dict(os.environ))
+            try:
+                call("sbatch", "--test-only", text=script, environment=dict(os.environ))
+            except RefusedError as error:
+                raise name_settings(error, self) from error
 
     def describe(self, plan: Plan) -> list[str]:
         """Return the lines of the batch script; submitted by hand, it trains the same."""
-        command = f"{self._python} -m getiaction_launch.cli node {shlex.join(plan.words)}"
+        end = len(plan.words) - len(plan.script)
+        # Without --, flags of the script that are also flags of the launcher would be refused.
+        has_flags = any(word.startswith("-") for word in plan.script)
+        words = [*plan.words[:end], *(["--"] if has_flags else []), *plan.words[end:]]
+        command = f"{self._python} -m getiaction_launch.cli node {shlex.join(words)}"
         return self._script(plan, Path(plan.working_directory), command).splitlines()
 
     def submit(self, runs: Sequence[Run], max_parallel: int | None) -> None:
