@@ -12,7 +12,7 @@ from getiaction_launch.cli import verbs
 from getiaction_launch.cli.grammar import launch_parser
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.show import say
-from getiaction_launch.errors import LaunchError, UsageError, nearest_first
+from getiaction_launch.errors import LaunchError, UsageError, disk_errors, nearest_first
 
 EXIT_INTERRUPTED = 130
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # logs hold what a terminal may not
     try:
-        return _run_verb([word for word in tokens if word != "--debug"] if debug else tokens)
+        with disk_errors():
+            return _run_verb([word for word in tokens if word != "--debug"] if debug else tokens)
     except LaunchError as error:
         if debug:
             raise

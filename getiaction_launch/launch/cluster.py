@@ -1,5 +1,6 @@
 """The cluster config says where to run: one small YAML per cluster, found by its name."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -10,7 +11,7 @@ from getiaction_launch.backends import shipped_settings
 from getiaction_launch.backends.backend import Backend, UnknownSettingError
 from getiaction_launch.backends.flag import noun
 from getiaction_launch.errors import ClusterConfigError, UsageError, nearest_first
-from getiaction_launch.plan.plan import OLD_KEYS, Restarts, Saving, Uploading
+from getiaction_launch.plan.plan import DEFAULT_LOG_LIMIT_MB, OLD_KEYS, Restarts, Saving, Uploading
 
 _SHIPPED = (
     Path(__file__).parents[1] / "cluster_configs",  # in an installed wheel
@@ -38,6 +39,8 @@ class ClusterConfig:
         saving: When the launcher saves checkpoints of its own.
         uploading: How a run on remote storage is uploaded.
         restarts: How many automatic restarts a run gets.
+        log_limit_mb: Size of a worker's log, in MB, above which its middle is dropped; 0 for no
+            limit.
     """
 
     backend: Backend
@@ -48,6 +51,11 @@ class ClusterConfig:
     saving: Saving = field(default_factory=Saving)
     uploading: Uploading = field(default_factory=Uploading)
     restarts: Restarts = field(default_factory=Restarts)
+    log_limit_mb: float = DEFAULT_LOG_LIMIT_MB
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.log_limit_mb < math.inf:
+            raise ValueError(f"log_limit_mb={self.log_limit_mb} must be 0 or more")
 
 
 def config_directories() -> list[Path]:
