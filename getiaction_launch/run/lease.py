@@ -118,10 +118,10 @@ def holding_lease(run: Run) -> Iterator[None]:
                 Lease(job.job_id, at).write(run, durable=False)
 
     def keep_renewing() -> None:
-        while not is_over.is_set():
+        while not is_over.wait(_period(run)):
             renew(time.time())
-            is_over.wait(_period(run))
 
+    renew(time.time())
     thread = threading.Thread(target=keep_renewing, name="lease", daemon=True)
     thread.start()
     try:

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 
 VARIABLES = (
     r"PMI_.*|PMIX_.*|PRTE_.*|ORTE_.*|OMPI_.*"  # Open MPI, PRRTE, and srun with these plugins
-    r"|HYDI_.*|HYDRA_.*|MPIR_(RANK|PMI).*|MPI_LOCAL(RANKID|NRANKS)|MPIEXEC_.*"  # MPICH, Intel MPI
+    # MPICH and Intel MPI; other variables that begin with HYDRA_ belong to the hydra of Python
+    r"|HYDI_.*|HYDRA_(?!FULL_ERROR|MAIN_MODULE|DEPRECATION).*|MPIR_(RANK|PMI).*"
+    r"|MPI_LOCAL(RANKID|NRANKS)|MPIEXEC_.*"
     r"|I_MPI_(HYDRA|MPIRUN|PERHOST|PMI).*|MPI_(RANK|SIZE|NRANKS)"
     r"|MV2_COMM_.*|MVP_COMM_.*|MVAPICH_COMM_.*"  # MVAPICH
     r"|PALS_.*|ALPS_APP_.*"  # Cray
