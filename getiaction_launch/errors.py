@@ -4,8 +4,12 @@ Each one says what was wrong, with the user's own key and value, and gives the f
 The command line prints ``error: <what>`` with the fix below it, and no traceback.
 """
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import errno
+import os
+import shlex
+from collections.abc import Iterable, Iterator
 
 NEAREST = 3
 _SYNONYMS = (
@@ -112,6 +116,49 @@ class StorageError(UnreachableError, OSError):
 
     Also an OSError, so code that tolerates a failing disk tolerates failing storage.
     """
+
+
+class DiskError(UnreachableError, OSError):
+    """A disk refuses to read or to write; the message quotes the operating system.
+
+    Also an OSError, so code that tolerates a failing disk tolerates this one.
+    """
+
+
+_DISK_FIXES = {
+    errno.ENOSPC: "Free some space there: df -h {folder}; df -i {folder}",
+    errno.EDQUOT: "Your quota there is used up: quota -s, or on Lustre lfs quota",
+    errno.EACCES: "See who may write there: ls -ld {folder}",
+    errno.EPERM: "See who may write there: ls -ld {folder}; lsattr -d {folder}",
+    errno.EROFS: "The file system is mounted read-only: findmnt -T {folder}",
+    errno.ESTALE: "The file server has restarted or the directory was removed: ls {folder}",
+    errno.EIO: "The disk or the file server is failing: dmesg | tail",
+    errno.ENOTCONN: "The file system is not mounted properly: findmnt -T {folder}",
+    errno.ETIMEDOUT: "The file server does not answer: findmnt -T {folder}",
+    errno.EHOSTDOWN: "The file server does not answer: findmnt -T {folder}",
+}
+
+
+FAILING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
+"""Numbers of errors that another name for the directory would not help against."""
+
+
+@contextlib.contextmanager
+def disk_errors() -> Iterator[None]:
+    """Turn errors of a disk, which the user can mend, into errors for the user.
+
+    Raises:
+        DiskError: If a disk refuses to read or to write; the message names the file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, LaunchError) or error.errno not in _DISK_FIXES:
+            raise
+        name = str(error.filename or "the disk")
+        folder = shlex.quote(os.path.dirname(name) or ".")  # noqa: PTH120 - a name, or nothing
+        what = f"{name}: {error.strerror}."
+        raise DiskError(what, _DISK_FIXES[error.errno].format(folder=folder)) from error
 
 
 def counted(number: int, noun: str) -> str:

@@ -57,12 +57,15 @@ class JobStatus:
         reason: Why the job stands there, in the scheduler's own words.
         cause: What ended the job, if that is known.
         is_queued: Whether the job waits for nodes that are not free at present.
+        is_certain: Whether the scheduler or the machine of the job has said so; otherwise the state
+            follows from what the job last wrote.
     """
 
     state: JobState
     reason: str = ""
     cause: Cause | None = None
     is_queued: bool = False
+    is_certain: bool = True
 
 
 class Job(Protocol):

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,9 +23,11 @@ from getiaction_launch.backends.process import ProcessJob, start_process, write_
 from getiaction_launch.errors import CheckError, counted
 from getiaction_launch.node.allocation import Allocation
 from getiaction_launch.node.conductor import drive
+from getiaction_launch.node.guard import Guard
 from getiaction_launch.node.node import available_cpus, node_command
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import Attempt
+from getiaction_launch.run.lease import holding_lease
 from getiaction_launch.run.records import BackendRecord, JobRecord
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
@@ -173,6 +175,7 @@ class _LocalNodes:
 
     def start(self, attempt: Attempt) -> list["_LocalNode"]:
         """Start a process for each node."""
+        self._token = attempt.token
         log_directory = self._run.make_log_directory(attempt.number)
         directory = str(self._run.directory)
         return [
@@ -193,7 +196,7 @@ class _LocalNodes:
     def clean(self, exit_codes: Sequence[int | None]) -> None:
         """Kill the processes that the workers of a failed attempt have left behind."""
         if any(code != 0 for code in exit_codes):
-            kill_processes_of(str(self._run.local.directory))
+            kill_processes_of(str(self._run.local.directory), [self._token])
 
 
 @dataclass(frozen=True)
@@ -222,25 +225,32 @@ def run_job(run: Run, backend: LocalBackend, max_parallel: int) -> JobState:
     stop = StopRequest()
     # Not __name__, which is __main__ here.
     write_job(run, BackendRecord(CLASS_PATH, asdict(backend)))
+    guard = Guard(run)
+
+    def is_stopped() -> bool:
+        return stop.signal is not None or guard.is_cancelled or guard.loss() is not None
 
     @contextlib.contextmanager
     def place() -> Iterator[_LocalNodes]:
         with contextlib.ExitStack() as stack:
             yield _LocalNodes(run, backend.grace_seconds, max_parallel, stack)
 
-    with contextlib.closing(_take_slot(Plan.of(run), max_parallel, stop)):
-        ending = drive(run, place, lambda: stop.signal is not None)
+    with (
+        holding_lease(run),
+        contextlib.closing(_take_slot(Plan.of(run), max_parallel, is_stopped)),
+    ):
+        ending = drive(run, place, is_stopped)
     return ending.state if ending else JobState.INTERRUPTED
 
 
-def _take_slot(plan: Plan, max_parallel: int, stop: StopRequest) -> socket.socket:
+def _take_slot(plan: Plan, max_parallel: int, is_stopped: Callable[[], bool]) -> socket.socket:
     """Wait until fewer than ``max_parallel`` points of the sweep run.
 
     A slot is a name in Linux's abstract namespace (unix(7)), which disappears with its process.
     """
     # Only the unique end of the group's name, since the socket's name is limited to 107 bytes.
     group = plan.sweep.group.rpartition("-")[2] if plan.sweep else str(os.getpid())
-    while not stop.signal:
+    while not is_stopped():
         for slot in range(max_parallel):
             claim = socket.socket(socket.AF_UNIX)
             try:

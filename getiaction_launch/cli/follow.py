@@ -74,8 +74,18 @@ def _stay(run: Run, logs: TextIO | None) -> submit.RunStatus:
         watch.close()
 
 
-def print_logs(run: Run, rank: int | None, attempt: int, watch: show.Watch | None) -> int:
-    """Print an attempt's logs; with ``watch``, also later attempts', until the run has ended."""
+def print_logs(
+    run: Run, rank: int | None, attempt: int, watch: show.Watch | None, lines: int | None = None
+) -> int:
+    """Print an attempt's logs; with ``watch``, also later attempts', until the run has ended.
+
+    Args:
+        run: The run that wrote the logs.
+        rank: Rank of the only worker whose log is wanted; None for all logs.
+        attempt: Number of the attempt, from 0.
+        watch: Shows the run's progress while there is nothing to read; None not to follow.
+        lines: How many lines of each log of this attempt to print, the last ones; None for all.
+    """
     lost_at: float | None = None
 
     def is_over() -> bool:
@@ -98,11 +108,11 @@ def print_logs(run: Run, rank: int | None, attempt: int, watch: show.Watch | Non
             is_last = is_last or is_over()
             return is_last or last_attempt(run) > attempt
 
-        for name, line in read_lines(files, has_ended):
+        for name, line in read_lines(files, has_ended, lines):
             text = show.log_line(line)
             prefix = f"[{clean_line(name)}] " if len(files) > 1 else ""
             print(f"{prefix}{text}", flush=watch is not None)
         if is_last:
             return UnreachableError.exit_code if lost_at else 0
-        attempt += 1
+        attempt, lines = attempt + 1, None
         show.say(f"[attempt {attempt}]")

@@ -13,7 +13,13 @@ from getiaction_launch.cli.grammar import launch_parser
 from getiaction_launch.cli.launching import launch
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.show import print_error, say
-from getiaction_launch.errors import LaunchError, UnreachableError, UsageError, nearest_first
+from getiaction_launch.errors import (
+    LaunchError,
+    UnreachableError,
+    UsageError,
+    disk_errors,
+    nearest_first,
+)
 
 EXIT_INTERRUPTED = 130
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -65,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # logs hold what a terminal may not
     try:
         kept = [word for word in own if word != "--debug"]
-        return _run_verb([*kept, *tokens[len(own) :]])
+        with disk_errors():
+            return _run_verb([*kept, *tokens[len(own) :]])
     except LaunchError as error:
         if debug:
             raise

@@ -5,8 +5,10 @@ The docstring of a verb's function is its help. Torch, Lightning and Ray are nev
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from getiaction_launch.backends.flag import read_count
 from getiaction_launch.cli import show, standing
 from getiaction_launch.cli.follow import print_logs
 from getiaction_launch.cli.grammar import (
@@ -118,13 +120,15 @@ def logs(tokens: Sequence[str]) -> int:
     """Print the logs of a run.
 
     getiaction-launch logs -f @last
-    getiaction-launch logs --rank 1 --attempt 0 pusht_act_v1/version_0
+    getiaction-launch logs -n 20 --rank 1 --attempt 0 pusht_act_v1/version_0
     """
     parser = runs_parser(logs)
     follow = "Print new lines until the run has ended"
     parser.add_argument("-f", "--follow", action="store_true", help=follow)
     rank = "Print the log of this worker only"
     parser.add_argument("--rank", type=int, metavar="N", help=rank)
+    lines = "Print only the last N lines of each log; with -f, new lines follow"
+    parser.add_argument("-n", "--lines", type=partial(read_count, least=0), metavar="N", help=lines)
     number = "Print the logs of this attempt (default: the newest)"
     parser.add_argument("--attempt", type=int, metavar="N", help=number)
     arguments = parse_runs(parser, tokens)
@@ -136,7 +140,7 @@ def logs(tokens: Sequence[str]) -> int:
             f"Attempts of this run go from 0 to {newest}.",
         )
     watch = show.Watch() if arguments.follow else None
-    return print_logs(arguments.run, arguments.rank, attempt, watch)
+    return print_logs(arguments.run, arguments.rank, attempt, watch, arguments.lines)
 
 
 def cancel(tokens: Sequence[str]) -> int:
@@ -170,8 +174,18 @@ def resume(tokens: Sequence[str]) -> int:
     getiaction-launch resume @last
     getiaction-launch resume s3://bucket/experiments/pusht_act_v1/version_0
     """
-    arguments = parse_runs(add_trust(add_json(runs_parser(resume))), tokens)
-    submit.resume(arguments.run, trust=arguments.trust)
+    parser = add_trust(add_json(runs_parser(resume)))
+    force = (
+        "Resume also if nobody can say whether its job still runs, since that machine or cluster "
+        "is gone; if it does run, two jobs write to the directory for up to two minutes, until the "
+        "old one notices and ends without saving"
+    )
+    parser.add_argument("--force", action="store_true", help=force)
+    address = "Resume on the Ray cluster at this address, if the one of before is gone"
+    parser.add_argument("--address", metavar="ADDRESS", help=address)
+    arguments = parse_runs(parser, tokens)
+    settings = {"address": arguments.address} if arguments.address else {}
+    submit.resume(arguments.run, force=arguments.force, trust=arguments.trust, settings=settings)
     if arguments.json:
         show.print_json(show.as_json(submit.read_status(arguments.run)))
     else:

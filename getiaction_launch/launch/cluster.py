@@ -1,6 +1,7 @@
 """The cluster config says where to run: one small YAML per cluster, found by its name."""
 
 import contextlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -12,7 +13,7 @@ from getiaction_launch.backends.backend import Backend, UnknownSettingError, rec
 from getiaction_launch.backends.flag import noun
 from getiaction_launch.errors import ClusterConfigError, UsageError, nearest_first
 from getiaction_launch.launch.config_errors import check_keys, explain, read_content
-from getiaction_launch.plan.plan import OLD_KEYS, Restarts, Saving, Uploading
+from getiaction_launch.plan.plan import DEFAULT_LOG_LIMIT_MB, OLD_KEYS, Restarts, Saving, Uploading
 from getiaction_launch.plan.secrets import refuse_secrets
 
 _SHIPPED = (
@@ -42,6 +43,8 @@ class ClusterConfig:
         saving: When the launcher saves checkpoints of its own.
         uploading: How a run on remote storage is uploaded.
         restarts: How many automatic restarts a run gets.
+        log_limit_mb: Size of a worker's log, in MB, above which its middle is dropped; 0 for no
+            limit.
     """
 
     backend: Backend
@@ -52,6 +55,11 @@ class ClusterConfig:
     saving: Saving = field(default_factory=Saving)
     uploading: Uploading = field(default_factory=Uploading)
     restarts: Restarts = field(default_factory=Restarts)
+    log_limit_mb: float = DEFAULT_LOG_LIMIT_MB
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.log_limit_mb < math.inf:
+            raise ValueError(f"log_limit_mb={self.log_limit_mb} must be 0 or more")
 
 
 def config_directories() -> list[Path]:

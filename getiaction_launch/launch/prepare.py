@@ -149,6 +149,7 @@ def prepare(
         env_vars=place.env_vars,
         forward_env_vars=place.forward_env_vars,
         saving=place.saving,
+        log_limit_mb=place.log_limit_mb,
         uploading=place.uploading,
         restarts=place.restarts,
         sweep=sweep,

@@ -32,6 +32,8 @@ class RunStatus:
         attempts: How many attempts have begun.
         progress: What the worker of rank 0 last reported.
         is_queued: Whether the run's job waits for nodes that are not free at present.
+        is_certain: Whether the run's records, its scheduler or its machine have said so; otherwise
+            the state follows from what the job last wrote.
     """
 
     run: Run
@@ -41,6 +43,7 @@ class RunStatus:
     attempts: int = 0
     progress: Progress = field(default_factory=Progress)
     is_queued: bool = False
+    is_certain: bool = True
 
 
 def attach(run: Run) -> Job | None:
@@ -93,7 +96,11 @@ def _read_status(run: Run) -> RunStatus:
     if state is JobState.PENDING and attempts:
         reason = "; ".join(filter(None, [f"attempt {len(attempts)} is queued", reason]))
         reason += f" (attempt {len(attempts) - 1}: {attempts[-1].reason})"
-    return RunStatus(run, state, reason, status.cause, len(attempts), progress, status.is_queued)
+    return RunStatus(
+        *(run, state, reason, status.cause, len(attempts), progress),
+        is_queued=status.is_queued,
+        is_certain=status.is_certain,
+    )
 
 
 def read_statuses(runs: Sequence[Run]) -> list[RunStatus]:

@@ -4,11 +4,11 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from getiaction_launch.backends.backend import Backend, check_installed
-from getiaction_launch.errors import CheckError, LaunchError, SpecError
+from getiaction_launch.errors import CheckError, LaunchError, SpecError, disk_errors
 from getiaction_launch.launch.prepare import prepare, trace
 from getiaction_launch.launch.status import (
     RunStatus,
@@ -51,6 +51,7 @@ SETUP_SECONDS = 5
 LOCK_SECONDS = 180  # longer than a scheduler may take to answer
 
 
+@disk_errors()
 def submit(plan: Plan, backend: Backend) -> Run:
     """Check ``plan``, claim its run directory and start it.
 
@@ -72,6 +73,7 @@ def submit(plan: Plan, backend: Backend) -> Run:
     return run
 
 
+@disk_errors()
 def submit_sweep(plans: Sequence[Plan], backend: Backend, max_parallel: int | None) -> list[Run]:
     """Check every point of a sweep, claim a run directory for each and start them.
 
@@ -109,7 +111,7 @@ def _start(plans: Sequence[Plan], backend: Backend, max_parallel: int | None) ->
             runs.append(Run.claim(plan.root, plan.name))
             runs[-1].write("plan", plan.to_json())
         backend.submit(runs, max_parallel)
-    except (LaunchError, KeyboardInterrupt):
+    except (LaunchError, OSError, KeyboardInterrupt):
         _take_back(runs)
         raise
     return runs
@@ -132,14 +134,26 @@ def _cancel_error(run: Run) -> LaunchError | None:
     return None
 
 
-def resume(run: Run, *, trust: bool = False) -> None:
+@disk_errors()
+def resume(
+    run: Run,
+    *,
+    force: bool = False,
+    trust: bool = False,
+    settings: Mapping[str, object] | None = None,
+) -> None:
     """Start another attempt of a run that ended before its training was finished.
 
     It continues in the same directory, from the newest committed checkpoint.
 
     Args:
         run: The run to resume.
+        force: Whether to resume it also if nobody can say whether its job still runs. If that
+            does, two jobs write to the directory until the old one notices that ``job.json`` names
+            another job, and ends without saving.
         trust: Whether to run what another user's records say; without it, that is refused.
+        settings: Settings of the backend that replace those of the job before, such as the
+            ``address`` of another Ray cluster.
 
     Raises:
         LaunchError: If the run has not ended, has finished, belongs to another user, or cannot be
@@ -161,9 +175,9 @@ def resume(run: Run, *, trust: bool = False) -> None:
                 f"another process has been resuming run {run.name} for {LOCK_SECONDS} s.",
                 f"See its state: getiaction-launch status {run.directory}",
             ) from None
-        check_resumable(run)
+        check_resumable(run, force=force)
         record = JobRecord.read(run) or JobRecord()
-        backend = backend_of(run, record)
+        backend = backend_of(run, record).with_settings(settings or {})
         if command := backend.attach(run, record).resume_command:
             raise CheckError(
                 f"run {run.name} was started inside your own batch script, and must be resumed "
@@ -172,14 +186,16 @@ def resume(run: Run, *, trust: bool = False) -> None:
             )
         _check_place(Plan.of(run), backend)
         claim = _claim_resume(run, record) if is_remote(run.directory) else None
-        last = reopen(run)
+        last = None
         try:
+            last = reopen(run)
             backend.submit([run], None)
-        except (LaunchError, KeyboardInterrupt):
-            if last:
-                last.write(run)
-            if claim:
-                remove(claim)
+        except (LaunchError, OSError, KeyboardInterrupt):
+            with contextlib.suppress(OSError):  # the first error says more
+                if last:
+                    last.write(run)
+                if claim:
+                    remove(claim)
             raise
 
 
@@ -199,16 +215,31 @@ def _claim_resume(run: Run, record: JobRecord) -> Path:
     return claim
 
 
-def check_resumable(run: Run) -> None:
-    """Raise CheckError unless the run ended before its training was finished."""
+def check_resumable(run: Run, *, force: bool = False) -> None:
+    """Check that a run ended before its training was finished.
+
+    Args:
+        run: The run to resume.
+        force: Whether it may also be resumed if nobody can say whether its job still runs.
+
+    Raises:
+        CheckError: If the run has finished, or may still run.
+    """
     status = read_status(run)
     if status.state is JobState.SUCCEEDED:
         raise CheckError(f"run {run.name} has finished; there is nothing to resume.")
-    if not status.state.is_over:
-        raise CheckError(
-            f"run {run.name} is {status.state.value}; it cannot be resumed while it may run.",
-            f"End it first: getiaction-launch cancel {run.directory}",
-        )
+    if status.state.is_over:
+        return
+    is_doubtful = status.state is JobState.UNKNOWN or not status.is_certain
+    if is_doubtful and force:
+        return
+    why = f" ({status.reason})" if is_doubtful and status.reason else ""
+    fix = f"End it first: getiaction-launch cancel {run.directory}"
+    if is_doubtful:
+        fix += f"\nIf its machine is gone: getiaction-launch resume --force {run.directory}"
+    raise CheckError(
+        f"run {run.name} is {status.state.value}{why}; it cannot be resumed while it may run.", fix
+    )
 
 
 def check(plan: Plan, backend: Backend) -> dict[str, object]:
@@ -269,6 +300,7 @@ def _await_verdict(run: Run, plan: Plan, backend: Backend) -> None:
         time.sleep(POLL_SECONDS)
 
 
+@disk_errors()
 def cancel(run: Run, *, trust: bool = False) -> RunStatus:
     """End a run on all its nodes; returns once every process has stopped.
 

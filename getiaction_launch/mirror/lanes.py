@@ -22,6 +22,7 @@ from getiaction_launch.mirror.ledger import (
 from getiaction_launch.mirror.transfer import hash_of, upload
 from getiaction_launch.run.checkpoint import KEPT, Marker, all_committed, files_of, newest
 from getiaction_launch.run.records import Progress
+from getiaction_launch.run.rotation import end_of, read_from
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import (
     children,
@@ -137,7 +138,7 @@ def _sync_files(run: Run, lane: str, *, is_last: bool) -> None:
     for path in sorted(found, key=lambda path: (not only_grows(path), path)):
         with contextlib.suppress(FileNotFoundError):  # removed since it was listed
             if only_grows(path):
-                _append(run, ledger, path, found[path].st_size)
+                _append(run, ledger, path, end_of(run.local.directory / path))
             else:
                 _replace(run, ledger, path, found[path], is_last=is_last)
     for path in ledger.files.keys() - found.keys():
@@ -160,9 +161,13 @@ def _append(run: Run, ledger: Ledger, path: str, size_bytes: int) -> None:
             # Recorded before the upload: after a crash the same bytes make the same segment.
             entry = Segmented(entry.segments + 1, entry.end, end, is_there=False)
             ledger.record(path, entry)
-        with file.open("rb") as opened:
-            opened.seek(entry.start)
-            content = opened.read(entry.end - entry.start)
+        content, position = b"", entry.start
+        while position < entry.end:
+            piece, position = read_from(file, position, entry.end - position)
+            if not piece:
+                break
+            content += piece
+        entry = replace(entry, end=max(entry.end, position))  # further, if its middle was dropped
         with reaching(run.directory):
             fs, key = file_system(run.directory / segment_name(path, entry.segments - 1))
             fs.pipe_file(key, content)

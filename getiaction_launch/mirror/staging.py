@@ -57,6 +57,9 @@ class Staging:
         resume_from: Checkpoint that all workers resume from; its local path, once entered.
         stop: Request that stops this node's workers, when uploads have failed for too long.
         is_finished: Set by the caller when training has finished; the directory is removed then.
+        is_lost: Set by the caller when the run belongs to another job or nobody; nothing is
+            uploaded then.
+        is_removed: Set by the caller when the run was removed; the directory is removed then.
 
     Raises:
         CheckError: On entering, if the directory cannot be made or the checkpoint is damaged.
@@ -70,6 +73,8 @@ class Staging:
     resume_from: str | None
     stop: StopRequest
     is_finished: bool = False
+    is_lost: bool = False
+    is_removed: bool = False
 
     def __enter__(self) -> "Self":
         self._undo = contextlib.ExitStack()
@@ -92,13 +97,19 @@ class Staging:
             limit_seconds=self._limit_seconds,
             stop=self.stop,
         )
-        self._undo.callback(mirror.close, self._limit_seconds)
+        self._undo.callback(self._close, mirror)
         mirror.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.is_finished = self.is_finished and kind is None
         self._undo.close()
+
+    def _close(self, mirror: Mirror) -> None:
+        if self.is_lost:
+            mirror.abandon()
+        else:
+            mirror.close(self._limit_seconds)
 
     def _lock(self) -> int:
         place = _place(self.run.local)
@@ -115,7 +126,7 @@ class Staging:
                     return descriptor
 
     def _remove_if_finished(self, lock: int) -> None:
-        if not self.is_finished:
+        if not self.is_finished and not self.is_removed:
             return
         # Only the last node on this machine gets the exclusive lock.
         with contextlib.suppress(BlockingIOError):

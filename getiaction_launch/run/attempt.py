@@ -4,6 +4,7 @@
 other nodes read from it where rank 0 listens and which checkpoint all of them resume from.
 """
 
+import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -46,12 +47,14 @@ class Attempt:
         number: The attempt's number, from 0.
         head: ``address:port`` where the worker of rank 0 listens.
         resume_from: The committed checkpoint that all workers start from; None for a new start.
+        token: A random word by which processes of this start are known.
     """
 
     run: Run
     number: int
     head: str
     resume_from: str | None
+    token: str = ""
 
     @classmethod
     def begin(cls, run: Run, key: str, address: str, port: int) -> "Attempt":
@@ -71,8 +74,9 @@ class Attempt:
         if run.local is run:  # on remote storage each node makes its own
             run.make_log_directory(number)
         first_step = checkpoint.step if checkpoint else 0
-        AttemptRecord(number, key, head, resume_from, first_step, time.time()).write(run)
-        return cls(run, number, head, resume_from)
+        token, now = secrets.token_hex(8), time.time()
+        AttemptRecord(number, key, head, resume_from, first_step, now, token=token).write(run)
+        return cls(run, number, head, resume_from, token)
 
     @classmethod
     def read(cls, run: Run, number: int) -> "Attempt":
@@ -87,7 +91,7 @@ class Attempt:
                 f"{socket.gethostname()} does not see attempt {number} of run {run.name}.",
                 f"Check that every node sees {run.directory}.",
             )
-        return cls(run, number, record.head, record.resume_from)
+        return cls(run, number, record.head, record.resume_from, record.token)
 
     @classmethod
     def join(

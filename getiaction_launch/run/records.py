@@ -176,6 +176,7 @@ class AttemptRecord:
         goes_on: Whether the run restarts automatically.
         ended_at: When the attempt ended, in seconds since the epoch; None while it runs.
         last_step: Optimizer steps that the worker of rank 0 last reported.
+        token: A random word in the environment of all processes of this start; it is not secret.
     """
 
     number: int = 0
@@ -190,6 +191,7 @@ class AttemptRecord:
     goes_on: bool = False
     ended_at: float | None = None
     last_step: int | None = None
+    token: str = ""
 
     @classmethod
     def read(cls, run: "Run", number: int) -> "AttemptRecord | None":

@@ -14,7 +14,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from getiaction_launch.errors import CheckError, RunNotFoundError
+from getiaction_launch.errors import FAILING, CheckError, RunNotFoundError
 from getiaction_launch.plan.secrets import holds_private
 from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.records import load
@@ -65,6 +65,7 @@ class Run:
 
         Raises:
             CheckError: If the directory cannot be created.
+            OSError: If the disk is full or fails.
             StorageError: If remote storage does not answer.
         """
         parent = open_path(root) / name
@@ -79,6 +80,8 @@ class Run:
             run = cls(parent / f"version_{version}")
             run.launch_directory.mkdir()
         except OSError as error:
+            if error.errno in FAILING:
+                raise
             raise CheckError(
                 f"a run cannot be created in {str(parent)!r}: {error.strerror}.",
                 "Choose another name: --name another_name",

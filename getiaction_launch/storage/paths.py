@@ -192,6 +192,13 @@ def describe(error: BaseException) -> str:
     return f"{words} ({code})" if code and code not in words else words
 
 
+def why(error: OSError) -> str:
+    """Return what a disk or remote storage refused, and in which file: ``/a/b: Disk full``."""
+    if not error.strerror:
+        return describe(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
 def modified_at(path: Path) -> float:
     """Return when a file was last written: seconds since the epoch, by its file system's clock."""
     if not is_remote(path):
@@ -261,8 +268,12 @@ def write_json(
                 file.flush()
                 os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # Python does not name the file if a write fails
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error says more
+            temporary.unlink(missing_ok=True)
 
 
 def last_line(path: Path) -> str | None:

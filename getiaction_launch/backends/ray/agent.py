@@ -87,9 +87,13 @@ class NodeAgent:
         if self._node and self._node.poll() is None:
             self._node.terminate()
 
-    def clean(self) -> None:
-        """Kill the processes that an earlier actor has left on this node."""
-        kill_processes_of(str(self._run.local.directory))
+    def clean(self, token: str) -> None:
+        """Kill the processes that an earlier actor has left on this node.
+
+        Args:
+            token: The token of the attempt that the processes belong to.
+        """
+        kill_processes_of(str(self._run.local.directory), [token])
 
 
 def _interface(address: str) -> dict[str, str]:

@@ -21,11 +21,13 @@ from getiaction_launch.backends.ray.agent import NodeAgent
 from getiaction_launch.backends.ray.placement import place
 from getiaction_launch.errors import CheckError
 from getiaction_launch.node.conductor import MARGIN_SECONDS, drive
+from getiaction_launch.node.guard import Guard
 from getiaction_launch.node.node import SAVE_LIMIT_SECONDS
 from getiaction_launch.node.sidecar import NodeLostError
 from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import Attempt
+from getiaction_launch.run.lease import holding_lease
 from getiaction_launch.run.records import BackendRecord, Cancel, Done, JobRecord
 from getiaction_launch.run.restart import may_begin
 from getiaction_launch.run.run import Run
@@ -55,6 +57,7 @@ class Driver:
     def __init__(self, run: Run, backend: "RayBackend", stop: StopRequest) -> None:
         self.run, self._backend, self._stop = run, backend, stop
         self._plan = Plan.of(run)
+        self._guard = Guard(run)
 
     def run_attempts(self, max_parallel: int) -> bool:
         """Run attempts until the run has ended.
@@ -68,7 +71,7 @@ class Driver:
         if not may_begin(self.run):
             print(f"run {self.run.name} has ended and is not restarted", flush=True)
             return Done.read(self.run) is not None
-        with self._slot(max_parallel):
+        with holding_lease(self.run), self._slot(max_parallel):
             patience_seconds = self._backend.grace_seconds + SAVE_LIMIT_SECONDS + MARGIN_SECONDS
             ending = drive(self.run, self._place, self._is_stopped, patience_seconds)
         if ending is None:
@@ -78,7 +81,8 @@ class Driver:
         return ending.state is JobState.SUCCEEDED
 
     def _is_stopped(self) -> bool:
-        return bool(self._stop.signal) or Cancel.read(self.run) is not None
+        is_asked = bool(self._stop.signal) or Cancel.read(self.run) is not None
+        return is_asked or self._guard.loss() is not None
 
     @contextlib.contextmanager
     def _slot(self, max_parallel: int) -> Iterator[None]:
@@ -191,7 +195,7 @@ class _RayNodes:
 
         hosts = ", ".join(host for _, host, _ in self._places)
         print(f"attempt {attempt.number} on {hosts}", flush=True)
-        variables = self._variables()
+        variables, self._token = self._variables(), attempt.token
         with _node_errors():
             starts = [
                 agent.start.remote(
@@ -226,7 +230,7 @@ class _RayNodes:
         import ray
 
         cleaners = [self._make_agent(rank) for rank, code in enumerate(exit_codes) if code is None]
-        cleaned: list[Any] = [cleaner.clean.remote() for cleaner in cleaners]
+        cleaned: list[Any] = [cleaner.clean.remote(self._token) for cleaner in cleaners]
         if cleaned:
             ray.wait(cleaned, num_returns=len(cleaned), timeout=CLEAN_SECONDS)
         for cleaner in cleaners:

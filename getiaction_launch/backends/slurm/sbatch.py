@@ -15,6 +15,7 @@ from getiaction_launch.backends.flag import settings_of
 from getiaction_launch.backends.slurm.command import KEPT_VARIABLES, refusal
 from getiaction_launch.backends.slurm.settings import SlurmSettings
 from getiaction_launch.errors import UnreachableError
+from getiaction_launch.system import mpi
 from getiaction_launch.system.orphans import RUN_VARIABLE
 
 SBATCH_SECONDS = 120
@@ -35,7 +36,7 @@ _LEAKING = re.compile(
     r"SLURM_.*|SLURMD_.*|SRUN_.*|SUBMITIT_.*|TORCHELASTIC_.*|GETIACTION_LAUNCH_.*"
     r"|MASTER_ADDR|MASTER_PORT|((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME"
     r"|CUDA_VISIBLE_DEVICES|ROCR_VISIBLE_DEVICES"
-    rf"|{RUN_VARIABLE}"
+    rf"|{RUN_VARIABLE}|{mpi.VARIABLES}"
     r"|SBATCH_(.*BIND.*|ARRAY_INX|CPUS_PER_GPU|DISTRIBUTION|ERROR|GPUS.*|GRES|INPUT|JOB_NAME"
     r"|NO_REQUEUE|OPEN_MODE|OUTPUT|OVERCOMMIT|REQUEUE|SIGNAL|WAIT|CLUSTERS)"
 )
