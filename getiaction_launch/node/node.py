@@ -14,9 +14,11 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 from getiaction_launch.mirror.staging import Staging
+from getiaction_launch.node.head import NOT_STARTED, reach_head
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt
 from getiaction_launch.run.node_records import WorkerError
@@ -128,11 +130,26 @@ def run_node(
             )
             staging.is_finished = code == 0
     except Exception as error:
-        rank = node_rank * plan.topology.workers_per_node
-        words = (type(error).__name__, f"the node could not start its workers: {error}")
-        run.write_error(attempt.number, WorkerError(rank, node_rank, socket.gethostname(), *words))
+        attempt.write_node_error(node_rank, type(error).__name__, f"{NOT_STARTED}: {error}")
         raise
     return code
+
+
+def record_kills(attempt: Attempt, exit_codes: Mapping[int, int | None], kills_before: int) -> None:
+    """Record which nodes' processes the kernel has killed because memory ran out.
+
+    Args:
+        attempt: The attempt that the nodes belong to.
+        exit_codes: Exit code of each node's process on this machine, by the node's rank.
+        kills_before: How often the kernel had killed before the attempt.
+    """
+    killed = [rank for rank, code in exit_codes.items() if code == -signal.SIGKILL]
+    if not killed or count_oom_kills() <= kills_before:
+        return
+    how = "the node's process was killed by SIGKILL because its memory limit was reached"
+    for node_rank in killed:
+        with contextlib.suppress(OSError):  # a full disk must not hide that the node is gone
+            attempt.write_node_error(node_rank, "OutOfMemory", how)
 
 
 def _run_workers(
@@ -146,6 +163,7 @@ def _run_workers(
     warning_seconds: float,
 ) -> int:
     run = attempt.run
+    oom_kills = count_oom_kills()
     workers = {}
     for local_rank in range(plan.topology.workers_per_node):
         variables = worker_environment(
@@ -153,7 +171,6 @@ def _run_workers(
         )
         rank = int(variables["RANK"])
         workers[rank] = _start_worker(plan, attempt, variables, place)
-    oom_kills = count_oom_kills()
     alive = dict(workers)
     failed = False
     while alive and not (failed or stop.signal):
@@ -299,7 +316,7 @@ def main() -> int:
     die_with_parent()
     attempt = Attempt.read(Run.at(arguments.run), arguments.attempt)
     return run_node(
-        attempt,
+        reach_head(attempt, arguments.node_rank, lambda: stop.signal),
         arguments.node_rank,
         arguments.grace_seconds,
         stop,

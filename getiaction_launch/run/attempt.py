@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from getiaction_launch.errors import CheckError, RecordError
+from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.checkpoint import newest
+from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.records import AttemptRecord, Done, Progress, read_attempts
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
@@ -45,15 +47,19 @@ class Attempt:
         number: The attempt's number, from 0.
         head: ``address:port`` where the worker of rank 0 listens.
         resume_from: The committed checkpoint that all workers start from; None for a new start.
+        other_addresses: IP addresses of the same machine, for nodes that cannot reach ``head``.
     """
 
     run: Run
     number: int
     head: str
     resume_from: str | None
+    other_addresses: Sequence[str] = ()
 
     @classmethod
-    def begin(cls, run: Run, key: str, address: str, port: int) -> "Attempt":
+    def begin(
+        cls, run: Run, key: str, address: str, port: int, other_addresses: Sequence[str] = ()
+    ) -> "Attempt":
         """Open the next attempt; only its one writer calls this.
 
         Args:
@@ -62,6 +68,7 @@ class Attempt:
             address: This machine's address, as the other nodes reach it.
             port: A port of this machine, reserved by
                 :func:`~getiaction_launch.system.ports.reserve_port`.
+            other_addresses: IP addresses of this machine, for nodes that cannot reach ``address``.
         """
         number = len(read_attempts(run))
         checkpoint = newest(run)
@@ -70,8 +77,11 @@ class Attempt:
         if run.local is run:  # on remote storage each node makes its own
             run.make_log_directory(number)
         first_step = checkpoint.step if checkpoint else 0
-        AttemptRecord(number, key, head, resume_from, first_step, time.time()).write(run)
-        return cls(run, number, head, resume_from)
+        AttemptRecord(
+            *(number, key, head, resume_from, first_step, time.time()),
+            other_addresses=list(other_addresses),
+        ).write(run)
+        return cls(run, number, head, resume_from, other_addresses)
 
     @classmethod
     def read(cls, run: Run, number: int) -> "Attempt":
@@ -86,7 +96,7 @@ class Attempt:
                 f"{socket.gethostname()} does not see attempt {number} of run {run.name}.",
                 f"Check that every node sees {run.directory}.",
             )
-        return cls(run, number, record.head, record.resume_from)
+        return cls(run, number, record.head, record.resume_from, record.other_addresses)
 
     @classmethod
     def join(
@@ -117,6 +127,21 @@ class Attempt:
             f"node 0 has not started attempt {key} within {limit_seconds:.0f} s; "
             f"do all nodes see {run.directory}?"
         )
+
+    def write_node_error(
+        self, node_rank: int, name: str, message: str, host: str | None = None
+    ) -> None:
+        """Record why a node cannot train, as the error of its first worker.
+
+        Args:
+            node_rank: Rank of the node, from 0.
+            name: Class name of the error.
+            message: What went wrong, in a sentence for people.
+            host: Host name of the node; this machine's by default.
+        """
+        rank = node_rank * Plan.of(self.run).topology.workers_per_node
+        error = WorkerError(rank, node_rank, host or socket.gethostname(), name, message)
+        self.run.write_error(self.number, error)
 
     def end(self, ending: Ending) -> None:
         """Record how the attempt ended; if it succeeded, the run is done."""

@@ -187,6 +187,7 @@ class AttemptRecord:
         goes_on: Whether the run restarts automatically.
         ended_at: When the attempt ended, in seconds since the epoch; None while it runs.
         last_step: Optimizer steps that the worker of rank 0 last reported.
+        other_addresses: IP addresses of rank 0's node, for nodes that cannot reach ``head``.
     """
 
     number: int = 0
@@ -201,6 +202,7 @@ class AttemptRecord:
     goes_on: bool = False
     ended_at: float | None = None
     last_step: int | None = None
+    other_addresses: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, run: "Run", number: int) -> "AttemptRecord | None":

@@ -5,8 +5,10 @@ allow another one, and :func:`may_begin` whether a job that a scheduler has star
 all. :func:`reopen` lets a run that has ended continue.
 """
 
+import contextlib
 import signal
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from getiaction_launch.plan.plan import Plan
@@ -27,6 +29,7 @@ _INTERRUPTIONS = {
     Cause.TIME_LIMIT: "its time limit was near",
     Cause.PREEMPTION: "preempted",
     Cause.NODE_FAILURE: "a node of its job was lost",
+    Cause.OUT_OF_MEMORY: "a node's memory limit was reached",
     Cause.CANCEL: "cancelled by you",
 }
 _SILENT = Ending(JobState.FAILED, Cause.NODE_FAILURE, "it ended without recording why")
@@ -61,7 +64,7 @@ def judge(
     is_echo = stopped_by not in (None, Cause.STOP) or EXIT_FAILED not in exit_codes
     if not has_failed and is_echo and (stopped_by or EXIT_INTERRUPTED in exit_codes):
         cause = stopped_by or Cause.STOP
-        is_loss = cause is Cause.NODE_FAILURE
+        is_loss = cause in (Cause.NODE_FAILURE, Cause.OUT_OF_MEMORY)
         state = JobState.FAILED if is_loss else JobState.INTERRUPTED
         return Ending(state, cause, _INTERRUPTIONS.get(cause, "stopped on request"))
     if error is None:
@@ -126,6 +129,28 @@ def _stands_still(run: Run, records: Sequence[AttemptRecord]) -> bool:
     checkpoint = newest(run)
     newest_step = checkpoint.step if checkpoint else 0
     return before.first_step == last.first_step == newest_step
+
+
+@contextlib.contextmanager
+def cancelling(run: Run) -> Iterator[None]:
+    """Write ``cancel.json``, and take it back if the block, which ends the job, raises.
+
+    The job reads it when the signal arrives, so it must be there before. If it stayed although the
+    scheduler was not reached, a crash or a requeue hours later would count as the cancellation. If
+    the scheduler has ended the job after all, the scheduler says so.
+    """
+    before = None
+    with contextlib.suppress(OSError, ValueError):  # damaged, or storage does not answer
+        before = Cancel.read(run)
+    with contextlib.suppress(OSError):  # on a full disk, the job must end all the same
+        Cancel(time.time()).write(run)
+    try:
+        yield
+    except BaseException:
+        if before is None:
+            with contextlib.suppress(OSError):
+                Cancel.remove(run)
+        raise
 
 
 def reopen(run: Run) -> AttemptRecord | None:

@@ -1,4 +1,7 @@
-"""Processes that the kernel killed because memory ran out, as cgroups(7) count them."""
+"""Processes that the kernel kills because memory runs out, and which one it prefers.
+
+https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files, and proc(5).
+"""
 
 import contextlib
 from pathlib import Path
@@ -23,3 +26,15 @@ def count_oom_kills() -> int:
                 words = counts.read_text(encoding="ascii").split()
                 return int(dict(zip(words[::2], words[1::2], strict=True)).get("oom_kill", 0))
     return 0
+
+
+def prefer_to_be_killed() -> None:
+    """Have the kernel kill this process, or one that it starts, before the one that watches it.
+
+    The watching process is small, but the kernel also counts what shared memory it has touched; if
+    it were killed, nobody could record why the workers died with it.
+    """
+    path = Path("/proc/self/oom_score_adj")
+    with contextlib.suppress(OSError, ValueError):
+        score = int(path.read_text(encoding="ascii"))
+        path.write_text(str(min(score + 100, 1000)), encoding="ascii")

@@ -1,6 +1,9 @@
-"""A flag that signals set, and that a main loop looks at."""
+"""A flag that signals set, and that a main loop looks at; and a delay of Ctrl-C."""
 
+import contextlib
 import signal
+import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,3 +34,22 @@ class StopRequest:
 
     def _set(self, signum: int, _frame: object) -> None:
         self.signal = self.signal or signal.Signals(signum)
+
+
+@contextlib.contextmanager
+def delayed_interrupt() -> Iterator[None]:
+    """Delay Ctrl-C until the end of the block, for this process and those that it starts there."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Ctrl-C reaches only the main thread
+        return
+    signals: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda signum, _frame: signals.append(signum))
+    # The mask is inherited by child processes; the handler is for other threads of this one.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if signals:
+            signal.raise_signal(signal.SIGINT)

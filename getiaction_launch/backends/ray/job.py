@@ -10,7 +10,7 @@ from getiaction_launch.backends.ray.placement import Placement
 from getiaction_launch.errors import RefusedError, UnreachableError
 from getiaction_launch.node.node import SAVE_LIMIT_SECONDS
 from getiaction_launch.run.records import Cancel, JobRecord, read_attempts
-from getiaction_launch.run.restart import CANCELLED
+from getiaction_launch.run.restart import CANCELLED, cancelling
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
 
@@ -81,11 +81,10 @@ class RayJob:
             )
         if status.state.is_over:
             return
-        # Write this first: the driver looks for it before it starts anything.
-        Cancel(time.time()).write(self.run)
-        if not self._is_inside:
-            with ray_errors(self.address):
-                connect(self.address).stop_job(self._job_id)
+        with cancelling(self.run):  # the driver looks for it before it starts anything
+            if not self._is_inside:
+                with ray_errors(self.address):
+                    connect(self.address).stop_job(self._job_id)
         patience_seconds = self.grace_seconds + SAVE_LIMIT_SECONDS + CANCEL_MARGIN_SECONDS
         deadline = time.monotonic() + patience_seconds
         while not self.status().state.is_over:
