@@ -1,5 +1,6 @@
 """The state of a run, read from its directory first and then from its scheduler."""
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -93,14 +94,30 @@ def _read_status(run: Run) -> RunStatus:
     state, reason = status.state, status.reason
     if state is JobState.SUCCEEDED:
         state, reason = JobState.FAILED, "its job has ended, but training has not finished"
+    cause = status.cause
+    if state is JobState.FAILED and attempts and attempts[-1].ended_at is None:
+        reason, cause = _explain(run, attempts[-1].number, reason, cause)
     if state is JobState.PENDING and attempts:
         reason = "; ".join(filter(None, [f"attempt {len(attempts)} is queued", reason]))
         reason += f" (attempt {len(attempts) - 1}: {attempts[-1].reason})"
     return RunStatus(
-        *(run, state, reason, status.cause, len(attempts), progress),
+        *(run, state, reason, cause, len(attempts), progress),
         is_queued=status.is_queued,
         is_certain=status.is_certain,
     )
+
+
+def _explain(run: Run, attempt: int, reason: str, cause: Cause | None) -> tuple[str, Cause | None]:
+    """Return why an attempt failed whose node of rank 0 could not record it, by its workers."""
+    error = None
+    with contextlib.suppress(ValueError, OSError):  # one damaged run must not hide the others
+        error = run.first_error(attempt)
+    if error is None or error.is_consequence:
+        return reason, cause
+    if error.type == "OutOfMemory":
+        return str(error), Cause.OUT_OF_MEMORY
+    # If a node was lost, the errors of the others are its consequences.
+    return (reason, cause) if cause is Cause.NODE_FAILURE else (str(error), cause)
 
 
 def read_statuses(runs: Sequence[Run]) -> list[RunStatus]:

@@ -177,6 +177,7 @@ class AttemptRecord:
         ended_at: When the attempt ended, in seconds since the epoch; None while it runs.
         last_step: Optimizer steps that the worker of rank 0 last reported.
         token: A random word in the environment of all processes of this start; it is not secret.
+        other_addresses: IP addresses of rank 0's node, for nodes that cannot reach ``head``.
     """
 
     number: int = 0
@@ -192,6 +193,7 @@ class AttemptRecord:
     ended_at: float | None = None
     last_step: int | None = None
     token: str = ""
+    other_addresses: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, run: "Run", number: int) -> "AttemptRecord | None":

@@ -24,7 +24,7 @@ from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED
 from getiaction_launch.storage.paths import last_line
 from getiaction_launch.system.child import die_with_parent
-from getiaction_launch.system.memory import count_oom_kills
+from getiaction_launch.system.memory import count_oom_kills, prefer_to_be_killed
 
 LONGEST_LINE = 300
 
@@ -32,6 +32,7 @@ LONGEST_LINE = 300
 def main() -> None:
     """Entry of ``python -m getiaction_launch.worker.worker RUN_DIRECTORY``."""
     die_with_parent()
+    prefer_to_be_killed()
     # Only this process gets the callbacks: its children inherit the variable, but not the id.
     os.environ["GETIACTION_LAUNCH_WORKER"] = str(os.getpid())
     run = Run(Path(sys.argv[1]))

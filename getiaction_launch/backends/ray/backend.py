@@ -7,6 +7,7 @@ This module submits jobs. :mod:`getiaction_launch.backends.ray.driver` runs insi
 import inspect
 import json
 import os
+import re
 import secrets
 import shlex
 import sys
@@ -43,6 +44,7 @@ DRIVER = "getiaction_launch.backends.ray.driver"
 STOP_MARGIN_SECONDS = 20
 SETTINGS_VARIABLE = "GETIACTION_LAUNCH_RAY_SETTINGS"
 """Environment variable by which the driver of a private cluster gets its settings, as JSON."""
+NAME_LENGTH = 200
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Environment variable that Ray sets for the entrypoint of a job."""
 
@@ -171,7 +173,9 @@ class RayBackend(RaySettings):
         client = connect(self.address)
         plan = Plan.of(run)
         before = JobRecord.read(run)
-        job_id = self.submission_id or f"{run.name.replace('/', '-')}-{secrets.token_hex(3)}"
+        # Ray makes a URL and a file's name of it, without quoting either.
+        name = re.sub(r"[^A-Za-z0-9_.-]", "_", run.name.replace("/", "-"))[-NAME_LENGTH:]
+        job_id = self.submission_id or f"{name}-{secrets.token_hex(3)}"
         submitted_to.add(client.get_address())
         later = replace(self, address=client.get_address(), submission_id=None)
         # Before the job is submitted, since the driver reads it.

@@ -207,7 +207,12 @@ class _RayNodes:
                 )
             ]
             ray.get(starts)
-        return [_RayNode(agent) for agent in self.agents]
+        return [
+            _RayNode(agent, attempt, rank, host)
+            for rank, (agent, (_, host, _)) in enumerate(
+                zip(self.agents, self._places, strict=True)
+            )
+        ]
 
     def _variables(self) -> dict[str, str]:
         # Ray would set it for the actor, which holds the CPUs of all workers of the node.
@@ -242,6 +247,9 @@ class _RayNode:
     """The process of one node, as reported by its agent."""
 
     agent: Any
+    attempt: Attempt
+    rank: int
+    host: str
     _answers: list[Any] = field(default_factory=list)
 
     def poll(self) -> int | None:
@@ -256,11 +264,24 @@ class _RayNode:
         try:
             code: int | None = ray.get(ready[0])
         except ray.exceptions.RayError as error:
+            if is_out_of_memory(error):
+                how = "Ray ended the node's processes because memory ran low"
+                self.attempt.write_node_error(self.rank, "OutOfMemory", how, self.host)
             raise NodeLostError(str(error)) from error
         return code
 
     def stop(self) -> None:
         self.agent.stop.remote()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether Ray killed an actor because a node's memory ran low.
+
+    Beware: its other messages name the kernel's OOM killer as one of many possible causes.
+    """
+    words = ("NODE_OUT_OF_MEMORY", "running low on memory")
+    is_named = any(word in str(error) for word in words)
+    return is_named or type(error).__name__ == "OutOfMemoryError"
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 
 from getiaction_launch.backends.backend import JobStatus
-from getiaction_launch.backends.cancelling import record_cancel, unrecorded
+from getiaction_launch.backends.cancelling import cancelling, record_cancel, unrecorded
 from getiaction_launch.backends.process import ProcessJob
 from getiaction_launch.backends.ray.client import check_record, connect, limited, ray_errors
 from getiaction_launch.backends.ray.placement import Placement
@@ -99,16 +99,15 @@ class RayJob:
         if status.state.is_over:
             return
         self._check_identity()
-        # Write this first: the driver looks for it before it starts anything.
-        failure = record_cancel(self.run)
-        if failure and (self._is_inside or status.state is JobState.UNKNOWN):
-            raise failure  # nothing else can reach the driver
-        if status.state is JobState.UNKNOWN:
-            self._await_driver(status.reason)
-            return
-        if not self._is_inside:
-            with ray_errors(self.address):
-                connect(self.address).stop_job(self._job_id)
+        with cancelling(self.run) as failure:  # the driver looks for it before it starts anything
+            if failure and (self._is_inside or status.state is JobState.UNKNOWN):
+                raise failure  # nothing else can reach the driver
+            if status.state is JobState.UNKNOWN:
+                self._await_driver(status.reason)
+                return
+            if not self._is_inside:
+                with ray_errors(self.address):
+                    connect(self.address).stop_job(self._job_id)
         patience_seconds = self.grace_seconds + SAVE_LIMIT_SECONDS + CANCEL_MARGIN_SECONDS
         deadline = time.monotonic() + patience_seconds
         while not self.status().state.is_over:

@@ -1,6 +1,8 @@
 """SLURM's commands: run one within a time limit, and explain why it failed."""
 
+import functools
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 
@@ -87,6 +89,17 @@ def call(*words: str, text: str | None = None, environment: Mapping[str, str] | 
     if result.returncode:
         raise refusal(words[0], result.stderr or result.stdout)
     return result.stdout
+
+
+@functools.cache
+def cluster_name() -> str | None:
+    """Return the name of the cluster that SLURM's commands reach here; None if it is unknown."""
+    try:
+        said = call("scontrol", "show", "config")
+    except LaunchError:
+        return None
+    found = re.search(r"^ClusterName\s*=\s*(\S+)", said, re.MULTILINE)
+    return found[1] if found else None
 
 
 def refusal(command: str, said: str) -> LaunchError:
