@@ -12,7 +12,7 @@ from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.records import JobRecord
 from getiaction_launch.run.rotation import end_of, read_from
 from getiaction_launch.run.run import Run
-from getiaction_launch.storage.paths import children, is_remote, read_bytes
+from getiaction_launch.storage.paths import children, is_remote, kind_of, read_bytes
 from getiaction_launch.storage.segment import name_and_number, segment_name
 
 POLL_SECONDS = 0.2
@@ -57,7 +57,11 @@ def log_files(
     # The scheduler's own output helps only if no node was started.
     if job and job.output and not (may_come or children(directory)):
         own += [Path(job.output)]
-    return files | {p.stem.replace("_", " "): p for p in own if p.exists() and p.stat().st_size}
+    return files | {p.stem.replace("_", " "): p for p in own if _has_content(p)}
+
+
+def _has_content(path: Path) -> bool:
+    return kind_of(path) == "file" and (is_remote(path) or path.stat().st_size > 0)
 
 
 def read_lines(

@@ -9,7 +9,6 @@ import os
 import random
 import re
 import shutil
-import stat
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,13 +21,15 @@ from getiaction_launch.storage.claim import create
 from getiaction_launch.storage.paths import (
     children,
     is_remote,
+    kind_of,
     modified_at,
     open_path,
-    reaching,
+    read_bytes,
     read_json,
     remove,
     write_json,
 )
+from getiaction_launch.storage.private import why_not_private
 
 SCHEMA_VERSION = 1
 STAGING_VARIABLE = "GETIACTION_LAUNCH_STAGING_DIR"
@@ -144,10 +145,11 @@ class Run:
         If the run lies on remote storage, this is in its staging copy.
 
         Raises:
-            CheckError: If the directory for staging copies cannot be created.
+            CheckError: If the directory for staging copies cannot be created, or other users can
+                write to it.
         """
         if self.local is not self:
-            _make_staging_root()
+            _make_staging(self)
         directory = self.local.log_directory(attempt)
         directory.mkdir(parents=True, exist_ok=True)
         return directory
@@ -178,9 +180,8 @@ class Run:
     def write_error(self, attempt: int, error: WorkerError) -> None:
         """Record why a worker of this attempt failed, unless its rank has a record already."""
         path = self.log_directory(attempt) / f"error_rank_{error.rank}.json"
-        with reaching(path):
-            if not path.exists():
-                write_json(path, asdict(error))
+        if kind_of(path) is None:
+            write_json(path, asdict(error))
 
     def first_error(self, attempt: int) -> WorkerError | None:
         """Return the error that ended the attempt; None if no worker has recorded one.
@@ -205,19 +206,33 @@ def staging_root() -> Path:
     return Path(os.environ.get(STAGING_VARIABLE, default)).absolute()
 
 
-def _make_staging_root() -> None:
-    root = staging_root()
-    try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = root.stat(follow_symlinks=False)
-        if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
+def check_staging(run: Run) -> None:
+    """Check that nobody else can have written to this machine's copy of a run, if there is one.
+
+    Raises:
+        CheckError: If another user has made it first, or may write to it.
+    """
+    if run.local is run:
+        return
+    _check_private(staging_root())
+    _check_private(run.local.directory.parents[1])
+
+
+def _check_private(directory: Path) -> None:
+    if os.path.lexists(directory) and (reason := why_not_private(directory)):
+        raise CheckError(f"the staging directory cannot be used: {reason}.", STAGING_FIX)
+
+
+def _make_staging(run: Run) -> None:
+    for directory in (staging_root(), run.local.directory.parents[1]):
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
             raise CheckError(
-                f"the staging directory {root} is not a directory of your own.", STAGING_FIX
-            )
-    except OSError as error:
-        raise CheckError(
-            f"the staging directory {root} cannot be created: {error.strerror}.", STAGING_FIX
-        ) from error
+                f"the staging directory {directory} cannot be created: {error.strerror}.",
+                STAGING_FIX,
+            ) from error
+        _check_private(directory)
 
 
 def _first_free(parent: Path) -> int:
@@ -269,15 +284,24 @@ def find_run(reference: str, root: str) -> Run:
         return runs[0]
     here = [] if "://" in reference else [open_path(root) / reference]
     for directory in [open_path(reference), *here]:
-        plan = directory / "launch" / "plan.json"
-        with reaching(plan):
+        if _is_run(directory):
             if is_remote(directory):
-                if plan.is_file():
-                    return Run(directory)
-            elif os.path.lexists(plan):  # whatever it is: who reads it says what is wrong
-                return Run(Path(os.path.abspath(directory)))  # noqa: PTH100 - links stay as typed
+                return Run(directory)
+            return Run(Path(os.path.abspath(directory)))  # noqa: PTH100 - links stay as typed
     names = ", ".join(run.name for run in list_runs(root)[:5])
     raise RunNotFoundError(
         f"no such run: {reference!r} is neither a run's directory nor name/version_N under {root}.",
         f"The latest runs there: {names}." if names else "Choose another root: --root PATH",
     )
+
+
+def _is_run(directory: Path) -> bool:
+    plan = directory / "launch" / "plan.json"
+    if not is_remote(plan):
+        return os.path.lexists(plan)  # whatever it is: who reads it says what is wrong
+    try:
+        # Read, because storage says in words why it refuses that, and not why it refuses a look.
+        read_bytes(plan)
+    except FileNotFoundError:
+        return False
+    return True

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from getiaction_launch.errors import RecordError, SpecError, StorageError
+from getiaction_launch.storage.keys import why_refused
 from getiaction_launch.storage.untrusted import parse_json, read_limited, read_tail
 
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
@@ -84,10 +85,13 @@ def open_path(place: str | Path, *, read_seconds: float = 10, tries: int = 3) ->
         A ``Path`` or, for a URL, a ``UPath``.
 
     Raises:
+        SpecError: If the URL has a segment such as ``..``, which is a name to an object store.
         StorageError: If a package that the file system needs is not installed.
     """
     if "://" not in str(place):
         return Path(place)
+    if {".", ".."} & set(str(place).split("/")):
+        raise SpecError(f"{str(place)!r}: a URL cannot have '.' or '..'.", "Write it without them.")
     from upath import UPath
 
     protocol = str(place).partition("://")[0]
@@ -158,6 +162,8 @@ def file_system(path: Path) -> tuple[Any, str]:
 def reaching(path: Path) -> Iterator[None]:
     """Turn errors of a remote file system into StorageErrors, except for missing files.
 
+    A bucket that does not exist is an error: nothing can be said about the files in it.
+
     Args:
         path: The path or URL that is used in this context; errors name it.
 
@@ -168,10 +174,11 @@ def reaching(path: Path) -> Iterator[None]:
         if is_remote(path):
             file_system(path)  # makes the path's own methods work after a fork
         yield
-    except (*_MISSING, StorageError):
+    except StorageError:
         raise
     except Exception as error:
-        if not is_remote(path) or not _is_of_storage(error):
+        is_missing = isinstance(error, _MISSING) and _code_of(error) != "NoSuchBucket"
+        if is_missing or not is_remote(path) or not _is_of_storage(error):
             raise
         raise StorageError(f"{path}: {describe(error)}.", "See docs/storage.md") from error
 
@@ -181,10 +188,14 @@ def _is_of_storage(error: Exception) -> bool:
     return isinstance(error, OSError) or package in ("botocore", "aiobotocore", "aiohttp", "fsspec")
 
 
+def _code_of(error: BaseException) -> str | None:
+    response = getattr(error.__cause__ or error, "response", None)
+    return response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+
+
 def describe(error: BaseException) -> str:
     """Return the message of a file system's error, or its code if there is no message."""
-    response = getattr(error.__cause__ or error, "response", None)
-    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+    code = _code_of(error)
     words = str(error).partition("\n")[0].removesuffix(".")
     if words.endswith("None"):  # some servers send a code and no words
         words = ""
@@ -214,12 +225,44 @@ def owner_of(directory: Path) -> int:
 
 
 def children(directory: Path) -> list[Path]:
-    """List a directory; return nothing if it does not exist."""
-    with reaching(directory):
-        try:
+    """List a directory; return nothing if it does not exist.
+
+    On remote storage, names that no file can have are left out.
+
+    Raises:
+        StorageError: If remote storage does not answer.
+    """
+    try:
+        if not is_remote(directory):
             return list(directory.iterdir())
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        with reaching(directory):
+            # Not UPath's iterdir(): it takes a refusal or a failure for a missing directory.
+            fs, root = file_system(directory)
+            keys = [str(key).rstrip("/") for key in fs.ls(root, detail=False)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    names = dict.fromkeys(k.rpartition("/")[2] for k in keys if k.strip("/") != root.strip("/"))
+    return [directory / name for name in names if not why_refused(name)]
+
+
+def kind_of(path: Path) -> str | None:
+    """Return ``file`` or ``directory``; None if nothing exists there.
+
+    ``is_file()`` and ``is_dir()`` of a URL take a refusal or a failure for a missing file.
+
+    Raises:
+        StorageError: If remote storage does not answer.
+    """
+    if not is_remote(path):
+        return "directory" if path.is_dir() else "file" if path.exists() else None
+    with reaching(path):
+        try:
+            fs, key = file_system(path)
+            return str(fs.info(key)["type"])
+        except FileNotFoundError as error:
+            if _code_of(error) == "NoSuchBucket":
+                raise
+            return None
 
 
 def remove(path: Path) -> None:

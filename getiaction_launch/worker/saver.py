@@ -49,6 +49,7 @@ from getiaction_launch.worker.lightning_seams import (
 )
 from getiaction_launch.worker.progress import ProgressReport, say
 from getiaction_launch.worker.random_state import random_state
+from getiaction_launch.worker.removals import watch_removals
 
 _KEY = "getiaction_launch"
 
@@ -120,6 +121,7 @@ class CheckpointSaver:
         self._failure = ""
         self._is_swept = False
         self.is_saving = False
+        watch_removals(run)
 
     def raise_failure(self) -> None:
         """Fail if no checkpoint could be saved for ``failure_limit_minutes``.

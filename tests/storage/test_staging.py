@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from staged import append, elsewhere, names, save, sync
+from staged import append, discard, elsewhere, names, save, sync
 
 from getiaction_launch.errors import CheckError
 from getiaction_launch.mirror.staging import Staging, prepare, salvage
@@ -35,7 +35,7 @@ def test_run_resumes_on_another_machine(run, tmp_path, monkeypatch):
         assert (run.local.directory / "checkpoints/best.ckpt").exists() == (rank == 0)
         assert names(run.local.log_directory(0)) == []
     elsewhere(run, tmp_path, monkeypatch, "b")
-    (run.local.directory / "checkpoints/best.ckpt").unlink()
+    discard(run, "checkpoints/best.ckpt")
     sync(run)
     assert names(run.directory / "checkpoints") == []
 
