@@ -27,7 +27,11 @@ from getiaction_launch.backends.slurm.allocation import (
 from getiaction_launch.backends.slurm.command import call
 from getiaction_launch.backends.slurm.dependency import resolve
 from getiaction_launch.backends.slurm.job import SlurmJob
-from getiaction_launch.backends.slurm.options import refuse_contradictions, spell
+from getiaction_launch.backends.slurm.options import (
+    refuse_contradictions,
+    refuse_control_characters,
+    spell,
+)
 from getiaction_launch.backends.slurm.partition import check_partitions
 from getiaction_launch.backends.slurm.sbatch import (
     delayed_interrupt,
@@ -59,6 +63,7 @@ class SlurmBackend(SlurmSettings):
         super().__post_init__()
         refuse_contradictions("sbatch", self.sbatch)
         refuse_contradictions("srun", self.srun)
+        refuse_control_characters(self)
 
     @property
     def start_seconds(self) -> float:

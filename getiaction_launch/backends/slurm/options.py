@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from getiaction_launch.backends.flag import settings_of
 from getiaction_launch.backends.slurm.settings import SlurmSettings, Value
 from getiaction_launch.errors import ClusterConfigError
+from getiaction_launch.plan.text import check_name
 
 _OWN_FLAG = "Use the launcher's own flag: "
 _GEOMETRY = (
@@ -104,3 +105,20 @@ def refuse_contradictions(command: str, options: Mapping[str, Value]) -> None:
                 f"--{command} {typed}={value}: {command} --{meant} cannot be set here.",
                 refused[meant],
             )
+
+
+def refuse_control_characters(settings: SlurmSettings) -> None:
+    """Refuse a newline in a setting: it would begin another line of the batch script.
+
+    Args:
+        settings: All settings; only the lines of ``setup`` may contain any character.
+
+    Raises:
+        SpecError: If one of the texts has a control character.
+    """
+    for name, value in vars(settings).items():
+        for key, text in value.items() if isinstance(value, Mapping) else [("", value)]:
+            where = f"{name}.{key}" if key else name
+            if isinstance(text, str):
+                check_name(where, text)
+            check_name(f"a key of {name}", str(key))
