@@ -113,7 +113,7 @@ class CLI(LightningCLI):
 
     def before_predict(self) -> None:
         """Save the predictions, unless a callback of the user does so."""
-        callbacks = self.trainer.callbacks
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined] # set by Lightning
         if not any(isinstance(callback, BasePredictionWriter) for callback in callbacks):
             callbacks.append(PredictionFiles())
 
