@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 from drill import status_of
@@ -168,6 +170,24 @@ def test_cancel_from_another_shell_leaves_nothing_behind(
     assert not cluster.processes(directory)
     assert status_of(getiaction_launch, run)["state"] == "CANCELLED"
     assert getiaction_launch("cancel", run).returncode == 0
+
+
+def test_removed_run_ends(getiaction_launch, cluster, script, tmp_path, until):
+    """``rm -rf`` of a run that trains ends its processes, also where a library saves again."""
+    name = script(
+        "directory = os.environ['GETIACTION_RUN_DIR']\n"
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "while True:\n"
+        "    os.makedirs(directory + '/checkpoints', exist_ok=True)\n"
+        "    open(f'up_{rank}', 'w')\n"
+        "    time.sleep(0.1)"
+    )
+    directory = Path(submit(getiaction_launch, cluster, "--nodes", "2", name))
+    until(lambda: (tmp_path / "up_0").exists() and (tmp_path / "up_1").exists())
+    shutil.rmtree(directory, ignore_errors=True)  # a worker may write meanwhile
+    shutil.rmtree(directory, ignore_errors=True)
+    until(lambda: not cluster.processes(directory))
+    assert not directory.exists()
 
 
 def test_wait_tells_of_a_cancel(getiaction_launch, cluster, script, tmp_path, until):

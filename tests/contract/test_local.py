@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -121,25 +120,6 @@ def test_cluster_config_reaches_who_saves(getiaction_launch, script, tmp_path):
     refused = getiaction_launch("--cluster", "./slow.yaml", name)
     assert refused.returncode == 2
     assert "saving.when_busy" in refused.stderr
-
-
-def test_removed_run_ends(getiaction_launch, cluster, script, tmp_path, until):
-    """``rm -rf`` of a run that trains ends its processes, also where a library saves again."""
-    name = script(
-        "directory = os.environ['GETIACTION_RUN_DIR']\n"
-        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "while True:\n"
-        "    os.makedirs(directory + '/checkpoints', exist_ok=True)\n"
-        "    open(f'up_{rank}', 'w')\n"
-        "    time.sleep(0.1)"
-    )
-    getiaction_launch("--nodes", "2", name)
-    until(lambda: (tmp_path / "up_0").exists() and (tmp_path / "up_1").exists())
-    directory = tmp_path / "experiments/train/version_0"
-    shutil.rmtree(directory, ignore_errors=True)  # a worker may write meanwhile
-    shutil.rmtree(directory, ignore_errors=True)
-    until(lambda: not cluster.processes(directory))
-    assert not directory.exists()
 
 
 def test_log_has_a_limit_and_workers_a_clean_environment(getiaction_launch, script, tmp_path):
