@@ -22,7 +22,7 @@ from getiaction_launch.node.guard import Guard, RunLostError
 from getiaction_launch.node.head import NOT_STARTED, reach_head
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt
-from getiaction_launch.run.node_records import WorkerError
+from getiaction_launch.run.node_records import WORKER_DIED, WorkerError
 from getiaction_launch.run.records import Progress
 from getiaction_launch.run.rotation import LogLimit
 from getiaction_launch.run.run import Run
@@ -259,7 +259,7 @@ def _record_death(
     attempt: Attempt, rank: int, node_rank: int, returncode: int, *, is_oom: bool
 ) -> None:
     """Record why a worker ended, unless it has recorded an exception itself."""
-    name = "WorkerDied"
+    name = WORKER_DIED
     if returncode < 0:
         signal_name = signal.Signals(-returncode).name
         message = f"the worker was killed by {signal_name}"
