@@ -17,6 +17,9 @@ from getiaction_launch.errors import RecordError
 
 T = TypeVar("T")
 
+_NOT_FINITE = ("NaN", "Infinity", "-Infinity")
+"""Numbers that JSON does not have, as :mod:`getiaction_launch.storage.strict_json` writes them."""
+
 
 def read_dataclass(cls: type[T], content: object, source: str) -> T:
     """Make an object of a dataclass from the content of a JSON file.
@@ -77,6 +80,8 @@ def _read(kind: Any, value: object, source: str, key: str) -> object:  # noqa: A
             return kind(value)
         if _is_number_for(kind, value):
             return kind(value)
+        if kind is float and value in _NOT_FINITE:
+            return float(str(value))
         is_flag = isinstance(value, bool) and kind is not bool  # Python counts it as a number
         if isinstance(value, kind) and not is_flag:
             return value

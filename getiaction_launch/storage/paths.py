@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from getiaction_launch.errors import SpecError, StorageError
+from getiaction_launch.storage.strict_json import dumps
 
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
 _S3_PROTOCOLS = ("s3", "s3a")
@@ -129,7 +130,7 @@ def use_options(url: str, options: Mapping[str, Any]) -> None:
     protocol, separator, _ = url.partition("://")
     if not options or not separator:
         return
-    os.environ.setdefault(f"FSSPEC_{protocol.upper()}", json.dumps(dict(options)))
+    os.environ.setdefault(f"FSSPEC_{protocol.upper()}", dumps(dict(options)))
     if "fsspec" in sys.modules:
         from fsspec.config import conf
 
@@ -241,14 +242,13 @@ def write_json(path: Path, content: dict[str, object], *, durable: bool = True) 
     if is_remote(path):
         with reaching(path):
             fs, key = file_system(path)
-            fs.pipe_file(key, f"{json.dumps(content, indent=2)}\n".encode())  # one PUT
+            fs.pipe_file(key, f"{dumps(content, indent=2)}\n".encode())  # one PUT
         return
     # The temporary file is next to its target: a rename across file systems is a copy.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2)
-            file.write("\n")
+            file.write(f"{dumps(content, indent=2)}\n")
             if durable:
                 file.flush()
                 os.fsync(file.fileno())

@@ -33,6 +33,7 @@ from getiaction_launch.node.node import SAVE_LIMIT_SECONDS
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.records import BackendRecord, JobRecord
 from getiaction_launch.run.run import STAGING_VARIABLE, Run
+from getiaction_launch.storage.strict_json import dumps
 from getiaction_launch.system.stop import StopRequest
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class RayBackend(RaySettings):
         """
         if self.address == "local":
             for run in runs:
-                words = [str(max_parallel or 1), json.dumps(asdict(self))]
+                words = [str(max_parallel or 1), dumps(asdict(self))]
                 start_process(run, DRIVER, words)
         elif is_inside():
             self._run_here(runs, max_parallel or 1)
