@@ -19,6 +19,7 @@ from dataclasses import replace
 from getiaction_launch.mirror.staging import Staging
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt
+from getiaction_launch.run.loggers import tracking_variables
 from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.records import Progress
 from getiaction_launch.run.run import Run
@@ -147,11 +148,14 @@ def _run_workers(
 ) -> int:
     run = attempt.run
     workers = {}
+    trackers = tracking_variables(run, {**os.environ, **plan.env_vars})
     for local_rank in range(plan.topology.workers_per_node):
         variables = worker_environment(
             plan.topology, node_rank, local_rank, attempt.head, f"{run.name}/{attempt.number}"
         )
         rank = int(variables["RANK"])
+        # Ranks that log separately must not write into one run of a tracker.
+        variables |= trackers if rank == 0 else {}
         workers[rank] = _start_worker(plan, attempt, variables, place)
     oom_kills = count_oom_kills()
     alive = dict(workers)
