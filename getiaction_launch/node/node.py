@@ -130,7 +130,10 @@ def run_node(
     except Exception as error:
         rank = node_rank * plan.topology.workers_per_node
         words = (type(error).__name__, f"the node could not start its workers: {error}")
-        run.write_error(attempt.number, WorkerError(rank, node_rank, socket.gethostname(), *words))
+        record = WorkerError(rank, node_rank, socket.gethostname(), *words)
+        for place in dict.fromkeys((run.local, run)):  # storage may be what fails
+            with contextlib.suppress(OSError):
+                place.write_error(attempt.number, record)
         raise
     return code
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from getiaction_launch.plan.plan import Plan
-from getiaction_launch.run.attempt import EXIT_FAILED, Ending, write_end
+from getiaction_launch.run.attempt import EXIT_FAILED, Ending, attempts_of, write_end
 from getiaction_launch.run.checkpoint import newest
 from getiaction_launch.run.records import AttemptRecord, Cancel, Done, Progress, read_attempts
 from getiaction_launch.run.run import Run
@@ -78,11 +78,12 @@ def may_begin(run: Run) -> bool:
     """
     if Done.read(run) or Cancel.read(run):
         return False
-    records = read_attempts(run)
+    records = attempts_of(run)
     if not records:
         return True
     last = records[-1]
     if last.ended_at is not None:
+        last.write(run)  # storage does not have it, if it could not be reached at that time
         return last.goes_on
     silent = replace(_SILENT, goes_on=True) if last.goes_on else allow_another(run, _SILENT)
     write_end(run, last, silent)
@@ -134,7 +135,7 @@ def reopen(run: Run) -> AttemptRecord | None:
     Returns:
         The record of the last attempt before this call; None if no attempt has begun.
     """
-    records = read_attempts(run)
+    records = attempts_of(run)
     if records:
         replace(records[-1], goes_on=True).write(run)
     Cancel.remove(run)
