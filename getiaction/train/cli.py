@@ -28,6 +28,15 @@ from getiaction.train.trainer import Trainer
 
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 
+RENAMED = {
+    **dict.fromkeys(("gpus", "ngpus", "num_gpus", "gpu", "gpus_per_node", "tpu_cores"), "devices"),
+    **dict.fromkeys(("nodes", "nnodes", "n_nodes"), "num_nodes"),
+    **dict.fromkeys(("epochs", "num_epochs", "n_epochs"), "max_epochs"),
+    **dict.fromkeys(("steps", "num_steps", "n_steps"), "max_steps"),
+    **dict.fromkeys(("name", "run_name"), "experiment_name"),
+}
+"""Keys of other tools and of earlier versions of Lightning, with today's key of the Trainer."""
+
 UNKNOWN_CLASS = re.compile(r'^Parser key "(.+)":[^$]*dot import path string: (.*)')
 
 UNKNOWN_KEY = re.compile(r"(?:accept option|Option) '([^']+)'|unrecognized arguments: -*([^\s=]+)")
@@ -119,6 +128,23 @@ class CLI(LightningCLI):
             raise ArgumentError(None, explain(message, ())) from error
 
 
+def _nearest(key: str, keys: Iterable[str]) -> str:
+    """Name the three valid keys that are nearest to the one that was typed."""
+    last = key.rpartition(".")[2]
+
+    def likeness(other: str) -> float:
+        name = other.rpartition(".")[2]
+        if name == RENAMED.get(last, last):
+            return 1
+        pairs = (key, other), (last, name)
+        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    nearest = sorted(keys, key=likeness, reverse=True)[:3]
+    if last in RENAMED:
+        nearest = [other for other in nearest if likeness(other) == 1] or nearest
+    return f"Valid keys, nearest first: {', '.join(nearest)}" if nearest else "It takes no keys."
+
+
 def explain(message: str, keys: Iterable[str]) -> str:
     """Shorten an error message of jsonargparse, and suggest the nearest keys for an unknown one.
 
@@ -135,11 +161,7 @@ def explain(message: str, keys: Iterable[str]) -> str:
         if owners:
             owner: Any = pydoc.locate(owners[-1])
             keys = inspect.signature(owner).parameters
-        nearest = sorted(keys, key=lambda k: difflib.SequenceMatcher(None, key, k).ratio())[::-1]
-        return (
-            f"unknown key {key!r}{f' of {owners[-1]}' if owners else ''}.\n"
-            f"Valid keys, nearest first: {', '.join(nearest[:5])}"
-        )
+        return f"unknown key {key!r}{f' of {owners[-1]}' if owners else ''}.\n{_nearest(key, keys)}"
     if "required: " in message and message.endswith(".model"):
         return "no model given.\nUse --model ACT, or in the config file: model: ACT"
     if unknown_class := UNKNOWN_CLASS.search(message):

@@ -119,23 +119,25 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Head:
-    """Which attempt last ran rank 0 on this machine, so that its files are the newest.
+    """Which attempts the files in a staging directory are from.
 
     Attributes:
-        attempt: Number of the attempt, from 0.
+        attempt: Number of the attempt that last ran rank 0 on this machine, so that its files are
+            the newest; None if there was none.
+        prepared: Number of the last attempt that a node of this machine was prepared for.
     """
 
-    attempt: int
+    attempt: int | None = None
+    prepared: int | None = None
 
     @classmethod
-    def read(cls, local: Run) -> "Head | None":
-        """Read the record of a staging directory; None if it is missing or damaged."""
+    def read(cls, local: Run) -> "Head":
+        """Read the record of a staging directory; an empty one if it is missing or damaged."""
         path = cls._path(local)
         try:
-            content = read_json(path)
-            return None if content is None else read_dataclass(cls, content, str(path))
+            return read_dataclass(cls, read_json(path) or {}, str(path))
         except (ValueError, RecordError):  # damaged
-            return None
+            return cls()
 
     def write(self, local: Run) -> None:
         """Write the record into a staging directory."""

@@ -22,6 +22,7 @@ from getiaction_launch.storage.failures import describe
 from getiaction_launch.system.stop import StopRequest
 
 MAX_PAUSE_SECONDS = 60.0
+ABANDON_SECONDS = 60.0
 
 
 class Mirror:
@@ -72,6 +73,14 @@ class Mirror:
             lane.closing.set()
         for lane in self._lanes:
             lane.finish(deadline)
+
+    def abandon(self) -> None:
+        """End without uploading what is left, since the run was removed or is another job's."""
+        for lane in self._lanes:
+            lane.closing.set()
+        for lane in self._lanes:
+            if lane.thread.ident is not None:
+                lane.thread.join(ABANDON_SECONDS)
 
 
 class _Lane:

@@ -1,6 +1,8 @@
 """Downloads of a run, or of one of its checkpoints, for ``getiaction-launch pull``."""
 
 import contextlib
+import shlex
+import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -120,38 +122,75 @@ def _say_refused(name: str, reason: str) -> None:
     say(f"not downloaded: {name!r}: {reason}")
 
 
-def pull_checkpoint(run: Run, name: str, target: Path) -> Path:
-    """Download one checkpoint of a run.
+def find_checkpoint(run: Run, name: str) -> Path:
+    """Find one checkpoint of a run.
 
     Args:
-        run: The run that has the checkpoint; its directory is a URL.
-        name: Name of a file in ``checkpoints/``, or :data:`NEWEST` for the one that was uploaded
-            last: one of these, or the checkpoint that the run would resume from.
+        run: The run that has the checkpoint.
+        name: Name of a file in ``checkpoints/``, with or without ``.ckpt``, or one of:
+            :data:`NEWEST` for the one that was uploaded or, in a directory, saved last: one of
+            these, or the checkpoint that the run would resume from; ``last`` for ``last.ckpt``, or
+            else the newest; ``best`` for the only one that a ``ModelCheckpoint`` has kept.
+
+    Returns:
+        The path or URL of the checkpoint.
+
+    Raises:
+        UsageError: If the run has no such checkpoint, or several may be the best.
+        CheckError: If the run is a local directory without any checkpoint.
+    """
+    there = {path.name: path for path in children(run.directory / "checkpoints")}
+    found = there.get(name) or there.get(f"{name}.ckpt")
+    if found is None and name in (NEWEST, "last"):
+        found = _latest(run, list(there.values()))
+    kept = [other for other in there if not other.startswith("last")]
+    if found is None and name == "best" and len(kept) == 1:
+        found = there[kept[0]]
+    if found is None:
+        _latest(run, list(there.values()))  # whether there is any
+        several = "none of these is marked as the best" if kept and name == "best" else None
+        raise UsageError(
+            f"--checkpoint {name}: {several or f'run {run.name} has no checkpoint of that name'}.",
+            nearest_first(name, [*there, NEWEST]),
+        )
+    return found
+
+
+def pull_checkpoint(run: Run, name: str, target: Path) -> Path:
+    """Copy one checkpoint of a run.
+
+    Args:
+        run: The run that has the checkpoint.
+        name: Name of the checkpoint, as :func:`find_checkpoint` takes it.
         target: Directory to put it in; it is created if it does not exist.
 
     Returns:
-        The path of the downloaded checkpoint.
+        The path of the copy.
 
     Raises:
         UsageError: If the run has no checkpoint of that name.
-        CheckError: If the target has a file of that name, or the run is a local directory.
+        CheckError: If the target has a file of that name or cannot be created, or the run is a
+            local directory without any checkpoint.
         StorageError: If the download fails, or the checkpoint is damaged.
     """
-    _check_remote(run)
-    there = {path.name: path for path in children(run.directory / "checkpoints")}
-    source = _latest(run, list(there.values())) if name == NEWEST else there.get(name)
-    if source is None:
-        raise UsageError(
-            f"--checkpoint {name}: run {run.name} has no checkpoint of that name.",
-            nearest_first(name, [*there, NEWEST]),
-        )
+    source = find_checkpoint(run, name)
     marker = Marker.read(source)
     place = target / source.name
     if place.exists():
         raise _already_exists(run, place)
-    target.mkdir(parents=True, exist_ok=True)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckError(
+            f"{target} cannot be created: {error.strerror}.", "Name another directory for the copy."
+        ) from error
     arriving = place.with_name(f".{place.name}.partial")
-    download(source, arriving)
+    if is_remote(source):
+        download(source, arriving)
+    elif source.is_dir():
+        shutil.copytree(source, arriving)
+    else:
+        shutil.copyfile(source, arriving)
     if marker and marker.sha256 and hash_of(arriving) != marker.sha256:
         raise StorageError(f"{source} is damaged: its contents are not those that were saved.")
     arriving.replace(place)
@@ -160,7 +199,10 @@ def pull_checkpoint(run: Run, name: str, target: Path) -> Path:
 
 def _check_remote(run: Run) -> None:
     if not is_remote(run.directory):
-        raise CheckError(f"run {run.name} is a local directory already: {run.directory}.")
+        raise CheckError(
+            f"run {run.name} is a local directory already: {run.directory}.",
+            f"To copy it: cp -r {shlex.quote(str(run.directory))} DIR",
+        )
 
 
 def _already_exists(run: Run, place: Path) -> CheckError:
@@ -169,16 +211,25 @@ def _already_exists(run: Run, place: Path) -> CheckError:
 
 
 def _latest(run: Run, files: list[Path]) -> Path:
-    """Return what was uploaded last: one of ``files``, or the newest committed checkpoint."""
-    uploaded_at = {path: _uploaded_at(path) for path in files}
+    """Return what was saved last: one of ``files``, or the newest committed checkpoint."""
+    uploaded_at = {path: _saved_at(path) for path in files}
     if committed := newest(run):  # short runs have none
         uploaded_at[committed.path] = modified_at(committed.path.with_suffix(".json"))
+    if not uploaded_at and not is_remote(run.directory):
+        raise CheckError(
+            f"run {run.name} is a local directory already: {run.directory}. "
+            "It has saved no checkpoint yet.",
+            f"See how far it is: getiaction-launch status {run.directory}",
+        )
     if not uploaded_at:
-        raise UsageError(f"run {run.name} has saved no checkpoint yet.")
+        raise UsageError(
+            f"run {run.name} has saved no checkpoint yet.",
+            f"See how far it is: getiaction-launch status {run.directory}",
+        )
     return max(uploaded_at, key=uploaded_at.__getitem__)
 
 
-def _uploaded_at(path: Path) -> float:
-    if kind_of(path) == "file":
+def _saved_at(path: Path) -> float:
+    if not is_remote(path) or kind_of(path) == "file":
         return modified_at(path)
     return max((modified_at(path / part) for part in find(path).sizes), default=0)

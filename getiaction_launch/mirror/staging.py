@@ -62,6 +62,9 @@ class Staging:
         resume_from: Checkpoint that all workers resume from; its local path, once entered.
         stop: Request that stops this node's workers, when uploads have failed for too long.
         is_finished: Set by the caller when training has finished; the directory is removed then.
+        is_lost: Set by the caller when the run belongs to another job or nobody; nothing is
+            uploaded then.
+        is_removed: Set by the caller when the run was removed; the directory is removed then.
 
     Raises:
         CheckError: On entering, if the directory cannot be made or the checkpoint is damaged.
@@ -75,6 +78,8 @@ class Staging:
     resume_from: str | None
     stop: StopRequest
     is_finished: bool = False
+    is_lost: bool = False
+    is_removed: bool = False
 
     def __enter__(self) -> "Self":
         self._undo = contextlib.ExitStack()
@@ -82,9 +87,8 @@ class Staging:
         if local is self.run:
             return self
         self._limit_seconds = self.plan.uploading.limit_minutes * 60
-        self._mirror = None
+        self._undo.callback(self._remove_if_finished, self._lock())
         self.run.make_log_directory(self.number)
-        self._undo.callback(self._remove_if_finished, self._lock(staging_root(), _place(local)))
         with contextlib.ExitStack() as stack:
             for lane in LANES:
                 stack.enter_context(locked(local.directory, lane, LOCK_SECONDS))
@@ -98,7 +102,7 @@ class Staging:
             limit_seconds=self._limit_seconds,
             stop=self.stop,
         )
-        self._undo.callback(self._mirror.close, self._limit_seconds)
+        self._undo.callback(self._close, self._mirror)
         self._mirror.start()
         # Beside the training, as it asks storage about other runs.
         threading.Thread(target=sweep, args=(staging_root(), local), daemon=True).start()
@@ -108,17 +112,30 @@ class Staging:
         self.is_finished = self.is_finished and kind is None
         self._undo.close()
 
-    def _lock(self, *directories: Path) -> int:
-        for directory in directories:
-            descriptor = os.open(directory, os.O_RDONLY)
-            self._undo.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-        return descriptor
+    def _close(self, mirror: Mirror) -> None:
+        if self.is_lost:
+            mirror.abandon()
+        else:
+            mirror.close(self._limit_seconds)
+
+    def _lock(self) -> int:
+        place = _place(self.run.local)
+        while True:
+            self.run.make_log_directory(self.number)
+            with contextlib.ExitStack() as locks, contextlib.suppress(FileNotFoundError):
+                for directory in (staging_root(), place):
+                    descriptor = os.open(directory, os.O_RDONLY)
+                    locks.callback(os.close, descriptor)
+                    fcntl.flock(descriptor, fcntl.LOCK_SH)
+                # Beware: a node that has finished may have removed the directory meanwhile.
+                if os.path.samestat(os.fstat(descriptor), place.stat()):
+                    self._undo.push(locks.pop_all())
+                    return descriptor
 
     def _remove_if_finished(self, lock: int) -> None:
-        if not self.is_finished or self._mirror is None:
+        if not self.is_finished and not self.is_removed:
             return
-        if refused := self._mirror.refused:
+        if (refused := self._mirror.refused) and not self.is_removed:
             say(f"{self.run.local.directory} is kept, as {', '.join(refused)} cannot be uploaded")
             return
         # Only the last node on this machine gets the exclusive lock.
@@ -146,17 +163,19 @@ def prepare(run: Run, number: int, node_rank: int, resume_from: str | None) -> N
     """
     local = run.local
     head = Head.read(local)
-    if head is None or head.attempt not in (number - 1, number):
-        _forget(local)  # rank 0 has run on another machine since
-    write_json(local.launch_directory / "plan.json", run.read("plan") or {})
+    # Beware: what another node of this machine was prepared for, its workers may use already.
+    if head.prepared != number:
+        if head.attempt not in (number - 1, number):
+            _forget(local)  # rank 0 has run on another machine since
+        write_json(local.launch_directory / "plan.json", run.read("plan") or {})
     if resume_from:
         _download_checkpoint(run, resume_from)
+    if node_rank == 0 and number > 0:
+        _download_files(run)
+        _abort_uploads(run)
     if node_rank == 0:
-        if number > 0:
-            _download_files(run)
-            _abort_uploads(run)
         forget_removals(local.directory)
-        Head(number).write(local)
+    Head(number if node_rank == 0 else head.attempt, number).write(local)
 
 
 def _forget(local: Run) -> None:
@@ -280,5 +299,5 @@ def salvage(run: Run, number: int) -> None:
     check_staging(run)
     if local is run or not local.directory.is_dir():
         return
-    if Head.read(local) == Head(number - 1):
+    if Head.read(local).attempt == number - 1:
         Mirror(run).close(SALVAGE_SECONDS)

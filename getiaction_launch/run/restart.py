@@ -27,6 +27,7 @@ _INTERRUPTIONS = {
     Cause.TIME_LIMIT: "its time limit was near",
     Cause.PREEMPTION: "preempted",
     Cause.NODE_FAILURE: "a node of its job was lost",
+    Cause.OUT_OF_MEMORY: "a node's memory limit was reached",
     Cause.CANCEL: "cancelled by you",
 }
 _SILENT = Ending(JobState.FAILED, Cause.NODE_FAILURE, "it ended without recording why")
@@ -61,7 +62,7 @@ def judge(
     is_echo = stopped_by not in (None, Cause.STOP) or EXIT_FAILED not in exit_codes
     if not has_failed and is_echo and (stopped_by or EXIT_INTERRUPTED in exit_codes):
         cause = stopped_by or Cause.STOP
-        is_loss = cause is Cause.NODE_FAILURE
+        is_loss = cause in (Cause.NODE_FAILURE, Cause.OUT_OF_MEMORY)
         state = JobState.FAILED if is_loss else JobState.INTERRUPTED
         return Ending(state, cause, _INTERRUPTIONS.get(cause, "stopped on request"))
     if error is None:

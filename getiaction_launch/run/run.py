@@ -13,7 +13,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from getiaction_launch.errors import CheckError, RecordError, RunNotFoundError
+from getiaction_launch.errors import FAILING, CheckError, RecordError, RunNotFoundError
+from getiaction_launch.plan.secrets import holds_private
 from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.records import load
 from getiaction_launch.storage.claim import create
@@ -65,6 +66,7 @@ class Run:
 
         Raises:
             CheckError: If the directory cannot be created.
+            OSError: If the disk is full or fails.
             StorageError: If remote storage does not answer.
         """
         parent = open_path(root) / name
@@ -79,6 +81,8 @@ class Run:
             run = cls(parent / f"version_{version}")
             run.launch_directory.mkdir()
         except OSError as error:
+            if error.errno in FAILING:
+                raise
             raise CheckError(
                 f"a run cannot be created in {str(parent)!r}: {error.strerror}.",
                 "Choose another name: --name another_name",
@@ -166,6 +170,7 @@ class Run:
             self.launch_directory / f"{record}.json",
             {"schema_version": SCHEMA_VERSION, **content},
             durable=durable,
+            is_private=holds_private(content),
         )
 
     def forget(self, record: str) -> None:
@@ -246,8 +251,8 @@ def list_runs(root: str) -> list[Run]:
 
     def look(plan: Path) -> None:
         # A version without a plan was not launched, or is being discarded.
-        with contextlib.suppress(FileNotFoundError):
-            submitted[plan] = modified_at(plan)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            submitted[plan] = modified_at(plan) if is_remote(place) else plan.lstat().st_mtime
 
     if is_remote(place):
         from concurrent.futures import ThreadPoolExecutor
@@ -257,8 +262,9 @@ def list_runs(root: str) -> list[Run]:
             plans = [v / "launch/plan.json" for v in found if _VERSION.fullmatch(v.name)]
             list(pool.map(look, plans))
     else:
-        for plan in place.absolute().glob("*/version_*/launch/plan.json"):
-            look(plan)
+        # Not with plan.json in the pattern: it would leave out links that lead to themselves.
+        for launch in place.absolute().glob("*/version_*/launch"):
+            look(launch / "plan.json")
     latest_first = sorted(submitted, key=submitted.__getitem__, reverse=True)
     return [Run(plan.parent.parent) for plan in latest_first]
 
@@ -296,7 +302,7 @@ def find_run(reference: str, root: str) -> Run:
 def _is_run(directory: Path) -> bool:
     plan = directory / "launch" / "plan.json"
     if not is_remote(plan):
-        return plan.is_file()
+        return os.path.lexists(plan)  # whatever it is: who reads it says what is wrong
     try:
         # Read, because storage says in words why it refuses that, and not why it refuses a look.
         read_bytes(plan)

@@ -20,9 +20,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from getiaction_launch.errors import SpecError, StorageError
+from getiaction_launch.errors import RecordError, SpecError, StorageError
 from getiaction_launch.storage.failures import describe, in_words, is_failure
 from getiaction_launch.storage.keys import why_refused
+from getiaction_launch.storage.untrusted import parse_json, read_limited, read_tail
 
 _S3_PROTOCOLS = ("s3", "s3a")
 
@@ -182,6 +183,13 @@ def reaching(path: Path) -> Iterator[None]:
         raise StorageError(f"{path}: {words}.", "See docs/storage.md") from error
 
 
+def why(error: OSError) -> str:
+    """Return what a disk or remote storage refused, and in which file: ``/a/b: Disk full``."""
+    if not error.strerror:
+        return describe(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
 def modified_at(path: Path) -> float:
     """Return when a file was last written: seconds since the epoch, by its file system's clock."""
     if not is_remote(path):
@@ -249,13 +257,16 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: dict[str, object], *, durable: bool = True) -> None:
+def write_json(
+    path: Path, content: dict[str, object], *, durable: bool = True, is_private: bool = False
+) -> None:
     """Replace a JSON file atomically: a reader sees the old content or the new, never a part.
 
     Args:
         path: Path or URL of the file.
         content: What the file shall contain.
         durable: Whether it must survive a power failure, which takes a wait for the disk.
+        is_private: Whether only this user may read it; object storage has rules of its own.
 
     Raises:
         OSError: If the disk refuses the write.
@@ -268,23 +279,31 @@ def write_json(path: Path, content: dict[str, object], *, durable: bool = True) 
         return
     # The temporary file is next to its target: a rename across file systems is a copy.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    mode = 0o600 if is_private else 0o666
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        temporary.unlink(missing_ok=True)
+        # O_EXCL: where others write, too, a link of that name could lead to any file of this user.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(content, file, indent=2)
             file.write("\n")
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # Python does not name the file if a write fails
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error says more
+            temporary.unlink(missing_ok=True)
 
 
 def last_line(path: Path) -> str | None:
     """Return the last line of a log that is not blank, or ""; None if there is no log to read."""
     try:
-        lines = path.read_text(errors="replace").split("\n")
-    except OSError:
+        lines = read_tail(path).decode(errors="replace").split("\n")
+    except (OSError, RecordError):
         return None
     return next((line for line in reversed(lines) if line.strip()), "")
 
@@ -293,14 +312,14 @@ def read_json(path: Path) -> dict[str, object] | None:
     """Read what :func:`write_json` wrote; None if the file does not exist.
 
     Raises:
-        ValueError: If the file is not JSON.
+        RecordError: If it is not a mapping in JSON, not an ordinary file, too large, or unreadable.
         StorageError: If the read from remote storage fails.
     """
     try:
-        content: dict[str, object] = json.loads(read_bytes(path))
+        content = read_bytes(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return content
+    return parse_json(content, str(path))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -308,10 +327,11 @@ def read_bytes(path: Path) -> bytes:
 
     Raises:
         FileNotFoundError: If the file does not exist.
+        RecordError: If it is not an ordinary file, cannot be read, or is too large.
         StorageError: If the read from remote storage fails.
     """
     if not is_remote(path):
-        return path.read_bytes()
+        return read_limited(path)
     fs, key = file_system(path)
     with reaching(path):
         try:

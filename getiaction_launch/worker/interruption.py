@@ -18,7 +18,6 @@ import enum
 import functools
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +30,7 @@ from getiaction_launch.errors import CheckError
 from getiaction_launch.plan.plan import Plan, Saving
 from getiaction_launch.run.checkpoint import Checkpoint, Interrupted
 from getiaction_launch.run.run import Run
+from getiaction_launch.system.stop import on_sigterm
 from getiaction_launch.worker.lightning_seams import (
     LightningState,
     finish_restarting,
@@ -188,7 +188,7 @@ class Interruption(Callback):
                 yield arguments
         except Interrupted:
             # Lightning has restored the default. A second SIGTERM must not change the exit code.
-            _on_sigterm(signal.SIG_IGN)
+            on_sigterm(signal.SIG_IGN)
             raise
         finally:
             self._undo.close()
@@ -207,12 +207,12 @@ class Interruption(Callback):
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let SIGTERM end the process: before training there is nothing to save."""
         del trainer, pl_module
-        _on_sigterm(self._before_fit)
+        on_sigterm(self._before_fit)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Treat SIGTERM as a request from here on, and restore what Lightning does not."""
         del pl_module
-        _on_sigterm(_request)
+        on_sigterm(_request)
         if trainer.received_sigterm:
             _request()
         if self._resumed:
@@ -248,7 +248,7 @@ class Interruption(Callback):
         """Let SIGTERM end the process: after training there is nothing to save."""
         del trainer, pl_module
         self._is_training = False
-        _on_sigterm(self._before_fit)
+        on_sigterm(self._before_fit)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fail if one of the user's checkpoints could not be written."""
@@ -330,12 +330,6 @@ def _errors_after_sigterm() -> Iterator[None]:
 
 def _request(*_signal: object) -> None:
     Interruption.is_requested = True
-
-
-def _on_sigterm(handler: Any) -> None:  # noqa: ANN401 - as in signal.signal
-    # Python allows signal handlers to be set in the main thread only.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
 
 
 def _can_load_weights_only(path: Path) -> bool | None:

@@ -1,6 +1,8 @@
 """What only the local backend's own processes can suffer."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -118,3 +120,71 @@ def test_cluster_config_reaches_who_saves(getiaction_launch, script, tmp_path):
     refused = getiaction_launch("--cluster", "./slow.yaml", name)
     assert refused.returncode == 2
     assert "saving.when_busy" in refused.stderr
+
+
+def test_removed_run_ends(getiaction_launch, cluster, script, tmp_path, until):
+    """``rm -rf`` of a run that trains ends its processes, also where a library saves again."""
+    name = script(
+        "directory = os.environ['GETIACTION_RUN_DIR']\n"
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "while True:\n"
+        "    os.makedirs(directory + '/checkpoints', exist_ok=True)\n"
+        "    open(f'up_{rank}', 'w')\n"
+        "    time.sleep(0.1)"
+    )
+    getiaction_launch("--nodes", "2", name)
+    until(lambda: (tmp_path / "up_0").exists() and (tmp_path / "up_1").exists())
+    directory = tmp_path / "experiments/train/version_0"
+    shutil.rmtree(directory, ignore_errors=True)  # a worker may write meanwhile
+    shutil.rmtree(directory, ignore_errors=True)
+    until(lambda: not cluster.processes(directory))
+    assert not directory.exists()
+
+
+def test_log_has_a_limit_and_workers_a_clean_environment(getiaction_launch, script, tmp_path):
+    """A rank that prints a lot keeps its first and last lines; mpirun's variables are not there."""
+    config = "backend: {class_path: getiaction_launch.backends.local.LocalBackend}\n"
+    (tmp_path / "short.yaml").write_text(config + "log_limit_mb: 1\n")
+    name = script(
+        "print(sorted(key for key in os.environ if key.startswith(('PMI', 'OMPI'))))\n"
+        "path = os.environ['GETIACTION_RUN_DIR'] + '/launch/logs/attempt_0/rank_0.log'\n"
+        "for number in range(60_000): print('line', number, 'x' * 30)\n"
+        "while os.stat(path).st_size > 1e6: time.sleep(0.05)\n"
+        "print('the end')"
+    )
+    mpi = {"PMI_RANK": "3", "PMIX_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4"}
+    result = getiaction_launch("--cluster", "./short.yaml", "--wait", name, **mpi)
+    assert result.returncode == 0, result.stdout + result.stderr
+    lines = getiaction_launch("logs", "@last").stdout.splitlines()
+    assert (lines[0], lines[1][:7], lines[-1]) == ("[]", "line 0 ", "the end")
+    assert sum("bytes were dropped here" in line for line in lines) == 1
+    said = getiaction_launch("logs", "-n", "2", "@last").stdout
+    assert said.splitlines()[0].startswith("line 59999 ")
+
+
+def test_hangup_saves_and_restarts_nothing(drill, until):
+    """At a logout, systemd sends SIGTERM and SIGHUP to all processes: training saves once."""
+    drill.start()
+    for process in drill.cluster.processes(drill.run):
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGHUP)
+    until(lambda: not drill.cluster.processes(drill.run))
+    record = drill.record("attempt_0")
+    assert record["state"] == "INTERRUPTED"
+    checkpoints = [path.name for path in (drill.run / "launch/checkpoints").glob("*.json")]
+    assert f"fit_0_step_{record['last_step']}.json" in checkpoints
+
+
+def test_machine_that_was_renamed_is_the_same(getiaction_launch, cluster, script, until):
+    """A machine whose host name has changed is the same machine."""
+    if os.getuid() != 0:
+        pytest.skip("only root can change a host name, in a namespace")
+    run = getiaction_launch("--parsable", script("time.sleep(600)")).stdout.strip()
+    until(lambda: "RUNNING" in getiaction_launch("status", run).stdout)
+    for words in (["status", run], ["cancel", run]):
+        inside = f"hostname renamed; exec {' '.join(cluster.command(*words))}"
+        command = ["unshare", "--uts", "sh", "-c", inside]
+        said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert said.returncode == 0, said.stderr
+        assert ("RUNNING" if words[0] == "status" else "CANCELLED") in said.stdout

@@ -81,7 +81,7 @@ def test_every_verb_quotes_a_storage_that_refuses(endpoint, code, monkeypatch, c
     wrong = {}
     for name, words in VERBS.items():
         status = main(words)
-        said = capsys.readouterr().err
+        said = "".join(capsys.readouterr())
         is_quoted = code in said or REFUSALS[code][1] in said
         if status != 5 or not is_quoted or "no such run" in said or "Traceback" in said:
             wrong[name] = (status, said)
