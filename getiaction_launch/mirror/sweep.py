@@ -26,7 +26,7 @@ from getiaction_launch.mirror.ledger import (
 from getiaction_launch.mirror.transfer import say
 from getiaction_launch.mirror.walk import walk
 from getiaction_launch.plan.plan import Plan
-from getiaction_launch.run.attempt import read_end
+from getiaction_launch.run.attempt import is_only_here, read_end
 from getiaction_launch.run.checkpoint import Marker, newest
 from getiaction_launch.run.rotation import end_of
 from getiaction_launch.run.run import Run
@@ -105,7 +105,7 @@ def _why_kept(local: Run, idle_seconds: float) -> str | None:
     end, head = read_end(run), Head.read(local)
     latest = max(head.attempt or 0, head.prepared or 0)
     has_moved = latest < len(end.attempts) - 1
-    if end.ending is None and not has_moved:
+    if (end.ending is None and not has_moved) or is_only_here(run):
         return ""
     unsaved = [*unsaved_files(local), *_unsaved_checkpoint(run, local)]
     if not unsaved or idle_seconds >= UNSAVED_SECONDS:

@@ -233,6 +233,18 @@ def attempts_of(run: Run) -> list[AttemptRecord]:
     return records
 
 
+def is_only_here(run: Run) -> bool:
+    """Whether only this machine knows how the last attempt ended."""
+    records = attempts_of(run)
+    return bool(records) and records != read_attempts(run)
+
+
+def record_end(run: Run, record: AttemptRecord) -> None:
+    """Record on storage the end of an attempt that only this machine knows, if it is such a one."""
+    if run.local is not run and _end_here(run).exists() and is_only_here(run):
+        record.write(run)
+
+
 @dataclass(frozen=True)
 class RecordedEnd:
     """What a run's own records say about its end.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from getiaction_launch.plan.plan import Plan
-from getiaction_launch.run.attempt import EXIT_FAILED, Ending, attempts_of, write_end
+from getiaction_launch.run.attempt import EXIT_FAILED, Ending, attempts_of, record_end, write_end
 from getiaction_launch.run.checkpoint import newest
 from getiaction_launch.run.records import AttemptRecord, Cancel, Done, Progress, read_attempts
 from getiaction_launch.run.run import Run
@@ -84,7 +84,7 @@ def may_begin(run: Run) -> bool:
         return True
     last = records[-1]
     if last.ended_at is not None:
-        last.write(run)  # storage does not have it, if it could not be reached at that time
+        record_end(run, last)
         return last.goes_on
     silent = replace(_SILENT, goes_on=True) if last.goes_on else allow_another(run, _SILENT)
     write_end(run, last, silent)
