@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,9 +23,11 @@ from getiaction_launch.backends.process import ProcessJob, start_process, write_
 from getiaction_launch.errors import CheckError, counted
 from getiaction_launch.node.allocation import Allocation
 from getiaction_launch.node.conductor import drive
+from getiaction_launch.node.guard import Guard
 from getiaction_launch.node.node import available_cpus, node_command
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import Attempt
+from getiaction_launch.run.lease import holding_lease
 from getiaction_launch.run.records import BackendRecord, JobRecord
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
@@ -120,8 +122,9 @@ class LocalBackend:
         Raises:
             CheckError: If a job process ends before it has written its ``job.json``.
         """
+        parallel = min(max_parallel or 1, len(runs))
         for run in runs:
-            words = [str(self.grace_seconds), str(max_parallel or 1)]
+            words = [str(self.grace_seconds), str(parallel)]
             start_process(run, "getiaction_launch.backends.local", words)
 
     def attach(self, run: Run, record: JobRecord) -> Job:
@@ -133,9 +136,15 @@ class LocalBackend:
         return None
 
 
-def _node_variables(plan: Plan, node_rank: int) -> dict[str, str]:
-    """Return the environment variables that divide this machine's CPUs and GPUs among nodes."""
-    threads = max(1, available_cpus() // plan.topology.world_size)
+def _node_variables(plan: Plan, node_rank: int, max_parallel: int = 1) -> dict[str, str]:
+    """Return the environment variables that divide this machine's CPUs and GPUs among nodes.
+
+    Args:
+        plan: The plan of the run that the node belongs to.
+        node_rank: Rank of the node, from 0.
+        max_parallel: How many runs of the same sweep share the CPUs.
+    """
+    threads = max(1, available_cpus() // (plan.topology.world_size * max_parallel))
     variables = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
     count = plan.topology.gpus_per_node
     share = visible_gpus()[node_rank * count : (node_rank + 1) * count]
@@ -145,8 +154,11 @@ def _node_variables(plan: Plan, node_rank: int) -> dict[str, str]:
 class _LocalNodes:
     """Shares of this machine, each a process of :mod:`getiaction_launch.node.node`."""
 
-    def __init__(self, run: Run, grace_seconds: float, stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self, run: Run, grace_seconds: float, max_parallel: int, stack: contextlib.ExitStack
+    ) -> None:
         self._run, self._grace_seconds, self._stack = run, grace_seconds, stack
+        self._max_parallel = max_parallel
         self._plan = Plan.of(run)
 
     @property
@@ -163,6 +175,7 @@ class _LocalNodes:
 
     def start(self, attempt: Attempt) -> list["_LocalNode"]:
         """Start a process for each node."""
+        self._token = attempt.token
         log_directory = self._run.make_log_directory(attempt.number)
         directory = str(self._run.directory)
         return [
@@ -170,7 +183,7 @@ class _LocalNodes:
                 start_child(
                     node_command(directory, attempt.number, rank, self._grace_seconds),
                     log_directory / f"node_{rank}.log",
-                    {**os.environ, **_node_variables(self._plan, rank)},
+                    {**os.environ, **_node_variables(self._plan, rank, self._max_parallel)},
                 )
             )
             for rank in range(self._plan.topology.num_nodes)
@@ -183,7 +196,7 @@ class _LocalNodes:
     def clean(self, exit_codes: Sequence[int | None]) -> None:
         """Kill the processes that the workers of a failed attempt have left behind."""
         if any(code != 0 for code in exit_codes):
-            kill_processes_of(str(self._run.local.directory))
+            kill_processes_of(str(self._run.local.directory), [self._token])
 
 
 @dataclass(frozen=True)
@@ -212,25 +225,32 @@ def run_job(run: Run, backend: LocalBackend, max_parallel: int) -> JobState:
     stop = StopRequest()
     # Not __name__, which is __main__ here.
     write_job(run, BackendRecord(CLASS_PATH, asdict(backend)))
+    guard = Guard(run)
+
+    def is_stopped() -> bool:
+        return stop.signal is not None or guard.is_cancelled or guard.loss() is not None
 
     @contextlib.contextmanager
     def place() -> Iterator[_LocalNodes]:
         with contextlib.ExitStack() as stack:
-            yield _LocalNodes(run, backend.grace_seconds, stack)
+            yield _LocalNodes(run, backend.grace_seconds, max_parallel, stack)
 
-    with contextlib.closing(_take_slot(Plan.of(run), max_parallel, stop)):
-        ending = drive(run, place, lambda: stop.signal is not None)
+    with (
+        holding_lease(run),
+        contextlib.closing(_take_slot(Plan.of(run), max_parallel, is_stopped)),
+    ):
+        ending = drive(run, place, is_stopped)
     return ending.state if ending else JobState.INTERRUPTED
 
 
-def _take_slot(plan: Plan, max_parallel: int, stop: StopRequest) -> socket.socket:
+def _take_slot(plan: Plan, max_parallel: int, is_stopped: Callable[[], bool]) -> socket.socket:
     """Wait until fewer than ``max_parallel`` points of the sweep run.
 
     A slot is a name in Linux's abstract namespace (unix(7)), which disappears with its process.
     """
     # Only the unique end of the group's name, since the socket's name is limited to 107 bytes.
     group = plan.sweep.group.rpartition("-")[2] if plan.sweep else str(os.getpid())
-    while not stop.signal:
+    while not is_stopped():
         for slot in range(max_parallel):
             claim = socket.socket(socket.AF_UNIX)
             try:

@@ -6,27 +6,45 @@ machine.
 """
 
 import contextlib
+import itertools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-
-import psutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from getiaction_launch.backends.backend import JobStatus
+from getiaction_launch.backends.cancelling import record_cancel, unrecorded
 from getiaction_launch.errors import CheckError, UnreachableError
 from getiaction_launch.plan.plain import read_dataclass
-from getiaction_launch.run.records import AttemptRecord, BackendRecord, Cancel, JobRecord
+from getiaction_launch.run.attempt import read_end
+from getiaction_launch.run.lease import REMOTE_PERIOD_SECONDS, last_sign_of_life
+from getiaction_launch.run.records import (
+    AttemptRecord,
+    BackendRecord,
+    Cancel,
+    JobRecord,
+    read_attempts,
+)
 from getiaction_launch.run.restart import CANCELLED
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
-from getiaction_launch.storage.paths import last_line
-from getiaction_launch.system.orphans import RUN_VARIABLE, kill_processes_of
+from getiaction_launch.storage.paths import is_remote, last_line, open_path
+from getiaction_launch.system.machine import Machine, Place
+from getiaction_launch.system.mpi import without_mpi
+from getiaction_launch.system.orphans import RUN_VARIABLE, TOKEN_VARIABLE, kill_processes_of
+from getiaction_launch.system.processes import (
+    NotOursError,
+    descendants,
+    is_process,
+    send_signal,
+    start_seconds,
+)
 
+PACKAGE = "getiaction_launch."
 CANCEL_MARGIN_SECONDS = 15
 UPLOAD_SECONDS = 300
 """How much longer a run on remote storage may take to end, to upload its last checkpoint."""
@@ -45,7 +63,8 @@ def start_process(run: Run, module: str, words: Sequence[str]) -> None:
     """
     log_path = run.make_log_directory(0) / "job.log"
     # If a worker of another run calls this, the new process must not count as part of that run.
-    inherited = {k: v for k, v in os.environ.items() if k != RUN_VARIABLE}
+    of_run = (RUN_VARIABLE, TOKEN_VARIABLE)
+    inherited = {k: v for k, v in without_mpi(os.environ).items() if k not in of_run}
     before = JobRecord.read(run)
     with log_path.open("ab") as log:
         process = subprocess.Popen(
@@ -73,12 +92,19 @@ def write_job(run: Run, backend: BackendRecord) -> None:
         run: The run that this process is the job of.
         backend: The backend that started this process.
     """
-    host = socket.gethostname()
-    process = ProcessDetails(host, os.getpid(), _start_time(os.getpid()))
+    machine, pid = Machine.here(), os.getpid()
+    before = JobRecord.read(run)
+    earlier = [*before.previous_job_ids, before.job_id] if before else []
+    # Process ids and host names come again, in containers of one image even at once.
+    name = f"{pid}@{machine.host}"
+    names = itertools.chain([name], (f"{name}.{number}" for number in itertools.count(2)))
+    started_at = start_seconds(pid)
+    process = ProcessDetails(pid=pid, started_after_boot_seconds=started_at, **vars(machine))
     JobRecord(
         backend,
-        job_id=f"{os.getpid()}@{host}",
+        job_id=next(each for each in names if each not in earlier),
         submitted_at=time.time(),
+        previous_job_ids=earlier,
         details={"process": asdict(process)},
     ).write(run)
 
@@ -91,11 +117,22 @@ class ProcessDetails:
         host: Host name of the machine that the process runs on.
         pid: Process id on that machine.
         started_after_boot_seconds: When the process started, in seconds since the machine booted.
+        machine_id: Id of the machine's installation, if it has one.
+        boot_id: Id of the boot of the machine's kernel, if that says so.
+        pid_namespace: Number of the namespace in which the process has that id.
     """
 
     host: str
     pid: int
     started_after_boot_seconds: float | None
+    machine_id: str | None = None
+    boot_id: str | None = None
+    pid_namespace: int | None = None
+
+    @property
+    def machine(self) -> Machine:
+        """The machine that the process runs on."""
+        return Machine(self.host, self.machine_id, self.boot_id, self.pid_namespace)
 
 
 @dataclass(frozen=True)
@@ -116,21 +153,62 @@ class ProcessJob:
         source = f"{self.run.launch_directory / 'job.json'}: process"
         return read_dataclass(ProcessDetails, self.record.details.get("process"), source)
 
+    def _fits(self, words: Sequence[str]) -> bool:
+        """Whether a command line is that of a job process of this run."""
+        return any(
+            flag == "-m" and module.startswith(PACKAGE) and self._is_named(place)
+            for flag, module, place in zip(words, words[1:], words[2:], strict=False)
+        )
+
+    def _is_named(self, place: str) -> bool:
+        directory = self.run.directory
+        if is_remote(directory) or "://" in place:
+            return str(open_path(place)) == str(directory)
+        try:
+            return place == str(directory) or Path(place).samefile(directory)  # through a link
+        except OSError:
+            return False
+
     def status(self) -> JobStatus:
-        """Return the state of the job, by this machine's process table and the run's records."""
+        """Return the state of the job, by this machine's process table and the run's records.
+
+        The process table of another machine cannot be read. From there, the state follows from the
+        lease that the job process renews.
+        """
         process = self._process
-        if process.host != socket.gethostname():
+        place = process.machine.seen_from(Machine.here())
+        if place is Place.HERE:
+            with contextlib.suppress(NotOursError):
+                if is_process(process.pid, process.started_after_boot_seconds, self._fits):
+                    return self._living()
+                return self._ended("its job process was killed or the machine restarted")
+        sign = last_sign_of_life(self.run, self.record)
+        # A copy of the machine's image is a machine of the same id, on which the process may live.
+        if place is Place.REBOOTED and not (sign and sign.is_recent):
+            return self._ended("its job process was killed when the machine restarted")
+        if sign is None:
             return JobStatus(
                 JobState.UNKNOWN,
                 f"it was started on {process.host}, and only that machine knows its state",
+                is_certain=False,
             )
-        if _start_time(process.pid) == process.started_after_boot_seconds:
+        if sign.has_ended:
+            return self._ended(f"its job process on {process.host} ended without recording why")
+        words = f"its job process on {process.host} was last known to live {sign.words}"
+        return (
+            self._ended(words) if sign.is_dead else replace(self._living(words), is_certain=False)
+        )
+
+    def _living(self, reason: str = "") -> JobStatus:
+        has_begun = False
+        with contextlib.suppress(OSError, ValueError):  # a disk that fails must not hide the job
             has_begun = AttemptRecord.read(self.run, 0) is not None
-            return JobStatus(JobState.RUNNING if has_begun else JobState.PENDING)
+        return JobStatus(JobState.RUNNING if has_begun else JobState.PENDING, reason)
+
+    def _ended(self, reason: str) -> JobStatus:
         if Cancel.read(self.run):
             return JobStatus(CANCELLED.state, CANCELLED.reason, CANCELLED.cause)
         words = last_line(self.run.local.log_directory(0) / "job.log")
-        reason = "its job process was killed or the machine restarted"
         reason = f"{reason}: {words}" if words else reason
         return JobStatus(JobState.FAILED, reason, Cause.NODE_FAILURE)
 
@@ -138,58 +216,80 @@ class ProcessJob:
         """End the job process and, with it, every process that works for the run.
 
         Raises:
-            UnreachableError: If the job runs on another machine, belongs to another user or does
-                not end.
+            UnreachableError: If the job runs on another machine that does not obey, belongs to
+                another user or does not end; or if the disk refuses to record that it was
+                cancelled. In the last case it has ended all the same.
         """
         status = self.status()
         if status.state is JobState.UNKNOWN:
-            raise UnreachableError(
-                f"run {self.run.name} cannot be cancelled from here: {status.reason}.",
-                f"ssh {self._process.host} getiaction-launch cancel {self.run.directory}",
-            )
-        if not status.state.is_over:
-            self._stop()
-        kill_processes_of(str(self.run.local.directory))
-
-    def _stop(self) -> None:
-        pid = self._process.pid
-        try:
-            os.kill(pid, 0)
+            raise self._unreachable(status.reason)
+        if not status.state.is_over and not status.is_certain:
             Cancel(time.time()).write(self.run)
-        except PermissionError as error:
+            if not self._ends_within(2 * REMOTE_PERIOD_SECONDS + self._patience_seconds):
+                raise self._unreachable(self.status().reason)
+            return
+        known = [] if status.state.is_over else descendants(self._process.pid)
+        failure = None if status.state.is_over else self._stop()
+        tokens = []
+        with contextlib.suppress(OSError, ValueError):
+            tokens = [attempt.token for attempt in read_attempts(self.run)]
+        kill_processes_of(str(self.run.local.directory), tokens, known)
+        if failure:
+            raise unrecorded(self.run, failure) from failure
+
+    def _unreachable(self, reason: str) -> UnreachableError:
+        return UnreachableError(
+            f"run {self.run.name} cannot be cancelled from here: {reason}.",
+            f"ssh {self._process.host} getiaction-launch cancel {self.run.directory}\n"
+            "If that machine is gone for good: "
+            f"getiaction-launch resume --force {self.run.directory}",
+        )
+
+    def _stop(self) -> OSError | None:
+        """End the job process; returns why that could not be recorded.
+
+        The signals are sent whatever the disk says: a full one may be the reason for the cancel.
+        """
+        try:
+            self._signal(0)
+        except NotOursError as error:
             raise UnreachableError(
                 f"run {self.run.name} belongs to another user.", "Ask that user to cancel it."
             ) from error
-        except ProcessLookupError:
-            return
-        upload_seconds = 0 if self.run.local is self.run else UPLOAD_SECONDS
+        failure = record_cancel(self.run)
         for signum, patience_seconds in (
-            (signal.SIGTERM, self.grace_seconds + CANCEL_MARGIN_SECONDS + upload_seconds),
+            (signal.SIGTERM, self._patience_seconds),
             (signal.SIGKILL, CANCEL_MARGIN_SECONDS),
         ):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signum)
-            deadline = time.monotonic() + patience_seconds
-            while time.monotonic() < deadline:
-                if self.status().state.is_over:
-                    return
-                time.sleep(self.run.poll_seconds)
+            self._signal(signum)
+            if self._ends_within(patience_seconds):
+                return failure and record_cancel(self.run)  # the end may have freed some space
         raise UnreachableError(
             f"the job process of run {self.run.name} did not end, not even after SIGKILL.",
-            f"The kernel holds it, often because a disk is gone: ps -o stat,wchan -p {pid}",
+            "The kernel holds it, often because a disk is gone: "
+            f"ps -o stat,wchan -p {self._process.pid}",
         )
 
+    def _signal(self, signum: int) -> None:
+        process = self._process
+        send_signal(process.pid, signum, process.started_after_boot_seconds, self._fits)
 
-def _start_time(pid: int) -> float | None:
-    """Return when a process started, in seconds since the machine booted; None if it has ended.
+    @property
+    def _patience_seconds(self) -> float:
+        upload_seconds = 0 if self.run.local is self.run else UPLOAD_SECONDS
+        return self.grace_seconds + CANCEL_MARGIN_SECONDS + upload_seconds
 
-    Setting the clock does not change this, so together with the process id it identifies a process
-    even if the id is used again later.
-    """
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return round(process.create_time() - psutil.boot_time(), 2)
-    except psutil.NoSuchProcess:
-        return None
+    def _ends_within(self, limit_seconds: float) -> bool:
+        return _comes_within(limit_seconds, self._has_ended, self.run.poll_seconds)
+
+    def _has_ended(self) -> bool:
+        status = self.status()
+        is_recorded = not status.is_certain and read_end(self.run).ending is not None
+        return status.state.is_over or is_recorded
+
+
+def _comes_within(limit_seconds: float, condition: Callable[[], bool], poll_seconds: float) -> bool:
+    deadline = time.monotonic() + limit_seconds
+    while not (is_met := condition()) and time.monotonic() < deadline:
+        time.sleep(poll_seconds)
+    return is_met

@@ -15,20 +15,25 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from signal import SIGKILL, SIGTERM
-from typing import Protocol
 
 from getiaction_launch.errors import LaunchError
 from getiaction_launch.mirror.staging import salvage
 from getiaction_launch.node.allocation import Allocation, Limits
-from getiaction_launch.node.node import SAVE_LIMIT_SECONDS, await_save, run_node
+from getiaction_launch.node.guard import Guard, RunLostError
+from getiaction_launch.node.head import reach_head
+from getiaction_launch.node.node import SAVE_LIMIT_SECONDS, await_save, record_kills, run_node
+from getiaction_launch.node.nodes import NodeHandle, Nodes
+from getiaction_launch.node.outage import outlast
 from getiaction_launch.node.sidecar import NodeLostError, Sidecar
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt, Ending
-from getiaction_launch.run.node_records import NodeEnd
+from getiaction_launch.run.node_records import WORKER_DIED, NodeEnd
 from getiaction_launch.run.records import Cancel, Done, JobRecord, read_attempts
 from getiaction_launch.run.restart import allow_another, judge, may_begin
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED, Cause, JobState
+from getiaction_launch.system.addresses import own_addresses
+from getiaction_launch.system.memory import count_oom_kills
 from getiaction_launch.system.ports import reserve_port
 from getiaction_launch.system.stop import StopRequest
 
@@ -38,7 +43,9 @@ MARGIN_SECONDS = 15
 _starts = itertools.count()
 
 
-def begin(run: Run, key: str, address: str, port: int) -> Attempt:
+def begin(
+    run: Run, key: str, address: str, port: int, other_addresses: Sequence[str] = ()
+) -> Attempt:
     """Open the next attempt, after uploading what a killed attempt has left on this machine.
 
     Args:
@@ -46,9 +53,10 @@ def begin(run: Run, key: str, address: str, port: int) -> Attempt:
         key: A name that all nodes of this start share with no other start.
         address: This machine's address, as the other nodes reach it.
         port: The reserved port on which the worker of rank 0 will listen.
+        other_addresses: IP addresses of this machine, for nodes that cannot reach ``address``.
     """
     salvage(run, len(read_attempts(run)))
-    return Attempt.begin(run, key, address, port)
+    return Attempt.begin(run, key, address, port, other_addresses)
 
 
 def join(run: Run, allocation: Allocation, stop: StopRequest | None = None) -> int:
@@ -71,23 +79,41 @@ def join(run: Run, allocation: Allocation, stop: StopRequest | None = None) -> i
         return 0  # another job has continued the run
     for name, value in allocation.environment.items():
         os.environ.setdefault(name, value)
-    if allocation.node_rank > 0:
-        attempt = Attempt.join(run, allocation.key, JOIN_SECONDS, lambda: stop.signal)
-        return _follow(attempt, allocation, stop)
-    if not may_begin(run):
-        print(f"run {run.name} has ended and is not restarted", flush=True)
+    try:
+        if allocation.node_rank > 0:
+            attempt = Attempt.join(run, allocation.key, JOIN_SECONDS, lambda: stop.signal)
+            return _follow(attempt, allocation, stop)
+        if may_begin(run):
+            return _lead(run, allocation, stop)
+    except RunLostError as loss:
+        print(f"node {allocation.node_rank}: ended, because {loss}", flush=True)
         return EXIT_FAILED
+    print(f"run {run.name} has ended and is not restarted", flush=True)
+    return EXIT_FAILED
+
+
+def _lead(run: Run, allocation: Allocation, stop: StopRequest) -> int:
     port, claim = reserve_port()
     with claim:
-        attempt = begin(run, allocation.key, allocation.address, port)
+        attempt = begin(run, allocation.key, allocation.address, port, own_addresses())
         with contextlib.closing(allocation.make_sidecar(attempt, 0, stop)) as sidecar:
             end = _run_share(attempt, 0, allocation.limits, stop, sidecar)
-            ends = _gather_ends(attempt, end, allocation.limits, stop)
-    return _conclude(attempt, ends, allocation, stop)
+
+            def gather() -> list[NodeEnd | None]:
+                return _gather_ends(attempt, end, allocation.limits, stop)
+
+            own: list[NodeEnd | None] = [end]
+            ends = outlast(attempt, gather, lambda: bool(stop.signal), lambda _: own)
+
+    def conclude() -> int:
+        return _conclude(attempt, ends, allocation, stop)
+
+    return outlast(attempt, conclude, lambda: bool(stop.signal), lambda _: EXIT_FAILED)
 
 
 def _follow(attempt: Attempt, allocation: Allocation, stop: StopRequest) -> int:
     node_rank = allocation.node_rank
+    attempt = reach_head(attempt, node_rank, lambda: stop.signal)
     with contextlib.closing(allocation.make_sidecar(attempt, node_rank, stop)) as sidecar:
         end = _run_share(attempt, node_rank, allocation.limits, stop, sidecar)
         end.write(attempt.run, attempt.number, node_rank)
@@ -112,6 +138,8 @@ def _run_share(
     except NodeLostError as loss:
         print(f"node {node_rank}: {loss}", flush=True)
         return NodeEnd(-SIGKILL, f"node {node_rank}: {loss}")
+    except RunLostError:
+        raise
     except Exception as error:  # noqa: BLE001 - recorded; the other nodes must still learn of it
         print(f"node {node_rank}: {error!r}", flush=True)
         return NodeEnd(EXIT_FAILED)
@@ -151,9 +179,11 @@ def _conclude(
 ) -> int:
     run = attempt.run
     stopped_by = None
-    if stop.signal:
-        is_cancelled = Cancel.read(run) is not None
-        stopped_by = Cause.CANCEL if is_cancelled else allocation.stop_cause(stop.signal)
+    error = run.first_error(attempt.number)
+    is_clear = error and not error.is_consequence and error.type != WORKER_DIED
+    if stop.signal and not Cancel.read(run) and not is_clear:
+        # Only where it matters: the scheduler may kill this process before it answers.
+        stopped_by = allocation.stop_cause(stop.signal)
     ending = judge(
         run, attempt.number, [end.exit_code if end else None for end in ends], stopped_by
     )
@@ -184,53 +214,6 @@ def _first_loss(attempt: Attempt, ends: Sequence[NodeEnd | None]) -> str | None:
     return next((end.lost for end in now if end and end.lost), None)
 
 
-class NodeHandle(Protocol):
-    """One node that :func:`drive` has started."""
-
-    def poll(self) -> int | None:
-        """Return the exit code of the node's process; None while it runs.
-
-        Raises:
-            NodeLostError: If the node does not answer any more.
-        """
-
-    def stop(self) -> None:
-        """Send SIGTERM to the node's process if it still runs, and return at once."""
-
-
-class Nodes(Protocol):
-    """The nodes on which :func:`drive` runs attempts."""
-
-    @property
-    def poll_seconds(self) -> float:
-        """How often to ask how the nodes are, in seconds."""
-
-    def reserve_head(self) -> tuple[str, int]:
-        """Return the address of the first node, and a port there reserved for the attempt.
-
-        Raises:
-            NodeLostError: If a node does not answer.
-        """
-
-    def start(self, attempt: Attempt) -> Sequence[NodeHandle]:
-        """Start the process of every node, the first one first.
-
-        Raises:
-            NodeLostError: If a node does not answer.
-            LaunchError: If a node cannot start its process.
-        """
-
-    def stop_cause(self) -> Cause | None:
-        """Return why these nodes will soon be taken away; None if they may be kept."""
-
-    def clean(self, exit_codes: Sequence[int | None]) -> None:
-        """Kill the processes that the workers of an attempt have left behind.
-
-        Args:
-            exit_codes: Exit code of each node's process; None for a node that has gone silent.
-        """
-
-
 def drive(
     run: Run,
     place: Callable[[], AbstractContextManager[Nodes | None]],
@@ -252,6 +235,7 @@ def drive(
         How the last attempt ended; None if no attempt has begun.
     """
     ending: Ending | None = None
+    guard = Guard(run)
     if not may_begin(run):
         return None
     while not is_stopped() and (ending is None or ending.goes_on):
@@ -264,7 +248,7 @@ def drive(
                 return ending
             is_whole = nodes is not None
             while nodes and is_whole and not is_stopped():
-                ending, is_whole = _run_attempt(run, nodes, is_stopped, patience_seconds)
+                ending, is_whole = _run_attempt(run, nodes, is_stopped, patience_seconds, guard)
                 is_whole = is_whole and ending.goes_on
     return ending
 
@@ -274,23 +258,38 @@ def _key() -> str:
 
 
 def _run_attempt(
-    run: Run, nodes: Nodes, is_stopped: Callable[[], bool], patience_seconds: float | None
+    run: Run,
+    nodes: Nodes,
+    is_stopped: Callable[[], bool],
+    patience_seconds: float | None,
+    guard: Guard,
 ) -> tuple[Ending, bool]:
     """Run one attempt; returns how it ended, and whether the next one can use the same nodes."""
+    if loss := guard.confirm_loss():
+        return _abandon(loss), False
     try:
         address, port = nodes.reserve_head()
     except (NodeLostError, LaunchError) as error:
         return _fail(begin(run, _key(), "", 0), error), False
     attempt = begin(run, _key(), address, port)
+    kills = count_oom_kills()
     try:
         handles = nodes.start(attempt)
     except (NodeLostError, LaunchError) as error:
         return _fail(attempt, error), False
     exit_codes = _watch(handles, nodes, is_stopped, patience_seconds)
+    record_kills(attempt, dict(enumerate(exit_codes)), kills)
     nodes.clean(exit_codes)
+    if loss := guard.confirm_loss():
+        return _abandon(loss), False
     stopped_by = Cause.STOP if is_stopped() else nodes.stop_cause()
-    ending = allow_another(run, judge(run, attempt.number, exit_codes, stopped_by))
-    attempt.end(ending)
+
+    def conclude() -> Ending:
+        ending = allow_another(run, judge(run, attempt.number, exit_codes, stopped_by))
+        attempt.end(ending)
+        return ending
+
+    ending = outlast(attempt, conclude, is_stopped, lambda ending: ending)
     return ending, None not in exit_codes and stopped_by is None
 
 
@@ -301,6 +300,12 @@ def _fail(attempt: Attempt, error: Exception) -> Ending:
     ending = allow_another(attempt.run, Ending(JobState.FAILED, cause, str(error)))
     attempt.end(ending)
     return ending
+
+
+def _abandon(loss: str) -> Ending:
+    """End without writing anything: the run does not belong to this job any more."""
+    print(f"ended, because {loss}", flush=True)
+    return Ending(JobState.FAILED, Cause.NODE_FAILURE, loss)
 
 
 def _poll(handle: NodeHandle) -> tuple[bool, int | None]:

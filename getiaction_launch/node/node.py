@@ -14,18 +14,25 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from getiaction_launch.errors import StorageError
 from getiaction_launch.mirror.staging import Staging
+from getiaction_launch.node.guard import Guard, RunLostError
+from getiaction_launch.node.head import NOT_STARTED, reach_head
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt
-from getiaction_launch.run.node_records import WorkerError
+from getiaction_launch.run.loggers import tracking_variables
+from getiaction_launch.run.node_records import WORKER_DIED, WorkerError
 from getiaction_launch.run.records import Progress
+from getiaction_launch.run.rotation import LogLimit
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED
 from getiaction_launch.system.child import die_with_parent, start_child
 from getiaction_launch.system.memory import count_oom_kills
-from getiaction_launch.system.orphans import RUN_VARIABLE, kill_processes_of
+from getiaction_launch.system.mpi import without_mpi
+from getiaction_launch.system.orphans import RUN_VARIABLE, TOKEN_VARIABLE, kill_processes_of
 from getiaction_launch.system.stop import StopRequest
 
 POLL_SECONDS = 0.05
@@ -112,8 +119,13 @@ def run_node(
     Returns:
         0 if every worker succeeded, ``EXIT_INTERRUPTED`` if they were stopped, otherwise
         ``EXIT_FAILED``.
+
+    Raises:
+        RunLostError: If the run's directory was removed, or another job has taken the run over;
+            the workers were killed then without saving.
     """
     run, plan = attempt.run, Plan.of(attempt.run)
+    guard = Guard(run)
     try:
         staging = Staging(run, plan, attempt.number, node_rank, attempt.resume_from, stop)
         with staging:
@@ -122,17 +134,40 @@ def run_node(
                 plan,
                 node_rank,
                 stop,
+                guard,
                 place=working_directory or plan.working_directory,
                 grace_seconds=grace_seconds,
                 warning_seconds=warning_seconds,
             )
+            loss = guard.confirm_loss()
+            staging.is_lost, staging.is_removed = loss is not None, guard.is_removed
             staging.is_finished = code == 0
     except Exception as error:
-        rank = node_rank * plan.topology.workers_per_node
-        words = (type(error).__name__, f"the node could not start its workers: {error}")
-        run.write_error(attempt.number, WorkerError(rank, node_rank, socket.gethostname(), *words))
+        if not guard.confirm_loss():
+            words = error if isinstance(error, StorageError) else f"{NOT_STARTED}: {error}"
+            attempt.write_node_error(node_rank, type(error).__name__, str(words))
         raise
+    if loss:
+        guard.remove_leftovers()
+        raise RunLostError(loss)
     return code
+
+
+def record_kills(attempt: Attempt, exit_codes: Mapping[int, int | None], kills_before: int) -> None:
+    """Record which nodes' processes the kernel has killed because memory ran out.
+
+    Args:
+        attempt: The attempt that the nodes belong to.
+        exit_codes: Exit code of each node's process on this machine, by the node's rank.
+        kills_before: How often the kernel had killed before the attempt.
+    """
+    killed = [rank for rank, code in exit_codes.items() if code == -signal.SIGKILL]
+    if not killed or count_oom_kills() <= kills_before:
+        return
+    how = "the node's process was killed by SIGKILL because its memory limit was reached"
+    for node_rank in killed:
+        with contextlib.suppress(OSError):  # a full disk must not hide that the node is gone
+            attempt.write_node_error(node_rank, "OutOfMemory", how)
 
 
 def _run_workers(
@@ -140,28 +175,35 @@ def _run_workers(
     plan: Plan,
     node_rank: int,
     stop: StopRequest,
+    guard: Guard,
     *,
     place: str,
     grace_seconds: float,
     warning_seconds: float,
 ) -> int:
     run = attempt.run
+    oom_kills = count_oom_kills()
     workers = {}
+    trackers = tracking_variables(run, {**os.environ, **plan.env_vars})
     for local_rank in range(plan.topology.workers_per_node):
         variables = worker_environment(
             plan.topology, node_rank, local_rank, attempt.head, f"{run.name}/{attempt.number}"
         )
         rank = int(variables["RANK"])
+        # Ranks that log separately must not write into one run of a tracker.
+        variables |= trackers if rank == 0 else {}
         workers[rank] = _start_worker(plan, attempt, variables, place)
-    oom_kills = count_oom_kills()
+    log_directory = run.local.log_directory(attempt.number)
+    logs = LogLimit((log_directory / f"rank_{rank}.log" for rank in workers), plan.log_limit_mb)
     alive = dict(workers)
     failed = False
-    while alive and not (failed or stop.signal):
+    while alive and not (failed or stop.signal or guard.loss()):
         time.sleep(POLL_SECONDS)
+        logs.keep()
         for rank, worker in list(alive.items()):
             if worker.poll() is not None:
                 del alive[rank]
-                if worker.returncode == -signal.SIGTERM:
+                if worker.returncode in (-signal.SIGTERM, -signal.SIGHUP):
                     # A scheduler signals every process of a step; this one may get it a bit later.
                     _await_signal(stop)
                 if worker.returncode not in (0, EXIT_INTERRUPTED) and not stop.signal:
@@ -170,8 +212,11 @@ def _run_workers(
                     _record_death(attempt, rank, node_rank, worker.returncode, is_oom=is_oom)
     was_warned = stop.signal is signal.SIGUSR2
     patience_seconds = max(grace_seconds, warning_seconds) if was_warned else grace_seconds
-    _stop(attempt, list(workers.values()), patience_seconds)
-    kill_processes_of(str(run.local.directory), GROUP_RANK=str(node_rank))
+    if guard.confirm_loss():
+        _kill(workers.values())  # what they would save, they would save for nobody
+    else:
+        _stop(attempt, list(workers.values()), patience_seconds)
+    kill_processes_of(str(run.local.directory), [attempt.token], GROUP_RANK=str(node_rank))
     if failed:
         return EXIT_FAILED
     was_interrupted = any(worker.returncode == EXIT_INTERRUPTED for worker in workers.values())
@@ -198,11 +243,12 @@ def _start_worker(
         log_path,
         {
             "OMP_NUM_THREADS": str(threads),
-            **os.environ,
+            **without_mpi(os.environ),
             **plan.env_vars,
             **variables,
             **resume,
             RUN_VARIABLE: directory,
+            TOKEN_VARIABLE: attempt.token,
             "GETIACTION_LAUNCH_RUN": str(attempt.run.directory),
             "GETIACTION_LAUNCH_ATTEMPT": str(attempt.number),
         },
@@ -219,7 +265,7 @@ def _record_death(
     attempt: Attempt, rank: int, node_rank: int, returncode: int, *, is_oom: bool
 ) -> None:
     """Record why a worker ended, unless it has recorded an exception itself."""
-    name = "WorkerDied"
+    name = WORKER_DIED
     if returncode < 0:
         signal_name = signal.Signals(-returncode).name
         message = f"the worker was killed by {signal_name}"
@@ -250,6 +296,10 @@ def _stop(attempt: Attempt, workers: list["subprocess.Popen[bytes]"], grace_seco
         if is_late and not _is_saving(attempt.run.local, attempt.number):
             break
         time.sleep(POLL_SECONDS)
+    _kill(workers)
+
+
+def _kill(workers: Iterable["subprocess.Popen[bytes]"]) -> None:
     for worker in workers:
         # The whole group, even if the worker has exited: its loader workers may still run.
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -298,13 +348,17 @@ def main() -> int:
     stop = StopRequest()
     die_with_parent()
     attempt = Attempt.read(Run.at(arguments.run), arguments.attempt)
-    return run_node(
-        attempt,
-        arguments.node_rank,
-        arguments.grace_seconds,
-        stop,
-        working_directory=arguments.working_directory,
-    )
+    try:
+        return run_node(
+            reach_head(attempt, arguments.node_rank, lambda: stop.signal),
+            arguments.node_rank,
+            arguments.grace_seconds,
+            stop,
+            working_directory=arguments.working_directory,
+        )
+    except RunLostError as loss:
+        sys.stderr.write(f"node {arguments.node_rank}: ended, because {loss}\n")
+        return EXIT_FAILED
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from getiaction_launch.plan.plain import read_dataclass
 
 DEFAULT_ROOT = "experiments"
 DEFAULT_NAME = "lightning_logs"
+DEFAULT_LOG_LIMIT_MB = 1000.0
 
 
 class Records(Protocol):
@@ -138,6 +139,8 @@ class Plan:
         uploading: How a run on remote storage is uploaded.
         restarts: How many automatic restarts the run gets.
         sweep: The run's point of a sweep; None for a run on its own.
+        log_limit_mb: Size of a worker's log, in MB, above which its middle is dropped; 0 for no
+            limit.
     """
 
     name: str
@@ -153,6 +156,7 @@ class Plan:
     uploading: Uploading = field(default_factory=Uploading)
     restarts: Restarts = field(default_factory=Restarts)
     sweep: SweepPoint | None = None
+    log_limit_mb: float = DEFAULT_LOG_LIMIT_MB
 
     def moved_to(self, directory: Path) -> "Plan":
         """Return the plan with its working directory, and a script in it, moved elsewhere."""

@@ -7,13 +7,10 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from getiaction_launch.errors import CheckError, LaunchError, UnreachableError
+from getiaction_launch.errors import FAILING, CheckError, LaunchError, UnreachableError
 from getiaction_launch.storage.claim import creates_exclusively
-from getiaction_launch.storage.paths import (
-    describe,
-    file_system,
-    open_path,
-)
+from getiaction_launch.storage.failures import describe
+from getiaction_launch.storage.paths import file_system, open_path
 
 LIMIT_SECONDS = 8.0
 
@@ -49,6 +46,7 @@ def make_root(root: str) -> None:
 
     Raises:
         CheckError: If the directory cannot be created or written; the message says why.
+        OSError: If the disk is full or fails.
     """
     if "://" in root:
         return
@@ -57,6 +55,9 @@ def make_root(root: str) -> None:
         with tempfile.TemporaryFile(dir=root) as file:
             file.write(b"probe")
     except OSError as error:
+        if error.errno in FAILING:
+            error.filename = root
+            raise
         raise _unwritable(root, str(error.strerror)) from error
 
 

@@ -1,27 +1,44 @@
 """Processes that the workers of a run started and left behind.
 
-Every worker has the run's directory in an environment variable, which all that it starts inherits,
-so such a process can be found wherever it has moved in the process tree.
+Every worker has the run's directory and the token of its attempt in environment variables, which
+all that it starts inherits, so such a process can be found wherever it has moved in the process
+tree. The token is random: a shell in which somebody has exported the directory does not have it.
 """
 
 import contextlib
 import os
+from collections.abc import Collection
 
 import psutil
 
 RUN_VARIABLE = "GETIACTION_RUN_DIR"
 """Environment variable of a worker, and of all that it starts: the run's directory here."""
+TOKEN_VARIABLE = "GETIACTION_LAUNCH_TOKEN"  # noqa: S105 - a name, and nothing secret
+"""Environment variable of a worker, and of all that it starts: the token of the attempt."""
 
 
-def kill_processes_of(directory: str, **variables: str) -> None:
-    """Kill every process of this machine that belongs to a run, except this one.
+def kill_processes_of(
+    directory: str,
+    tokens: Collection[str],
+    known: Collection[psutil.Process] = (),
+    **variables: str,
+) -> None:
+    """Kill the processes on this machine that an attempt has started, except this one.
 
     Args:
         directory: Directory of the run on this machine, as :data:`RUN_VARIABLE` names it.
+        tokens: Tokens of the attempts, as :data:`TOKEN_VARIABLE` names one of them.
+        known: Processes that were seen to descend from the run's job; they need no token, which
+            the attempts of earlier versions do not have.
         variables: Environment variables that a process must have, too, in order to be killed.
     """
     wanted = {RUN_VARIABLE: directory, **variables}.items()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.pid != os.getpid() and wanted <= process.environ().items():
+            if process.pid == os.getpid() or process.uids().real != os.getuid():
+                continue
+            environment = process.environ()
+            token = environment.get(TOKEN_VARIABLE)
+            is_started = (token and token in tokens) or process in known
+            if is_started and wanted <= environment.items():
                 process.kill()

@@ -18,7 +18,6 @@ import copy
 import functools
 import os
 import signal
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.checkpoint import Interrupted
 from getiaction_launch.run.run import Run
+from getiaction_launch.system.stop import on_sigterm
 from getiaction_launch.worker.fitting.agreement import Agreement, Verdict
 from getiaction_launch.worker.fitting.background import saving_in_background
 from getiaction_launch.worker.fitting.epoch import Epoch
@@ -41,6 +41,7 @@ from getiaction_launch.worker.fitting.lightning_seams import (
     starts_processes,
 )
 from getiaction_launch.worker.fitting.ownership import own_interruption, without
+from getiaction_launch.worker.fitting.random_state import set_random_state
 from getiaction_launch.worker.lightning_seams import (
     LightningState,
     finish_restarting,
@@ -53,8 +54,8 @@ from getiaction_launch.worker.lightning_seams import (
     watching_fetches,
 )
 from getiaction_launch.worker.loaders import prepare_loader
+from getiaction_launch.worker.loggers.histories import Histories
 from getiaction_launch.worker.progress import ProgressReport, say
-from getiaction_launch.worker.random_state import set_random_state
 from getiaction_launch.worker.saver import (
     CheckpointSaver,
     gather_rank_states,
@@ -78,14 +79,14 @@ def callbacks() -> list[Callback]:
     if os.environ.get(WORKER_VARIABLE) != str(os.getpid()):
         return []
     watch_fits(_watching)
-    keep_out_of_shared_lists(Interruption, ProgressReport)
-    return list(_pair())
+    keep_out_of_shared_lists(*_KINDS)
+    return list(_own_callbacks())
 
 
-def _pair() -> "tuple[Interruption, ProgressReport]":
+def _own_callbacks() -> "tuple[Interruption, ProgressReport, Histories]":
     run = Run(Path(os.environ["GETIACTION_RUN_DIR"]))
     progress = ProgressReport(run)
-    return Interruption(run, progress, Plan.of(run)), progress
+    return Interruption(run, progress, Plan.of(run)), progress, Histories(run)
 
 
 @contextlib.contextmanager
@@ -95,7 +96,7 @@ def _watching(trainer: Trainer, fit: int) -> Iterator[dict[str, object]]:
         with without(trainer, _KINDS):
             yield {}
         return
-    own = own_interruption(trainer, _KINDS, _pair)
+    own: Interruption = own_interruption(trainer, _KINDS, _own_callbacks)
     if fit == 0 or Interruption.fits is None:  # a process that has begun none
         Interruption.fits = Fits.of(own.run)
     with own.watching(trainer) as arguments:
@@ -173,7 +174,7 @@ class Interruption(Callback):
                 yield arguments
         except Interrupted:
             # Lightning has restored the default. A second SIGTERM must not change the exit code.
-            _on_sigterm(signal.SIG_IGN)
+            on_sigterm(signal.SIG_IGN)
             raise
         finally:
             self._undo.close()
@@ -217,13 +218,13 @@ class Interruption(Callback):
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let SIGTERM end the process: before training there is nothing to save."""
         del trainer, pl_module
-        _on_sigterm(self._before_fit)
+        on_sigterm(self._before_fit)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Treat SIGTERM as a request from here on, and restore what Lightning does not."""
         del pl_module
         self._epoch_order.begin()  # may read for long, and can be killed
-        _on_sigterm(_request)
+        on_sigterm(_request)
         if trainer.received_sigterm:
             _request()
         if self._resumed:
@@ -256,7 +257,7 @@ class Interruption(Callback):
         """Let SIGTERM end the process: after training there is nothing to save."""
         del trainer, pl_module
         self._is_training = False
-        _on_sigterm(self._before_fit)
+        on_sigterm(self._before_fit)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fail if one of the user's checkpoints could not be written."""
@@ -345,10 +346,4 @@ def _request(*_signal: object) -> None:
     Interruption.is_requested = True
 
 
-def _on_sigterm(handler: Any) -> None:  # noqa: ANN401 - as in signal.signal
-    # Python allows signal handlers to be set in the main thread only.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
-
-
-_KINDS = (Interruption, ProgressReport)
+_KINDS = (Interruption, ProgressReport, Histories)

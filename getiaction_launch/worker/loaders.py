@@ -56,6 +56,7 @@ class LoaderShield:
     def __call__(self, worker_id: int) -> None:
         """Ignore SIGTERM in this process, then run the user's function."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         if self._init:
             self._init(worker_id)
 

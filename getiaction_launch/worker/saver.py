@@ -42,14 +42,13 @@ from getiaction_launch.worker.fitting.batches import batches_done
 from getiaction_launch.worker.fitting.epoch import Epoch
 from getiaction_launch.worker.fitting.fits import Fit
 from getiaction_launch.worker.fitting.lightning_seams import save_quietly
+from getiaction_launch.worker.fitting.random_state import random_state
 from getiaction_launch.worker.lightning_seams import (
     LightningState,
     fit_loop_state,
 )
-from getiaction_launch.worker.progress import ProgressReport, say
-from getiaction_launch.worker.random_state import random_state
-
-_KEY = "getiaction_launch"
+from getiaction_launch.worker.progress import STATE_KEY, ProgressReport, say
+from getiaction_launch.worker.removals import watch_removals
 
 
 def gather_rank_states(trainer: Trainer, checkpoint: LightningState, epoch: Epoch) -> None:
@@ -74,7 +73,7 @@ def gather_rank_states(trainer: Trainer, checkpoint: LightningState, epoch: Epoc
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         ranks = [None] * trainer.world_size
         torch.distributed.all_gather_object(ranks, own)
-    checkpoint[_KEY] = {"ranks": ranks}
+    checkpoint[STATE_KEY] = {"ranks": ranks}
 
 
 def own_rank_state(trainer: Trainer, checkpoint: LightningState) -> LightningState:
@@ -84,9 +83,9 @@ def own_rank_state(trainer: Trainer, checkpoint: LightningState) -> LightningSta
         The keys ``random``, ``metrics``, ``should_stop`` and ``epoch``; an empty mapping for a
         checkpoint that the launcher did not save.
     """
-    if _KEY not in checkpoint:
+    if STATE_KEY not in checkpoint:
         return {}
-    ranks: list[LightningState] = checkpoint[_KEY]["ranks"]
+    ranks: list[LightningState] = checkpoint[STATE_KEY]["ranks"]
     if len(ranks) == trainer.world_size:
         own = ranks[trainer.global_rank]
         fit_loop_state(checkpoint)["combined_loader"] = own["loaders"]
@@ -121,6 +120,7 @@ class CheckpointSaver:
         self._failure = ""
         self._is_swept = False
         self.is_saving = False
+        watch_removals(run)
 
     def raise_failure(self) -> None:
         """Fail if no checkpoint could be saved for ``failure_limit_minutes``.

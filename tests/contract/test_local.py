@@ -1,6 +1,8 @@
 """What only the local backend's own processes can suffer."""
 
 import json
+import os
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -118,3 +120,82 @@ def test_cluster_config_reaches_who_saves(getiaction_launch, script, tmp_path):
     refused = getiaction_launch("--cluster", "./slow.yaml", name)
     assert refused.returncode == 2
     assert "saving.when_busy" in refused.stderr
+
+
+def test_log_has_a_limit_and_workers_a_clean_environment(getiaction_launch, script, tmp_path):
+    """A rank that prints a lot keeps its first and last lines; mpirun's variables are not there."""
+    config = "backend: {class_path: getiaction_launch.backends.local.LocalBackend}\n"
+    (tmp_path / "short.yaml").write_text(config + "log_limit_mb: 1\n")
+    name = script(
+        "print(sorted(key for key in os.environ if key.startswith(('PMI', 'OMPI'))))\n"
+        "path = os.environ['GETIACTION_RUN_DIR'] + '/launch/logs/attempt_0/rank_0.log'\n"
+        "for number in range(60_000): print('line', number, 'x' * 30)\n"
+        "while os.stat(path).st_size > 1e6: time.sleep(0.05)\n"
+        "print('the end')"
+    )
+    mpi = {"PMI_RANK": "3", "PMIX_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4"}
+    result = getiaction_launch("--cluster", "./short.yaml", "--wait", name, **mpi)
+    assert result.returncode == 0, result.stdout + result.stderr
+    lines = getiaction_launch("logs", "@last").stdout.splitlines()
+    assert (lines[0], lines[1][:7], lines[-1]) == ("[]", "line 0 ", "the end")
+    assert sum("bytes were dropped here" in line for line in lines) == 1
+    said = getiaction_launch("logs", "-n", "2", "@last").stdout
+    assert said.splitlines()[0].startswith("line 59999 ")
+
+
+def test_hangup_saves_and_restarts_nothing(drill, until):
+    """At a logout, systemd sends SIGTERM and SIGHUP to all processes: training saves once."""
+    drill.start()
+    for process in drill.cluster.processes(drill.run):
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGHUP)
+    until(lambda: not drill.cluster.processes(drill.run))
+    record = drill.record("attempt_0")
+    assert record["state"] == "INTERRUPTED"
+    checkpoints = [path.name for path in (drill.run / "launch/checkpoints").glob("*.json")]
+    assert f"fit_0_step_{record['last_step']}.json" in checkpoints
+
+
+def test_machine_that_was_renamed_is_the_same(getiaction_launch, cluster, script, until):
+    """A machine whose host name has changed is the same machine."""
+    if os.getuid() != 0:
+        pytest.skip("only root can change a host name, in a namespace")
+    run = getiaction_launch("--parsable", script("time.sleep(600)")).stdout.strip()
+    until(lambda: "RUNNING" in getiaction_launch("status", run).stdout)
+    for words in (["status", run], ["cancel", run]):
+        inside = f"hostname renamed; exec {shlex.join(cluster.command(*words))}"
+        command = ["unshare", "--uts", "sh", "-c", inside]
+        said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert said.returncode == 0, said.stderr
+        assert ("RUNNING" if words[0] == "status" else "CANCELLED") in said.stdout
+
+
+def test_missing_dataset_is_known_when_the_command_returns(getiaction_launch, cluster, tmp_path):
+    """Also without ``--wait``: the run has failed by then, which its exit code says."""
+    del cluster
+    (tmp_path / "a.yaml").write_text(
+        "trainer: {max_epochs: 1, accelerator: cpu}\nmodel: ACT\n"
+        "data: {class_path: LeRobotDataModule, init_args: {repo_id: me/none, root: not_there}}\n"
+    )
+    result = getiaction_launch("--config", "a.yaml", HF_HUB_OFFLINE="1")
+    assert result.returncode == 10, result.stderr
+    assert "lightning_logs/version_0 FAILED" in result.stdout
+    assert "DatasetError" in result.stdout
+    swept = getiaction_launch("--json", "--sweep", "seed=1,2", "a.yaml", HF_HUB_OFFLINE="1")
+    assert swept.returncode == 10, swept.stderr
+    first, _ = json.loads(swept.stdout)["runs"]
+    assert (first["state"], "DatasetError" in first["reason"]) == ("FAILED", True)
+
+
+def test_runs_of_a_sweep_share_the_cpus(getiaction_launch, cluster, script, tmp_path, monkeypatch):
+    """Two at a time have half of the threads each, unless the user has said how many."""
+    del cluster
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    name = script("open(f'threads_{sys.argv[1][-1]}', 'w').write(os.environ['OMP_NUM_THREADS'])")
+    words = ["--sweep", "seed=1,2", "--max-parallel", "2", "--wait", name]
+    assert getiaction_launch(*words).returncode == 0
+    threads = str(max(1, len(psutil.Process().cpu_affinity()) // 2))
+    assert {(tmp_path / f"threads_{seed}").read_text() for seed in (1, 2)} == {threads}
+    assert getiaction_launch(*words, OMP_NUM_THREADS="7").returncode == 0
+    assert {(tmp_path / f"threads_{seed}").read_text() for seed in (1, 2)} == {"7"}

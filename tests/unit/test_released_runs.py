@@ -29,12 +29,12 @@ LOST = ("running/version_0", "private/version_0")
 FIRST_LOG = "experiments/small/version_1/launch/logs/attempt_0/rank_0.log"
 BINARY = {".ckpt", ".pkl", ".parquet", ".mp4"}
 
-# As the job process of a local run: it lives until it is told to end, and a worker with it that
-# does not die of its end.
+# As the job process of a local run, with its command line: it lives until it is told to end, and a
+# worker with it that does not die of its end.
 STAND_IN = """
 import subprocess, sys, time
 sleep = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
-subprocess.Popen(sleep, env={"GETIACTION_RUN_DIR": sys.argv[1]}, start_new_session=True)
+subprocess.Popen(sleep, env={"GETIACTION_RUN_DIR": sys.argv[3]}, start_new_session=True)
 time.sleep(600)
 """
 
@@ -180,7 +180,7 @@ def test_all_are_listed_where_their_jobs_are_unknown(
     assert all("does not answer" in runs[name]["reason"] for name in ON_RAY)
     lines = {line.split()[0]: line for line in say(getiaction_launch, "ls").splitlines()}
     assert "seed_everything=2" in lines["swept/version_1"]
-    assert "train_loss 0.1852" in lines["small/version_0"]
+    assert "val_loss 0.2851" in lines["small/version_0"]
 
 
 @pytest.mark.parametrize("name", ["small/version_0", "small/version_1", *LOST, *ON_SLURM, *ON_RAY])
@@ -220,7 +220,8 @@ def test_interrupted_run_goes_on_to_the_same_weights(getiaction_launch, tmp_path
 @contextlib.contextmanager
 def stand_in(directory: Path) -> Iterator[list[psutil.Process]]:
     """A job process and its worker; the run's record names it as the released version did."""
-    words = [sys.executable, "-c", STAND_IN, str(directory), "5.0", "1"]
+    module = ["-m", "getiaction_launch.backends.local"]
+    words = [sys.executable, "-c", STAND_IN, *module, str(directory), "5.0", "1"]
     job = subprocess.Popen(words, stdout=subprocess.PIPE, start_new_session=True)
     processes = [psutil.Process(job.pid)]
     try:

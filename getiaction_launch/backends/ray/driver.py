@@ -21,11 +21,13 @@ from getiaction_launch.backends.ray.agent import NodeAgent
 from getiaction_launch.backends.ray.placement import place
 from getiaction_launch.errors import CheckError
 from getiaction_launch.node.conductor import MARGIN_SECONDS, drive
+from getiaction_launch.node.guard import Guard
 from getiaction_launch.node.node import SAVE_LIMIT_SECONDS
 from getiaction_launch.node.sidecar import NodeLostError
 from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import Attempt
+from getiaction_launch.run.lease import holding_lease
 from getiaction_launch.run.records import BackendRecord, Cancel, Done, JobRecord
 from getiaction_launch.run.restart import may_begin
 from getiaction_launch.run.run import Run
@@ -55,6 +57,7 @@ class Driver:
     def __init__(self, run: Run, backend: "RayBackend", stop: StopRequest) -> None:
         self.run, self._backend, self._stop = run, backend, stop
         self._plan = Plan.of(run)
+        self._guard = Guard(run)
 
     def run_attempts(self, max_parallel: int) -> bool:
         """Run attempts until the run has ended.
@@ -68,7 +71,7 @@ class Driver:
         if not may_begin(self.run):
             print(f"run {self.run.name} has ended and is not restarted", flush=True)
             return Done.read(self.run) is not None
-        with self._slot(max_parallel):
+        with holding_lease(self.run), self._slot(max_parallel):
             patience_seconds = self._backend.grace_seconds + SAVE_LIMIT_SECONDS + MARGIN_SECONDS
             ending = drive(self.run, self._place, self._is_stopped, patience_seconds)
         if ending is None:
@@ -78,7 +81,8 @@ class Driver:
         return ending.state is JobState.SUCCEEDED
 
     def _is_stopped(self) -> bool:
-        return bool(self._stop.signal) or Cancel.read(self.run) is not None
+        is_asked = bool(self._stop.signal) or Cancel.read(self.run) is not None
+        return is_asked or self._guard.loss() is not None
 
     @contextlib.contextmanager
     def _slot(self, max_parallel: int) -> Iterator[None]:
@@ -191,7 +195,7 @@ class _RayNodes:
 
         hosts = ", ".join(host for _, host, _ in self._places)
         print(f"attempt {attempt.number} on {hosts}", flush=True)
-        variables = self._variables()
+        variables, self._token = self._variables(), attempt.token
         with _node_errors():
             starts = [
                 agent.start.remote(
@@ -203,7 +207,12 @@ class _RayNodes:
                 )
             ]
             ray.get(starts)
-        return [_RayNode(agent) for agent in self.agents]
+        return [
+            _RayNode(agent, attempt, rank, host)
+            for rank, (agent, (_, host, _)) in enumerate(
+                zip(self.agents, self._places, strict=True)
+            )
+        ]
 
     def _variables(self) -> dict[str, str]:
         # Ray would set it for the actor, which holds the CPUs of all workers of the node.
@@ -226,7 +235,7 @@ class _RayNodes:
         import ray
 
         cleaners = [self._make_agent(rank) for rank, code in enumerate(exit_codes) if code is None]
-        cleaned: list[Any] = [cleaner.clean.remote() for cleaner in cleaners]
+        cleaned: list[Any] = [cleaner.clean.remote(self._token) for cleaner in cleaners]
         if cleaned:
             ray.wait(cleaned, num_returns=len(cleaned), timeout=CLEAN_SECONDS)
         for cleaner in cleaners:
@@ -238,6 +247,9 @@ class _RayNode:
     """The process of one node, as reported by its agent."""
 
     agent: Any
+    attempt: Attempt
+    rank: int
+    host: str
     _answers: list[Any] = field(default_factory=list)
 
     def poll(self) -> int | None:
@@ -252,11 +264,24 @@ class _RayNode:
         try:
             code: int | None = ray.get(ready[0])
         except ray.exceptions.RayError as error:
+            if is_out_of_memory(error):
+                how = "Ray ended the node's processes because memory ran low"
+                self.attempt.write_node_error(self.rank, "OutOfMemory", how, self.host)
             raise NodeLostError(str(error)) from error
         return code
 
     def stop(self) -> None:
         self.agent.stop.remote()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether Ray killed an actor because a node's memory ran low.
+
+    Beware: its other messages name the kernel's OOM killer as one of many possible causes.
+    """
+    words = ("NODE_OUT_OF_MEMORY", "running low on memory")
+    is_named = any(word in str(error) for word in words)
+    return is_named or type(error).__name__ == "OutOfMemoryError"
 
 
 @contextlib.contextmanager
@@ -282,14 +307,16 @@ class _Slot:
 
 
 def main() -> int:
-    """Be the driver: ``python -m getiaction_launch.backends.ray.driver RUN MAX_PARALLEL [JSON]``.
+    """Be the driver: ``python -m getiaction_launch.backends.ray.driver RUN MAX_PARALLEL [local]``.
 
-    With settings in JSON, it is a process of its own with a private cluster.
+    With ``local``, it is a process of its own with a private cluster, whose settings are in the
+    environment.
     """
-    from getiaction_launch.backends.ray.backend import CLASS_PATH, RayBackend
+    from getiaction_launch.backends.ray.backend import CLASS_PATH, SETTINGS_VARIABLE, RayBackend
 
     directory, max_parallel, *private = sys.argv[1:]
     run = Run.at(directory)
+    settings = os.environ.pop(SETTINGS_VARIABLE, "{}")  # its workers need not have them
     if private:
         # Without it, Ray would create a token in the home directory, and the user's other clusters
         # would then ask for it.
@@ -298,7 +325,7 @@ def main() -> int:
     import ray
 
     if private:
-        backend = read_dataclass(RayBackend, json.loads(private[0]), "the settings")
+        backend = read_dataclass(RayBackend, json.loads(settings), "the settings")
         write_job(run, BackendRecord(CLASS_PATH, asdict(backend)))
         plan = Plan.of(run)
         cpus = backend.bundle(plan)["CPU"] * plan.topology.num_nodes

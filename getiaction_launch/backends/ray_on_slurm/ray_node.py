@@ -35,7 +35,8 @@ from getiaction_launch.run.records import JobRecord, Record
 from getiaction_launch.run.run import Run
 from getiaction_launch.system.child import start_child
 from getiaction_launch.system.gpus import visible_gpus
-from getiaction_launch.system.orphans import RUN_VARIABLE, kill_processes_of
+from getiaction_launch.system.mpi import without_mpi
+from getiaction_launch.system.orphans import RUN_VARIABLE, TOKEN_VARIABLE, kill_processes_of
 from getiaction_launch.system.ports import reserve_port
 from getiaction_launch.system.stop import StopRequest
 
@@ -195,7 +196,11 @@ class RayNode(Sidecar):
         blocked = {signal.SIGUSR2}
         if not _signals_only_tasks():
             blocked.add(signal.SIGTERM)
-        environment = {**os.environ, RUN_VARIABLE: str(self._run.local.directory)}
+        environment = {
+            **without_mpi(os.environ),
+            RUN_VARIABLE: str(self._run.local.directory),
+            TOKEN_VARIABLE: self._attempt.token,
+        }
         # With it, Lightning would take a Trainer in one of Ray's tasks for a task of SLURM.
         environment.pop("SLURM_NTASKS", None)
         command = [sys.executable, "-m", MODULE, *words]
@@ -211,7 +216,8 @@ class RayNode(Sidecar):
         process.kill()  # its daemons die with it, and their workers with them
         process.wait()
         node_id = os.environ["SLURM_NODEID"]
-        kill_processes_of(str(self._run.local.directory), SLURM_NODEID=node_id)
+        directory, token = str(self._run.local.directory), self._attempt.token
+        kill_processes_of(directory, [token], SLURM_NODEID=node_id)
 
 
 def _token_directory(run: Run) -> Path:

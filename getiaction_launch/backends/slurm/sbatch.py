@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import re
-import signal
 import threading
 import warnings
 from collections.abc import Collection, Iterator
@@ -15,6 +14,7 @@ from getiaction_launch.backends.flag import settings_of
 from getiaction_launch.backends.slurm.command import KEPT_VARIABLES, refusal
 from getiaction_launch.backends.slurm.settings import SlurmSettings
 from getiaction_launch.errors import UnreachableError
+from getiaction_launch.system import mpi
 from getiaction_launch.system.orphans import RUN_VARIABLE
 
 SBATCH_SECONDS = 120
@@ -35,7 +35,7 @@ _LEAKING = re.compile(
     r"SLURM_.*|SLURMD_.*|SRUN_.*|SUBMITIT_.*|TORCHELASTIC_.*|GETIACTION_LAUNCH_.*"
     r"|MASTER_ADDR|MASTER_PORT|((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME"
     r"|CUDA_VISIBLE_DEVICES|ROCR_VISIBLE_DEVICES"
-    rf"|{RUN_VARIABLE}"
+    rf"|{RUN_VARIABLE}|{mpi.VARIABLES}"
     r"|SBATCH_(.*BIND.*|ARRAY_INX|CPUS_PER_GPU|DISTRIBUTION|ERROR|GPUS.*|GRES|INPUT|JOB_NAME"
     r"|NO_REQUEUE|OPEN_MODE|OUTPUT|OVERCOMMIT|REQUEUE|SIGNAL|WAIT|CLUSTERS)"
 )
@@ -73,25 +73,6 @@ def sbatch_environment(
         yield
     finally:
         os.environ.update(removed)
-
-
-@contextlib.contextmanager
-def delayed_interrupt() -> Iterator[None]:
-    """Delay Ctrl-C until the end of the block, for this process and those that it starts there."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Ctrl-C reaches only the main thread
-        return
-    signals: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda signum, _frame: signals.append(signum))
-    # The mask is inherited by child processes; the handler is for other threads of this one.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, handler)
-        if signals:
-            signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager

@@ -37,8 +37,12 @@ from getiaction_launch.worker.fitting.lightning_seams import (
     takes_batches_itself,
     training_loaders,
 )
+from getiaction_launch.worker.fitting.random_state import (
+    RandomState,
+    random_state,
+    set_random_state,
+)
 from getiaction_launch.worker.progress import say
-from getiaction_launch.worker.random_state import RandomState, random_state, set_random_state
 
 _REPEATABLE = (
     DistributedSampler,

@@ -5,8 +5,8 @@ a callback that served two Trainers would mix up their states.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, Trainer
@@ -15,37 +15,30 @@ from lightning.pytorch.callbacks import Checkpoint
 from getiaction_launch.errors import CheckError
 
 
-class _Claiming(Protocol):
-    def claim(self, trainer: Trainer) -> bool: ...
-
-
-Owned = TypeVar("Owned", bound=_Claiming)
-
-
 def own_interruption(
     trainer: Trainer,
     kinds: tuple[type[Callback], ...],
-    make: Callable[[], tuple[Owned, Callback]],
-) -> Owned:
+    make: Callable[[], Sequence[Callback]],
+) -> Any:  # noqa: ANN401 - of the first kind
     """Find the launcher's callback of a Trainer, and give it new ones if it has not its own.
 
     Args:
         trainer: The Trainer.
         kinds: The classes of the launcher's callbacks, in the order in which ``make`` returns them.
-        make: Makes new callbacks; the first one can be claimed.
+            The first one has a method ``claim``.
+        make: Makes new callbacks.
     """
     untyped: Any = trainer  # its callbacks are set in another module
     found: list[Any] = [each for each in untyped.callbacks if isinstance(each, kinds)]
     if [type(each) for each in found] == list(kinds) and found[0].claim(trainer):
-        own: Owned = found[0]
-        return own
-    own, other = make()
-    own.claim(trainer)
+        return found[0]
+    made: list[Any] = list(make())
+    made[0].claim(trainer)
     users = [each for each in untyped.callbacks if not isinstance(each, kinds)]
     # Lightning runs checkpoint callbacks last.
     place = next((n for n, each in enumerate(users) if isinstance(each, Checkpoint)), len(users))
-    untyped.callbacks = [*users[:place], own, other, *users[place:]]
-    return own
+    untyped.callbacks = [*users[:place], *made, *users[place:]]
+    return made[0]
 
 
 @contextlib.contextmanager
