@@ -64,11 +64,11 @@ def enter(root: Path, paths: Iterable[Path]) -> list[str]:
     at = "/mnt"
     kept = {REPOSITORY, Path(sys.prefix), Path(sys.base_prefix), *paths}
     kept = {path for path in kept if not any(path.is_relative_to(shared) for shared in SHARED)}
+    layers = f"lowerdir={shlex.quote(str(root))},upperdir={at}/upper,workdir={at}/work"
     commands = [
         f"mount -t tmpfs tmpfs {at}",
         f"mkdir {at}/upper {at}/work {at}/new",
-        f"mount -t overlay overlay -o lowerdir={shlex.quote(str(root))},"
-        f"upperdir={at}/upper,workdir={at}/work {at}/new",
+        f"mount -t overlay overlay -o {layers} {at}/new",
     ]
     for path in [*SHARED, *sorted(map(str, kept))]:
         here = shlex.quote(path)
