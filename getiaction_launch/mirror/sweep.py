@@ -28,9 +28,9 @@ from getiaction_launch.mirror.walk import walk
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import is_only_here, read_end
 from getiaction_launch.run.checkpoint import Marker, newest
-from getiaction_launch.run.rotation import end_of
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import children
+from getiaction_launch.storage.rotation import end_of
 from getiaction_launch.storage.segment import cut
 
 IDLE_SECONDS = 3600.0

@@ -5,7 +5,7 @@ import requests
 from fake_slurm import make_plan, make_run
 
 from getiaction_launch.backends.ray import job as ray_job
-from getiaction_launch.backends.ray.driver import is_out_of_memory
+from getiaction_launch.backends.ray.failures import is_out_of_memory
 from getiaction_launch.errors import UnreachableError
 from getiaction_launch.run.records import JobRecord
 from getiaction_launch.run.restart import may_begin
