@@ -11,6 +11,36 @@ import os
 import shlex
 from collections.abc import Iterable, Iterator
 
+NEAREST = 3
+_SYNONYMS = (
+    {"gpus", "gpu", "n_gpus", "num_gpus", "ngpus", "gres", "devices", "nproc_per_node"},
+    {"nodes", "node", "n_nodes", "num_nodes", "nnodes"},
+    {"time", "walltime", "time_limit", "timelimit", "timeout", "time_limit_minutes"},
+    {"mem", "memory", "mem_per_node", "ram", "memory_mb"},
+    {"cpus_per_task", "cpus_per_worker", "cpus", "n_cpus", "num_cpus", "ncpus"},
+    {"partition", "queue"},
+    {"account", "project"},
+    {"nodelist", "hosts", "node_list"},
+    {"name", "job_name", "run_name", "experiment_name"},
+    {"storage_root", "root", "default_root_dir", "root_dir", "output_dir", "save_dir"},
+    {"env_vars", "env", "environment"},
+    {"setup", "modules", "prologue"},
+    {"crashes", "max_crashes", "retries", "max_retries", "max_restarts"},
+    {"max_epochs", "epochs", "num_epochs", "n_epochs"},
+    {"max_steps", "steps", "num_steps", "n_steps"},
+    {"follow", "tail"},
+    {"dry_run", "test_only"},
+    {"run", "launch", "submit", "start", "train", "sbatch"},
+    {"ls", "jobs", "queue", "squeue", "runs", "show"},
+    {"status", "info", "describe", "state"},
+    {"logs", "log", "tail", "output"},
+    {"cancel", "kill", "scancel", "delete", "rm", "abort"},
+    {"resume", "continue", "restart", "requeue", "retry", "rerun"},
+    {"pull", "download", "get", "fetch", "cp", "sync"},
+)
+"""Words that people type for the same thing, in the spelling of :func:`_plain`."""
+_SIMILAR = 0.6
+
 
 class LaunchError(Exception):
     """Base class: something that the user or the site's administrator can fix.
@@ -18,12 +48,18 @@ class LaunchError(Exception):
     Args:
         what: What was wrong, with the user's own key and value.
         fix: What to do about it, ready to paste; empty if there is nothing to do.
+
+    Attributes:
+        exit_code: Exit code of the command that this error ends.
+        what: What was wrong, in a sentence.
+        fix: What to do about it; empty if there is nothing to do.
     """
 
     exit_code = 1
 
     def __init__(self, what: str, fix: str = "") -> None:
         super().__init__(f"{what}\n{fix}" if fix else what)
+        self.what, self.fix = what, fix
 
 
 class UsageError(LaunchError):
@@ -130,22 +166,35 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def nearest_first(word: str, valid: Iterable[str], most: int | None = None) -> str:
-    """List the valid words, the most similar ones first, for the second line of an error.
+def nearest_first(word: str, valid: Iterable[str]) -> str:
+    """List the three valid words that are nearest to a word, for the second line of an error.
 
     Args:
         word: The word that the user has typed.
         valid: The words that would have been valid.
-        most: How many words to list, only the most similar ones; all words by default.
 
     Returns:
-        ``Did you mean 'a'? Valid: a, b, c.``; without the question if no word is similar.
+        ``Did you mean 'a'? Nearest: a, b, c.``; without the question if no word is similar, and
+        empty if no word is valid.
     """
-    words = sorted(set(valid))
-    near = difflib.get_close_matches(word, words, n=3, cutoff=0.6)
-    question = f"Did you mean {near[0]!r}? " if near else ""
-    if most is not None:
-        nearest = difflib.get_close_matches(word, words, n=most, cutoff=0)
-        return f"{question}Nearest: {', '.join(nearest)}."
-    rest = [w for w in words if w not in near]
-    return f"{question}Valid: {', '.join(near + rest)}."
+    words = sorted(set(valid), key=lambda other: (_likeness(word, other), other), reverse=True)
+    if not words:
+        return ""
+    is_similar = _likeness(_plain(word), _plain(words[0])) >= _SIMILAR  # without what flags share
+    question = f"Did you mean {words[0]!r}? " if is_similar else ""
+    return f"{question}Nearest: {', '.join(words[:NEAREST])}."
+
+
+def _likeness(word: str, other: str) -> float:
+    """Return how similar two flags, verbs or keys are: from 0 to 1, which is for synonyms."""
+    plain, others = _plain(word), _plain(other)
+    groups = [group for group in _SYNONYMS if plain in group]
+    if plain == others or any({others, others.removesuffix("_per_node")} & g for g in groups):
+        return 1
+    ends = (word.rpartition(".")[2], other.rpartition(".")[2])
+    return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in ((word, other), ends))
+
+
+def _plain(word: str) -> str:
+    """Return the last part of a key, in one spelling: ``num_nodes`` for ``--Num-Nodes``."""
+    return word.lstrip("-").rpartition(".")[2].lower().replace("-", "_")

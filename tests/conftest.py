@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -58,7 +59,7 @@ def getiaction_launch(tmp_path: Path) -> Command:
     """Run ``getiaction-launch`` in ``tmp_path`` as a user's shell would, and return its end."""
 
     def run(*words: str, timeout_seconds: float = 120, **env: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-m", "getiaction_launch.cli", *words],
             cwd=tmp_path,
             env={**os.environ, **env},
@@ -67,6 +68,9 @@ def getiaction_launch(tmp_path: Path) -> Command:
             timeout=timeout_seconds,
             check=False,
         )
+        # A test that fails then shows what the command said.
+        sys.stdout.write(f"$ getiaction-launch {shlex.join(words)}\n{done.stdout}{done.stderr}\n")
+        return done
 
     return run
 

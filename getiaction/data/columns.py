@@ -1,5 +1,6 @@
 """The rows of a dataset, held in memory column by column."""
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,13 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from getiaction.data.errors import DatasetError
 from getiaction.data.metadata import read_columns
 
 # lerobot converts Python numbers to tensors, so its samples have torch's default types: float32
 # for every float, int64 for every integer.
-ARROW_TYPES = {"f": pa.float32(), "i": pa.int64(), "u": pa.int64(), "b": pa.bool_()}
+ARROW_TYPES: dict[str, Any] = {"f": pa.float32(), "i": pa.int64(), "u": pa.int64(), "b": pa.bool_()}
 
 # A numpy array of numbers, or a pyarrow.ChunkedArray of anything else; pyarrow ships no types.
 Column = Any
@@ -34,7 +36,8 @@ def load_columns(
 
     Returns:
         The N rows of each feature by key. Numbers are an array (N, *shape) of float32, int64 or
-        bool, or (N,) if the rows hold scalars; texts and encoded images are an Arrow column.
+        bool, or (N,) if the rows hold scalars; "timestamp" is (N,) float64. Encoded images and
+        everything that is neither number nor image are an Arrow column of N values.
 
     Raises:
         DatasetError: A file or column is missing, damaged or has an unexpected shape.
@@ -45,13 +48,58 @@ def load_columns(
     for file in files:
         table = read_columns(file, list(stored), filters=rows)
         for key, feature in stored.items():
-            parts[key].append(_load_column(file, key, table[key], feature))
-    return {key: _join(columns) for key, columns in parts.items()}
+            parts[key].append(_load_column(file, key, table, feature))
+    return {key: _join(key, columns, files) for key, columns in parts.items()}
 
 
-def _load_column(file: Path, key: str, column: pa.ChunkedArray, feature: dict[str, Any]) -> Column:
+def is_number(feature: dict[str, Any]) -> bool:
+    """Return whether a feature holds numbers or booleans, which samples have as tensors.
+
+    Args:
+        feature: Description of the feature, as in `meta/info.json`.
+    """
     try:
-        return _to_column(column, feature)
+        kind = str(np.dtype(feature["dtype"]).kind)
+    except TypeError:  # a dtype that is not NumPy's, such as "language"
+        return False
+    return kind in ARROW_TYPES
+
+
+def is_object(feature: dict[str, Any]) -> bool:
+    """Return whether samples have a feature as a Python object, unlike tensors and plain texts.
+
+    Args:
+        feature: Description of the feature, as in `meta/info.json`.
+    """
+    dtype = feature["dtype"]
+    if dtype == "string":
+        return bool(math.prod(feature["shape"]) != 1)
+    return dtype not in {"video", "image"} and not is_number(feature)
+
+
+def to_object(value: Any, feature: dict[str, Any]) -> Any:  # noqa: ANN401 - any value of a column
+    """Convert one value of an Arrow column to a Python object, as lerobot does.
+
+    Args:
+        value: Scalar of an Arrow column.
+        feature: Description of the feature, as in `meta/info.json`.
+
+    Returns:
+        The value as Python's own types. Rows of dtype "language" are lists of dicts, whose tool
+        calls are parsed from JSON.
+    """
+    rows = value.as_py()
+    if feature["dtype"] == "language" and isinstance(rows, list):
+        for row in rows:
+            calls = row.get("tool_calls") if isinstance(row, dict) else None
+            if calls is not None:
+                row["tool_calls"] = [json.loads(c) if isinstance(c, str) else c for c in calls]
+    return rows
+
+
+def _load_column(file: Path, key: str, table: pa.Table, feature: dict[str, Any]) -> Column:
+    try:
+        return _to_column(key, table, feature)
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         msg = (
             f'{file}: column "{key}" does not hold {feature["dtype"]} of shape '
@@ -61,35 +109,84 @@ def _load_column(file: Path, key: str, column: pa.ChunkedArray, feature: dict[st
         raise DatasetError(msg) from error
 
 
-def _join(parts: list[Column]) -> Column:
+def _join(key: str, parts: list[Column], files: Sequence[Path]) -> Column:
     if len(parts) == 1:
         return parts[0]
-    if isinstance(parts[0], pa.ChunkedArray):
-        return pa.chunked_array([chunk for part in parts for chunk in part.chunks], parts[0].type)
-    return np.concatenate(parts)
+    if not isinstance(parts[0], pa.ChunkedArray):
+        return np.concatenate(parts)
+    # A column may be null in one file, or have 64-bit offsets in another.
+    schemas = [pa.schema([(key, part.type)]) for part in parts]
+    try:
+        kind = pa.unify_schemas(schemas, promote_options="permissive").field(key).type
+        return pa.chunked_array([c for part in parts for c in part.cast(kind).chunks], kind)
+    except pa.ArrowException as error:
+        other = next(i for i, part in enumerate(parts) if part.type != parts[0].type)
+        msg = (
+            f'{files[other]}: column "{key}" holds {parts[other].type}, but in {files[0]} it holds '
+            f"{parts[0].type}. Write one of the files again with the type of the other."
+        )
+        raise DatasetError(msg) from error
 
 
-def _to_column(column: pa.ChunkedArray, feature: dict[str, Any]) -> Column:
+def _to_column(key: str, table: pa.Table, feature: dict[str, Any]) -> Column:
+    column = table[key]
     if feature["dtype"] == "image":
-        column = pc.struct_field(column, "bytes")
+        if pa.types.is_struct(column.type):
+            column = pc.struct_field(column, "bytes")
         if column.null_count:
-            msg = "some images are not embedded in the file"
+            row = int(np.argmax(column.is_null().to_numpy()))
+            msg = f"some images are not embedded in the file, the first in {_place(table, row)}"
             raise ValueError(msg)
         return column.cast(pa.large_binary())
     if feature["dtype"] == "string":
-        return column.cast(pa.large_string())
+        inner = column.type
+        while pa.types.is_nested(inner) and inner.num_fields:
+            inner = inner.field(0).type
+        if pa.types.is_primitive(inner):
+            msg = f"it holds {inner}"
+            raise ValueError(msg)
+        return column if is_object(feature) else column.cast(pa.large_string())
+    if not is_number(feature):
+        return column
     array = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-    if isinstance(array, pa.ExtensionArray):
-        array = array.storage
-    is_vector = pa.types.is_nested(array.type)
-    while pa.types.is_nested(array.type):
+    is_vector = pa.types.is_nested(array.type) or isinstance(array, pa.ExtensionArray)
+    numbers, starts = _flatten(array, table)
+    wanted = math.prod(feature["shape"])
+    odd = np.flatnonzero(np.diff(starts) != wanted)
+    if odd.size:
+        found = starts[odd[0] + 1] - starts[odd[0]]
+        msg = f"{_place(table, odd[0])} has {found} numbers instead of {wanted}"
+        raise ValueError(msg)
+    kind = np.dtype(feature["dtype"]).kind
+    # In float32, timestamps since 1970 would be minutes apart.
+    arrow_type = pa.float64() if key == "timestamp" else ARROW_TYPES[kind]
+    values = numbers.cast(arrow_type).to_numpy(zero_copy_only=False)
+    is_scalar = not is_vector or key == "timestamp"
+    return values if is_scalar else values.reshape(len(column), *feature["shape"])
+
+
+def _flatten(array: pa.Array, table: pa.Table) -> tuple[pa.Array, NDArray[np.int64]]:
+    """Return all numbers of nested lists, and the position of each row's first one, and the end."""
+    starts = np.arange(len(array) + 1)
+    while True:
+        if isinstance(array, pa.ExtensionArray):
+            array = array.storage
+        if array.null_count:
+            absent = int(np.argmax(array.is_null().to_numpy(zero_copy_only=False)))
+            row = int(np.searchsorted(starts, absent, side="right")) - 1
+            msg = f"{array.null_count} values are missing, the first in {_place(table, row)}"
+            raise ValueError(msg)
+        if not pa.types.is_nested(array.type):
+            return array, starts
+        if pa.types.is_fixed_size_list(array.type):
+            starts = starts * array.type.list_size
+        else:
+            offsets = array.offsets.to_numpy()
+            starts = offsets[starts].astype(np.int64) - int(offsets[0])
         array = array.flatten()
-    if array.null_count:
-        msg = f"{array.null_count} values are missing"
-        raise ValueError(msg)
-    values = array.cast(ARROW_TYPES[np.dtype(feature["dtype"]).kind]).to_numpy(zero_copy_only=False)
-    shape = (len(column), *feature["shape"])
-    if math.prod(shape) != values.size:
-        msg = f"it holds {values.size} numbers in {len(column)} rows"
-        raise ValueError(msg)
-    return values.reshape(shape) if is_vector else values
+
+
+def _place(table: pa.Table, row: int) -> str:
+    """Name a row of a file by its episode and frame."""
+    episode, frame = (table[key][int(row)].as_py() for key in ("episode_index", "frame_index"))
+    return f"episode {episode}, frame {frame}"

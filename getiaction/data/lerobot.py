@@ -5,7 +5,6 @@ import math
 import os
 import random
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,16 +12,16 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
-from getiaction.data.dataset import LeRobotDataset, plain_episodes
+from getiaction.data.dataset import LeRobotDataset, check_options, plain_episodes
+from getiaction.data.depth import DepthUnit
 from getiaction.data.errors import DatasetError
-from getiaction.data.loader import EpochSampler, ResumableLoader
+from getiaction.data.loader import Collate, EpochSampler, ResumableLoader, auto_workers
+from getiaction.data.rows import NonFinite
 from getiaction.data.source import Source, check_episodes, fetch_dataset, fetch_metadata
 from getiaction.lightning_seams import (
     silence_empty_validation_warning,
     uses_distributed_sampler,
 )
-
-MAX_AUTO_WORKERS = 8
 
 Loader = DataLoader[dict[str, Any]]
 
@@ -61,6 +60,10 @@ class LeRobotDataModule(LightningDataModule):
         force_cache_sync: Whether to download remote files again that are already cached.
         download_videos: Whether to download videos; without them, samples cannot be read.
         use_imagenet_stats: Whether policies get ImageNet's mean and std for RGB cameras.
+        depth_output_unit: Unit of depth images and their statistics, "mm" or "m".
+        non_finite: What to do about frames whose actions, observations or rewards have NaN or
+            infinity: "error" refuses the dataset, "drop" leaves the frames out, and "keep" keeps
+            them.
         val_split: Fraction of the episodes to hold out for validation, in [0, 1).
         val_split_seed: Seed that decides which episodes are held out.
         pin_memory: Whether to put batches into page-locked memory; "auto" does if CUDA is
@@ -93,6 +96,8 @@ class LeRobotDataModule(LightningDataModule):
         force_cache_sync: bool = False,
         download_videos: bool = True,
         use_imagenet_stats: bool = True,
+        depth_output_unit: DepthUnit = "mm",
+        non_finite: NonFinite = "error",
         val_split: float = 0.0,
         val_split_seed: int = 0,
         pin_memory: bool | Literal["auto"] = "auto",
@@ -116,6 +121,7 @@ class LeRobotDataModule(LightningDataModule):
         if num_workers != "auto" and num_workers < 0:
             msg = f'num_workers must be at least 0 or "auto", got {num_workers}.'
             raise DatasetError(msg)
+        check_options(depth_output_unit, non_finite)
         if episodes is not None:
             episodes = plain_episodes(episodes)
         if delta_timestamps is not None:
@@ -135,6 +141,8 @@ class LeRobotDataModule(LightningDataModule):
         self.force_cache_sync = force_cache_sync
         self.download_videos = download_videos
         self.use_imagenet_stats = use_imagenet_stats
+        self.depth_output_unit = depth_output_unit
+        self.non_finite = non_finite
         self.val_split = val_split
         self.val_split_seed = val_split_seed
         self.pin_memory = pin_memory
@@ -222,7 +230,7 @@ class LeRobotDataModule(LightningDataModule):
             seed=sampler.seed,
             sampler=sampler,
             drop_last=True,
-            **self._loader_options(self.train_batch_size),
+            **self._loader_options(dataset, self.train_batch_size),
         )
 
     def val_dataloader(self) -> Loader | list[Loader]:
@@ -268,7 +276,8 @@ class LeRobotDataModule(LightningDataModule):
         source = Source(self.repo_id, self.root, self.revision)
         metadata = fetch_metadata(source)
         check_episodes(metadata, self.episodes)
-        episodes = sorted(metadata.episodes if self.episodes is None else self.episodes)
+        chosen = metadata.episodes if self.episodes is None else self.episodes
+        episodes = sorted(e for e in chosen if metadata.episodes[e].length)
         num_val = max(1, int(len(episodes) * self.val_split))
         if num_val >= len(episodes):
             msg = (
@@ -290,6 +299,8 @@ class LeRobotDataModule(LightningDataModule):
             revision=self.revision,
             download_videos=self.download_videos,
             use_imagenet_stats=self.use_imagenet_stats,
+            depth_output_unit=self.depth_output_unit,
+            non_finite=self.non_finite,
         )
 
     def _sampler(self, dataset: LeRobotDataset) -> EpochSampler:
@@ -309,34 +320,19 @@ class LeRobotDataModule(LightningDataModule):
         # Without its own generator, each iterator would draw from the global one, and the random
         # numbers of training would depend on how often this process has validated.
         generator = torch.Generator()
-        return DataLoader(dataset, generator=generator, **self._loader_options(self.val_batch_size))
+        options = self._loader_options(dataset, self.val_batch_size)
+        return DataLoader(dataset, generator=generator, **options)
 
-    def _loader_options(self, batch_size: int) -> dict[str, Any]:
+    def _loader_options(self, dataset: LeRobotDataset, batch_size: int) -> dict[str, Any]:
         num_workers = auto_workers() if self.num_workers == "auto" else self.num_workers
         pin_memory = torch.cuda.is_available() if self.pin_memory == "auto" else self.pin_memory
         return {
             "batch_size": batch_size,
+            "collate_fn": Collate(dataset.object_keys) if dataset.object_keys else None,
             "num_workers": num_workers,
             "pin_memory": pin_memory,
             "persistent_workers": self.persistent_workers and num_workers > 0,
         }
-
-
-def auto_workers() -> int:
-    """Compute how many loader processes this rank should start.
-
-    Returns:
-        The CPUs that this process may use, by affinity and cgroup v2 quota, divided by the number
-        of ranks on the node (`LOCAL_WORLD_SIZE`), less one for the rank itself; from 0 to 8.
-    """
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota_us, period_us = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        cpus = min(cpus, math.ceil(int(quota_us) / int(period_us)))
-    except (OSError, ValueError):
-        pass  # without cgroup v2, or with "max", there is no quota
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(0, min(MAX_AUTO_WORKERS, cpus // ranks - 1))
 
 
 def _ready(dataset: LeRobotDataset | None) -> LeRobotDataset:

@@ -1,14 +1,16 @@
 """The metadata of a LeRobot dataset: its `meta/` folder, in the formats v2.1 and v3.0."""
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from getiaction.data.depth import check_depth, is_depth
 from getiaction.data.errors import DatasetError
 from getiaction.data.stats import FeatureStats, aggregate_stats
 
@@ -21,7 +23,7 @@ class Episode:
     """The files that hold the frames of one episode.
 
     Attributes:
-        length: Number of frames in the episode.
+        length: Number of frames in the episode; one that has none has no files either.
         data_file: Parquet file with the episode's rows, relative to the dataset's root.
         videos: For each video key, the mp4 file, relative to the root, and the time in seconds at
             which the episode starts in it.
@@ -64,6 +66,11 @@ class Metadata:
         """Keys of all cameras, stored as videos or as images."""
         return [key for key, ft in self.features.items() if ft["dtype"] in {"video", "image"}]
 
+    @property
+    def depth_keys(self) -> set[str]:
+        """Keys of the cameras that are marked as depth cameras."""
+        return {key for key in self.camera_keys if is_depth(self.features[key])}
+
 
 def read_metadata(root: Path) -> Metadata:
     """Read the `meta/` folder of a dataset in LeRobot's format v2.1 or v3.0.
@@ -87,17 +94,23 @@ def read_metadata(root: Path) -> Metadata:
     subtasks = None
     try:
         if info["codebase_version"] == "v2.1":
-            tasks = {r["task_index"]: r["task"] for r in _read_lines(root / "meta" / "tasks.jsonl")}
-            episodes = dict(_episodes_v21(root, info, video_keys))
+            lines = _read_lines(root / "meta" / "tasks.jsonl")
+            tasks = _by_index("task", [(line["task_index"], line["task"]) for line in lines])
+            episodes = _by_index("episode", _episodes_v21(root, info, video_keys))
             stats = _stats_v21(root / "meta" / "episodes_stats.jsonl")
         else:
             tasks = _read_texts(root / "meta" / "tasks.parquet", "task_index")
-            episodes = dict(_episodes_v30(root, info, video_keys))
+            episodes = _by_index("episode", _episodes_v30(root, info, video_keys))
             stats = _stats_v30(root / "meta" / "stats.json")
             if "subtask_index" in features and (root / "meta" / "subtasks.parquet").is_file():
                 subtasks = _read_texts(root / "meta" / "subtasks.parquet", "subtask_index")
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, IndexError) as error:
         msg = f"{path.parent} lacks {error}, or has it in an unknown form. Restore the folder."
+        raise DatasetError(msg) from error
+    except (AttributeError, TypeError, ValueError, ArithmeticError) as error:
+        if isinstance(error, DatasetError):
+            raise
+        msg = f"{path.parent} has a value of an unknown form ({error}). Restore the folder."
         raise DatasetError(msg) from error
     _check_totals(path, info, episodes)
     return Metadata(root, info["fps"], features, episodes, tasks, subtasks, stats)
@@ -120,22 +133,32 @@ def _read_info(path: Path) -> dict[str, Any]:
         msg = f'{path}: codebase_version "{version}" is not supported (v2.1 and v3.0 are); {fix}.'
         raise DatasetError(msg)
     fps = info["fps"]
-    if not isinstance(fps, int | float) or fps <= 0:
-        msg = f"{path}: fps must be a positive number, got {fps!r}."
+    is_rate = isinstance(fps, int | float) and not isinstance(fps, bool)
+    if not is_rate or not 0 < fps < math.inf:
+        msg = (
+            f"{path}: fps must be a positive number, got {fps!r}. "
+            'Write the rate of the recording, such as "fps": 30.'
+        )
         raise DatasetError(msg)
     return dict(info)
 
 
 def _read_features(path: Path, info: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    missing = [key for key in INDEX_FEATURES if key not in info["features"]]
+    described = info["features"]
+    if not isinstance(described, dict):
+        msg = f"{path}: features must be an object with a key per feature. Restore the file."
+        raise DatasetError(msg)
+    missing = [key for key in INDEX_FEATURES if key not in described]
     if missing:
         msg = f"{path}: features lacks {missing}, which every LeRobot dataset has. Restore them."
         raise DatasetError(msg)
     features = {}
-    for key, feature in info["features"].items():
-        is_camera = feature.get("dtype") in {"video", "image"}
-        shape = feature.get("shape")
-        if "dtype" not in feature or not isinstance(shape, list) or (is_camera and len(shape) != 3):  # noqa: PLR2004 - height, width, channels
+    for key, feature in described.items():
+        dtype = feature.get("dtype") if isinstance(feature, dict) else None
+        shape: Any = feature.get("shape") if isinstance(feature, dict) else None
+        is_camera = dtype in {"video", "image"}
+        has_shape = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
+        if not isinstance(dtype, str) or not has_shape or (is_camera and len(shape) != 3):  # noqa: PLR2004 - height, width, channels
             msg = (
                 f'{path}: feature "{key}" needs a dtype and a shape, which is a list of numbers '
                 f"(three of them for a camera); it has {feature}. Write those of the data."
@@ -144,6 +167,8 @@ def _read_features(path: Path, info: dict[str, Any]) -> dict[str, dict[str, Any]
         if feature["dtype"] == "video" and not info.get("video_path"):
             msg = f'{path} lacks video_path, although "{key}" is a video. Restore the file.'
             raise DatasetError(msg)
+        if is_camera and is_depth(feature):
+            check_depth(str(path), key, feature)
         features[key] = {**feature, "shape": tuple(shape)}
     return features
 
@@ -153,7 +178,7 @@ def _check_totals(path: Path, info: dict[str, Any], episodes: dict[int, Episode]
     for key, found in (("total_episodes", len(episodes)), ("total_frames", frames)):
         if info[key] != found:
             msg = (
-                f"{path}: {key} is {info[key]}, but the episodes in meta/ add up to {found}. "
+                f"{path}: {key} is {info[key]!r}, but the episodes in meta/ add up to {found}. "
                 f'Write "{key}": {found} if the episodes are right, or else restore meta/.'
             )
             raise DatasetError(msg)
@@ -162,14 +187,47 @@ def _check_totals(path: Path, info: dict[str, Any], episodes: dict[int, Episode]
         raise DatasetError(msg)
 
 
+def _by_index(noun: str, listed: Iterable[tuple[int, Any]]) -> dict[int, Any]:
+    """Make a dict of what metadata lists, if every index is a number of its own."""
+    found: dict[int, Any] = {}
+    for index, entry in listed:
+        if type(index) is not int or index < 0:
+            msg = f"the {noun}_index {index!r}"
+            raise TypeError(msg)
+        if index in found and found[index] != entry:
+            msg = f"{noun}_index {index} twice"
+            raise ValueError(msg)
+        found[index] = entry
+    return found
+
+
+def _file(template: str, **place: Any) -> str:  # noqa: ANN401 - numbers and keys
+    """Fill in the name of a file, which must be inside the dataset's root."""
+    name = template.format(**place)
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        msg = f'the path "{name}" outside of the dataset'
+        raise ValueError(msg)
+    return name
+
+
+def _length(row: dict[str, Any]) -> int:
+    if type(row["length"]) is not int or row["length"] < 0:
+        msg = f"the length {row['length']!r} of episode {row['episode_index']}"
+        raise TypeError(msg)
+    return int(row["length"])
+
+
 def _episodes_v21(
     root: Path, info: dict[str, Any], video_keys: list[str]
 ) -> Iterator[tuple[int, Episode]]:
     for row in _read_lines(root / "meta" / "episodes.jsonl"):
         index = row["episode_index"]
         place = {"episode_chunk": index // info["chunks_size"], "episode_index": index}
-        videos = {k: (info["video_path"].format(video_key=k, **place), 0.0) for k in video_keys}
-        yield index, Episode(row["length"], info["data_path"].format(**place), videos)
+        if not _length(row):
+            yield index, Episode(0, "", {})
+            continue
+        videos = {k: (_file(info["video_path"], video_key=k, **place), 0.0) for k in video_keys}
+        yield index, Episode(_length(row), _file(info["data_path"], **place), videos)
 
 
 def _episodes_v30(
@@ -185,15 +243,22 @@ def _episodes_v30(
     for file in files:
         table = read_columns(file, columns)
         for row in table.to_pylist():
+            if not _length(row):
+                yield row["episode_index"], Episode(0, "", {})
+                continue
             videos = {}
             for key in video_keys:
                 chunk, number, start_s = (row[f"videos/{key}/{column}"] for column in video_columns)
                 place = {"chunk_index": chunk, "file_index": number}
-                videos[key] = (info["video_path"].format(video_key=key, **place), start_s)
-            data_file = info["data_path"].format(
-                chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]
+                if not math.isfinite(start_s):
+                    msg = f"the from_timestamp {start_s} of episode {row['episode_index']}"
+                    raise ValueError(msg)
+                videos[key] = (_file(info["video_path"], video_key=key, **place), start_s)
+            place = {name: row[f"data/{name}"] for name in ("chunk_index", "file_index")}
+            yield (
+                row["episode_index"],
+                Episode(_length(row), _file(info["data_path"], **place), videos),
             )
-            yield row["episode_index"], Episode(row["length"], data_file, videos)
 
 
 def _stats_v21(path: Path) -> dict[str, FeatureStats]:
@@ -212,7 +277,8 @@ def _read_texts(path: Path, index_column: str) -> dict[int, str]:
     if len(others) == len(table.column_names) or not others:
         msg = f"{path} needs a column {index_column} and a column of texts. Restore the file."
         raise DatasetError(msg)
-    return dict(zip(table[index_column].to_pylist(), table[others[-1]].to_pylist(), strict=True))
+    rows = zip(table[index_column].to_pylist(), table[others[-1]].to_pylist(), strict=True)
+    return _by_index(index_column.removesuffix("_index"), rows)
 
 
 def read_columns(path: Path, columns: list[str] | None, **kwargs: Any) -> pa.Table:  # noqa: ANN401 - passed through

@@ -251,6 +251,7 @@ def fetch_dataset(
     check_episodes(metadata, episodes)
     chosen = list(metadata.episodes) if episodes is None else episodes
     places = [metadata.episodes[episode] for episode in chosen]
+    places = [place for place in places if place.length]
     source.fetch(sorted({place.data_file for place in places}))
     if download_videos:
         source.fetch(sorted({name for place in places for name, _ in place.videos.values()}))

@@ -1,11 +1,13 @@
 """Statistics for normalisation: aggregated over episodes, and safe to divide by."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
+from getiaction.data.depth import DepthUnit, is_depth, stored_unit, unit_factor
 from getiaction.data.errors import DatasetError
 
 FeatureStats = dict[str, Any]
@@ -37,6 +39,8 @@ def aggregate_stats(episodes: Sequence[dict[str, FeatureStats]]) -> dict[str, Fe
     joined = {}
     for key in sorted({key for episode in episodes for key in episode}):
         parts = [episode[key] for episode in episodes if key in episode]
+        # An episode without frames has no statistics.
+        parts = [part for part in parts if np.ravel(part["count"])[0] > 0] or parts
         low, high, means, stds = (
             np.array([part[name] for part in parts], dtype=np.float64)
             for name in ("min", "max", "mean", "std")
@@ -87,14 +91,19 @@ def channel_first_shape(feature: dict[str, Any]) -> list[int]:
         feature: Description of a camera, as in `meta/info.json`.
 
     Returns:
-        [C, H, W] in pixels; C is 3 for every video, because frames are decoded to RGB.
+        [C, H, W] in pixels; C is 1 for depth cameras, and 3 for other videos, because their
+        frames are decoded to RGB.
     """
     shape, axes = list(feature["shape"]), str(feature.get("names"))
     first, last = shape[0] in {1, 3, 4}, shape[-1] in {1, 3, 4}
     if first and last:
         first = axes.find("channel") < axes.find("height")
     channels, height, width = shape if first else (shape[2], shape[0], shape[1])
-    return [3 if feature["dtype"] == "video" else channels, height, width]
+    if is_depth(feature):
+        channels = 1
+    elif feature["dtype"] == "video":
+        channels = 3
+    return [channels, height, width]
 
 
 def policy_stats(
@@ -103,6 +112,8 @@ def policy_stats(
     columns: dict[str, NDArray[Any]],
     *,
     use_imagenet_stats: bool,
+    depth_unit: DepthUnit,
+    sample_camera: Callable[[str], NDArray[np.float32]],
 ) -> dict[str, FeatureStats]:
     """Collect what a policy is built from: type, shape and statistics of each feature.
 
@@ -114,6 +125,9 @@ def policy_stats(
         use_imagenet_stats: Whether RGB cameras get ImageNet's mean and std instead of the stored
             ones, which are wrong in every v3.0 dataset written by lerobot before 0.6.0
             (https://github.com/huggingface/lerobot/issues/3682).
+        depth_unit: Unit of the statistics of depth cameras, "mm" or "m".
+        sample_camera: Returns some images of a camera by its key, (N, C, H, W), from which
+            statistics are computed where `stored` has none and ImageNet's do not apply.
 
     Returns:
         For each "observation.*" and "action" key, plain Python values: "type" ("VISUAL", "STATE",
@@ -133,22 +147,23 @@ def policy_stats(
         shape = channel_first_shape(feature) if is_camera else list(feature["shape"])
         use_imagenet = use_imagenet_stats and is_camera and shape[0] == len(IMAGENET_MEAN)
         values = _stored_values(stored.get(key, {}), [shape[0], 1, 1] if is_camera else shape)
-        if values is None and is_camera:
-            if not use_imagenet:
-                msg = (
-                    f'meta/ has no usable statistics of camera "{key}". '
-                    "Pass use_imagenet_stats=True, or add them to the dataset."
-                )
-                raise DatasetError(msg)
+        if values is not None:
+            if is_depth(feature):
+                values = _in_unit(values, key, feature, depth_unit)
+        elif use_imagenet:
             values = {"min": np.zeros((3, 1, 1)), "max": np.ones((3, 1, 1))}
-        elif values is None:
-            rows = columns[key].astype(np.float64).reshape(-1, *shape)
-            values = {name: getattr(rows, name)(axis=0) for name in STATS}
+        elif is_camera:
+            values = _camera_values(key, shape[0], sample_camera)
+        else:
+            values = _row_values(columns[key].astype(np.float64).reshape(-1, *shape))
         if use_imagenet:
             values["mean"] = np.reshape(IMAGENET_MEAN, (3, 1, 1))
             values["std"] = np.reshape(IMAGENET_STD, (3, 1, 1))
         if not all(np.isfinite(value).all() for value in values.values()):
-            msg = f'"{key}" holds numbers that are not finite. Remove the episodes that have them.'
+            msg = (
+                f'"{key}" holds numbers that are not finite, in every row of a dimension. Correct '
+                "the data, or remove the feature from meta/info.json."
+            )
             raise DatasetError(msg)
         values["std"] = floor_std(values["std"], values["min"], values["max"])
         described[key] = {
@@ -168,6 +183,44 @@ def _stored_values(stored: FeatureStats, shape: list[int]) -> dict[str, NDArray[
     except (KeyError, TypeError, ValueError):
         return None
     return fitted if all(np.isfinite(value).all() for value in fitted.values()) else None
+
+
+def _in_unit(
+    values: dict[str, NDArray[np.float64]], key: str, feature: dict[str, Any], unit: DepthUnit
+) -> dict[str, NDArray[np.float64]]:
+    """Convert the stored statistics of a depth camera to the unit of its images."""
+    if feature["dtype"] == "video" and stored_unit(feature) is None:
+        rank_zero_warn(
+            f'meta/info.json has no depth_unit for "{key}". Its images are in {unit}, and its'
+            " stored statistics are assumed to be too. Write the unit of the recording into the"
+            ' info of the feature: "depth_unit": "mm" or "m"'
+        )
+    factor = unit_factor(feature, unit)
+    return {name: value * factor for name, value in values.items()}
+
+
+def _camera_values(
+    key: str, n_channels: int, sample_camera: Callable[[str], NDArray[np.float32]]
+) -> dict[str, NDArray[np.float64]]:
+    """Compute the statistics of a camera whose stored ones are missing."""
+    if n_channels == len(IMAGENET_MEAN):
+        msg = (
+            f'meta/ has no usable statistics of camera "{key}". '
+            "Pass use_imagenet_stats=True, or add them to the dataset."
+        )
+        raise DatasetError(msg)
+    images = sample_camera(key)
+    pixels = np.moveaxis(images, 1, 0).reshape(images.shape[1], -1).astype(np.float64)
+    return {name: getattr(pixels, name)(axis=1).reshape(-1, 1, 1) for name in STATS}
+
+
+def _row_values(rows: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Compute the statistics of the rows over the numbers that are finite."""
+    finite = np.isfinite(rows)
+    kept = np.where(finite, rows, np.nan)
+    if finite.all() or not finite.any(axis=0).all():
+        return {name: getattr(kept, name)(axis=0) for name in STATS}
+    return {name: getattr(np, f"nan{name}")(kept, axis=0) for name in STATS}
 
 
 def _kind(key: str, *, is_camera: bool) -> str:

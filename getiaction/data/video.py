@@ -1,17 +1,20 @@
-"""Camera frames: read from video files by time, or decoded from stored images."""
+"""Camera frames, read from video files by time."""
 
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from getiaction.data.depth import CODE_BITS
 from getiaction.data.errors import DatasetError
+
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 # An open decoder takes 1 to 4 MB at 640 x 480, and one file handle.
 MAX_OPEN_VIDEOS = 64
@@ -33,10 +36,10 @@ class VideoDecoder:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            _check_length(path)
+            check_length(path)
             self._container = av.open(str(path))
             self._stream = self._container.streams.video[0]
-        except (av.FFmpegError, OSError, EOFError, IndexError) as error:
+        except (av.FFmpegError, OSError, IndexError) as error:
             raise self._damaged(error) from error
         # A single thread, because loader workers provide the parallelism, and a decoder that has no
         # threads can be inherited by a forked process.
@@ -54,18 +57,20 @@ class VideoDecoder:
         """Close the file."""
         self._container.close()
 
-    def read(self, time_s: float, tolerance_s: float) -> NDArray[np.uint8]:
+    def read(self, time_s: float, tolerance_s: float, *, depth: bool = False) -> Pixels:
         """Decode the frame nearest to a time.
 
         Args:
             time_s: Wanted presentation time, in seconds.
             tolerance_s: Largest difference between that time and the frame's own, in seconds.
+            depth: Whether the video is one of depth codes.
 
         Returns:
-            RGB pixels, (H, W, 3) uint8.
+            RGB pixels, (H, W, 3) uint8; for depth the codes, (H, W, 1) uint16 from 0 to 4095.
 
         Raises:
-            DatasetError: The file is damaged or has no frame within the tolerance.
+            DatasetError: The file is damaged, has no frame within the tolerance, or its pixels do
+                not have the bits for what is read.
         """
         try:
             frame, found_s = self._find(time_s, min(tolerance_s, self._period_s / 2))
@@ -79,7 +84,32 @@ class VideoDecoder:
                 "again; if its times are merely imprecise, pass a larger tolerance_s."
             )
             raise DatasetError(msg)
-        return np.asarray(self._reformatter.reformat(frame, format="rgb24").to_ndarray(), np.uint8)
+        self._check_bits(frame, depth=depth)
+        if not depth:
+            colours = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
+            pixels: NDArray[np.uint8] = np.asarray(colours, np.uint8)
+            return pixels
+        plane = memoryview(self._reformatter.reformat(frame, format="gray12le").planes[0])
+        rows: NDArray[np.uint16] = np.frombuffer(plane, np.uint16).reshape(frame.height, -1)
+        codes: NDArray[np.uint16] = rows[:, : frame.width, None].copy()
+        return codes
+
+    def _check_bits(self, frame: av.VideoFrame, *, depth: bool) -> None:
+        bits, name = frame.format.components[0].bits, frame.format.name
+        if depth and bits != CODE_BITS:
+            msg = (
+                f"{self._path} is marked as a depth map, but its pixels ({name}) have {bits} bits, "
+                f'and depth codes have {CODE_BITS}. Write "is_depth_map": false in '
+                "meta/info.json if it shows colours; otherwise record or encode it again."
+            )
+            raise DatasetError(msg)
+        if not depth and len(frame.format.components) == 1 and bits > np.iinfo(np.uint8).bits:
+            msg = (
+                f"{self._path} has pixels of {bits} bits ({name}), which would lose precision as "
+                'RGB. If it is a depth map, write "info": {"is_depth_map": true} into its feature '
+                "in meta/info.json; otherwise encode it again with 8 bits."
+            )
+            raise DatasetError(msg)
 
     def _find(self, time_s: float, precision_s: float) -> tuple[av.VideoFrame | None, float]:
         """Return the frame nearest to `time_s` and its time, without seeking if it is close."""
@@ -141,23 +171,27 @@ class VideoReader:
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_decoders": OrderedDict(), "_inherited": []}
 
-    def read(self, path: Path, times_s: Sequence[float], tolerance_s: float) -> NDArray[np.uint8]:
+    def read(
+        self, path: Path, times_s: Sequence[float], tolerance_s: float, *, depth: bool = False
+    ) -> Pixels:
         """Decode the frames nearest to the given times.
 
         Args:
             path: Video file to read from.
             times_s: T presentation times in seconds, in any order.
             tolerance_s: Largest difference between a wanted time and a frame's time, in seconds.
+            depth: Whether the video is one of depth codes.
 
         Returns:
-            RGB pixels, (T, H, W, 3) uint8.
+            RGB pixels, (T, H, W, 3) uint8; for depth the codes, (T, H, W, 1) uint16.
 
         Raises:
-            DatasetError: The file is damaged or has no frame within the tolerance.
+            DatasetError: A frame cannot be read, as described for `VideoDecoder.read`.
         """
         decoder = self._open(path)
-        frames = {time_s: decoder.read(time_s, tolerance_s) for time_s in sorted(set(times_s))}
-        return np.stack([frames[time_s] for time_s in times_s])
+        frames = {t: decoder.read(t, tolerance_s, depth=depth) for t in sorted(set(times_s))}
+        stacked: NDArray[Any] = np.stack([frames[t] for t in times_s])
+        return stacked
 
     def _open(self, path: Path) -> VideoDecoder:
         if self._pid != os.getpid():
@@ -173,47 +207,38 @@ class VideoReader:
         return self._decoders[path]
 
 
-def _check_length(path: Path) -> None:
-    """Raise EOFError if an mp4 file is shorter than its boxes declare (ISO/IEC 14496-12, 4.2).
+def check_length(path: Path) -> None:
+    """Check that a video file is not empty and not shorter than its own structure says.
 
-    FFmpeg opens a truncated file if its index comes first, and fails only at a missing frame.
+    FFmpeg opens a truncated file if its index comes first, and fails only at a missing frame. Only
+    mp4 files say how long they are (ISO/IEC 14496-12, 4.2).
+
+    Args:
+        path: Video file of any format.
+
+    Raises:
+        DatasetError: The file is empty or truncated.
     """
-    size, position = path.stat().st_size, 0
+    size, position, kinds = path.stat().st_size, 0, set()
     with path.open("rb") as file:
         is_mp4 = file.read(8)[4:] == b"ftyp"
         while is_mp4 and position < size:
             file.seek(position)
             header = file.read(16)
+            kinds.add(header[4:8])
             length = int.from_bytes(header[:4], "big")
             if length == 1:  # a 64-bit length follows the type
                 length = int.from_bytes(header[8:], "big")
             if length == 0:  # the last box extends to the end of the file
-                return
+                length = size - position
             position += max(length, 8)
-    if position > size:
-        msg = f"it is truncated: {size} bytes of at least {position}"
-        raise EOFError(msg)
-
-
-def decode_image(data: bytes) -> NDArray[np.uint8]:
-    """Decode a PNG or JPEG image.
-
-    Args:
-        data: Content of the image file.
-
-    Returns:
-        Pixels, (H, W, C) uint8; C is 1 for grey images, 4 for images with transparency, otherwise
-        3.
-
-    Raises:
-        DatasetError: The content is not PNG or JPEG, or is damaged.
-    """
-    codec: Literal["png", "mjpeg"] = "png" if data.startswith(b"\x89PNG") else "mjpeg"
-    try:
-        frame = av.CodecContext.create(codec, "r").decode(av.Packet(data))[0]
-    except (av.FFmpegError, IndexError) as error:
-        msg = f"not a readable PNG or JPEG image ({error})"
-        raise DatasetError(msg) from error
-    pixel_format = frame.format.name if frame.format.name in {"gray", "rgba"} else "rgb24"
-    pixels = np.asarray(frame.to_ndarray(format=pixel_format), np.uint8)
-    return pixels.reshape(frame.height, frame.width, -1)
+    cause = ""
+    if not size:
+        cause = "it is empty"
+    elif position > size:
+        cause = f"it is truncated: {size} bytes of at least {position}"
+    elif is_mp4 and b"moov" not in kinds:
+        cause = "it is truncated: its index is missing"
+    if cause:
+        msg = f"{path} cannot be decoded ({cause}). Download or copy the file again."
+        raise DatasetError(msg)

@@ -15,6 +15,7 @@ from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.cli import SaveConfigCallback as LightningSaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_warn
@@ -24,9 +25,20 @@ from getiaction.data import LeRobotDataModule  # noqa: F401 - see the comment ab
 from getiaction.demo import DotDataModule  # noqa: F401 - see the comment above
 from getiaction.lightning_seams import subcommand_parsers
 from getiaction.policies import ACT  # noqa: F401 - see the comment above
+from getiaction.train.predictions import PredictionFiles
 from getiaction.train.trainer import Trainer
+from getiaction.train.unique_keys import duplicate_key
 
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
+
+RENAMED = {
+    **dict.fromkeys(("gpus", "ngpus", "num_gpus", "gpu", "gpus_per_node", "tpu_cores"), "devices"),
+    **dict.fromkeys(("nodes", "nnodes", "n_nodes"), "num_nodes"),
+    **dict.fromkeys(("epochs", "num_epochs", "n_epochs"), "max_epochs"),
+    **dict.fromkeys(("steps", "num_steps", "n_steps"), "max_steps"),
+    **dict.fromkeys(("name", "run_name"), "experiment_name"),
+}
+"""Keys of other tools and of earlier versions of Lightning, with today's key of the Trainer."""
 
 UNKNOWN_CLASS = re.compile(r'^Parser key "(.+)":[^$]*dot import path string: (.*)')
 
@@ -82,6 +94,11 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse `args` regardless of `sys.argv`; Lightning's own method warns if both are given."""
+        words = sys.argv[1:] if args is None else args if isinstance(args, list) else []
+        files = [word.rpartition("=")[2] for word in words if word.endswith(CONFIG_SUFFIXES)]
+        for file in files:
+            if found := duplicate_key(Path(file)):
+                raise ArgumentError(None, f"{file}: {found}.\nJoin the two, or remove one.")
         try:
             if args is None or isinstance(args, list):
                 self.config = parser.parse_args(args)
@@ -91,10 +108,14 @@ class CLI(LightningCLI):
             fit_parser = next(iter(subcommand_parsers(self).values()), parser)
             keys = fit_parser.get_defaults().keys()
             # For a YAML error, the parser reports the line, but not the file.
-            words = sys.argv[1:] if args is None else args if isinstance(args, list) else []
-            files = [word.rpartition("=")[2] for word in words if word.endswith(CONFIG_SUFFIXES)]
             message = str(error).replace('"<unicode string>"', " or ".join(files))
             raise ArgumentError(None, explain(message, keys)) from error
+
+    def before_predict(self) -> None:
+        """Save the predictions, unless a callback of the user does so."""
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined] # set by Lightning
+        if not any(isinstance(callback, BasePredictionWriter) for callback in callbacks):
+            callbacks.append(PredictionFiles())
 
     def before_instantiate_classes(self) -> None:
         """Check that the checkpoint exists before seconds are spent on building the model."""
@@ -119,6 +140,23 @@ class CLI(LightningCLI):
             raise ArgumentError(None, explain(message, ())) from error
 
 
+def _nearest(key: str, keys: Iterable[str]) -> str:
+    """Name the three valid keys that are nearest to the one that was typed."""
+    last = key.rpartition(".")[2]
+
+    def likeness(other: str) -> float:
+        name = other.rpartition(".")[2]
+        if name == RENAMED.get(last, last):
+            return 1
+        pairs = (key, other), (last, name)
+        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    nearest = sorted(keys, key=likeness, reverse=True)[:3]
+    if last in RENAMED:
+        nearest = [other for other in nearest if likeness(other) == 1] or nearest
+    return f"Valid keys, nearest first: {', '.join(nearest)}" if nearest else "It takes no keys."
+
+
 def explain(message: str, keys: Iterable[str]) -> str:
     """Shorten an error message of jsonargparse, and suggest the nearest keys for an unknown one.
 
@@ -135,11 +173,7 @@ def explain(message: str, keys: Iterable[str]) -> str:
         if owners:
             owner: Any = pydoc.locate(owners[-1])
             keys = inspect.signature(owner).parameters
-        nearest = sorted(keys, key=lambda k: difflib.SequenceMatcher(None, key, k).ratio())[::-1]
-        return (
-            f"unknown key {key!r}{f' of {owners[-1]}' if owners else ''}.\n"
-            f"Valid keys, nearest first: {', '.join(nearest[:5])}"
-        )
+        return f"unknown key {key!r}{f' of {owners[-1]}' if owners else ''}.\n{_nearest(key, keys)}"
     if "required: " in message and message.endswith(".model"):
         return "no model given.\nUse --model ACT, or in the config file: model: ACT"
     if unknown_class := UNKNOWN_CLASS.search(message):

@@ -6,21 +6,46 @@ no backend; what only the scheduler knows comes from the :class:`Job`. ``docs/ne
 develops a backend step by step.
 """
 
+import contextlib
 import dataclasses
 import importlib
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
-from getiaction_launch.errors import LaunchError, UnreachableError, UsageError
+from getiaction_launch.errors import (
+    ClusterConfigError,
+    LaunchError,
+    RecordError,
+    UnreachableError,
+    UsageError,
+)
 from getiaction_launch.node.allocation import Allocation
+from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.records import BackendRecord, JobRecord
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
 
 T = TypeVar("T")
+ENTRY_POINTS = "getiaction_launch.backends"
+"""Group of entry points in which an installed package registers its backends."""
+_SHIPPED = {
+    f"getiaction_launch.backends.{path}"
+    for path in (
+        "local.LocalBackend",
+        "ray.RayBackend",
+        "ray.backend.RayBackend",
+        "ray_on_slurm.RayOnSlurmBackend",
+        "ray_on_slurm.backend.RayOnSlurmBackend",
+        "slurm.SlurmBackend",
+        "slurm.backend.SlurmBackend",
+    )
+}
+"""Class paths that records may name: where each class is defined, and where it is imported from."""
 
 
 @dataclass(frozen=True)
@@ -177,28 +202,75 @@ def replace_fields(backend: T, values: Mapping[str, object]) -> T:
 
 
 def load_backend(record: BackendRecord, source: str) -> Backend:
-    """Make the backend that a record names.
+    """Make the backend that a record names, if it is one that is shipped or installed.
+
+    A record may be written by anybody, so no other class is even imported, and every setting must
+    have the type of its field.
 
     Args:
         record: Class of the backend, and its settings.
         source: Path or URL of the record's file, for error messages.
 
     Raises:
-        UnreachableError: If there is no such class here, or the settings do not fit it.
+        UnreachableError: If there is no such backend here, or the settings do not fit it.
     """
-    module, _, name = record.class_path.rpartition(".")
-    try:
-        backend: Backend = getattr(importlib.import_module(module), name)(**record.init_args)
-    except (ValueError, KeyError, TypeError, AttributeError, ImportError, LaunchError) as error:
+    kind = _find_class(record.class_path)
+    if kind is None:
         raise UnreachableError(
-            f"{source} cannot be used: {error!r}.",
-            "Was it written by another version of getiaction-launch?",
-        ) from error
-    return backend
+            f"{source} names the backend {record.class_path!r}, which is not installed here.",
+            f"Install the package that has it as an entry point of the group {ENTRY_POINTS}.",
+        )
+    other = "Was it written by another version of getiaction-launch?"
+    if unknown := record.init_args.keys() - inspect.signature(kind).parameters.keys():
+        raise UnreachableError(f"{source}: {kind.__name__} has no setting {min(unknown)!r}.", other)
+    try:
+        backend = read_dataclass(kind, record.init_args, source)
+        fields = {field.name for field in dataclasses.fields(kind)}
+        former = {key: value for key, value in record.init_args.items() if key not in fields}
+        # Settings of earlier versions, which a class may still take as InitVars.
+        found = dataclasses.replace(backend, **former) if former else backend
+    except RecordError:
+        raise
+    except (ValueError, TypeError, NameError, LaunchError) as error:
+        raise UnreachableError(f"{source} cannot be used: {error!r}.", other) from error
+    return cast("Backend", found)
+
+
+def _find_class(class_path: str) -> type[Any] | None:
+    if class_path in _SHIPPED:
+        module, _, name = class_path.rpartition(".")
+        return cast("type[Any]", getattr(importlib.import_module(module), name))
+    for entry_point in metadata.entry_points(group=ENTRY_POINTS):
+        with contextlib.suppress(ImportError, AttributeError):  # another package's damage
+            kind = entry_point.load()
+            paths = entry_point.value.replace(":", "."), _class_path(kind)
+            if class_path in paths and dataclasses.is_dataclass(kind):
+                return cast("type[Any]", kind)
+    return None
+
+
+def check_installed(backend: object) -> None:
+    """Check that later commands will find this backend again.
+
+    Raises:
+        ClusterConfigError: If its class is neither shipped nor registered as an entry point.
+    """
+    kind = type(backend)
+    if _find_class(_class_path(kind)) is None:
+        raise ClusterConfigError(
+            f"backend.class_path={_class_path(kind)} is not installed as a backend, so status, "
+            "cancel and resume could not use it.",
+            f"Add to the pyproject.toml of its package, and install that:\n"
+            f'[project.entry-points."{ENTRY_POINTS}"]\n'
+            f'{kind.__module__.partition(".")[0]} = "{kind.__module__}:{kind.__qualname__}"',
+        )
+
+
+def _class_path(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def record_of(backend: object) -> BackendRecord:
     """Return the record in ``job.json`` of a backend that is a dataclass."""
-    kind = type(backend)
     settings = dataclasses.asdict(backend)  # type: ignore[call-overload] # it is one
-    return BackendRecord(f"{kind.__module__}.{kind.__qualname__}", settings)
+    return BackendRecord(_class_path(type(backend)), settings)

@@ -1,6 +1,8 @@
 """The record that a run was cancelled, on a disk that may be full."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 
 from getiaction_launch.errors import UnreachableError
 from getiaction_launch.run.records import Cancel
@@ -18,6 +20,29 @@ def record_cancel(run: Run) -> OSError | None:
     except OSError as error:
         return error
     return None
+
+
+@contextlib.contextmanager
+def cancelling(run: Run) -> Iterator[OSError | None]:
+    """Write ``cancel.json``, and take it back if the block, which ends the job, raises.
+
+    The job reads it when the signal arrives, so it must be there before. If it stayed although the
+    scheduler was not reached, a crash or a requeue hours later would count as the cancellation. If
+    the scheduler has ended the job after all, the scheduler says so.
+
+    Yields:
+        Why the disk refuses to record it, if it does.
+    """
+    before = None
+    with contextlib.suppress(OSError, ValueError):  # damaged, or storage does not answer
+        before = Cancel.read(run)
+    try:
+        yield record_cancel(run)
+    except BaseException:
+        if before is None:
+            with contextlib.suppress(OSError):
+                Cancel.remove(run)
+        raise
 
 
 def unrecorded(run: Run, failure: OSError) -> UnreachableError:

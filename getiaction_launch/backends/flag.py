@@ -16,6 +16,8 @@ from pathlib import Path
 from getiaction_launch.errors import UsageError
 
 _MEMORY_MB = {"": 1, "K": 1 / 1024, "M": 1, "G": 1024, "T": 1024 * 1024}
+_NO_TIME_LIMIT = ("UNLIMITED", "INFINITE")
+_MINUTES_PER_DAY, _MINUTES_PER_HOUR, _SECONDS_PER_MINUTE = 24 * 60, 60, 60
 _UNITS = re.compile(r"_(minutes|seconds|mb)$")
 
 
@@ -146,6 +148,32 @@ def read_megabytes(text: str) -> int:
         raise ValueError(f"invalid size {text!r}")
     number = int(match[1])
     return max(1, round(number * _MEMORY_MB[match[2]])) if number else 0
+
+
+def read_minutes(text: str) -> int:
+    """Read a time as sbatch does: ``MM``, ``MM:SS``, ``HH:MM:SS``, ``D-HH``, ``D-HH:MM[:SS]``.
+
+    Returns:
+        The time in minutes, rounded up; 0 for no limit, as in sbatch.
+
+    Raises:
+        ValueError: If the text is not a valid time for sbatch.
+    """
+    if text.upper() in _NO_TIME_LIMIT:
+        return 0
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
+    if match is None:
+        raise ValueError(f"invalid time {text!r}")
+    days, *parts = match.groups()
+    numbers = [int(part) for part in parts if part]
+    if days is not None:
+        hours, minutes, seconds = [*numbers, 0, 0][:3]
+    elif len(numbers) == 3:  # noqa: PLR2004 - HH:MM:SS
+        hours, minutes, seconds = numbers
+    else:
+        hours, (minutes, seconds) = 0, [*numbers, 0][:2]
+    whole = int(days or 0) * _MINUTES_PER_DAY + hours * _MINUTES_PER_HOUR + minutes
+    return whole + -(-seconds // _SECONDS_PER_MINUTE)
 
 
 def read_pair(text: str) -> tuple[str, str]:

@@ -122,8 +122,9 @@ class LocalBackend:
         Raises:
             CheckError: If a job process ends before it has written its ``job.json``.
         """
+        parallel = min(max_parallel or 1, len(runs))
         for run in runs:
-            words = [str(self.grace_seconds), str(max_parallel or 1)]
+            words = [str(self.grace_seconds), str(parallel)]
             start_process(run, "getiaction_launch.backends.local", words)
 
     def attach(self, run: Run, record: JobRecord) -> Job:
@@ -135,9 +136,15 @@ class LocalBackend:
         return None
 
 
-def _node_variables(plan: Plan, node_rank: int) -> dict[str, str]:
-    """Return the environment variables that divide this machine's CPUs and GPUs among nodes."""
-    threads = max(1, available_cpus() // plan.topology.world_size)
+def _node_variables(plan: Plan, node_rank: int, max_parallel: int = 1) -> dict[str, str]:
+    """Return the environment variables that divide this machine's CPUs and GPUs among nodes.
+
+    Args:
+        plan: The plan of the run that the node belongs to.
+        node_rank: Rank of the node, from 0.
+        max_parallel: How many runs of the same sweep share the CPUs.
+    """
+    threads = max(1, available_cpus() // (plan.topology.world_size * max_parallel))
     variables = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
     count = plan.topology.gpus_per_node
     share = visible_gpus()[node_rank * count : (node_rank + 1) * count]
@@ -147,8 +154,11 @@ def _node_variables(plan: Plan, node_rank: int) -> dict[str, str]:
 class _LocalNodes:
     """Shares of this machine, each a process of :mod:`getiaction_launch.node.node`."""
 
-    def __init__(self, run: Run, grace_seconds: float, stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self, run: Run, grace_seconds: float, max_parallel: int, stack: contextlib.ExitStack
+    ) -> None:
         self._run, self._grace_seconds, self._stack = run, grace_seconds, stack
+        self._max_parallel = max_parallel
         self._plan = Plan.of(run)
 
     @property
@@ -173,7 +183,7 @@ class _LocalNodes:
                 start_child(
                     node_command(directory, attempt.number, rank, self._grace_seconds),
                     log_directory / f"node_{rank}.log",
-                    {**os.environ, **_node_variables(self._plan, rank)},
+                    {**os.environ, **_node_variables(self._plan, rank, self._max_parallel)},
                 )
             )
             for rank in range(self._plan.topology.num_nodes)
@@ -223,7 +233,7 @@ def run_job(run: Run, backend: LocalBackend, max_parallel: int) -> JobState:
     @contextlib.contextmanager
     def place() -> Iterator[_LocalNodes]:
         with contextlib.ExitStack() as stack:
-            yield _LocalNodes(run, backend.grace_seconds, stack)
+            yield _LocalNodes(run, backend.grace_seconds, max_parallel, stack)
 
     with (
         holding_lease(run),

@@ -1,12 +1,16 @@
 """Stays with runs: what is printed until they end, and with which exit code."""
 
 import argparse
+import contextlib
+import sys
 import time
+from typing import TextIO
 
 from getiaction_launch.cli import show
 from getiaction_launch.errors import UnreachableError
 from getiaction_launch.launch import submit
 from getiaction_launch.launch.status import LOST_SECONDS
+from getiaction_launch.plan.text import clean_line
 from getiaction_launch.run.attempt import last_attempt
 from getiaction_launch.run.logs import log_files, read_lines
 from getiaction_launch.run.run import Run
@@ -32,7 +36,8 @@ def report(arguments: argparse.Namespace, runs: list[Run]) -> int:
     stays = arguments.wait or arguments.follow
     if stays:
         show.say(show.next_commands(runs))
-    statuses = [_stay(run, follow=arguments.follow) for run in runs] if stays else []
+    logs = sys.stderr if arguments.json or arguments.parsable else sys.stdout
+    statuses = [_stay(run, logs if arguments.follow else None) for run in runs] if stays else []
     statuses = statuses or [submit.read_status(run) for run in runs]
     if arguments.json:
         listed = [show.as_json(status) for status in statuses]
@@ -53,11 +58,12 @@ def _exit_code(status: submit.RunStatus) -> int:
     return EXIT_CODES.get(status.cause, EXIT_FAILED) if status.cause else EXIT_FAILED
 
 
-def _stay(run: Run, *, follow: bool) -> submit.RunStatus:
+def _stay(run: Run, logs: TextIO | None) -> submit.RunStatus:
     watch = show.Watch()
     try:
-        if follow:
-            print_logs(run, None, last_attempt(run), watch)
+        if logs:
+            with contextlib.redirect_stdout(logs):
+                print_logs(run, None, last_attempt(run), watch)
         return submit.wait(run, watch)
     except KeyboardInterrupt:
         watch.close()
@@ -103,7 +109,9 @@ def print_logs(
             return is_last or last_attempt(run) > attempt
 
         for name, line in read_lines(files, has_ended, lines):
-            print(f"[{name}] {line}" if len(files) > 1 else line, flush=watch is not None)
+            text = show.log_line(line)
+            prefix = f"[{clean_line(name)}] " if len(files) > 1 else ""
+            print(f"{prefix}{text}", flush=watch is not None)
         if is_last:
             return UnreachableError.exit_code if lost_at else 0
         attempt, lines = attempt + 1, None

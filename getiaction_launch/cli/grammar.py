@@ -7,10 +7,10 @@ to the script. A scheduler's flags are declared on the fields of its backend's s
 import argparse
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from getiaction_launch.backends import shipped_settings
 from getiaction_launch.backends.flag import (
@@ -28,8 +28,10 @@ from getiaction_launch.run.run import find_run
 from getiaction_launch.storage.paths import use_options
 
 BACKEND = "backend.init_args"
+TRUST = "--trust"
 VARIABLE = "GETIACTION_LAUNCH_{}"
 _AT_LEAST_0 = partial(read_count, least=0)
+_IN_JOB = ("cpus_per_worker", "memory_mb")  # the job has all other settings of the scheduler
 RESTARTS = {
     "restarts.crashes": (
         Flag(("--max-crashes",), "N", _AT_LEAST_0),
@@ -78,7 +80,11 @@ def split_tokens(
 
 
 def launch_parser(
-    prog: str, about: str | None, epilog: str | None = None, short_epilog: str | None = None
+    prog: str,
+    about: str | None,
+    epilog: str | None = None,
+    short_epilog: str | None = None,
+    verb: Literal["run", "check", "node"] = "run",
 ) -> Parser:
     """The flags of a launch, and of the verbs that take them.
 
@@ -87,26 +93,33 @@ def launch_parser(
         about: What the command does, then examples, as a docstring has it.
         epilog: What to say at the end of the whole help.
         short_epilog: What to say at the end of the short help instead.
+        verb: The verb whose flags to accept.
     """
     usage = (
         f"{prog} [flags] --config YAML [--trainer.KEY=VALUE ...]\n"
         f"       {prog} [flags] train.py [arguments]"
     )
+    usage += f"\n       {prog} RUN" if verb == "node" else ""
     short_epilog = short_epilog or f"All flags: {prog} --help"
     parser = Parser(prog, about, usage, epilog, short_epilog)
     add = parser.add_argument_group("what to train").add_argument
     config = add("--config", action="append", default=[], metavar="YAML")
     config.help = "Spec to train, as in `getiaction fit --config`; may be repeated"
     add("--name", metavar="NAME", help="Name of the run; sets trainer.experiment_name")
-    sweep = add("--sweep", action="append", default=[], metavar="KEY=A,B")
-    sweep.help = "Start a run for each value of a key; if repeated, for each combination of values"
-    help_ = "Have at most N runs of a --sweep run at the same time"
-    add("--max-parallel", type=int, metavar="N", help=help_)
+    parser.set_defaults(sweep=[], max_parallel=None, dry_run=False, json=False, parsable=False)
+    if verb != "node":
+        sweep = add("--sweep", action="append", metavar="KEY=A,B")
+        sweep.help = (
+            "Start a run for each value of a key; if repeated, for each combination of values"
+        )
+        parser.common.append(sweep)
+        help_ = "Have at most N runs of a --sweep run at the same time"
+        add("--max-parallel", type=_read_number, metavar="N", help=help_)
 
     add = parser.add_argument_group("where to train").add_argument
     cluster = add("--cluster", metavar="NAME")
     cluster.help = "Cluster config, by name or path (default: local); `clusters` lists them"
-    nodes = add("-N", "--nodes", type=int, metavar="N")
+    nodes = add("-N", "--nodes", type=_read_number, metavar="N")
     nodes.help = "Number of nodes; sets trainer.num_nodes"
     gpus = add("--gpus-per-node", metavar="N")
     gpus.help = (
@@ -114,13 +127,36 @@ def launch_parser(
         "scheduler knows types"
     )
     help_ = "Workers of each node, for a script that trains on CPUs"
-    add("--workers-per-node", type=int, metavar="N", help=help_)
+    add("--workers-per-node", type=_read_number, metavar="N", help=help_)
     root = add("--storage-root", metavar="DIR")
     root.help = "Directory or URL for runs whose trainer.default_root_dir is relative"
     for action in (cluster, nodes, gpus, root):
         action.help = f"{action.help} [env: {VARIABLE.format(action.dest.upper())}]"
 
     add = parser.add_argument_group("what to do").add_argument
+    staying = _add_actions(add) if verb != "node" else []
+    if verb == "check":  # it accepts the whole command line of the run that it checks
+        for action in parser._actions:  # noqa: SLF001 - argparse has no public list
+            action.help = argparse.SUPPRESS if action.dest in _STAYING else action.help
+        staying = []
+    if verb != "node":
+        add("--json", action="store_true", help="Print JSON instead of text")
+    add("--debug", action="store_true", help="Show the traceback of an error")
+
+    add = parser.add_argument_group("restarts").add_argument
+    for flag, text in RESTARTS.values():
+        _add_flag(add, flag).help = text
+    settings = _add_settings(parser, _IN_JOB if verb == "node" else None)
+    parser.common = [config, cluster, nodes, gpus, *settings, *parser.common, *staying]
+    parser.also_valid = ["--trainer.max_epochs", "--trainer.max_steps", "--seed_everything"]
+    return parser
+
+
+_STAYING = ("dry_run", "wait", "follow", "parsable")
+
+
+def _add_actions(add: Callable[..., argparse.Action]) -> list[argparse.Action]:
+    """Add what to do with a run that is started; return those for the short help."""
     help_ = "Print the plan and the origin of each value; start nothing"
     dry_run = add("--dry-run", "--dryrun", action="store_true", help=help_)
     help_ = "Stay until the run has ended, and exit with its result"
@@ -129,20 +165,25 @@ def launch_parser(
     follow = add("--follow", action="store_true", help=help_)
     help_ = "Print nothing but the run's directory"
     add("--parsable", action="store_true", help=help_)
-    add("--json", action="store_true", help="Print JSON instead of text")
-    add("--debug", action="store_true", help="Show the traceback of an error")
-
-    add = parser.add_argument_group("restarts").add_argument
-    for flag, text in RESTARTS.values():
-        _add_flag(add, flag).help = text
-    parser.common += [config, cluster, nodes, gpus]
-    parser.common += _add_settings(parser)
-    parser.common += [sweep, dry_run, wait, follow]
-    return parser
+    return [dry_run, wait, follow]
 
 
-def _add_settings(parser: Parser) -> list[argparse.Action]:
-    """Add the flags of all backends, in a group for each; return those for the short help."""
+def _read_number(text: str) -> int:
+    """Read a whole number of 1 or more; argparse quotes the error."""
+    try:
+        return read_count(text)
+    except ValueError as error:
+        words = f"invalid int value: {text!r}; it must be a whole number of 1 or more"
+        raise argparse.ArgumentTypeError(words) from error
+
+
+def _add_settings(parser: Parser, shown: Collection[str] | None) -> list[argparse.Action]:
+    """Add the flags of all backends, in a group for each; return those for the short help.
+
+    Args:
+        parser: The parser to add them to.
+        shown: The settings that the help shows; None for all.
+    """
     owners = shipped_settings()
     titles: dict[tuple[str, ...], list[str]] = {}
     for title, owner in owners.items():
@@ -160,6 +201,9 @@ def _add_settings(parser: Parser) -> list[argparse.Action]:
             if len(sharing) > 1:
                 flag = replace(flag, variables=())  # of this backend's scheduler
             action = _add_flag(add[" and ".join(sharing)], flag)
+            if shown is not None and setting.name not in shown:
+                action.help = argparse.SUPPRESS
+                continue
             actions[action] = replace(setting, flag=flag)
             common += [action] if flag.is_common else []
         parser.describe.append(partial(_describe, owner, actions))
@@ -275,6 +319,13 @@ def add_cluster(parser: Parser) -> Parser:
 def add_json(parser: Parser) -> Parser:
     """Add the flag by which a verb answers in JSON."""
     parser.add_argument("--json", action="store_true", help="Print JSON instead of text")
+    return parser
+
+
+def add_trust(parser: Parser) -> Parser:
+    """Add the flag by which a verb acts on another user's run."""
+    trust = "Also if the run belongs to another user: do what that user's records say"
+    parser.add_argument(TRUST, action="store_true", help=trust)
     return parser
 
 

@@ -10,9 +10,16 @@ from collections.abc import Callable, Sequence
 
 from getiaction_launch.cli import verbs
 from getiaction_launch.cli.grammar import launch_parser
+from getiaction_launch.cli.launching import launch
 from getiaction_launch.cli.parser import Parser
-from getiaction_launch.cli.show import say
-from getiaction_launch.errors import LaunchError, UsageError, disk_errors, nearest_first
+from getiaction_launch.cli.show import print_error, say
+from getiaction_launch.errors import (
+    LaunchError,
+    UnreachableError,
+    UsageError,
+    disk_errors,
+    nearest_first,
+)
 
 EXIT_INTERRUPTED = 130
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -28,6 +35,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "clusters": verbs.clusters,
     "version": verbs.version,
 }
+LAUNCHING = {"run", "check", "node"}
 ALIASES = {"--version": "version", "list": "ls", "ps": "ls", "stop": "cancel"}
 ABOUT = """\
 Launch a training spec or script as multi-node DDP, on this machine or on a cluster.
@@ -57,23 +65,50 @@ All flags: getiaction-launch --help; of a verb: getiaction-launch VERB --help
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry of ``getiaction-launch``; returns the exit code."""
     tokens = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in tokens and not any(word.endswith(".py") for word in tokens)
+    own = _own_words(tokens)
+    debug = "--debug" in own
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # logs hold what a terminal may not
     try:
+        kept = [word for word in own if word != "--debug"]
         with disk_errors():
-            return _run_verb([word for word in tokens if word != "--debug"] if debug else tokens)
+            return _run_verb([*kept, *tokens[len(own) :]])
     except LaunchError as error:
         if debug:
             raise
-        say(f"error: {error}")
-        return error.exit_code
+        return _report(error, as_json="--json" in own)
     except KeyboardInterrupt:
+        if "--json" in own:
+            print_error("interrupted", "", EXIT_INTERRUPTED)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # `| head` has closed our output; Python would complain once more while it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_INTERRUPTED
+    except OSError as error:  # a folder that may not be read, a disk that is full
+        if debug:
+            raise
+        what = f"{error.filename}: " if error.filename else ""
+        words = UnreachableError(
+            f"{what}{error.strerror or error}.", "Fix it and try again; --debug shows where it was."
+        )
+        return _report(words, as_json="--json" in own)
+
+
+def _own_words(tokens: Sequence[str]) -> list[str]:
+    """Return the words that are not a script's."""
+    if tokens and ALIASES.get(tokens[0], tokens[0]) in VERBS.keys() - LAUNCHING:
+        return list(tokens)
+    is_end = (word == "--" or (word[:1] != "-" and word.endswith(".py")) for word in tokens)
+    return list(tokens[: next((i for i, ends in enumerate(is_end) if ends), len(tokens))])
+
+
+def _report(error: LaunchError, *, as_json: bool) -> int:
+    if as_json:
+        print_error(error.what, error.fix, error.exit_code)
+    else:
+        say(f"error: {error}")
+    return error.exit_code
 
 
 def _run_verb(tokens: list[str]) -> int:
@@ -86,9 +121,9 @@ def _run_verb(tokens: list[str]) -> int:
     if not word.startswith("-") and not word.endswith(".py") and word != "fit":
         raise UsageError(
             f"{word!r} is neither a verb nor a script: a script's name ends in .py.",
-            nearest_first(word, VERBS),
+            f"{nearest_first(word, VERBS)} All verbs: getiaction-launch --help",
         )
-    return verbs.launch(tokens, _parser())
+    return launch(tokens, _parser())
 
 
 def _parser() -> Parser:

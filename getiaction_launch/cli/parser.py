@@ -3,6 +3,7 @@
 import argparse
 import copy
 import inspect
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -10,8 +11,8 @@ from typing import Any, NoReturn, TextIO
 
 from getiaction_launch.errors import UsageError, nearest_first
 
-NEAREST = 3
 HELP_COLUMN = 28
+_OF_FLAG = re.compile(r"argument (?:-\w/)?(?P<flag>--?[\w-]+)(?:/--\w+)?: (?P<what>.+)")
 
 
 class Parser(argparse.ArgumentParser):
@@ -46,6 +47,8 @@ class Parser(argparse.ArgumentParser):
         self.common: list[argparse.Action] = []
         self.describe: list[Callable[[], None]] = []
         """What completes the help of arguments, once it is asked for: that takes time."""
+        self.also_valid: list[str] = []
+        """Flags that are valid too, although another parser reads them; named in errors."""
         self._short_epilog = short_epilog
         more = "Show this help; -h shows the most common flags only" if short_epilog else None
         self.add_argument("-h", "--help", action=_Help, help=more or "Show this help")
@@ -57,7 +60,21 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print before it exits."""
+        found = _OF_FLAG.fullmatch(message)
+        actions = self._option_string_actions
+        if found and (action := actions.get(found["flag"])):
+            words = "a value is missing" if "expected one" in found["what"] else found["what"]
+            value = 2 if action.metavar == "N" else action.metavar
+            raise UsageError(
+                f"{found['flag']}: {words}.",
+                f"For example: {found['flag']} {value}   (see {self.prog} --help)",
+            )
         raise UsageError(f"{message}.", f"See {self.prog} --help")
+
+    @property
+    def flags(self) -> set[str]:
+        """All flags."""
+        return set(self._option_string_actions)
 
     @property
     def value_flags(self) -> set[str]:
@@ -68,13 +85,26 @@ class Parser(argparse.ArgumentParser):
     def parse(self, tokens: Sequence[str]) -> argparse.Namespace:
         """Parse all of ``tokens``, or raise UsageError."""
         arguments, unknown = self.parse_known_args(tokens)
+        if unknown and not unknown[0].startswith("-"):
+            raise UsageError(
+                f"unknown argument {unknown[0]!r}.",
+                "A verb is the first word, a script's name ends in .py, and a spec's in .yaml. "
+                f"See {self.prog} --help",
+            )
         if unknown:
             actions = [action for action in self._actions if action.help != argparse.SUPPRESS]
             flags = [flag for action in actions for flag in action.option_strings]
-            near = nearest_first(unknown[0].partition("=")[0], flags, NEAREST)
+            near = nearest_first(unknown[0].partition("=")[0], [*flags, *self.also_valid])
             raise UsageError(
                 f"unknown argument {unknown[0]!r}.", f"{near} All flags: {self.prog} --help"
             )
+        for action in self._actions:
+            value = getattr(arguments, action.dest, None)
+            if value == "" or (isinstance(value, list) and "" in value):
+                name = max(action.option_strings, key=len, default=action.metavar)
+                raise UsageError(
+                    f"{name}: the value is empty.", f"Leave out {name}, or set its shell variable."
+                )
         return arguments
 
     def show_help(self, file: TextIO, *, short: bool = False) -> None:

@@ -1,7 +1,6 @@
 """What a person sees of runs: tables, progress, results and JSON."""
 
 import contextlib
-import json
 import os
 import shlex
 import sys
@@ -14,11 +13,14 @@ from getiaction_launch.errors import UnreachableError, counted
 from getiaction_launch.launch.status import RunStatus, attach, sweep_point
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.spec import DEFAULT
+from getiaction_launch.plan.text import clean, clean_line, clean_log, shorten
 from getiaction_launch.run.attempt import last_attempt
+from getiaction_launch.run.metric import shown_metric, warnings
 from getiaction_launch.run.records import JobRecord, Progress
 from getiaction_launch.run.run import SCHEMA_VERSION, Run
 from getiaction_launch.run.state import JobState
 from getiaction_launch.storage.paths import is_remote, modified_at
+from getiaction_launch.storage.strict_json import dumps
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -30,7 +32,7 @@ REASON_LINES = 8
 
 def say(text: str) -> None:
     """Print to stderr what is said to a person; data goes to stdout."""
-    print(text, file=sys.stderr, flush=True)
+    print(clean(text), file=sys.stderr, flush=True)
 
 
 def short(path: Path) -> str:
@@ -38,11 +40,20 @@ def short(path: Path) -> str:
     if is_remote(path):
         return shlex.quote(str(path))
     relative = os.path.relpath(path)
-    return shlex.quote(str(path) if relative.startswith("..") else relative)
+    word = str(path) if relative.startswith("..") else relative
+    escaped = clean_line(word.replace("\\", "\\\\").replace("'", "\\'"))
+    # Control characters in the way that bash reads.
+    return shlex.quote(word) if clean_line(word) == word else f"$'{escaped}'"
+
+
+def log_line(line: str) -> str:
+    """A line of a log: unchanged, but for a terminal without sequences that it would obey."""
+    return clean_log(line) if sys.stdout.isatty() else line
 
 
 def table(rows: Sequence[tuple[str, ...]], widest: int | None = None) -> str:
     """Align columns; cells longer than ``widest`` do not widen theirs."""
+    rows = [tuple(map(clean_line, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     widths = [min(width, widest or width) for width in widths]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
@@ -72,12 +83,12 @@ def plan_text(
     ]
     rows += [("script", " ".join(plan.script), "command line")] if plan.script else []
     rows += [
-        (key, json.dumps(value), origins[key])
+        (key, dumps(value), origins[key])
         for key, value in values.items()
         if value is not None or origins[key] != DEFAULT
     ]
     rows += [(key, value, "cluster config") for key, value in plan.env_vars.items()]
-    return "\n".join([table(rows, WIDEST), "", *commands])
+    return "\n".join([table(rows, WIDEST), "", *map(clean, commands)])
 
 
 def next_commands(runs: Sequence[Run]) -> str:
@@ -85,7 +96,7 @@ def next_commands(runs: Sequence[Run]) -> str:
     if len(runs) > 1:
         root = short(runs[0].directory.parent.parent)
         rows = [("runs", f"{runs[0].name} to {runs[-1].directory.name}")]
-        rows += [("job", _job_id(run)) for run in runs[:1]]
+        rows += [("job", job_id(run)) for run in runs[:1]]
         rows += [("status", f"getiaction-launch ls {root}")]
         places = " ".join(short(run.directory) for run in runs)
         return table([*rows, ("cancel", f"getiaction-launch cancel {places}")])
@@ -93,20 +104,14 @@ def next_commands(runs: Sequence[Run]) -> str:
     place = short(run.directory)
     verbs = {"status": "status", "logs": "logs -f", "cancel": "cancel"}
     rows = [(title, f"getiaction-launch {verb} {place}") for title, verb in verbs.items()]
-    return table([("run", run.name), ("job", _job_id(run)), ("directory", place), *rows])
+    return table([("run", run.name), ("job", job_id(run)), ("directory", place), *rows])
 
 
-def standing(status: RunStatus) -> str:
-    """The state of a run that has not ended."""
-    run = status.run
-    words = phase(status)
-    state = words if words.startswith(status.state.value) else f"{status.state.value}  {words}"
-    rows = [("run", run.name), ("job", _job_id(run)), ("directory", short(run.directory))]
-    return table([*rows, ("state", state)])
-
-
-def _job_id(run: Run) -> str:
-    record = JobRecord.read(run)
+def job_id(run: Run) -> str:
+    """The scheduler's name for a run's job."""
+    record = None
+    with contextlib.suppress(UnreachableError):  # the state says so
+        record = JobRecord.read(run)
     return record.job_id if record else "-"
 
 
@@ -115,16 +120,18 @@ def summary(status: RunStatus) -> str:
     run = status.run
     place = short(run.directory)
     rows = [("run", f"{run.name} {status.state.value}"), ("directory", place)]
+    rows += [("warning", warning) for warning in warnings(status.progress)]
     if status.state is JobState.SUCCEEDED:
         rows += [("final loss", final_loss(status.progress))]
         rows += [("logs", f"getiaction-launch logs {place}")]
     else:
         first, *more = status.reason.splitlines() or ["unknown"]
         rows += [("reason", first), *(("", line) for line in more[:REASON_LINES])]
-        attempt = last_attempt(run)
-        error, log = run.first_error(attempt), run.log_directory(attempt)
-        log = log / f"rank_{error.rank}.log" if error else log
-        rows += [("log", short(log))] if error or log.exists() else []
+        with contextlib.suppress(UnreachableError):  # how the run ended is known all the same
+            attempt = last_attempt(run)
+            error, log = run.first_error(attempt), run.log_directory(attempt)
+            log = log / f"rank_{error.rank}.log" if error else log
+            rows += [("log", short(log))] if error or log.exists() else []
         rows += [("resume", f"{_resume_command(run)} {place}")]
     return table([*rows, ("tensorboard", f"tensorboard --logdir {place}")])
 
@@ -138,11 +145,14 @@ def _resume_command(run: Run) -> str:
 
 
 def final_loss(progress: Progress) -> str:
-    """The losses among the metrics, training's first; an epoch's mean before a step's."""
-    metrics = progress.metrics
+    """The metric that stands for the run, then the other losses, training's first."""
+    metrics, first = progress.metrics, shown_metric(progress)
     losses = [name for name in metrics if "loss" in name]
+    # An epoch's mean comes before the value of a step.
     repeated = [f"{name}_{when}" for name in metrics for when in ("step", "epoch")]
-    names = sorted(set(losses or metrics) - set(repeated), key=lambda name: ("val" in name, name))
+    others = set(losses or metrics) - set(repeated) - {first}
+    names = sorted(others, key=lambda name: ("val" in name, name))
+    names = [first, *names] if first else names
     return "  ".join(f"{name} {metrics[name]:.4g}" for name in names) or "-"
 
 
@@ -158,12 +168,16 @@ def phase(status: RunStatus) -> str:
     words: list[str] = [f"step {progress.step}/{progress.total_steps or '?'}"]
     if seconds := progress.seconds_per_step:
         words.append(f"{seconds:.2f} s/step")
-    losses = {k: v for k, v in progress.metrics.items() if k.endswith("loss_step")}
-    words += [f"{name.removesuffix('_step')} {value:.4g}" for name, value in losses.items()][:1]
+    metrics, shown = progress.metrics, shown_metric(progress)
+    # Next to validation's, which changes rarely, the newest value of training's own loss.
+    names = dict.fromkeys([shown, *(name for name in metrics if name.endswith("loss_step"))])
+    values = {str(name).removesuffix("_step"): metrics[name] for name in names if name}
+    words += [f"{name} {value:.4g}" for name, value in values.items()][:2]
+    words += warnings(progress)
     if error := progress.checkpoint_error:
-        words.append(f"no checkpoint can be saved: {error}")
+        words.append(f"no checkpoint can be saved: {shorten(error)}")
     if error := progress.upload_error:
-        words.append(f"no checkpoint can be uploaded: {error}")
+        words.append(f"no checkpoint can be uploaded: {shorten(error)}")
     return "  ".join(words)
 
 
@@ -202,13 +216,15 @@ class Watch:
         from rich.progress import Progress as Bar
 
         if self._bar is None:
-            columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+            # A name in brackets is not Rich's markup.
+            description = TextColumn("{task.description}", markup=False)
+            columns = (description, BarColumn(), TimeRemainingColumn())
             self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
             self._bar.start()
             self._bar.add_task("starting", total=None)
         self._bar.update(
             self._bar.task_ids[0],
-            description=phase(status),
+            description=clean_line(phase(status)),
             completed=(status.progress.step or 0) - (status.progress.first_step or 0),
             total=status.progress.total_steps,
         )
@@ -224,9 +240,10 @@ def transfer(title: str) -> Iterator[Callable[[int, int], None]]:
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn(title), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    description = TextColumn("{task.description}", markup=False)
+    columns = (description, BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
+        task = bar.add_task(clean_line(title), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
@@ -235,14 +252,25 @@ def listing(statuses: Sequence[RunStatus]) -> str:
     points = [sweep_point(status.run) for status in statuses]
     bests = [_best(status.progress) for status in statuses]
     optional = "BEST" if any(bests) else "", "SWEEP" if any(points) else ""
-    rows = [("RUN", "STATE", "STEP", "LOSS", "AGE", *optional)]
-    for status, best, point in zip(statuses, bests, points, strict=True):
-        age = time.time() - modified_at(status.run.launch_directory / "plan.json")
+    # Names say enough where all runs lie under one root.
+    has_one_root = len({status.run.directory.parent.parent for status in statuses}) == 1
+    losses = [final_loss(status.progress).split("  ")[0] for status in statuses]
+    are_losses = all("loss" in loss or loss == "-" for loss in losses)
+    rows = [("RUN", "STATE", "STEP", "LOSS" if are_losses else "METRIC", "AGE", *optional)]
+    for status, loss, best, point in zip(statuses, losses, bests, points, strict=True):
+        age = time.time() - _submitted_at(status.run)
         step = "-" if status.progress.step is None else str(status.progress.step)
-        loss = final_loss(status.progress).split("  ")[0]
         state = status.state.value
-        rows.append((status.run.name, state, step, loss, f"{age / 60:.0f} min", best, point))
+        name = status.run.name if has_one_root else short(status.run.directory)
+        rows.append((name, state, step, loss, f"{age / 60:.0f} min", best, point))
     return table(rows)
+
+
+def _submitted_at(run: Run) -> float:
+    try:
+        return modified_at(run.launch_directory / "plan.json")
+    except OSError:  # a link that leads to itself, or removed since it was listed
+        return time.time()
 
 
 def _best(progress: Progress) -> str:
@@ -260,10 +288,23 @@ def as_json(status: RunStatus) -> dict[str, object]:
         "reason": status.reason,
         "cause": status.cause.value if status.cause else None,
         "attempts": status.attempts,
+        "metric": shown_metric(status.progress),
+        "warnings": warnings(status.progress),
         "progress": status.progress.content(),
     }
 
 
 def print_json(content: dict[str, object]) -> None:
     """Print an answer for machines."""
-    print(json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2))
+    print(dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2))
+
+
+def print_error(what: str, fix: str, exit_code: int) -> None:
+    """Print an error for machines.
+
+    Args:
+        what: What was wrong, in a sentence.
+        fix: What to do about it, ready to paste.
+        exit_code: Exit code of the command.
+    """
+    print_json({"error": what, "fix": fix, "exit_code": exit_code})

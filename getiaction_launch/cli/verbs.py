@@ -3,37 +3,34 @@
 The docstring of a verb's function is its help. Torch, Lightning and Ray are never imported here.
 """
 
-import argparse
-import sys
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from getiaction_launch.backends.backend import Backend
 from getiaction_launch.backends.flag import read_count
-from getiaction_launch.cli import show
-from getiaction_launch.cli.follow import print_logs, report
+from getiaction_launch.cli import show, standing
+from getiaction_launch.cli.follow import print_logs
 from getiaction_launch.cli.grammar import (
+    TRUST,
+    VARIABLE,
     add_cluster,
     add_json,
+    add_trust,
     default_root,
-    launch_parser,
     parse_runs,
-    read_environment,
-    read_gpus,
-    read_settings,
     runs_parser,
-    split_tokens,
 )
+from getiaction_launch.cli.launching import launch, parser_of, prepare
 from getiaction_launch.cli.parser import Parser
-from getiaction_launch.errors import UsageError
+from getiaction_launch.errors import LaunchError, UsageError
 from getiaction_launch.launch import submit
-from getiaction_launch.launch.sweep import expand
-from getiaction_launch.plan.plan import DEFAULT_ROOT, Plan, SweepPoint
-from getiaction_launch.plan.spec import leaves
+from getiaction_launch.launch.below import contents_of, kind_of, runs_below
+from getiaction_launch.plan.plan import DEFAULT_ROOT
+from getiaction_launch.plan.text import clean_line
 from getiaction_launch.run.attempt import last_attempt
 from getiaction_launch.run.run import find_run, list_runs
-from getiaction_launch.storage.paths import open_path
+from getiaction_launch.storage.paths import is_remote, open_path
 from getiaction_launch.system.gpus import visible_gpus
 
 
@@ -43,7 +40,7 @@ def run(tokens: Sequence[str]) -> int:
     getiaction-launch run --nodes 2 --config act.yaml
     getiaction-launch run --cluster slurm --gpus-per-node 4 train.py --lr 3e-4
     """
-    return launch(tokens, _launch_parser(run))
+    return launch(tokens, parser_of(run, "run"))
 
 
 def check(tokens: Sequence[str]) -> int:
@@ -52,89 +49,11 @@ def check(tokens: Sequence[str]) -> int:
     getiaction-launch check --nodes 2 --config act.yaml
     getiaction-launch check --cluster slurm --gpus-per-node 4 train.py --lr 3e-4
     """
-    return launch(tokens, _launch_parser(check), only_check=True)
-
-
-def launch(tokens: Sequence[str], parser: Parser, *, only_check: bool = False) -> int:
-    """Start what is typed, or only check it.
-
-    Args:
-        tokens: The words of the command line behind the verb.
-        parser: The parser of the command's own flags.
-        only_check: Whether to say that the run could start, and not to start it.
-    """
-    arguments, plans, backend = _prepare(tokens, parser)
-    plan = plans[0]
-    if only_check or arguments.dry_run:
-        spec, *_ = [submit.check(each, backend) for each in plans]
-        values = leaves(spec) if spec else {}
-        origins = submit.trace(plan, values)
-        commands = backend.describe(plan)
-        if arguments.sweep:
-            show.say(f"a sweep of {len(plans)} runs; this is the first:")
-        if arguments.json:
-            content = {**plan.to_json(), "spec": spec, "origins": origins}
-            show.print_json({"plan": content, "commands": commands})
-        elif arguments.dry_run:
-            print(show.plan_text(plan, values, origins, commands))
-        else:
-            show.say("ok: this run could start.")
-        return 0
-    if sys.stderr.isatty():
-        show.say("checking and starting ...")  # seconds, in which torch is imported
-    if arguments.sweep:
-        runs = submit.submit_sweep(plans, backend, arguments.max_parallel)
-    else:
-        runs = [submit.submit(plan, backend)]
-    return report(arguments, runs)
-
-
-def _launch_parser(verb: Callable[..., int]) -> Parser:
-    return launch_parser(f"getiaction-launch {verb.__name__}", verb.__doc__)
-
-
-def _prepare(
-    tokens: Sequence[str],
-    parser: Parser,
-    cluster: str = "local",
-    free_gpus: Callable[[int], int | None] | None = None,
-) -> tuple[argparse.Namespace, list[Plan], Backend]:
-    tokens = tokens[1:] if tokens[:1] == ["fit"] else tokens
-    own, overrides, script = split_tokens(tokens, parser.value_flags)
-    arguments = parser.parse(own)
-    read_environment(arguments, [key for key, _ in overrides])
-    settings = read_settings(arguments)
-    points: Sequence[SweepPoint | None] = [None]
-    if arguments.sweep:
-        points = expand(arguments.sweep, arguments.name or "sweep", is_spec=not script)
-    elif arguments.max_parallel is not None:
-        raise UsageError("--max-parallel needs --sweep.", "--sweep seed=1,2,3 --max-parallel 2")
-    if arguments.max_parallel is not None and arguments.max_parallel < 1:
-        raise UsageError(
-            f"--max-parallel {arguments.max_parallel} starts nothing.", "--max-parallel 1 or more"
-        )
-    plans = []
-    for point in points:
-        plan, backend = submit.prepare(
-            config=arguments.config,
-            overrides=overrides,
-            script=script,
-            cluster=arguments.cluster or cluster,
-            nodes=arguments.nodes,
-            gpus_per_node=read_gpus(arguments.gpus_per_node)[1],
-            workers_per_node=arguments.workers_per_node,
-            name=arguments.name,
-            storage_root=arguments.storage_root,
-            settings=settings,
-            sweep=point,
-            free_gpus=free_gpus,
-        )
-        plans.append(plan)
-    return arguments, plans, backend.resolve_runs(plans[0].root)
+    return launch(tokens, parser_of(check, "check"), only_check=True)
 
 
 def ls(tokens: Sequence[str]) -> int:
-    """List runs, the newest first.
+    """List runs below a directory or URL, the newest first.
 
     getiaction-launch ls
     getiaction-launch ls --json s3://bucket/experiments
@@ -144,16 +63,40 @@ def ls(tokens: Sequence[str]) -> int:
     parser.add_argument("root", metavar="DIR", nargs="?", help=root)
     add_cluster(parser)
     arguments = add_json(parser).parse(tokens)
-    root = arguments.root or default_root(arguments.cluster)
-    runs = list_runs(root)
-    if not runs and arguments.root and not open_path(root).is_dir():
-        raise UsageError(f"ls {root}: there is no such directory.", "getiaction-launch ls PATH")
+    if arguments.root:
+        root = _directory_to_list(arguments.root, default_root(arguments.cluster))
+        runs = runs_below(root)
+    else:
+        root = default_root(arguments.cluster)
+        runs = list_runs(root)
+    if not runs:
+        there = contents_of(open_path(root))
+        show.say(f"no runs in {root}{there and f', which contains: {there}'}")
     statuses = submit.read_statuses(runs)
     if arguments.json:
         show.print_json({"runs": [show.as_json(status) for status in statuses]})
-        return 0
-    print(show.listing(statuses))
+    elif runs:
+        print(show.listing(statuses))
     return 0
+
+
+def _directory_to_list(named: str, root: str) -> str:
+    """Return the directory that a user has named; a run's name is looked for under ``root``."""
+    place = open_path(named)
+    kind = kind_of(place)
+    if kind is None and "://" not in named and (open_path(root) / named).is_dir():
+        return f"{root}/{named}"
+    if kind is None:
+        raise UsageError(
+            f"ls {named}: there is no such directory.",
+            f"Those here: ls -d */   Runs of {root}: getiaction-launch ls",
+        )
+    if kind == "file":
+        raise UsageError(
+            f"ls {named}: it is a file, not a directory.",
+            f"getiaction-launch ls {show.short(place.parent)}",
+        )
+    return named
 
 
 def status(tokens: Sequence[str]) -> int:
@@ -165,11 +108,11 @@ def status(tokens: Sequence[str]) -> int:
     arguments = parse_runs(add_json(runs_parser(status)), tokens)
     found = submit.read_status(arguments.run)
     if arguments.json:
-        show.print_json(show.as_json(found))
+        show.print_json({**show.as_json(found), **standing.as_json(found)})
     elif found.state.is_over:
         print(show.summary(found))
     else:
-        print(show.standing(found))
+        print(standing.standing(found))
     return 0
 
 
@@ -206,13 +149,22 @@ def cancel(tokens: Sequence[str]) -> int:
     getiaction-launch cancel @last
     getiaction-launch cancel pusht_act_v1/version_0 pusht_act_v1/version_1
     """
-    arguments = parse_runs(add_json(runs_parser(cancel, nargs="+")), tokens)
+    arguments = parse_runs(add_trust(add_json(runs_parser(cancel, nargs="+"))), tokens)
+    ended, errors = [], []
     for named in arguments.runs:
-        ended = submit.cancel(named)
-        if arguments.json:
-            show.print_json(show.as_json(ended))
+        try:
+            ended.append(submit.cancel(named, trust=arguments.trust))
+        except LaunchError as error:  # noqa: PERF203 - the others are cancelled all the same
+            errors.append(error)
         else:
-            print(f"run {ended.run.name} {ended.state.value}")
+            if not arguments.json:
+                words = f"run {ended[-1].run.name} {ended[-1].state.value}"
+                print(clean_line(words), flush=True)
+    if errors:
+        raise errors[0]
+    if arguments.json:
+        listed = [show.as_json(status) for status in ended]
+        show.print_json({"runs": listed} if len(listed) > 1 else listed[0])
     return 0
 
 
@@ -222,7 +174,7 @@ def resume(tokens: Sequence[str]) -> int:
     getiaction-launch resume @last
     getiaction-launch resume s3://bucket/experiments/pusht_act_v1/version_0
     """
-    parser = add_json(runs_parser(resume))
+    parser = add_trust(add_json(runs_parser(resume)))
     force = (
         "Resume also if nobody can say whether its job still runs, since that machine or cluster "
         "is gone; if it does run, two jobs write to the directory for up to two minutes, until the "
@@ -233,7 +185,7 @@ def resume(tokens: Sequence[str]) -> int:
     parser.add_argument("--address", metavar="ADDRESS", help=address)
     arguments = parse_runs(parser, tokens)
     settings = {"address": arguments.address} if arguments.address else {}
-    submit.resume(arguments.run, force=arguments.force, settings=settings)
+    submit.resume(arguments.run, force=arguments.force, trust=arguments.trust, settings=settings)
     if arguments.json:
         show.print_json(show.as_json(submit.read_status(arguments.run)))
     else:
@@ -242,28 +194,38 @@ def resume(tokens: Sequence[str]) -> int:
 
 
 def pull(tokens: Sequence[str]) -> int:
-    """Copy a run, or one of its checkpoints, from remote storage.
+    """Copy a run from remote storage, or find or copy one of its checkpoints.
 
     getiaction-launch pull s3://bucket/experiments/pusht_act_v1/version_0
     getiaction-launch pull --checkpoint newest s3://bucket/experiments/pusht_act_v1/version_0
     """
-    from getiaction_launch.mirror.pull import NEWEST, pull_checkpoint, pull_run
+    from getiaction_launch.mirror.pull import NEWEST, find_checkpoint, pull_checkpoint, pull_run
 
-    parser = runs_parser(pull)
-    where = "Directory to copy to (default: experiments/NAME/version_N; for a checkpoint: .)"
+    parser = add_json(runs_parser(pull))
+    where = (
+        "Directory to copy to (default: experiments/NAME/version_N; for a checkpoint: ., or where "
+        "it is if that is a directory of this machine)"
+    )
     parser.add_argument("directory", metavar="DIR", nargs="?", help=where)
-    which = f"Copy only this file of its checkpoints/; {NEWEST}: the last one that was saved"
+    which = (
+        f"Copy only this file of its checkpoints/; {NEWEST}: the last one that was saved; best: "
+        "the only one that a ModelCheckpoint has kept"
+    )
     parser.add_argument("--checkpoint", metavar="NAME", help=which)
     arguments = parse_runs(parser, tokens)
-    if arguments.checkpoint:
-        print(
-            pull_checkpoint(arguments.run, arguments.checkpoint, Path(arguments.directory or "."))
-        )
-        return 0
-    target = Path(arguments.directory or Path(DEFAULT_ROOT, arguments.run.name))
-    with show.transfer(arguments.run.name) as watch:
-        pull_run(arguments.run, target, watch)
-    print(target)
+    found, name = arguments.run, arguments.checkpoint
+    if name and not arguments.directory and not is_remote(found.directory):
+        target = find_checkpoint(found, name)
+    elif name:
+        target = pull_checkpoint(found, name, Path(arguments.directory or "."))
+    else:
+        target = Path(arguments.directory or Path(DEFAULT_ROOT, found.name))
+        with show.transfer(found.name) as watch:
+            pull_run(found, target, watch)
+    if arguments.json:
+        show.print_json({"path": str(target.absolute())})
+    else:
+        print(target)
     return 0
 
 
@@ -273,16 +235,19 @@ def node(tokens: Sequence[str]) -> int:
     srun --ntasks-per-node=1 getiaction-launch node --nodes 2 --config act.yaml
     srun --ntasks-per-node=1 getiaction-launch node pusht_act_v1/version_0
     """
-    from getiaction_launch.launch.cluster import find_cluster, read_cluster
+    from getiaction_launch.launch.cluster import cluster_of_job, find_cluster, read_cluster
     from getiaction_launch.launch.node import continue_here, start_here
 
+    trust = TRUST in tokens and len(tokens) == 2  # noqa: PLR2004 - the flag and a run
+    tokens = [word for word in tokens if word != TRUST] if trust else tokens
     word = tokens[0] if len(tokens) == 1 else ""
     if word and not word.startswith("-") and not word.endswith((".py", ".yaml", ".yml")):
         found = find_run(word, default_root())
-        return continue_here(found, lambda: read_cluster(find_cluster("slurm")).backend)
+        name = os.environ.get(VARIABLE.format("CLUSTER")) or cluster_of_job()
+        return continue_here(found, lambda: read_cluster(find_cluster(name)).backend, trust=trust)
     # The scheduler has given this node its share of GPUs already.
-    parser = _launch_parser(node)
-    _, plans, backend = _prepare(tokens, parser, "slurm", lambda _: len(visible_gpus()))
+    parser = parser_of(node, "node")
+    _, plans, backend = prepare(tokens, parser, cluster_of_job(), lambda _: len(visible_gpus()))
     return start_here(plans[0], backend)
 
 
@@ -311,6 +276,10 @@ def version(tokens: Sequence[str]) -> int:
     """
     from importlib import metadata
 
-    Parser.of(version).parse(tokens)
-    print("getiaction-launch", metadata.version("getiaction-launch"))
+    arguments = add_json(Parser.of(version)).parse(tokens)
+    number = metadata.version("getiaction-launch")
+    if arguments.json:
+        show.print_json({"version": number})
+    else:
+        print("getiaction-launch", number)
     return 0

@@ -1,5 +1,6 @@
 """The cluster config says where to run: one small YAML per cluster, found by its name."""
 
+import contextlib
 import math
 import re
 from collections.abc import Mapping
@@ -8,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from getiaction_launch.backends import shipped_settings
-from getiaction_launch.backends.backend import Backend, UnknownSettingError
+from getiaction_launch.backends.backend import Backend, UnknownSettingError, record_of
 from getiaction_launch.backends.flag import noun
 from getiaction_launch.errors import ClusterConfigError, UsageError, nearest_first
+from getiaction_launch.launch.config_errors import check_keys, explain, read_content
 from getiaction_launch.plan.plan import DEFAULT_LOG_LIMIT_MB, OLD_KEYS, Restarts, Saving, Uploading
+from getiaction_launch.plan.secrets import refuse_secrets
 
 _SHIPPED = (
     Path(__file__).parents[1] / "cluster_configs",  # in an installed wheel
     Path(__file__).parents[2] / "cluster_configs",  # in a checkout
 )
+_SLURM = "getiaction_launch.backends.slurm.SlurmBackend"
 _GROUPS = {"saving": Saving, "uploading": Uploading, "restarts": Restarts}
 _SEXAGESIMAL = re.compile(r"[-+]?[1-9][0-9_]*(:[0-5]?[0-9])+")
 
@@ -86,7 +90,7 @@ def find_cluster(name: str) -> Path:
             return Path(name)
         raise ClusterConfigError(
             f"--cluster {name}: there is no such file.",
-            f"Name a file, or one of: {', '.join(list_clusters())}",
+            nearest_first(Path(name).stem, list_clusters()),
         )
     clusters = list_clusters()
     if name not in clusters:
@@ -95,6 +99,27 @@ def find_cluster(name: str) -> Path:
             nearest_first(name, clusters),
         )
     return clusters[name]
+
+
+def cluster_of_job() -> str:
+    """Return the cluster config for a process inside a SLURM job, where none is named.
+
+    It is the user's own one for SLURM if there is exactly one, or else ``slurm``.
+    """
+    found = list_clusters()
+    own = [
+        name
+        for name, path in found.items()
+        if path.parent not in _SHIPPED and _class_path(path) == _SLURM
+    ]
+    return own[0] if len(own) == 1 else "slurm"
+
+
+def _class_path(path: Path) -> object:
+    with contextlib.suppress(ClusterConfigError):  # it is only not the one that is looked for
+        backend = read_content(path).get("backend")
+        return backend.get("class_path") if isinstance(backend, Mapping) else backend
+    return None
 
 
 def read_cluster(
@@ -116,37 +141,36 @@ def read_cluster(
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(ClusterConfig, None)
+    content = read_content(path)
+    _check_groups(path, content)
+    check_keys(path, content, [field.name for field in fields(ClusterConfig)], _GROUPS)
     try:
-        _check_keys(path)
         config = parser.instantiate(parser.parse_args([f"--config={path}"]))
         _check_times(path)
         place = ClusterConfig(**{field.name: config[field.name] for field in fields(ClusterConfig)})
-        return _override(path, place, settings or {})
+        place = _override(path, place, settings or {})
     except (jsonargparse.ArgumentError, TypeError, ValueError, OSError) as error:
-        raise ClusterConfigError(
-            f"{path}: {error}", "A complete example: cluster_configs/local.yaml"
-        ) from error
+        what, fix = explain(str(error))
+        raise ClusterConfigError(f"{path}: {what}.", fix) from error
+    refuse_secrets(
+        str(path), place.env_vars, place.storage_options, record_of(place.backend).init_args
+    )
+    return place
 
 
-def _check_keys(path: Path) -> None:
+def _check_groups(path: Path, content: Mapping[str, object]) -> None:
     """Refuse the flat keys of earlier versions, showing how they are written today.
 
     A group that is not a mapping is refused here, since the parser's own message would not name it.
     """
     import yaml
 
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError:
-        return  # the parser names the line
-    if not isinstance(content, Mapping):
-        return
     groups: dict[str, dict[str, object]] = {}
     renamed = []
     for old, (group, name) in OLD_KEYS.items():
-        if group in content and not isinstance(content[group], Mapping):
+        if not isinstance(value := content.get(group, {}), Mapping):
             raise ClusterConfigError(
-                f"{path}: {group}={content[group]!r} must be a mapping.",
+                f"{path}: {group}={value!r} must be a mapping.",
                 f"e.g. {group}: {{{name}: {getattr(_GROUPS[group], name)}}}",
             )
         if old in content:

@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from getiaction_launch.backends.backend import Backend
+from getiaction_launch.backends.backend import Backend, check_installed
 from getiaction_launch.errors import CheckError, UsageError
 from getiaction_launch.launch.status import backend_of
 from getiaction_launch.launch.submit import check_resumable
+from getiaction_launch.launch.trust import check_owner
 from getiaction_launch.node.allocation import Allocation
 from getiaction_launch.node.conductor import JOIN_SECONDS, join
 from getiaction_launch.plan.plan import Plan
@@ -35,6 +36,7 @@ def start_here(plan: Plan, backend: Backend) -> int:
         UsageError: If this process is not one node of a job that fits the plan.
         CheckError: If the other nodes do not see the run.
     """
+    check_installed(backend)
     allocation = _allocation(backend, plan)
 
     def find() -> Run | None:
@@ -61,17 +63,21 @@ def start_here(plan: Plan, backend: Backend) -> int:
     return join(run, allocation)
 
 
-def continue_here(run: Run, fallback: Callable[[], Backend]) -> int:
+def continue_here(run: Run, fallback: Callable[[], Backend], *, trust: bool = False) -> int:
     """Continue a run in the job that this process is a node of; returns the exit code.
 
     Args:
         run: A run of this job, or one that ended before its training was finished.
         fallback: Makes the backend for a run that was not submitted to a scheduler before.
+        trust: Whether to run what another user's records say; without it, that is refused.
 
     Raises:
         UsageError: If this process is not one node of a job that fits the run's plan.
-        CheckError: If the run has finished or may still run, or node 0 does not take it over.
+        CheckError: If the run has finished, may still run or belongs to another user, or node 0
+            does not take it over.
     """
+    if not trust:
+        check_owner(run, "node")
     plan, record = Plan.of(run), JobRecord.read(run)
     earlier = backend_of(run, record).allocation(plan) if record else None
     allocation = earlier or _allocation(fallback(), plan)

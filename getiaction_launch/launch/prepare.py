@@ -7,7 +7,9 @@ from pathlib import Path
 from getiaction_launch.backends.backend import Backend
 from getiaction_launch.errors import SpecError
 from getiaction_launch.plan.plan import DEFAULT_NAME, DEFAULT_ROOT, Plan, SweepPoint, read_topology
+from getiaction_launch.plan.secrets import has_credentials
 from getiaction_launch.plan.spec import find_origins, read_spec, read_trainer
+from getiaction_launch.plan.text import check_name
 from getiaction_launch.storage.paths import resolve_root, use_options
 
 _FLAGS_OF_KEYS = {
@@ -120,6 +122,16 @@ def prepare(
     training = _of_script(script, flags) if script else _of_spec(config, overrides, flags)
     root = str(training.trainer.get("default_root_dir") or DEFAULT_ROOT)
     root = resolve_root(root, storage_root or place.storage_root or here)
+    if has_credentials(root):
+        protocol, _, location = root.partition("://")
+        raise SpecError(
+            f"default_root_dir={protocol}://...@{location.rpartition('@')[2]} has a password in "
+            "its URL, and would be written to the run's directory.",
+            "Leave it out, and export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a "
+            "profile: export AWS_PROFILE=NAME",
+        )
+    check_name("default_root_dir", root)
+    check_name("the working directory", here)
     use_options(root, place.storage_options)
     plan = Plan(
         name=_check_name(training.trainer.get("experiment_name") or training.default_name),
@@ -156,7 +168,8 @@ def trace(plan: Plan, keys: Iterable[str]) -> dict[str, str]:
         For each key a config file's path, ``command line``, the same with the launcher's flag that
         sets it, or ``default``.
     """
-    words = [word.partition("=") for word in plan.words]
+    own = plan.words[: len(plan.words) - len(plan.script)]  # a script may have a --config too
+    words = [word.partition("=") for word in own]
     origins = [_show_path(Path(value)) for flag, _, value in words if flag == "--config"]
     for argument in plan.arguments[2 * len(origins) :]:
         key = argument.partition("=")[0].rpartition(".")[2]
@@ -233,7 +246,7 @@ def _check_name(value: object) -> str:
             f'experiment_name={name!r}: a name must not contain "/", nor be "." or "..".',
             "For example: --name pusht_act_v1",
         )
-    return name
+    return check_name("experiment_name", name)
 
 
 def _show_path(path: Path) -> str:

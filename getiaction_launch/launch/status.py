@@ -1,13 +1,15 @@
 """The state of a run, read from its directory first and then from its scheduler."""
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from getiaction_launch.backends.backend import Backend, Job, load_backend
 from getiaction_launch.errors import UnreachableError
 from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.plan.plan import SweepPoint
+from getiaction_launch.plan.text import shorten
 from getiaction_launch.run.attempt import read_end
 from getiaction_launch.run.records import JobRecord, Progress, read_attempts
 from getiaction_launch.run.run import ROUND_TRIPS, Run
@@ -67,33 +69,55 @@ def backend_of(run: Run, record: JobRecord) -> Backend:
 def read_status(run: Run) -> RunStatus:
     """Read the state of a run from its directory, then from its job.
 
-    Only ``done.json`` means success.
+    Only ``done.json`` means success. A run whose records are damaged is UNKNOWN, with the reason.
     """
     try:
-        if ended := _read_ended(run):
-            return ended
-        job = attach(run)
-        status = job.status() if job else None
-        # The job may have ended and written its last record since the records were read.
-        if status and status.state.is_over and (ended := _read_ended(run)):
-            return ended
-        progress, attempts = Progress.read(run) or Progress(), read_attempts(run)
-    except (UnreachableError, ValueError, OSError) as error:
-        # One damaged run must not hide the others from `ls`.
-        return RunStatus(run, JobState.UNKNOWN, f"its records cannot be read: {error}")
+        status = _read_status(run)
+    except Exception as error:  # noqa: BLE001 - one damaged run must not hide the others from `ls`
+        known = isinstance(error, (UnreachableError, ValueError, OSError))
+        words = str(error) if known else f"{type(error).__name__}: {error}"
+        status = RunStatus(run, JobState.UNKNOWN, f"its records cannot be read: {words}")
+    return replace(status, reason=shorten(status.reason))
+
+
+def _read_status(run: Run) -> RunStatus:
+    if ended := _read_ended(run):
+        return ended
+    job = attach(run)
+    status = job.status() if job else None
+    # The job may have ended and written its last record since the records were read.
+    if status and status.state.is_over and (ended := _read_ended(run)):
+        return ended
+    progress, attempts = Progress.read(run) or Progress(), read_attempts(run)
     if status is None:
         return RunStatus(run, JobState.PENDING, "it was not submitted yet", progress=progress)
     state, reason = status.state, status.reason
     if state is JobState.SUCCEEDED:
         state, reason = JobState.FAILED, "its job has ended, but training has not finished"
+    cause = status.cause
+    if state is JobState.FAILED and attempts and attempts[-1].ended_at is None:
+        reason, cause = _explain(run, attempts[-1].number, reason, cause)
     if state is JobState.PENDING and attempts:
         reason = "; ".join(filter(None, [f"attempt {len(attempts)} is queued", reason]))
         reason += f" (attempt {len(attempts) - 1}: {attempts[-1].reason})"
     return RunStatus(
-        *(run, state, reason, status.cause, len(attempts), progress),
+        *(run, state, reason, cause, len(attempts), progress),
         is_queued=status.is_queued,
         is_certain=status.is_certain,
     )
+
+
+def _explain(run: Run, attempt: int, reason: str, cause: Cause | None) -> tuple[str, Cause | None]:
+    """Return why an attempt failed whose node of rank 0 could not record it, by its workers."""
+    error = None
+    with contextlib.suppress(ValueError, OSError):  # one damaged run must not hide the others
+        error = run.first_error(attempt)
+    if error is None or error.is_consequence:
+        return reason, cause
+    if error.type == "OutOfMemory":
+        return str(error), Cause.OUT_OF_MEMORY
+    # If a node was lost, the errors of the others are its consequences.
+    return (reason, cause) if cause is Cause.NODE_FAILURE else (str(error), cause)
 
 
 def read_statuses(runs: Sequence[Run]) -> list[RunStatus]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from getiaction_launch.backends.backend import Backend
+from getiaction_launch.backends.backend import Backend, check_installed
 from getiaction_launch.errors import CheckError, LaunchError, SpecError, disk_errors
 from getiaction_launch.launch.prepare import prepare, trace
 from getiaction_launch.launch.status import (
@@ -18,6 +18,7 @@ from getiaction_launch.launch.status import (
     read_statuses,
     wait,
 )
+from getiaction_launch.launch.trust import check_owner
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.plan.spec import parse
 from getiaction_launch.run.records import JobRecord, Progress, read_attempts
@@ -44,6 +45,9 @@ __all__ = [
 ]
 
 POLL_SECONDS = 0.1
+STARTING = "starting"  # the phase in which the objects of a spec are built
+SETUP_SECONDS = 5
+"""How long to wait for a run that has begun to set up its data."""
 LOCK_SECONDS = 180  # longer than a scheduler may take to answer
 
 
@@ -89,7 +93,14 @@ def submit_sweep(plans: Sequence[Plan], backend: Backend, max_parallel: int | No
         checked.add(plan.topology)
         if plan.arguments:
             parse(plan.arguments)
-    return _start(plans, backend, max_parallel)
+    runs = _start(plans, backend, max_parallel)
+    try:
+        if plans[0].arguments:
+            _await_verdict(runs[0], plans[0], backend)
+    except (LaunchError, KeyboardInterrupt):
+        _take_back(runs)
+        raise
+    return runs
 
 
 def _start(plans: Sequence[Plan], backend: Backend, max_parallel: int | None) -> list[Run]:
@@ -124,7 +135,13 @@ def _cancel_error(run: Run) -> LaunchError | None:
 
 
 @disk_errors()
-def resume(run: Run, *, force: bool = False, settings: Mapping[str, object] | None = None) -> None:
+def resume(
+    run: Run,
+    *,
+    force: bool = False,
+    trust: bool = False,
+    settings: Mapping[str, object] | None = None,
+) -> None:
     """Start another attempt of a run that ended before its training was finished.
 
     It continues in the same directory, from the newest committed checkpoint.
@@ -134,13 +151,18 @@ def resume(run: Run, *, force: bool = False, settings: Mapping[str, object] | No
         force: Whether to resume it also if nobody can say whether its job still runs. If that
             does, two jobs write to the directory until the old one notices that ``job.json`` names
             another job, and ends without saving.
+        trust: Whether to run what another user's records say; without it, that is refused.
         settings: Settings of the backend that replace those of the job before, such as the
             ``address`` of another Ray cluster.
 
     Raises:
-        LaunchError: If the run has not ended, has finished, or cannot be started from here.
+        LaunchError: If the run has not ended, has finished, belongs to another user, or cannot be
+            started from here.
     """
     from filelock import FileLock, Timeout
+
+    if not trust:
+        check_owner(run, "resume")
 
     with contextlib.ExitStack() as stack:
         try:
@@ -242,13 +264,22 @@ def _check_place(plan: Plan, backend: Backend) -> None:
             f"forward_env_vars names {missing[0]}, which is not set in this shell.",
             f"export {missing[0]}=..., or remove it from the cluster config.",
         )
+    check_installed(backend)
     backend.check(plan)
     check_root(plan.root)
 
 
 def _await_verdict(run: Run, plan: Plan, backend: Backend) -> None:
+    """Wait until a run that starts at once trains, or has failed before that.
+
+    A run that waits in a queue has its spec parsed here instead.
+    """
     submitted_at = time.monotonic()
-    while Progress.read(run) is None:
+    parsed_at: float | None = None
+    while True:
+        progress = Progress.read(run)
+        if progress and progress.phase not in (None, STARTING):
+            return
         status = read_status(run)
         state = status.state
         if state.is_over:
@@ -256,8 +287,13 @@ def _await_verdict(run: Run, plan: Plan, backend: Backend) -> None:
             if error and error.type == SpecError.__name__:
                 raise SpecError(*error.message.split("\n", 1))
             return
-        waited_seconds = time.monotonic() - submitted_at
-        is_late = waited_seconds > backend.start_seconds or status.is_queued
+        now = time.monotonic()
+        if progress:
+            # The spec is right; its data may still be missing.
+            parsed_at = parsed_at or now
+            if now - parsed_at > SETUP_SECONDS:
+                return
+        is_late = now - submitted_at > backend.start_seconds or status.is_queued
         if is_late and state is JobState.PENDING and not read_attempts(run):
             parse(plan.arguments)
             return
@@ -265,12 +301,19 @@ def _await_verdict(run: Run, plan: Plan, backend: Backend) -> None:
 
 
 @disk_errors()
-def cancel(run: Run) -> RunStatus:
+def cancel(run: Run, *, trust: bool = False) -> RunStatus:
     """End a run on all its nodes; returns once every process has stopped.
 
+    Args:
+        run: The run to end.
+        trust: Whether to end the job that another user's records name; without it, that is refused.
+
     Raises:
+        CheckError: If the run belongs to another user.
         UnreachableError: If the run cannot be reached from here.
     """
+    if not trust:
+        check_owner(run, "cancel")
     if job := attach(run):
         job.cancel()
     return read_status(run)

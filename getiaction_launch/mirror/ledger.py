@@ -9,12 +9,13 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
 from getiaction_launch.errors import RecordError
 from getiaction_launch.plan.plain import read_dataclass
+from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import read_json, write_json
 from getiaction_launch.storage.segment import segment_name
 
@@ -22,6 +23,7 @@ FILES, CHECKPOINTS = LANES = ("files", "checkpoints")
 COMMITTED = "launch/checkpoints"
 """Where committed checkpoints are; they are uploaded with their markers, and not by ledger."""
 _OTHERS = ("launch/plan.json", "launch/progress.json", "launch/resume.lock", COMMITTED)
+HEAD = ".head.json"
 POLL_SECONDS = 0.5
 
 
@@ -56,12 +58,16 @@ class Segmented:
         start: Where the last segment starts in the file, in bytes.
         end: Where the last segment ends in the file, in bytes.
         is_there: Whether the upload of the last segment has finished.
+        inode: Number of the file on its disk, as another file may take its name; 0 if unknown.
+        head: How the file begins, in hexadecimal, as disks use such numbers again.
     """
 
     segments: int = 0
     start: int = 0
     end: int = 0
     is_there: bool = True
+    inode: int = 0
+    head: str = ""
 
     def objects(self, path: str) -> list[str]:
         """Return the relative paths of the objects that hold the file at ``path``."""
@@ -71,6 +77,7 @@ class Segmented:
 @dataclass(frozen=True)
 class _Content:
     files: dict[str, Whole | Segmented] = field(default_factory=dict)
+    removals_read: int = 0
 
 
 class Ledger:
@@ -79,28 +86,66 @@ class Ledger:
     Args:
         directory: The run's staging directory.
         lane: Name of the lane, one of :data:`LANES`.
+        known: The same ledger as it was read before, in case its file has been deleted.
 
     Attributes:
         files: Uploaded files by their relative path.
+        removals_read: How much of the journal of removals has been read, in bytes.
     """
 
-    def __init__(self, directory: Path, lane: str) -> None:
+    def __init__(self, directory: Path, lane: str, known: "Ledger | None" = None) -> None:
         self._path = directory / f".{lane}.json"
         try:
-            content = read_dataclass(_Content, read_json(self._path) or {}, str(self._path))
+            found = read_json(self._path)
+            content = read_dataclass(_Content, found or {}, str(self._path))
+            if found is None and known:
+                content = _Content(known.files, known.removals_read)
         except (ValueError, RecordError):  # damaged: everything is uploaded again
             content = _Content()
-        self.files = content.files
+        self.files: dict[str, Whole | Segmented] = content.files
+        self.removals_read: int = content.removals_read
 
     def write(self) -> None:
         """Write the JSON file."""
         files = {path: vars(entry) for path, entry in self.files.items()}
-        write_json(self._path, {"files": files}, durable=False)
+        content = {"files": files, "removals_read": self.removals_read}
+        write_json(self._path, content, durable=False)
 
     def record(self, path: str, entry: Whole | Segmented) -> None:
         """Set the entry of one file, and write the JSON file."""
         self.files[path] = entry
         self.write()
+
+
+@dataclass(frozen=True)
+class Head:
+    """Which attempts the files in a staging directory are from.
+
+    Attributes:
+        attempt: Number of the attempt that last ran rank 0 on this machine, so that its files are
+            the newest; None if there was none.
+        prepared: Number of the last attempt that a node of this machine was prepared for.
+    """
+
+    attempt: int | None = None
+    prepared: int | None = None
+
+    @classmethod
+    def read(cls, local: Run) -> "Head":
+        """Read the record of a staging directory; what is missing or damaged counts as None."""
+        path = cls._path(local)
+        try:
+            return read_dataclass(cls, read_json(path) or {}, str(path))
+        except (ValueError, RecordError):  # damaged
+            return cls()
+
+    def write(self, local: Run) -> None:
+        """Write the record into a staging directory."""
+        write_json(self._path(local), asdict(self))
+
+    @staticmethod
+    def _path(local: Run) -> Path:
+        return local.directory / HEAD
 
 
 def lane_of(path: str) -> str | None:
@@ -142,22 +187,3 @@ def _try_lock(file: IO[str]) -> bool:
     except OSError:
         return False
     return True
-
-
-def walk(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Find the files of a staging directory, except hidden and unfinished ones.
-
-    Yields:
-        The path of each file, relative to the directory, and its status.
-    """
-    for place, directories, names in os.walk(directory):
-        directories[:] = [name for name in directories if not _is_unfinished(name)]
-        for name in names:
-            if not _is_unfinished(name):
-                path = Path(place, name)
-                with contextlib.suppress(FileNotFoundError):
-                    yield str(path.relative_to(directory)), path.stat()
-
-
-def _is_unfinished(name: str) -> bool:
-    return name.startswith(".") or name.endswith(".partial")

@@ -10,13 +10,13 @@ continues where this one stopped.
 """
 
 import signal
-import sys
 import threading
 import time
 
 from getiaction_launch.errors import StorageError
 from getiaction_launch.mirror.lanes import Checkpoints, Files
 from getiaction_launch.mirror.ledger import POLL_SECONDS, locked
+from getiaction_launch.mirror.transfer import say
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import describe
 from getiaction_launch.system.stop import StopRequest
@@ -53,6 +53,11 @@ class Mirror:
         """Start uploading; files that an earlier mirror did not upload come first."""
         for lane in self._lanes:
             lane.thread.start()
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Why a file cannot be uploaded, by its path relative to the staging directory."""
+        return {p: why for lane in self._lanes for p, why in lane.work.files.refused.items()}
 
     def close(self, limit_seconds: float) -> None:
         """Upload everything that is left; call it when nothing writes any more.
@@ -109,7 +114,7 @@ class _Lane:
             self._errors[self.work.name] = describe(error)
             self._log_failure(error, seconds)
             if seconds > self._limit_seconds and self._stop:
-                _log("training is stopped, because uploads have failed for too long")
+                say("training is stopped, because uploads have failed for too long")
                 self._stop.signal = self._stop.signal or signal.SIGTERM
             self.closing.wait(_pause_seconds(failures))
 
@@ -149,13 +154,8 @@ class _Lane:
 
     def _log_failure(self, error: Exception, seconds: float) -> None:
         since = f" for {seconds:.0f} s" if seconds else ""
-        _log(f"{self.work.name} could not be uploaded{since}: {describe(error)}")
+        say(f"{self.work.name} could not be uploaded{since}: {describe(error)}")
 
 
 def _pause_seconds(failures: int) -> float:
     return min(2.0**failures, MAX_PAUSE_SECONDS)
-
-
-def _log(words: str) -> None:
-    sys.stderr.write(f"getiaction-launch: {words}\n")
-    sys.stderr.flush()

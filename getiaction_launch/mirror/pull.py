@@ -1,23 +1,28 @@
 """Downloads of a run, or of one of its checkpoints, for ``getiaction-launch pull``."""
 
+import contextlib
+import shlex
+import shutil
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from getiaction_launch.errors import CheckError, StorageError, UsageError, nearest_first
-from getiaction_launch.mirror.transfer import download, hash_of
+from getiaction_launch.mirror.transfer import download, hash_of, say
 from getiaction_launch.run.checkpoint import Marker, newest
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import (
     children,
     file_system,
     is_remote,
+    kind_of,
     modified_at,
     reaching,
 )
 from getiaction_launch.storage.segment import name_and_number
+from getiaction_launch.storage.tree import find, place_below
 
 NEWEST = "newest"
 PARALLEL = 4
@@ -31,7 +36,7 @@ class File:
 
     Attributes:
         path: Path of the file, relative to the run's directory.
-        segments: Keys of the objects that hold the file, in order.
+        segments: Paths of the objects that hold the file, in order, relative to the directory.
         size_bytes: Size of the file, which is that of all segments.
     """
 
@@ -43,26 +48,31 @@ class File:
 def files_of_run(run: Run) -> list[File]:
     """List the files of a run on remote storage, except the records of its job.
 
+    Objects that cannot be files of a run are left out; a line on stderr names each of them.
+
     Raises:
         CheckError: If the run is a local directory.
         StorageError: If storage does not answer.
     """
     _check_remote(run)
-    with reaching(run.directory):
-        fs, root = file_system(run.directory)
-        found = fs.find(root, detail=True)
+    found = find(run.directory)
+    for name, reason in found.refused.items():
+        _say_refused(name, reason)
     objects: dict[str, list[str]] = defaultdict(list)
-    for key in sorted(found):
-        path, _ = name_and_number(key.removeprefix(root).lstrip("/"))
+    for segment in sorted(found.sizes):
+        path, _ = name_and_number(segment)
         if not path.startswith(_NOT_COPIED):
-            objects[path].append(key)
+            objects[path].append(segment)
     return [
-        File(path, keys, sum(found[key]["size"] for key in keys)) for path, keys in objects.items()
+        File(path, segments, sum(found.sizes[segment] for segment in segments))
+        for path, segments in objects.items()
     ]
 
 
 def pull_run(run: Run, target: Path, watch: Callable[[int, int], None]) -> None:
     """Download a run, so that it looks like one that was trained in a directory.
+
+    Objects that cannot be files below the target are left out; a line on stderr names each of them.
 
     Args:
         run: The run to download; its directory is a URL.
@@ -76,17 +86,22 @@ def pull_run(run: Run, target: Path, watch: Callable[[int, int], None]) -> None:
     files = files_of_run(run)
     if target.exists():
         raise _already_exists(run, target)
-    fs, _ = file_system(run.directory)
+    fs, root = file_system(run.directory)
+    target.mkdir(parents=True)
+    places: dict[str, Path] = {}
+    for file in files:  # all before the first download, and by one thread: names may be the same
+        with _saying_refused(file.path):
+            places[file.path] = place_below(target, file.path, create=True)
+    files = [file for file in files if file.path in places]
     total, done = sum(file.size_bytes for file in files), 0
 
     def download_file(file: File) -> int:
-        place = target / file.path
-        place.parent.mkdir(parents=True, exist_ok=True)
+        place = places[file.path]
         with reaching(run.directory):
-            fs.get_file(file.segments[0], str(place))
+            fs.get_file(f"{root}/{file.segments[0]}", str(place))
             with place.open("ab") as whole:
                 for segment in file.segments[1:]:
-                    whole.write(fs.cat_file(segment))
+                    whole.write(fs.cat_file(f"{root}/{segment}"))
         return file.size_bytes
 
     with ThreadPoolExecutor(PARALLEL) as pool:
@@ -95,38 +110,87 @@ def pull_run(run: Run, target: Path, watch: Callable[[int, int], None]) -> None:
             watch(done, total)
 
 
-def pull_checkpoint(run: Run, name: str, target: Path) -> Path:
-    """Download one checkpoint of a run.
+@contextlib.contextmanager
+def _saying_refused(name: str) -> Iterator[None]:
+    try:
+        yield
+    except StorageError as error:
+        _say_refused(name, str(error))
+
+
+def _say_refused(name: str, reason: str) -> None:
+    say(f"not downloaded: {name!r}: {reason}")
+
+
+def find_checkpoint(run: Run, name: str) -> Path:
+    """Find one checkpoint of a run.
 
     Args:
-        run: The run that has the checkpoint; its directory is a URL.
-        name: Name of a file in ``checkpoints/``, or :data:`NEWEST` for the one that was uploaded
-            last: one of these, or the checkpoint that the run would resume from.
+        run: The run that has the checkpoint.
+        name: Name of a file in ``checkpoints/``, with or without ``.ckpt``, or one of:
+            :data:`NEWEST` for the one that was uploaded or, in a directory, saved last: one of
+            these, or the checkpoint that the run would resume from; ``last`` for ``last.ckpt``, or
+            else the newest; ``best`` for the only one that a ``ModelCheckpoint`` has kept.
+
+    Returns:
+        The path or URL of the checkpoint.
+
+    Raises:
+        UsageError: If the run has no such checkpoint, or several may be the best.
+        CheckError: If the run is a local directory without any checkpoint.
+    """
+    there = {path.name: path for path in children(run.directory / "checkpoints")}
+    found = there.get(name) or there.get(f"{name}.ckpt")
+    if found is None and name in (NEWEST, "last"):
+        found = _latest(run, list(there.values()))
+    kept = [other for other in there if not other.startswith("last")]
+    if found is None and name == "best" and len(kept) == 1:
+        found = there[kept[0]]
+    if found is None:
+        _latest(run, list(there.values()))  # whether there is any
+        several = "none of these is marked as the best" if kept and name == "best" else None
+        raise UsageError(
+            f"--checkpoint {name}: {several or f'run {run.name} has no checkpoint of that name'}.",
+            nearest_first(name, [*there, NEWEST]),
+        )
+    return found
+
+
+def pull_checkpoint(run: Run, name: str, target: Path) -> Path:
+    """Copy one checkpoint of a run.
+
+    Args:
+        run: The run that has the checkpoint.
+        name: Name of the checkpoint, as :func:`find_checkpoint` takes it.
         target: Directory to put it in; it is created if it does not exist.
 
     Returns:
-        The path of the downloaded checkpoint.
+        The path of the copy.
 
     Raises:
         UsageError: If the run has no checkpoint of that name.
-        CheckError: If the target has a file of that name, or the run is a local directory.
+        CheckError: If the target has a file of that name or cannot be created, or the run is a
+            local directory without any checkpoint.
         StorageError: If the download fails, or the checkpoint is damaged.
     """
-    _check_remote(run)
-    there = {path.name: path for path in children(run.directory / "checkpoints")}
-    source = _latest(run, list(there.values())) if name == NEWEST else there.get(name)
-    if source is None:
-        raise UsageError(
-            f"--checkpoint {name}: run {run.name} has no checkpoint of that name.",
-            nearest_first(name, [*there, NEWEST]),
-        )
+    source = find_checkpoint(run, name)
     marker = Marker.read(source)
     place = target / source.name
     if place.exists():
         raise _already_exists(run, place)
-    target.mkdir(parents=True, exist_ok=True)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckError(
+            f"{target} cannot be created: {error.strerror}.", "Name another directory for the copy."
+        ) from error
     arriving = place.with_name(f".{place.name}.partial")
-    download(source, arriving)
+    if is_remote(source):
+        download(source, arriving)
+    elif source.is_dir():
+        shutil.copytree(source, arriving)
+    else:
+        shutil.copyfile(source, arriving)
     if marker and marker.sha256 and hash_of(arriving) != marker.sha256:
         raise StorageError(f"{source} is damaged: its contents are not those that were saved.")
     arriving.replace(place)
@@ -135,7 +199,10 @@ def pull_checkpoint(run: Run, name: str, target: Path) -> Path:
 
 def _check_remote(run: Run) -> None:
     if not is_remote(run.directory):
-        raise CheckError(f"run {run.name} is a local directory already: {run.directory}.")
+        raise CheckError(
+            f"run {run.name} is a local directory already: {run.directory}.",
+            f"To copy it: cp -r {shlex.quote(str(run.directory))} DIR",
+        )
 
 
 def _already_exists(run: Run, place: Path) -> CheckError:
@@ -144,10 +211,25 @@ def _already_exists(run: Run, place: Path) -> CheckError:
 
 
 def _latest(run: Run, files: list[Path]) -> Path:
-    """Return what was uploaded last: one of ``files``, or the newest committed checkpoint."""
-    uploaded_at = {path: modified_at(path) for path in files if path.is_file()}
+    """Return what was saved last: one of ``files``, or the newest committed checkpoint."""
+    uploaded_at = {path: _uploaded_at(path) for path in files}
     if committed := newest(run):  # short runs have none
         uploaded_at[committed.path] = modified_at(committed.path.with_suffix(".json"))
+    if not uploaded_at and not is_remote(run.directory):
+        raise CheckError(
+            f"run {run.name} is a local directory already: {run.directory}. "
+            "It has saved no checkpoint yet.",
+            f"See how far it is: getiaction-launch status {run.directory}",
+        )
     if not uploaded_at:
-        raise UsageError(f"run {run.name} has saved no checkpoint yet.")
+        raise UsageError(
+            f"run {run.name} has saved no checkpoint yet.",
+            f"See how far it is: getiaction-launch status {run.directory}",
+        )
     return max(uploaded_at, key=uploaded_at.__getitem__)
+
+
+def _uploaded_at(path: Path) -> float:
+    if kind_of(path) == "file":
+        return modified_at(path)
+    return max((modified_at(path / part) for part in find(path).sizes), default=0)

@@ -10,28 +10,33 @@ import contextlib
 import fcntl
 import os
 import shutil
-from dataclasses import asdict, dataclass, replace
+import threading
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from getiaction_launch.errors import CheckError, RecordError, StorageError
+from getiaction_launch.errors import CheckError, StorageError
 from getiaction_launch.mirror.ledger import (
     COMMITTED,
     LANES,
+    Head,
     Ledger,
     Whole,
     lane_of,
     locked,
-    walk,
 )
 from getiaction_launch.mirror.mirror import Mirror
-from getiaction_launch.mirror.transfer import download, hash_of
-from getiaction_launch.plan.plain import read_dataclass
+from getiaction_launch.mirror.removals import forget_removals
+from getiaction_launch.mirror.sweep import sweep, unsaved_files
+from getiaction_launch.mirror.transfer import download, hash_of, say
+from getiaction_launch.mirror.walk import is_record, is_unfinished
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.checkpoint import Checkpoint, Marker
-from getiaction_launch.run.run import Run, staging_root
-from getiaction_launch.storage.paths import file_system, reaching, read_json, remove, write_json
+from getiaction_launch.run.run import Run, check_staging, staging_root
+from getiaction_launch.storage.keys import why_refused
+from getiaction_launch.storage.paths import children, file_system, reaching, remove, write_json
 from getiaction_launch.storage.segment import name_and_number, only_grows
+from getiaction_launch.storage.tree import find, place_below
 from getiaction_launch.system.stop import StopRequest
 
 if TYPE_CHECKING:
@@ -82,23 +87,26 @@ class Staging:
         if local is self.run:
             return self
         self._limit_seconds = self.plan.uploading.limit_minutes * 60
+        self._mirror = None
+        self._undo.callback(self._remove_if_finished, self._lock())
         self.run.make_log_directory(self.number)
-        self._undo.callback(self._remove_if_finished, self._lock(staging_root(), _place(local)))
         with contextlib.ExitStack() as stack:
             for lane in LANES:
                 stack.enter_context(locked(local.directory, lane, LOCK_SECONDS))
             prepare(self.run, self.number, self.node_rank, self.resume_from)
         if self.resume_from:
-            name = self.resume_from.rpartition("/")[2]
+            name = _committed_name(self.run, self.resume_from)
             self.resume_from = str(local.directory / COMMITTED / name)
-        mirror = Mirror(
+        self._mirror = Mirror(
             self.run,
             period_seconds=self.plan.uploading.period_seconds,
             limit_seconds=self._limit_seconds,
             stop=self.stop,
         )
-        self._undo.callback(self._close, mirror)
-        mirror.start()
+        self._undo.callback(self._close, self._mirror)
+        self._mirror.start()
+        # Beside the training, as it asks storage about other runs.
+        threading.Thread(target=sweep, args=(staging_root(), local), daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -111,15 +119,25 @@ class Staging:
         else:
             mirror.close(self._limit_seconds)
 
-    def _lock(self, *directories: Path) -> int:
-        for directory in directories:
-            descriptor = os.open(directory, os.O_RDONLY)
-            self._undo.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-        return descriptor
+    def _lock(self) -> int:
+        place = _place(self.run.local)
+        while True:
+            self.run.make_log_directory(self.number)
+            with contextlib.ExitStack() as locks, contextlib.suppress(FileNotFoundError):
+                for directory in (staging_root(), place):
+                    descriptor = os.open(directory, os.O_RDONLY)
+                    locks.callback(os.close, descriptor)
+                    fcntl.flock(descriptor, fcntl.LOCK_SH)
+                # Beware: a node that has finished may have removed the directory meanwhile.
+                if os.path.samestat(os.fstat(descriptor), place.stat()):
+                    self._undo.push(locks.pop_all())
+                    return descriptor
 
     def _remove_if_finished(self, lock: int) -> None:
-        if not self.is_finished and not self.is_removed:
+        if self._mirror is None or not (self.is_finished or self.is_removed):
+            return
+        if (refused := self._mirror.refused) and not self.is_removed:
+            say(f"{self.run.local.directory} is kept, as {', '.join(refused)} cannot be uploaded")
             return
         # Only the last node on this machine gets the exclusive lock.
         with contextlib.suppress(BlockingIOError):
@@ -129,33 +147,6 @@ class Staging:
 
 def _place(local: Run) -> Path:
     return local.directory.parents[1]
-
-
-@dataclass(frozen=True)
-class _Head:
-    """Which attempt last ran rank 0 on this machine, so that its files are the newest.
-
-    Attributes:
-        attempt: Number of the attempt, from 0.
-    """
-
-    attempt: int
-
-    @classmethod
-    def read(cls, local: Run) -> "_Head | None":
-        path = cls._path(local)
-        try:
-            content = read_json(path)
-            return None if content is None else read_dataclass(cls, content, str(path))
-        except (ValueError, RecordError):  # damaged
-            return None
-
-    def write(self, local: Run) -> None:
-        write_json(self._path(local), asdict(self))
-
-    @staticmethod
-    def _path(local: Run) -> Path:
-        return local.directory / ".head.json"
 
 
 def prepare(run: Run, number: int, node_rank: int, resume_from: str | None) -> None:
@@ -172,33 +163,53 @@ def prepare(run: Run, number: int, node_rank: int, resume_from: str | None) -> N
         StorageError: If a download fails.
     """
     local = run.local
-    head = _Head.read(local)
-    if head is None or head.attempt not in (number - 1, number):
-        _forget(local)  # rank 0 has run on another machine since
-    write_json(local.launch_directory / "plan.json", run.read("plan") or {})
+    head = Head.read(local)
+    # Beware: what another node of this machine was prepared for, its workers may use already.
+    if head.prepared != number:
+        if head.attempt not in (number - 1, number):
+            _forget(local)  # rank 0 has run on another machine since
+        write_json(local.launch_directory / "plan.json", run.read("plan") or {})
+        forget_removals(local.directory)
     if resume_from:
         _download_checkpoint(run, resume_from)
-    if node_rank == 0:
-        if number > 0:
-            _download_files(run)
-            _abort_uploads(run)
-        _Head(number).write(local)
+    if node_rank == 0 and number > 0:
+        _download_files(run)
+        _abort_uploads(run)
+    Head(number if node_rank == 0 else head.attempt, number).write(local)
 
 
 def _forget(local: Run) -> None:
     """Remove outdated files; logs are kept, as no other machine writes them."""
-    ledgers = {lane: Ledger(local.directory, lane) for lane in LANES}
-    for path, _ in list(walk(local.directory)):
-        if not path.startswith("launch/logs/"):
-            (local.directory / path).unlink()
-            for ledger in ledgers.values():
-                ledger.files.pop(path, None)
-    for ledger in ledgers.values():
+    if unsaved := unsaved_files(local):
+        say(f"{local.directory}: removed outdated files, not uploaded: {', '.join(unsaved)}")
+    kept = {local.launch_directory, local.launch_directory / "logs"}
+    for path in (*children(local.directory), *children(local.launch_directory)):
+        if path not in kept and not is_record(path.relative_to(local.directory)):
+            remove(path)
+    for lane in LANES:
+        ledger = Ledger(local.directory, lane)
+        logs = {p: entry for p, entry in ledger.files.items() if p.startswith("launch/logs/")}
+        ledger.files = logs
         ledger.write()
 
 
+def _committed_name(run: Run, url: str) -> str:
+    """Return the name of the committed checkpoint that an attempt's record names.
+
+    Raises:
+        CheckError: If it names something else, of another run or in another directory.
+    """
+    directory, _, name = url.rpartition("/")
+    if why_refused(name) or directory != str(run.directory / COMMITTED):
+        raise CheckError(
+            f"{url!r} is not a checkpoint of run {run.directory}, and is not resumed from.",
+            f"Resume from the newest one: getiaction-launch resume {run.directory}",
+        )
+    return name
+
+
 def _download_checkpoint(run: Run, url: str) -> None:
-    name = url.rpartition("/")[2]
+    name = _committed_name(run, url)
     source = run.directory / COMMITTED / name
     target = run.local.directory / COMMITTED / name
     stored = Marker.read(source)
@@ -231,22 +242,32 @@ def _download_files(run: Run) -> None:
     """Download what the user's callbacks have saved; files that exist here already are newer."""
     local = run.local
     ledgers = {lane: Ledger(local.directory, lane) for lane in LANES}
-    known = {path for ledger in ledgers.values() for path in ledger.files}
-    with reaching(run.directory):
-        fs, root = file_system(run.directory)
-        keys = fs.find(root)
-    for key in keys:
-        path = key.removeprefix(root).lstrip("/")
-        lane = None if path.startswith("launch/") else lane_of(path)
-        is_log = only_grows(name_and_number(path)[0])
-        target = local.directory / path
-        if lane is None or is_log or path in known or target.exists():
+    found = find(run.directory)
+    for path, reason in found.refused.items():
+        _say_refused(path, reason)
+    for path in found.sizes:
+        lane = None if path.startswith("launch/") or is_unfinished(path) else lane_of(path)
+        if lane is None or only_grows(name_and_number(path)[0]):
             continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        download(run.directory / path, target)
+        if os.path.lexists(local.directory / path):
+            continue
+        try:
+            target = place_below(local.directory, path)
+        except StorageError as error:
+            _say_refused(path, str(error))
+            continue
+        # A download that is killed must not leave a part of a file that counts as newer.
+        arriving = target.with_name(f".{target.name}.partial")
+        remove(arriving)
+        download(run.directory / path, arriving)
+        arriving.replace(target)
         ledgers[lane].files[path] = Whole.of(target.stat())
     for ledger in ledgers.values():
         ledger.write()
+
+
+def _say_refused(path: str, reason: str) -> None:
+    say(f"not downloaded: {path!r}: {reason}")
 
 
 def _abort_uploads(run: Run) -> None:
@@ -271,10 +292,12 @@ def salvage(run: Run, number: int) -> None:
         number: Number of that attempt, from 0.
 
     Raises:
+        CheckError: If another user may have written there.
         StorageError: If an upload fails.
     """
     local = run.local
+    check_staging(run)
     if local is run or not local.directory.is_dir():
         return
-    if _Head.read(local) == _Head(number - 1):
+    if Head.read(local).attempt == number - 1:
         Mirror(run).close(SALVAGE_SECONDS)

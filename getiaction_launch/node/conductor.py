@@ -20,16 +20,19 @@ from getiaction_launch.errors import LaunchError
 from getiaction_launch.mirror.staging import salvage
 from getiaction_launch.node.allocation import Allocation, Limits
 from getiaction_launch.node.guard import Guard, RunLostError
-from getiaction_launch.node.node import SAVE_LIMIT_SECONDS, await_save, run_node
+from getiaction_launch.node.head import reach_head
+from getiaction_launch.node.node import SAVE_LIMIT_SECONDS, await_save, record_kills, run_node
 from getiaction_launch.node.nodes import NodeHandle, Nodes
 from getiaction_launch.node.sidecar import NodeLostError, Sidecar
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt, Ending
-from getiaction_launch.run.node_records import NodeEnd
+from getiaction_launch.run.node_records import WORKER_DIED, NodeEnd
 from getiaction_launch.run.records import Cancel, Done, JobRecord, read_attempts
 from getiaction_launch.run.restart import allow_another, judge, may_begin
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED, Cause, JobState
+from getiaction_launch.system.addresses import own_addresses
+from getiaction_launch.system.memory import count_oom_kills
 from getiaction_launch.system.ports import reserve_port
 from getiaction_launch.system.stop import StopRequest
 
@@ -39,7 +42,9 @@ MARGIN_SECONDS = 15
 _starts = itertools.count()
 
 
-def begin(run: Run, key: str, address: str, port: int) -> Attempt:
+def begin(
+    run: Run, key: str, address: str, port: int, other_addresses: Sequence[str] = ()
+) -> Attempt:
     """Open the next attempt, after uploading what a killed attempt has left on this machine.
 
     Args:
@@ -47,9 +52,10 @@ def begin(run: Run, key: str, address: str, port: int) -> Attempt:
         key: A name that all nodes of this start share with no other start.
         address: This machine's address, as the other nodes reach it.
         port: The reserved port on which the worker of rank 0 will listen.
+        other_addresses: IP addresses of this machine, for nodes that cannot reach ``address``.
     """
     salvage(run, len(read_attempts(run)))
-    return Attempt.begin(run, key, address, port)
+    return Attempt.begin(run, key, address, port, other_addresses)
 
 
 def join(run: Run, allocation: Allocation, stop: StopRequest | None = None) -> int:
@@ -88,7 +94,7 @@ def join(run: Run, allocation: Allocation, stop: StopRequest | None = None) -> i
 def _lead(run: Run, allocation: Allocation, stop: StopRequest) -> int:
     port, claim = reserve_port()
     with claim:
-        attempt = begin(run, allocation.key, allocation.address, port)
+        attempt = begin(run, allocation.key, allocation.address, port, own_addresses())
         with contextlib.closing(allocation.make_sidecar(attempt, 0, stop)) as sidecar:
             end = _run_share(attempt, 0, allocation.limits, stop, sidecar)
             ends = _gather_ends(attempt, end, allocation.limits, stop)
@@ -97,6 +103,7 @@ def _lead(run: Run, allocation: Allocation, stop: StopRequest) -> int:
 
 def _follow(attempt: Attempt, allocation: Allocation, stop: StopRequest) -> int:
     node_rank = allocation.node_rank
+    attempt = reach_head(attempt, node_rank, lambda: stop.signal)
     with contextlib.closing(allocation.make_sidecar(attempt, node_rank, stop)) as sidecar:
         end = _run_share(attempt, node_rank, allocation.limits, stop, sidecar)
         end.write(attempt.run, attempt.number, node_rank)
@@ -162,9 +169,11 @@ def _conclude(
 ) -> int:
     run = attempt.run
     stopped_by = None
-    if stop.signal:
-        is_cancelled = Cancel.read(run) is not None
-        stopped_by = Cause.CANCEL if is_cancelled else allocation.stop_cause(stop.signal)
+    error = run.first_error(attempt.number)
+    is_clear = error and not error.is_consequence and error.type != WORKER_DIED
+    if stop.signal and not Cancel.read(run) and not is_clear:
+        # Only where it matters: the scheduler may kill this process before it answers.
+        stopped_by = allocation.stop_cause(stop.signal)
     ending = judge(
         run, attempt.number, [end.exit_code if end else None for end in ends], stopped_by
     )
@@ -253,11 +262,13 @@ def _run_attempt(
     except (NodeLostError, LaunchError) as error:
         return _fail(begin(run, _key(), "", 0), error), False
     attempt = begin(run, _key(), address, port)
+    kills = count_oom_kills()
     try:
         handles = nodes.start(attempt)
     except (NodeLostError, LaunchError) as error:
         return _fail(attempt, error), False
     exit_codes = _watch(handles, nodes, is_stopped, patience_seconds)
+    record_kills(attempt, dict(enumerate(exit_codes)), kills)
     nodes.clean(exit_codes)
     if loss := guard.confirm_loss():
         return _abandon(loss), False

@@ -14,14 +14,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from getiaction_launch.mirror.staging import Staging
 from getiaction_launch.node.guard import Guard, RunLostError
+from getiaction_launch.node.head import NOT_STARTED, reach_head
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt
-from getiaction_launch.run.node_records import WorkerError
+from getiaction_launch.run.loggers import tracking_variables
+from getiaction_launch.run.node_records import WORKER_DIED, WorkerError
 from getiaction_launch.run.records import Progress
 from getiaction_launch.run.rotation import LogLimit
 from getiaction_launch.run.run import Run
@@ -140,17 +142,30 @@ def run_node(
             staging.is_lost, staging.is_removed = loss is not None, guard.is_removed
             staging.is_finished = code == 0
     except Exception as error:
-        rank = node_rank * plan.topology.workers_per_node
-        words = (type(error).__name__, f"the node could not start its workers: {error}")
         if not guard.confirm_loss():
-            run.write_error(
-                attempt.number, WorkerError(rank, node_rank, socket.gethostname(), *words)
-            )
+            attempt.write_node_error(node_rank, type(error).__name__, f"{NOT_STARTED}: {error}")
         raise
     if loss:
         guard.remove_leftovers()
         raise RunLostError(loss)
     return code
+
+
+def record_kills(attempt: Attempt, exit_codes: Mapping[int, int | None], kills_before: int) -> None:
+    """Record which nodes' processes the kernel has killed because memory ran out.
+
+    Args:
+        attempt: The attempt that the nodes belong to.
+        exit_codes: Exit code of each node's process on this machine, by the node's rank.
+        kills_before: How often the kernel had killed before the attempt.
+    """
+    killed = [rank for rank, code in exit_codes.items() if code == -signal.SIGKILL]
+    if not killed or count_oom_kills() <= kills_before:
+        return
+    how = "the node's process was killed by SIGKILL because its memory limit was reached"
+    for node_rank in killed:
+        with contextlib.suppress(OSError):  # a full disk must not hide that the node is gone
+            attempt.write_node_error(node_rank, "OutOfMemory", how)
 
 
 def _run_workers(
@@ -165,16 +180,19 @@ def _run_workers(
     warning_seconds: float,
 ) -> int:
     run = attempt.run
+    oom_kills = count_oom_kills()
     workers = {}
+    trackers = tracking_variables(run, {**os.environ, **plan.env_vars})
     for local_rank in range(plan.topology.workers_per_node):
         variables = worker_environment(
             plan.topology, node_rank, local_rank, attempt.head, f"{run.name}/{attempt.number}"
         )
         rank = int(variables["RANK"])
+        # Ranks that log separately must not write into one run of a tracker.
+        variables |= trackers if rank == 0 else {}
         workers[rank] = _start_worker(plan, attempt, variables, place)
     log_directory = run.local.log_directory(attempt.number)
     logs = LogLimit((log_directory / f"rank_{rank}.log" for rank in workers), plan.log_limit_mb)
-    oom_kills = count_oom_kills()
     alive = dict(workers)
     failed = False
     while alive and not (failed or stop.signal or guard.loss()):
@@ -245,7 +263,7 @@ def _record_death(
     attempt: Attempt, rank: int, node_rank: int, returncode: int, *, is_oom: bool
 ) -> None:
     """Record why a worker ended, unless it has recorded an exception itself."""
-    name = "WorkerDied"
+    name = WORKER_DIED
     if returncode < 0:
         signal_name = signal.Signals(-returncode).name
         message = f"the worker was killed by {signal_name}"
@@ -330,7 +348,7 @@ def main() -> int:
     attempt = Attempt.read(Run.at(arguments.run), arguments.attempt)
     try:
         return run_node(
-            attempt,
+            reach_head(attempt, arguments.node_rank, lambda: stop.signal),
             arguments.node_rank,
             arguments.grace_seconds,
             stop,

@@ -13,9 +13,14 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, TypeVar, Union
 
-from getiaction_launch.errors import RecordError
+from getiaction_launch.errors import LaunchError, RecordError
 
 T = TypeVar("T")
+HUGE = 1 << 63
+"""Whole numbers beyond this fit into no process id, size or time, and not into a float."""
+
+_NOT_FINITE = ("NaN", "Infinity", "-Infinity")
+"""Numbers that JSON does not have, as :mod:`getiaction_launch.storage.strict_json` writes them."""
 
 
 def read_dataclass(cls: type[T], content: object, source: str) -> T:
@@ -54,7 +59,13 @@ def _read_fields(cls: Any, content: object, source: str, prefix: str) -> object:
                 f"{source}: the key {prefix}{field.name} is missing.",
                 "The file is damaged, or another program wrote it.",
             )
-    return cls(**values)
+    try:
+        return cls(**values)
+    except (TypeError, ValueError, LaunchError) as error:  # what the class itself checks
+        words = str(error).partition("\n")[0].removesuffix(".")
+        raise RecordError(
+            f"{source}: {words}.", "The file is damaged, or another program wrote it."
+        ) from error
 
 
 def _read(kind: Any, value: object, source: str, key: str) -> object:  # noqa: ANN401, C901, PLR0911 - a type; a line for each kind
@@ -76,9 +87,15 @@ def _read(kind: Any, value: object, source: str, key: str) -> object:  # noqa: A
         if issubclass(kind, Enum) and value in [member.value for member in kind]:
             return kind(value)
         if _is_number_for(kind, value):
-            return kind(value)
+            try:
+                return kind(value)
+            except OverflowError:
+                raise _damaged(source, key, value, _name(kind)) from None
+        if kind is float and value in _NOT_FINITE:
+            return float(str(value))
         is_flag = isinstance(value, bool) and kind is not bool  # Python counts it as a number
-        if isinstance(value, kind) and not is_flag:
+        is_huge = kind is int and isinstance(value, int) and abs(value) > HUGE
+        if isinstance(value, kind) and not (is_flag or is_huge):
             return value
     raise _damaged(source, key, value, _name(kind))
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import cast
 
 from getiaction_launch.errors import SpecError, nearest_first
+from getiaction_launch.plan.secrets import refuse_secrets_of_spec
+from getiaction_launch.plan.unique_keys import KEEP_ONE, duplicate_key
 
 CLI_CLASS = "getiaction.cli.CLI"
 """What parses and runs a spec: a ``LightningCLI`` that takes ``args`` and raises on bad input."""
@@ -34,8 +36,17 @@ SECTIONS = (
 TRAINER_KEYS = ("num_nodes", "devices", "accelerator", "experiment_name", "default_root_dir")
 """What decides how many processes a run has, and where its directory lies."""
 
+_DEVICES = "trainer.devices (--gpus-per-node)"
+
 DEFAULT = "default"
 """The origin of a value that no config file and no override sets."""
+
+_ELSEWHERE = (
+    *("trainer.num_nodes", "trainer.devices", "trainer.experiment_name", "trainer.max_epochs"),
+    *("trainer.max_steps", "trainer.default_root_dir", "--nodes", "--gpus-per-node", "--name"),
+    *("--partition", "--account", "--time", "--mem"),
+)
+"""Where to write what people look for at the top of a spec."""
 
 _TEXT_KEYS = ("trainer.experiment_name", "trainer.default_root_dir")
 _YAML_SUFFIXES = (".yaml", ".yml", ".json")
@@ -53,16 +64,24 @@ def read_spec(config_paths: Sequence[str], overrides: Sequence[tuple[str, str]])
         The arguments of ``getiaction fit``.
 
     Raises:
-        SpecError: For a file that is missing or is not YAML, or for an unknown section.
+        SpecError: For a file that is missing or is not YAML, for an unknown section, for a key that
+            is set twice in one file, or for a secret, since all of it is written to the run's
+            directory.
     """
     arguments = []
     for path in config_paths:
         text, content = _read_config(path)
-        _check_sections(content, path)
+        _check_sections(content, f"--config {path}")
+        for section, value in content.items():
+            _check_named_file(section, value)
         arguments += ["--config", text]
     for key, text in overrides:
         _check_sections([key.partition(".")[0].rstrip("+")], f"--{key}")
+        _refuse_duplicates(text, f"--{key}={text}")
+        _check_named_file(f"--{key}", text)
         arguments.append(f"--{key}={text}")
+    for source in _read_sources(arguments):
+        refuse_secrets_of_spec(source)
     return arguments
 
 
@@ -190,7 +209,8 @@ def _run_cli(arguments: Sequence[str]) -> None:
     try:
         getattr(importlib.import_module(module), name)(args=["fit", *arguments])
     except argparse.ArgumentError as error:
-        raise SpecError(str(error)) from error
+        what, _, fix = str(error).partition("\n")
+        raise SpecError(what, fix.replace("trainer.devices", _DEVICES, 1)) from error
 
 
 def _load(text: str) -> object:
@@ -209,28 +229,46 @@ def _read_config(path: str) -> tuple[str, dict[str, object]]:
         content = _load(text)
     except OSError as error:
         raise SpecError(
-            f"--config {path}: {error.strerror}.", f"Is it there? ls {Path(path).parent}"
+            f"--config {path}: {error.strerror}.",
+            f"Name a file that can be read; those there: ls {Path(path).parent}",
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or "it is not text"
+        is_deep = isinstance(error, RecursionError)
+        unread = "it is nested too deeply" if is_deep else "it is not text"
+        reason = getattr(error, "problem", None) or unread
         raise SpecError(
             f"--config {path} is not YAML: {reason}{where}.", "Fix it and try again."
         ) from error
     if not isinstance(content, dict):
+        kind = "nothing" if content is None else type(content).__name__
         raise SpecError(
-            f"--config {path} holds {type(content).__name__}, not a mapping.",
+            f"--config {path} holds {kind}, not a mapping.",
             "A spec has the sections trainer, model and data.",
         )
+    _refuse_duplicates(text, f"--config {path}")
     return text, content
+
+
+def _check_named_file(source: str, value: object) -> None:
+    """Check a file that a section names instead of its own content."""
+    if isinstance(value, str) and value.endswith(_YAML_SUFFIXES) and Path(value).is_file():
+        text = Path(value).read_text(encoding="utf-8", errors="replace")
+        _refuse_duplicates(text, f"{source}: {value}")
+
+
+def _refuse_duplicates(text: str, source: str) -> None:
+    if found := duplicate_key(text):
+        raise SpecError(f"{source}: {found}.", KEEP_ONE)
 
 
 def _check_sections(keys: Iterable[str], source: str) -> None:
     for key in keys:
         if key not in SECTIONS:
             raise SpecError(
-                f"{source}: unknown section {key!r}.", nearest_first(str(key), SECTIONS)
+                f"{source}: unknown section {key!r}.",
+                nearest_first(str(key), [*SECTIONS, *_ELSEWHERE]),
             )
 
 

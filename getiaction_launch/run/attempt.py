@@ -11,7 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from getiaction_launch.errors import CheckError, RecordError
+from getiaction_launch.plan.plan import Plan
+from getiaction_launch.plan.text import shorten
 from getiaction_launch.run.checkpoint import newest
+from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.records import AttemptRecord, Done, Progress, read_attempts
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
@@ -47,6 +50,7 @@ class Attempt:
         head: ``address:port`` where the worker of rank 0 listens.
         resume_from: The committed checkpoint that all workers start from; None for a new start.
         token: A random word by which processes of this start are known.
+        other_addresses: IP addresses of the same machine, for nodes that cannot reach ``head``.
     """
 
     run: Run
@@ -54,9 +58,12 @@ class Attempt:
     head: str
     resume_from: str | None
     token: str = ""
+    other_addresses: Sequence[str] = ()
 
     @classmethod
-    def begin(cls, run: Run, key: str, address: str, port: int) -> "Attempt":
+    def begin(
+        cls, run: Run, key: str, address: str, port: int, other_addresses: Sequence[str] = ()
+    ) -> "Attempt":
         """Open the next attempt; only its one writer calls this.
 
         Args:
@@ -65,6 +72,7 @@ class Attempt:
             address: This machine's address, as the other nodes reach it.
             port: A port of this machine, reserved by
                 :func:`~getiaction_launch.system.ports.reserve_port`.
+            other_addresses: IP addresses of this machine, for nodes that cannot reach ``address``.
         """
         number = len(read_attempts(run))
         checkpoint = newest(run)
@@ -74,8 +82,12 @@ class Attempt:
             run.make_log_directory(number)
         first_step = checkpoint.step if checkpoint else 0
         token, now = secrets.token_hex(8), time.time()
-        AttemptRecord(number, key, head, resume_from, first_step, now, token=token).write(run)
-        return cls(run, number, head, resume_from, token)
+        AttemptRecord(
+            *(number, key, head, resume_from, first_step, now),
+            token=token,
+            other_addresses=list(other_addresses),
+        ).write(run)
+        return cls(run, number, head, resume_from, token, other_addresses)
 
     @classmethod
     def read(cls, run: Run, number: int) -> "Attempt":
@@ -90,7 +102,9 @@ class Attempt:
                 f"{socket.gethostname()} does not see attempt {number} of run {run.name}.",
                 f"Check that every node sees {run.directory}.",
             )
-        return cls(run, number, record.head, record.resume_from, record.token)
+        return cls(
+            *(run, number, record.head, record.resume_from, record.token, record.other_addresses)
+        )
 
     @classmethod
     def join(
@@ -122,6 +136,21 @@ class Attempt:
             f"do all nodes see {run.directory}?"
         )
 
+    def write_node_error(
+        self, node_rank: int, name: str, message: str, host: str | None = None
+    ) -> None:
+        """Record why a node cannot train, as the error of its first worker.
+
+        Args:
+            node_rank: Rank of the node, from 0.
+            name: Class name of the error.
+            message: What went wrong, in a sentence for people.
+            host: Host name of the node; this machine's by default.
+        """
+        rank = node_rank * Plan.of(self.run).topology.workers_per_node
+        error = WorkerError(rank, node_rank, host or socket.gethostname(), name, message)
+        self.run.write_error(self.number, error)
+
     def end(self, ending: Ending) -> None:
         """Record how the attempt ended; if it succeeded, the run is done."""
         try:
@@ -141,7 +170,7 @@ def write_end(run: Run, record: AttemptRecord, ending: Ending) -> None:
         record,
         state=ending.state,
         cause=ending.cause,
-        reason=ending.reason,
+        reason=shorten(ending.reason),
         goes_on=ending.goes_on,
         ended_at=time.time(),
     ).write(run)

@@ -18,7 +18,17 @@ from getiaction_launch.errors import RecordError, StorageError
 from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED
-from getiaction_launch.storage.paths import children, reaching, read_json, remove, write_json
+from getiaction_launch.storage.paths import (
+    children,
+    file_system,
+    is_remote,
+    kind_of,
+    reaching,
+    read_json,
+    remove,
+    write_json,
+)
+from getiaction_launch.storage.tree import find
 
 KEPT = 2
 """How many committed checkpoints are kept: the newest, and one more in case it is unreadable."""
@@ -109,6 +119,12 @@ class Checkpoint(Marker):
             return None
         return cls(**vars(marker), path=path)
 
+    @property
+    def age(self) -> tuple[int, int, int, float]:
+        """What orders the checkpoints of a run, the newest one last."""
+        # The clock decides only within an attempt: another one may have run on another machine.
+        return self.fit, self.attempt, self.step, self.saved_at
+
 
 def newest(run: Run) -> Checkpoint | None:
     """Return the committed checkpoint that the run would resume from; None if there is none."""
@@ -119,7 +135,7 @@ def all_committed(run: Run) -> list[Checkpoint]:
     """Return all committed checkpoints, the newest one last."""
     markers = [path for path in children(_directory(run)) if path.suffix == ".json"]
     read = (Checkpoint.read(marker.with_suffix(".ckpt")) for marker in markers)
-    return sorted(filter(None, read), key=_age)
+    return sorted(filter(None, read), key=lambda checkpoint: checkpoint.age)
 
 
 def partial_path(run: Run, fit: int, step: int) -> Path:
@@ -172,7 +188,7 @@ def commit(
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return the file of a checkpoint, or all files if the checkpoint is a directory."""
+    """Return the file of a local checkpoint, or all files if the checkpoint is a directory."""
     return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
 
 
@@ -197,11 +213,6 @@ def _uncommitted_path(partial: Path) -> Path:
     return next(path for path in paths if not Checkpoint.read(path))
 
 
-def _age(checkpoint: Checkpoint) -> tuple[int, int, int, float]:
-    # The clock decides only within an attempt: another one may have run on another machine.
-    return checkpoint.fit, checkpoint.attempt, checkpoint.step, checkpoint.saved_at
-
-
 def _remove_all_but(run: Run, names: set[str]) -> None:
     # Markers first: a checkpoint that is removed in part must not count.
     for path in sorted(_directory(run).iterdir(), key=lambda path: path.suffix != ".json"):
@@ -210,7 +221,14 @@ def _remove_all_but(run: Run, names: set[str]) -> None:
 
 
 def _size_bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in files_of(path))
+    if not is_remote(path):
+        return sum(file.stat().st_size for file in files_of(path))
+    # In one request; and UPath's is_dir() takes a failure for a file that does not exist.
+    if kind_of(path) == "directory":
+        return sum(find(path).sizes.values())
+    with reaching(path):
+        fs, key = file_system(path)
+        return int(fs.info(key)["size"])
 
 
 def _sync(path: Path) -> None:

@@ -7,17 +7,18 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from getiaction_launch.errors import UsageError, counted
+from getiaction_launch.errors import RecordError, UsageError, counted
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.records import JobRecord
 from getiaction_launch.run.rotation import end_of, read_from
 from getiaction_launch.run.run import Run
-from getiaction_launch.storage.paths import children, is_remote, read_bytes
+from getiaction_launch.storage.paths import children, is_remote, kind_of, read_bytes
 from getiaction_launch.storage.segment import name_and_number, segment_name
 
 POLL_SECONDS = 0.2
 REMOTE_POLL_SECONDS = 2.0
 PIECE_BYTES = 1 << 20
+MOST_WORKERS = 100_000
 LINE_END = re.compile(rb"\r*\n\r*|\r+")
 
 
@@ -38,6 +39,8 @@ def log_files(
         UsageError: If the run has no worker of that rank.
     """
     world_size = Plan.of(run).topology.world_size
+    if world_size > MOST_WORKERS:
+        raise RecordError(f"plan.json: topology has {world_size} workers.", "The file is damaged.")
     if rank is not None and not 0 <= rank < world_size:
         raise UsageError(
             f"--rank {rank}: run {run.name} has {counted(world_size, 'worker')}.",
@@ -54,7 +57,11 @@ def log_files(
     # The scheduler's own output helps only if no node was started.
     if job and job.output and not (may_come or children(directory)):
         own += [Path(job.output)]
-    return files | {p.stem.replace("_", " "): p for p in own if p.exists() and p.stat().st_size}
+    return files | {p.stem.replace("_", " "): p for p in own if _has_content(p)}
+
+
+def _has_content(path: Path) -> bool:
+    return kind_of(path) == "file" and (is_remote(path) or path.stat().st_size > 0)
 
 
 def read_lines(
@@ -123,13 +130,15 @@ class _Tail:
         kept, self._kept = self._kept, b""
         for piece in itertools.chain([kept], self._pieces()):
             *lines, self._rest = LINE_END.split(self._rest + piece)
+            if len(self._rest) > PIECE_BYTES:  # whatever that is, it is not a line
+                lines, self._rest = [*lines, self._rest], b""
             for line in lines:
                 yield line.decode(errors="replace")
         if self._rest and is_over:
             yield self._rest.decode(errors="replace")
 
     def _pieces(self) -> Iterator[bytes]:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             while True:
                 piece, self._position = read_from(self._path, self._position, PIECE_BYTES)
                 if not piece:

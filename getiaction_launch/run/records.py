@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from getiaction_launch.errors import RecordError
 from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.run.state import Cause, JobState
 from getiaction_launch.storage.paths import read_json
@@ -37,18 +36,8 @@ def load(cls: type[T], path: Path) -> T | None:
         RecordError: If the file is damaged; the message names the file and the key.
         StorageError: If remote storage does not answer.
     """
-    content = _read_mapping(path)
+    content = read_json(path)
     return None if content is None else read_dataclass(cls, content, str(path))
-
-
-def _read_mapping(path: Path) -> dict[str, object] | None:
-    try:
-        content: object = read_json(path)
-    except ValueError as error:
-        raise RecordError(f"{path} is not JSON: {error}.", "The file is damaged.") from error
-    if content is not None and not isinstance(content, dict):
-        raise RecordError(f"{path}: {content!r} must be a mapping.", "The file is damaged.")
-    return content
 
 
 def plain(record: Any) -> dict[str, object]:  # noqa: ANN401 - a dataclass
@@ -73,7 +62,7 @@ class Record:
             StorageError: If remote storage does not answer.
         """
         path = run.launch_directory / f"{cls.NAME}.json"
-        content = _read_mapping(path)
+        content = read_json(path)
         return None if content is None else cls.from_content(content, str(path))
 
     @classmethod
@@ -188,6 +177,7 @@ class AttemptRecord:
         ended_at: When the attempt ended, in seconds since the epoch; None while it runs.
         last_step: Optimizer steps that the worker of rank 0 last reported.
         token: A random word in the environment of all processes of this start; it is not secret.
+        other_addresses: IP addresses of rank 0's node, for nodes that cannot reach ``head``.
     """
 
     number: int = 0
@@ -203,6 +193,7 @@ class AttemptRecord:
     ended_at: float | None = None
     last_step: int | None = None
     token: str = ""
+    other_addresses: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, run: "Run", number: int) -> "AttemptRecord | None":
@@ -248,6 +239,8 @@ class Progress(Record):
         upload_error: Why no checkpoint can be uploaded at present.
         is_writing_checkpoint: Whether a checkpoint is being written in the background.
         updated_at: When this was written, in seconds since the epoch.
+        monitored: What the user's callbacks and schedulers monitor, the most important first.
+        not_finite: Since which step the loss and other metrics have been NaN or infinite.
         reported: Names of the values that have been reported; not written itself.
     """
 
@@ -267,6 +260,8 @@ class Progress(Record):
     upload_error: str | None = None
     is_writing_checkpoint: bool = False
     updated_at: float | None = None
+    monitored: list[str] = field(default_factory=list)
+    not_finite: dict[str, int] = field(default_factory=dict)
     reported: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @classmethod

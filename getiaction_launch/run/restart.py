@@ -12,6 +12,7 @@ from dataclasses import replace
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import EXIT_FAILED, Ending, write_end
 from getiaction_launch.run.checkpoint import newest
+from getiaction_launch.run.node_records import WORKER_DIED
 from getiaction_launch.run.records import AttemptRecord, Cancel, Done, Progress, read_attempts
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED, Cause, JobState
@@ -27,6 +28,7 @@ _INTERRUPTIONS = {
     Cause.TIME_LIMIT: "its time limit was near",
     Cause.PREEMPTION: "preempted",
     Cause.NODE_FAILURE: "a node of its job was lost",
+    Cause.OUT_OF_MEMORY: "a node's memory limit was reached",
     Cause.CANCEL: "cancelled by you",
 }
 _SILENT = Ending(JobState.FAILED, Cause.NODE_FAILURE, "it ended without recording why")
@@ -61,12 +63,14 @@ def judge(
     is_echo = stopped_by not in (None, Cause.STOP) or EXIT_FAILED not in exit_codes
     if not has_failed and is_echo and (stopped_by or EXIT_INTERRUPTED in exit_codes):
         cause = stopped_by or Cause.STOP
-        is_loss = cause is Cause.NODE_FAILURE
+        is_loss = cause in (Cause.NODE_FAILURE, Cause.OUT_OF_MEMORY)
         state = JobState.FAILED if is_loss else JobState.INTERRUPTED
         return Ending(state, cause, _INTERRUPTIONS.get(cause, "stopped on request"))
     if error is None:
         return Ending(JobState.FAILED, Cause.CRASH, "no worker reported an error; see the logs")
-    cause = Cause.OUT_OF_MEMORY if error.type == "OutOfMemory" else Cause.CRASH
+    is_oom = error.type == "OutOfMemory"
+    is_oom = is_oom or (error.type == WORKER_DIED and stopped_by is Cause.OUT_OF_MEMORY)
+    cause = Cause.OUT_OF_MEMORY if is_oom else Cause.CRASH
     return Ending(JobState.FAILED, cause, str(error))
 
 

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from getiaction_launch.storage.untrusted import open_regular
+
 HEAD_BYTES = 256 << 10
 """How much of a log's start is kept."""
 TAIL_BYTES = 64 << 20
@@ -57,20 +59,21 @@ class Position:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, flags: int, lock: int) -> Iterator[int]:
+def _reading(path: Path) -> Iterator[int]:
     """Open a log so that it is not shortened while it is read."""
-    descriptor = os.open(path, flags | os.O_CLOEXEC)
-    try:
-        with contextlib.suppress(OSError):  # some file systems have no locks
-            fcntl.flock(descriptor, lock)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    with open_regular(path) as file:
+        _lock(file.fileno(), fcntl.LOCK_SH)
+        yield file.fileno()
+
+
+def _lock(descriptor: int, operation: int) -> None:
+    with contextlib.suppress(OSError):  # some file systems have no locks
+        fcntl.flock(descriptor, operation)
 
 
 def end_of(path: Path) -> int:
     """Return how long a log is in bytes, with those that were dropped from its file."""
-    with _opened(path, os.O_RDONLY, fcntl.LOCK_SH) as descriptor:
+    with _reading(path) as descriptor:
         return Position.of(descriptor).end
 
 
@@ -86,7 +89,7 @@ def read_from(path: Path, position: int, most_bytes: int) -> tuple[bytes, int]:
         The content, and the position behind it. Instead of bytes that were dropped, the content is
         the line that says so.
     """
-    with _opened(path, os.O_RDONLY, fcntl.LOCK_SH) as descriptor:
+    with _reading(path) as descriptor:
         now = Position.of(descriptor)
         behind = HEAD_BYTES + now.dropped_bytes
         if HEAD_BYTES <= position < behind:
@@ -109,7 +112,9 @@ def shorten(path: Path, limit_bytes: int) -> None:
     """
     if path.stat().st_size <= limit_bytes:
         return
-    with _opened(path, os.O_RDWR, fcntl.LOCK_EX) as descriptor:
+    with path.open("r+b", buffering=0) as file:
+        descriptor = file.fileno()
+        _lock(descriptor, fcntl.LOCK_EX)
         before = Position.of(descriptor)
         size_bytes = os.fstat(descriptor).st_size
         first = HEAD_BYTES + before.mark_bytes  # what is behind it moves

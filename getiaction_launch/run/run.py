@@ -9,25 +9,27 @@ import os
 import random
 import re
 import shutil
-import stat
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from getiaction_launch.errors import FAILING, CheckError, RunNotFoundError
+from getiaction_launch.plan.secrets import holds_private
 from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.records import load
 from getiaction_launch.storage.claim import create
 from getiaction_launch.storage.paths import (
     children,
     is_remote,
+    kind_of,
     modified_at,
     open_path,
-    reaching,
+    read_bytes,
     read_json,
     remove,
     write_json,
 )
+from getiaction_launch.storage.private import why_not_private
 
 SCHEMA_VERSION = 1
 STAGING_VARIABLE = "GETIACTION_LAUNCH_STAGING_DIR"
@@ -143,10 +145,11 @@ class Run:
         If the run lies on remote storage, this is in its staging copy.
 
         Raises:
-            CheckError: If the directory for staging copies cannot be created.
+            CheckError: If the directory for staging copies cannot be created, or other users can
+                write to it.
         """
         if self.local is not self:
-            _make_staging_root()
+            _make_staging(self)
         directory = self.local.log_directory(attempt)
         directory.mkdir(parents=True, exist_ok=True)
         return directory
@@ -167,6 +170,7 @@ class Run:
             self.launch_directory / f"{record}.json",
             {"schema_version": SCHEMA_VERSION, **content},
             durable=durable,
+            is_private=holds_private(content),
         )
 
     def forget(self, record: str) -> None:
@@ -176,9 +180,8 @@ class Run:
     def write_error(self, attempt: int, error: WorkerError) -> None:
         """Record why a worker of this attempt failed, unless its rank has a record already."""
         path = self.log_directory(attempt) / f"error_rank_{error.rank}.json"
-        with reaching(path):
-            if not path.exists():
-                write_json(path, asdict(error))
+        if kind_of(path) is None:
+            write_json(path, asdict(error))
 
     def first_error(self, attempt: int) -> WorkerError | None:
         """Return the error that ended the attempt; None if no worker has recorded one.
@@ -203,19 +206,33 @@ def staging_root() -> Path:
     return Path(os.environ.get(STAGING_VARIABLE, default)).absolute()
 
 
-def _make_staging_root() -> None:
-    root = staging_root()
-    try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = root.stat(follow_symlinks=False)
-        if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
+def check_staging(run: Run) -> None:
+    """Check that nobody else can have written to this machine's copy of a run, if there is one.
+
+    Raises:
+        CheckError: If another user has made it first, or may write to it.
+    """
+    if run.local is run:
+        return
+    _check_private(staging_root())
+    _check_private(run.local.directory.parents[1])
+
+
+def _check_private(directory: Path) -> None:
+    if os.path.lexists(directory) and (reason := why_not_private(directory)):
+        raise CheckError(f"the staging directory cannot be used: {reason}.", STAGING_FIX)
+
+
+def _make_staging(run: Run) -> None:
+    for directory in (staging_root(), run.local.directory.parents[1]):
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
             raise CheckError(
-                f"the staging directory {root} is not a directory of your own.", STAGING_FIX
-            )
-    except OSError as error:
-        raise CheckError(
-            f"the staging directory {root} cannot be created: {error.strerror}.", STAGING_FIX
-        ) from error
+                f"the staging directory {directory} cannot be created: {error.strerror}.",
+                STAGING_FIX,
+            ) from error
+        _check_private(directory)
 
 
 def _first_free(parent: Path) -> int:
@@ -230,8 +247,8 @@ def list_runs(root: str) -> list[Run]:
 
     def look(plan: Path) -> None:
         # A version without a plan was not launched, or is being discarded.
-        with contextlib.suppress(FileNotFoundError):
-            submitted[plan] = modified_at(plan)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            submitted[plan] = modified_at(plan) if is_remote(place) else plan.lstat().st_mtime
 
     if is_remote(place):
         from concurrent.futures import ThreadPoolExecutor
@@ -241,8 +258,9 @@ def list_runs(root: str) -> list[Run]:
             plans = [v / "launch/plan.json" for v in found if _VERSION.fullmatch(v.name)]
             list(pool.map(look, plans))
     else:
-        for plan in place.absolute().glob("*/version_*/launch/plan.json"):
-            look(plan)
+        # Not with plan.json in the pattern: it would leave out links that lead to themselves.
+        for launch in place.absolute().glob("*/version_*/launch"):
+            look(launch / "plan.json")
     latest_first = sorted(submitted, key=submitted.__getitem__, reverse=True)
     return [Run(plan.parent.parent) for plan in latest_first]
 
@@ -266,14 +284,24 @@ def find_run(reference: str, root: str) -> Run:
         return runs[0]
     here = [] if "://" in reference else [open_path(root) / reference]
     for directory in [open_path(reference), *here]:
-        plan = directory / "launch" / "plan.json"
-        with reaching(plan):
-            if plan.is_file():
-                if is_remote(directory):
-                    return Run(directory)
-                return Run(Path(os.path.abspath(directory)))  # noqa: PTH100 - links stay as typed
+        if _is_run(directory):
+            if is_remote(directory):
+                return Run(directory)
+            return Run(Path(os.path.abspath(directory)))  # noqa: PTH100 - links stay as typed
     names = ", ".join(run.name for run in list_runs(root)[:5])
     raise RunNotFoundError(
         f"no such run: {reference!r} is neither a run's directory nor name/version_N under {root}.",
         f"The latest runs there: {names}." if names else "Choose another root: --root PATH",
     )
+
+
+def _is_run(directory: Path) -> bool:
+    plan = directory / "launch" / "plan.json"
+    if not is_remote(plan):
+        return os.path.lexists(plan)  # whatever it is: who reads it says what is wrong
+    try:
+        # Read, because storage says in words why it refuses that, and not why it refuses a look.
+        read_bytes(plan)
+    except FileNotFoundError:
+        return False
+    return True

@@ -10,7 +10,6 @@ silent. Errors of file systems become :class:`~getiaction_launch.errors.StorageE
 """
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -20,7 +19,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from getiaction_launch.errors import SpecError, StorageError
+from getiaction_launch.errors import RecordError, SpecError, StorageError
+from getiaction_launch.storage.keys import why_refused
+from getiaction_launch.storage.strict_json import dumps
+from getiaction_launch.storage.untrusted import parse_json, read_limited, read_tail
 
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
 _S3_PROTOCOLS = ("s3", "s3a")
@@ -83,10 +85,13 @@ def open_path(place: str | Path, *, read_seconds: float = 10, tries: int = 3) ->
         A ``Path`` or, for a URL, a ``UPath``.
 
     Raises:
+        SpecError: If the URL has a segment such as ``..``, which is a name to an object store.
         StorageError: If a package that the file system needs is not installed.
     """
     if "://" not in str(place):
         return Path(place)
+    if {".", ".."} & set(str(place).split("/")):
+        raise SpecError(f"{str(place)!r}: a URL cannot have '.' or '..'.", "Write it without them.")
     from upath import UPath
 
     protocol = str(place).partition("://")[0]
@@ -129,7 +134,7 @@ def use_options(url: str, options: Mapping[str, Any]) -> None:
     protocol, separator, _ = url.partition("://")
     if not options or not separator:
         return
-    os.environ.setdefault(f"FSSPEC_{protocol.upper()}", json.dumps(dict(options)))
+    os.environ.setdefault(f"FSSPEC_{protocol.upper()}", dumps(dict(options)))
     if "fsspec" in sys.modules:
         from fsspec.config import conf
 
@@ -157,6 +162,8 @@ def file_system(path: Path) -> tuple[Any, str]:
 def reaching(path: Path) -> Iterator[None]:
     """Turn errors of a remote file system into StorageErrors, except for missing files.
 
+    A bucket that does not exist is an error: nothing can be said about the files in it.
+
     Args:
         path: The path or URL that is used in this context; errors name it.
 
@@ -167,10 +174,11 @@ def reaching(path: Path) -> Iterator[None]:
         if is_remote(path):
             file_system(path)  # makes the path's own methods work after a fork
         yield
-    except (*_MISSING, StorageError):
+    except StorageError:
         raise
     except Exception as error:
-        if not is_remote(path) or not _is_of_storage(error):
+        is_missing = isinstance(error, _MISSING) and _code_of(error) != "NoSuchBucket"
+        if is_missing or not is_remote(path) or not _is_of_storage(error):
             raise
         raise StorageError(f"{path}: {describe(error)}.", "See docs/storage.md") from error
 
@@ -180,10 +188,14 @@ def _is_of_storage(error: Exception) -> bool:
     return isinstance(error, OSError) or package in ("botocore", "aiobotocore", "aiohttp", "fsspec")
 
 
+def _code_of(error: BaseException) -> str | None:
+    response = getattr(error.__cause__ or error, "response", None)
+    return response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+
+
 def describe(error: BaseException) -> str:
     """Return the message of a file system's error, or its code if there is no message."""
-    response = getattr(error.__cause__ or error, "response", None)
-    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+    code = _code_of(error)
     words = str(error).partition("\n")[0].removesuffix(".")
     if words.endswith("None"):  # some servers send a code and no words
         words = ""
@@ -213,12 +225,44 @@ def owner_of(directory: Path) -> int:
 
 
 def children(directory: Path) -> list[Path]:
-    """List a directory; return nothing if it does not exist."""
-    with reaching(directory):
-        try:
+    """List a directory; return nothing if it does not exist.
+
+    On remote storage, names that no file can have are left out.
+
+    Raises:
+        StorageError: If remote storage does not answer.
+    """
+    try:
+        if not is_remote(directory):
             return list(directory.iterdir())
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        with reaching(directory):
+            # Not UPath's iterdir(): it takes a refusal or a failure for a missing directory.
+            fs, root = file_system(directory)
+            keys = [str(key).rstrip("/") for key in fs.ls(root, detail=False)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    names = dict.fromkeys(k.rpartition("/")[2] for k in keys if k.strip("/") != root.strip("/"))
+    return [directory / name for name in names if not why_refused(name)]
+
+
+def kind_of(path: Path) -> str | None:
+    """Return ``file`` or ``directory``; None if nothing exists there.
+
+    ``is_file()`` and ``is_dir()`` of a URL take a refusal or a failure for a missing file.
+
+    Raises:
+        StorageError: If remote storage does not answer.
+    """
+    if not is_remote(path):
+        return "directory" if path.is_dir() else "file" if path.exists() else None
+    with reaching(path):
+        try:
+            fs, key = file_system(path)
+            return str(fs.info(key)["type"])
+        except FileNotFoundError as error:
+            if _code_of(error) == "NoSuchBucket":
+                raise
+            return None
 
 
 def remove(path: Path) -> None:
@@ -233,13 +277,16 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: dict[str, object], *, durable: bool = True) -> None:
+def write_json(
+    path: Path, content: dict[str, object], *, durable: bool = True, is_private: bool = False
+) -> None:
     """Replace a JSON file atomically: a reader sees the old content or the new, never a part.
 
     Args:
         path: Path or URL of the file.
         content: What the file shall contain.
         durable: Whether it must survive a power failure, which takes a wait for the disk.
+        is_private: Whether only this user may read it; object storage has rules of its own.
 
     Raises:
         OSError: If the disk refuses the write.
@@ -248,14 +295,17 @@ def write_json(path: Path, content: dict[str, object], *, durable: bool = True) 
     if is_remote(path):
         with reaching(path):
             fs, key = file_system(path)
-            fs.pipe_file(key, f"{json.dumps(content, indent=2)}\n".encode())  # one PUT
+            fs.pipe_file(key, f"{dumps(content, indent=2)}\n".encode())  # one PUT
         return
     # The temporary file is next to its target: a rename across file systems is a copy.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    mode = 0o600 if is_private else 0o666
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2)
-            file.write("\n")
+        temporary.unlink(missing_ok=True)
+        # O_EXCL: where others write, too, a link of that name could lead to any file of this user.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(f"{dumps(content, indent=2)}\n")
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
@@ -271,8 +321,8 @@ def write_json(path: Path, content: dict[str, object], *, durable: bool = True) 
 def last_line(path: Path) -> str | None:
     """Return the last line of a log that is not blank, or ""; None if there is no log to read."""
     try:
-        lines = path.read_text(errors="replace").split("\n")
-    except OSError:
+        lines = read_tail(path).decode(errors="replace").split("\n")
+    except (OSError, RecordError):
         return None
     return next((line for line in reversed(lines) if line.strip()), "")
 
@@ -281,14 +331,14 @@ def read_json(path: Path) -> dict[str, object] | None:
     """Read what :func:`write_json` wrote; None if the file does not exist.
 
     Raises:
-        ValueError: If the file is not JSON.
+        RecordError: If it is not a mapping in JSON, not an ordinary file, too large, or unreadable.
         StorageError: If the read from remote storage fails.
     """
     try:
-        content: dict[str, object] = json.loads(read_bytes(path))
+        content = read_bytes(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return content
+    return parse_json(content, str(path))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -296,10 +346,11 @@ def read_bytes(path: Path) -> bytes:
 
     Raises:
         FileNotFoundError: If the file does not exist.
+        RecordError: If it is not an ordinary file, cannot be read, or is too large.
         StorageError: If the read from remote storage fails.
     """
     if not is_remote(path):
-        return path.read_bytes()
+        return read_limited(path)
     fs, key = file_system(path)
     with reaching(path):
         try:

@@ -1,7 +1,9 @@
-"""A flag that signals set, and that a main loop looks at."""
+"""A flag that signals set, and that a main loop looks at; and a delay of Ctrl-C."""
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -51,3 +53,22 @@ def on_sigterm(handler: Any) -> None:  # noqa: ANN401 - as in signal.signal
         signal.signal(signal.SIGTERM, handler)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             signal.signal(signal.SIGHUP, handler)
+
+
+@contextlib.contextmanager
+def delayed_interrupt() -> Iterator[None]:
+    """Delay Ctrl-C until the end of the block, for this process and those that it starts there."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Ctrl-C reaches only the main thread
+        return
+    signals: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda signum, _frame: signals.append(signum))
+    # The mask is inherited by child processes; the handler is for other threads of this one.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if signals:
+            signal.raise_signal(signal.SIGINT)

@@ -22,6 +22,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 
 from getiaction_launch.errors import CheckError
+from getiaction_launch.mirror.removals import record_removal
 from getiaction_launch.run.checkpoint import sync_directory
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import remove
@@ -159,7 +160,11 @@ class BackgroundCheckpointIO(CheckpointIO):
             self._base.remove_checkpoint(path)
             return
         if Path(path).resolve() != self._resumed_from:
-            self._change(Path(path), remove, exists=False)
+            self._change(Path(path), self._remove, exists=False)
+
+    def _remove(self, path: Path) -> None:
+        remove(path)
+        record_removal(self._run.directory, Path(_name(path)))
 
     def link(self, path: Path, link: Path) -> None:
         """Make ``link`` a link to the checkpoint at ``path``, after that has been written."""

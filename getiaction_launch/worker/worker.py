@@ -19,22 +19,32 @@ from typing import NoReturn
 from getiaction_launch.errors import SpecError
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.checkpoint import Interrupted
+from getiaction_launch.run.loggers import read_loggers
 from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED
+from getiaction_launch.storage.paths import last_line
 from getiaction_launch.system.child import die_with_parent
-from getiaction_launch.system.memory import count_oom_kills
+from getiaction_launch.system.memory import count_oom_kills, prefer_to_be_killed
+
+LONGEST_LINE = 300
 
 
 def main() -> None:
     """Entry of ``python -m getiaction_launch.worker.worker RUN_DIRECTORY``."""
     die_with_parent()
+    prefer_to_be_killed()
     # Only this process gets the callbacks: its children inherit the variable, but not the id.
     os.environ["GETIACTION_LAUNCH_WORKER"] = str(os.getpid())
     run = Run(Path(sys.argv[1]))
     attempt = int(os.environ.get("GETIACTION_LAUNCH_ATTEMPT", "0"))
     oom_kills = count_oom_kills()
     try:
+        if attempt and read_loggers(run):
+            # Before the program, which may open its loggers first of all.
+            from getiaction_launch.worker.loggers.histories import continue_histories
+
+            continue_histories(run)
         run_plan(Plan.of(run).moved_to(Path.cwd()))
     except Interrupted as interrupted:
         if interrupted.__cause__:  # not saved; another rank may be gone, as below
@@ -48,6 +58,10 @@ def main() -> None:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
         name, message = type(error).__name__, str(error)
+        if isinstance(error, SystemExit) and isinstance(error.code, int):
+            # Such as argparse's complaint, which stands in no exception.
+            said = _last_words(run, attempt)
+            message = f"{said} (exit code {error.code})" if said else f"exit code {error.code}"
         # A loader process that the kernel kills to free memory raises a plain RuntimeError here.
         if _is_out_of_memory(error) or count_oom_kills() > oom_kills:
             name, message = "OutOfMemory", f"{name}: {message}"
@@ -67,6 +81,13 @@ def main() -> None:
         else:
             traceback.print_exc()
         _exit_at_once(1)
+
+
+def _last_words(run: Run, attempt: int) -> str:
+    """Return the last line that this worker has printed."""
+    sys.stderr.flush()
+    log = run.log_directory(attempt) / f"rank_{os.environ['RANK']}.log"
+    return (last_line(log) or "").strip()[:LONGEST_LINE]
 
 
 def _exit_at_once(code: int) -> NoReturn:

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
+from clusters import ordinary_user
 
 TOOLS = ("ip", "nsenter", "setpriv", "unshare")
 LIMIT_SECONDS = 60
@@ -143,6 +144,7 @@ class Cluster:
         hosts = [f"{self.address_of(name)} {name}\n" for name in (LOGIN, *self.nodes)]
         try:
             (self.directory / "log").mkdir(parents=True, exist_ok=True)
+            ordinary_user.open_to_all(self.directory)
             self._write("cluster.json", json.dumps(options))
             self._write("hosts", "127.0.0.1 localhost\n" + "".join(hosts))
             self._write_files()
@@ -167,8 +169,13 @@ class Cluster:
 
     @property
     def login(self) -> list[str]:
-        """Words before a command that make it run on the login node, in the same directory."""
+        """Words before a command that root types on the login node, in the same directory."""
         return [*self._enter(LOGIN), "env", *_assignments(self._variables(LOGIN))]
+
+    def login_of_user(self, home: Path) -> list[str]:
+        """Words before a command that an ordinary user types there; ``home`` is the user's."""
+        user = ordinary_user.become(home)
+        return [*self._enter(LOGIN), *user, *_assignments(self._variables(LOGIN))]
 
     def inside(self, node: str) -> list[str]:
         """Words before a command that make it run inside a node, beside its jobs."""
@@ -274,11 +281,14 @@ class Cluster:
 
     def _enter(self, name: str, *more: str) -> list[str]:
         target = f"--target={self._required_holder(name).pid}"
-        return ["nsenter", target, "--net", "--uts", "--mount", *more, "--wd=."]
+        enter = shlex.join(["nsenter", target, "--net", "--uts", "--mount", *more])
+        # the same path, which may lead elsewhere on the node
+        return ["sh", "-c", f'exec {enter} --wdns="$(pwd -P)" "$@"', "sh"]
 
     def _start_login(self, *, outlive_me: bool) -> None:
         hosts = f"mount --bind {shlex.quote(str(self.directory))}/hosts /etc/hosts"
-        inside = [f"hostname {LOGIN}", hosts, *self._mounts(LOGIN), self._hold(LOGIN)]
+        ways = ordinary_user.open_ways([self.directory])
+        inside = [f"hostname {LOGIN}", *ways, hosts, *self._mounts(LOGIN), self._hold(LOGIN)]
         unshare = "exec unshare --net --uts --mount --pid --cgroup --fork --kill-child"
         script = f"{unshare} sh -ec {shlex.quote('; '.join(inside))}"
         dies_with_me = [] if outlive_me else ["setpriv", "--pdeathsig", "KILL"]
@@ -331,9 +341,9 @@ class Cluster:
 
     # Files, waits and errors
 
-    def _write(self, name: str, text: str) -> None:
+    def _write(self, name: str, text: str, mode: int = 0o644) -> None:
         path = self.directory / name
-        path.touch(mode=0o600)  # munged and slurmdbd refuse files that others can read
+        path.touch(mode=mode)
         path.write_text(text)
 
     def _until(

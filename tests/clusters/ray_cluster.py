@@ -27,7 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the command line
 
 import psutil
-from clusters import cluster, command_line
+from clusters import cluster, command_line, ordinary_user
 from clusters.cluster import LIMIT_SECONDS, LOGIN, Cluster, ClusterError
 
 INSTALL = "apt-get install -y --no-install-recommends iproute2"
@@ -212,7 +212,9 @@ class RayCluster(Cluster):
         TEMPORARY.mkdir(exist_ok=True)
         TEMPORARY.chmod(0o777)  # as Ray makes it: other users' Ray needs it too
         for name in (LOGIN, *self.nodes):
-            (self.directory / "temporary" / name).mkdir(parents=True, exist_ok=True)
+            temporary = self.directory / "temporary" / name
+            temporary.mkdir(parents=True, exist_ok=True)
+            ordinary_user.own(temporary)
 
     def _mounts(self, name: str) -> list[str]:
         own = shlex.quote(f"{self.directory}/temporary/{name}")
@@ -239,7 +241,8 @@ class RayCluster(Cluster):
         else:
             words += [f"--address={self.address_of(HEAD)}:{GCS_PORT}"]
             words += [f"--num-cpus={self.cpus}", f"--num-gpus={self.gpus}"]
-        self._daemon(name, "setsid", "--fork", *RAY, "start", "--block", *words)
+        user = ordinary_user.become(self.directory / "temporary" / name)
+        self._daemon(name, "setsid", "--fork", *user, *RAY, "start", "--block", *words)
 
 
 if __name__ == "__main__":

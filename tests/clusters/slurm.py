@@ -232,11 +232,12 @@ class SlurmCluster(Cluster):
             device = self.directory / f"gpu/{number}"
             device.unlink(missing_ok=True)
             os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))
-        self._write("munge.key", secrets.token_hex(64))
+        # munged and slurmdbd refuse files that others can read
+        self._write("munge.key", secrets.token_hex(64), 0o600)
+        self._write("slurmdbd.conf", self._filled(SLURMDBD_CONF), 0o600)
         self._write("slurm.conf", self._slurm_conf())
         self._write("gres.conf", f"Name=gpu File={self.directory}/gpu/[0-{self.gpus - 1}]\n")
         self._write("cgroup.conf", self._filled(CGROUP_CONF) if has_cgroups() else "")
-        self._write("slurmdbd.conf", self._filled(SLURMDBD_CONF))
         self._write("mariadb.conf", self._filled(MARIADB_CONF))
 
     def _filled(self, template: str) -> str:
@@ -270,7 +271,7 @@ class SlurmCluster(Cluster):
     def _mounts(self, name: str) -> list[str]:
         at = shlex.quote(str(self.directory))
         if name != LOGIN:
-            return [f"mount -t tmpfs tmpfs {at}/node_local"]
+            return [f"mount -t tmpfs -o mode=1777 tmpfs {at}/node_local"]
         controllers = CGROUP_CONTROLLERS if has_cgroups() else ()
         groups = [f"mount -t cgroup -o {name} cgroup {at}/cgroup/{name}" for name in controllers]
         # a tmpfs is quick, and gone with the namespace

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from clusters import ray_cluster
+from clusters import ordinary_user, ray_cluster
 from clusters.cluster import LOGIN, ClusterError, lives
 from clusters.ray_cluster import ENDED, HEAD, RAY, RayCluster
 
@@ -80,9 +80,17 @@ def cluster(ray_cluster: RayCluster):
     ray_cluster.wait_idle()
 
 
+def shared_memory() -> set[Path]:
+    """Return the files of shared memory, where Ray has its object store."""
+    files = Path("/dev/shm").iterdir()  # noqa: S108 where the kernel has it
+    # Python's semaphores are those of other tests, which run at the same time.
+    return {file for file in files if not file.name.startswith("sem.mp-")}
+
+
 @pytest.fixture
 def on_nodes(tmp_path: Path) -> list[str]:
     """The start of a job's command, which runs what follows on as many nodes as it says first."""
+    ordinary_user.own(tmp_path)  # Ray's jobs are that user's, as Ray is
     program = tmp_path / "on_nodes.py"
     program.write_text(ON_NODES)
     return [sys.executable, str(program)]
@@ -162,7 +170,7 @@ def test_a_lost_head_begins_anew(cluster, on_nodes):
 
 def test_two_clusters_do_not_meet_and_nothing_is_left_of_one(cluster, tmp_path):
     """A cluster beside another has its own jobs; at its end no process or shared memory stays."""
-    memory = set(Path("/dev/shm").iterdir())  # noqa: S108 where Ray has its object store
+    memory = shared_memory()
     submit(cluster, "env", "MARKER=here", "sleep", "600", wait=False)
     with RayCluster(tmp_path, num_nodes=1) as other:
         submit(other, "env", "MARKER=there", "sleep", "600", wait=False)
@@ -171,7 +179,7 @@ def test_two_clusters_do_not_meet_and_nothing_is_left_of_one(cluster, tmp_path):
         assert sleepers(other, "here") == []
         left = [other.holder(LOGIN), *other.processes("")]
     assert not any(lives(process) for process in left)
-    assert set(Path("/dev/shm").iterdir()) <= memory  # noqa: S108
+    assert shared_memory() <= memory
     until(lambda: sleepers(cluster, "here"))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from clusters import slurm
+from clusters import ordinary_user, slurm
 from clusters.cluster import LOGIN, ClusterError, lives
 from clusters.slurm import SlurmCluster
 
@@ -72,6 +72,15 @@ def test_commands_of_the_login_node_keep_directory_and_environment(cluster, tmp_
         command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True
     )
     assert result.stdout.split() == [str(tmp_path), "blue", "login"]
+
+
+def test_an_ordinary_user_submits_jobs(cluster, tmp_path):
+    """What a user types on the login node runs as that user there, and so do the user's jobs."""
+    ordinary_user.own(tmp_path)
+    command = [*cluster.login_of_user(tmp_path), "sh", "-c", "id -un; pwd; srun id -un; pwd >x"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["nobody", str(tmp_path), "nobody"]
+    assert (tmp_path / "x").owner() == "nobody"
 
 
 def test_jobs_get_numbers_of_gpus(cluster):

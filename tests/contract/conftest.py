@@ -13,6 +13,7 @@ from typing import ClassVar
 import psutil
 import pytest
 import torch
+from clusters import ordinary_user
 from clusters.cluster import LOGIN, Cluster
 from clusters.proxy import Proxy
 from clusters.ray_cluster import TEMPORARY, RayCluster
@@ -33,6 +34,7 @@ class Local:
 
     def __init__(self, request: pytest.FixtureRequest, directory: Path) -> None:
         del request
+        self.home = directory
         self.staging = directory / "staging"
         """Directory in which a node keeps the files of a run until they are on S3."""
         self.s3: Proxy | None = None
@@ -50,9 +52,13 @@ class Local:
         """Remove the files that nodes keep of runs on S3."""
         shutil.rmtree(self.staging)
 
+    def typed(self, *words: str) -> list[str]:
+        """A command line, as an ordinary user types it where one submits."""
+        return ordinary_user.command_here(words, self.home) if os.geteuid() == 0 else [*words]
+
     def command(self, *words: str) -> list[str]:
         """A ``getiaction-launch`` command line, as typed where one submits."""
-        return [sys.executable, "-m", "getiaction_launch.cli", *words]
+        return self.typed(sys.executable, "-m", "getiaction_launch.cli", *words)
 
     def processes(self, directory: Path) -> list[psutil.Process]:
         """Every process that works for the run, found by its environment or command line."""
@@ -109,10 +115,10 @@ class Nodes(Local):
         yield
         self.cluster.restore(name)
 
-    def command(self, *words: str) -> list[str]:
-        """Return a ``getiaction-launch`` command line for the login node."""
+    def typed(self, *words: str) -> list[str]:
+        """Return a command line for the login node."""
         s3 = [f"AWS_ENDPOINT_URL={self.s3.endpoint}"] if self.s3 else []
-        return [*self.cluster.login, "env", *s3, *super().command(*words)]
+        return [*self.cluster.login_of_user(self.home), *s3, *words]
 
     def processes(self, directory: Path) -> list[psutil.Process]:
         """Every process on a node that works for the run."""
@@ -187,12 +193,23 @@ class Spool(Local):
         )
 
 
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Path:
+    """The directory of an ordinary user, whom the tests type their commands as."""
+    if os.geteuid() == 0:
+        ordinary_user.own(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def spool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A spool directory with its server."""
     directory = tmp_path_factory.mktemp("spool")
-    command = [sys.executable, Path(__file__).with_name("spool_server.py"), directory]
-    with subprocess.Popen(command) as server:
+    words = [sys.executable, str(Path(__file__).with_name("spool_server.py")), str(directory)]
+    if os.geteuid() == 0:
+        ordinary_user.own(directory)
+        words = ordinary_user.command_here(words, directory)
+    with subprocess.Popen(words) as server:
         yield directory
         server.kill()
 

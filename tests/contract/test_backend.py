@@ -51,6 +51,14 @@ def test_script_gets_its_own_arguments(getiaction_launch, cluster, script, tmp_p
     assert (tmp_path / "argv").read_text() == "--nodes 7 --trainer.x=1__main__"
 
 
+def test_run_with_an_odd_name(getiaction_launch, cluster, script, tmp_path):
+    """What a shell, a URL or a scheduler reads otherwise is a name like any other."""
+    odd = """it's "1" $HOME `id` #2?ü&;* """
+    result = getiaction_launch("--cluster", cluster.name, "--name", odd, "--wait", script("pass"))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "experiments" / odd / "version_0/launch/done.json").is_file()
+
+
 def test_run_outlives_its_shell(getiaction_launch, cluster, script, tmp_path, until):
     """A run survives when the shell that submitted it is killed with all its children."""
     name = script("open(f'up_{rank}', 'w')\nwhile not os.path.exists('go'): time.sleep(0.05)")

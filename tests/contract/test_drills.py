@@ -153,15 +153,45 @@ def test_time_limit_beyond_the_budget_ends_with_its_own_exit_code(
 
 
 @pytest.mark.skipif(not has_cgroups(), reason="without cgroups SLURM cannot limit memory")
-def test_memory_beyond_the_limit_is_named(cluster, getiaction_launch, script):
-    """The kernel kills the worker; the run says what was lacking, and exits with 13."""
-    name = script("if rank == '1': hog = b'x' * (600 << 20)\ntime.sleep(600)")
+@pytest.mark.parametrize(
+    ("rank", "victim"), [(1, ""), (1, "/proc/{os.getppid()}"), (0, "/proc/{os.getppid()}")]
+)
+def test_memory_beyond_the_limit_is_named(cluster, getiaction_launch, script, rank, victim):
+    """Whether the kernel kills the worker or its node's process, and whoever is left to say so."""
+    prefer = f"open(f'{victim}/oom_score_adj', 'w').write('1000'); " if victim else ""
+    name = script(f"if rank == '{rank}': {prefer}hog = b'x' * (600 << 20)\ntime.sleep(600)")
     words = ["--cluster", "slurm", "--nodes", "2", "--mem", "300M", "--wait", name]
     result = getiaction_launch(*words)
     assert result.returncode == 13, result.stdout
-    assert "rank 1 on node 1" in result.stdout
+    assert ("rank 1 on node 1" in result.stdout) is (not victim)
     assert "memory limit" in result.stdout
     assert not cluster.cluster.run("squeue", "--noheader").stdout
+
+
+def test_node_whose_name_others_cannot_resolve_is_reached_by_its_address(
+    cluster, getiaction_launch, script, tmp_path
+):
+    """Its workers get the address that their node could reach, and the node's log says which."""
+    slurm = cluster.cluster
+    hosts = (slurm.directory / "hosts").read_text().splitlines(keepends=True)
+    (tmp_path / "hosts").write_text("".join(line for line in hosts if " n1\n" not in line))
+    code = (
+        "import torch.distributed as dist\n"
+        "dist.init_process_group('gloo')\n"
+        "print('MASTER', os.environ['MASTER_ADDR'])"
+    )
+    words = ["--cluster", "slurm", "--nodes", "2", "-w", "n[1-2]", "--wait", script(code)]
+    slurm.on("n2", "mount", "--bind", str(tmp_path / "hosts"), "/etc/hosts")
+    try:
+        result = getiaction_launch(*words)
+    finally:
+        slurm.on("n2", "umount", "/etc/hosts")
+    assert result.returncode == 0, result.stdout
+    logs = getiaction_launch("logs", "@last").stdout
+    assert f"MASTER {slurm.address_of('n1')}\n" in logs
+    assert "MASTER n1\n" in logs
+    (said,) = (tmp_path / RUN / "launch/slurm").glob("*_1_log.out")
+    assert f"rank 0 is at {slurm.address_of('n1')}:" in said.read_text()
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def on_login_node(cluster, tmp_path, monkeypatch):
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*cluster.cluster.login, *words],
+            cluster.typed(*words),
             cwd=tmp_path,
             capture_output=True,
             text=True,

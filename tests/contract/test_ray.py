@@ -36,7 +36,7 @@ def ray(cluster, tmp_path):
 
     def run(*words: str) -> str:
         result = subprocess.run(
-            [*cluster.cluster.login, str(Path(sys.executable).with_name("ray")), *words],
+            cluster.typed(str(Path(sys.executable).with_name("ray")), *words),
             cwd=tmp_path,
             env={**os.environ, "RAY_ADDRESS": cluster.cluster.address},
             capture_output=True,

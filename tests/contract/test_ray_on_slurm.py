@@ -103,7 +103,7 @@ def test_two_runs_on_the_same_nodes_have_a_cluster_each(
     words = ["--cluster", cluster.name, "--nodes", "2", "-w", "n[1-2]"]
     printed = getiaction_launch("--dry-run", *words, name).stdout
     (tmp_path / "by_hand.sh").write_text(printed[printed.index("#!/bin/bash") :])
-    by_hand = [*cluster.cluster.login, "sbatch", "--wait", "by_hand.sh"]
+    by_hand = cluster.typed("sbatch", "--wait", "by_hand.sh")
     waiting = [
         subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
         for command in (cluster.command(*words, "--wait", name), by_hand)

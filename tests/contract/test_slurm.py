@@ -168,7 +168,7 @@ def test_missing_sbatch_is_said(cluster, script, tmp_path):
     """Typed on a machine without SLURM, the error names what to do instead."""
     words = [sys.executable, "-m", "getiaction_launch.cli", "--cluster", "slurm"]
     result = subprocess.run(
-        [*cluster.cluster.login, "env", "PATH=/nowhere", *words, script(NAP)],
+        cluster.typed("env", "PATH=/nowhere", *words, script(NAP)),
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -188,7 +188,7 @@ def test_controller_that_does_not_answer_is_unreachable(cluster, script, tmp_pat
     (tmp_path / "slurm.conf").write_text(text + "\nSlurmctldPort=9\nMessageTimeout=2\n")
     words = [sys.executable, "-m", "getiaction_launch.cli", "--cluster", "slurm"]
     result = subprocess.run(
-        [*cluster.cluster.login, "env", f"SLURM_CONF={tmp_path}/slurm.conf", *words, script(NAP)],
+        cluster.typed("env", f"SLURM_CONF={tmp_path}/slurm.conf", *words, script(NAP)),
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -198,6 +198,27 @@ def test_controller_that_does_not_answer_is_unreachable(cluster, script, tmp_pat
     assert result.returncode == 5, result.stderr
     assert "SLURM does not answer scontrol: " in result.stderr
     assert "Unable to contact slurm controller" in result.stderr
+
+
+def test_cancel_that_does_not_reach_the_controller_leaves_no_trace(
+    cluster, submit, state, tmp_path
+):
+    """It fails with exit code 5, and whatever happens to the job later is no cancellation."""
+    run = submit()
+    text = (cluster.cluster.directory / "slurm.conf").read_text()
+    (tmp_path / "slurm.conf").write_text(text + "\nSlurmctldPort=9\nMessageTimeout=2\n")
+    words = [sys.executable, "-m", "getiaction_launch.cli", "cancel", run]
+    result = subprocess.run(
+        [*cluster.cluster.login, "env", f"SLURM_CONF={tmp_path}/slurm.conf", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 5, result.stderr
+    assert "SLURM does not answer scancel: " in result.stderr
+    assert not Path(run, "launch/cancel.json").exists()
+    assert state(run)["state"] == "PENDING"
 
 
 # Environment and secrets
@@ -282,7 +303,7 @@ def test_script_of_a_dry_run_trains_the_same_run(
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/by_hand.sh").write_text(text)
     result = subprocess.run(
-        [*cluster.cluster.login, "sbatch", "--wait", "by_hand.sh"],
+        cluster.typed("sbatch", "--wait", "by_hand.sh"),
         cwd=tmp_path / "elsewhere",
         capture_output=True,
         text=True,
@@ -322,6 +343,54 @@ def test_element_of_an_array_is_cancelled_alone(cluster, getiaction_launch, scri
     assert said.stdout.split() == ["0-2%2"]
     assert getiaction_launch("cancel", runs[1]).returncode == 0
     assert [state(run)["state"] for run in runs] == ["PENDING", "CANCELLED", "PENDING"]
+
+
+def test_element_that_somebody_cancels_in_the_queue_is_cancelled(
+    cluster, getiaction_launch, script, state, until
+):
+    """SLURM lists it nowhere any more, with and without accounting."""
+    words = ("--sweep", "lr=1,2", "--sbatch", "hold=", "--parsable", script(NAP))
+    runs = getiaction_launch(*words).stdout.split()
+    cluster.cluster.run("scancel", read_job(runs[1])["job_id"])
+    until(lambda: state(runs[1])["state"] == "CANCELLED")
+    assert state(runs[1])["reason"] == "cancelled before it started"
+    assert state(runs[0])["state"] == "PENDING"
+
+
+# Names
+
+ODD = """it's "100%j" a\\b $HOME `id` #1 ü;&*"""
+
+
+def test_run_with_any_name_in_any_directory_trains(cluster, getiaction_launch, script, tmp_path):
+    """SLURM cannot have some characters in a log's path; elsewhere it gets all as they are."""
+    name = script("print('HERE', os.getcwd())")
+    refused = getiaction_launch("--name", ODD, name)
+    assert refused.returncode == 3
+    assert "job_dir: ~/slurm_jobs" in refused.stderr
+    assert not (tmp_path / "experiments").exists()
+    config = cluster.config.read_text()
+    cluster.config.write_text(
+        config.replace("poll_seconds", f"job_dir: {tmp_path}/jobs, poll_seconds")
+    )
+    place = tmp_path / ODD
+    place.mkdir()
+    words = ("--cluster", str(cluster.config), "--name", ODD, "--wait", str(tmp_path / name))
+    done = subprocess.run(
+        cluster.command(*words),
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = (place / "experiments").glob("*/*")
+    assert run.parent.name == ODD
+    assert f"HERE {place}\n" in (run / "launch/logs/attempt_0/rank_0.log").read_text()
+    job = read_job(str(run))
+    said = cluster.cluster.run("squeue", "--states=all", "--noheader", "-j", job["job_id"], "-o%j")
+    assert said.stdout.rstrip("\n") == ODD
 
 
 # Dependencies

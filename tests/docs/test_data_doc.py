@@ -15,6 +15,7 @@ FIT, MAKE = (code for kind, code in BLOCKS if kind == "bash")
 PRINTED = [
     ("print(datamodule.val_split)", r"0.1\n"),
     ("", r"torch.Size\(\[3, 16, 16\]\)\n.*\[2\]\)\n.*\[3, 2\]\)\ntensor\(\[F.*\nMove the dot .*\n"),
+    ("print(next(iter(loader))['action'].shape)", r"torch.Size\(\[8, 2\]\)\n"),
     ("print(batch['observation.image'].shape)", r"torch.Size\(\[16, 3, 16, 16\]\)\n"),
     ("", r"\{'type': 'ACTION', 'shape': \[2\], 'mean': \[.*\n"),
     ("", r"\d{2,} \d{2,}\n"),

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from getiaction_launch.mirror.mirror import Mirror
+from getiaction_launch.mirror.removals import record_removal
 from getiaction_launch.run.checkpoint import commit, partial_path
 from getiaction_launch.run.run import Run
-from getiaction_launch.storage.paths import children
+from getiaction_launch.storage.paths import children, remove
 
 LIMIT_SECONDS = 30
 
@@ -38,6 +39,13 @@ def save(run: Run, step: int, content: str = "weights", attempt: int = 0) -> Non
     commit(
         run.local, attempt=attempt, fit=0, step=step, epoch=0, reason="period", saved_at=time.time()
     )
+
+
+def discard(run: Run, path: str) -> None:
+    """Remove a file or directory as a worker does for the user's callbacks."""
+    place = run.local.directory / path
+    remove(place)
+    record_removal(run.local.directory, place)
 
 
 def elsewhere(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str = "b") -> None:

@@ -6,13 +6,14 @@ import signal
 
 import pytest
 from fsspec import AbstractFileSystem
-from staged import LIMIT_SECONDS, append, names, save, sync
+from staged import LIMIT_SECONDS, append, discard, names, save, sync
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from getiaction_launch.errors import StorageError
 from getiaction_launch.mirror.lanes import READ_SECONDS
 from getiaction_launch.mirror.mirror import Mirror
+from getiaction_launch.mirror.staging import prepare
 from getiaction_launch.run.checkpoint import all_committed, newest
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import children, file_system, open_path, read_json
@@ -91,17 +92,22 @@ def test_tensorboard_reads_segments_as_one_curve(run, tmp_path):
 
 
 def test_other_files_are_replaced_and_removed(run):
-    """Changed files are replaced, removed ones removed, unfinished and hidden ones not uploaded."""
+    """Changed files are replaced, removed ones removed; only the launcher's own are left out."""
+    prepare(run, 0, 0, None)
     local = run.local.directory
     (local / "hparams.yaml").write_text("a: 1")
     (local / "checkpoints").mkdir()
     (local / "checkpoints/epoch=0.ckpt").write_text("first")
-    (local / "checkpoints/.epoch=1.ckpt.tmp").write_text("half")
-    (local / "checkpoints/epoch=2.partial").write_text("half")
+    (local / "checkpoints/.epoch=1.ckpt.partial").write_text("half")
+    (local / "launch/.progress.json.77").write_text("half")
+    (local / ".hydra").mkdir()
+    (local / ".hydra/.config").write_text("b: 1")
     sync(run)
     assert names(run.directory / "checkpoints") == ["epoch=0.ckpt"]
+    assert names(run.directory) == [".hydra", "checkpoints", "hparams.yaml", "launch"]
+    assert (run.directory / ".hydra/.config").read_text() == "b: 1"
     (local / "hparams.yaml").write_text("a: 2")
-    (local / "checkpoints/epoch=0.ckpt").unlink()
+    discard(run, "checkpoints/epoch=0.ckpt")
     (local / "checkpoints/epoch=1.ckpt").write_text("second")
     sync(run)
     assert (run.directory / "hparams.yaml").read_text() == "a: 2"

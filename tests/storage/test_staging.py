@@ -1,18 +1,22 @@
 """Attempts on several machines: what they download first, and what they leave behind."""
 
+import fcntl
 import os
+import shutil
 import time
 from pathlib import Path
 
 import pytest
-from staged import append, elsewhere, names, save, sync
+from staged import append, discard, elsewhere, names, save, sync
 
 from getiaction_launch.errors import CheckError
-from getiaction_launch.mirror.staging import prepare, salvage
+from getiaction_launch.mirror.staging import Staging, prepare, salvage
 from getiaction_launch.mirror.transfer import download
+from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.checkpoint import all_committed, newest
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import file_system
+from getiaction_launch.system.stop import StopRequest
 
 
 def test_run_resumes_on_another_machine(run, tmp_path, monkeypatch):
@@ -31,7 +35,7 @@ def test_run_resumes_on_another_machine(run, tmp_path, monkeypatch):
         assert (run.local.directory / "checkpoints/best.ckpt").exists() == (rank == 0)
         assert names(run.local.log_directory(0)) == []
     elsewhere(run, tmp_path, monkeypatch, "b")
-    (run.local.directory / "checkpoints/best.ckpt").unlink()
+    discard(run, "checkpoints/best.ckpt")
     sync(run)
     assert names(run.directory / "checkpoints") == []
 
@@ -114,6 +118,37 @@ def test_checkpoint_of_a_killed_node_is_uploaded(run):
     assert newest(run) is None
     salvage(run, 1)
     assert newest(run).step == 10
+
+
+def test_a_node_that_starts_while_another_one_finishes_keeps_its_directory(run, monkeypatch):
+    """Of two nodes on a machine, the first may have finished before the second has begun."""
+    plan = Plan("act", "", [], ["train.py"], Topology(2, 1, 0), "")
+    place = run.local.directory.parents[1]
+    flock, places = fcntl.flock, iter([place.parent, place])
+
+    def lock(descriptor: int, operation: int) -> None:
+        if next(places, None) == place:
+            shutil.rmtree(place)  # as the other node does
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    with Staging(run, plan, 0, 1, None, StopRequest()) as staging:
+        assert run.local.log_directory(0).is_dir()
+        staging.is_finished = True
+    assert not place.exists()
+
+
+def test_nodes_of_one_machine_are_prepared_in_any_order(run, tmp_path, monkeypatch):
+    """The node of rank 0 removes nothing of a node whose workers train already."""
+    elsewhere(run, tmp_path, monkeypatch)
+    prepare(run, 1, 1, None)
+    plan = (run.local.launch_directory / "plan.json").stat()
+    append(run.local.directory / "of_rank_1.txt", "written by a worker")
+    prepare(run, 1, 0, None)
+    assert (run.local.directory / "of_rank_1.txt").exists()
+    assert (run.local.launch_directory / "plan.json").stat() == plan
+    salvage(run, 2)
+    assert "of_rank_1.txt" in names(run.directory)
 
 
 def test_interrupted_download_is_retried(run, tmp_path, monkeypatch):

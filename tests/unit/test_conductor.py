@@ -7,6 +7,8 @@ from subprocess import Popen
 import pytest
 
 from getiaction_launch.errors import CheckError
+from getiaction_launch.node import conductor
+from getiaction_launch.node import node as node_module
 from getiaction_launch.node.conductor import drive
 from getiaction_launch.node.sidecar import NodeLostError
 from getiaction_launch.plan.plan import Plan, Restarts, Topology
@@ -20,8 +22,8 @@ class Node:
 
     def __init__(self, code):
         self.code = code
-        seconds = 600 if code == "sleeps" else 0
-        words = f"import time, sys; time.sleep({seconds}); sys.exit({code if seconds == 0 else 0})"
+        end = {"sleeps": "time.sleep(600)", "killed": "os.kill(os.getpid(), 9)"}
+        words = f"import os, time, sys; {end.get(code, f'sys.exit({code})')}"
         self.process = Popen([sys.executable, "-c", words])
 
     def poll(self):
@@ -105,6 +107,20 @@ def test_nodes_are_kept_after_a_crash_and_replaced_after_a_loss(run):
     assert (first.cause, second.cause, third.cause) == (Cause.CRASH, Cause.NODE_FAILURE, None)
     assert nodes.placed == 2
     assert nodes.cleaned == [[0, 1], [0, None], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("kills", "cause"), [([3, 4], Cause.OUT_OF_MEMORY), ([3, 3], Cause.NODE_FAILURE)]
+)
+def test_node_that_the_kernel_killed_for_memory_is_named(run, monkeypatch, kills, cause):
+    """Its own process is gone; the count of this machine's control group says why."""
+    counts = iter(2 * kills)
+    monkeypatch.setattr(conductor, "count_oom_kills", counts.__next__)
+    monkeypatch.setattr(node_module, "count_oom_kills", counts.__next__)
+    nodes = Nodes([[0, "killed"], [0, "killed"]])
+    ending = drive(run, nodes.place, never)
+    assert (ending.state, ending.cause) == (JobState.FAILED, cause)
+    assert ("memory limit" in ending.reason) is (cause is Cause.OUT_OF_MEMORY)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 
 from getiaction.data import DatasetError, LeRobotDataModule
-from getiaction.data.lerobot import auto_workers
-from getiaction.data.loader import EpochSampler
+from getiaction.data.loader import EpochSampler, auto_workers
 
 DATA = Path(__file__).parents[1] / "data" / "lerobot"
 PUSHT = DATA / "pusht_like_v30"

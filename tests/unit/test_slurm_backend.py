@@ -27,6 +27,7 @@ from getiaction_launch.node.allocation import Limits
 from getiaction_launch.node.sidecar import Sidecar
 from getiaction_launch.plan.plan import Topology
 from getiaction_launch.run.records import BackendRecord
+from getiaction_launch.run.state import Cause
 
 pytestmark = pytest.mark.usefixtures("slurm")
 
@@ -262,6 +263,80 @@ def test_job_directory_is_private(tmp_path, elsewhere):
     assert (wanted / "12_submitted.pkl").is_file()
 
 
+ODD = (
+    *("100%", "a%j", "%u", "a\\b", "a\\", "a b", " a ", "-x", "it's", 'say "hi"', "$HOME", "`id`"),
+    *("a #b", "größe 手", "a;b&c", "*[1]{2}", "!", "~a", "x" * 240),
+)
+
+
+def header(script: str) -> dict[str, str]:
+    """Read a script's header as sbatch 22.05 does: a backslash escapes also between quotes."""
+    values = {}
+    for line in script.splitlines():
+        if line.startswith("#SBATCH --"):
+            text, quote, value = iter(line.removeprefix("#SBATCH --")), "", ""
+            for character in text:
+                if character == "\\":
+                    value += next(text)
+                elif character in "'\"" and quote in ("", character):
+                    quote = "" if quote else character
+                else:
+                    value += character
+            key, _, value = value.partition("=")
+            values[key] = value
+    return values
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_names_and_paths_of_every_kind_reach_slurm_as_they_are(slurm, tmp_path, name):
+    """Where SLURM cannot have one in a log's path, this is said before anything is submitted."""
+    place = tmp_path / "work" / name
+    place.mkdir(parents=True)
+    plan = make_plan(tmp_path, name=name, working_directory=str(place), root=str(place / "runs"))
+    backend = SlurmBackend(python="python3", sbatch={"comment": name})
+    if "%" in name or "\\" in name:
+        with pytest.raises(CheckError, match="job_dir: ~/slurm_jobs"):
+            backend.check(plan)
+        assert not slurm.calls("sbatch")
+        backend = dataclasses.replace(backend, job_dir=str(tmp_path / "jobs"))
+    backend.check(plan)
+    run = make_run(plan)
+    backend.submit([run], None)
+    folder = Path(run.read("job")["job_dir"])
+    (script,) = folder.glob("*_submission.sh")
+    values = header(script.read_text())
+    assert values["job-name"] == values["comment"] == name
+    assert values["chdir"] == str(place)
+    assert values["output"] == f"{folder}/%j_0_log.out"
+    assert "%" not in str(folder)
+    assert "\\" not in str(folder)
+
+
+@pytest.mark.parametrize("where", ["name", "working_directory", "comment", "root"])
+def test_line_ends_are_no_options(slurm, tmp_path, where):
+    """A second line of the header would be another option."""
+    odd = "a\n#SBATCH --partition=evil"
+    changes = {} if where == "comment" else {where: f"/{odd}" if "_" in where else odd}
+    backend = SlurmBackend(sbatch={"comment": odd} if where == "comment" else {})
+    with pytest.raises(CheckError, match=r"control characters|cannot write its logs"):
+        backend.check(make_plan(tmp_path, **changes))
+    assert not slurm.calls("sbatch")
+
+
+def test_log_names_what_the_kernel_killed(slurm, tmp_path, monkeypatch):
+    """While the step still runs, only srun's line says why another node's task is gone."""
+    log = tmp_path / "2_0_log.out"
+    start = {"SLURM_JOB_ID": "2", "SLURM_STEP_ID": "0", "SLURM_JOB_NODELIST": "n1"}
+    for name, value in start.items():
+        monkeypatch.setenv(name, value)
+    slurm.answer("scontrol", f"JobState=RUNNING Reason=None\n   StdOut={log}\n   Power=\n")
+    allocation = SlurmAllocation(BackendRecord(), Limits(1), Sidecar, {})
+    log.write_text("start 2.0.0 of this job\nsrun: error: n2: task 1: Killed\n")
+    assert allocation.stop_cause(signal.SIGTERM) is None
+    log.write_text("start 2.0.0 of this job\nsrun: error: n2: task 1: Out Of Memory\n")
+    assert allocation.stop_cause(signal.SIGTERM) is Cause.OUT_OF_MEMORY
+
+
 def test_job_directory_that_cannot_be_made_is_named(slurm, tmp_path):
     """The error names the setting and the path, and nothing is submitted."""
     (tmp_path / "file").touch()
@@ -335,3 +410,27 @@ def test_ctrl_c_waits_until_the_job_can_be_found(slurm, tmp_path, other_thread):
         done.set()
     assert run.read("job")["job_id"] == "12"
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "named"),
+    [
+        ({"nodelist": "n99"}, "Invalid node name specified", "-w n99"),
+        ({"exclude": "n9"}, "Invalid node name specified", "-x n9"),
+        ({"account": "a"}, "Invalid account or account/partition combination", "-A a"),
+        ({"qos": "q"}, "Invalid qos specification", "-q q"),
+        ({"constraint": "c"}, "Invalid feature specification", "-C c"),
+        ({"memory_mb": 9}, "Memory specification can not be satisfied", "--mem 9"),
+        ({"sbatch": {"reservation": "x"}}, "Requested reservation is invalid", "--sbatch reservat"),
+        ({"gpu_type": "a"}, "Invalid generic resource (gres) specification", "--gpus-per-node a"),
+        ({"partition": "main"}, "Invalid node name specified", "rejected by SLURM"),
+    ],
+)
+def test_refusal_names_the_flag_that_slurm_means(slurm, tmp_path, settings, said, named):
+    """With its value, SLURM's words and a fix; a setting that SLURM did not mean is not named."""
+    slurm.answer("sbatch", error=f"sbatch: error: Batch job submission failed: {said}")
+    with pytest.raises(RefusedError) as refused:
+        SlurmBackend(**settings).check(make_plan(tmp_path))
+    assert refused.value.what.startswith(named)
+    assert f"rejected by SLURM: Batch job submission failed: {said}" in refused.value.what
+    assert refused.value.fix

@@ -7,15 +7,21 @@ import time
 import pytest
 from fake_slurm import DOWN, NO_ACCOUNTING, ask, make_plan, make_run
 
+from getiaction_launch.backends.slurm.command import cluster_name
 from getiaction_launch.backends.slurm.job import SlurmJob
 from getiaction_launch.errors import (
     UnreachableError,
 )
+from getiaction_launch.launch.status import read_status
+from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.records import JobRecord
+from getiaction_launch.run.restart import may_begin
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
 
 pytestmark = pytest.mark.usefixtures("slurm")
+
+SLURM_JOB = {"backend": {"class_path": "getiaction_launch.backends.slurm.SlurmBackend"}}
 
 
 def begin_attempt(run: Run, **changes) -> None:
@@ -68,6 +74,59 @@ def test_job_that_failed_before_its_nodes_began_speaks_by_its_script(slurm, tmp_
     assert SlurmJob(other, JobRecord.read(other), 0).status().reason == "its job failed"
 
 
+# As srun 22.05 writes it; the accounting calls this step FAILED, for its first node ended well.
+OOM_LOG = """submitit INFO (2026-11-28 23:46:08,942) - Starting with JobEnvironment(job_id=2, ...)
+start 2.0.0 of this job
+srun: error: n2: task 1: Out Of Memory
+srun: launch/slurm: _step_signal: Terminating StepId=2.0
+slurmstepd-n1: error: *** STEP 2.0 ON n1 CANCELLED AT 2026-11-28T23:46:10 ***
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "key", "cause"),
+    [
+        (OOM_LOG, "2.0.0", Cause.OUT_OF_MEMORY),
+        (OOM_LOG.replace("task 1", "tasks 1-3"), "2.0.0", Cause.OUT_OF_MEMORY),
+        (OOM_LOG + "start 2.0.1 of this job\n", "2.0.1", Cause.CRASH),  # it was requeued
+        (OOM_LOG.replace("Out Of Memory", "Killed"), "2.0.0", Cause.CRASH),
+        (OOM_LOG.replace("start", "another program's start"), "2.0.1", Cause.CRASH),
+    ],
+)
+def test_job_whose_node_was_killed_for_memory_is_named_by_its_log(slurm, tmp_path, log, key, cause):
+    """Nobody could record it, and SLURM's state is that of a crash."""
+    slurm.squeue("2|FAILED|1|2|NonZeroExitCode")
+    slurm.answer("sacct", "2|FAILED|5|None\n2.batch|FAILED|5|\n2.0|FAILED|5|\n")
+    path = tmp_path / "2_0_log.out"
+    path.write_text(log)
+    run = make_run(make_plan(tmp_path), {"job_id": "2", "output": str(path)})
+    begin_attempt(run, key=key)
+    assert SlurmJob(run, JobRecord.read(run), 0).status().cause is cause
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "cause"),
+    [
+        ("OutOfMemory", "FAILED", Cause.OUT_OF_MEMORY),
+        ("OutOfMemory", "NODE_FAIL", Cause.OUT_OF_MEMORY),
+        ("ValueError", "FAILED", Cause.CRASH),
+        ("ValueError", "NODE_FAIL", Cause.NODE_FAILURE),
+    ],
+)
+def test_error_of_a_worker_is_the_reason_where_nobody_could_conclude(
+    slurm, tmp_path, name, word, cause
+):
+    """Rank 0's node was killed before it wrote how the attempt ended; another node had written."""
+    slurm.squeue(f"12|{word}|1|2|NonZeroExitCode")
+    run = make_run(make_plan(tmp_path), {**SLURM_JOB, "job_id": "12"})
+    begin_attempt(run)
+    run.make_log_directory(0)
+    run.write_error(0, WorkerError(2, 1, "n2", name, "the worker was killed"))
+    status = read_status(run)
+    assert (status.state, status.cause) == (JobState.FAILED, cause)
+    assert (f"rank 2 on node 1 (n2): {name}" in status.reason) is (cause is not Cause.NODE_FAILURE)
+
+
 def test_cancel_is_written_down_before_slurm_is_told(slurm, tmp_path):
     """The job that is told to end reads it, and does not requeue itself."""
     slurm.squeue("12_3|RUNNING")
@@ -102,6 +161,129 @@ def test_cancel_waits_until_the_job_has_left(slurm, tmp_path, monkeypatch):
     slurm.answer("scancel", error=DOWN)
     with pytest.raises(UnreachableError, match="does not answer scancel"):
         SlurmJob(run, JobRecord.read(run), 30).cancel()
+
+
+@pytest.mark.parametrize(
+    "scancel",
+    [
+        DOWN.replace("squeue", "scancel"),
+        "scancel: error: Kill job error on job id 12: Socket timed out on send/recv operation",
+        "scancel: error: Kill job error on job id 12: Access/permission denied",
+    ],
+)
+@pytest.mark.parametrize("squeue", ["", DOWN])
+def test_cancel_that_did_not_reach_slurm_leaves_no_record(slurm, tmp_path, scancel, squeue):
+    """Otherwise a crash or a requeue an hour later would end the run as cancelled."""
+    slurm.squeue("12|RUNNING")
+    slurm.answer("scancel", error=scancel)
+    if squeue:
+        slurm.answer("squeue", error=squeue)
+    run = make_run(make_plan(tmp_path), {"job_id": "12"})
+    with pytest.raises(UnreachableError) as raised:
+        SlurmJob(run, JobRecord.read(run), 0).cancel()
+    assert raised.value.exit_code == 5
+    assert run.read("cancel") is None
+    assert may_begin(run)
+    slurm.squeue("12|FAILED|1|2|NonZeroExitCode")
+    assert SlurmJob(run, JobRecord.read(run), 0).status().state is JobState.FAILED
+
+
+def test_cancel_whose_answer_was_lost_counts_if_slurm_ends_the_job(slurm, tmp_path):
+    """The answer of scancel timed out, but the controller has read the request."""
+    slurm.squeue("12|RUNNING")
+    run = make_run(make_plan(tmp_path), {"job_id": "12"})
+    timeout = "scancel: error: Socket timed out on send/recv operation"
+    hook = "[ -f again ] && echo '12|CANCELLED|1|2|None' > squeue.out; touch again"
+    slurm.answer("squeue", "12|COMPLETING|1|2|None\n", hook=hook)
+    slurm.answer("scancel", error=timeout)
+    SlurmJob(run, JobRecord.read(run), 0).cancel()
+    assert run.read("cancel") is not None
+    assert SlurmJob(run, JobRecord.read(run), 0).status().reason == "cancelled by you"
+
+
+def test_second_cancel_that_fails_does_not_undo_the_first(slurm, tmp_path):
+    """SLURM has taken the first one, and ends the job."""
+    slurm.squeue("12|RUNNING")
+    slurm.answer("scancel", error=DOWN)
+    run = make_run(make_plan(tmp_path), {"job_id": "12"})
+    run.write("cancel", {"requested_at": 1})
+    with pytest.raises(UnreachableError):
+        SlurmJob(run, JobRecord.read(run), 0).cancel()
+    assert run.read("cancel") is not None
+
+
+def test_full_disk_does_not_keep_a_job_alive(slurm, tmp_path, monkeypatch):
+    """What cannot be written down is done all the same; SLURM says that the job was cancelled."""
+
+    def refuse(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    slurm.squeue("12|RUNNING")
+    slurm.answer("scancel", hook="echo '12|CANCELLED|1|2|None' > squeue.out")
+    run = make_run(make_plan(tmp_path), {"job_id": "12"})
+    monkeypatch.setattr(Run, "write", refuse)
+    SlurmJob(run, JobRecord.read(run), 0).cancel()
+    assert SlurmJob(run, JobRecord.read(run), 0).status().state is JobState.CANCELLED
+
+
+# Jobs that SLURM has forgotten
+
+ELEMENT = {"job_id": "29_1"}
+
+
+@pytest.mark.parametrize("listed", ["squeue", "sacct"])
+def test_element_of_an_array_that_was_cancelled_in_the_queue(slurm, tmp_path, listed):
+    """SLURM keeps nothing of it, as 22.05 shows: neither command lists 29_1, only its siblings."""
+    slurm.squeue("29_0|PENDING|N/A|N/A|JobHeldUser" if listed == "squeue" else "7|RUNNING")
+    slurm.answer("sacct", "29_[0,2]|PENDING|Unknown\n" if listed == "sacct" else "")
+    run = make_run(make_plan(tmp_path), {**ELEMENT, "submitted_at": time.time() - 5})
+    told = SlurmJob(run, JobRecord.read(run), 0).status()
+    assert (told.state, told.cause) == (JobState.CANCELLED, Cause.CANCEL)
+    assert told.reason == "cancelled before it started"
+    slurm.squeue()
+    assert SlurmJob(run, JobRecord.read(run), 0).status().state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize("trace", ["attempt", "log", "nothing known"])
+def test_element_that_may_have_run_is_not_called_cancelled(slurm, tmp_path, trace):
+    """Its attempt or its log says that it began, or nothing says that this SLURM ever had it."""
+    slurm.squeue("7|RUNNING" if trace == "nothing known" else "29_0|RUNNING")
+    log = tmp_path / "29_1_0_log.out"
+    job = {**ELEMENT, "submitted_at": 5, "output": str(log), "cluster": "another"}
+    run = make_run(make_plan(tmp_path), job)
+    if trace == "attempt":
+        begin_attempt(run)
+    elif trace == "log":
+        log.touch()
+    assert SlurmJob(run, JobRecord.read(run), 0).status().state is JobState.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("cluster", "state"), [("lab", JobState.CANCELLED), ("other", JobState.UNKNOWN)]
+)
+def test_job_without_log_that_its_own_cluster_has_forgotten(slurm, tmp_path, cluster, state):
+    """Without accounting: SLURM forgets after MinJobAge, but a job that began has a log."""
+    cluster_name.cache_clear()
+    slurm.squeue()
+    slurm.answer("sacct", error=NO_ACCOUNTING)
+    slurm.answer("scontrol", f"Configuration data\nClusterName             = {cluster}\n")
+    job = {"submitted_at": 5, "output": str(tmp_path / "12_0_log.out"), "cluster": "lab"}
+    run = make_run(make_plan(tmp_path), {"job_id": "12", **job})
+    assert SlurmJob(run, JobRecord.read(run), 0).status().state is state
+    cluster_name.cache_clear()
+
+
+def test_cancel_asks_anew_about_the_jobs_that_waited(slurm, tmp_path):
+    """They end when SLURM looks at them next; an old answer would show them in the queue."""
+    slurm.squeue("12|RUNNING", "13|PENDING|N/A|N/A|Dependency")
+    run = make_run(make_plan(tmp_path), {"job_id": "12"})
+    hook = "echo '12|CANCELLED|1|2|None\n13|PENDING|N/A|N/A|Dependency' > squeue.out"
+    slurm.answer("scancel", hook=hook)
+    SlurmJob(run, JobRecord.read(run), 3600).cancel()
+    slurm.squeue("13|CANCELLED|1|2|DependencyNeverSatisfied")
+    answer = ask("13", poll_seconds=3600)
+    assert answer.state is JobState.CANCELLED
+    assert "a job it waited for did not end as required" in answer.reason
 
 
 def test_cancel_of_a_job_that_slurm_has_forgotten_is_no_error(slurm, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from fake_slurm import DOWN, NO_ACCOUNTING, ask
 
 from getiaction_launch.backends.slurm import queue
+from getiaction_launch.backends.slurm.states import Row, plain_word, read_answer
 from getiaction_launch.run.state import Cause, JobState
 
 pytestmark = pytest.mark.usefixtures("slurm")
@@ -62,6 +63,40 @@ def test_words_of_slurm_mean(slurm, row, state, cause, words):
     assert (answer.state, answer.cause) == (state, cause)
     assert words in answer.reason
     assert answer.state is JobState.PENDING or "Priority" not in answer.reason
+
+
+WORDS = """
+BOOT_FAIL CANCELLED COMPLETED COMPLETING CONFIGURING DEADLINE EXPEDITING FAILED LAUNCH_FAILED
+NODE_FAIL OUT_OF_MEMORY PENDING POWER_UP_NODE PREEMPTED RECONFIG_FAIL REQUEUED REQUEUE_FED
+REQUEUE_HOLD RESIZING RESV_DEL_HOLD REVOKED RUNNING SIGNALING SPECIAL_EXIT STAGE_OUT STOPPED
+SUSPENDED TIMEOUT UPDATE_DB BF CA CD CF CG DL F NF OOM PD PR R RD RF RH RQ RS RV S SE SI SO ST TO
+"""  # of job_state_string and job_state_string_compact, SLURM 22.05 to 25.11
+
+
+@pytest.mark.parametrize("word", [*WORDS.split(), "Completing", "CANCELLED+", "cancelled by 0"])
+def test_every_word_of_every_version_has_a_state(word):
+    """Also the short ones, and those that a column was too narrow for."""
+    assert plain_word(word) is not None
+    assert read_answer("12", Row(word), 0).state is not JobState.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("words", "state"),
+    [
+        ("RUNNING,COMPLETING", JobState.RUNNING),
+        ('["RUNNING", "COMPLETING"]', JobState.RUNNING),
+        ("COMPLETING+FAILED", JobState.RUNNING),
+        ("RUNNING,CONFIGURING,POWER_UP_NODE", JobState.PENDING),
+        ("PENDING,REQUEUE_HOLD,LAUNCH_FAILED", JobState.PENDING),
+        ("FAILED,UPDATE_DB", JobState.FAILED),
+        ("RUNNING,SIGNALING", JobState.RUNNING),
+        ("CANCELLED,UPDATE_DB", JobState.CANCELLED),
+        ("TIMEOUT,NOT_INVENTED_YET", JobState.INTERRUPTED),
+    ],
+)
+def test_several_words_are_one_state(words, state):
+    """Newer versions show the base state and its flags, where 22.05 shows the one that counts."""
+    assert read_answer("12", Row(words), 0).state is state
 
 
 def test_job_of_a_node_that_has_just_failed_may_start_again(slurm):
@@ -217,6 +252,42 @@ def test_failed_job_of_a_step_without_memory_is_out_of_memory(slurm):
     slurm.answer("sacct", error=NO_ACCOUNTING)
     assert ask().cause is Cause.OUT_OF_MEMORY
     assert len(slurm.calls("sacct")) == 1
+
+
+@pytest.mark.parametrize(
+    ("later", "cause"),
+    [("12.0|OUT_OF_MEMORY|5", Cause.OUT_OF_MEMORY), ("12.0|FAILED|5", Cause.CRASH)],
+)
+def test_accounting_has_the_last_word_on_a_failed_job(slurm, monkeypatch, later, cause):
+    """It learns of the steps later than squeue of the job; who waits for the run waits for that."""
+    monkeypatch.setattr(queue, "ACCOUNTING_POLL_SECONDS", 0)
+    slurm.squeue(f"12|FAILED|1|{time.time() - 2:.0f}|NonZeroExitCode")
+    for early in ("", "12|RUNNING|Unknown", "12|FAILED|5\n12.0|RUNNING|Unknown"):
+        slurm.answer("sacct", f"{early}\n")
+        answer = ask(poll_seconds=0)
+        assert (answer.state, "waiting" in answer.reason) == (JobState.RUNNING, True)
+    assert ask(fresh=True).state is JobState.FAILED  # `cancel` does not wait
+    slurm.answer("sacct", f"12|FAILED|5\n{later}\n")
+    assert ask(poll_seconds=0).cause is cause
+
+
+@pytest.mark.parametrize("error", ["", "sacct: error: Connection refused"])
+def test_wait_for_the_accounting_is_bounded(slurm, error):
+    """A database that is down, or has lost the job, does not hold up the run for ever."""
+    slurm.squeue(f"12|FAILED|1|{time.time() - 2 * queue.LAST_WORD_SECONDS:.0f}|NonZeroExitCode")
+    slurm.answer("sacct", error=error)
+    assert (ask().state, ask().cause) == (JobState.FAILED, Cause.CRASH)
+
+
+def test_accounting_tells_who_has_cancelled_a_job_that_depended(slurm):
+    """SLURM's own words there are those of a job that waits; a person's name is in the state."""
+    slurm.squeue()
+    slurm.answer(
+        "sacct",
+        "31|CANCELLED|1795909025|Dependency\n32|CANCELLED by 0|1795909025|Dependency\n",  # 22.05
+    )
+    assert ask("31").reason.startswith("cancelled: DependencyNeverSatisfied")
+    assert ask("32").reason == "cancelled by root"
 
 
 def test_accounting_is_asked_rarely_for_older_and_older_runs(slurm):

@@ -9,7 +9,8 @@ import av
 import numpy as np
 import pytest
 
-from getiaction.data.video import VideoReader, decode_image
+from getiaction.data.image import decode_image
+from getiaction.data.video import VideoReader
 
 DATA = Path(__file__).parents[1] / "data" / "lerobot"
 PUSHT_VIDEO = DATA / "pusht_like_v30/videos/observation.image/chunk-000/file-000.mp4"

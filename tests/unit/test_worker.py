@@ -44,7 +44,7 @@ def last_word(
         monkeypatch: The test's.
     """
     run = Run(tmp_path / "version_0")
-    run.log_directory(0).mkdir(parents=True)
+    run.log_directory(0).mkdir(parents=True, exist_ok=True)
     (tmp_path / "train.py").write_text(script)
     plan = Plan(
         name="tiny",
@@ -100,3 +100,24 @@ def test_a_loader_process_that_the_kernel_killed_is_want_of_memory(tmp_path, mon
 
     error = last_word(script, [3, 3], tmp_path / "another", monkeypatch)
     assert (error.type, error.message) == ("RuntimeError", words)
+
+
+@pytest.mark.parametrize(
+    ("script", "log", "message"),
+    [
+        ("raise SystemExit(2)", "usage: a\na: error: no such flag\n\n", "a: error: no such flag"),
+        ("raise SystemExit(2)", "", ""),
+        ("raise SystemExit('no gripper')", "unrelated\n", "no gripper"),
+    ],
+)
+def test_reason_of_an_exit_is_the_last_line_that_was_printed(
+    script, log, message, tmp_path, monkeypatch
+):
+    """What argparse complains about is printed, and the exception has only a number."""
+    path = tmp_path / "version_0/launch/logs/attempt_0/rank_0.log"
+    path.parent.mkdir(parents=True)
+    path.write_text(log)
+    error = last_word(script, [3, 3], tmp_path, monkeypatch)
+    code = "exit code 2" if "2" in script else ""
+    said = f"{message} ({code})" if message and code else message or code
+    assert (error.type, error.message) == ("SystemExit", said)

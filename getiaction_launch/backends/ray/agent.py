@@ -12,9 +12,11 @@ from collections.abc import Mapping
 import psutil
 
 from getiaction_launch.errors import CheckError
-from getiaction_launch.node.node import node_command
+from getiaction_launch.node.node import node_command, record_kills
+from getiaction_launch.run.attempt import Attempt
 from getiaction_launch.run.run import Run
 from getiaction_launch.system.child import start_child
+from getiaction_launch.system.memory import count_oom_kills
 from getiaction_launch.system.orphans import kill_processes_of
 from getiaction_launch.system.ports import reserve_port
 
@@ -76,11 +78,16 @@ class NodeAgent:
             command += ["--working-directory", os.getcwd()]  # noqa: PTH109 - Ray's spelling of it
         log_path = self._run.make_log_directory(attempt) / f"node_{node_rank}.log"
         variables = {**_interface(address), **os.environ, **variables}
+        self._place = Attempt.read(self._run, attempt), node_rank, count_oom_kills()
         self._node = start_child(command, log_path, variables)
 
     def poll(self) -> int | None:
         """Return the exit code of the node's process; None while it runs."""
-        return self._node.poll() if self._node else None
+        code = self._node.poll() if self._node else None
+        if code is not None:
+            place, node_rank, kills_before = self._place
+            record_kills(place, {node_rank: code}, kills_before)
+        return code
 
     def stop(self) -> None:
         """Send SIGTERM to the node's process, as a scheduler would."""

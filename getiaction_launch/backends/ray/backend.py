@@ -7,6 +7,7 @@ This module submits jobs. :mod:`getiaction_launch.backends.ray.driver` runs insi
 import inspect
 import json
 import os
+import re
 import secrets
 import shlex
 import sys
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from getiaction_launch.backends.backend import Backend, Job, replace_fields
 from getiaction_launch.backends.process import start_process
-from getiaction_launch.backends.ray.client import connect, ray_errors
+from getiaction_launch.backends.ray.client import connect, ray_errors, submitted_to
 from getiaction_launch.backends.ray.job import PrivateRayJob, RayJob
 from getiaction_launch.backends.ray.settings import RaySettings
 from getiaction_launch.errors import (
@@ -33,6 +34,7 @@ from getiaction_launch.node.node import SAVE_LIMIT_SECONDS
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.records import BackendRecord, JobRecord
 from getiaction_launch.run.run import STAGING_VARIABLE, Run
+from getiaction_launch.storage.strict_json import dumps
 from getiaction_launch.system.stop import StopRequest
 
 if TYPE_CHECKING:
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 CLASS_PATH = "getiaction_launch.backends.ray.RayBackend"
 DRIVER = "getiaction_launch.backends.ray.driver"
 STOP_MARGIN_SECONDS = 20
+SETTINGS_VARIABLE = "GETIACTION_LAUNCH_RAY_SETTINGS"
+"""Environment variable by which the driver of a private cluster gets its settings, as JSON."""
+NAME_LENGTH = 200
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Environment variable that Ray sets for the entrypoint of a job."""
 
@@ -152,9 +157,13 @@ class RayBackend(RaySettings):
             UnreachableError: If the cluster does not answer.
         """
         if self.address == "local":
-            for run in runs:
-                words = [str(max_parallel or 1), json.dumps(asdict(self))]
-                start_process(run, DRIVER, words)
+            # Not on the command line, which every user of the machine can read.
+            os.environ[SETTINGS_VARIABLE] = dumps(asdict(self))
+            try:
+                for run in runs:
+                    start_process(run, DRIVER, [str(max_parallel or 1), "local"])
+            finally:
+                del os.environ[SETTINGS_VARIABLE]
         elif is_inside():
             self._run_here(runs, max_parallel or 1)
         else:
@@ -165,7 +174,10 @@ class RayBackend(RaySettings):
         client = connect(self.address)
         plan = Plan.of(run)
         before = JobRecord.read(run)
-        job_id = self.submission_id or f"{run.name.replace('/', '-')}-{secrets.token_hex(3)}"
+        # Ray makes a URL and a file's name of it, without quoting either.
+        name = re.sub(r"[^A-Za-z0-9_.-]", "_", run.name.replace("/", "-"))[-NAME_LENGTH:]
+        job_id = self.submission_id or f"{name}-{secrets.token_hex(3)}"
+        submitted_to.add(client.get_address())
         later = replace(self, address=client.get_address(), submission_id=None)
         # Before the job is submitted, since the driver reads it.
         later._write_job(run, job_id)  # noqa: SLF001 - own class

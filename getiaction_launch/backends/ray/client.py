@@ -6,19 +6,27 @@ https://docs.ray.io/en/latest/cluster/running-applications/job-submission/jobs-p
 import contextlib
 import functools
 import os
+import re
 import socket
+import threading
 import urllib.parse
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from getiaction_launch.backends.flag import from_environment, variables_of
 from getiaction_launch.backends.ray.settings import RaySettings
-from getiaction_launch.errors import CheckError, RefusedError, UnreachableError
+from getiaction_launch.errors import CheckError, RecordError, RefusedError, UnreachableError
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
+T = TypeVar("T")
 CONNECT_SECONDS = 5
+_ADDRESS = re.compile(r"https?://(\[[\da-fA-F:.]+\]|[\w.-]+)(:\d{1,5})?(/[\w~-][\w.~-]*)*/?")
+_JOB_ID = re.compile(r"(?!\.+$)[^/?#%\\\x00-\x1f\x7f-\x9f]+")  # it becomes part of a URL
+ANSWER_SECONDS = 30
+submitted_to: set[str] = set()
+"""Addresses of clusters to which this process has submitted jobs."""
 HERE = "http://127.0.0.1:8265"
 """Where ``ray start --head`` listens. Ray's own ``auto`` would also find the clusters of others."""
 
@@ -35,6 +43,71 @@ def connect(address: str | None) -> "JobSubmissionClient":
         UnreachableError: If the named cluster does not answer.
     """
     return _connect(address or from_environment(RaySettings, "address") or HERE)
+
+
+def check_record(address: str, job_id: str, owner: int | None) -> None:
+    """Check that asking the cluster of a record is harmless, even if the record is a stranger's.
+
+    Ray imports the module that an address such as ``name://...`` names, and sends this user's token
+    and ``RAY_JOB_HEADERS`` to the address.
+
+    Args:
+        address: Address of the cluster, by the record.
+        job_id: The job's id, by the record.
+        owner: User id of the record's owner; None if the file system does not say.
+
+    Raises:
+        RecordError: If one of them has another form than Ray's.
+        UnreachableError: If the cluster must not be asked; the message says how to allow it.
+    """
+    if not _ADDRESS.fullmatch(address) or not _JOB_ID.fullmatch(job_id):
+        raise RecordError(f"job.json: {address!r} and job {job_id!r} are not a job of Ray.")
+    if owner == os.geteuid() or address.rstrip("/") in _named_addresses():
+        return
+    sends_secrets = "RAY_JOB_HEADERS" in os.environ or os.environ.get("RAY_AUTH_MODE") == "token"
+    if owner is None and not sends_secrets:
+        return
+    why = "your token would be sent to it" if owner is None else "another user owns job.json"
+    raise UnreachableError(
+        f"the Ray cluster at {address} was not asked, since {why} (to ask it: "
+        f"export RAY_ADDRESS={address})"
+    )
+
+
+def _named_addresses() -> set[str]:
+    named = filter(None, map(os.environ.get, variables_of(RaySettings, "address")))
+    return {place.rstrip("/") for place in (HERE, *named, *submitted_to)}
+
+
+def limited(question: Callable[[], T], address: str) -> T:
+    """Return the answer to a question, unless it takes too long: Ray's client sets no time limit.
+
+    Args:
+        question: Function that asks the cluster.
+        address: Address of the cluster, for the error message.
+
+    Raises:
+        UnreachableError: If there is no answer within :data:`ANSWER_SECONDS`.
+    """
+    answers: list[T] = []
+    errors: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            answers.append(question())
+        except BaseException as error:  # noqa: BLE001 - raised below
+            errors.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)  # which does not keep this process alive
+    thread.start()
+    thread.join(ANSWER_SECONDS)
+    if errors:
+        raise errors[0]
+    if not answers:
+        raise UnreachableError(
+            f"the Ray cluster at {address} has not answered within {ANSWER_SECONDS} s."
+        )
+    return answers[0]
 
 
 @functools.cache

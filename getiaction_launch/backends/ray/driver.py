@@ -207,7 +207,12 @@ class _RayNodes:
                 )
             ]
             ray.get(starts)
-        return [_RayNode(agent) for agent in self.agents]
+        return [
+            _RayNode(agent, attempt, rank, host)
+            for rank, (agent, (_, host, _)) in enumerate(
+                zip(self.agents, self._places, strict=True)
+            )
+        ]
 
     def _variables(self) -> dict[str, str]:
         # Ray would set it for the actor, which holds the CPUs of all workers of the node.
@@ -242,6 +247,9 @@ class _RayNode:
     """The process of one node, as reported by its agent."""
 
     agent: Any
+    attempt: Attempt
+    rank: int
+    host: str
     _answers: list[Any] = field(default_factory=list)
 
     def poll(self) -> int | None:
@@ -256,11 +264,24 @@ class _RayNode:
         try:
             code: int | None = ray.get(ready[0])
         except ray.exceptions.RayError as error:
+            if is_out_of_memory(error):
+                how = "Ray ended the node's processes because memory ran low"
+                self.attempt.write_node_error(self.rank, "OutOfMemory", how, self.host)
             raise NodeLostError(str(error)) from error
         return code
 
     def stop(self) -> None:
         self.agent.stop.remote()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether Ray killed an actor because a node's memory ran low.
+
+    Beware: its other messages name the kernel's OOM killer as one of many possible causes.
+    """
+    words = ("NODE_OUT_OF_MEMORY", "running low on memory")
+    is_named = any(word in str(error) for word in words)
+    return is_named or type(error).__name__ == "OutOfMemoryError"
 
 
 @contextlib.contextmanager
@@ -286,14 +307,16 @@ class _Slot:
 
 
 def main() -> int:
-    """Be the driver: ``python -m getiaction_launch.backends.ray.driver RUN MAX_PARALLEL [JSON]``.
+    """Be the driver: ``python -m getiaction_launch.backends.ray.driver RUN MAX_PARALLEL [local]``.
 
-    With settings in JSON, it is a process of its own with a private cluster.
+    With ``local``, it is a process of its own with a private cluster, whose settings are in the
+    environment.
     """
-    from getiaction_launch.backends.ray.backend import CLASS_PATH, RayBackend
+    from getiaction_launch.backends.ray.backend import CLASS_PATH, SETTINGS_VARIABLE, RayBackend
 
     directory, max_parallel, *private = sys.argv[1:]
     run = Run.at(directory)
+    settings = os.environ.pop(SETTINGS_VARIABLE, "{}")  # its workers need not have them
     if private:
         # Without it, Ray would create a token in the home directory, and the user's other clusters
         # would then ask for it.
@@ -302,7 +325,7 @@ def main() -> int:
     import ray
 
     if private:
-        backend = read_dataclass(RayBackend, json.loads(private[0]), "the settings")
+        backend = read_dataclass(RayBackend, json.loads(settings), "the settings")
         write_job(run, BackendRecord(CLASS_PATH, asdict(backend)))
         plan = Plan.of(run)
         cpus = backend.bundle(plan)["CPU"] * plan.topology.num_nodes

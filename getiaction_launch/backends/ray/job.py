@@ -1,12 +1,14 @@
 """A run's job on a Ray cluster: its state, and how to cancel it."""
 
+import os
+import shlex
 import time
 from dataclasses import dataclass, replace
 
 from getiaction_launch.backends.backend import JobStatus
-from getiaction_launch.backends.cancelling import record_cancel, unrecorded
+from getiaction_launch.backends.cancelling import cancelling, record_cancel, unrecorded
 from getiaction_launch.backends.process import ProcessJob
-from getiaction_launch.backends.ray.client import connect, ray_errors
+from getiaction_launch.backends.ray.client import check_record, connect, limited, ray_errors
 from getiaction_launch.backends.ray.placement import Placement
 from getiaction_launch.errors import CheckError, RefusedError, UnreachableError
 from getiaction_launch.node.node import SAVE_LIMIT_SECONDS
@@ -16,6 +18,7 @@ from getiaction_launch.run.records import Cancel, JobRecord, read_attempts
 from getiaction_launch.run.restart import CANCELLED
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
+from getiaction_launch.storage.paths import is_remote, owner_of
 
 POLL_SECONDS = 0.5
 CANCEL_MARGIN_SECONDS = 30
@@ -52,7 +55,7 @@ class RayJob:
     def status(self) -> JobStatus:
         """Return the state of the job, by Ray's answer and the run's own records."""
         try:
-            word, message = self._ask()
+            word, message, _ = self._ask()
         except (UnreachableError, CheckError) as error:
             return self._guess(str(error).partition("\n")[0].removesuffix("."))
         attempts = read_attempts(self.run)
@@ -95,16 +98,16 @@ class RayJob:
             raise self._unreachable(status.reason)
         if status.state.is_over:
             return
-        # Write this first: the driver looks for it before it starts anything.
-        failure = record_cancel(self.run)
-        if failure and (self._is_inside or status.state is JobState.UNKNOWN):
-            raise failure  # nothing else can reach the driver
-        if status.state is JobState.UNKNOWN:
-            self._await_driver(status.reason)
-            return
-        if not self._is_inside:
-            with ray_errors(self.address):
-                connect(self.address).stop_job(self._job_id)
+        self._check_identity()
+        with cancelling(self.run) as failure:  # the driver looks for it before it starts anything
+            if failure and (self._is_inside or status.state is JobState.UNKNOWN):
+                raise failure  # nothing else can reach the driver
+            if status.state is JobState.UNKNOWN:
+                self._await_driver(status.reason)
+                return
+            if not self._is_inside:
+                with ray_errors(self.address):
+                    connect(self.address).stop_job(self._job_id)
         patience_seconds = self.grace_seconds + SAVE_LIMIT_SECONDS + CANCEL_MARGIN_SECONDS
         deadline = time.monotonic() + patience_seconds
         while not self.status().state.is_over:
@@ -142,23 +145,51 @@ class RayJob:
     def _job_id(self) -> str:
         return self.record.job_id
 
-    def _ask(self) -> tuple[str, str]:
-        """Return the job's state in Ray's own word, and Ray's message.
+    def _check_identity(self) -> None:
+        """Check that the job is this run's, and not any job that a record of a stranger names.
 
         Raises:
-            UnreachableError: If the cluster does not answer.
+            UnreachableError: If Ray says that the job is another run's.
         """
-        client = connect(self.address)
+        *_, directory = self._ask()
+        here = str(self.run.directory)
+        if self._is_inside or directory in (None, here) or _is_same(directory, here):
+            return
+        raise UnreachableError(
+            f"job {self._job_id} is not that of run {self.run.name}: Ray says that it is that of "
+            f"{directory}.",
+            f"If it shall end: ray job stop --address {self.address} {shlex.quote(self._job_id)}",
+        )
+
+    def _ask(self) -> tuple[str, str, str | None]:
+        """Return the job's state in Ray's own word, Ray's message, and the run's directory.
+
+        The directory is None if the job does not say it.
+
+        Raises:
+            UnreachableError: If the cluster does not answer, or must not be asked.
+        """
+        is_owned = not is_remote(self.run.directory)
+        owner = owner_of(self.run.launch_directory / "job.json") if is_owned else None
+        check_record(self.address, self._job_id, owner)
         try:
             with ray_errors(self.address):
-                info = client.get_job_info(self._job_id)
+                info = limited(
+                    lambda: connect(self.address).get_job_info(self._job_id), self.address
+                )
         except RefusedError as error:
             if "404" not in str(error) and "does not exist" not in str(error):
                 raise UnreachableError(str(error)) from error
             # A cluster that was restarted does not know its earlier jobs.
-            return "FAILED", f"the cluster at {self.address} does not know it; was it restarted?"
+            unknown = f"the cluster at {self.address} does not know it; was it restarted?"
+            return "FAILED", unknown, None
         lines = (info.message or "").strip().splitlines()
-        return str(info.status.value), lines[-1] if lines else ""
+        directory = (info.metadata or {}).get("directory")
+        return str(info.status.value), lines[-1] if lines else "", directory
+
+
+def _is_same(one: str, other: str) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from getiaction_launch.backends.flag import Flag, read_count, read_megabytes, read_pair
 from getiaction_launch.errors import ClusterConfigError
+from getiaction_launch.plan.unique_keys import duplicate_key
 
 _NUMBER = (int, float)
 _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
@@ -38,6 +39,8 @@ def read_mapping(text: str) -> dict[str, Any]:
         raise ValueError(f"{text!r} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{text!r} is not a mapping")  # noqa: TRY004 - it is a wrong text
+    if found := duplicate_key(text):
+        raise ValueError(found)
     return content
 
 
@@ -50,11 +53,15 @@ def read_yaml_mapping(path: str) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        text = Path(path).read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or getattr(error, "problem", None)
+        raise ValueError(f"{path}: {reason or 'it is not text'}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} does not hold a mapping")  # noqa: TRY004 - it is a wrong text
+    if found := duplicate_key(text):
+        raise ValueError(f"{path}: {found}")
     return content
 
 

@@ -14,9 +14,11 @@ import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from signal import SIGUSR2, Signals
 
 from getiaction_launch.backends.backend import load_backend
+from getiaction_launch.backends.slurm.log import first_words, says_out_of_memory
 from getiaction_launch.errors import UsageError, counted
 from getiaction_launch.node.allocation import Limits
 from getiaction_launch.node.sidecar import MakeSidecar
@@ -26,6 +28,8 @@ from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause
 
 COMMAND_SECONDS = 60
+QUICK_SECONDS = 10
+"""The limit where SLURM kills this process soon: after KillWait, 30 seconds by default."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,11 @@ class SlurmAllocation:
     limits: Limits
     make_sidecar: MakeSidecar
     environment: Mapping[str, str]
+
+    def announce(self) -> None:
+        """Mark in the log where this start of the job begins."""
+        if self.node_rank == 0:
+            print(first_words(self.key), flush=True)
 
     @property
     def node_rank(self) -> int:
@@ -102,14 +111,19 @@ class SlurmAllocation:
         Args:
             stopped_by: The first signal that this process received.
         """
-        said = _scontrol("show", "job", os.environ["SLURM_JOB_ID"])[1]
+        job_id = os.environ["SLURM_JOB_ID"]
+        said = _scontrol("show", "job", job_id, limit_seconds=QUICK_SECONDS)[1]
         print(*re.findall(r"(?:JobState|Reason|PreemptTime)=\S+", said), flush=True)
+        log = re.search(r"StdOut=(.+)", said)
+        if log and says_out_of_memory(Path(log[1]), self.key):
+            return Cause.OUT_OF_MEMORY
         if re.search(r"PreemptTime=\d", said):
             return Cause.PREEMPTION
         if "Reason=TimeLimit" in said:
             return Cause.TIME_LIMIT
         # SLURM ends a job whose node is down; without accounting, only the node's state shows it.
-        nodes = _scontrol("--oneliner", "show", "node", os.environ["SLURM_JOB_NODELIST"])[1]
+        words = ("--oneliner", "show", "node", os.environ["SLURM_JOB_NODELIST"])
+        nodes = _scontrol(*words, limit_seconds=QUICK_SECONDS)[1]
         if re.search(r"\bState=DOWN", nodes):
             return Cause.NODE_FAILURE
         state = re.search(r"JobState=(\w+)", said)
@@ -186,13 +200,13 @@ def share_cpus(plan: Plan) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(max(1, int(cpus) // plan.topology.workers_per_node))}
 
 
-def _scontrol(*words: str) -> tuple[int, str]:
+def _scontrol(*words: str, limit_seconds: float = COMMAND_SECONDS) -> tuple[int, str]:
     try:
         result = subprocess.run(
             ["scontrol", *words],  # noqa: S607 - found as the user's shell finds it
             capture_output=True,
             text=True,
-            timeout=COMMAND_SECONDS,
+            timeout=limit_seconds,
             check=False,
         )
     except (OSError, subprocess.SubprocessError) as error:

@@ -24,24 +24,29 @@ from getiaction_launch.backends.slurm.allocation import (
     check_geometry,
     share_cpus,
 )
-from getiaction_launch.backends.slurm.command import call
+from getiaction_launch.backends.slurm.blame import name_settings
+from getiaction_launch.backends.slurm.command import call, cluster_name
 from getiaction_launch.backends.slurm.dependency import resolve
 from getiaction_launch.backends.slurm.job import SlurmJob
-from getiaction_launch.backends.slurm.options import refuse_contradictions, spell
-from getiaction_launch.backends.slurm.partition import check_partitions
-from getiaction_launch.backends.slurm.sbatch import (
-    delayed_interrupt,
-    sbatch_environment,
-    sbatch_errors,
+from getiaction_launch.backends.slurm.options import (
+    check_log_directory,
+    escape,
+    plain_name,
+    refuse_contradictions,
+    refuse_control_characters,
+    spell,
 )
+from getiaction_launch.backends.slurm.partition import check_partitions
+from getiaction_launch.backends.slurm.sbatch import sbatch_environment, sbatch_errors
 from getiaction_launch.backends.slurm.settings import SlurmSettings, Value
-from getiaction_launch.errors import CheckError
+from getiaction_launch.errors import CheckError, RefusedError
 from getiaction_launch.node.allocation import Allocation, Limits
 from getiaction_launch.node.sidecar import MakeSidecar, Sidecar
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.records import JobRecord
 from getiaction_launch.run.run import Run, staging_root
-from getiaction_launch.storage.paths import is_remote
+from getiaction_launch.storage.paths import is_remote, open_path
+from getiaction_launch.system.stop import delayed_interrupt
 
 if TYPE_CHECKING:
     from submitit import SlurmExecutor
@@ -59,6 +64,7 @@ class SlurmBackend(SlurmSettings):
         super().__post_init__()
         refuse_contradictions("sbatch", self.sbatch)
         refuse_contradictions("srun", self.srun)
+        refuse_control_characters(self)
 
     @property
     def start_seconds(self) -> float:
@@ -94,7 +100,8 @@ class SlurmBackend(SlurmSettings):
         """Check that SLURM would accept the job, and start it some day.
 
         Raises:
-            CheckError: If the job does not fit into its partition, or this machine has no sbatch.
+            CheckError: If the job does not fit into its partition, this machine has no sbatch, or
+                SLURM could not write its logs.
             RefusedError: If sbatch rejects the job.
             UnreachableError: If SLURM does not answer.
         """
@@ -111,6 +118,7 @@ class SlurmBackend(SlurmSettings):
                 f"-t {self.warning_seconds // 60 + 10}, or a smaller warning_seconds in the "
                 "cluster config",
             )
+        check_log_directory(self._log_root(plan))
         check_partitions(
             self.partition or from_environment(SlurmSettings, "partition"),
             self.qos or from_environment(SlurmSettings, "qos"),
@@ -119,11 +127,18 @@ class SlurmBackend(SlurmSettings):
         )
         script = self._script(plan, Path(plan.working_directory), "true")
         with sbatch_environment(self._asked(plan), plan.forward_env_vars):
-            call("sbatch", "--test-only", text=script, environment=dict(os.environ))
+            try:
+                call("sbatch", "--test-only", text=script, environment=dict(os.environ))
+            except RefusedError as error:
+                raise name_settings(error, self) from error
 
     def describe(self, plan: Plan) -> list[str]:
         """Return the lines of the batch script; submitted by hand, it trains the same."""
-        command = f"{self._python} -m getiaction_launch.cli node {shlex.join(plan.words)}"
+        end = len(plan.words) - len(plan.script)
+        # Without --, flags of the script that are also flags of the launcher would be refused.
+        has_flags = any(word.startswith("-") for word in plan.script)
+        words = [*plan.words[:end], *(["--"] if has_flags else []), *plan.words[end:]]
+        command = f"{self._python} -m getiaction_launch.cli node {shlex.join(words)}"
         return self._script(plan, Path(plan.working_directory), command).splitlines()
 
     def submit(self, runs: Sequence[Run], max_parallel: int | None) -> None:
@@ -144,6 +159,7 @@ class SlurmBackend(SlurmSettings):
                 )
         from getiaction_launch.backends.slurm.step import run_task
 
+        cluster_name()  # once, before there is a job that nobody could find after a crash
         executor = self._executor(plans[0], self._make_job_directory(runs[0]))
         executor.update_parameters(array_parallelism=max_parallel or len(runs))
         directories = [str(run.directory) for run in runs]
@@ -165,7 +181,7 @@ class SlurmBackend(SlurmSettings):
             submitted_at=time.time(),
             previous_job_ids=[*before.previous_job_ids, *filter(None, [before.job_id])],
             output=str(job_directory / f"{job_id}_0_log.out"),
-            details={"job_dir": str(job_directory)},
+            details={"job_dir": str(job_directory), "cluster": cluster_name()},
         ).write(run)
 
     @property
@@ -190,7 +206,10 @@ class SlurmBackend(SlurmSettings):
         """
         check_geometry(plan)
         limits = Limits(self.grace_seconds, self.warning_seconds)
-        return SlurmAllocation(record_of(self._later), limits, self.make_sidecar, share_cpus(plan))
+        cpus = share_cpus(plan)
+        allocation = SlurmAllocation(record_of(self._later), limits, self.make_sidecar, cpus)
+        allocation.announce()
+        return allocation
 
     @property
     def _python(self) -> str:
@@ -199,8 +218,8 @@ class SlurmBackend(SlurmSettings):
     def _make_job_directory(self, run: Run) -> Path:
         """Make a directory that only this user can read and write, since its pickles are run."""
         if self.job_dir:
-            directory = Path(self.job_dir).expanduser().absolute() / run.name
-        elif is_remote(run.directory):  # SLURM writes to file systems only
+            directory = self._log_root(Plan.of(run)) / plain_name(run.name)
+        elif is_remote(run.directory):
             directory = state_directory(run)
         else:
             directory = run.launch_directory / "slurm"
@@ -214,6 +233,14 @@ class SlurmBackend(SlurmSettings):
             ) from error
         return directory
 
+    def _log_root(self, plan: Plan) -> Path:
+        """Return the directory below which the run's job directory will lie."""
+        if self.job_dir:
+            return Path(self.job_dir).expanduser().absolute()
+        if is_remote(open_path(plan.root)):  # SLURM writes to file systems only
+            return _state_root()
+        return Path(plan.root, plan.name)
+
     def _executor(self, plan: Plan, directory: Path) -> "SlurmExecutor":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # submitit warns about options that it does not know
@@ -225,7 +252,7 @@ class SlurmBackend(SlurmSettings):
 
     def _script(self, plan: Plan, directory: Path, command: str) -> str:
         # Beware: a private method, since submitit has no public one that returns the script.
-        executor = self._executor(plan, directory)
+        executor = self._executor(plan, Path(str(directory).replace("%", "%%")))
         return str(executor._make_submission_file_text(command, ""))  # noqa: SLF001
 
     def _asked(self, plan: Plan) -> set[str]:
@@ -253,7 +280,7 @@ class SlurmBackend(SlurmSettings):
         step = {"kill-on-bad-exit": "1", "wait": "0"}
         if cpus_per_task:
             step["cpus-per-task"] = str(cpus_per_task)  # srun does not inherit it since 22.05
-        return {
+        values = {
             "job_name": name,
             "partition": self.partition,
             "account": self.account,
@@ -269,9 +296,12 @@ class SlurmBackend(SlurmSettings):
             "cpus_per_task": cpus_per_task,
             "gpus_per_node": gpus,
             "mem": f"{self.memory_mb}M" if self.memory_mb else self.memory_mb,
+        }
+        return {
+            **escape(values),
             "wckey": None,
             "stderr_to_stdout": True,
-            "additional_parameters": extra | spell(self.sbatch),
+            "additional_parameters": escape(extra | spell(self.sbatch)),
             "srun_args": [*_flags(step), *_flags(self.srun)],
             # If a site sets SBATCH_EXPORT, srun would hide variables that these lines set.
             "setup": ["unset SLURM_EXPORT_ENV", *self.setup],
@@ -280,10 +310,13 @@ class SlurmBackend(SlurmSettings):
 
 def state_directory(run: Run) -> Path:
     """Return the directory for shared files of a run on remote storage, in the user's home."""
+    return _state_root() / plain_name(str(run.local.directory.relative_to(staging_root())))
+
+
+def _state_root() -> Path:
     import platformdirs
 
-    home = platformdirs.user_state_path("getiaction-launch") / "slurm"
-    return home / run.local.directory.relative_to(staging_root())
+    return platformdirs.user_state_path("getiaction-launch") / "slurm"
 
 
 def _flags(options: Mapping[str, Value]) -> list[str]:

@@ -1,6 +1,8 @@
 """SLURM's commands: run one within a time limit, and explain why it failed."""
 
+import functools
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 
@@ -18,17 +20,28 @@ _UNREACHABLE = (
     "socket timed out",
     "zero bytes were transmitted",
     "unable to establish controller machine",
+    "could not establish a configuration source",
     "munge",
 )
 _FIXES = {
+    "node name": "Name nodes that exist (-w, -x): sinfo --Node --format=%N",
+    "violates": "Ask for less (-t, --nodes), or use another -q or -A; "
+    "your limits: sacctmgr show assoc",
     "account": "Name your account: -A ACCOUNT   (sacctmgr show associations user=$USER)",
     "qos": "Name a QOS that you may use: -q QOS   (sacctmgr show qos format=name)",
     "node configuration": "Ask for less (--nodes, --gpus-per-node, -c, --mem) or choose another "
     "partition (-p); what the nodes have: sinfo --format='%P %D %c %m %G'",
     "memory": "Ask for less: --mem 4G; what the nodes have: sinfo --format='%P %m'",
     "time limit": "Ask for less: -t 60; the limits: sinfo --format='%P %l'",
+    "dependency": "Name jobs that are there: -d afterok:ID   (squeue --me)",
+    "generic resource": "Name a type that nodes have: --gpus-per-node TYPE:N   (sinfo --format=%G)",
+    "cpu count": "Ask for fewer CPUs: -c N   (sinfo --format='%P %c')",
+    "node count": "Ask for fewer nodes: --nodes N   (sinfo --format='%P %D')",
+    "partition": "Name another partition: -p PARTITION   (sinfo --format='%P %a %l')",
     "feature": "Name a feature that nodes have: -C FEATURE   (sinfo --format=%f)",
 }
+
+_OTHER_FIX = "What was asked for is in the batch script: getiaction-launch --dry-run ..."
 
 
 def _environment() -> dict[str, str]:
@@ -78,6 +91,17 @@ def call(*words: str, text: str | None = None, environment: Mapping[str, str] | 
     return result.stdout
 
 
+@functools.cache
+def cluster_name() -> str | None:
+    """Return the name of the cluster that SLURM's commands reach here; None if it is unknown."""
+    try:
+        said = call("scontrol", "show", "config")
+    except LaunchError:
+        return None
+    found = re.search(r"^ClusterName\s*=\s*(\S+)", said, re.MULTILINE)
+    return found[1] if found else None
+
+
 def refusal(command: str, said: str) -> LaunchError:
     """Make an error from the output of a command of SLURM that failed.
 
@@ -93,5 +117,5 @@ def refusal(command: str, said: str) -> LaunchError:
             "Try again in a minute, and check whether SLURM is up: scontrol ping",
         )
     lower = words.lower()
-    fix = next((fix for sign, fix in _FIXES.items() if sign in lower), "")
+    fix = next((fix for sign, fix in _FIXES.items() if sign in lower), _OTHER_FIX)
     return RefusedError(f"rejected by SLURM: {words}.", fix)

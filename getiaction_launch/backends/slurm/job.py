@@ -6,8 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from getiaction_launch.backends.backend import JobStatus
-from getiaction_launch.backends.slurm.command import call
-from getiaction_launch.backends.slurm.queue import Answer, ask, find_step
+from getiaction_launch.backends.cancelling import cancelling
+from getiaction_launch.backends.slurm.command import call, cluster_name
+from getiaction_launch.backends.slurm.identity import check_identity, check_ids
+from getiaction_launch.backends.slurm.log import says_out_of_memory
+from getiaction_launch.backends.slurm.queue import ask, find_step, forget_queue
+from getiaction_launch.backends.slurm.states import RESTART_SECONDS, Answer
 from getiaction_launch.errors import RefusedError, UnreachableError
 from getiaction_launch.run.records import (
     AttemptRecord,
@@ -41,6 +45,9 @@ class SlurmJob:
     record: JobRecord
     poll_seconds: float
 
+    def __post_init__(self) -> None:
+        check_ids(self.run, self.record)
+
     @property
     def job_id(self) -> str:
         """Id of the job: ``123``, or ``123_4`` for an element of an array."""
@@ -70,11 +77,14 @@ class SlurmJob:
         if (_has_gone(answer) or is_requeued_step) and Cancel.read(self.run):
             reason, cause = CANCELLED.reason, CANCELLED.cause
             answer = Answer(CANCELLED.state, reason, cause, as_of=answer.as_of)
+        elif answer.is_forgotten and not attempts and self._never_started(answer):
+            reason = "cancelled before it started"
+            answer = Answer(JobState.CANCELLED, reason, Cause.CANCEL, as_of=answer.as_of)
         elif answer.state is JobState.RUNNING and self._has_lost_step():
             lost = (JobState.FAILED, "its step ended without recording why", Cause.NODE_FAILURE)
             return JobStatus(*lost)  # not recorded: the batch script may start another step
-        if answer.state is JobState.FAILED and not attempts:
-            answer = replace(answer, reason=f"{answer.reason}{self._last_words()}")
+        if answer.state is JobState.FAILED:
+            answer = self._explained(answer, latest.key)
         if answer.state.is_over:
             # SLURM forgets jobs, and many sites have no accounting that remembers them.
             ending = answer.state, answer.cause, answer.reason
@@ -82,13 +92,38 @@ class SlurmJob:
                 JobEnd(self.job_id, *ending, seen_at=time.time()).write(self.run)
         return answer
 
-    def _last_words(self) -> str:
-        """Return the last line of SLURM's log of a job that ended before a node wrote its own."""
+    def _never_started(self, answer: Answer) -> bool:
+        """Whether a job without attempts that SLURM has forgotten was cancelled in the queue.
+
+        SLURM keeps nothing of an element of an array that is cancelled before it starts. Beware:
+        another cluster's SLURM does not know the job either, although it may run.
+        """
         log = Path(self.record.output or "")
-        last = last_line(log)
-        if last is None:
-            return ""
-        return f": {last} (see {log})" if last else f" (see {log})"
+        if log.is_file():
+            return False
+        is_old = time.time() - self.record.submitted_at > RESTART_SECONDS
+        is_own_log = log.name.startswith(f"{self.job_id}_")
+        cluster = self.record.details.get("cluster")
+        if not answer.is_known_array and not (
+            is_old and is_own_log and cluster is not None and cluster == cluster_name()
+        ):
+            return False
+        # Where clocks differ, the listing can be older than the job.
+        return self._ask(fresh=True).is_forgotten
+
+    def _explained(self, answer: Answer, key: str) -> Answer:
+        """Add what the log of a failed job says: about its last start, or before any began."""
+        log = Path(self.record.output or "")
+        if log.name != f"{self.job_id}_0_log.out":
+            # Another file may hold what that record's owner must not see: this is written to it.
+            return answer
+        if not key and (last := last_line(log)) is not None:
+            said = f": {last} (see {log})" if last else f" (see {log})"
+            return replace(answer, reason=f"{answer.reason}{said}")
+        if answer.cause is Cause.CRASH and says_out_of_memory(log, key):  # without accounting
+            reason = "a node's memory limit was reached"
+            return replace(answer, reason=reason, cause=Cause.OUT_OF_MEMORY)
+        return answer
 
     def _ask(self, *, fresh: bool = False) -> Answer:
         submitted_at = self.record.submitted_at
@@ -108,14 +143,12 @@ class SlurmJob:
         Raises:
             UnreachableError: If SLURM does not answer, or the job does not end.
         """
-        if self._ask(fresh=True).state.is_over:
+        before = self._ask(fresh=True)
+        if before.state.is_over:
             return
-        # Write this first: the job reads it when it gets SIGTERM, and then is never requeued.
-        Cancel(time.time()).write(self.run)
-        # By default scancel sends a step SIGKILL at once.
-        said = (
-            self._scancel("--signal=TERM") if self.record.step_id is not None else self._scancel()
-        )
+        check_identity(self.run, self.record)
+        with cancelling(self.run):
+            self._first_scancel(before)
         started_at = time.monotonic()
         while not self._has_gone():
             if self._ask().state is JobState.PENDING:
@@ -123,24 +156,46 @@ class SlurmJob:
             waited_seconds = time.monotonic() - started_at
             if self.record.step_id is not None and waited_seconds > STEP_SAVE_SECONDS:
                 self._scancel()
-            if said or waited_seconds > CANCEL_SECONDS:
-                raise UnreachableError(
-                    f"job {self._target} of run {self.run.name} does not end: "
-                    f"{said or f'SLURM still has it {CANCEL_SECONDS} s after scancel'}.",
-                    f"Find out why: scontrol show job {self.job_id}",
-                )
+            if waited_seconds > CANCEL_SECONDS:
+                raise self._stays(f"SLURM still has it {CANCEL_SECONDS} s after scancel")
             time.sleep(POLL_SECONDS)
+        forget_queue(owner_of(self.run.launch_directory))  # jobs that waited for this one end, too
         latest = JobRecord.read(self.run)
         if latest and latest.job_id not in ("", self.job_id):  # another job has continued it
             SlurmJob(self.run, latest, self.poll_seconds).cancel()
 
-    def _scancel(self, *flags: str) -> str:
+    def _first_scancel(self, before: Answer) -> None:
+        """Run scancel; if its answer was lost, find out whether SLURM has begun to end the job.
+
+        Args:
+            before: The state of the job before this call.
+
+        Raises:
+            UnreachableError: If SLURM has not begun to end the job.
+        """
+        # By default scancel sends a step SIGKILL at once.
+        flags = () if self.record.step_id is None else ("--signal=TERM",)
         try:
             call("scancel", *flags, self._target)
-        except RefusedError as error:
-            # Not raised yet: the job may have ended in the meantime.
-            return str(error).partition("\n")[0].removesuffix(".")
-        return ""
+        except (RefusedError, UnreachableError) as error:
+            with contextlib.suppress(RefusedError, UnreachableError):
+                if self._has_gone():
+                    return
+            if self._ask(fresh=True).is_ending and not before.is_ending:
+                return
+            if isinstance(error, UnreachableError):
+                raise
+            raise self._stays(str(error).partition("\n")[0].removesuffix(".")) from error
+
+    def _scancel(self) -> None:
+        with contextlib.suppress(RefusedError):  # it may have ended in the meantime
+            call("scancel", self._target)
+
+    def _stays(self, why: str) -> UnreachableError:
+        return UnreachableError(
+            f"job {self._target} of run {self.run.name} does not end: {why}.",
+            f"Find out why: scontrol show job {self.job_id}",
+        )
 
     @property
     def _target(self) -> str:

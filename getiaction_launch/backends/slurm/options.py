@@ -1,11 +1,16 @@
 """Options of sbatch and srun that users may set: how to write them, and which ones are refused."""
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from getiaction_launch.backends.flag import settings_of
 from getiaction_launch.backends.slurm.settings import SlurmSettings, Value
-from getiaction_launch.errors import ClusterConfigError
+from getiaction_launch.errors import CheckError, ClusterConfigError
+from getiaction_launch.plan.text import check_name
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_UNUSABLE = re.compile(r"[%\\\x00-\x1f\x7f]")
 _OWN_FLAG = "Use the launcher's own flag: "
 _GEOMETRY = (
     "Set nodes and devices once, by --nodes, --gpus-per-node or --trainer.devices; SLURM and the "
@@ -104,3 +109,59 @@ def refuse_contradictions(command: str, options: Mapping[str, Value]) -> None:
                 f"--{command} {typed}={value}: {command} --{meant} cannot be set here.",
                 refused[meant],
             )
+
+
+def escape(values: Mapping[str, object]) -> dict[str, object]:
+    """Escape values for a script's header, where a backslash is an escape even between quotes.
+
+    Args:
+        values: Values by option, as they are meant.
+
+    Raises:
+        CheckError: If a value has control characters; the end of a line would end the option.
+    """
+    for key, value in values.items():
+        if isinstance(value, str) and _CONTROL.search(value):
+            raise CheckError(
+                f"--{key.replace('_', '-')} {value!r}: sbatch cannot read control characters.",
+                "Remove them, or rename what has this name.",
+            )
+    return {k: v.replace("\\", r"\\") if isinstance(v, str) else v for k, v in values.items()}
+
+
+def check_log_directory(directory: Path) -> None:
+    """Check that SLURM and submitit can write logs there.
+
+    Both replace patterns such as ``%j`` anywhere in a path, and SLURM removes backslashes.
+
+    Raises:
+        CheckError: If the path has such characters.
+    """
+    if found := _UNUSABLE.search(str(directory)):
+        raise CheckError(
+            f"{str(directory)!r}: SLURM cannot write its logs to a path with {found[0]!r}.",
+            "Choose another directory for them in the cluster config, on a file system that all "
+            "nodes share: job_dir: ~/slurm_jobs",
+        )
+
+
+def plain_name(name: str) -> str:
+    """Replace the characters that a log's path cannot have in SLURM."""
+    return _UNUSABLE.sub("_", name)
+
+
+def refuse_control_characters(settings: SlurmSettings) -> None:
+    """Refuse a newline in a setting: it would begin another line of the batch script.
+
+    Args:
+        settings: All settings; only the lines of ``setup`` may contain any character.
+
+    Raises:
+        SpecError: If one of the texts has a control character.
+    """
+    for name, value in vars(settings).items():
+        for key, text in value.items() if isinstance(value, Mapping) else [("", value)]:
+            where = f"{name}.{key}" if key else name
+            if isinstance(text, str):
+                check_name(where, text)
+            check_name(f"a key of {name}", str(key))

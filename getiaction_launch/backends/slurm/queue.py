@@ -13,88 +13,34 @@ import contextlib
 import hashlib
 import math
 import os
-import pwd
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from getiaction_launch.backends.backend import JobStatus
 from getiaction_launch.backends.slurm.command import COMMAND_SECONDS, call
+from getiaction_launch.backends.slurm.states import (
+    NEVER_SATISFIED,
+    RESTART_SECONDS,
+    Answer,
+    Row,
+    plain_word,
+    read_answer,
+)
 from getiaction_launch.errors import LaunchError
 from getiaction_launch.plan.plain import read_dataclass
-from getiaction_launch.run.state import Cause, JobState
+from getiaction_launch.run.state import JobState
 from getiaction_launch.storage.paths import read_json, write_json
 
 LOCK_SECONDS = COMMAND_SECONDS + 5
 """How long to wait for another process that is asking SLURM, before asking it here, too."""
-RESTART_SECONDS = 60
-"""How long SLURM may take to requeue a job after one of its nodes failed."""
+LAST_WORD_SECONDS = 30
+"""How long SLURM's accounting may take to say which of a failed job's steps ran out of memory."""
+ACCOUNTING_POLL_SECONDS = 2
 DAY_SECONDS = 24 * 3600
 
-_STATES = {
-    "PENDING": (JobState.PENDING, None, ""),
-    "CONFIGURING": (JobState.PENDING, None, "its nodes are being prepared"),
-    "REQUEUED": (JobState.PENDING, None, "requeued"),
-    "REQUEUE_FED": (JobState.PENDING, None, "requeued"),
-    "REQUEUE_HOLD": (JobState.PENDING, None, "requeued, but held"),
-    "SPECIAL_EXIT": (JobState.PENDING, None, "requeued, but held"),
-    "RESV_DEL_HOLD": (JobState.PENDING, None, "held, since its reservation was deleted"),
-    "RUNNING": (JobState.RUNNING, None, ""),
-    "COMPLETING": (JobState.RUNNING, None, "ending"),
-    "SUSPENDED": (JobState.RUNNING, None, "suspended"),
-    "STOPPED": (JobState.RUNNING, None, "stopped"),
-    "SIGNALING": (JobState.RUNNING, None, ""),
-    "STAGE_OUT": (JobState.RUNNING, None, ""),
-    "RESIZING": (JobState.RUNNING, None, ""),
-    "COMPLETED": (JobState.SUCCEEDED, None, ""),
-    "FAILED": (JobState.FAILED, Cause.CRASH, "its job failed"),
-    "OUT_OF_MEMORY": (JobState.FAILED, Cause.OUT_OF_MEMORY, "a node's memory limit was reached"),
-    "NODE_FAIL": (JobState.FAILED, Cause.NODE_FAILURE, "a node failed"),
-    "BOOT_FAIL": (JobState.FAILED, Cause.NODE_FAILURE, "a node did not boot"),
-    "TIMEOUT": (JobState.INTERRUPTED, Cause.TIME_LIMIT, "its time limit was reached"),
-    "DEADLINE": (JobState.INTERRUPTED, Cause.TIME_LIMIT, "its deadline has passed"),
-    "PREEMPTED": (JobState.INTERRUPTED, Cause.PREEMPTION, "preempted"),
-    "CANCELLED": (JobState.CANCELLED, Cause.CANCEL, "cancelled"),
-}
-_SILENT = ("", "None", "Unknown", "NonZeroExitCode", "TimeLimit", "OutOfMemory", "NodeDown")
 _NO_ACCOUNTING = ("accounting storage is disabled", "sacct cannot be run here")
-_RESTARTED = ("NODE_FAIL", "BOOT_FAIL", "PREEMPTED")
-_HINTS = {
-    "DependencyNeverSatisfied": "to start it anyway: scontrol update JobId={job_id} Dependency=",
-    "JobHeldUser": "to let it start: scontrol release {job_id}",
-}
-
-
-@dataclass(frozen=True)
-class Answer(JobStatus):
-    """The state of a job in SLURM at some time.
-
-    Attributes:
-        as_of: When SLURM was asked, in seconds since the epoch.
-        is_forgotten: Whether SLURM does not know the job any more.
-    """
-
-    as_of: float = 0
-    is_forgotten: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """One job in a listing.
-
-    Attributes:
-        word: The job's state in SLURM's own word.
-        reason: Why the job waits or has failed, in SLURM's own word.
-        start: When the job started or may start, in seconds since the epoch; 0 if unknown.
-        end: When the job ended or must end, in seconds since the epoch; 0 if unknown.
-    """
-
-    word: str
-    reason: str = ""
-    start: float = 0
-    end: float = 0
 
 
 @dataclass(frozen=True)
@@ -139,7 +85,8 @@ def ask(
         uid: User id of the job's owner.
         poll_seconds: How old the answer may be, in seconds.
         submitted_at: When the job was submitted, in seconds since the epoch.
-        fresh: Whether SLURM must be asked after this call began.
+        fresh: Whether SLURM must be asked after this call began, and its accounting need not have
+            the last word.
     """
     now = time.time()
     queue = _queue(uid, now if fresh else now - poll_seconds, must_wait=fresh)
@@ -153,17 +100,56 @@ def ask(
     if row is None:
         accounting = _accounting(uid, now - poll_seconds, submitted_at)
         if found := accounting.jobs.get(job_id):
-            return _answer(job_id, found, accounting.as_of)
+            return read_answer(job_id, found, accounting.as_of)
         reason = f"SLURM has forgotten job {job_id}"
         if accounting.error:
             reason += f", and sacct cannot look it up: {accounting.error}"
-        return Answer(JobState.UNKNOWN, reason, as_of=queue.as_of, is_forgotten=True)
-    if row.word == "FAILED":
-        # If a step ran out of memory, squeue shows only that its job failed; sacct knows steps.
-        found = _accounting(uid, min(row.end, now), submitted_at).jobs.get(job_id)
-        if found and found.word == "OUT_OF_MEMORY":
-            row = found
-    return _answer(job_id, row, queue.as_of)
+        array = f"{job_id.partition('_')[0]}_" if "_" in job_id else None
+        has_array = array and any(
+            name.startswith(array) for name in (*queue.jobs, *accounting.jobs)
+        )
+        gone = Answer(JobState.UNKNOWN, reason, as_of=queue.as_of, is_forgotten=True)
+        return replace(gone, is_known_array=bool(has_array))
+    if plain_word(row.word) == "FAILED":
+        return _failure(job_id, uid, submitted_at, row, queue.as_of, must_answer=fresh)
+    return read_answer(job_id, row, queue.as_of)
+
+
+def _failure(
+    job_id: str, uid: int, submitted_at: float, row: Row, as_of: float, *, must_answer: bool
+) -> Answer:
+    """Return the state of a job that squeue shows as failed.
+
+    If a step ran out of memory, only the accounting knows, and it may learn of it later; until
+    then the job counts as running, unless ``must_answer``.
+    """
+    now = time.time()
+    accounting = _accounting(uid, min(row.end, now), submitted_at)
+    is_recent = not must_answer and now - row.end < LAST_WORD_SECONDS
+    if is_recent and not _has_last_word(accounting, job_id):
+        accounting = _accounting(uid, now - ACCOUNTING_POLL_SECONDS, submitted_at)
+        if not _has_last_word(accounting, job_id):
+            reason = "its job failed; waiting for SLURM's accounting to say why"
+            return Answer(JobState.RUNNING, reason, as_of=as_of)
+    found = accounting.jobs.get(job_id)
+    is_oom = found is not None and plain_word(found.word) == "OUT_OF_MEMORY"
+    return read_answer(job_id, found if found and is_oom else row, as_of)
+
+
+def _has_last_word(accounting: Listing, job_id: str) -> bool:
+    found = accounting.jobs.get(job_id)
+    is_over = found is not None and plain_word(found.word) not in (None, "RUNNING", "PENDING")
+    return accounting.is_absent or (found is not None and is_over and found.is_final)
+
+
+def forget_queue(uid: int) -> None:
+    """Ask SLURM at the next look, since something has just changed.
+
+    Args:
+        uid: User id of the owner of the jobs.
+    """
+    with contextlib.suppress(OSError):
+        _cache("squeue", uid).unlink(missing_ok=True)
 
 
 def find_step(step_id: str, uid: int, poll_seconds: float, started_at: float) -> bool | None:
@@ -184,34 +170,6 @@ def find_step(step_id: str, uid: int, poll_seconds: float, started_at: float) ->
     if steps.error or steps.as_of < started_at:
         return None
     return step_id in steps.jobs
-
-
-def _answer(job_id: str, row: Row, as_of: float) -> Answer:
-    word, _, canceller = row.word.partition(" by ")
-    if word not in _STATES:
-        return Answer(JobState.UNKNOWN, f"unknown state {row.word} in SLURM", as_of=as_of)
-    state, cause, text = _STATES[word]
-    if word in _RESTARTED and abs(as_of - row.end) < RESTART_SECONDS:
-        reason = f"{text}; SLURM may requeue its job"
-        return Answer(JobState.PENDING, reason, as_of=as_of)
-    if canceller:
-        text = f"cancelled by {_user_name(canceller)}"
-    why = "" if row.reason in _SILENT else row.reason
-    if state is JobState.CANCELLED and why != "DependencyNeverSatisfied":
-        why = ""  # it says why the job waited before it was cancelled
-    if state is JobState.PENDING and (hint := _HINTS.get(why)):
-        why = f"{why}; {hint.format(job_id=job_id)}"
-    if state is JobState.PENDING and row.start > as_of:
-        estimate = time.strftime("%b %d %H:%M", time.localtime(row.start))
-        why = f"{why}; SLURM expects to start it on {estimate}".removeprefix("; ")
-    return Answer(state, ": ".join(filter(None, [text, why])), cause, as_of=as_of)
-
-
-def _user_name(uid: str) -> str:
-    try:
-        return pwd.getpwuid(int(uid)).pw_name
-    except (ValueError, KeyError):
-        return f"user {uid}"
 
 
 def _queue(uid: int, newer_than: float, *, must_wait: bool) -> Listing:
@@ -332,17 +290,22 @@ def _ask_sacct(uid: int, since: float) -> dict[str, Row]:
         f"--starttime=now-{hours}hours",
         "--noheader",
         "--parsable2",
-        "--format=JobID,State,End",
+        "--format=JobID,State,End,Reason",
     )
     rows: dict[str, Row] = {}
     for line in said.splitlines():
         with contextlib.suppress(ValueError):
-            name, word, end = line.strip().split("|")
+            name, word, end, *reason = line.strip().split("|", 3)
             job_id, _, step = name.partition(".")
             if not step:
-                rows[job_id] = Row(word, end=_seconds(end))
-            elif word == "OUT_OF_MEMORY" and job_id in rows and rows[job_id].word == "FAILED":
-                rows[job_id] = replace(rows[job_id], word=word)
+                if (word, reason) == ("CANCELLED", ["Dependency"]):  # a person's has "by UID"
+                    reason = [NEVER_SATISFIED]
+                rows[job_id] = Row(word, "".join(reason), end=_seconds(end))
+            elif (job := rows.get(job_id)) and plain_word(job.word) == "FAILED":
+                state = plain_word(word)
+                is_final = job.is_final and state != "RUNNING"
+                failure = word if state == "OUT_OF_MEMORY" else job.word
+                rows[job_id] = replace(job, word=failure, is_final=is_final)
     return rows
 
 

@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import re
-import signal
 import threading
 import warnings
 from collections.abc import Collection, Iterator
@@ -74,25 +73,6 @@ def sbatch_environment(
         yield
     finally:
         os.environ.update(removed)
-
-
-@contextlib.contextmanager
-def delayed_interrupt() -> Iterator[None]:
-    """Delay Ctrl-C until the end of the block, for this process and those that it starts there."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Ctrl-C reaches only the main thread
-        return
-    signals: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda signum, _frame: signals.append(signum))
-    # The mask is inherited by child processes; the handler is for other threads of this one.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, handler)
-        if signals:
-            signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager

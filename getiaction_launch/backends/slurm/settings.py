@@ -1,42 +1,18 @@
 """Settings of SLURM jobs, which a cluster config or a flag can set."""
 
-import re
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from getiaction_launch.backends.flag import Flag, read_count, read_megabytes, read_pair
+from getiaction_launch.backends.flag import (
+    Flag,
+    read_count,
+    read_megabytes,
+    read_minutes,
+    read_pair,
+)
 
 Value = str | int | bool | None
 """Value of an option of sbatch or srun, as YAML reads it."""
-
-_NO_TIME_LIMIT = ("UNLIMITED", "INFINITE")
-_MINUTES_PER_DAY, _MINUTES_PER_HOUR, _SECONDS_PER_MINUTE = 24 * 60, 60, 60
-
-
-def read_minutes(text: str) -> int:
-    """Read a time as sbatch does: ``MM``, ``MM:SS``, ``HH:MM:SS``, ``D-HH``, ``D-HH:MM[:SS]``.
-
-    Returns:
-        The time in minutes, rounded up; 0 for no limit, as in sbatch.
-
-    Raises:
-        ValueError: If the text is not a valid time for sbatch.
-    """
-    if text.upper() in _NO_TIME_LIMIT:
-        return 0
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
-    if match is None:
-        raise ValueError(f"invalid time {text!r}")
-    days, *parts = match.groups()
-    numbers = [int(part) for part in parts if part]
-    if days is not None:
-        hours, minutes, seconds = [*numbers, 0, 0][:3]
-    elif len(numbers) == 3:  # noqa: PLR2004 - HH:MM:SS
-        hours, minutes, seconds = numbers
-    else:
-        hours, (minutes, seconds) = 0, [*numbers, 0][:2]
-    whole = int(days or 0) * _MINUTES_PER_DAY + hours * _MINUTES_PER_HOUR + minutes
-    return whole + -(-seconds // _SECONDS_PER_MINUTE)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,203 @@
+"""The cameras of a dataset: stored images and video frames as the tensors of samples."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from getiaction.data.depth import DepthUnit, codes_to_depth, unit_factor
+from getiaction.data.errors import DatasetError
+from getiaction.data.image import decode_image
+from getiaction.data.metadata import Episode, Metadata
+from getiaction.data.rows import Rows, odd_times
+from getiaction.data.stats import channel_first_shape
+from getiaction.data.video import VideoReader, check_length
+
+MAX_SAMPLED_IMAGES = 50
+MAX_CHECKED_AT_ONCE = 16
+
+
+class CameraReader:
+    """Reads the images of all cameras of a dataset.
+
+    Args:
+        metadata: Metadata of the dataset.
+        columns: Columns of the rows by key, with those of stored images.
+        rows: Episode, frame and time of each row.
+        tolerance_s: Largest difference between a wanted time and a frame's time, in seconds.
+        depth_unit: Unit of the images of depth cameras, "mm" or "m".
+    """
+
+    def __init__(
+        self,
+        metadata: Metadata,
+        columns: Mapping[str, Any],
+        rows: Rows,
+        tolerance_s: float,
+        depth_unit: DepthUnit,
+    ) -> None:
+        self._metadata = metadata
+        self._features = metadata.features
+        self._columns = {key: columns[key] for key in metadata.camera_keys if key in columns}
+        self._rows = rows
+        self._tolerance_s = tolerance_s
+        self._depth_unit: DepthUnit = depth_unit
+        self._depth_keys = metadata.depth_keys
+        self._videos = VideoReader()
+        self._has_videos = False
+
+    def check(self, *, with_videos: bool) -> None:
+        """Read one image of each camera, and the frames of rows that have an unusual time.
+
+        Args:
+            with_videos: Whether the video files are there.
+
+        Raises:
+            DatasetError: An image cannot be read or does not fit its description.
+        """
+        self._has_videos = with_videos
+        if with_videos:
+            for row in odd_times(self._rows, self._metadata.fps, self._tolerance_s):
+                for key in self._metadata.video_keys:
+                    self._check_time(key, row)
+        for key in self._metadata.camera_keys:
+            if key in self._columns or with_videos:
+                self._read(key, 0)
+        self._videos = VideoReader()  # forked loader processes should not inherit open decoders
+
+    def read_image(self, key: str, row: int) -> torch.Tensor:
+        """Read the stored image of a row.
+
+        Args:
+            key: Key of the camera.
+            row: Number of the row.
+
+        Returns:
+            The image, (C, H, W) float32: colours in [0, 1], depth in the reader's unit.
+
+        Raises:
+            DatasetError: The image cannot be read or does not fit its description.
+        """
+        try:
+            pixels = decode_image(self._columns[key][row].as_py())
+        except DatasetError as error:
+            msg = (
+                f'{self._metadata.root}: "{key}" of frame {row}: {error}. '
+                "Download or copy the data again."
+            )
+            raise DatasetError(msg) from error
+        image = self._to_tensor(key, pixels, f"frame {row}")
+        if key in self._depth_keys:
+            image *= unit_factor(self._features[key], self._depth_unit)
+        return image
+
+    def read_video(self, key: str, rows: Sequence[int] | NDArray[np.int64]) -> torch.Tensor:
+        """Read the video frames of some rows of one episode.
+
+        Args:
+            key: Key of the camera.
+            rows: Numbers of T rows.
+
+        Returns:
+            The frames, (T, C, H, W) float32, or (C, H, W) if T is 1: colours in [0, 1], depth in
+            the reader's unit.
+
+        Raises:
+            DatasetError: A frame cannot be read or does not fit its description.
+        """
+        name, start_s = self._metadata.episodes[int(self._rows.episode[rows[0]])].videos[key]
+        times_s = (start_s + self._rows.times_s[rows]).tolist()
+        path, depth = self._metadata.root / name, key in self._depth_keys
+        frames = self._videos.read(path, times_s, self._tolerance_s, depth=depth)
+        return self._to_tensor(key, frames, name).squeeze(0)
+
+    def sample(self, key: str) -> NDArray[np.float32]:
+        """Read some images of a camera, evenly spaced over the rows.
+
+        Args:
+            key: Key of the camera.
+
+        Returns:
+            At most 50 images, (N, C, H, W).
+
+        Raises:
+            DatasetError: The camera's videos are not there.
+        """
+        if key not in self._columns and not self._has_videos:
+            msg = (
+                f'meta/ has no usable statistics of camera "{key}", and without its videos they '
+                "cannot be computed. Pass download_videos=True."
+            )
+            raise DatasetError(msg)
+        last = len(self._rows.times_s) - 1
+        rows = np.unique(np.linspace(0, last, MAX_SAMPLED_IMAGES).round().astype(np.int64))
+        return np.stack([self._read(key, row).numpy() for row in rows.tolist()])
+
+    def _read(self, key: str, row: int) -> torch.Tensor:
+        return self.read_image(key, row) if key in self._columns else self.read_video(key, [row])
+
+    def _check_time(self, key: str, row: int) -> None:
+        rows, fps = self._rows, self._metadata.fps
+        try:
+            self.read_video(key, [row])
+        except DatasetError as error:
+            msg = (
+                f'{rows.root / "data"}: "timestamp" of {rows.place(row)} is '
+                f"{rows.times_s[row]:.6f} s, but frame_index / fps is "
+                f"{rows.frame[row] / fps:.6f} s, and the video has no frame there. "
+                f"Write timestamp = frame_index / {fps}, or the times of the frames in the video. "
+                f"{error}"
+            )
+            raise DatasetError(msg) from error
+
+    def _to_tensor(self, key: str, pixels: NDArray[Any], place: str) -> torch.Tensor:
+        """Turn pixels (..., H, W, C) into float32 (..., C, H, W), colours in [0, 1]."""
+        channels, *promised = channel_first_shape(self._features[key])
+        found = pixels.shape[-3:-1]
+        problem = ""
+        if sorted(found) != sorted(promised):  # some datasets declare width before height
+            problem = f"have height and width {list(found)}, but meta/info.json declares {promised}"
+        elif pixels.shape[-1] != channels:
+            problem = f"have {pixels.shape[-1]} channels, but meta/info.json declares {channels}"
+        if problem:
+            msg = (
+                f'{self._metadata.root}: the images of "{key}" ({place}) {problem}. '
+                "Correct the shape there."
+            )
+            raise DatasetError(msg)
+        tensor = torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, -1, -3)))
+        if pixels.dtype == np.uint16:
+            return codes_to_depth(tensor, self._features[key], self._depth_unit)
+        tensor = tensor.to(torch.float32)
+        return tensor.div_(255) if pixels.dtype == np.uint8 else tensor
+
+
+def check_videos(root: Path, episodes: Iterable[Episode]) -> None:
+    """Check that the videos of episodes are there, and not shorter than they should be.
+
+    Args:
+        root: Local folder of the dataset.
+        episodes: Episodes whose videos are needed.
+
+    Raises:
+        DatasetError: A video is missing, empty or truncated.
+    """
+    names = {name for episode in episodes for name, _ in episode.videos.values()}
+    found = (root / "videos").rglob("*") if names else ()
+    unlisted = names - {path.relative_to(root).as_posix() for path in found}
+    # A listing is quick on network file systems, but does not follow linked folders.
+    missing = sorted(name for name in unlisted if not (root / name).is_file())
+    if missing:
+        msg = (
+            f"{root / missing[0]} is missing ({len(missing)} of {len(names)} videos are). "
+            "Download or copy the dataset again, or read it without videos: "
+            "download_videos=False."
+        )
+        raise DatasetError(msg)
+    with ThreadPoolExecutor(MAX_CHECKED_AT_ONCE) as threads:
+        for _ in threads.map(check_length, [root / name for name in sorted(names)]):
+            pass

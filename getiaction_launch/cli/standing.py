@@ -1,0 +1,147 @@
+"""How far a run is: nodes, attempt, elapsed and remaining time, and its newest checkpoint."""
+
+import contextlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from getiaction_launch.cli.show import job_id, phase, short, table
+from getiaction_launch.errors import counted
+from getiaction_launch.launch.status import RunStatus
+from getiaction_launch.plan.plan import Plan, Topology
+from getiaction_launch.run.checkpoint import newest
+from getiaction_launch.run.records import AttemptRecord, read_attempts
+from getiaction_launch.run.state import JobState
+from getiaction_launch.storage.paths import is_remote
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 24 * 3600
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a run's own records say about where it stands.
+
+    Attributes:
+        topology: The nodes and workers of the run; None if its plan cannot be read.
+        attempts: Every attempt so far, the first one first.
+        elapsed_seconds: Time since the first attempt began, until now or the run's end; None
+            before that.
+        remaining_seconds: Time that the remaining steps will take, at the mean speed of this
+            attempt; None if that is not known.
+        checkpoint: The checkpoint that the run would resume from.
+        checkpoint_step: Optimizer steps in that checkpoint.
+    """
+
+    topology: Topology | None = None
+    attempts: tuple[AttemptRecord, ...] = ()
+    elapsed_seconds: float | None = None
+    remaining_seconds: float | None = None
+    checkpoint: Path | None = None
+    checkpoint_step: int | None = None
+
+
+def read_standing(status: RunStatus) -> Standing:
+    """Read where a run stands; what cannot be read is left out.
+
+    Args:
+        status: The status of the run, as it was just read.
+    """
+    run, topology, checkpoint = status.run, None, None
+    attempts: tuple[AttemptRecord, ...] = ()
+    with contextlib.suppress(OSError, ValueError):  # one damaged record must not hide the others
+        topology = Plan.of(run).topology
+    with contextlib.suppress(OSError, ValueError):
+        attempts = tuple(read_attempts(run))
+    with contextlib.suppress(OSError, ValueError):
+        checkpoint = newest(run)
+    return Standing(
+        topology,
+        attempts,
+        _elapsed_seconds(attempts),
+        _remaining_seconds(status),
+        checkpoint.path if checkpoint else None,
+        checkpoint.step if checkpoint else None,
+    )
+
+
+def _elapsed_seconds(attempts: tuple[AttemptRecord, ...]) -> float | None:
+    if not attempts:
+        return None
+    ended_at = attempts[-1].ended_at
+    is_over = ended_at is not None and not attempts[-1].goes_on
+    return max(0, (ended_at if is_over and ended_at else time.time()) - attempts[0].started_at)
+
+
+def _remaining_seconds(status: RunStatus) -> float | None:
+    progress = status.progress
+    if (
+        status.state is not JobState.RUNNING
+        or progress.step is None
+        or not progress.total_steps
+        or not progress.seconds_per_step
+    ):
+        return None
+    return max(0, progress.total_steps - progress.step) * progress.seconds_per_step
+
+
+def standing(status: RunStatus) -> str:
+    """Show the state of a run that has not ended.
+
+    Args:
+        status: The status of the run, as it was just read.
+    """
+    run, found = status.run, read_standing(status)
+    words = phase(status)
+    state = words if words.startswith(status.state.value) else f"{status.state.value}  {words}"
+    rows = [("run", run.name), ("job", job_id(run)), ("directory", short(run.directory))]
+    rows += [("state", state)]
+    if topology := found.topology:
+        where = f"  {counted(topology.gpus_per_node, 'GPU')}" if topology.gpus_per_node else "  CPU"
+        workers = counted(topology.workers_per_node, "worker")
+        rows += [("nodes", f"{topology.num_nodes} x {workers}{where}")]
+    if found.attempts:
+        before = f"  (the one before: {found.attempts[-2].reason})" if found.attempts[1:] else ""
+        rows += [("attempt", f"{len(found.attempts) - 1}{before}")]
+    if found.elapsed_seconds is not None:
+        rows += [("elapsed", duration(found.elapsed_seconds))]
+    if found.remaining_seconds is not None:
+        rows += [("eta", duration(found.remaining_seconds))]
+    if found.checkpoint:
+        rows += [("checkpoint", f"step {found.checkpoint_step}  {short(found.checkpoint)}")]
+    return table(rows)
+
+
+def as_json(status: RunStatus) -> dict[str, object]:
+    """Return the same for machines.
+
+    Args:
+        status: The status of the run, as it was just read.
+    """
+    found = read_standing(status)
+    topology, path = found.topology, found.checkpoint
+    return {
+        "nodes": topology and topology.num_nodes,
+        "workers_per_node": topology and topology.workers_per_node,
+        "gpus_per_node": topology and topology.gpus_per_node,
+        "attempt": len(found.attempts) - 1 if found.attempts else None,
+        "elapsed_seconds": found.elapsed_seconds,
+        "eta_seconds": found.remaining_seconds,
+        "checkpoint": path and str(path if is_remote(path) else path.absolute()),
+        "checkpoint_step": found.checkpoint_step,
+    }
+
+
+def duration(seconds: float) -> str:
+    """Write a duration with its two largest units.
+
+    Args:
+        seconds: The duration in seconds.
+    """
+    whole = round(seconds)
+    if whole < _MINUTE:
+        return f"{whole} s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min {whole % _MINUTE} s"
+    if whole < _DAY:
+        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
+    return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"

@@ -1,0 +1,64 @@
+"""Keys that a YAML or JSON text sets twice, of which YAML's loaders silently keep the last."""
+
+from collections.abc import Hashable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import yaml
+
+KEEP_ONE = "Join the two, or remove one: YAML would silently drop the first."
+"""What to do about a duplicate key."""
+
+
+def duplicate_key(text: str) -> str | None:
+    """Find a key that is set twice in the same mapping, at any depth.
+
+    A key that overrides one from a merged anchor (``<<: *base``) is not a duplicate.
+
+    Args:
+        text: A document in YAML or JSON; one that cannot be parsed has no duplicates.
+
+    Returns:
+        The key with the lines of both, for an error message; None if every key is unique.
+    """
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        document = yaml.compose(text, loader)
+        return next(_duplicates(document, "", set()), None) if document else None
+    except (yaml.YAMLError, RecursionError):
+        return None
+
+
+def _duplicates(node: "yaml.Node", path: str, seen: set[int]) -> Iterator[str]:
+    import yaml
+
+    if id(node) in seen:  # an anchor that is used again, perhaps inside itself
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            yield from _duplicates(item, f"{path}[{number}]", seen)
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[Hashable, int] = {}
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                name, line = f"{path}.{key.value}".lstrip("."), key.start_mark.line + 1
+                if first := lines.get(_value_of(key)):
+                    again = f"in line {first} and again in line {line}"
+                    yield f"{name!r} is set " + (again if line > first else f"twice in line {line}")
+                lines[_value_of(key)] = line
+                yield from _duplicates(value, name, seen)
+            else:
+                yield from _duplicates(value, path, seen)
+
+
+def _value_of(key: "yaml.ScalarNode") -> Hashable:
+    import yaml
+
+    try:
+        value: Hashable = yaml.SafeLoader("").construct_object(key)
+    except (yaml.YAMLError, ValueError):  # such as a date that does not exist
+        return str(key.value)
+    return value
