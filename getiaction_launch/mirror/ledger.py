@@ -132,7 +132,7 @@ class Head:
 
     @classmethod
     def read(cls, local: Run) -> "Head":
-        """Read the record of a staging directory; what is missing or damaged counts as None."""
+        """Read the record of a staging directory; an empty one if it is missing or damaged."""
         path = cls._path(local)
         try:
             return read_dataclass(cls, read_json(path) or {}, str(path))

@@ -18,7 +18,7 @@ from getiaction_launch.mirror.lanes import Checkpoints, Files
 from getiaction_launch.mirror.ledger import POLL_SECONDS, locked
 from getiaction_launch.mirror.transfer import say
 from getiaction_launch.run.run import Run
-from getiaction_launch.storage.paths import describe
+from getiaction_launch.storage.failures import describe
 from getiaction_launch.system.stop import StopRequest
 
 MAX_PAUSE_SECONDS = 60.0

@@ -212,7 +212,7 @@ def _already_exists(run: Run, place: Path) -> CheckError:
 
 def _latest(run: Run, files: list[Path]) -> Path:
     """Return what was saved last: one of ``files``, or the newest committed checkpoint."""
-    uploaded_at = {path: _uploaded_at(path) for path in files}
+    uploaded_at = {path: _saved_at(path) for path in files}
     if committed := newest(run):  # short runs have none
         uploaded_at[committed.path] = modified_at(committed.path.with_suffix(".json"))
     if not uploaded_at and not is_remote(run.directory):
@@ -229,7 +229,7 @@ def _latest(run: Run, files: list[Path]) -> Path:
     return max(uploaded_at, key=uploaded_at.__getitem__)
 
 
-def _uploaded_at(path: Path) -> float:
-    if kind_of(path) == "file":
+def _saved_at(path: Path) -> float:
+    if not is_remote(path) or kind_of(path) == "file":
         return modified_at(path)
     return max((modified_at(path / part) for part in find(path).sizes), default=0)

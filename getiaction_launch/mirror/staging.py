@@ -87,7 +87,6 @@ class Staging:
         if local is self.run:
             return self
         self._limit_seconds = self.plan.uploading.limit_minutes * 60
-        self._mirror = None
         self._undo.callback(self._remove_if_finished, self._lock())
         self.run.make_log_directory(self.number)
         with contextlib.ExitStack() as stack:
@@ -134,7 +133,7 @@ class Staging:
                     return descriptor
 
     def _remove_if_finished(self, lock: int) -> None:
-        if self._mirror is None or not (self.is_finished or self.is_removed):
+        if not self.is_finished and not self.is_removed:
             return
         if (refused := self._mirror.refused) and not self.is_removed:
             say(f"{self.run.local.directory} is kept, as {', '.join(refused)} cannot be uploaded")
@@ -175,6 +174,8 @@ def prepare(run: Run, number: int, node_rank: int, resume_from: str | None) -> N
     if node_rank == 0 and number > 0:
         _download_files(run)
         _abort_uploads(run)
+    if node_rank == 0:
+        forget_removals(local.directory)
     Head(number if node_rank == 0 else head.attempt, number).write(local)
 
 

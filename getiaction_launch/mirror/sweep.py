@@ -26,8 +26,9 @@ from getiaction_launch.mirror.ledger import (
 from getiaction_launch.mirror.transfer import say
 from getiaction_launch.mirror.walk import walk
 from getiaction_launch.plan.plan import Plan
-from getiaction_launch.run.attempt import read_end
+from getiaction_launch.run.attempt import is_only_here, read_end
 from getiaction_launch.run.checkpoint import Marker, newest
+from getiaction_launch.run.rotation import end_of
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import children
 from getiaction_launch.storage.segment import cut
@@ -102,8 +103,9 @@ def _why_kept(local: Run, idle_seconds: float) -> str | None:
         has_files = any(stat.st_size for stat in walk(local.directory).files.values())
         return "" if has_files and idle_seconds < UNSAVED_SECONDS else None
     end, head = read_end(run), Head.read(local)
-    has_moved = head.attempt is not None and head.attempt < len(end.attempts) - 1
-    if end.ending is None and not has_moved:
+    latest = max(head.attempt or 0, head.prepared or 0)
+    has_moved = latest < len(end.attempts) - 1
+    if (end.ending is None and not has_moved) or is_only_here(run):
         return ""
     unsaved = [*unsaved_files(local), *_unsaved_checkpoint(run, local)]
     if not unsaved or idle_seconds >= UNSAVED_SECONDS:
@@ -141,7 +143,7 @@ def unsaved_files(local: Run) -> list[str]:
 
 def _is_saved(file: Path, stat: os.stat_result, entry: Whole | Segmented | None) -> bool:
     if isinstance(entry, Segmented):
-        return entry.is_there and cut(file, entry.end, stat.st_size) == entry.end
+        return entry.is_there and cut(file, entry.end, end_of(file)) == entry.end
     return stat.st_size == 0 if entry is None else entry == Whole.of(stat)
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection
 from dataclasses import replace
 
-from getiaction_launch.errors import StorageError, counted
+from getiaction_launch.errors import RecordError, StorageError, counted
 from getiaction_launch.mirror.ledger import HEAD, Ledger, Segmented, Whole, lane_of
 from getiaction_launch.mirror.removals import JOURNAL, read_removals
 from getiaction_launch.mirror.transfer import say, upload
@@ -81,8 +81,8 @@ class Sync:
             raise
         except FileNotFoundError:
             return  # removed since it was listed
-        except OSError as error:
-            self.refused[path] = str(error.strerror or error)
+        except (OSError, RecordError) as error:
+            self.refused[path] = str(getattr(error, "strerror", None) or error).partition("\n")[0]
 
     def _remove(self, removed: Collection[str], found: Collection[str]) -> None:
         for path in list(self._ledger.files):
@@ -120,14 +120,12 @@ class Sync:
             say(words)
 
     def _append(self, path: str, stat: os.stat_result) -> None:
-        file = self._local / path
+        file, size_bytes = self._local / path, end_of(self._local / path)
         while True:
             entry = self._ledger.files.get(path)
             if not isinstance(entry, Segmented):
-                entry = self._stored(path, stat)
-            with file.open("rb") as opened:
-                head = opened.read(HEAD_BYTES).hex()
-            size_bytes = end_of(file)
+                entry = self._stored(path, size_bytes)
+            head = read_from(file, 0, HEAD_BYTES)[0].hex()
             is_same = entry.inode in (0, stat.st_ino) and head.startswith(entry.head)
             if not is_same or size_bytes < entry.end:
                 # It was emptied, or replaced: what storage has of it stays.
@@ -144,17 +142,18 @@ class Sync:
             content, position = b"", entry.start
             while position < entry.end:
                 piece, position = read_from(file, position, entry.end - position)
-                if not piece:
-                    break
+                if not piece:  # it has just been emptied
+                    entry = replace(entry, end=position)
                 content += piece
+            # Further than the end, if its middle was dropped.
+            entry = replace(entry, end=max(entry.end, position), is_there=True)
             target = self._run.directory / segment_name(path, entry.segments - 1)
             with reaching(target):
                 fs, key = file_system(target)
                 fs.pipe_file(key, content)
-            # Less, if the file has just been emptied; more, if its middle was dropped.
-            self._ledger.record(path, replace(entry, end=position, is_there=True))
+            self._ledger.record(path, entry)
 
-    def _stored(self, path: str, stat: os.stat_result) -> Segmented:
+    def _stored(self, path: str, size_bytes: int) -> Segmented:
         """Find the segments of a file that this ledger does not know.
 
         They are of the same file if the ledger was deleted, and else of one that an earlier attempt
@@ -177,10 +176,9 @@ class Sync:
             count = 1 + max(name_and_number(n)[1] for n in names)
             start = fs.cat_file(key, start=0, end=COMPARED_BYTES) if name in sizes else b""
         total_bytes = sum(sizes[n] for n in names)
-        with (self._local / path).open("rb") as file:
-            is_same = end_of(self._local / path) >= total_bytes and file.read(len(start)) == start
-        end = total_bytes if is_same else 0
-        return Segmented(count, end, end, True, stat.st_ino)
+        head = read_from(self._local / path, 0, max(len(start), 1))[0]
+        end = total_bytes if size_bytes >= total_bytes and head == start else 0
+        return Segmented(count, end, end)
 
     def _replace(self, path: str, stat: os.stat_result, *, is_last: bool) -> None:
         entry = Whole.of(stat)

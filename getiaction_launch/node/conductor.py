@@ -23,6 +23,7 @@ from getiaction_launch.node.guard import Guard, RunLostError
 from getiaction_launch.node.head import reach_head
 from getiaction_launch.node.node import SAVE_LIMIT_SECONDS, await_save, record_kills, run_node
 from getiaction_launch.node.nodes import NodeHandle, Nodes
+from getiaction_launch.node.outage import outlast
 from getiaction_launch.node.sidecar import NodeLostError, Sidecar
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt, Ending
@@ -97,8 +98,17 @@ def _lead(run: Run, allocation: Allocation, stop: StopRequest) -> int:
         attempt = begin(run, allocation.key, allocation.address, port, own_addresses())
         with contextlib.closing(allocation.make_sidecar(attempt, 0, stop)) as sidecar:
             end = _run_share(attempt, 0, allocation.limits, stop, sidecar)
-            ends = _gather_ends(attempt, end, allocation.limits, stop)
-    return _conclude(attempt, ends, allocation, stop)
+
+            def gather() -> list[NodeEnd | None]:
+                return _gather_ends(attempt, end, allocation.limits, stop)
+
+            own: list[NodeEnd | None] = [end]
+            ends = outlast(attempt, gather, lambda: bool(stop.signal), lambda _: own)
+
+    def conclude() -> int:
+        return _conclude(attempt, ends, allocation, stop)
+
+    return outlast(attempt, conclude, lambda: bool(stop.signal), lambda _: EXIT_FAILED)
 
 
 def _follow(attempt: Attempt, allocation: Allocation, stop: StopRequest) -> int:
@@ -273,8 +283,13 @@ def _run_attempt(
     if loss := guard.confirm_loss():
         return _abandon(loss), False
     stopped_by = Cause.STOP if is_stopped() else nodes.stop_cause()
-    ending = allow_another(run, judge(run, attempt.number, exit_codes, stopped_by))
-    attempt.end(ending)
+
+    def conclude() -> Ending:
+        ending = allow_another(run, judge(run, attempt.number, exit_codes, stopped_by))
+        attempt.end(ending)
+        return ending
+
+    ending = outlast(attempt, conclude, is_stopped, lambda ending: ending)
     return ending, None not in exit_codes and stopped_by is None
 
 

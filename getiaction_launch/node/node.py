@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from getiaction_launch.errors import StorageError
 from getiaction_launch.mirror.staging import Staging
 from getiaction_launch.node.guard import Guard, RunLostError
 from getiaction_launch.node.head import NOT_STARTED, reach_head
@@ -143,7 +144,8 @@ def run_node(
             staging.is_finished = code == 0
     except Exception as error:
         if not guard.confirm_loss():
-            attempt.write_node_error(node_rank, type(error).__name__, f"{NOT_STARTED}: {error}")
+            words = error if isinstance(error, StorageError) else f"{NOT_STARTED}: {error}"
+            attempt.write_node_error(node_rank, type(error).__name__, str(words))
         raise
     if loss:
         guard.remove_leftovers()

@@ -4,21 +4,33 @@
 other nodes read from it where rank 0 listens and which checkpoint all of them resume from.
 """
 
+import contextlib
 import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from getiaction_launch.errors import CheckError, RecordError
+from getiaction_launch.errors import CheckError, RecordError, StorageError
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.text import shorten
 from getiaction_launch.run.checkpoint import newest
 from getiaction_launch.run.node_records import WorkerError
-from getiaction_launch.run.records import AttemptRecord, Done, Progress, read_attempts
-from getiaction_launch.run.run import Run
+from getiaction_launch.run.records import (
+    AttemptRecord,
+    Done,
+    Progress,
+    load,
+    plain,
+    read_attempts,
+)
+from getiaction_launch.run.run import Run, check_staging
 from getiaction_launch.run.state import Cause, JobState
+from getiaction_launch.storage.paths import write_json
 
+END_HERE = ".end.json"
+"""File of a staging directory with the end of an attempt, if storage could not be reached then."""
 EXIT_FAILED = 1
 """Exit code of a node where a worker failed."""
 
@@ -89,6 +101,12 @@ class Attempt:
         ).write(run)
         return cls(run, number, head, resume_from, token, other_addresses)
 
+    @property
+    def _plan(self) -> Plan:
+        with contextlib.suppress(StorageError):
+            return Plan.of(self.run)
+        return Plan.of(self.run.local)
+
     @classmethod
     def read(cls, run: Run, number: int) -> "Attempt":
         """Read an attempt that has begun.
@@ -136,6 +154,11 @@ class Attempt:
             f"do all nodes see {run.directory}?"
         )
 
+    def end_here(self, ending: Ending) -> None:
+        """Record how the attempt ended where only this machine sees it, as storage fails."""
+        record = _ended(AttemptRecord(self.number, head=self.head), ending)
+        write_json(_end_here(self.run), plain(record))
+
     def write_node_error(
         self, node_rank: int, name: str, message: str, host: str | None = None
     ) -> None:
@@ -147,9 +170,11 @@ class Attempt:
             message: What went wrong, in a sentence for people.
             host: Host name of the node; this machine's by default.
         """
-        rank = node_rank * Plan.of(self.run).topology.workers_per_node
+        rank = node_rank * self._plan.topology.workers_per_node
         error = WorkerError(rank, node_rank, host or socket.gethostname(), name, message)
-        self.run.write_error(self.number, error)
+        for place in dict.fromkeys((self.run.local, self.run)):
+            with contextlib.suppress(StorageError):  # it may be what has failed
+                place.write_error(self.number, error)
 
     def end(self, ending: Ending) -> None:
         """Record how the attempt ended; if it succeeded, the run is done."""
@@ -166,14 +191,58 @@ class Attempt:
 
 def write_end(run: Run, record: AttemptRecord, ending: Ending) -> None:
     """Write into ``attempt_N.json`` how the attempt ended."""
-    replace(
+    _ended(record, ending).write(run)
+
+
+def _ended(record: AttemptRecord, ending: Ending) -> AttemptRecord:
+    return replace(
         record,
         state=ending.state,
         cause=ending.cause,
         reason=shorten(ending.reason),
         goes_on=ending.goes_on,
         ended_at=time.time(),
-    ).write(run)
+    )
+
+
+def _end_here(run: Run) -> Path:
+    return run.local.directory / END_HERE
+
+
+def attempts_of(run: Run) -> list[AttemptRecord]:
+    """Read the records of all attempts, the first one first.
+
+    If storage could not be reached at the end of the last one, this machine may know that end.
+    """
+    records = read_attempts(run)
+    if run.local is run or not records or records[-1].ended_at is not None:
+        return records
+    with contextlib.suppress(CheckError, RecordError):  # of another user, or damaged
+        check_staging(run)
+        here = load(AttemptRecord, _end_here(run))
+        if here and (here.number, here.head) == (records[-1].number, records[-1].head):
+            ended = replace(
+                records[-1],
+                state=here.state,
+                cause=here.cause,
+                reason=here.reason,
+                goes_on=here.goes_on,
+                ended_at=here.ended_at,
+            )
+            return [*records[:-1], ended]
+    return records
+
+
+def is_only_here(run: Run) -> bool:
+    """Whether only this machine knows how the last attempt ended."""
+    records = attempts_of(run)
+    return bool(records) and records != read_attempts(run)
+
+
+def record_end(run: Run, record: AttemptRecord) -> None:
+    """Record on storage the end of an attempt that only this machine knows, if it is such a one."""
+    if run.local is not run and _end_here(run).exists() and is_only_here(run):
+        record.write(run)
 
 
 @dataclass(frozen=True)
@@ -198,7 +267,7 @@ def read_end(run: Run) -> RecordedEnd:
         RecordError: If one of the attempts' records is damaged.
     """
     # Beware: the attempts first. A run that ends between the two reads has done.json already.
-    attempts = read_attempts(run)
+    attempts = attempts_of(run)
     if done := _read_done(run):
         return RecordedEnd(Ending(JobState.SUCCEEDED), attempts, done)
     return RecordedEnd(_last_ending(attempts), attempts)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from getiaction_launch.plan.plan import Plan
-from getiaction_launch.run.attempt import EXIT_FAILED, Ending, write_end
+from getiaction_launch.run.attempt import EXIT_FAILED, Ending, attempts_of, record_end, write_end
 from getiaction_launch.run.checkpoint import newest
 from getiaction_launch.run.node_records import WORKER_DIED
 from getiaction_launch.run.records import AttemptRecord, Cancel, Done, Progress, read_attempts
@@ -82,11 +82,12 @@ def may_begin(run: Run) -> bool:
     """
     if Done.read(run) or Cancel.read(run):
         return False
-    records = read_attempts(run)
+    records = attempts_of(run)
     if not records:
         return True
     last = records[-1]
     if last.ended_at is not None:
+        record_end(run, last)
         return last.goes_on
     silent = replace(_SILENT, goes_on=True) if last.goes_on else allow_another(run, _SILENT)
     write_end(run, last, silent)
@@ -138,7 +139,7 @@ def reopen(run: Run) -> AttemptRecord | None:
     Returns:
         The record of the last attempt before this call; None if no attempt has begun.
     """
-    records = read_attempts(run)
+    records = attempts_of(run)
     if records:
         replace(records[-1], goes_on=True).write(run)
     Cancel.remove(run)

@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from getiaction_launch.errors import FAILING, CheckError, RunNotFoundError
+from getiaction_launch.errors import FAILING, CheckError, RecordError, RunNotFoundError
 from getiaction_launch.plan.secrets import holds_private
 from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.records import load
@@ -188,8 +188,12 @@ class Run:
 
         It is the earliest one that is not a consequence of another worker's failure.
         """
-        paths = [p for p in children(self.log_directory(attempt)) if _ERROR.fullmatch(p.name)]
-        errors = [error for path in paths if (error := load(WorkerError, path))]
+        found = [p for p in children(self.log_directory(attempt)) if _ERROR.fullmatch(p.name)]
+        errors = [error for path in found if (error := load(WorkerError, path))]
+        if not errors and self.local is not self:  # it could not be uploaded
+            with contextlib.suppress(CheckError, RecordError):
+                check_staging(self)
+                return self.local.first_error(attempt)
         return min(errors, key=lambda e: (e.is_consequence, e.failed_at), default=None)
 
     def discard(self) -> None:

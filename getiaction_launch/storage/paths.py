@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from getiaction_launch.errors import RecordError, SpecError, StorageError
+from getiaction_launch.storage.failures import describe, in_words, is_failure
 from getiaction_launch.storage.keys import why_refused
 from getiaction_launch.storage.strict_json import dumps
 from getiaction_launch.storage.untrusted import parse_json, read_limited, read_tail
 
-_MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
 _S3_PROTOCOLS = ("s3", "s3a")
 
 
@@ -177,30 +177,10 @@ def reaching(path: Path) -> Iterator[None]:
     except StorageError:
         raise
     except Exception as error:
-        is_missing = isinstance(error, _MISSING) and _code_of(error) != "NoSuchBucket"
-        if is_missing or not is_remote(path) or not _is_of_storage(error):
+        if not is_remote(path) or not is_failure(error):
             raise
-        raise StorageError(f"{path}: {describe(error)}.", "See docs/storage.md") from error
-
-
-def _is_of_storage(error: Exception) -> bool:
-    package = type(error).__module__.partition(".")[0]
-    return isinstance(error, OSError) or package in ("botocore", "aiobotocore", "aiohttp", "fsspec")
-
-
-def _code_of(error: BaseException) -> str | None:
-    response = getattr(error.__cause__ or error, "response", None)
-    return response.get("Error", {}).get("Code") if isinstance(response, dict) else None
-
-
-def describe(error: BaseException) -> str:
-    """Return the message of a file system's error, or its code if there is no message."""
-    code = _code_of(error)
-    words = str(error).partition("\n")[0].removesuffix(".")
-    if words.endswith("None"):  # some servers send a code and no words
-        words = ""
-    words = words or code or type(error).__name__
-    return f"{words} ({code})" if code and code not in words else words
+        words = describe(in_words(error, *file_system(path)))
+        raise StorageError(f"{path}: {words}.", "See docs/storage.md") from error
 
 
 def why(error: OSError) -> str:
@@ -260,7 +240,7 @@ def kind_of(path: Path) -> str | None:
             fs, key = file_system(path)
             return str(fs.info(key)["type"])
         except FileNotFoundError as error:
-            if _code_of(error) == "NoSuchBucket":
+            if is_failure(error):
                 raise
             return None
 

@@ -9,11 +9,8 @@ from typing import Any
 
 from getiaction_launch.errors import FAILING, CheckError, LaunchError, UnreachableError
 from getiaction_launch.storage.claim import creates_exclusively
-from getiaction_launch.storage.paths import (
-    describe,
-    file_system,
-    open_path,
-)
+from getiaction_launch.storage.failures import describe
+from getiaction_launch.storage.paths import file_system, open_path
 
 LIMIT_SECONDS = 8.0
 

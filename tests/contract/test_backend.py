@@ -42,10 +42,10 @@ def test_workers_get_torchrun_variables(getiaction_launch, cluster, script, tmp_
 
 
 def test_script_gets_its_own_arguments(getiaction_launch, cluster, script, tmp_path):
-    """Everything after the script's path is the script's, also what looks like our flags."""
+    """Behind a ``--``, everything is the script's, also what looks like our flags."""
     name = script("open('argv', 'w').write(' '.join(sys.argv[1:]) + __name__)")
     result = getiaction_launch(
-        *("--cluster", cluster.name, "--wait", name, "--nodes", "7", "--trainer.x=1")
+        *("--cluster", cluster.name, "--wait", name, "--", "--nodes", "7", "--trainer.x=1")
     )
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "argv").read_text() == "--nodes 7 --trainer.x=1__main__"

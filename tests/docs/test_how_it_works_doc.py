@@ -34,7 +34,7 @@ def test_every_record_has_its_row():
     modules = {module.__name__: module for module in (records, node_records)}
     classes = [c for each in modules.values() for c in vars(each).values() if isinstance(c, type)]
     expected = {c.__name__ for c in classes if c.__module__ in modules} - PARTS
-    others = {each.__name__ for each in (Lease, LoggersRecord, Placement, RayRecord, Plan, Marker)}
+    others = {c.__name__ for c in (Lease, LoggersRecord, Placement, RayRecord, Plan, Marker)}
     shown = {row[1].strip("`"): row[0].strip("`") for row in FILES if row[1]}
     assert shown.keys() == expected | others
     for record in [*records.Record.__subclasses__(), records.Done]:
