@@ -16,7 +16,8 @@ class Client:
 
     def get_job_info(self, job_id):
         """The job runs."""
-        return type("Info", (), {"message": job_id, "status": type("S", (), {"value": "RUNNING"})})
+        state = type("S", (), {"value": "RUNNING"})
+        return type("Info", (), {"message": job_id, "status": state, "metadata": None})
 
     def stop_job(self, job_id):
         """Nobody answers any more."""

@@ -81,8 +81,7 @@ class Driver:
         return ending.state is JobState.SUCCEEDED
 
     def _is_stopped(self) -> bool:
-        is_asked = bool(self._stop.signal) or Cancel.read(self.run) is not None
-        return is_asked or self._guard.loss() is not None
+        return bool(self._stop.signal or Cancel.read(self.run) or self._guard.loss())
 
     @contextlib.contextmanager
     def _slot(self, max_parallel: int) -> Iterator[None]:
