@@ -41,6 +41,7 @@ from getiaction_launch.worker.lightning_seams import (
     watching_fetches,
 )
 from getiaction_launch.worker.loaders import are_loaders_exact, prepare_loader
+from getiaction_launch.worker.origin import allow_own_classes, weights_only_for
 from getiaction_launch.worker.progress import ProgressReport, say
 from getiaction_launch.worker.random_state import set_random_state
 from getiaction_launch.worker.saver import (
@@ -181,7 +182,7 @@ class Interruption(Callback):
         if checkpoint and checkpoint.fit == fit:
             arguments = {
                 "ckpt_path": str(checkpoint.path),
-                "weights_only": _can_load_weights_only(checkpoint.path),
+                "weights_only": weights_only_for(checkpoint.path),
             }
         try:
             with _errors_after_sigterm():
@@ -195,9 +196,9 @@ class Interruption(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save in the background, and prepare each loader before its first iterator is made."""
-        del pl_module
         if stage != "fit":
             return
+        allow_own_classes(trainer, pl_module)
         saving = saving_in_background(trainer, self._progress, self._run)
         self._background = self._undo.enter_context(saving)
         self._before_fit = signal.getsignal(signal.SIGTERM)
@@ -330,15 +331,3 @@ def _errors_after_sigterm() -> Iterator[None]:
 
 def _request(*_signal: object) -> None:
     Interruption.is_requested = True
-
-
-def _can_load_weights_only(path: Path) -> bool | None:
-    """Whether ``weights_only=True`` can load the run's own checkpoint.
-
-    It cannot if the hyperparameters hold an object of a user's class; torch would then refuse to
-    resume the run.
-    """
-    try:
-        return not torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    except (ValueError, OSError):  # a directory, or a format of the user's own
-        return None
