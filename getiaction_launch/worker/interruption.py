@@ -41,7 +41,8 @@ from getiaction_launch.worker.lightning_seams import (
     watching_fetches,
 )
 from getiaction_launch.worker.loaders import are_loaders_exact, prepare_loader
-from getiaction_launch.worker.origin import allow_own_classes, weights_only_for
+from getiaction_launch.worker.origin import allow_own_classes
+from getiaction_launch.worker.origin import weights_only_for as _can_load_weights_only
 from getiaction_launch.worker.progress import ProgressReport, say
 from getiaction_launch.worker.random_state import set_random_state
 from getiaction_launch.worker.saver import (
@@ -182,7 +183,7 @@ class Interruption(Callback):
         if checkpoint and checkpoint.fit == fit:
             arguments = {
                 "ckpt_path": str(checkpoint.path),
-                "weights_only": weights_only_for(checkpoint.path),
+                "weights_only": _can_load_weights_only(checkpoint.path),
             }
         try:
             with _errors_after_sigterm():
