@@ -11,7 +11,7 @@ Train and evaluate robot policies on this machine.
   fit        train a policy
   validate   run one epoch over the validation data
   test       run one epoch over the test data
-  predict    run a policy over the prediction data
+  predict    run a policy over the prediction data, and save what it predicts
 
 getiaction fit --model ACT --data LeRobotDataModule --data.repo_id lerobot/pusht
 getiaction fit --config act.yaml --trainer.max_epochs=10

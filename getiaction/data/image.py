@@ -79,7 +79,8 @@ def _plane(frame: av.VideoFrame, dtype: str, channels: int = 1) -> NDArray[Any]:
     """Copy the first plane of a frame, (H, W, channels)."""
     rows: NDArray[Any] = np.frombuffer(memoryview(frame.planes[0]), dtype)
     rows = rows.reshape(frame.height, -1)[:, : frame.width * channels]
-    return rows.reshape(frame.height, frame.width, channels).copy()
+    pixels: NDArray[Any] = rows.reshape(frame.height, frame.width, channels).copy()
+    return pixels
 
 
 def _decode_tiff(data: bytes) -> NDArray[np.float32]:

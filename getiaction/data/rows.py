@@ -78,9 +78,10 @@ def check_episodes_complete(rows: Rows, metadata: Metadata, episodes: Sequence[i
     """
     numbers, counts = np.unique(rows.episode, return_counts=True)
     found = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
-    for episode in sorted({*episodes, *found}):
+    chosen = set(episodes)
+    for episode in sorted(chosen | found.keys()):
         place = metadata.episodes.get(episode)
-        wanted = place.length if place and episode in set(episodes) else 0
+        wanted = place.length if place and episode in chosen else 0
         if wanted != found.get(episode, 0):
             msg = (
                 f"{rows.root / (place.data_file if place else 'data')} has "

@@ -86,11 +86,13 @@ class VideoDecoder:
             raise DatasetError(msg)
         self._check_bits(frame, depth=depth)
         if not depth:
-            pixels = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
-            return np.asarray(pixels, np.uint8)
+            colours = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
+            pixels: NDArray[np.uint8] = np.asarray(colours, np.uint8)
+            return pixels
         plane = memoryview(self._reformatter.reformat(frame, format="gray12le").planes[0])
         rows: NDArray[np.uint16] = np.frombuffer(plane, np.uint16).reshape(frame.height, -1)
-        return rows[:, : frame.width, None].copy()
+        codes: NDArray[np.uint16] = rows[:, : frame.width, None].copy()
+        return codes
 
     def _check_bits(self, frame: av.VideoFrame, *, depth: bool) -> None:
         bits, name = frame.format.components[0].bits, frame.format.name

@@ -207,7 +207,8 @@ def _draw(states: Array, goal: Array, size_px: int) -> NDArray[np.uint8]:
         distance = np.hypot(x[:, None, :], y[:, :, None])
         cover = np.clip((radius - distance) / pixel + 0.5, 0, 1)[..., None]
         frames += cover * (np.array(rgb, np.float32) - frames)
-    return frames.round().astype(np.uint8)
+    pixels: NDArray[np.uint8] = frames.round().astype(np.uint8)
+    return pixels
 
 
 def _columns(states: Array, actions: Array, goal: Array) -> dict[str, Array]:

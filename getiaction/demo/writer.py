@@ -235,8 +235,10 @@ def _write_tasks(path: Path, task: str) -> None:
     ]
     description = {"index_columns": [index], "column_indexes": [], "columns": columns}
     table = pa.table({"task_index": [0], index: [task]})
-    pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(description)}), path)
+    pq.write_table(
+        table.replace_schema_metadata({"pandas": json.dumps(description, allow_nan=False)}), path
+    )
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, indent=4, allow_nan=False) + "\n", encoding="utf-8")

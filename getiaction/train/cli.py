@@ -15,6 +15,7 @@ from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.cli import SaveConfigCallback as LightningSaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_warn
@@ -24,7 +25,9 @@ from getiaction.data import LeRobotDataModule  # noqa: F401 - see the comment ab
 from getiaction.demo import DotDataModule  # noqa: F401 - see the comment above
 from getiaction.lightning_seams import subcommand_parsers
 from getiaction.policies import ACT  # noqa: F401 - see the comment above
+from getiaction.train.predictions import PredictionFiles
 from getiaction.train.trainer import Trainer
+from getiaction.train.unique_keys import duplicate_key
 
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -91,6 +94,11 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse `args` regardless of `sys.argv`; Lightning's own method warns if both are given."""
+        words = sys.argv[1:] if args is None else args if isinstance(args, list) else []
+        files = [word.rpartition("=")[2] for word in words if word.endswith(CONFIG_SUFFIXES)]
+        for file in files:
+            if found := duplicate_key(Path(file)):
+                raise ArgumentError(None, f"{file}: {found}.\nJoin the two, or remove one.")
         try:
             if args is None or isinstance(args, list):
                 self.config = parser.parse_args(args)
@@ -100,10 +108,14 @@ class CLI(LightningCLI):
             fit_parser = next(iter(subcommand_parsers(self).values()), parser)
             keys = fit_parser.get_defaults().keys()
             # For a YAML error, the parser reports the line, but not the file.
-            words = sys.argv[1:] if args is None else args if isinstance(args, list) else []
-            files = [word.rpartition("=")[2] for word in words if word.endswith(CONFIG_SUFFIXES)]
             message = str(error).replace('"<unicode string>"', " or ".join(files))
             raise ArgumentError(None, explain(message, keys)) from error
+
+    def before_predict(self) -> None:
+        """Save the predictions, unless a callback of the user does so."""
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined] # set by Lightning
+        if not any(isinstance(callback, BasePredictionWriter) for callback in callbacks):
+            callbacks.append(PredictionFiles())
 
     def before_instantiate_classes(self) -> None:
         """Check that the checkpoint exists before seconds are spent on building the model."""

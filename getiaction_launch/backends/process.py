@@ -6,6 +6,7 @@ machine.
 """
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -94,14 +95,14 @@ def write_job(run: Run, backend: BackendRecord) -> None:
     machine, pid = Machine.here(), os.getpid()
     before = JobRecord.read(run)
     earlier = [*before.previous_job_ids, before.job_id] if before else []
-    name = f"{pid}@{machine.host}"
     # Process ids and host names come again, in containers of one image even at once.
-    number = sum(job_id.partition("#")[0] == name for job_id in earlier)
+    name = f"{pid}@{machine.host}"
+    names = itertools.chain([name], (f"{name}.{number}" for number in itertools.count(2)))
     started_at = start_seconds(pid)
     process = ProcessDetails(pid=pid, started_after_boot_seconds=started_at, **vars(machine))
     JobRecord(
         backend,
-        job_id=f"{name}#{number + 1}" if number else name,
+        job_id=next(each for each in names if each not in earlier),
         submitted_at=time.time(),
         previous_job_ids=earlier,
         details={"process": asdict(process)},

@@ -1,7 +1,6 @@
 """What a person sees of runs: tables, progress, results and JSON."""
 
 import contextlib
-import json
 import os
 import shlex
 import sys
@@ -16,10 +15,12 @@ from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.spec import DEFAULT
 from getiaction_launch.plan.text import clean, clean_line, clean_log, shorten
 from getiaction_launch.run.attempt import last_attempt
+from getiaction_launch.run.metric import shown_metric, warnings
 from getiaction_launch.run.records import JobRecord, Progress
 from getiaction_launch.run.run import SCHEMA_VERSION, Run
 from getiaction_launch.run.state import JobState
 from getiaction_launch.storage.paths import is_remote, modified_at
+from getiaction_launch.storage.strict_json import dumps
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -82,7 +83,7 @@ def plan_text(
     ]
     rows += [("script", " ".join(plan.script), "command line")] if plan.script else []
     rows += [
-        (key, json.dumps(value), origins[key])
+        (key, dumps(value), origins[key])
         for key, value in values.items()
         if value is not None or origins[key] != DEFAULT
     ]
@@ -119,6 +120,7 @@ def summary(status: RunStatus) -> str:
     run = status.run
     place = short(run.directory)
     rows = [("run", f"{run.name} {status.state.value}"), ("directory", place)]
+    rows += [("warning", warning) for warning in warnings(status.progress)]
     if status.state is JobState.SUCCEEDED:
         rows += [("final loss", final_loss(status.progress))]
         rows += [("logs", f"getiaction-launch logs {place}")]
@@ -143,11 +145,14 @@ def _resume_command(run: Run) -> str:
 
 
 def final_loss(progress: Progress) -> str:
-    """The losses among the metrics, training's first; an epoch's mean before a step's."""
-    metrics = progress.metrics
+    """The metric that stands for the run, then the other losses, training's first."""
+    metrics, first = progress.metrics, shown_metric(progress)
     losses = [name for name in metrics if "loss" in name]
+    # An epoch's mean comes before the value of a step.
     repeated = [f"{name}_{when}" for name in metrics for when in ("step", "epoch")]
-    names = sorted(set(losses or metrics) - set(repeated), key=lambda name: ("val" in name, name))
+    others = set(losses or metrics) - set(repeated) - {first}
+    names = sorted(others, key=lambda name: ("val" in name, name))
+    names = [first, *names] if first else names
     return "  ".join(f"{name} {metrics[name]:.4g}" for name in names) or "-"
 
 
@@ -163,8 +168,12 @@ def phase(status: RunStatus) -> str:
     words: list[str] = [f"step {progress.step}/{progress.total_steps or '?'}"]
     if seconds := progress.seconds_per_step:
         words.append(f"{seconds:.2f} s/step")
-    losses = {k: v for k, v in progress.metrics.items() if k.endswith("loss_step")}
-    words += [f"{name.removesuffix('_step')} {value:.4g}" for name, value in losses.items()][:1]
+    metrics, shown = progress.metrics, shown_metric(progress)
+    # Next to validation's, which changes rarely, the newest value of training's own loss.
+    names = dict.fromkeys([shown, *(name for name in metrics if name.endswith("loss_step"))])
+    values = {str(name).removesuffix("_step"): metrics[name] for name in names if name}
+    words += [f"{name} {value:.4g}" for name, value in values.items()][:2]
+    words += warnings(progress)
     if error := progress.checkpoint_error:
         words.append(f"no checkpoint can be saved: {shorten(error)}")
     if error := progress.upload_error:
@@ -245,11 +254,12 @@ def listing(statuses: Sequence[RunStatus]) -> str:
     optional = "BEST" if any(bests) else "", "SWEEP" if any(points) else ""
     # Names say enough where all runs lie under one root.
     has_one_root = len({status.run.directory.parent.parent for status in statuses}) == 1
-    rows = [("RUN", "STATE", "STEP", "LOSS", "AGE", *optional)]
-    for status, best, point in zip(statuses, bests, points, strict=True):
+    losses = [final_loss(status.progress).split("  ")[0] for status in statuses]
+    are_losses = all("loss" in loss or loss == "-" for loss in losses)
+    rows = [("RUN", "STATE", "STEP", "LOSS" if are_losses else "METRIC", "AGE", *optional)]
+    for status, loss, best, point in zip(statuses, losses, bests, points, strict=True):
         age = time.time() - _submitted_at(status.run)
         step = "-" if status.progress.step is None else str(status.progress.step)
-        loss = final_loss(status.progress).split("  ")[0]
         state = status.state.value
         name = status.run.name if has_one_root else short(status.run.directory)
         rows.append((name, state, step, loss, f"{age / 60:.0f} min", best, point))
@@ -278,13 +288,15 @@ def as_json(status: RunStatus) -> dict[str, object]:
         "reason": status.reason,
         "cause": status.cause.value if status.cause else None,
         "attempts": status.attempts,
+        "metric": shown_metric(status.progress),
+        "warnings": warnings(status.progress),
         "progress": status.progress.content(),
     }
 
 
 def print_json(content: dict[str, object]) -> None:
     """Print an answer for machines."""
-    print(json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2))
+    print(dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2))
 
 
 def print_error(what: str, fix: str, exit_code: int) -> None:

@@ -168,6 +168,7 @@ def prepare(run: Run, number: int, node_rank: int, resume_from: str | None) -> N
         if head.attempt not in (number - 1, number):
             _forget(local)  # rank 0 has run on another machine since
         write_json(local.launch_directory / "plan.json", run.read("plan") or {})
+        forget_removals(local.directory)
     if resume_from:
         _download_checkpoint(run, resume_from)
     if node_rank == 0 and number > 0:

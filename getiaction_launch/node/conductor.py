@@ -27,7 +27,7 @@ from getiaction_launch.node.outage import outlast
 from getiaction_launch.node.sidecar import NodeLostError, Sidecar
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt, Ending
-from getiaction_launch.run.node_records import NodeEnd
+from getiaction_launch.run.node_records import WORKER_DIED, NodeEnd
 from getiaction_launch.run.records import Cancel, Done, JobRecord, read_attempts
 from getiaction_launch.run.restart import allow_another, judge, may_begin
 from getiaction_launch.run.run import Run
@@ -180,7 +180,8 @@ def _conclude(
     run = attempt.run
     stopped_by = None
     error = run.first_error(attempt.number)
-    if stop.signal and not Cancel.read(run) and (error is None or error.is_consequence):
+    is_clear = error and not error.is_consequence and error.type != WORKER_DIED
+    if stop.signal and not Cancel.read(run) and not is_clear:
         # Only where it matters: the scheduler may kill this process before it answers.
         stopped_by = allocation.stop_cause(stop.signal)
     ending = judge(

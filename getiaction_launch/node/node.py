@@ -23,7 +23,8 @@ from getiaction_launch.node.guard import Guard, RunLostError
 from getiaction_launch.node.head import NOT_STARTED, reach_head
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt
-from getiaction_launch.run.node_records import WorkerError
+from getiaction_launch.run.loggers import tracking_variables
+from getiaction_launch.run.node_records import WORKER_DIED, WorkerError
 from getiaction_launch.run.records import Progress
 from getiaction_launch.run.rotation import LogLimit
 from getiaction_launch.run.run import Run
@@ -183,11 +184,14 @@ def _run_workers(
     run = attempt.run
     oom_kills = count_oom_kills()
     workers = {}
+    trackers = tracking_variables(run, {**os.environ, **plan.env_vars})
     for local_rank in range(plan.topology.workers_per_node):
         variables = worker_environment(
             plan.topology, node_rank, local_rank, attempt.head, f"{run.name}/{attempt.number}"
         )
         rank = int(variables["RANK"])
+        # Ranks that log separately must not write into one run of a tracker.
+        variables |= trackers if rank == 0 else {}
         workers[rank] = _start_worker(plan, attempt, variables, place)
     log_directory = run.local.log_directory(attempt.number)
     logs = LogLimit((log_directory / f"rank_{rank}.log" for rank in workers), plan.log_limit_mb)
@@ -261,7 +265,7 @@ def _record_death(
     attempt: Attempt, rank: int, node_rank: int, returncode: int, *, is_oom: bool
 ) -> None:
     """Record why a worker ended, unless it has recorded an exception itself."""
-    name = "WorkerDied"
+    name = WORKER_DIED
     if returncode < 0:
         signal_name = signal.Signals(-returncode).name
         message = f"the worker was killed by {signal_name}"

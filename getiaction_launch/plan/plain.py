@@ -19,6 +19,9 @@ T = TypeVar("T")
 HUGE = 1 << 63
 """Whole numbers beyond this fit into no process id, size or time, and not into a float."""
 
+_NOT_FINITE = ("NaN", "Infinity", "-Infinity")
+"""Numbers that JSON does not have, as :mod:`getiaction_launch.storage.strict_json` writes them."""
+
 
 def read_dataclass(cls: type[T], content: object, source: str) -> T:
     """Make an object of a dataclass from the content of a JSON file.
@@ -88,6 +91,8 @@ def _read(kind: Any, value: object, source: str, key: str) -> object:  # noqa: A
                 return kind(value)
             except OverflowError:
                 raise _damaged(source, key, value, _name(kind)) from None
+        if kind is float and value in _NOT_FINITE:
+            return float(str(value))
         is_flag = isinstance(value, bool) and kind is not bool  # Python counts it as a number
         is_huge = kind is int and isinstance(value, int) and abs(value) > HUGE
         if isinstance(value, kind) and not (is_flag or is_huge):

@@ -11,6 +11,9 @@ from getiaction_launch.storage.paths import write_json
 if TYPE_CHECKING:
     from getiaction_launch.run.run import Run
 
+WORKER_DIED = "WorkerDied"
+"""Type of the error of a worker that a signal has killed, or that has left without a word."""
+
 
 @dataclass(frozen=True)
 class NodeEnd:

@@ -239,6 +239,8 @@ class Progress(Record):
         upload_error: Why no checkpoint can be uploaded at present.
         is_writing_checkpoint: Whether a checkpoint is being written in the background.
         updated_at: When this was written, in seconds since the epoch.
+        monitored: What the user's callbacks and schedulers monitor, the most important first.
+        not_finite: Since which step the loss and other metrics have been NaN or infinite.
         reported: Names of the values that have been reported; not written itself.
     """
 
@@ -258,6 +260,8 @@ class Progress(Record):
     upload_error: str | None = None
     is_writing_checkpoint: bool = False
     updated_at: float | None = None
+    monitored: list[str] = field(default_factory=list)
+    not_finite: dict[str, int] = field(default_factory=dict)
     reported: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @classmethod

@@ -12,6 +12,7 @@ from dataclasses import replace
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import EXIT_FAILED, Ending, attempts_of, record_end, write_end
 from getiaction_launch.run.checkpoint import newest
+from getiaction_launch.run.node_records import WORKER_DIED
 from getiaction_launch.run.records import AttemptRecord, Cancel, Done, Progress, read_attempts
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED, Cause, JobState
@@ -67,7 +68,9 @@ def judge(
         return Ending(state, cause, _INTERRUPTIONS.get(cause, "stopped on request"))
     if error is None:
         return Ending(JobState.FAILED, Cause.CRASH, "no worker reported an error; see the logs")
-    cause = Cause.OUT_OF_MEMORY if error.type == "OutOfMemory" else Cause.CRASH
+    is_oom = error.type == "OutOfMemory"
+    is_oom = is_oom or (error.type == WORKER_DIED and stopped_by is Cause.OUT_OF_MEMORY)
+    cause = Cause.OUT_OF_MEMORY if is_oom else Cause.CRASH
     return Ending(JobState.FAILED, cause, str(error))
 
 

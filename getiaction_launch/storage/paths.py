@@ -10,7 +10,6 @@ silent. Errors of file systems become :class:`~getiaction_launch.errors.StorageE
 """
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -23,6 +22,7 @@ from typing import Any, cast
 from getiaction_launch.errors import RecordError, SpecError, StorageError
 from getiaction_launch.storage.failures import describe, in_words, is_failure
 from getiaction_launch.storage.keys import why_refused
+from getiaction_launch.storage.strict_json import dumps
 from getiaction_launch.storage.untrusted import parse_json, read_limited, read_tail
 
 _S3_PROTOCOLS = ("s3", "s3a")
@@ -134,7 +134,7 @@ def use_options(url: str, options: Mapping[str, Any]) -> None:
     protocol, separator, _ = url.partition("://")
     if not options or not separator:
         return
-    os.environ.setdefault(f"FSSPEC_{protocol.upper()}", json.dumps(dict(options)))
+    os.environ.setdefault(f"FSSPEC_{protocol.upper()}", dumps(dict(options)))
     if "fsspec" in sys.modules:
         from fsspec.config import conf
 
@@ -275,7 +275,7 @@ def write_json(
     if is_remote(path):
         with reaching(path):
             fs, key = file_system(path)
-            fs.pipe_file(key, f"{json.dumps(content, indent=2)}\n".encode())  # one PUT
+            fs.pipe_file(key, f"{dumps(content, indent=2)}\n".encode())  # one PUT
         return
     # The temporary file is next to its target: a rename across file systems is a copy.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -285,8 +285,7 @@ def write_json(
         # O_EXCL: where others write, too, a link of that name could lead to any file of this user.
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2)
-            file.write("\n")
+            file.write(f"{dumps(content, indent=2)}\n")
             if durable:
                 file.flush()
                 os.fsync(file.fileno())

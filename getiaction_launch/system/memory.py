@@ -9,7 +9,10 @@ from pathlib import Path
 
 
 def count_oom_kills() -> int:
-    """Count the out-of-memory kills in this process's control group so far; 0 if unknown."""
+    """Count the out-of-memory kills in this process's control group so far; 0 if unknown.
+
+    Where its control group cannot be seen, those of the whole machine are counted.
+    """
     with contextlib.suppress(OSError, ValueError):
         for counts in _counters():
             if counts.exists():
@@ -25,19 +28,19 @@ def _counters() -> Iterator[Path]:
         _, controllers, path = line.split(":", 2)
         version = "v1" if "memory" in controllers.split(",") else controllers or "v2"
         groups[version] = path.lstrip("/")
+    places = []
     for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
         _, place, kind, options, *_ = line.split()
         if kind == "cgroup" and "memory" in options.split(",") and "v1" in groups:
-            path, name = groups["v1"], "memory.oom_control"
+            places.append((place, groups["v1"].split("/"), "memory.oom_control"))
         elif kind == "cgroup2" and "v2" in groups:
-            path, name = groups["v2"], "memory.events"
-        else:
-            continue
-        # In a container, the mount can be the group itself; and a group that has no limit of its
-        # own can be without the file.
-        parts = path.split("/")
-        for length in range(len(parts), -1, -1):
-            yield Path(place, *parts[:length], name)
+            places.append((place, groups["v2"].split("/"), "memory.events"))
+    # In a container, the mount can be the group itself; and a group without a limit of its own can
+    # be without the file. Beware: a mount of another namespace has none but the root's.
+    for levels_up in range(max((len(parts) for _, parts, _ in places), default=-1) + 1):
+        for place, parts, name in places:
+            yield Path(place, *parts[: max(0, len(parts) - levels_up)], name)
+    yield Path("/proc/vmstat")  # of the whole machine
 
 
 def prefer_to_be_killed() -> None:

@@ -41,6 +41,7 @@ from getiaction_launch.worker.lightning_seams import (
     watching_fetches,
 )
 from getiaction_launch.worker.loaders import are_loaders_exact, prepare_loader
+from getiaction_launch.worker.loggers.histories import Histories
 from getiaction_launch.worker.origin import allow_own_classes
 from getiaction_launch.worker.origin import weights_only_for as _can_load_weights_only
 from getiaction_launch.worker.progress import ProgressReport, say
@@ -109,9 +110,8 @@ def callbacks() -> list[Callback]:
     if os.environ.get(WORKER_VARIABLE) != str(os.getpid()):
         return []
     watch_fits(_watching)
-    run = Run(Path(os.environ["GETIACTION_RUN_DIR"]))
-    progress = ProgressReport(run)
-    return [Interruption(run, progress, Plan.of(run).saving), progress]
+    progress = ProgressReport(run := Run(Path(os.environ["GETIACTION_RUN_DIR"])))
+    return [Interruption(run, progress, Plan.of(run).saving), progress, Histories(run)]
 
 
 @contextlib.contextmanager

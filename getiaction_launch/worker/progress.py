@@ -1,6 +1,7 @@
 """Reports how far training is: rank 0 writes ``launch/progress.json`` for everybody who watches."""
 
 import contextlib
+import math
 import os
 import sys
 import threading
@@ -12,9 +13,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from getiaction_launch.run.metric import LOSS, warnings
 from getiaction_launch.run.records import Progress
 from getiaction_launch.run.run import Run
+from getiaction_launch.worker.judgement import LossWatch, monitored
+from getiaction_launch.worker.lightning_seams import LightningState
 
+STATE_KEY = "getiaction_launch"
+"""Key of a checkpoint under which the launcher keeps what Lightning does not."""
 PERIOD_SECONDS = 1.0
 """Shortest time between two reports during training."""
 
@@ -36,6 +42,8 @@ class ProgressReport(Callback):
         self._lock = threading.Lock()
         self._report = Progress()
         self._next_at = 0.0
+        self._losses = LossWatch()
+        self._not_finite: dict[str, int] = {}
         # The spec has been parsed by now, and its objects are being built.
         if os.environ.get("RANK", "0") == "0":
             self.update(phase="starting")
@@ -45,6 +53,7 @@ class ProgressReport(Callback):
         del pl_module
         # On every rank, because Lightning may set up the loaders to count the batches.
         total = trainer.estimated_stepping_batches
+        self._losses = LossWatch()
         self._started_at, self._first_step = time.time(), trainer.global_step
         if trainer.is_global_zero:
             self.update(
@@ -54,6 +63,13 @@ class ProgressReport(Callback):
                 total_steps=int(total) if total != float("inf") else None,
                 max_epochs=None if trainer.max_epochs is None else int(trainer.max_epochs),
             )
+
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor
+    ) -> None:
+        """Note whether the loss is finite."""
+        del pl_module
+        self._losses.see(loss, trainer.global_step + 1)
 
     def on_train_batch_end(
         self,
@@ -65,6 +81,7 @@ class ProgressReport(Callback):
     ) -> None:
         """Report the step, at most once in :data:`PERIOD_SECONDS`."""
         del pl_module, outputs, batch, batch_idx
+        self._losses.end_batch()
         if trainer.is_global_zero and time.monotonic() >= self._next_at:
             self._next_at = time.monotonic() + PERIOD_SECONDS
             self._report_step(trainer, "training")
@@ -75,18 +92,38 @@ class ProgressReport(Callback):
         metrics = trainer.callback_metrics  # on every rank, because reading may reduce over ranks
         if trainer.is_global_zero:
             self._report_step(trainer, "finished", metrics)
+            for warning in warnings(self._report):
+                say(warning)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: LightningState
+    ) -> None:
+        """Keep in the launcher's checkpoints since when the loss has not been finite."""
+        del trainer, pl_module
+        if self.phase == "saving" and STATE_KEY in checkpoint:
+            checkpoint[STATE_KEY]["not_finite"] = self._not_finite | self._loss_since()
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: LightningState
+    ) -> None:
+        """Take over since when the loss has not been finite."""
+        del trainer, pl_module
+        self._not_finite = dict(checkpoint.get(STATE_KEY, {}).get("not_finite", {}))
 
     def _report_step(
-        self, trainer: Trainer, phase: str, metrics: Mapping[str, torch.Tensor] | None = None
+        self, trainer: Trainer, phase: str, values: Mapping[str, torch.Tensor] | None = None
     ) -> None:
         steps = trainer.global_step - self._first_step
-        values = trainer.callback_metrics if metrics is None else metrics
+        values = trainer.callback_metrics if values is None else values
+        metrics = {name: float(value) for name, value in values.items()}
         self.update(
             phase=phase,
             epoch=trainer.current_epoch,
             step=trainer.global_step,
             seconds_per_step=(time.time() - self._started_at) / steps if steps else None,
-            metrics={name: float(value) for name, value in values.items()},
+            metrics=metrics,
+            monitored=monitored(trainer),
+            not_finite=self._since_when(trainer.global_step, metrics),
             best={
                 callback.monitor: float(callback.best_model_score)
                 for callback in trainer.checkpoint_callbacks
@@ -95,6 +132,21 @@ class ProgressReport(Callback):
                 and callback.best_model_score is not None
             },
         )
+
+    def _since_when(self, step: int, metrics: Mapping[str, float]) -> dict[str, int]:
+        """Return since which step the loss and each metric have not been finite."""
+        earlier = self._not_finite
+        names = [name for name, value in metrics.items() if not math.isfinite(value)]
+        self._not_finite = {name: earlier.get(name, step) for name in names} | self._loss_since()
+        return self._not_finite
+
+    def _loss_since(self) -> dict[str, int]:
+        begun = self._losses.since()
+        if begun is None:
+            return {}
+        # If it was so in the first step after resuming, it has been so for longer.
+        is_resumed = begun <= self._first_step + 1
+        return {LOSS: self._not_finite.get(LOSS, begun) if is_resumed else begun}
 
     @property
     def phase(self) -> str | None:

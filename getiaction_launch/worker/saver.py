@@ -47,11 +47,9 @@ from getiaction_launch.worker.lightning_seams import (
     reads_checkpoints_at_once,
     writes_one_file,
 )
-from getiaction_launch.worker.progress import ProgressReport, say
+from getiaction_launch.worker.progress import STATE_KEY, ProgressReport, say
 from getiaction_launch.worker.random_state import random_state
 from getiaction_launch.worker.removals import watch_removals
-
-_KEY = "getiaction_launch"
 
 
 def gather_rank_states(trainer: Trainer, checkpoint: LightningState) -> None:
@@ -74,7 +72,7 @@ def gather_rank_states(trainer: Trainer, checkpoint: LightningState) -> None:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         ranks = [None] * trainer.world_size
         torch.distributed.all_gather_object(ranks, own)
-    checkpoint[_KEY] = {"ranks": ranks}
+    checkpoint[STATE_KEY] = {"ranks": ranks}
 
 
 def own_rank_state(trainer: Trainer, checkpoint: LightningState) -> LightningState:
@@ -84,9 +82,9 @@ def own_rank_state(trainer: Trainer, checkpoint: LightningState) -> LightningSta
         The keys ``random``, ``metrics`` and ``should_stop``; an empty mapping for a checkpoint that
         the launcher did not save.
     """
-    if _KEY not in checkpoint:
+    if STATE_KEY not in checkpoint:
         return {}
-    ranks: list[LightningState] = checkpoint[_KEY]["ranks"]
+    ranks: list[LightningState] = checkpoint[STATE_KEY]["ranks"]
     if len(ranks) == trainer.world_size:
         own = ranks[trainer.global_rank]
         fit_loop_state(checkpoint)["combined_loader"] = own["loaders"]

@@ -19,6 +19,7 @@ from typing import NoReturn
 from getiaction_launch.errors import SpecError
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.checkpoint import Interrupted
+from getiaction_launch.run.loggers import read_loggers
 from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED
@@ -39,6 +40,11 @@ def main() -> None:
     attempt = int(os.environ.get("GETIACTION_LAUNCH_ATTEMPT", "0"))
     oom_kills = count_oom_kills()
     try:
+        if attempt and read_loggers(run):
+            # Before the program, which may open its loggers first of all.
+            from getiaction_launch.worker.loggers.histories import continue_histories
+
+            continue_histories(run)
         run_plan(Plan.of(run).moved_to(Path.cwd()))
     except Interrupted as interrupted:
         if interrupted.__cause__:  # not saved; another rank may be gone, as below

@@ -22,6 +22,7 @@ from getiaction_launch.node.allocation import Allocation, Limits
 from getiaction_launch.node.conductor import join
 from getiaction_launch.node.sidecar import MakeSidecar, Sidecar
 from getiaction_launch.run.records import BackendRecord, Cancel, JobRecord
+from getiaction_launch.run.restart import cancelling
 from getiaction_launch.storage.paths import last_line
 
 COMMAND = (sys.executable, "-m", "spool")
@@ -129,8 +130,8 @@ class SpoolJob:
         """End the job; return when the server has no process of it any more."""
         if self.status().state.is_over:
             return
-        Cancel(time.time()).write(self.run)  # first: the job reads it when it must end
-        (self.place / "cancel").touch()
+        with cancelling(self.run):  # writes a record first, which the job reads when it must end
+            (self.place / "cancel").touch()
         for _ in range(600):  # a minute
             if self.status().state.is_over:
                 return

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 from drill import status_of
@@ -40,10 +42,10 @@ def test_workers_get_torchrun_variables(getiaction_launch, cluster, script, tmp_
 
 
 def test_script_gets_its_own_arguments(getiaction_launch, cluster, script, tmp_path):
-    """Everything after the script's path is the script's, also what looks like our flags."""
+    """Behind a ``--``, everything is the script's, also what looks like our flags."""
     name = script("open('argv', 'w').write(' '.join(sys.argv[1:]) + __name__)")
     result = getiaction_launch(
-        *("--cluster", cluster.name, "--wait", name, "--nodes", "7", "--trainer.x=1")
+        *("--cluster", cluster.name, "--wait", name, "--", "--nodes", "7", "--trainer.x=1")
     )
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "argv").read_text() == "--nodes 7 --trainer.x=1__main__"
@@ -168,6 +170,24 @@ def test_cancel_from_another_shell_leaves_nothing_behind(
     assert not cluster.processes(directory)
     assert status_of(getiaction_launch, run)["state"] == "CANCELLED"
     assert getiaction_launch("cancel", run).returncode == 0
+
+
+def test_removed_run_ends(getiaction_launch, cluster, script, tmp_path, until):
+    """``rm -rf`` of a run that trains ends its processes, also where a library saves again."""
+    name = script(
+        "directory = os.environ['GETIACTION_RUN_DIR']\n"
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "while True:\n"
+        "    os.makedirs(directory + '/checkpoints', exist_ok=True)\n"
+        "    open(f'up_{rank}', 'w')\n"
+        "    time.sleep(0.1)"
+    )
+    directory = Path(submit(getiaction_launch, cluster, "--nodes", "2", name))
+    until(lambda: (tmp_path / "up_0").exists() and (tmp_path / "up_1").exists())
+    shutil.rmtree(directory, ignore_errors=True)  # a worker may write meanwhile
+    shutil.rmtree(directory, ignore_errors=True)
+    until(lambda: not cluster.processes(directory))
+    assert not directory.exists()
 
 
 def test_wait_tells_of_a_cancel(getiaction_launch, cluster, script, tmp_path, until):

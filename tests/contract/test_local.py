@@ -2,7 +2,7 @@
 
 import json
 import os
-import shutil
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -122,25 +122,6 @@ def test_cluster_config_reaches_who_saves(getiaction_launch, script, tmp_path):
     assert "saving.when_busy" in refused.stderr
 
 
-def test_removed_run_ends(getiaction_launch, cluster, script, tmp_path, until):
-    """``rm -rf`` of a run that trains ends its processes, also where a library saves again."""
-    name = script(
-        "directory = os.environ['GETIACTION_RUN_DIR']\n"
-        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "while True:\n"
-        "    os.makedirs(directory + '/checkpoints', exist_ok=True)\n"
-        "    open(f'up_{rank}', 'w')\n"
-        "    time.sleep(0.1)"
-    )
-    getiaction_launch("--nodes", "2", name)
-    until(lambda: (tmp_path / "up_0").exists() and (tmp_path / "up_1").exists())
-    directory = tmp_path / "experiments/train/version_0"
-    shutil.rmtree(directory, ignore_errors=True)  # a worker may write meanwhile
-    shutil.rmtree(directory, ignore_errors=True)
-    until(lambda: not cluster.processes(directory))
-    assert not directory.exists()
-
-
 def test_log_has_a_limit_and_workers_a_clean_environment(getiaction_launch, script, tmp_path):
     """A rank that prints a lot keeps its first and last lines; mpirun's variables are not there."""
     config = "backend: {class_path: getiaction_launch.backends.local.LocalBackend}\n"
@@ -183,8 +164,38 @@ def test_machine_that_was_renamed_is_the_same(getiaction_launch, cluster, script
     run = getiaction_launch("--parsable", script("time.sleep(600)")).stdout.strip()
     until(lambda: "RUNNING" in getiaction_launch("status", run).stdout)
     for words in (["status", run], ["cancel", run]):
-        inside = f"hostname renamed; exec {' '.join(cluster.command(*words))}"
+        inside = f"hostname renamed; exec {shlex.join(cluster.command(*words))}"
         command = ["unshare", "--uts", "sh", "-c", inside]
         said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert said.returncode == 0, said.stderr
         assert ("RUNNING" if words[0] == "status" else "CANCELLED") in said.stdout
+
+
+def test_missing_dataset_is_known_when_the_command_returns(getiaction_launch, cluster, tmp_path):
+    """Also without ``--wait``: the run has failed by then, which its exit code says."""
+    del cluster
+    (tmp_path / "a.yaml").write_text(
+        "trainer: {max_epochs: 1, accelerator: cpu}\nmodel: ACT\n"
+        "data: {class_path: LeRobotDataModule, init_args: {repo_id: me/none, root: not_there}}\n"
+    )
+    result = getiaction_launch("--config", "a.yaml", HF_HUB_OFFLINE="1")
+    assert result.returncode == 10, result.stderr
+    assert "lightning_logs/version_0 FAILED" in result.stdout
+    assert "DatasetError" in result.stdout
+    swept = getiaction_launch("--json", "--sweep", "seed=1,2", "a.yaml", HF_HUB_OFFLINE="1")
+    assert swept.returncode == 10, swept.stderr
+    first, _ = json.loads(swept.stdout)["runs"]
+    assert (first["state"], "DatasetError" in first["reason"]) == ("FAILED", True)
+
+
+def test_runs_of_a_sweep_share_the_cpus(getiaction_launch, cluster, script, tmp_path, monkeypatch):
+    """Two at a time have half of the threads each, unless the user has said how many."""
+    del cluster
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    name = script("open(f'threads_{sys.argv[1][-1]}', 'w').write(os.environ['OMP_NUM_THREADS'])")
+    words = ["--sweep", "seed=1,2", "--max-parallel", "2", "--wait", name]
+    assert getiaction_launch(*words).returncode == 0
+    threads = str(max(1, len(psutil.Process().cpu_affinity()) // 2))
+    assert {(tmp_path / f"threads_{seed}").read_text() for seed in (1, 2)} == {threads}
+    assert getiaction_launch(*words, OMP_NUM_THREADS="7").returncode == 0
+    assert {(tmp_path / f"threads_{seed}").read_text() for seed in (1, 2)} == {"7"}

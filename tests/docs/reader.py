@@ -19,6 +19,8 @@ VARYING = {
     r"\([\w.-]+\): ": "(HOST): ",
     r"sweep-[0-9a-f]{8}": "SWEEP",
     r"(?<![=\w.])\d+(\.\d+)?(e-?\d+)?(?=  | min|$)": "N",  # losses, steps and ages
+    r"^elapsed  .*$": "elapsed  T",
+    r'"elapsed_seconds": [\d.]+': '"elapsed_seconds": T',
     r"  +": "  ",  # columns are as wide as what stands in them
 }
 

@@ -10,6 +10,8 @@ from getiaction_launch.backends.ray_on_slurm.ray_node import RayRecord
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run import node_records, records
 from getiaction_launch.run.checkpoint import Marker
+from getiaction_launch.run.lease import Lease
+from getiaction_launch.run.loggers import LoggersRecord
 from getiaction_launch.run.state import JobState
 
 PAGE = (ROOT / "docs/how-it-works.md").read_text()
@@ -32,7 +34,7 @@ def test_every_record_has_its_row():
     modules = {module.__name__: module for module in (records, node_records)}
     classes = [c for each in modules.values() for c in vars(each).values() if isinstance(c, type)]
     expected = {c.__name__ for c in classes if c.__module__ in modules} - PARTS
-    others = {each.__name__ for each in (Placement, RayRecord, Plan, Marker)}
+    others = {c.__name__ for c in (Lease, LoggersRecord, Placement, RayRecord, Plan, Marker)}
     shown = {row[1].strip("`"): row[0].strip("`") for row in FILES if row[1]}
     assert shown.keys() == expected | others
     for record in [*records.Record.__subclasses__(), records.Done]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from getiaction_launch.run.below import contents_of, kind_of, runs_below
+from getiaction_launch.launch.below import contents_of, kind_of, runs_below
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import open_path
 

@@ -110,6 +110,8 @@ def error(rank=1, *, is_consequence=False, name="ValueError"):
         ([75, 75], error(is_consequence=True), Cause.NODE_FAILURE, "FAILED", "node failure"),
         ([75, 1], error(), Cause.NODE_FAILURE, "FAILED", "crash"),
         ([75, None], None, Cause.OUT_OF_MEMORY, "FAILED", "out of memory"),
+        ([75, 1], error(name="WorkerDied"), Cause.OUT_OF_MEMORY, "FAILED", "out of memory"),
+        ([75, 1], error(name="WorkerDied"), None, "FAILED", "crash"),
         ([75, 1], error(is_consequence=True), Cause.OUT_OF_MEMORY, "FAILED", "out of memory"),
     ],
 )

@@ -20,10 +20,10 @@ def running(step: int, **progress: object) -> RunStatus:
     return RunStatus(RUN, JobState.RUNNING, progress=Progress(**progress))
 
 
-def test_final_loss_is_the_losses_once_training_first():
-    """Losses are taken from all metrics, each once, validation last; without any, all metrics."""
+def test_final_loss_is_the_losses_once_the_shown_one_first():
+    """Losses are taken from all metrics, each once; without any, all metrics."""
     metrics = {"val/loss": 0.2, "lr": 1.0, "train/loss": 0.5, "train/loss_step": 9, "a_loss": 2}
-    assert final_loss(Progress(metrics=metrics)) == "a_loss 2  train/loss 0.5  val/loss 0.2"
+    assert final_loss(Progress(metrics=metrics)) == "val/loss 0.2  a_loss 2  train/loss 0.5"
     assert final_loss(Progress(metrics={"reward": 3.0})) == "reward 3"
     assert final_loss(Progress()) == "-"
 
@@ -31,7 +31,7 @@ def test_final_loss_is_the_losses_once_training_first():
 def test_phase_tells_step_speed_and_loss():
     """A running job says how far it is; a pending one why it waits."""
     progress = {"seconds_per_step": 0.25, "metrics": {"train/loss_step": 1.5, "val/loss": 2}}
-    assert phase(running(7, **progress)) == "step 7/90  0.25 s/step  train/loss 1.5"
+    assert phase(running(7, **progress)) == "step 7/90  0.25 s/step  val/loss 2  train/loss 1.5"
     assert phase(running(0, total_steps=None)) == "step 0/?"
     assert (
         phase(RunStatus(RUN, JobState.RUNNING, progress=Progress(phase="starting"))) == "starting"

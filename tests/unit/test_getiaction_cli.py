@@ -12,6 +12,7 @@ import yaml
 
 from getiaction import cli
 from getiaction.cli import CLI
+from getiaction.train.unique_keys import duplicate_key
 
 MODULE = """\
 import torch
@@ -302,3 +303,43 @@ def test_config_of_a_launchers_run_is_that_of_the_last_attempt(
         assert config["trainer"]["max_epochs"] == epochs
     assert (directory / "run/hparams.yaml").is_file()
     assert not (directory / "experiments").exists()
+
+
+def test_predictions_are_saved_and_found(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the run's directory, with the path on stdout; a writer of the user replaces that."""
+    words = ["predict", "--config", "line.yaml"]
+    CLI(words)
+    folder = Path("experiments/line/version_0/predictions")
+    assert capsys.readouterr().out.splitlines()[-1] == f"predictions: {folder}"
+    saved = torch.load(folder / "rank_0.pt", weights_only=True)
+    assert len(saved["predictions"]) == len(saved["batch_indices"]) > 0
+    (directory / "writer.py").write_text(
+        "from lightning.pytorch.callbacks import BasePredictionWriter\n"
+        "class Writer(BasePredictionWriter):\n"
+        "    def __init__(self): super().__init__('batch')\n"
+        "    def write_on_batch_end(self, *_): print('mine')\n"
+    )
+    CLI([*words, "--trainer.callbacks+=writer.Writer"])
+    assert "mine" in capsys.readouterr().out
+    assert not (directory / "experiments/line/version_1/predictions").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("model: A\ntrainer: {}\nmodel: B\n", "'model' is set in line 1 and again in line 3"),
+        ("trainer:\n  a: 1\n  a: 2\n", "'a' is set in line 2 and again in line 3"),
+        ("x: &x {a: 1}\ny: &y {<<: *x, a: 2}\nz: {<<: *y, a: 3}\n", None),
+        ("a: [\n", None),
+    ],
+)
+def test_key_that_is_set_twice_is_refused(directory: Path, text: str, found: str | None) -> None:
+    """As the launcher does; a merged key may be overridden."""
+    path = directory / "twice.yaml"
+    path.write_text(text)
+    assert duplicate_key(path) == found
+    if found:
+        with pytest.raises(ArgumentError, match=f"twice.yaml: {found}"):
+            CLI(["fit", "--config=twice.yaml"])

@@ -8,6 +8,7 @@ import pytest
 from getiaction_launch.system import memory
 
 V1_MOUNT = "cgroup /sys/fs/cgroup/memory cgroup rw,nosuid,memory 0 0\n"
+OTHER_MOUNT = "cgroup /elsewhere cgroup rw,memory 0 0\n"  # of a namespace above this one
 V2_MOUNT = "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n"
 V1 = "oom_kill_disable 0\nunder_oom 0\noom_kill 7\n"
 V2 = "low 0\nhigh 0\nmax 12\noom 9\noom_kill 7\noom_group_kill 0\n"
@@ -22,7 +23,9 @@ V2 = "low 0\nhigh 0\nmax 12\noom 9\noom_kill 7\noom_group_kill 0\n"
         ("0::/system.slice/job_1/task_0", V2_MOUNT, "system.slice/job_1/memory.events", V2, 7),
         ("0::/", V2_MOUNT, "memory.events", V2, 7),
         ("4:memory:/job\n0::/", V2_MOUNT + V1_MOUNT, "memory/job/memory.oom_control", V1, 7),
-        ("0::/", V2_MOUNT, "memory.other", V2, 0),  # this machine's own root has none
+        ("4:memory:/job", OTHER_MOUNT + V1_MOUNT, "memory/job/memory.oom_control", V1, 7),
+        ("0::/", V2_MOUNT, "memory.other", V2, 0),  # the root of a machine has none
+        ("0::/", "", "../../../proc/vmstat", "nr_free_pages 5\noom_kill 7\n", 7),
         ("4:memory:/job", V1_MOUNT, "memory/job/memory.oom_control", "oom_kill_disable 0\n", 0),
         ("nonsense", V1_MOUNT, "memory/memory.oom_control", V1, 0),
     ],
@@ -32,6 +35,7 @@ def test_kills_are_counted_in_both_versions_of_cgroups(  # noqa: PLR0917 - a tab
 ):
     """In the group of this process, or the nearest one above it that counts."""
     files = {"proc/self/cgroup": f"{group}\n", "proc/self/mounts": mounts}
+    files["elsewhere/memory.oom_control"] = V1.replace("7", "1")
     for name, content in {**files, f"sys/fs/cgroup/{place}": text}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)

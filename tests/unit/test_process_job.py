@@ -299,4 +299,4 @@ def test_same_id_on_the_same_host_name_is_another_job(run, monkeypatch):
     for _ in range(3):
         write_job(run, BackendRecord(CLASS_PATH))
         names.append(json.loads((run.launch_directory / "job.json").read_text())["job_id"])
-    assert names == [f"{os.getpid()}@box{number}" for number in ("", "#2", "#3")]
+    assert names == [f"{os.getpid()}@box{number}" for number in ("", ".2", ".3")]

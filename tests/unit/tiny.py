@@ -20,6 +20,7 @@ from getiaction_launch.run.checkpoint import Interrupted
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker.interruption import Interruption
 from getiaction_launch.worker.lightning_seams import watch_fits
+from getiaction_launch.worker.loggers.histories import continue_histories
 
 LIMIT_SECONDS = 60
 BATCHES, EPOCHS = 5, 2
@@ -108,6 +109,7 @@ class Worker:
         self.run.write("plan", plan.to_json())
         self.monkeypatch.setenv("GETIACTION_LAUNCH_RESUME_FROM", str(resume_from or ""))
         watch_fits.cache_clear()
+        continue_histories.cache_clear()
         self.monkeypatch.setattr(Trainer, "fit", ORIGINAL_FIT)
         self.monkeypatch.setattr(Interruption, "is_requested", False)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -34,6 +34,7 @@ from getiaction_launch.node.node import SAVE_LIMIT_SECONDS
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.records import BackendRecord, JobRecord
 from getiaction_launch.run.run import STAGING_VARIABLE, Run
+from getiaction_launch.storage.strict_json import dumps
 from getiaction_launch.system.stop import StopRequest
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class RayBackend(RaySettings):
         """
         if self.address == "local":
             # Not on the command line, which every user of the machine can read.
-            os.environ[SETTINGS_VARIABLE] = json.dumps(asdict(self))
+            os.environ[SETTINGS_VARIABLE] = dumps(asdict(self))
             try:
                 for run in runs:
                     start_process(run, DRIVER, [str(max_parallel or 1), "local"])

@@ -33,6 +33,7 @@ from getiaction_launch.backends.slurm.options import (
     escape,
     plain_name,
     refuse_contradictions,
+    refuse_control_characters,
     spell,
 )
 from getiaction_launch.backends.slurm.partition import check_partitions
@@ -63,6 +64,7 @@ class SlurmBackend(SlurmSettings):
         super().__post_init__()
         refuse_contradictions("sbatch", self.sbatch)
         refuse_contradictions("srun", self.srun)
+        refuse_control_characters(self)
 
     @property
     def start_seconds(self) -> float:

@@ -69,6 +69,7 @@ def _is_place_of(run: Run, output: str) -> bool:
         places = [os.path.realpath(str(each.launch_directory / "slurm")) for each in sweep]
         return not is_remote(run.directory) and folder in places
     if _STATE.search(folder):  # of a run on remote storage
+        sweep = sweep if is_remote(run.directory) else []
         staged = [each.local.directory.relative_to(staging_root()) for each in sweep]
-        return is_remote(run.directory) and any(folder.endswith(f"/slurm/{s}") for s in staged)
+        return any(folder.endswith(f"/slurm/{place}") for place in staged)
     return any(folder.endswith(f"/{each.name}") for each in sweep)  # in a job_dir

@@ -7,6 +7,7 @@ from pathlib import Path
 from getiaction_launch.backends.flag import settings_of
 from getiaction_launch.backends.slurm.settings import SlurmSettings, Value
 from getiaction_launch.errors import CheckError, ClusterConfigError
+from getiaction_launch.plan.text import check_name
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _UNUSABLE = re.compile(r"[%\\\x00-\x1f\x7f]")
@@ -147,3 +148,20 @@ def check_log_directory(directory: Path) -> None:
 def plain_name(name: str) -> str:
     """Replace the characters that a log's path cannot have in SLURM."""
     return _UNUSABLE.sub("_", name)
+
+
+def refuse_control_characters(settings: SlurmSettings) -> None:
+    """Refuse a newline in a setting: it would begin another line of the batch script.
+
+    Args:
+        settings: All settings; only the lines of ``setup`` may contain any character.
+
+    Raises:
+        SpecError: If one of the texts has a control character.
+    """
+    for name, value in vars(settings).items():
+        for key, text in value.items() if isinstance(value, Mapping) else [("", value)]:
+            where = f"{name}.{key}" if key else name
+            if isinstance(text, str):
+                check_name(where, text)
+            check_name(f"a key of {name}", str(key))
