@@ -52,6 +52,7 @@ from getiaction_launch.worker.saver import (
     own_rank_state,
     saving_in_background,
 )
+from getiaction_launch.worker.sharding import check_strategy
 
 WORKER_VARIABLE = "GETIACTION_LAUNCH_WORKER"
 """A worker sets it to its own process id. Its child processes inherit it, but not the id."""
@@ -199,6 +200,7 @@ class Interruption(Callback):
         """Save in the background, and prepare each loader before its first iterator is made."""
         if stage != "fit":
             return
+        check_strategy(trainer)
         allow_own_classes(trainer, pl_module)
         saving = saving_in_background(trainer, self._progress, self._run)
         self._background = self._undo.enter_context(saving)
