@@ -42,6 +42,8 @@ from getiaction_launch.worker.lightning_seams import (
 )
 from getiaction_launch.worker.loaders import are_loaders_exact, prepare_loader
 from getiaction_launch.worker.loggers.histories import Histories
+from getiaction_launch.worker.origin import allow_own_classes
+from getiaction_launch.worker.origin import weights_only_for as _can_load_weights_only
 from getiaction_launch.worker.progress import ProgressReport, say
 from getiaction_launch.worker.random_state import set_random_state
 from getiaction_launch.worker.saver import (
@@ -50,6 +52,7 @@ from getiaction_launch.worker.saver import (
     own_rank_state,
     saving_in_background,
 )
+from getiaction_launch.worker.sharding import check_strategy
 
 WORKER_VARIABLE = "GETIACTION_LAUNCH_WORKER"
 """A worker sets it to its own process id. Its child processes inherit it, but not the id."""
@@ -195,9 +198,10 @@ class Interruption(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save in the background, and prepare each loader before its first iterator is made."""
-        del pl_module
         if stage != "fit":
             return
+        check_strategy(trainer)
+        allow_own_classes(trainer, pl_module)
         saving = saving_in_background(trainer, self._progress, self._run)
         self._background = self._undo.enter_context(saving)
         self._before_fit = signal.getsignal(signal.SIGTERM)
@@ -330,15 +334,3 @@ def _errors_after_sigterm() -> Iterator[None]:
 
 def _request(*_signal: object) -> None:
     Interruption.is_requested = True
-
-
-def _can_load_weights_only(path: Path) -> bool | None:
-    """Whether ``weights_only=True`` can load the run's own checkpoint.
-
-    It cannot if the hyperparameters hold an object of a user's class; torch would then refuse to
-    resume the run.
-    """
-    try:
-        return not torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    except (ValueError, OSError):  # a directory, or a format of the user's own
-        return None
