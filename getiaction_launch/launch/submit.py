@@ -194,7 +194,10 @@ def check_resumable(run: Run) -> None:
     """Raise CheckError unless the run ended before its training was finished."""
     status = read_status(run)
     if status.state is JobState.SUCCEEDED:
-        raise CheckError(f"run {run.name} has finished; there is nothing to resume.")
+        raise CheckError(
+            f"run {run.name} has finished; there is nothing to resume.",
+            "To train further, start a run from its checkpoint: --ckpt_path=PATH",
+        )
     if not status.state.is_over:
         raise CheckError(
             f"run {run.name} is {status.state.value}; it cannot be resumed while it may run.",
