@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from getiaction_launch.run.run import ROUND_TRIPS, Run
@@ -26,6 +25,8 @@ def runs_below(place: str) -> list[Run]:
     Raises:
         StorageError: If remote storage does not answer.
     """
+    from concurrent.futures import ThreadPoolExecutor  # slow to import
+
     here = Run.at(place).directory
     here = here if is_remote(here) else Path(os.path.abspath(here))  # noqa: PTH100 - links stay as typed
     found, level = [here], [here]

@@ -228,7 +228,10 @@ def check_resumable(run: Run, *, force: bool = False) -> None:
     """
     status = read_status(run)
     if status.state is JobState.SUCCEEDED:
-        raise CheckError(f"run {run.name} has finished; there is nothing to resume.")
+        raise CheckError(
+            f"run {run.name} has finished; there is nothing to resume.",
+            "To train further, start a run from its checkpoint: --ckpt_path=PATH",
+        )
     if status.state.is_over:
         return
     is_doubtful = status.state is JobState.UNKNOWN or not status.is_certain
