@@ -17,6 +17,7 @@ from getiaction_launch.run.metric import LOSS, warnings
 from getiaction_launch.run.records import Progress
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker.judgement import LossWatch, monitored
+from getiaction_launch.worker.kept import named_checkpoints
 from getiaction_launch.worker.lightning_seams import LightningState
 
 STATE_KEY = "getiaction_launch"
@@ -124,6 +125,7 @@ class ProgressReport(Callback):
             metrics=metrics,
             monitored=monitored(trainer),
             not_finite=self._since_when(trainer.global_step, metrics),
+            checkpoints=named_checkpoints(trainer, self._run),
             best={
                 callback.monitor: float(callback.best_model_score)
                 for callback in trainer.checkpoint_callbacks
