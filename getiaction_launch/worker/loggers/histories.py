@@ -194,6 +194,14 @@ class Histories(Callback):
         self._begun: dict[str, int] = {}
         self._curves: list[TensorBoardLogger] = []
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Become a callback without effect where it is unpickled, in another process."""
+        return Callback, ()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Histories":
+        """Serve a copy of the Trainer, too."""
+        return Histories(self._run)
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Record where the loggers write, and how many rows their files have."""
         del pl_module
