@@ -48,13 +48,15 @@ class Marker:
     Attributes:
         attempt: Number of the attempt that saved the checkpoint, from 0.
         fit: Number of the ``Trainer.fit`` call in the worker's process, from 0.
-        step: Optimizer steps taken so far.
+        step: Training batches of the fit so far; optimizer steps in runs of version 0.1.
         epoch: Epoch in which the checkpoint was saved, from 0.
         reason: Why it was saved: ``period`` or ``interruption``.
         size_bytes: Size of the file, or of all files in the directory.
         saved_at: When it was saved, in seconds since the epoch.
         sha256: Hash of the contents; only markers on remote storage, and of checkpoints that were
             downloaded, have one.
+        program: Digest of what the fit trains; see :mod:`getiaction_launch.worker.fitting.program`.
+        restarts: How often the current epoch was begun anew, as its loader does not resume.
     """
 
     attempt: int
@@ -65,6 +67,8 @@ class Marker:
     size_bytes: int
     saved_at: float
     sha256: str | None = None
+    program: str | None = None
+    restarts: int | None = None
 
     @classmethod
     def read(cls, path: Path) -> "Marker | None":
@@ -161,7 +165,16 @@ def remove_partial(run: Run) -> None:
 
 
 def commit(
-    run: Run, *, attempt: int, fit: int, step: int, epoch: int, reason: str, saved_at: float
+    run: Run,
+    *,
+    attempt: int,
+    fit: int,
+    step: int,
+    epoch: int,
+    reason: str,
+    saved_at: float,
+    program: str | None = None,
+    restarts: int | None = None,
 ) -> Checkpoint:
     """Commit the checkpoint at :func:`partial_path`, then remove all but the last two.
 
@@ -169,10 +182,12 @@ def commit(
         run: The run that the checkpoint belongs to.
         attempt: Number of the attempt that saved the checkpoint, from 0.
         fit: Number of the ``Trainer.fit`` call in the worker's process, from 0.
-        step: Optimizer steps taken so far.
+        step: Training batches of the fit so far.
         epoch: Epoch in which the checkpoint was saved, from 0.
         reason: Why it was saved: ``period`` or ``interruption``.
         saved_at: When it was saved, in seconds since the epoch.
+        program: Digest of what the fit trains.
+        restarts: How often the current epoch was begun anew, as its loader does not resume.
 
     Raises:
         OSError: If the disk refuses a write; the checkpoint is not committed then.
@@ -184,7 +199,10 @@ def commit(
         shutil.rmtree(path)  # a rename replaces files only
     partial.replace(path)
     sync_directory(path.parent)
-    marker = Marker(attempt, fit, step, epoch, reason, _size_bytes(path), saved_at)
+    size_bytes = _size_bytes(path)
+    marker = Marker(
+        attempt, fit, step, epoch, reason, size_bytes, saved_at, None, program, restarts
+    )
     marker.write(path)
     sync_directory(path.parent)
     with contextlib.suppress(OSError):  # the new checkpoint is committed all the same

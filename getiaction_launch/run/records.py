@@ -168,7 +168,7 @@ class AttemptRecord:
         key: A name that all nodes of this start share with no other start.
         head: ``address:port`` where the worker of rank 0 listens.
         resume_from: Path or URL of the checkpoint that all workers start from.
-        first_step: Optimizer steps in that checkpoint; 0 for a new start.
+        first_step: Steps up to that checkpoint; 0 for a new start.
         started_at: When the attempt began, in seconds since the epoch.
         state: How the attempt ended; RUNNING until then.
         cause: What ended the attempt; None after success and while it runs.
@@ -227,20 +227,22 @@ class Progress(Record):
     Attributes:
         phase: ``starting``, ``training``, ``saving``, ``interrupted`` or ``finished``.
         epoch: The current epoch, from 0.
-        step: Optimizer steps taken so far.
-        first_step: Optimizer steps that earlier attempts took.
-        total_steps: Optimizer steps of the whole training, if that is known.
+        step: Steps so far; a step is one training batch.
+        first_step: Steps of earlier attempts.
+        total_steps: Steps of the whole fit, if that is known.
         max_epochs: The ``max_epochs`` of the Trainer, if it has one.
         seconds_per_step: Mean duration of a step in this attempt, in seconds.
         metrics: The last value of each logged metric.
         best: The best value so far of each metric that a ``ModelCheckpoint`` monitors.
-        checkpoint_step: Optimizer steps in the newest committed checkpoint.
+        checkpoint_step: Steps up to the newest committed checkpoint.
         checkpoint_error: Why no checkpoint can be saved at present.
+        notice: What the current epoch repeats or skips since training resumed.
         upload_error: Why no checkpoint can be uploaded at present.
         is_writing_checkpoint: Whether a checkpoint is being written in the background.
         updated_at: When this was written, in seconds since the epoch.
         monitored: What the user's callbacks and schedulers monitor, the most important first.
         not_finite: Since which step the loss and other metrics have been NaN or infinite.
+        checkpoints: Paths of the ``best``, the ``last`` and the launcher's ``own`` checkpoint.
         reported: Names of the values that have been reported; not written itself.
     """
 
@@ -257,11 +259,13 @@ class Progress(Record):
     best: dict[str, float] = field(default_factory=dict)
     checkpoint_step: int | None = None
     checkpoint_error: str | None = None
+    notice: str | None = None
     upload_error: str | None = None
     is_writing_checkpoint: bool = False
     updated_at: float | None = None
     monitored: list[str] = field(default_factory=list)
     not_finite: dict[str, int] = field(default_factory=dict)
+    checkpoints: dict[str, str] = field(default_factory=dict)
     reported: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @classmethod

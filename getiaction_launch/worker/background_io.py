@@ -13,6 +13,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,11 @@ RETRY_SECONDS = (1.0, 3.0, 9.0)
 """Pauses before a write that the disk has refused is retried."""
 _LASTING = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 """Errors that a retry would meet again."""
+SMALL_BYTES = 16 * 2**20
+"""A state of this size is on the disk within moments, so training waits for that."""
+SMALL_SECONDS = 2.0
+"""Longest time that training waits for a small file."""
+_torch_save = torch.save  # programs that replace it mean their own checkpoints
 _MAX_SAVES = 4
 """How many saves of the same state may be pending; further ones wait."""
 
@@ -51,6 +57,7 @@ class SaveRequest:
         progress: What to add to the run's progress as soon as the state has been copied.
         is_taken: Whether the ``CheckpointIO`` has done everything that training must wait for.
         is_finished: Whether ``finish`` has succeeded.
+        is_hidden: Whether a program that replaces ``torch.save`` must not notice.
     """
 
     finish: Callable[[], None]
@@ -58,6 +65,7 @@ class SaveRequest:
     progress: Mapping[str, Any] = field(default_factory=dict)
     is_taken: bool = False
     is_finished: bool = False
+    is_hidden: bool = False
 
 
 class BackgroundCheckpointIO(CheckpointIO):
@@ -123,6 +131,9 @@ class BackgroundCheckpointIO(CheckpointIO):
         if not self._can_wait(target):
             future.result()
             self.raise_failure()
+        elif sum(storage.nbytes() for storage in snapshot.storages) < SMALL_BYTES:
+            # The user's hooks may look at it, as they could without the launcher.
+            futures.wait([future], SMALL_SECONDS)
 
     def save_later(
         self, checkpoint: LightningState, partial: Path, request: SaveRequest
@@ -250,7 +261,10 @@ class BackgroundCheckpointIO(CheckpointIO):
         try:
             partial.parent.mkdir(parents=True, exist_ok=True)
             self._sweep(partial.parent)
-            write(snapshot, partial)
+            if request.is_hidden:
+                write(snapshot, partial, save=_torch_save)
+            else:
+                write(snapshot, partial)
             request.finish()
             request.is_finished = True
         except Exception as error:  # noqa: BLE001 - the user's objects may raise anything
@@ -287,10 +301,12 @@ class BackgroundCheckpointIO(CheckpointIO):
             self._progress.update(is_writing_checkpoint=self._num_saves > 0, **progress)
 
 
-def write(snapshot: Snapshot, path: Path) -> None:
+def write(
+    snapshot: Snapshot, path: Path, save: Callable[[object, Any], None] | None = None
+) -> None:
     """Write a file that is on the disk when this returns."""
     with path.open("wb") as file:
-        torch.save(snapshot.content(), file)
+        (save or torch.save)(snapshot.content(), file)
         file.flush()
         os.fsync(file.fileno())
 

@@ -14,92 +14,61 @@ save them:
 """
 
 import contextlib
-import enum
+import copy
 import functools
 import os
 import signal
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from getiaction_launch.errors import CheckError
-from getiaction_launch.plan.plan import Plan, Saving
-from getiaction_launch.run.checkpoint import Checkpoint, Interrupted
+from getiaction_launch.plan.plan import Plan
+from getiaction_launch.run.checkpoint import Interrupted
 from getiaction_launch.run.run import Run
 from getiaction_launch.system.stop import on_sigterm
+from getiaction_launch.worker.fitting.agreement import Agreement, Verdict
+from getiaction_launch.worker.fitting.background import saving_in_background
+from getiaction_launch.worker.fitting.epoch import Epoch
+from getiaction_launch.worker.fitting.fits import UNSAVED, Fits
+from getiaction_launch.worker.fitting.lightning_seams import (
+    around_training,
+    forget_restart,
+    starts_processes,
+)
+from getiaction_launch.worker.fitting.ownership import own_interruption, without
+from getiaction_launch.worker.fitting.random_state import set_random_state
 from getiaction_launch.worker.lightning_seams import (
     LightningState,
     finish_restarting,
+    fit_arguments,
     is_between_steps,
+    keep_out_of_shared_lists,
     preparing_loaders,
     restore_outcome,
     watch_fits,
     watching_fetches,
 )
-from getiaction_launch.worker.loaders import are_loaders_exact, prepare_loader
+from getiaction_launch.worker.loaders import prepare_loader
 from getiaction_launch.worker.loggers.histories import Histories
-from getiaction_launch.worker.origin import allow_own_classes
-from getiaction_launch.worker.origin import weights_only_for as _can_load_weights_only
+from getiaction_launch.worker.origin import allow_own_classes, weights_only_for
 from getiaction_launch.worker.progress import ProgressReport, say
-from getiaction_launch.worker.random_state import set_random_state
 from getiaction_launch.worker.saver import (
     CheckpointSaver,
     gather_rank_states,
     own_rank_state,
-    saving_in_background,
 )
 from getiaction_launch.worker.sharding import check_strategy
 
 WORKER_VARIABLE = "GETIACTION_LAUNCH_WORKER"
 """A worker sets it to its own process id. Its child processes inherit it, but not the id."""
-EPOCH_SHARE = 0.1
-"""Share of the checkpoint period after which the end of an epoch triggers a save."""
 AGREEMENT_SECONDS = 0.5
 """Target time between two agreements of the ranks."""
-AGREEMENT_BATCHES = 100
-"""Most batches between two agreements, in case batches become slower in the meantime."""
-
-
-class Verdict(enum.IntEnum):
-    """What one rank wants, and what all ranks do: the highest value that any rank wants."""
-
-    CONTINUE = 0
-    SAVE = 1
-    STOP = 2
-
-
-class Agreement:
-    """Chooses how many batches lie between two agreements; each one costs an all-reduce.
-
-    The number is computed from values that are the same on all ranks, so the ranks never disagree
-    about when to agree.
-    """
-
-    def __init__(self) -> None:
-        self._interval = self._countdown = 1
-        self._reached_at = time.monotonic()
-
-    def count_batch(self) -> bool:
-        """Count one more batch, and return whether the ranks agree before it."""
-        self._countdown -= 1
-        return self._countdown == 0
-
-    def reach(self, trainer: Trainer, wish: Verdict) -> Verdict:
-        """Return the highest verdict that any rank wants, on all ranks."""
-        batches = max(1, self._interval - self._countdown)
-        seconds = time.monotonic() - self._reached_at
-        values = torch.tensor([float(wish), seconds], device=trainer.strategy.root_device)
-        verdict, seconds = trainer.strategy.reduce(values, reduce_op="max").tolist()
-        fitting = int(batches * AGREEMENT_SECONDS / max(seconds, 1e-6))
-        self._interval = self._countdown = max(
-            1, min(fitting, 2 * self._interval, AGREEMENT_BATCHES)
-        )
-        self._reached_at = time.monotonic()
-        return Verdict(int(verdict))
+EPOCH_SHARE = 0.1
+"""Share of the checkpoint period after which the end of an epoch triggers a save."""
 
 
 def callbacks() -> list[Callback]:
@@ -111,18 +80,27 @@ def callbacks() -> list[Callback]:
     if os.environ.get(WORKER_VARIABLE) != str(os.getpid()):
         return []
     watch_fits(_watching)
-    progress = ProgressReport(run := Run(Path(os.environ["GETIACTION_RUN_DIR"])))
-    return [Interruption(run, progress, Plan.of(run).saving), progress, Histories(run)]
+    keep_out_of_shared_lists(*_KINDS)
+    return list(_own_callbacks())
+
+
+def _own_callbacks() -> "tuple[Interruption, ProgressReport, Histories]":
+    run = Run(Path(os.environ["GETIACTION_RUN_DIR"]))
+    progress = ProgressReport(run)
+    return Interruption(run, progress, Plan.of(run)), progress, Histories(run)
 
 
 @contextlib.contextmanager
 def _watching(trainer: Trainer, fit: int) -> Iterator[dict[str, object]]:
     """Run a fit inside the context of the Trainer's own :class:`Interruption`."""
-    arguments: dict[str, object] = {}
-    with contextlib.ExitStack() as stack:
-        for callback in trainer.callbacks:  # type: ignore[attr-defined] # set in another module
-            if isinstance(callback, Interruption):
-                arguments |= stack.enter_context(callback.watching(fit))
+    if starts_processes(trainer):
+        with without(trainer, _KINDS):
+            yield {}
+        return
+    own: Interruption = own_interruption(trainer, _KINDS, _own_callbacks)
+    if fit == 0 or Interruption.fits is None:  # a process that has begun none
+        Interruption.fits = Fits.of(own.run)
+    with own.watching(trainer) as arguments:
         yield arguments
 
 
@@ -140,54 +118,60 @@ class Interruption(Callback):
     Args:
         run: The run that this worker belongs to.
         progress: Reports that a checkpoint is being saved.
-        saving: How often to save, and what to do if saving is slow or fails.
+        plan: How often to save, and what to do if saving is slow or fails; and whether a program is
+            run, which may call ``fit`` more than once.
 
     Attributes:
         is_requested: Whether SIGTERM arrived while a Trainer of this process was training.
+        fits: The fits of the program that this process runs.
     """
 
     is_requested: ClassVar[bool] = False
+    fits: ClassVar[Fits | None] = None
 
-    def __init__(self, run: Run, progress: ProgressReport, saving: Saving) -> None:
-        self._run, self._progress, self._saving = run, progress, saving
+    def __init__(self, run: Run, progress: ProgressReport, plan: Plan) -> None:
+        self.run, self._progress, self._plan, self._saving = run, progress, plan, plan.saving
         attempt = int(os.environ["GETIACTION_LAUNCH_ATTEMPT"])
-        self._saver = CheckpointSaver(run, progress, attempt, saving.failure_limit_minutes)
+        self._saver = CheckpointSaver(run, progress, attempt, plan.saving.failure_limit_minutes)
         self._undo = contextlib.ExitStack()
+        self._trainer: weakref.ref[Trainer] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Become a callback without effect where it is unpickled: only this process saves."""
+        return Callback, ()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Interruption":
+        """Save for a copy of the Trainer, too."""
+        return Interruption(self.run, copy.deepcopy(self._progress, memo), self._plan)
+
+    def claim(self, trainer: Trainer) -> bool:
+        """Belong to a Trainer, and return whether this does not belong to another one."""
+        if self._trainer is None:
+            self._trainer = weakref.ref(trainer)
+        return self._trainer() is trainer
 
     @contextlib.contextmanager
-    def watching(self, fit: int) -> Iterator[dict[str, object]]:
+    def watching(self, trainer: Trainer) -> Iterator[dict[str, object]]:
         """Watch one ``Trainer.fit``.
 
         Args:
-            fit: Number of this fit in the process, from 0.
+            trainer: The Trainer that this callback belongs to.
 
         Yields:
             The arguments of ``Trainer.fit`` that replace the user's, so that it resumes. A
             ``ckpt_path`` of the user's is already contained in the run's own checkpoint.
-
-        Raises:
-            CheckError: If the checkpoint to resume from is missing or incomplete.
         """
-        path = os.environ.get("GETIACTION_LAUNCH_RESUME_FROM")
-        checkpoint = Checkpoint.read(Path(path)) if path else None
-        if path and not checkpoint:
-            raise CheckError(
-                f"the checkpoint {path!r} is missing or incomplete.",
-                f"Resume from the previous one: getiaction-launch resume {self._run.directory}",
-            )
-        self._fit = fit
-        # An earlier fit than the checkpoint's is run again, but must not replace its newer state.
-        self._is_rerun = checkpoint is not None and fit < checkpoint.fit
         self._is_training = False
         self._resumed: LightningState = {}
+        self._epoch_order = Epoch(trainer)
         arguments: dict[str, object] = {}
-        if checkpoint and checkpoint.fit == fit:
-            arguments = {
-                "ckpt_path": str(checkpoint.path),
-                "weights_only": _can_load_weights_only(checkpoint.path),
-            }
+        self._fit = self.fits.begin(trainer, fit_arguments()) if self.fits else UNSAVED
+        if path := self._fit.resume_from:
+            weights_only = weights_only_for(path)
+            arguments = {"ckpt_path": str(path), "weights_only": weights_only}
+        training = functools.partial(self._train, trainer)
         try:
-            with _errors_after_sigterm():
+            with _errors_after_sigterm(), around_training(trainer, training):
                 yield arguments
         except Interrupted:
             # Lightning has restored the default. A second SIGTERM must not change the exit code.
@@ -195,6 +179,26 @@ class Interruption(Callback):
             raise
         finally:
             self._undo.close()
+        if self._fit.is_finished:
+            self._restore_end(trainer)
+
+    def _train(self, trainer: Trainer, train: Callable[[], None]) -> None:
+        """Train and save the end, unless an earlier attempt has; everything is set up by now."""
+        if self._fit.is_finished:
+            if trainer.is_global_zero:
+                say(f"fit {self._fit.number} was finished by an earlier attempt: not repeated.")
+            return
+        train()
+        if self._plan.script and self._fit != UNSAVED:
+            self._saver.save_end(trainer, self._fit)
+
+    def _restore_end(self, trainer: Trainer) -> None:
+        """Leave the Trainer as a fit does that has just trained."""
+        forget_restart(trainer)
+        metrics, should_stop = self._resumed["metrics"], self._resumed["should_stop"]
+        restore_outcome(trainer, metrics, should_stop=should_stop)
+        if state := self._resumed.get("random"):
+            set_random_state(state)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save in the background, and prepare each loader before its first iterator is made."""
@@ -202,11 +206,16 @@ class Interruption(Callback):
             return
         check_strategy(trainer)
         allow_own_classes(trainer, pl_module)
-        saving = saving_in_background(trainer, self._progress, self._run)
+        saving = saving_in_background(trainer, self._progress, self.run)
         self._background = self._undo.enter_context(saving)
         self._before_fit = signal.getsignal(signal.SIGTERM)
-        prepare = functools.partial(prepare_loader, trainer=trainer)
+        prepare = functools.partial(self._prepare_loader, trainer)
         self._undo.enter_context(preparing_loaders(trainer.strategy, prepare))
+
+    def _prepare_loader(self, trainer: Trainer, loader: object) -> None:
+        prepare_loader(loader, trainer)
+        if trainer.training:
+            self._epoch_order.prepare(loader)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let SIGTERM end the process: before training there is nothing to save."""
@@ -216,24 +225,22 @@ class Interruption(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Treat SIGTERM as a request from here on, and restore what Lightning does not."""
         del pl_module
+        self._epoch_order.begin()  # may read for long, and can be killed
         on_sigterm(_request)
         if trainer.received_sigterm:
             _request()
         if self._resumed:
             metrics, should_stop = self._resumed["metrics"], self._resumed["should_stop"]
             restore_outcome(trainer, metrics, should_stop=should_stop)
-            if trainer.is_global_zero and not are_loaders_exact(trainer):
-                say(
-                    "resuming in the middle of an epoch, but the data loader has no state_dict() "
-                    "(or no length): this epoch will not see the same samples as an uninterrupted "
-                    "run."
-                )
+            if trainer.is_global_zero:
+                self._progress.update(notice=self._epoch_order.note)
         self._batches = -1
-        self._agreement, self._verdict = Agreement(), Verdict.CONTINUE
+        self._agreement, self._verdict = Agreement(AGREEMENT_SECONDS), Verdict.CONTINUE
         self._saved_at, self._epoch = time.monotonic(), trainer.current_epoch
         self._is_training = True
         before_fetch = functools.partial(self._before_batch, trainer)
-        self._undo.enter_context(watching_fetches(trainer, before_fetch))
+        before_epoch = self._epoch_order.before_epoch
+        self._undo.enter_context(watching_fetches(trainer, before_fetch, before_epoch))
 
     def on_train_batch_start(
         self,
@@ -268,10 +275,13 @@ class Interruption(Callback):
         """
         if not self._is_training:
             return
-        self._batches += 1
         if state := self._resumed.pop("random", None):
             # Not earlier, since the user's on_train_start may draw random numbers.
             set_random_state(state)
+        can_resume = self._epoch_order.before_fetch()
+        if not can_resume:
+            return
+        self._batches += 1
         is_epoch_over, self._epoch = self._epoch < trainer.current_epoch, trainer.current_epoch
         if self._agreement.count_batch() or is_epoch_over:
             period_seconds = self._saving.period_minutes * 60
@@ -281,11 +291,11 @@ class Interruption(Callback):
             return
         verdict, self._verdict = self._verdict, Verdict.CONTINUE
         # Before its first batch, a fit has nothing that its own start does not have.
-        if self._batches and not self._is_rerun:
+        if self._batches and not self._fit.is_rerun:
             reason = "interruption" if verdict is Verdict.STOP else "period"
             if verdict is Verdict.SAVE:
                 self._saver.raise_failure()
-            self._saver.save(trainer, self._fit, reason)
+            self._saver.save(trainer, self._fit, reason, self._epoch_order.restarts)
             self._saved_at = time.monotonic()
         if verdict is Verdict.STOP:
             if trainer.is_global_zero:
@@ -306,7 +316,7 @@ class Interruption(Callback):
         """Add what each rank needs to resume, if the launcher is saving."""
         del pl_module
         if self._saver.is_saving:  # the user's own saves may not run on all ranks
-            gather_rank_states(trainer, checkpoint)
+            gather_rank_states(trainer, checkpoint, self._epoch_order)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: LightningState
@@ -315,6 +325,8 @@ class Interruption(Callback):
         del pl_module
         if trainer.training:
             self._resumed = own_rank_state(trainer, checkpoint)
+            if epoch := self._resumed.get("epoch"):
+                self._epoch_order.resume(epoch)
 
 
 @contextlib.contextmanager
@@ -334,3 +346,6 @@ def _errors_after_sigterm() -> Iterator[None]:
 
 def _request(*_signal: object) -> None:
     Interruption.is_requested = True
+
+
+_KINDS = (Interruption, ProgressReport, Histories)

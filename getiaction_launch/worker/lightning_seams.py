@@ -2,30 +2,68 @@
 
 Each function or class here says why Lightning's public interface is not enough, and has a test of
 its own in ``tests/unit/test_lightning_seams.py``, which fails first when Lightning changes. To
-support a new version of Lightning, begin with that test file.
+support a new version of Lightning, begin with that test file. What only resuming needs is in
+:mod:`getiaction_launch.worker.fitting.lightning_seams`.
 """
 
 import contextlib
 import functools
 import inspect
 import itertools
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.trainer.connectors.callback_connector import _CallbackConnector
 
 LightningState: TypeAlias = dict[str, Any]
 """A checkpoint, or a part of one, as Lightning hands it to hooks; its keys are Lightning's own."""
 
 FETCH = "[_TrainingEpochLoop].train_dataloader_next"
 """Name of the action that Lightning's training loop profiles while it fetches a batch."""
+EPOCH = "run_training_epoch"
+"""Name of the action that Lightning's training loop profiles around an epoch."""
+
+_calls: list[dict[str, Any]] = []
+
+
+class Replaced:
+    """Stands for a method of one object; copies and pickles of the object have the original one.
+
+    Args:
+        owner: The object whose method is replaced.
+        name: Name of the method.
+        function: Called instead.
+    """
+
+    def __init__(self, owner: object, name: str, function: Callable[..., Any]) -> None:
+        self._owner, self._name, self._function = owner, name, function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the method
+        """Call the function."""
+        return self._function(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Become the method of the copy, which knows nothing of this process."""
+        return getattr, (self._owner, self._name)
+
+    @classmethod
+    @contextlib.contextmanager
+    def replacing(cls, owner: object, name: str, function: Callable[..., Any]) -> Iterator[None]:
+        """Replace a method inside a context."""
+        setattr(owner, name, cls(owner, name, function))
+        try:
+            yield
+        finally:
+            vars(owner).pop(name, None)
 
 
 @functools.cache
@@ -46,11 +84,49 @@ def watch_fits(watch: Callable[[Trainer, int], AbstractContextManager[dict[str, 
     def fit(self: Trainer, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as in Trainer.fit
         number = next(numbers)
         call = inspect.signature(original).bind(self, *args, **kwargs)
-        with watch(self, number) as replaced:
-            call.arguments.update(replaced)
-            original(*call.args, **call.kwargs)
+        _calls.append(call.arguments)
+        try:
+            with watch(self, number) as replaced:
+                call.arguments.update(replaced)
+                original(*call.args, **call.kwargs)
+        finally:
+            _calls.pop()
 
     Trainer.fit = fit  # type: ignore[method-assign]
+
+
+def fit_arguments() -> Mapping[str, Any]:
+    """Return the arguments of the ``Trainer.fit`` that is being watched, by name."""
+    return _calls[-1] if _calls else {}
+
+
+@functools.cache
+def keep_out_of_shared_lists(*kinds: type[Callback]) -> None:
+    """Keep callbacks of these kinds out of lists that the user's program gives to a Trainer.
+
+    Lightning appends an entry point's callbacks, like its own default ones, to the list that it is
+    given, so a second Trainer with the same list would get those of the first. There is no hook
+    before that; the list of the first Trainer has been filled when this is called.
+    """
+    original = _CallbackConnector.on_trainer_init
+
+    @functools.wraps(original)
+    def on_trainer_init(
+        self: _CallbackConnector,
+        callbacks: list[Callback] | Callback | None,
+        *args: Any,  # noqa: ANN401 - as in Lightning
+        **kwargs: Any,  # noqa: ANN401 - as in Lightning
+    ) -> None:
+        if not isinstance(callbacks, list):
+            original(self, callbacks, *args, **kwargs)
+            return
+        passed = [callback for callback in callbacks if not isinstance(callback, kinds)]
+        num_passed = len(passed)
+        original(self, passed, *args, **kwargs)
+        added = passed[num_passed:]
+        callbacks.extend(callback for callback in added if not isinstance(callback, kinds))
+
+    _CallbackConnector.on_trainer_init = on_trainer_init  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
@@ -67,11 +143,8 @@ def preparing_loaders(strategy: Strategy, prepare: Callable[[object], None]) -> 
         prepare(loader)
         return loader
 
-    strategy.process_dataloader = process_dataloader  # type: ignore[method-assign]
-    try:
+    with Replaced.replacing(strategy, "process_dataloader", process_dataloader):
         yield
-    finally:
-        del strategy.process_dataloader
 
 
 class FetchWatch(Profiler):
@@ -83,11 +156,18 @@ class FetchWatch(Profiler):
     Args:
         profiler: The user's own profiler, which gets every call.
         before_fetch: Called without arguments before each fetch.
+        before_epoch: Called without arguments before each epoch, after all hooks of its start.
     """
 
-    def __init__(self, profiler: Profiler, before_fetch: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        profiler: Profiler,
+        before_fetch: Callable[[], None],
+        before_epoch: Callable[[], object] = bool,
+    ) -> None:
         # The base's constructor is not called: its attributes would hide those of the profiler.
         self._profiler, self._before_fetch = profiler, before_fetch
+        self._before_epoch = before_epoch
 
     def start(self, action_name: str) -> None:
         """Start profiling an action, after calling the function if that is a fetch."""
@@ -101,7 +181,13 @@ class FetchWatch(Profiler):
 
     def profile(self, action_name: str) -> Any:  # noqa: ANN401 - the base's type is private
         """Profile an action in the user's profiler, which may override this method."""
+        if action_name == EPOCH:
+            self._before_epoch()
         return self._profiler.profile(action_name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Become the user's profiler in copies and pickles."""
+        return operator.itemgetter(0), ((self._profiler,),)
 
     def summary(self) -> str:
         """Summarize what the user's profiler has recorded."""
@@ -134,7 +220,9 @@ class FetchWatch(Profiler):
 
 
 @contextlib.contextmanager
-def watching_fetches(trainer: Trainer, before_fetch: Callable[[], None]) -> Iterator[None]:
+def watching_fetches(
+    trainer: Trainer, before_fetch: Callable[[], None], before_epoch: Callable[[], object] = bool
+) -> Iterator[None]:
     """Call ``before_fetch`` right before each training batch is fetched.
 
     :class:`FetchWatch` explains why a profiler does this. ``Trainer.profiler`` is public, but set
@@ -142,7 +230,7 @@ def watching_fetches(trainer: Trainer, before_fetch: Callable[[], None]) -> Iter
     """
     untyped: Any = trainer
     users = untyped.profiler
-    untyped.profiler = FetchWatch(users, before_fetch)
+    untyped.profiler = FetchWatch(users, before_fetch, before_epoch)
     try:
         yield
     finally:
@@ -224,9 +312,10 @@ def looking_ahead(
         link(Path(filepath), Path(linkpath))
         trainer.strategy.barrier()
 
-    for name, ahead in {"file_exists": file_exists, "_link_checkpoint": link_checkpoint}.items():
+    ahead: Any
+    for name, ahead in (("file_exists", file_exists), ("_link_checkpoint", link_checkpoint)):
         if getattr(type(callback), name) is getattr(ModelCheckpoint, name):
-            setattr(callback, name, ahead)
+            setattr(callback, name, Replaced(callback, name, ahead))
     try:
         yield
     finally:

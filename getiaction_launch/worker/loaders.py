@@ -43,18 +43,6 @@ def prepare_loader(loader: object, trainer: "Trainer") -> None:
         set_epoch(trainer.current_epoch)
 
 
-def are_loaders_exact(trainer: "Trainer") -> bool:
-    """Whether the training loaders resume where they were.
-
-    They need a state. They also need a length: without one, Lightning reads a batch ahead.
-    """
-    from lightning.pytorch.utilities import CombinedLoader
-
-    loaders = CombinedLoader(trainer.train_dataloader).flattened
-    has_length = trainer.num_training_batches != float("inf")
-    return has_length and all(hasattr(loader, "load_state_dict") for loader in loaders)
-
-
 class LoaderShield:
     """A DataLoader's ``worker_init_fn`` that makes the loader process ignore SIGTERM.
 

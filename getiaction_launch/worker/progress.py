@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,13 +17,18 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from getiaction_launch.run.metric import LOSS, warnings
 from getiaction_launch.run.records import Progress
 from getiaction_launch.run.run import Run
-from getiaction_launch.worker.judgement import LossWatch, monitored
+from getiaction_launch.worker.fitting.batches import batches_done, total_batches
+from getiaction_launch.worker.fitting.judgement import LossWatch, monitored
+from getiaction_launch.worker.kept import named_checkpoints
 from getiaction_launch.worker.lightning_seams import LightningState
 
 STATE_KEY = "getiaction_launch"
 """Key of a checkpoint under which the launcher keeps what Lightning does not."""
 PERIOD_SECONDS = 1.0
 """Shortest time between two reports during training."""
+# What a process has reported outlives its Trainers: one that is made later knows no metrics.
+_reports: dict[Path, Progress] = {}
+_lock = threading.Lock()
 
 
 def say(message: str) -> None:
@@ -39,28 +45,25 @@ class ProgressReport(Callback):
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._lock = threading.Lock()
-        self._report = Progress()
+        self._started_at, self._first_step = time.time(), 0  # a fit may have nothing to train
         self._next_at = 0.0
         self._losses = LossWatch()
         self._not_finite: dict[str, int] = {}
         # The spec has been parsed by now, and its objects are being built.
-        if os.environ.get("RANK", "0") == "0":
+        if os.environ.get("RANK", "0") == "0" and run.directory not in _reports:
             self.update(phase="starting")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report how many steps and epochs there are."""
         del pl_module
-        # On every rank, because Lightning may set up the loaders to count the batches.
-        total = trainer.estimated_stepping_batches
         self._losses = LossWatch()
-        self._started_at, self._first_step = time.time(), trainer.global_step
+        self._started_at, self._first_step = time.time(), batches_done(trainer)
         if trainer.is_global_zero:
             self.update(
                 phase="training",
                 first_step=self._first_step,
                 step=self._first_step,
-                total_steps=int(total) if total != float("inf") else None,
+                total_steps=total_batches(trainer),
                 max_epochs=None if trainer.max_epochs is None else int(trainer.max_epochs),
             )
 
@@ -69,7 +72,7 @@ class ProgressReport(Callback):
     ) -> None:
         """Note whether the loss is finite."""
         del pl_module
-        self._losses.see(loss, trainer.global_step + 1)
+        self._losses.see(loss, batches_done(trainer))
 
     def on_train_batch_end(
         self,
@@ -100,7 +103,7 @@ class ProgressReport(Callback):
     ) -> None:
         """Keep in the launcher's checkpoints since when the loss has not been finite."""
         del trainer, pl_module
-        if self.phase == "saving" and STATE_KEY in checkpoint:
+        if STATE_KEY in checkpoint:
             checkpoint[STATE_KEY]["not_finite"] = self._not_finite | self._loss_since()
 
     def on_load_checkpoint(
@@ -113,17 +116,18 @@ class ProgressReport(Callback):
     def _report_step(
         self, trainer: Trainer, phase: str, values: Mapping[str, torch.Tensor] | None = None
     ) -> None:
-        steps = trainer.global_step - self._first_step
+        steps = batches_done(trainer) - self._first_step
         values = trainer.callback_metrics if values is None else values
         metrics = {name: float(value) for name, value in values.items()}
         self.update(
             phase=phase,
             epoch=trainer.current_epoch,
-            step=trainer.global_step,
+            step=batches_done(trainer),
             seconds_per_step=(time.time() - self._started_at) / steps if steps else None,
             metrics=metrics,
             monitored=monitored(trainer),
-            not_finite=self._since_when(trainer.global_step, metrics),
+            not_finite=self._since_when(batches_done(trainer), metrics),
+            checkpoints=named_checkpoints(trainer, self._run),
             best={
                 callback.monitor: float(callback.best_model_score)
                 for callback in trainer.checkpoint_callbacks
@@ -148,6 +152,18 @@ class ProgressReport(Callback):
         is_resumed = begun <= self._first_step + 1
         return {LOSS: self._not_finite.get(LOSS, begun) if is_resumed else begun}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Become a callback without effect where it is unpickled: only this process reports."""
+        return Callback, ()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "ProgressReport":
+        """Report for a copy of the Trainer, too."""
+        return ProgressReport(self._run)
+
+    @property
+    def _report(self) -> Progress:
+        return _reports.get(self._run.directory) or Progress()
+
     @property
     def phase(self) -> str | None:
         """The phase that was reported last."""
@@ -161,8 +177,9 @@ class ProgressReport(Callback):
         Args:
             changes: New values for fields of :class:`~getiaction_launch.run.records.Progress`.
         """
-        with self._lock:
-            self._report = self._report.updated(**changes, updated_at=time.time())
+        with _lock:
+            report = self._report.updated(**changes, updated_at=time.time())
+            _reports[self._run.directory] = report
             # Training must not wait for the disk every second, nor end because it is full.
             with contextlib.suppress(OSError):
-                self._report.write(self._run, durable=False)
+                report.write(self._run, durable=False)

@@ -25,34 +25,33 @@ part.
 import contextlib
 import functools
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 from getiaction_launch.errors import CheckError
 from getiaction_launch.run.checkpoint import commit, partial_path, remove_partial
+from getiaction_launch.run.finished import commit_finished, partial_of
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker.background_io import BackgroundCheckpointIO, SaveRequest
+from getiaction_launch.worker.fitting.batches import batches_done
+from getiaction_launch.worker.fitting.epoch import Epoch
+from getiaction_launch.worker.fitting.fits import Fit
+from getiaction_launch.worker.fitting.lightning_seams import save_quietly
+from getiaction_launch.worker.fitting.random_state import random_state
 from getiaction_launch.worker.lightning_seams import (
     LightningState,
     fit_loop_state,
-    keeps_account_of,
-    looking_ahead,
-    reads_checkpoints_at_once,
-    writes_one_file,
 )
 from getiaction_launch.worker.progress import STATE_KEY, ProgressReport, say
-from getiaction_launch.worker.random_state import random_state
 from getiaction_launch.worker.removals import watch_removals
 
 
-def gather_rank_states(trainer: Trainer, checkpoint: LightningState) -> None:
+def gather_rank_states(trainer: Trainer, checkpoint: LightningState, epoch: Epoch) -> None:
     """Add to a checkpoint what each rank needs to resume; must run on all ranks.
 
     Lightning saves the loaders of rank 0 only, and no random numbers.
@@ -60,11 +59,13 @@ def gather_rank_states(trainer: Trainer, checkpoint: LightningState) -> None:
     Args:
         trainer: The Trainer whose state is saved.
         checkpoint: The content of the checkpoint, which Lightning has collected.
+        epoch: What decides the order of the current epoch.
     """
     metrics = trainer.callback_metrics  # plateau schedulers and early stopping read them
     own = {
         "random": random_state(trainer.strategy.root_device),
-        "loaders": fit_loop_state(checkpoint).get("combined_loader", []),
+        "loaders": epoch.loader_states() or fit_loop_state(checkpoint).get("combined_loader", []),
+        "epoch": epoch.state(),
         "metrics": {name: value.detach().cpu().clone() for name, value in metrics.items()},
         "should_stop": trainer.should_stop,
     }
@@ -79,8 +80,8 @@ def own_rank_state(trainer: Trainer, checkpoint: LightningState) -> LightningSta
     """Take what this rank added to a checkpoint, and put its loaders where Lightning looks.
 
     Returns:
-        The keys ``random``, ``metrics`` and ``should_stop``; an empty mapping for a checkpoint that
-        the launcher did not save.
+        The keys ``random``, ``metrics``, ``should_stop`` and ``epoch``; an empty mapping for a
+        checkpoint that the launcher did not save.
     """
     if STATE_KEY not in checkpoint:
         return {}
@@ -94,7 +95,7 @@ def own_rank_state(trainer: Trainer, checkpoint: LightningState) -> LightningSta
             f"the checkpoint was saved by {len(ranks)} ranks, and training resumes with "
             f"{trainer.world_size}: results will differ from those of an uninterrupted run."
         )
-    return {**ranks[0], "random": None}
+    return {**ranks[0], "random": None, "epoch": None}
 
 
 class CheckpointSaver:
@@ -140,14 +141,15 @@ class CheckpointSaver:
                 f"committed checkpoint: getiaction-launch resume {self._run.directory}",
             )
 
-    def save(self, trainer: Trainer, fit: int, reason: str) -> None:
+    def save(self, trainer: Trainer, fit: Fit, reason: str, restarts: int = 0) -> None:
         """Save and commit on all ranks. A failure is logged and does not stop training.
 
         Args:
             trainer: The Trainer whose state is saved.
-            fit: Number of the ``Trainer.fit`` in this process, from 0.
+            fit: The ``Trainer.fit`` that is going on.
             reason: ``period``, or ``interruption``: then the checkpoint is committed when this
                 returns.
+            restarts: How often the current epoch was begun anew.
 
         Raises:
             RuntimeError: If another rank is gone, from a collective. What has been committed by
@@ -156,8 +158,9 @@ class CheckpointSaver:
         io = trainer.strategy.checkpoint_io
         background = io if isinstance(io, BackgroundCheckpointIO) else None
         is_awaited = background is None or reason == "interruption"
-        step = trainer.global_step
-        about = {"fit": fit, "epoch": trainer.current_epoch, "reason": reason}
+        step = batches_done(trainer)
+        about = {"fit": fit.number, "epoch": trainer.current_epoch, "reason": reason}
+        about |= {"program": fit.program, "restarts": restarts}
         request = SaveRequest(
             finish=functools.partial(self._commit, step, saved_at=time.time(), **about),
             fail=functools.partial(self._report_failure, trainer, step),
@@ -169,7 +172,7 @@ class CheckpointSaver:
                 with contextlib.suppress(OSError):  # the save itself will report it
                     remove_partial(self._run)
                 self._is_swept = True
-        path = partial_path(self._run, fit, step)
+        path = partial_path(self._run, fit.number, step)
         try:
             if background:
                 error = self._save(trainer, path, request, storage_options=request)
@@ -184,6 +187,38 @@ class CheckpointSaver:
                 self._progress.update(phase="training")
         if is_awaited:
             trainer.strategy.barrier("getiaction_launch: committed")  # no rank may leave earlier
+
+    def save_end(self, trainer: Trainer, fit: Fit) -> None:
+        """Save the end state of a fit on all ranks; a failure is logged, and the fit may repeat.
+
+        Args:
+            trainer: The Trainer, which has trained and is not torn down yet.
+            fit: The ``Trainer.fit`` that is over.
+        """
+        io = trainer.strategy.checkpoint_io
+        background = io if isinstance(io, BackgroundCheckpointIO) else None
+        request = SaveRequest(
+            finish=functools.partial(
+                commit_finished,
+                self._run,
+                fit.number,
+                attempt=self._attempt,
+                program=fit.program,
+                batches=batches_done(trainer),
+                saved_at=time.time(),
+            ),
+            fail=lambda error: say(f"the end of fit {fit.number} could not be saved: {error}"),
+            is_hidden=True,
+        )
+        path = partial_of(self._run, fit.number)
+        if background:
+            error = self._save(trainer, path, request, storage_options=request, is_end=True)
+            background.wait()
+        else:
+            error = self._write(trainer, path, request)
+        if error:
+            request.fail(error)
+        trainer.strategy.barrier("getiaction_launch: end state")  # no rank may leave earlier
 
     def _commit(self, step: int, **about: Any) -> None:  # noqa: ANN401 - as in commit
         commit(self._run, attempt=self._attempt, step=step, **about)
@@ -223,7 +258,13 @@ class CheckpointSaver:
         return None
 
     def _save(
-        self, trainer: Trainer, path: Path, request: SaveRequest, storage_options: object = None
+        self,
+        trainer: Trainer,
+        path: Path,
+        request: SaveRequest,
+        storage_options: object = None,
+        *,
+        is_end: bool = False,
     ) -> Exception | None:
         """Let Lightning gather the state on all ranks and pass it to the strategy.
 
@@ -233,7 +274,10 @@ class CheckpointSaver:
         """
         self.is_saving = True
         try:
-            trainer.save_checkpoint(path, storage_options=storage_options)
+            if is_end:
+                save_quietly(trainer, path, storage_options)
+            else:
+                trainer.save_checkpoint(path, storage_options=storage_options)
         except Exception as error:
             if request.is_taken:  # it was the barrier
                 raise
@@ -270,58 +314,3 @@ class _CommittingIO(CheckpointIO):
 
     def remove_checkpoint(self, path: str | Path) -> None:
         self._base.remove_checkpoint(path)
-
-
-@contextlib.contextmanager
-def saving_in_background(
-    trainer: Trainer, progress: ProgressReport, run: Run
-) -> Iterator[BackgroundCheckpointIO | None]:
-    """Write in the background what a Trainer saves, the user's own checkpoints included.
-
-    This applies where rank 0 alone writes the state into one file, in Lightning's default way.
-    Sharded strategies and a ``CheckpointIO`` of the user's own are left unchanged.
-
-    Args:
-        trainer: The Trainer, with its strategy set up.
-        progress: Reports whether a checkpoint is being written, and what failed.
-        run: The run; leftovers of interrupted writes are removed in its directory only.
-
-    Yields:
-        What writes the checkpoints, or None if nothing was changed. When the context ends,
-        everything has been written.
-    """
-    strategy = trainer.strategy
-    base = strategy.checkpoint_io
-    if not writes_one_file(strategy) or type(base) is not TorchCheckpointIO:
-        yield None
-        return
-    io = BackgroundCheckpointIO(
-        base,
-        progress,
-        run,
-        functools.partial(_can_wait, trainer),
-        Path(trainer.ckpt_path) if trainer.ckpt_path else None,
-    )
-    strategy.checkpoint_io = io
-    with contextlib.ExitStack() as undo:
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint) and trainer.is_global_zero:
-                undo.enter_context(looking_ahead(callback, io.exists, io.link))
-        try:
-            yield io
-        finally:
-            io.close()
-            strategy.checkpoint_io = base
-
-
-def _can_wait(trainer: Trainer, path: Path) -> bool:
-    """Whether a file may be written later: only a plain ModelCheckpoint knows of it.
-
-    Any other file is saved by the user's code, or for it, which may read the file immediately.
-    """
-    if any(reads_checkpoints_at_once(logger) for logger in trainer.loggers):
-        return False
-    return any(
-        isinstance(callback, ModelCheckpoint) and keeps_account_of(callback, path)
-        for callback in trainer.checkpoint_callbacks
-    )

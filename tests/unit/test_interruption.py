@@ -228,7 +228,7 @@ def test_a_users_own_class_does_not_keep_a_run_from_resuming(worker):
             self.hparams["gripper"] = Gripper()
 
     assert worker.fit(stop_at=2) is None
-    assert interruption._can_load_weights_only(newest(worker.run).path)
+    assert interruption.weights_only_for(newest(worker.run).path)
     assert worker.fit(stop_at=4, kind=Configured) is None
     assert worker.fit(resume_from=newest(worker.run).path, kind=Configured)
 

@@ -168,7 +168,7 @@ def test_json_is_written_in_one_place():
 
 def test_watching_the_loss_reads_nothing_from_the_device():
     """A value of a tensor on the meta device cannot be read, so reading one would raise."""
-    from getiaction_launch.worker.judgement import LossWatch
+    from getiaction_launch.worker.fitting.judgement import LossWatch
 
     watch = LossWatch()
     for step in range(3):

@@ -1,0 +1,99 @@
+"""Finished fits: how every ``Trainer.fit`` of a program ended, so that no attempt repeats it.
+
+A program may call ``fit`` several times, and what follows a fit may need its Trainer and model. So
+when a fit is over, its end state is saved to ``launch/finished/checkpoints/fit_N.ckpt``, and counts
+once the marker ``fit_N.json`` lies next to it, as for
+:mod:`~getiaction_launch.run.checkpoint`. A later attempt restores it instead of training again.
+"""
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from getiaction_launch.errors import RecordError
+from getiaction_launch.plan.plain import read_dataclass
+from getiaction_launch.run.checkpoint import files_of, sync_directory
+from getiaction_launch.run.run import Run
+from getiaction_launch.storage.paths import children, read_json, write_json
+
+PLACE = "launch/finished/checkpoints"
+"""Where the end states are, relative to the run's directory; the mirror uploads checkpoints."""
+
+
+@dataclass(frozen=True)
+class FinishedFit:
+    """The marker of one end state.
+
+    Attributes:
+        fit: Number of the ``Trainer.fit`` in the program, from 0.
+        attempt: Number of the attempt that finished it, from 0.
+        program: Digest of what was trained; see :mod:`getiaction_launch.worker.fitting.program`.
+        batches: Training batches of the whole fit.
+        size_bytes: Size of the file, or of all files in the directory.
+        saved_at: When it was saved, in seconds since the epoch.
+    """
+
+    fit: int
+    attempt: int
+    program: str
+    batches: int
+    size_bytes: int
+    saved_at: float
+
+
+def path_of(run: Run, fit: int) -> Path:
+    """Return where the end state of a fit is, or will be."""
+    return run.directory / PLACE / f"fit_{fit}.ckpt"
+
+
+def partial_of(run: Run, fit: int) -> Path:
+    """Return where to write an end state before it counts; the same path on every rank."""
+    return path_of(run, fit).with_suffix(".partial")
+
+
+def finished_fits(run: Run) -> dict[int, FinishedFit]:
+    """Return the complete end states of a run by the number of their fit, lowest first."""
+    found = {}
+    for marker in children(run.directory / PLACE):
+        if marker.suffix != ".json":
+            continue
+        try:
+            record = read_dataclass(FinishedFit, read_json(marker), str(marker))
+            size_bytes = _size_bytes(path_of(run, record.fit))
+        except (OSError, ValueError, RecordError):
+            continue  # damaged or incomplete: that fit is trained again
+        if size_bytes == record.size_bytes and marker.stem == f"fit_{record.fit}":
+            found[record.fit] = record
+    return dict(sorted(found.items()))
+
+
+def commit_finished(
+    run: Run, fit: int, *, attempt: int, program: str, batches: int, saved_at: float
+) -> None:
+    """Make the end state at :func:`partial_of` count.
+
+    Args:
+        run: The run that the fit belongs to.
+        fit: Number of the fit in the program, from 0.
+        attempt: Number of the attempt that finished it, from 0.
+        program: Digest of what was trained.
+        batches: Training batches of the whole fit.
+        saved_at: When it was saved, in seconds since the epoch.
+
+    Raises:
+        OSError: If the disk refuses a write; the end state does not count then.
+    """
+    partial, path = partial_of(run, fit), path_of(run, fit)
+    marker = path.with_suffix(".json")
+    marker.unlink(missing_ok=True)  # never one state with the marker of another
+    if path.is_dir():
+        shutil.rmtree(path)
+    partial.replace(path)
+    sync_directory(path.parent)
+    record = FinishedFit(fit, attempt, program, batches, _size_bytes(path), saved_at)
+    write_json(marker, asdict(record))
+    sync_directory(path.parent)
+
+
+def _size_bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in files_of(path))
