@@ -9,8 +9,8 @@ save them:
 
 - the running means behind ``self.log(on_epoch=True)`` in training, so in an epoch that was
   interrupted these metrics cover only its later part;
-- gradients that manual optimization accumulates over several batches;
-- the state of objects outside the checkpoint.
+- gradients that manual optimization accumulates over several batches, and the state of objects
+  outside the checkpoint.
 """
 
 import contextlib
@@ -56,7 +56,7 @@ from getiaction_launch.worker.loaders import prepare_loader
 from getiaction_launch.worker.loggers.histories import Histories
 from getiaction_launch.worker.origin import allow_own_classes, weights_only_for
 from getiaction_launch.worker.progress import ProgressReport, say
-from getiaction_launch.worker.saver import (
+from getiaction_launch.worker.saving.saver import (
     CheckpointSaver,
     gather_rank_states,
     own_rank_state,

@@ -4,11 +4,10 @@ What happens to a checkpoint that is written in the background, in this order:
 
 1. **Gather**: ``Trainer.save_checkpoint`` collects the state on all ranks, and each rank adds what
    only it knows (:func:`gather_rank_states`).
-2. **Copy**: rank 0 copies the state into memory
-   (:class:`~getiaction_launch.worker.snapshot.SnapshotMemory`). Training continues here, unless it
-   is about to stop.
-3. **Write**: the thread of :class:`~getiaction_launch.worker.background_io.BackgroundCheckpointIO`
-   writes ``fit_F_step_S.partial``. If the disk refuses, the write is retried after a pause.
+2. **Copy**: rank 0 copies the state into memory (:mod:`~getiaction_launch.worker.saving.snapshot`).
+   Training continues here, unless it is about to stop.
+3. **Write**: the thread of :mod:`~getiaction_launch.worker.saving.background_io` writes
+   ``fit_F_step_S.partial``. If the disk refuses, the write is retried after a pause.
 4. **fsync**: the file is on the disk, not only in the page cache.
 5. **Rename**: it becomes ``fit_F_step_S.ckpt``, and the directory is synced.
 6. **Marker**: ``fit_F_step_S.json`` is written, also durably. From here on the checkpoint counts,
@@ -37,7 +36,6 @@ from getiaction_launch.errors import CheckError
 from getiaction_launch.run.checkpoint import commit, partial_path, remove_partial
 from getiaction_launch.run.finished import commit_finished, partial_of
 from getiaction_launch.run.run import Run
-from getiaction_launch.worker.background_io import BackgroundCheckpointIO, SaveRequest
 from getiaction_launch.worker.fitting.batches import batches_done
 from getiaction_launch.worker.fitting.epoch import Epoch
 from getiaction_launch.worker.fitting.fits import Fit
@@ -48,7 +46,8 @@ from getiaction_launch.worker.lightning_seams import (
     fit_loop_state,
 )
 from getiaction_launch.worker.progress import STATE_KEY, ProgressReport, say
-from getiaction_launch.worker.removals import watch_removals
+from getiaction_launch.worker.saving.background_io import BackgroundCheckpointIO, SaveRequest
+from getiaction_launch.worker.saving.removals import watch_removals
 
 
 def gather_rank_states(trainer: Trainer, checkpoint: LightningState, epoch: Epoch) -> None:
