@@ -333,8 +333,7 @@ class Interruption(Callback):
 def _errors_after_sigterm() -> Iterator[None]:
     """Treat an error that follows SIGTERM as an interruption.
 
-    It usually comes from a loader process that SIGTERM killed while it was starting, or from a rank
-    that has already left. A genuine error of the user's code comes again in the next attempt.
+    It usually comes from a killed loader process, or a rank that has left; a genuine one returns.
     """
     try:
         yield
