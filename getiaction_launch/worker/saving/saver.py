@@ -145,7 +145,7 @@ class CheckpointSaver:
 
         Args:
             trainer: The Trainer whose state is saved.
-            fit: The ``Trainer.fit`` that is going on.
+            fit: The call of ``Trainer.fit`` that trains at present.
             reason: ``period``, or ``interruption``: then the checkpoint is committed when this
                 returns.
             restarts: How often the current epoch was begun anew.
