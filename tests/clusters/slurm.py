@@ -182,7 +182,8 @@ class SlurmCluster(Cluster):
     def add_options(cls, parser: argparse.ArgumentParser) -> None:
         """Add to a command line what it can say of a new cluster; the names are the fields'."""
         parser.add_argument("--no-accounting", dest="accounting", action="store_false")
-        parser.add_argument("--root", help="root directory of another Debian release")
+        text = "root directory of another Debian release"
+        parser.add_argument("--root", default=cls.root, help=text)
 
     def stop(self) -> None:
         """End all processes of the cluster. Its logs and configuration stay."""
