@@ -11,6 +11,12 @@ By hand, as root::
     python tests/clusters/slurm.py on DIR n2 -- ps ax
     python tests/clusters/slurm.py status DIR
     python tests/clusters/slurm.py down DIR
+
+``run`` and ``up`` take ``--root``, with a root directory that ``debian.py`` has made of another
+release's packages, as ``GETIACTION_TEST_REQUIRE=slurm24 pytest tests/clusters`` makes it of
+Debian's trixie, for SLURM 24.11::
+
+    python tests/clusters/slurm.py run --root /var/cache/getiaction-tests/trixie -- sinfo --version
 """
 
 import argparse
