@@ -85,17 +85,12 @@ def skip_without(name: str, reason: str | None) -> None:
 
 
 @pytest.fixture(scope="session")
-def _slurm() -> None:
-    """What a test with a SLURM of its own needs."""
-    skip_without("slurm", missing_slurm())
-
-
-@pytest.fixture(scope="session")
-def slurm_root(_slurm: None) -> str:
-    """Root directory of another release of SLURM, if one is required; empty for this machine's."""
+def slurm_root() -> str:
+    """Where a test's SLURM is: the root directory of 24.11 if required; empty for this machine's."""
     if "slurm24" not in REQUIRED:
+        skip_without("slurm", missing_slurm())
         return ""
-    skip_without("slurm24", debian.missing())
+    skip_without("slurm24", missing_slurm() or debian.missing())
     return str(debian.make_root(SUITE, PACKAGES))
 
 

@@ -11,6 +11,12 @@ By hand, as root::
     python tests/clusters/slurm.py on DIR n2 -- ps ax
     python tests/clusters/slurm.py status DIR
     python tests/clusters/slurm.py down DIR
+
+``run`` and ``up`` take ``--root``, with a root directory that ``debian.py`` has made of another
+release's packages, as ``GETIACTION_TEST_REQUIRE=slurm24 pytest tests/clusters`` makes it of
+Debian's trixie, for SLURM 24.11::
+
+    python tests/clusters/slurm.py run --root /var/cache/getiaction-tests/trixie -- sinfo --version
 """
 
 import argparse
@@ -182,7 +188,8 @@ class SlurmCluster(Cluster):
     def add_options(cls, parser: argparse.ArgumentParser) -> None:
         """Add to a command line what it can say of a new cluster; the names are the fields'."""
         parser.add_argument("--no-accounting", dest="accounting", action="store_false")
-        parser.add_argument("--root", help="root directory of another Debian release")
+        text = "root directory of another Debian release"
+        parser.add_argument("--root", default=cls.root, help=text)
 
     def stop(self) -> None:
         """End all processes of the cluster. Its logs and configuration stay."""
