@@ -31,6 +31,9 @@ from getiaction_launch.plan.plan import Plan, Saving
 from getiaction_launch.run.checkpoint import Checkpoint, Interrupted
 from getiaction_launch.run.run import Run
 from getiaction_launch.system.stop import on_sigterm
+from getiaction_launch.worker.checkpoints.origin import allow_own_classes
+from getiaction_launch.worker.checkpoints.origin import weights_only_for as _can_load_weights_only
+from getiaction_launch.worker.checkpoints.sharding import check_strategy
 from getiaction_launch.worker.lightning_seams import (
     LightningState,
     finish_restarting,
@@ -42,8 +45,6 @@ from getiaction_launch.worker.lightning_seams import (
 )
 from getiaction_launch.worker.loaders import are_loaders_exact, prepare_loader
 from getiaction_launch.worker.loggers.histories import Histories
-from getiaction_launch.worker.origin import allow_own_classes
-from getiaction_launch.worker.origin import weights_only_for as _can_load_weights_only
 from getiaction_launch.worker.progress import ProgressReport, say
 from getiaction_launch.worker.random_state import set_random_state
 from getiaction_launch.worker.saver import (
@@ -52,7 +53,6 @@ from getiaction_launch.worker.saver import (
     own_rank_state,
     saving_in_background,
 )
-from getiaction_launch.worker.sharding import check_strategy
 
 WORKER_VARIABLE = "GETIACTION_LAUNCH_WORKER"
 """A worker sets it to its own process id. Its child processes inherit it, but not the id."""

@@ -39,6 +39,7 @@ from getiaction_launch.errors import CheckError
 from getiaction_launch.run.checkpoint import commit, partial_path, remove_partial
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker.background_io import BackgroundCheckpointIO, SaveRequest
+from getiaction_launch.worker.checkpoints.removals import watch_removals
 from getiaction_launch.worker.lightning_seams import (
     LightningState,
     fit_loop_state,
@@ -49,7 +50,6 @@ from getiaction_launch.worker.lightning_seams import (
 )
 from getiaction_launch.worker.progress import STATE_KEY, ProgressReport, say
 from getiaction_launch.worker.random_state import random_state
-from getiaction_launch.worker.removals import watch_removals
 
 
 def gather_rank_states(trainer: Trainer, checkpoint: LightningState) -> None:

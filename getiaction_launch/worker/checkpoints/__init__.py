@@ -1,0 +1,1 @@
+"""Where checkpoints come from, and what becomes of them on remote storage."""
