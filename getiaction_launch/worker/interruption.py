@@ -54,14 +54,14 @@ from getiaction_launch.worker.lightning_seams import (
 )
 from getiaction_launch.worker.loaders import prepare_loader
 from getiaction_launch.worker.loggers.histories import Histories
-from getiaction_launch.worker.origin import allow_own_classes, weights_only_for
 from getiaction_launch.worker.progress import ProgressReport, say
+from getiaction_launch.worker.saving.origin import allow_own_classes, weights_only_for
 from getiaction_launch.worker.saving.saver import (
     CheckpointSaver,
     gather_rank_states,
     own_rank_state,
 )
-from getiaction_launch.worker.sharding import check_strategy
+from getiaction_launch.worker.saving.sharding import check_strategy
 
 WORKER_VARIABLE = "GETIACTION_LAUNCH_WORKER"
 """A worker sets it to its own process id. Its child processes inherit it, but not the id."""
