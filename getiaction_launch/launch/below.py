@@ -67,18 +67,6 @@ def _entries(directory: Path) -> Iterable[tuple[str, bool]]:
 _NOT_THERE = (FileNotFoundError, NotADirectoryError, PermissionError)
 
 
-def kind_of(place: Path) -> str | None:
-    """Return whether a path or URL is a ``file`` or a ``directory``; None if it does not exist.
-
-    Raises:
-        StorageError: If remote storage does not answer.
-    """
-    with reaching(place):
-        if place.is_dir():
-            return "directory"
-        return "file" if place.exists() else None
-
-
 def contents_of(directory: Path) -> str:
     """Return the first names in a directory, for a message; empty if there are none."""
     names = sorted(f"{name}/" if is_folder else name for name, is_folder in _entries(directory))

@@ -8,8 +8,8 @@ import sys
 import pytest
 from reader import ROOT, blocks, examples, settled, shell
 
-from getiaction_launch.cli.main import VERBS, _parser
 from getiaction_launch.cli.launching import prepare
+from getiaction_launch.cli.main import VERBS, _parser
 
 PAGE = (ROOT / "README.md").read_text()
 BLOCKS = blocks("README.md")
