@@ -86,7 +86,7 @@ def skip_without(name: str, reason: str | None) -> None:
 
 @pytest.fixture(scope="session")
 def slurm_root() -> str:
-    """Root directory of the SLURM under test: 24.11 if required, else empty for this machine's."""
+    """Root directory of another release of SLURM, if one is required; empty for this machine's."""
     if "slurm24" not in REQUIRED:
         skip_without("slurm", missing_slurm())
         return ""

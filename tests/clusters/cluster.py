@@ -296,7 +296,7 @@ class Cluster:
 
     def _start_login(self, *, outlive_me: bool) -> None:
         hosts = f"mount --bind {shlex.quote(str(self.directory))}/hosts /etc/hosts"
-        ways = ordinary_user.open_ways([self.directory])
+        ways = ordinary_user.open_ways([self.directory, Path.cwd()])
         inside = [f"hostname {LOGIN}", *ways, *self._enter_root(), hosts]
         inside += [*self._mounts(LOGIN), self._hold(LOGIN)]
         unshare = "exec unshare --net --uts --mount --pid --cgroup --fork --kill-child"
