@@ -187,10 +187,10 @@ class Interruption(Callback):
         if self._fit.is_finished:
             if trainer.is_global_zero:
                 say(f"fit {self._fit.number} was finished by an earlier attempt: not repeated.")
-            return
-        train()
-        if self._plan.script and self._fit != UNSAVED:
-            self._saver.save_end(trainer, self._fit)
+        else:
+            train()
+        if self._fit != UNSAVED:
+            self._saver.keep_end(trainer, self._fit, is_program=bool(self._plan.script))
 
     def _restore_end(self, trainer: Trainer) -> None:
         """Leave the Trainer as a fit does that has just trained."""
