@@ -31,6 +31,7 @@ from against_torchrun import HERE, LIMIT_SECONDS, write_spec
 from pairs import compare
 
 sys.path.insert(0, str(HERE.parent / "tests"))
+from clusters import ordinary_user
 from clusters.ray_cluster import RAY, RayCluster, missing
 
 LAUNCHER = [sys.executable, "-m", "getiaction_launch.cli"]
@@ -81,7 +82,7 @@ class Bench:
     def type(self, *words: str) -> str:
         """Run a command where no Ray runs; return what it prints."""
         result = subprocess.run(
-            [*self.cluster.login, *words],
+            [*self.cluster.login_of_user(self.directory), *words],
             cwd=self.directory,
             env=self.env,
             capture_output=True,
@@ -166,9 +167,11 @@ def main() -> None:
     environment = {"PYTHONPATH": paths}  # the spec's callback on the path of both
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
+        ordinary_user.open_to_all(directory)
         with RayCluster(directory / "cluster", num_nodes=2, settings=environment) as cluster:
             work = directory / "work"
             work.mkdir()
+            ordinary_user.own(work)  # Ray, whose workers write there, does not run as root
             bench = Bench(cluster, work, environment)
             rivals = (bench.launch, bench.submit_ray_train)
             bench.write_spec(steps=5)

@@ -28,6 +28,7 @@ from against_torchrun import HERE, LIMIT_SECONDS, write_spec
 from pairs import compare
 
 sys.path.insert(0, str(HERE.parent / "tests"))
+from clusters import ordinary_user
 from clusters.slurm import SlurmCluster
 
 LAUNCHER = [sys.executable, "-m", "getiaction_launch.cli"]
@@ -162,6 +163,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
+        ordinary_user.open_to_all(directory)
         with SlurmCluster(directory / "cluster") as cluster:
             work = directory / "work"
             work.mkdir()

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from clusters import debian
 from clusters.ceph import Ceph
 from clusters.ceph import missing as missing_ceph
 from clusters.ray_cluster import RayCluster
 from clusters.ray_cluster import missing as missing_ray
 from clusters.s3 import S3, moto, rclone
-from clusters.slurm import SlurmCluster
+from clusters.slurm import PACKAGES, SUITE, SlurmCluster
 from clusters.slurm import missing as missing_slurm
 from xdist.scheduler import LoadScopeScheduling
 
@@ -84,9 +85,13 @@ def skip_without(name: str, reason: str | None) -> None:
 
 
 @pytest.fixture(scope="session")
-def _slurm() -> None:
-    """What a test with a SLURM of its own needs."""
-    skip_without("slurm", missing_slurm())
+def slurm_root() -> str:
+    """Root directory of another release of SLURM, if one is required; empty for this machine's."""
+    if "slurm24" not in REQUIRED:
+        skip_without("slurm", missing_slurm())
+        return ""
+    skip_without("slurm24", missing_slurm() or debian.missing())
+    return str(debian.make_root(SUITE, PACKAGES))
 
 
 @pytest.fixture(scope="session")
@@ -101,18 +106,21 @@ def _ray() -> None:
 
 
 @pytest.fixture(scope="session")
-def slurm_cluster(_slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+def slurm_cluster(
+    slurm_root: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SlurmCluster]:
     """A real SLURM of four nodes, for all tests; each leaves it without jobs and with all nodes."""
-    with SlurmCluster(tmp_path_factory.mktemp("slurm")) as cluster:
+    with SlurmCluster(tmp_path_factory.mktemp("slurm"), root=slurm_root) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="session")
 def slurm_without_accounting(
-    _slurm: None, tmp_path_factory: pytest.TempPathFactory
+    slurm_root: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SlurmCluster]:
     """A real SLURM of two nodes whose ``sacct`` has no database to ask, as on many sites."""
-    with SlurmCluster(tmp_path_factory.mktemp("slurm"), num_nodes=2, accounting=False) as cluster:
+    directory = tmp_path_factory.mktemp("slurm")
+    with SlurmCluster(directory, num_nodes=2, accounting=False, root=slurm_root) as cluster:
         yield cluster
 
 

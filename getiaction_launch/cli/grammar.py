@@ -13,13 +13,7 @@ from functools import partial
 from typing import Any, Literal, NoReturn
 
 from getiaction_launch.backends import shipped_settings
-from getiaction_launch.backends.flag import (
-    Flag,
-    Setting,
-    help_of,
-    read_count,
-    settings_of,
-)
+from getiaction_launch.backends.flag import Flag, Setting, help_of, read_count, settings_of
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.errors import UsageError
 from getiaction_launch.plan.plan import DEFAULT_ROOT

@@ -64,6 +64,8 @@ class Parser(argparse.ArgumentParser):
         actions = self._option_string_actions
         if found and (action := actions.get(found["flag"])):
             words = "a value is missing" if "expected one" in found["what"] else found["what"]
+            if action.nargs == 0:
+                raise UsageError(f"{found['flag']} takes no value.", f"Write only {found['flag']}")
             value = 2 if action.metavar == "N" else action.metavar
             raise UsageError(
                 f"{found['flag']}: {words}.",

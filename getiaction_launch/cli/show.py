@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from getiaction_launch.cli import checkpoints
 from getiaction_launch.errors import UnreachableError, counted
 from getiaction_launch.launch.status import RunStatus, attach, sweep_point
 from getiaction_launch.plan.plan import Plan
@@ -122,7 +123,7 @@ def summary(status: RunStatus) -> str:
     rows = [("run", f"{run.name} {status.state.value}"), ("directory", place)]
     rows += [("warning", warning) for warning in warnings(status.progress)]
     if status.state is JobState.SUCCEEDED:
-        rows += [("final loss", final_loss(status.progress))]
+        rows += [("final loss", final_loss(status.progress)), *checkpoints.rows(status, short)]
         rows += [("logs", f"getiaction-launch logs {place}")]
     else:
         first, *more = status.reason.splitlines() or ["unknown"]
@@ -132,6 +133,7 @@ def summary(status: RunStatus) -> str:
             error, log = run.first_error(attempt), run.log_directory(attempt)
             log = log / f"rank_{error.rank}.log" if error else log
             rows += [("log", short(log))] if error or log.exists() else []
+        rows += checkpoints.rows(status, short)
         rows += [("resume", f"{_resume_command(run)} {place}")]
     return table([*rows, ("tensorboard", f"tensorboard --logdir {place}")])
 
@@ -290,6 +292,7 @@ def as_json(status: RunStatus) -> dict[str, object]:
         "attempts": status.attempts,
         "metric": shown_metric(status.progress),
         "warnings": warnings(status.progress),
+        "checkpoints": checkpoints.reported(status),
         "progress": status.progress.content(),
     }
 

@@ -52,7 +52,9 @@ def read_content(path: Path) -> Mapping[str, object]:
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or "it is not text"
+        is_deep = isinstance(error, RecursionError)
+        unread = "it is nested too deeply" if is_deep else "it is not text"
+        reason = getattr(error, "problem", None) or unread
         raise ClusterConfigError(f"{path} is not YAML: {reason}{where}.", EXAMPLE) from error
     if not isinstance(content, Mapping):
         kind = "nothing" if content is None else _KINDS.get(type(content).__name__, "one value")

@@ -1,5 +1,6 @@
 """Decide everything about a run: join a spec or script and a cluster config into a plan."""
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -222,10 +223,14 @@ def _of_script(script: Sequence[str], flags: _Flags) -> _Training:
         compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
     except OSError as error:
         raise SpecError(
-            f"script {script[0]!r}: {error.strerror}.", f"Is it there? ls {path.parent}"
+            f"script {script[0]!r}: {error.strerror}.",
+            f"Name a script that can be read; those there: ls {shlex.quote(str(path.parent))}/*.py",
         ) from error
     except (SyntaxError, ValueError) as error:
-        raise SpecError(f"script {script[0]!r} is not Python: {error}.") from error
+        raise SpecError(
+            f"script {script[0]!r} is not Python: {error}.",
+            f"Fix it and try again: python -m py_compile {shlex.quote(script[0])}",
+        ) from error
     gpus, workers = flags.gpus_per_node, flags.workers_per_node
     if gpus and workers not in (None, gpus):
         raise SpecError(

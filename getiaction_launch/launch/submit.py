@@ -20,6 +20,7 @@ from getiaction_launch.launch.status import (
 )
 from getiaction_launch.launch.trust import check_owner
 from getiaction_launch.plan.plan import Plan, Topology
+from getiaction_launch.plan.sharding import check_sharding
 from getiaction_launch.plan.spec import parse
 from getiaction_launch.run.records import JobRecord, Progress, read_attempts
 from getiaction_launch.run.restart import reopen
@@ -227,7 +228,10 @@ def check_resumable(run: Run, *, force: bool = False) -> None:
     """
     status = read_status(run)
     if status.state is JobState.SUCCEEDED:
-        raise CheckError(f"run {run.name} has finished; there is nothing to resume.")
+        raise CheckError(
+            f"run {run.name} has finished; there is nothing to resume.",
+            "To train further, start a run from its checkpoint: --ckpt_path=PATH",
+        )
     if status.state.is_over:
         return
     is_doubtful = status.state is JobState.UNKNOWN or not status.is_certain
@@ -264,6 +268,7 @@ def _check_place(plan: Plan, backend: Backend) -> None:
             f"forward_env_vars names {missing[0]}, which is not set in this shell.",
             f"export {missing[0]}=..., or remove it from the cluster config.",
         )
+    check_sharding(plan)
     check_installed(backend)
     backend.check(plan)
     check_root(plan.root)

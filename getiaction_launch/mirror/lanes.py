@@ -88,7 +88,7 @@ class Checkpoints:
             return
         target = self.run.directory / COMMITTED / checkpoint.path.name
         stored = Marker.read(target)
-        if stored and replace(stored, sha256=None) == marker:
+        if marker.is_of(stored):
             self._uploaded = marker
             return
         digest = hash_of(checkpoint.path)

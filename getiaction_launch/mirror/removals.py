@@ -10,6 +10,8 @@ import json
 import os
 from pathlib import Path
 
+from getiaction_launch.storage.strict_json import dumps
+
 JOURNAL = ".removed.jsonl"
 """A line for each file or directory; the worker of rank 0 appends, and the mirror reads."""
 
@@ -26,7 +28,7 @@ def record_removal(directory: Path, path: Path) -> None:
     """
     if os.path.lexists(path) or not path.is_relative_to(directory):
         return
-    line = f"{json.dumps(str(path.relative_to(directory)))}\n"
+    line = f"{dumps(str(path.relative_to(directory)))}\n"
     with contextlib.suppress(OSError):  # storage keeps one more file then
         # Not created here: in a run on a file system there is no mirror.
         descriptor = os.open(directory / JOURNAL, os.O_WRONLY | os.O_APPEND)

@@ -219,8 +219,7 @@ def _download_checkpoint(run: Run, url: str) -> None:
             f"{source} is not a committed checkpoint any more.",
             f"Resume from the newest one: getiaction-launch resume {run.directory}",
         )
-    marker = replace(stored, sha256=None)
-    if Marker.read(target) == marker and Checkpoint.read(target):
+    if stored.is_of(Marker.read(target)) and Checkpoint.read(target):
         return
     remove(target.with_suffix(".json"))
     remove(target)
@@ -228,7 +227,8 @@ def _download_checkpoint(run: Run, url: str) -> None:
     remove(arriving)
     target.parent.mkdir(exist_ok=True)
     download(source, arriving)
-    if stored.sha256 and hash_of(arriving) != stored.sha256:
+    digest = hash_of(arriving)
+    if stored.sha256 and digest != stored.sha256:
         # The next attempt must not choose it again, but the one before it.
         remove(source.with_suffix(".json"))
         raise CheckError(
@@ -236,7 +236,8 @@ def _download_checkpoint(run: Run, url: str) -> None:
             f"Resume from the checkpoint before it: getiaction-launch resume {run.directory}",
         )
     arriving.replace(target)
-    marker.write(target)
+    # The hash says that it was downloaded: a worker must not load all that it may hold.
+    replace(stored, sha256=digest).write(target)
 
 
 def _download_files(run: Run) -> None:

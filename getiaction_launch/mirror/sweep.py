@@ -10,7 +10,6 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from getiaction_launch.errors import LaunchError
@@ -28,9 +27,9 @@ from getiaction_launch.mirror.walk import walk
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import is_only_here, read_end
 from getiaction_launch.run.checkpoint import Marker, newest
-from getiaction_launch.run.rotation import end_of
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import children
+from getiaction_launch.storage.rotation import end_of
 from getiaction_launch.storage.segment import cut
 
 IDLE_SECONDS = 3600.0
@@ -151,6 +150,6 @@ def _unsaved_checkpoint(run: Run, local: Run) -> list[str]:
     mine, stored = newest(local), newest(run)
     if mine is None or (stored and stored.age >= mine.age):
         return []
-    marker = Marker.read(run.directory / COMMITTED / mine.path.name)
-    is_stored = marker and replace(marker, sha256=None) == Marker.read(mine.path)
+    marker = Marker.read(mine.path)
+    is_stored = marker and marker.is_of(Marker.read(run.directory / COMMITTED / mine.path.name))
     return [] if is_stored else [f"{COMMITTED}/{mine.path.name}"]

@@ -16,9 +16,9 @@ from getiaction_launch.mirror.ledger import HEAD, Ledger, Segmented, Whole, lane
 from getiaction_launch.mirror.removals import JOURNAL, read_removals
 from getiaction_launch.mirror.transfer import say, upload
 from getiaction_launch.mirror.walk import walk
-from getiaction_launch.run.rotation import end_of, read_from
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import file_system, reaching, remove
+from getiaction_launch.storage.rotation import end_of, read_from
 from getiaction_launch.storage.segment import cut, name_and_number, only_grows, segment_name
 
 STABLE_SECONDS = 2.0

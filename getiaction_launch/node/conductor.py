@@ -19,9 +19,10 @@ from signal import SIGKILL, SIGTERM
 from getiaction_launch.errors import LaunchError
 from getiaction_launch.mirror.staging import salvage
 from getiaction_launch.node.allocation import Allocation, Limits
+from getiaction_launch.node.deaths import record_kills
 from getiaction_launch.node.guard import Guard, RunLostError
 from getiaction_launch.node.head import reach_head
-from getiaction_launch.node.node import SAVE_LIMIT_SECONDS, await_save, record_kills, run_node
+from getiaction_launch.node.node import SAVE_LIMIT_SECONDS, await_save, run_node
 from getiaction_launch.node.nodes import NodeHandle, Nodes
 from getiaction_launch.node.outage import outlast
 from getiaction_launch.node.sidecar import NodeLostError, Sidecar

@@ -10,25 +10,25 @@ import argparse
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
 from getiaction_launch.errors import StorageError
 from getiaction_launch.mirror.staging import Staging
+from getiaction_launch.node.deaths import record_death
+from getiaction_launch.node.environment import available_cpus, worker_environment
 from getiaction_launch.node.guard import Guard, RunLostError
 from getiaction_launch.node.head import NOT_STARTED, reach_head
-from getiaction_launch.plan.plan import Plan, Topology
+from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt
 from getiaction_launch.run.loggers import tracking_variables
-from getiaction_launch.run.node_records import WORKER_DIED, WorkerError
 from getiaction_launch.run.records import Progress
-from getiaction_launch.run.rotation import LogLimit
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED
+from getiaction_launch.storage.rotation import LogLimit
 from getiaction_launch.system.child import die_with_parent, start_child
 from getiaction_launch.system.memory import count_oom_kills
 from getiaction_launch.system.mpi import without_mpi
@@ -39,47 +39,6 @@ POLL_SECONDS = 0.05
 FAILURE_GRACE_SECONDS = 5
 SAVE_LIMIT_SECONDS = 120
 """How much longer than the other workers a worker may live to finish saving a checkpoint."""
-
-
-def available_cpus() -> int:
-    """Return how many CPUs this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def worker_environment(
-    topology: Topology, node_rank: int, local_rank: int, head: str, run_id: str
-) -> dict[str, str]:
-    """Return torchrun's environment variables for one worker.
-
-    Args:
-        topology: The nodes and workers of the whole run.
-        node_rank: Rank of this node, from 0.
-        local_rank: Rank of the worker on this node, from 0.
-        head: ``address:port`` where the worker of rank 0 will listen.
-        run_id: A name that all nodes of the attempt share with no other attempt.
-    """
-    address, _, port = head.rpartition(":")
-    rank = node_rank * topology.workers_per_node + local_rank
-    return {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(local_rank),
-        "GROUP_RANK": str(node_rank),
-        "ROLE_RANK": str(rank),
-        "ROLE_NAME": "default",
-        "WORLD_SIZE": str(topology.world_size),
-        "LOCAL_WORLD_SIZE": str(topology.workers_per_node),
-        "GROUP_WORLD_SIZE": str(topology.num_nodes),
-        "ROLE_WORLD_SIZE": str(topology.world_size),
-        "MASTER_ADDR": address,
-        "MASTER_PORT": port,
-        "TORCHELASTIC_RUN_ID": run_id,
-        # If the launcher itself was started by torchrun, its workers must not use that store.
-        "TORCHELASTIC_USE_AGENT_STORE": "False",
-        "TORCHELASTIC_RESTART_COUNT": "0",
-        "TORCHELASTIC_MAX_RESTARTS": "0",
-    }
 
 
 def node_command(directory: str, attempt: int, node_rank: int, grace_seconds: float) -> list[str]:
@@ -153,23 +112,6 @@ def run_node(
     return code
 
 
-def record_kills(attempt: Attempt, exit_codes: Mapping[int, int | None], kills_before: int) -> None:
-    """Record which nodes' processes the kernel has killed because memory ran out.
-
-    Args:
-        attempt: The attempt that the nodes belong to.
-        exit_codes: Exit code of each node's process on this machine, by the node's rank.
-        kills_before: How often the kernel had killed before the attempt.
-    """
-    killed = [rank for rank, code in exit_codes.items() if code == -signal.SIGKILL]
-    if not killed or count_oom_kills() <= kills_before:
-        return
-    how = "the node's process was killed by SIGKILL because its memory limit was reached"
-    for node_rank in killed:
-        with contextlib.suppress(OSError):  # a full disk must not hide that the node is gone
-            attempt.write_node_error(node_rank, "OutOfMemory", how)
-
-
 def _run_workers(
     attempt: Attempt,
     plan: Plan,
@@ -209,7 +151,7 @@ def _run_workers(
                 if worker.returncode not in (0, EXIT_INTERRUPTED) and not stop.signal:
                     failed = True
                     is_oom = count_oom_kills() > oom_kills
-                    _record_death(attempt, rank, node_rank, worker.returncode, is_oom=is_oom)
+                    record_death(attempt, rank, node_rank, worker.returncode, is_oom=is_oom)
     was_warned = stop.signal is signal.SIGUSR2
     patience_seconds = max(grace_seconds, warning_seconds) if was_warned else grace_seconds
     if guard.confirm_loss():
@@ -259,26 +201,6 @@ def _start_worker(
         # SLURM sends its warning to every process of a step, but only this one must get it.
         blocked={signal.SIGUSR2},
     )
-
-
-def _record_death(
-    attempt: Attempt, rank: int, node_rank: int, returncode: int, *, is_oom: bool
-) -> None:
-    """Record why a worker ended, unless it has recorded an exception itself."""
-    name = WORKER_DIED
-    if returncode < 0:
-        signal_name = signal.Signals(-returncode).name
-        message = f"the worker was killed by {signal_name}"
-        if signal_name == "SIGKILL" and is_oom:
-            name, message = "OutOfMemory", f"{message} because its memory limit was reached"
-        elif signal_name == "SIGKILL":
-            message += ", often because the machine ran out of memory"
-    else:
-        message = f"the worker exited with code {returncode} and no exception"
-    with contextlib.suppress(OSError):  # a full disk must not keep the node from ending the others
-        attempt.run.local.write_error(
-            attempt.number, WorkerError(rank, node_rank, socket.gethostname(), name, message)
-        )
 
 
 def _stop(attempt: Attempt, workers: list["subprocess.Popen[bytes]"], grace_seconds: float) -> None:

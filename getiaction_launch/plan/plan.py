@@ -17,6 +17,8 @@ from getiaction_launch.plan.plain import read_dataclass
 DEFAULT_ROOT = "experiments"
 DEFAULT_NAME = "lightning_logs"
 DEFAULT_LOG_LIMIT_MB = 1000.0
+MOST = 100_000
+"""Largest number of nodes, or of workers on a node; more is a slip of the finger."""
 
 
 class Records(Protocol):
@@ -213,9 +215,10 @@ def read_topology(
         SpecError: For a number of nodes or devices that is not possible.
     """
     num_nodes = _read_number(trainer.get("num_nodes", 1))
-    if not isinstance(num_nodes, int) or num_nodes < 1:
+    if not isinstance(num_nodes, int) or not 1 <= num_nodes <= MOST:
+        limit = "1 or more" if str(num_nodes)[:1] in "-0" else f"from 1 to {MOST}"
         raise SpecError(
-            f"trainer.num_nodes={num_nodes!r} must be a whole number, 1 or more.",
+            f"trainer.num_nodes={num_nodes!r} must be a whole number, {limit}.",
             "Set it: --nodes 2",
         )
     accelerator = trainer.get("accelerator", "auto")
@@ -248,12 +251,22 @@ def _count_devices(devices: object, available: int | None) -> int:
             )
         count = len(count)
     if count in ("auto", -1):
+        if available == 0:
+            raise SpecError(
+                f"trainer.devices={devices!r} starts no worker on a node: this machine has no GPU.",
+                "Train on CPU: --trainer.accelerator=cpu",
+            )
         if available is None:
             raise SpecError(
                 "how many workers a node has (trainer.devices) is not known before the job starts.",
                 "Set the GPUs of each node: --gpus-per-node 4, or --gpus-per-node 0 for CPU",
             )
         count = available
+    if isinstance(count, int) and count > MOST:
+        raise SpecError(
+            f"trainer.devices={devices!r} must be at most {MOST}.",
+            "Set a number, for example: --trainer.devices=1",
+        )
     if not isinstance(count, int) or count < 1:
         raise SpecError(
             f"trainer.devices={devices!r} starts no worker on a node.",

@@ -85,11 +85,12 @@ def read_spec(config_paths: Sequence[str], overrides: Sequence[tuple[str, str]])
     return arguments
 
 
-def read_trainer(arguments: Sequence[str]) -> dict[str, object]:
-    """Read those of :data:`TRAINER_KEYS` that a spec sets.
+def read_trainer(arguments: Sequence[str], keys: Sequence[str] = TRAINER_KEYS) -> dict[str, object]:
+    """Read some of the Trainer's keys that a spec sets.
 
     Args:
         arguments: The arguments of ``getiaction fit``, as :func:`read_spec` returns them.
+        keys: The keys to read, without ``trainer.``.
 
     Returns:
         The value of each key: that of the last file or override that sets it.
@@ -117,7 +118,7 @@ def read_trainer(arguments: Sequence[str]) -> dict[str, object]:
             name = key.rstrip("+")
             is_appended = name != key
             found[name] = [*_as_list(found.get(name)), *_as_list(value)] if is_appended else value
-    return {name: value for name, value in found.items() if name in TRAINER_KEYS}
+    return {name: value for name, value in found.items() if name in keys}
 
 
 def parse(arguments: Sequence[str]) -> dict[str, object]:

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import os
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from getiaction_launch.errors import RecordError, StorageError
@@ -53,7 +53,8 @@ class Marker:
         reason: Why it was saved: ``period`` or ``interruption``.
         size_bytes: Size of the file, or of all files in the directory.
         saved_at: When it was saved, in seconds since the epoch.
-        sha256: Hash of the contents; only markers on remote storage have one.
+        sha256: Hash of the contents; only markers on remote storage, and of checkpoints that were
+            downloaded, have one.
         program: Digest of what the fit trains; see :mod:`getiaction_launch.worker.fitting.program`.
         restarts: How often the current epoch was begun anew, as its loader does not resume.
     """
@@ -84,6 +85,10 @@ class Marker:
             raise
         except (OSError, ValueError, RecordError):
             return None
+
+    def is_of(self, other: "Marker | None") -> bool:
+        """Whether both are of one checkpoint, here and on storage."""
+        return other is not None and replace(self, sha256=None) == replace(other, sha256=None)
 
     def write(self, path: Path) -> None:
         """Commit the checkpoint at ``path``.

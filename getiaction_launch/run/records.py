@@ -242,6 +242,7 @@ class Progress(Record):
         updated_at: When this was written, in seconds since the epoch.
         monitored: What the user's callbacks and schedulers monitor, the most important first.
         not_finite: Since which step the loss and other metrics have been NaN or infinite.
+        checkpoints: Paths of the ``best``, the ``last`` and the launcher's ``own`` checkpoint.
         reported: Names of the values that have been reported; not written itself.
     """
 
@@ -264,6 +265,7 @@ class Progress(Record):
     updated_at: float | None = None
     monitored: list[str] = field(default_factory=list)
     not_finite: dict[str, int] = field(default_factory=dict)
+    checkpoints: dict[str, str] = field(default_factory=dict)
     reported: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @classmethod

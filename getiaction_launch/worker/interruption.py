@@ -9,8 +9,8 @@ save them:
 
 - the running means behind ``self.log(on_epoch=True)`` in training, so in an epoch that was
   interrupted these metrics cover only its later part;
-- gradients that manual optimization accumulates over several batches;
-- the state of objects outside the checkpoint.
+- gradients that manual optimization accumulates over several batches, and the state of objects
+  outside the checkpoint.
 """
 
 import contextlib
@@ -34,7 +34,6 @@ from getiaction_launch.worker.fitting.agreement import Agreement, Verdict
 from getiaction_launch.worker.fitting.background import saving_in_background
 from getiaction_launch.worker.fitting.epoch import Epoch
 from getiaction_launch.worker.fitting.fits import UNSAVED, Fits
-from getiaction_launch.worker.fitting.fits import can_load_weights_only as _can_load_weights_only
 from getiaction_launch.worker.fitting.lightning_seams import (
     around_training,
     forget_restart,
@@ -56,11 +55,13 @@ from getiaction_launch.worker.lightning_seams import (
 from getiaction_launch.worker.loaders import prepare_loader
 from getiaction_launch.worker.loggers.histories import Histories
 from getiaction_launch.worker.progress import ProgressReport, say
-from getiaction_launch.worker.saver import (
+from getiaction_launch.worker.saving.origin import allow_own_classes, weights_only_for
+from getiaction_launch.worker.saving.saver import (
     CheckpointSaver,
     gather_rank_states,
     own_rank_state,
 )
+from getiaction_launch.worker.saving.sharding import check_strategy
 
 WORKER_VARIABLE = "GETIACTION_LAUNCH_WORKER"
 """A worker sets it to its own process id. Its child processes inherit it, but not the id."""
@@ -166,7 +167,7 @@ class Interruption(Callback):
         arguments: dict[str, object] = {}
         self._fit = self.fits.begin(trainer, fit_arguments()) if self.fits else UNSAVED
         if path := self._fit.resume_from:
-            weights_only = _can_load_weights_only(path)
+            weights_only = weights_only_for(path)
             arguments = {"ckpt_path": str(path), "weights_only": weights_only}
         training = functools.partial(self._train, trainer)
         try:
@@ -186,10 +187,10 @@ class Interruption(Callback):
         if self._fit.is_finished:
             if trainer.is_global_zero:
                 say(f"fit {self._fit.number} was finished by an earlier attempt: not repeated.")
-            return
-        train()
-        if self._plan.script and self._fit != UNSAVED:
-            self._saver.save_end(trainer, self._fit)
+        else:
+            train()
+        if self._fit != UNSAVED:
+            self._saver.keep_end(trainer, self._fit, is_program=bool(self._plan.script))
 
     def _restore_end(self, trainer: Trainer) -> None:
         """Leave the Trainer as a fit does that has just trained."""
@@ -201,9 +202,10 @@ class Interruption(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save in the background, and prepare each loader before its first iterator is made."""
-        del pl_module
         if stage != "fit":
             return
+        check_strategy(trainer)
+        allow_own_classes(trainer, pl_module)
         saving = saving_in_background(trainer, self._progress, self.run)
         self._background = self._undo.enter_context(saving)
         self._before_fit = signal.getsignal(signal.SIGTERM)
@@ -331,8 +333,7 @@ class Interruption(Callback):
 def _errors_after_sigterm() -> Iterator[None]:
     """Treat an error that follows SIGTERM as an interruption.
 
-    It usually comes from a loader process that SIGTERM killed while it was starting, or from a rank
-    that has already left. A genuine error of the user's code comes again in the next attempt.
+    It usually comes from a killed loader process, or a rank that has left; a genuine one returns.
     """
     try:
         yield

@@ -19,6 +19,7 @@ from getiaction_launch.run.records import Progress
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker.fitting.batches import batches_done, total_batches
 from getiaction_launch.worker.fitting.judgement import LossWatch, monitored
+from getiaction_launch.worker.kept import named_checkpoints
 from getiaction_launch.worker.lightning_seams import LightningState
 
 STATE_KEY = "getiaction_launch"
@@ -48,9 +49,24 @@ class ProgressReport(Callback):
         self._next_at = 0.0
         self._losses = LossWatch()
         self._not_finite: dict[str, int] = {}
+        self._earlier: dict[str, str] = {}
+        self._own: dict[str, str] = {}
         # The spec has been parsed by now, and its objects are being built.
         if os.environ.get("RANK", "0") == "0" and run.directory not in _reports:
             self.update(phase="starting")
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember which checkpoints earlier fits of the program have kept."""
+        del trainer, pl_module
+        self._earlier, self._own = self._report.checkpoints, {}
+
+    def keep(self, own: str) -> None:
+        """Report the end state of this fit, which the launcher keeps as the only checkpoint.
+
+        Args:
+            own: Its path, relative to the run's directory.
+        """
+        self._own = {"own": own}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report how many steps and epochs there are."""
@@ -126,6 +142,7 @@ class ProgressReport(Callback):
             metrics=metrics,
             monitored=monitored(trainer),
             not_finite=self._since_when(batches_done(trainer), metrics),
+            checkpoints=self._earlier | named_checkpoints(trainer, self._run) | self._own,
             best={
                 callback.monitor: float(callback.best_model_score)
                 for callback in trainer.checkpoint_callbacks

@@ -105,6 +105,10 @@ class Cluster:
         """Start all nodes and daemons, and wait until the cluster takes jobs."""
         raise NotImplementedError
 
+    def _enter_root(self) -> list[str]:
+        """Shell commands by which all nodes see another root directory; none by default."""
+        return []
+
     def _before_login(self) -> list[str]:
         """Shell commands in whose process the login node begins."""
         return []
@@ -285,10 +289,16 @@ class Cluster:
         # the same path, which may lead elsewhere on the node
         return ["sh", "-c", f'exec {enter} --wdns="$(pwd -P)" "$@"', "sh"]
 
+    def _beside(self, name: str) -> list[str]:
+        """Words before a command that run it in a node's network, with this machine's files."""
+        target = f"--target={self._required_holder(name).pid}"
+        return ["nsenter", target, "--net", "--pid", "--cgroup", "--"]
+
     def _start_login(self, *, outlive_me: bool) -> None:
         hosts = f"mount --bind {shlex.quote(str(self.directory))}/hosts /etc/hosts"
-        ways = ordinary_user.open_ways([self.directory])
-        inside = [f"hostname {LOGIN}", *ways, hosts, *self._mounts(LOGIN), self._hold(LOGIN)]
+        ways = ordinary_user.open_ways([self.directory, Path.cwd()])
+        inside = [f"hostname {LOGIN}", *ways, *self._enter_root(), hosts]
+        inside += [*self._mounts(LOGIN), self._hold(LOGIN)]
         unshare = "exec unshare --net --uts --mount --pid --cgroup --fork --kill-child"
         script = f"{unshare} sh -ec {shlex.quote('; '.join(inside))}"
         dies_with_me = [] if outlive_me else ["setpriv", "--pdeathsig", "KILL"]

@@ -11,6 +11,12 @@ By hand, as root::
     python tests/clusters/slurm.py on DIR n2 -- ps ax
     python tests/clusters/slurm.py status DIR
     python tests/clusters/slurm.py down DIR
+
+``run`` and ``up`` take ``--root``, with a root directory that ``debian.py`` has made of another
+release's packages, as ``GETIACTION_TEST_REQUIRE=slurm24 pytest tests/clusters`` makes it of
+Debian's trixie, for SLURM 24.11::
+
+    python tests/clusters/slurm.py run --root /var/cache/getiaction-tests/trixie -- sinfo --version
 """
 
 import argparse
@@ -28,12 +34,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the command line
 
-from clusters import cluster, command_line
+from clusters import cluster, command_line, debian
 from clusters.cluster import LIMIT_SECONDS, LOGIN, Cluster
 
 INSTALL = (
     "apt-get install -y --no-install-recommends slurm-wlm slurmdbd munge mariadb-server iproute2"
 )
+SUITE = "trixie"
+"""Release of Debian whose SLURM, 24.11, is tested as well."""
+PACKAGES = ("slurm-wlm", "slurmdbd", "munge")
 TOOLS = (
     *("slurmctld", "slurmd", "sbatch", "munged"),
     *("slurmdbd", "mariadbd", "mariadb-install-db"),
@@ -152,6 +161,8 @@ class SlurmCluster(Cluster):
         memory_mib: Memory that each node claims, in MiB.
         accounting: Whether there is a database, without which ``sacct`` fails.
         grace_seconds: Time from the SIGTERM to the end of a preempted job in ``low``.
+        root: Root directory of another Debian release, as ``debian.py`` makes it; its SLURM is
+            used then. Empty for this machine's own.
         settings: Settings of slurm.conf that replace the defaults of this cluster.
     """
 
@@ -161,6 +172,7 @@ class SlurmCluster(Cluster):
     memory_mib: int = 16000
     accounting: bool = True
     grace_seconds: int = 20
+    root: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -176,6 +188,8 @@ class SlurmCluster(Cluster):
     def add_options(cls, parser: argparse.ArgumentParser) -> None:
         """Add to a command line what it can say of a new cluster; the names are the fields'."""
         parser.add_argument("--no-accounting", dest="accounting", action="store_false")
+        text = "root directory of another Debian release"
+        parser.add_argument("--root", default=cls.root, help=text)
 
     def stop(self) -> None:
         """End all processes of the cluster. Its logs and configuration stay."""
@@ -260,6 +274,9 @@ class SlurmCluster(Cluster):
 
     # Start
 
+    def _enter_root(self) -> list[str]:
+        return debian.enter(Path(self.root), [self.directory]) if self.root else []
+
     def _before_login(self) -> list[str]:
         _remove_empty_cgroups()
         commands = []
@@ -289,12 +306,14 @@ class SlurmCluster(Cluster):
         if self.accounting:
             install = ["mariadb-install-db", f"--defaults-file={at}/mariadb.conf"]
             install += ["--auth-root-authentication-method=normal", "--skip-test-db"]
-            installing = self._spawn(*self.inside(LOGIN), *install, log=LOGIN)
+            installing = self._spawn(*self._beside(LOGIN), *install, log=LOGIN)
         self._start_nodes(*self.nodes)
         if self.accounting:
             self._until(lambda: installing.poll() is not None, "the database is made")
             options = ("--fork", "mariadbd", f"--defaults-file={at}/mariadb.conf")
-            self._listening(LOGIN, "mariadbd", "setsid", *options)
+            self._spawn(*self._beside(LOGIN), "setsid", *options, log=LOGIN)
+            listens = functools.partial(self.listens, LOGIN, PORTS["mariadbd"])
+            self._until(listens, "the database listens")
             self._listening(LOGIN, "slurmdbd", "slurmdbd")
         self._listening(LOGIN, "slurmctld", "slurmctld")
         for name in self.nodes:

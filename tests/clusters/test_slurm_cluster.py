@@ -164,10 +164,9 @@ def test_two_clusters_do_not_meet(cluster, slurm_without_accounting):
     assert other.processes("here") == []
 
 
-@pytest.mark.usefixtures("_slurm")
-def test_a_cluster_can_be_stopped_and_started_again(tmp_path):
+def test_a_cluster_can_be_stopped_and_started_again(tmp_path, slurm_root):
     """A stopped cluster leaves no process, and nothing of its jobs is there at the next start."""
-    cluster = SlurmCluster(tmp_path, num_nodes=2, accounting=False)
+    cluster = SlurmCluster(tmp_path, num_nodes=2, accounting=False, root=slurm_root)
     with cluster:
         job = sleeping(cluster, "stopped")
         left = cluster.processes("stopped")
@@ -180,7 +179,7 @@ def test_a_cluster_can_be_stopped_and_started_again(tmp_path):
         assert job not in again.run("squeue", "--noheader").stdout.split()
 
 
-@pytest.mark.usefixtures("_slurm")
+@pytest.mark.usefixtures("slurm_root")
 def test_no_cluster_survives_its_owner(tmp_path):
     """SIGKILL of the process that started a cluster ends all processes of the cluster."""
     code = (
@@ -199,15 +198,15 @@ def test_no_cluster_survives_its_owner(tmp_path):
     until(lambda: not any(lives(holder) for holder in holders))
 
 
-@pytest.mark.usefixtures("_slurm")
-def test_by_hand(tmp_path):
+def test_by_hand(tmp_path, slurm_root):
     """A cluster that a shell command started stays until another one ends it."""
 
     def by_hand(*words: str) -> str:
         command = [sys.executable, slurm.__file__, *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    by_hand("up", str(tmp_path), "--nodes=2", "--no-accounting", "--setting", "KillWait=7")
+    options = ["--no-accounting", f"--root={slurm_root}"]
+    by_hand("up", str(tmp_path), "--nodes=2", *options, "--setting", "KillWait=7")
     try:
         assert "n[1-2]" in by_hand("status", str(tmp_path))
         assert "= 7 sec" in by_hand("login", str(tmp_path), "--", "scontrol", "show", "config")
@@ -216,4 +215,4 @@ def test_by_hand(tmp_path):
     finally:
         by_hand("down", str(tmp_path))
     assert not any(psutil.pid_exists(holder.pid) and lives(holder) for holder in holders)
-    assert by_hand("run", "--nodes=1", "--no-accounting", "--", "srun", "hostname") == "n1\n"
+    assert by_hand("run", "--nodes=1", *options, "--", "srun", "hostname") == "n1\n"

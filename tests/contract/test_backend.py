@@ -275,3 +275,13 @@ def test_ls_shows_every_run(getiaction_launch, cluster, script):
         ("train/version_0", "SUCCEEDED"),
     ]
     assert "train/version_1" in getiaction_launch("ls").stdout
+
+
+def test_files_belong_to_who_submits(getiaction_launch, cluster, script, tmp_path):
+    """Every file of a run, and what its workers write, is the user's who typed the command."""
+    name = script("open(f'by_{rank}', 'w')")
+    result = getiaction_launch("--cluster", cluster.name, "--nodes", "2", "--wait", name)
+    assert result.returncode == 0, result.stdout + result.stderr
+    written = [*(tmp_path / "experiments").rglob("*"), tmp_path / "by_0", tmp_path / "by_1"]
+    owners = {path.stat().st_uid for path in written}
+    assert owners == {tmp_path.stat().st_uid} != {0}

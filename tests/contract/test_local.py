@@ -130,7 +130,7 @@ def test_log_has_a_limit_and_workers_a_clean_environment(getiaction_launch, scri
         "print(sorted(key for key in os.environ if key.startswith(('PMI', 'OMPI'))))\n"
         "path = os.environ['GETIACTION_RUN_DIR'] + '/launch/logs/attempt_0/rank_0.log'\n"
         "for number in range(60_000): print('line', number, 'x' * 30)\n"
-        "while os.stat(path).st_size > 1e6: time.sleep(0.05)\n"
+        "while os.stat(path).st_size > 1 << 20: time.sleep(0.05)\n"
         "print('the end')"
     )
     mpi = {"PMI_RANK": "3", "PMIX_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4"}

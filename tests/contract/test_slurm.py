@@ -209,7 +209,8 @@ def test_cancel_that_does_not_reach_the_controller_leaves_no_trace(
     (tmp_path / "slurm.conf").write_text(text + "\nSlurmctldPort=9\nMessageTimeout=2\n")
     words = [sys.executable, "-m", "getiaction_launch.cli", "cancel", run]
     result = subprocess.run(
-        [*cluster.cluster.login, "env", f"SLURM_CONF={tmp_path}/slurm.conf", *words],
+        cluster.typed("env", f"SLURM_CONF={tmp_path}/slurm.conf", *words),
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=120,

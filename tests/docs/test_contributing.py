@@ -4,24 +4,27 @@ import re
 import shlex
 
 import pytest
-from clusters import ceph, slurm
+from clusters import ceph, debian, slurm
 from reader import ROOT, blocks, shell
 
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
-SETUP, TESTS = (code for kind, code in blocks("CONTRIBUTING.md") if kind == "bash")
-PACKAGES, REQUIRE = (code for kind, code in blocks("CONTRIBUTING.md") if not kind)
+SETUP, TESTS, OLDEST = (code for kind, code in blocks("CONTRIBUTING.md") if kind == "bash")
+PACKAGES, REQUIRE, RELEASE = (code for kind, code in blocks("CONTRIBUTING.md") if not kind)
 BY_HAND = re.findall(r"`(?:\w+=\S+ )?(python tests/clusters/.*?)`", PAGE)
 
 
 def test_packages_are_those_that_tests_want():
     """The packages are those that skipped tests and `.ci/run` name."""
     assert PACKAGES.splitlines() == [slurm.INSTALL, ceph.INSTALL]
+    assert RELEASE.splitlines()[0] == debian.INSTALL
+    assert f"`{debian.CACHE / slurm.SUITE}`" in PAGE
 
 
 def test_required_clusters_are_those_of_the_fixtures():
     """Each cluster that the page requires is one without which tests are skipped."""
+    (release,) = set(re.findall(r"^GETIACTION_TEST_REQUIRE=(\w+)", RELEASE, re.MULTILINE))
     known = set(re.findall(r'skip_without\("(\w+)"', (ROOT / "tests/conftest.py").read_text()))
-    assert set(re.search(r"=(\S+) pytest", REQUIRE)[1].split(",")) == known
+    assert set(re.search(r"=(\S+) pytest", REQUIRE)[1].split(",")) == known - {release}
     assert REQUIRE.split()[0] in (ROOT / ".ci/run").read_text()
 
 
@@ -33,12 +36,26 @@ def test_setup_is_that_of_the_readme():
     assert f"\n{install.replace('-e ', '')} && pytest\n" in readme
 
 
-@pytest.mark.parametrize("command", TESTS.splitlines())
+@pytest.mark.parametrize("command", [*TESTS.splitlines(), *RELEASE.splitlines()[1:]])
 def test_commands_find_tests(command):
     """What they name are tests; collecting is enough, as they are part of this run."""
     result = shell(f"{command.replace('-n1', '-n0')} --collect-only -q", ROOT)
     assert result.returncode == 0, result.stdout
     assert re.search(r"[1-9]\d* tests collected", result.stdout)
+
+
+def test_the_oldest_versions_are_tested_on_every_part():
+    """The command installs the file that tests/lint checks, and selects tests of each folder."""
+    environment, install, run = OLDEST.strip().split(" && ")
+    assert environment == "python3 -m venv oldest"
+    assert "-c constraints-oldest.txt -e" in install
+    command = re.sub(r"^.*?oldest/bin/", "", run)
+    result = shell(f"{command} --numprocesses=0 --collect-only -q", ROOT)
+    assert result.returncode == 0, result.stdout
+    found = set(re.findall(r"^tests/[\w/]+\.py", result.stdout, re.MULTILINE))
+    files = {"tests/unit/test_spec.py", "tests/contract/test_backend.py"}
+    assert files | {"tests/contract/test_ray.py", "tests/contract/test_local.py"} <= found
+    assert "tests/contract/test_slurm.py" not in found
 
 
 @pytest.mark.parametrize("command", BY_HAND)

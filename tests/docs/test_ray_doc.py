@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+from clusters import ordinary_user
 from reader import shell
 
 from getiaction_launch.backends.flag import settings_of
@@ -17,9 +18,11 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 def test_first_run(ray_cluster, clone):
     """Typed as it stands where there is no Ray, the command trains on the cluster's nodes."""
     (first_run,) = (code for kind, code in BLOCKS if kind == "bash")
-    result = shell(f"{first_run.strip()} --wait", clone, ray_cluster.login)
+    ordinary_user.own(clone)
+    login = ray_cluster.login_of_user(clone)
+    result = shell(f"{first_run.strip()} --wait", clone, login)
     assert result.returncode == 0, result.stdout + result.stderr
-    said = shell("getiaction-launch status --json @last", clone, ray_cluster.login).stdout
+    said = shell("getiaction-launch status --json @last", clone, login).stdout
     assert json.loads(said)["state"] == "SUCCEEDED"
     assert "act_tiny-version_0-" in str(ray_cluster.jobs())
 

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from clusters import ordinary_user
 from reader import shell
 
 from getiaction_launch import errors
@@ -23,10 +24,11 @@ FIRST_RUN, BY_HAND = (code for kind, code in BLOCKS if kind == "bash")
 
 @pytest.fixture
 def on_login_node(slurm_cluster, clone):
-    """Type a line where the page's reader is."""
+    """Type a line where the page's reader is, who is an ordinary user."""
+    ordinary_user.own(clone)
 
     def run(line: str) -> str:
-        result = shell(line, clone, slurm_cluster.login)
+        result = shell(line, clone, slurm_cluster.login_of_user(clone))
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
 

@@ -5,7 +5,7 @@ import os
 import time
 from pathlib import Path
 
-from getiaction_launch.backends.slurm import queue
+from getiaction_launch.backends.slurm.state import queue
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.run import Run
 

@@ -34,8 +34,6 @@ def _note(event: str, arguments: tuple) -> None:
         _happened.append(f"{event} {arguments}")
     elif event == "subprocess.Popen" and arguments[0] not in ("squeue", "sacct"):
         _happened.append(f"{event} {arguments[:2]}")
-    elif event == "import" and arguments[0].partition(".")[0] in ("this", "antigravity", "evil"):
-        _happened.append(f"{event} {arguments[0]}")
 
 
 sys.addaudithook(_note)  # there is no way to remove it
@@ -49,6 +47,8 @@ def harmless() -> Iterator[None]:
     try:
         yield
         assert _happened == []
+        # Not by the audit hook: importlib.import_module raises no event.
+        assert sys.modules.keys().isdisjoint({"this", "antigravity", "evil"})
     finally:
         _happened = None
 

@@ -11,8 +11,8 @@ from tiny import BATCHES, LIMIT_SECONDS, Tiny, equal
 
 from getiaction_launch.errors import CheckError
 from getiaction_launch.plan.plan import Saving
-from getiaction_launch.worker import background_io as checkpoint_io
 from getiaction_launch.worker import interruption
+from getiaction_launch.worker.saving import background_io as checkpoint_io
 
 DISK_FULL = OSError(errno.ENOSPC, "No space left on device")
 

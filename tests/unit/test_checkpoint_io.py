@@ -16,9 +16,10 @@ from tiny import BATCHES, LIMIT_SECONDS, Tiny, equal
 from getiaction_launch.plan.plan import Saving
 from getiaction_launch.run.checkpoint import commit, newest
 from getiaction_launch.run.run import Run
-from getiaction_launch.worker import background_io as checkpoint_io
-from getiaction_launch.worker import interruption, saver
-from getiaction_launch.worker.background_io import BackgroundCheckpointIO
+from getiaction_launch.worker import interruption
+from getiaction_launch.worker.saving import background_io as checkpoint_io
+from getiaction_launch.worker.saving import saver
+from getiaction_launch.worker.saving.background_io import BackgroundCheckpointIO
 
 
 class SlowDisk:

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from strangers import HOSTILE, LOCAL, READING, harmless, make_run
 
@@ -29,13 +29,12 @@ _values = st.recursive(
     ),
     max_leaves=6,
 )
-_class_paths = st.sampled_from(
+_class_paths = st.sampled_from(["this.that", *(path for path, _ in HOSTILE)]) | st.sampled_from(
     [
         LOCAL["class_path"],
         "getiaction_launch.backends.slurm.SlurmBackend",
         "getiaction_launch.backends.ray.RayBackend",
         "getiaction_launch.backends.ray_on_slurm.RayOnSlurmBackend",
-        *(path for path, _ in HOSTILE),
     ]
 )
 _keys = {
@@ -58,16 +57,22 @@ _keys = {
 def _damaged(draw: st.DrawFn) -> dict[str, bytes | None]:
     """Some records of a run: with other values, cut off, or removed (None)."""
     files: dict[str, bytes | None] = {}
-    for name in draw(st.lists(st.sampled_from(sorted(_keys)), min_size=1, max_size=4)):
+    names = draw(st.sets(st.sampled_from(sorted(_keys)), min_size=1, max_size=4))
+    for name in sorted({"job.json", *names}):
         content = draw(
             _values | st.dictionaries(st.sampled_from(_keys[name]), _values, min_size=1, max_size=4)
         )
-        if name == "job.json" and isinstance(content, dict):
+        if name == "job.json":
+            # Often only one thing is wrong: the first that is found hides the others.
+            odd = draw(st.booleans()) and isinstance(content, dict)
+            content = content if odd else {"job_id": draw(st.sampled_from(["1@x", "12", "-h"]))}
             init_args = draw(st.dictionaries(st.sampled_from(["grace_seconds", "x"]), _values))
             content["backend"] = {"class_path": draw(_class_paths), "init_args": init_args}
         text = json.dumps(content).encode()
         cut = draw(st.none() | st.integers(0, len(text)))
         files[name] = draw(st.sampled_from([text, text, text, text[:cut], None]))
+    if draw(st.booleans()):
+        files["attempt_0.json"] = None  # only the job says how the run ended
     return files
 
 
@@ -76,6 +81,7 @@ def _damaged(draw: st.DrawFn) -> dict[str, bytes | None]:
     max_examples=40,
     derandomize=True,
     deadline=None,
+    phases=[Phase.generate],  # to look for a smaller example would take minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_records_of_any_content_harm_nobody(files, capsys):

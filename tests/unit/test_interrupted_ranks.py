@@ -14,7 +14,7 @@ import pytest
 import torch
 from tiny import LIMIT_SECONDS, await_that, equal
 
-from getiaction_launch.node.node import worker_environment
+from getiaction_launch.node.environment import worker_environment
 from getiaction_launch.plan.plan import Plan, Saving, Topology
 from getiaction_launch.run.checkpoint import newest
 from getiaction_launch.run.run import Run

@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from getiaction_launch.run.checkpoint import newest
 from getiaction_launch.storage.paths import write_json
-from getiaction_launch.worker import interruption, saver
+from getiaction_launch.worker import interruption
 from getiaction_launch.worker.interruption import callbacks
+from getiaction_launch.worker.saving import saver
 
 
 @pytest.mark.parametrize(
@@ -228,7 +229,7 @@ def test_a_users_own_class_does_not_keep_a_run_from_resuming(worker):
             self.hparams["gripper"] = Gripper()
 
     assert worker.fit(stop_at=2) is None
-    assert interruption._can_load_weights_only(newest(worker.run).path)
+    assert interruption.weights_only_for(newest(worker.run).path)
     assert worker.fit(stop_at=4, kind=Configured) is None
     assert worker.fit(resume_from=newest(worker.run).path, kind=Configured)
 

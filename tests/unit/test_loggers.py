@@ -10,7 +10,7 @@ import pytest
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny import Tiny
+from tiny import BATCHES, Tiny
 
 from getiaction_launch.run.attempt import Attempt
 from getiaction_launch.run.checkpoint import all_committed, newest
@@ -23,6 +23,10 @@ EVERY_STEP = {"log_every_n_steps": 1}
 
 class Logging(Tiny):
     """Logs its step as well, and one metric that begins later, which widens the table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.save_hyperparameters({"lr": 0.1})
 
     def training_step(self, batch, batch_idx):
         """Log."""
@@ -79,7 +83,7 @@ def test_rows_and_curves_are_those_of_an_undisturbed_run(worker, tmp_path, versi
 
     begin(worker, 0)
     first = loggers("run")
-    assert fit(worker, *first, stop_at=2) is None
+    assert fit(worker, *first, stop_at=BATCHES - 1) is None  # between two epochs
     begin(worker, 1, newest(worker.run).path, period=0)
     second = loggers("run")
     assert fit(worker, *second)  # as if it were killed at the end, with a save in each step
@@ -94,7 +98,8 @@ def test_rows_and_curves_are_those_of_an_undisturbed_run(worker, tmp_path, versi
     table = Path(first[0].log_dir) / "metrics.csv"
     assert rows(table) == rows(Path(plain[0].log_dir) / "metrics.csv")
     assert len(rows(table)) == 12
-    assert curve(Path(first[1].log_dir)) == curve(Path(plain[1].log_dir))
+    for tag in ("at", "val", "epoch", "hp_metric"):
+        assert curve(Path(first[1].log_dir), tag) == curve(Path(plain[1].log_dir), tag)
     assert not list(table.parent.glob(".*"))
 
     begin(worker, 3)  # no checkpoint is left

@@ -283,3 +283,39 @@ def test_storage_that_fails_is_one_line(capsys, monkeypatch):
     assert main(["ls"]) == 5
     what, _ = capsys.readouterr().err.splitlines()
     assert what == "error: experiments/x: No space left on device."
+
+
+@pytest.mark.parametrize(
+    ("words", "what", "fix"),
+    [
+        ("--nodes 0 train.py", "--nodes: invalid int value: '0'; it must be", "--nodes 2"),
+        ("--nodes -1 train.py", "--nodes: ", "--nodes 2"),
+        ("--nodes two train.py", "--nodes: invalid int value: 'two'", "--nodes 2"),
+        ("--nodes", "--nodes: a value is missing", "--nodes 2"),
+        ("--nodes 100001 train.py", "num_nodes=100001 must be a whole number, from 1", "--nodes 2"),
+        ("--wait=yes train.py", "--wait takes no value", "--wait"),
+        ("-t 1h train.py", "--time: invalid time '1h'", "1:30:00"),
+        ("--json --parsable train.py", "--json and --parsable", "--json"),
+        ("--cluster slurm status x", "unknown argument 'status'", "A verb is the first word"),
+        ("gone.py", "script 'gone.py': No such file or directory", "ls ./*.py"),
+        ("odd.py", "script 'odd.py' is not Python", "python -m py_compile odd.py"),
+        ("--config folder.yaml", "--config folder.yaml: Is a directory", "ls ."),
+        ("--config odd.yaml", "--config odd.yaml is not YAML: it is not text", "Fix it"),
+        ("--cluster ./odd.yaml train.py", "odd.yaml is not YAML: it is not text", "local.yaml"),
+        ("--cluster ./folder.yaml train.py", "there is no such file", "Nearest: "),
+        ("--model X --trainer.accelerator=gpu", "this machine has no GPU", "accelerator=cpu"),
+        ("ls gone", "ls gone: there is no such directory", "getiaction-launch ls"),
+    ],
+)
+def test_wrong_command_line_has_a_reason_and_a_fix(capsys, monkeypatch, words, what, fix):
+    """Two lines: what was typed, and what to do."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    Path("odd.py").write_bytes(b"\0")
+    Path("odd.yaml").write_bytes(b"\xff\xfe")
+    Path("folder.yaml").mkdir()
+    assert main(words.split()) == 2
+    out, err = capsys.readouterr()
+    said = json.loads(out) if "--json" in words else {}
+    first, second = (said["error"], said["fix"]) if said else err.splitlines()
+    assert what in first
+    assert fix in second

@@ -5,7 +5,7 @@ import requests
 from fake_slurm import make_plan, make_run
 
 from getiaction_launch.backends.ray import job as ray_job
-from getiaction_launch.backends.ray.driver import is_out_of_memory
+from getiaction_launch.backends.ray.failures import is_out_of_memory
 from getiaction_launch.errors import UnreachableError
 from getiaction_launch.run.records import JobRecord
 from getiaction_launch.run.restart import may_begin
@@ -16,7 +16,8 @@ class Client:
 
     def get_job_info(self, job_id):
         """The job runs."""
-        return type("Info", (), {"message": job_id, "status": type("S", (), {"value": "RUNNING"})})
+        state = type("S", (), {"value": "RUNNING"})
+        return type("Info", (), {"message": job_id, "status": state, "metadata": None})
 
     def stop_job(self, job_id):
         """Nobody answers any more."""

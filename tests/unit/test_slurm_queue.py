@@ -8,8 +8,8 @@ import time
 import pytest
 from fake_slurm import DOWN, NO_ACCOUNTING, ask
 
-from getiaction_launch.backends.slurm import queue
-from getiaction_launch.backends.slurm.states import Row, plain_word, read_answer
+from getiaction_launch.backends.slurm.state import queue
+from getiaction_launch.backends.slurm.state.states import Row, plain_word, read_answer
 from getiaction_launch.run.state import Cause, JobState
 
 pytestmark = pytest.mark.usefixtures("slurm")
@@ -115,7 +115,7 @@ def test_element_of_an_array_is_a_job(slurm):
 
 WATCH = """
 import os, sys
-from getiaction_launch.backends.slurm.queue import ask
+from getiaction_launch.backends.slurm.state.queue import ask
 print([ask(str(n), os.getuid(), 30, 0).state.value for n in range(25)].count("RUNNING"))
 """
 

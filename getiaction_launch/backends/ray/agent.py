@@ -12,7 +12,8 @@ from collections.abc import Mapping
 import psutil
 
 from getiaction_launch.errors import CheckError
-from getiaction_launch.node.node import node_command, record_kills
+from getiaction_launch.node.deaths import record_kills
+from getiaction_launch.node.node import node_command
 from getiaction_launch.run.attempt import Attempt
 from getiaction_launch.run.run import Run
 from getiaction_launch.system.child import start_child

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from getiaction_launch.backends.process import write_job
 from getiaction_launch.backends.ray.agent import NodeAgent
+from getiaction_launch.backends.ray.failures import is_out_of_memory, node_errors
 from getiaction_launch.backends.ray.placement import place
-from getiaction_launch.errors import CheckError
 from getiaction_launch.node.conductor import MARGIN_SECONDS, drive
 from getiaction_launch.node.guard import Guard
 from getiaction_launch.node.node import SAVE_LIMIT_SECONDS
@@ -81,8 +81,7 @@ class Driver:
         return ending.state is JobState.SUCCEEDED
 
     def _is_stopped(self) -> bool:
-        is_asked = bool(self._stop.signal) or Cancel.read(self.run) is not None
-        return is_asked or self._guard.loss() is not None
+        return bool(self._stop.signal or Cancel.read(self.run) or self._guard.loss())
 
     @contextlib.contextmanager
     def _slot(self, max_parallel: int) -> Iterator[None]:
@@ -179,7 +178,7 @@ class _RayNodes:
         """
         import ray
 
-        with _node_errors():
+        with node_errors():
             self._places = ray.get([agent.locate.remote() for agent in self.agents])
             port: int = ray.get(self.agents[0].reserve_port.remote())
         return self._places[0][0], port
@@ -196,7 +195,7 @@ class _RayNodes:
         hosts = ", ".join(host for _, host, _ in self._places)
         print(f"attempt {attempt.number} on {hosts}", flush=True)
         variables, self._token = self._variables(), attempt.token
-        with _node_errors():
+        with node_errors():
             starts = [
                 agent.start.remote(
                     *(attempt.number, rank, self._backend.grace_seconds, address, variables),
@@ -272,34 +271,6 @@ class _RayNode:
 
     def stop(self) -> None:
         self.agent.stop.remote()
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether Ray killed an actor because a node's memory ran low.
-
-    Beware: its other messages name the kernel's OOM killer as one of many possible causes.
-    """
-    words = ("NODE_OUT_OF_MEMORY", "running low on memory")
-    is_named = any(word in str(error) for word in words)
-    return is_named or type(error).__name__ == "OutOfMemoryError"
-
-
-@contextlib.contextmanager
-def _node_errors() -> Iterator[None]:
-    """Distinguish lost nodes from errors that an agent itself has raised.
-
-    Raises:
-        NodeLostError: If a node does not answer.
-        CheckError: If an agent raised an error; the message is the agent's.
-    """
-    import ray
-
-    try:
-        yield
-    except ray.exceptions.RayTaskError as error:
-        raise CheckError(str(error.cause)) from error
-    except ray.exceptions.RayError as error:
-        raise NodeLostError(str(error)) from error
 
 
 class _Slot:

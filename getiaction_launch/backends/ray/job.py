@@ -98,7 +98,8 @@ class RayJob:
             raise self._unreachable(status.reason)
         if status.state.is_over:
             return
-        self._check_identity()
+        if status.state is not JobState.UNKNOWN:
+            self._check_identity()
         with cancelling(self.run) as failure:  # the driver looks for it before it starts anything
             if failure and (self._is_inside or status.state is JobState.UNKNOWN):
                 raise failure  # nothing else can reach the driver

@@ -27,7 +27,8 @@ from typing import ClassVar
 from getiaction_launch.backends.slurm.backend import state_directory
 from getiaction_launch.backends.slurm.command import call
 from getiaction_launch.errors import LaunchError
-from getiaction_launch.node.node import POLL_SECONDS, available_cpus
+from getiaction_launch.node.environment import available_cpus
+from getiaction_launch.node.node import POLL_SECONDS
 from getiaction_launch.node.sidecar import NodeLostError, Sidecar
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt

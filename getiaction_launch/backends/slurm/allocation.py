@@ -18,7 +18,7 @@ from pathlib import Path
 from signal import SIGUSR2, Signals
 
 from getiaction_launch.backends.backend import load_backend
-from getiaction_launch.backends.slurm.log import first_words, says_out_of_memory
+from getiaction_launch.backends.slurm.state.log import first_words, says_out_of_memory
 from getiaction_launch.errors import UsageError, counted
 from getiaction_launch.node.allocation import Limits
 from getiaction_launch.node.sidecar import MakeSidecar

@@ -9,9 +9,9 @@ from getiaction_launch.backends.backend import JobStatus
 from getiaction_launch.backends.cancelling import cancelling
 from getiaction_launch.backends.slurm.command import call, cluster_name
 from getiaction_launch.backends.slurm.identity import check_identity, check_ids
-from getiaction_launch.backends.slurm.log import says_out_of_memory
-from getiaction_launch.backends.slurm.queue import ask, find_step, forget_queue
-from getiaction_launch.backends.slurm.states import RESTART_SECONDS, Answer
+from getiaction_launch.backends.slurm.state.log import says_out_of_memory
+from getiaction_launch.backends.slurm.state.queue import ask, find_step, forget_queue
+from getiaction_launch.backends.slurm.state.states import RESTART_SECONDS, Answer
 from getiaction_launch.errors import RefusedError, UnreachableError
 from getiaction_launch.run.records import (
     AttemptRecord,

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
 
 from getiaction_launch.errors import CheckError
@@ -113,15 +112,3 @@ class Fits:
                 f"than in an earlier attempt: {what}."
             )
         return number
-
-
-def can_load_weights_only(path: Path) -> bool | None:
-    """Whether ``weights_only=True`` can load the run's own checkpoint.
-
-    It cannot if the hyperparameters hold an object of a user's class; torch would then refuse to
-    resume the run.
-    """
-    try:
-        return not torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    except (ValueError, OSError):  # a directory, or a format of the user's own
-        return None

@@ -71,7 +71,7 @@ def makes_iterator(trainer: Trainer) -> bool:
 def training_loaders(trainer: Trainer) -> list[Any]:
     """Return the loaders of the fit; the public property has them in the user's own structure."""
     combined = trainer.fit_loop._combined_loader  # noqa: SLF001
-    return [] if combined is None else list(combined.flattened)
+    return [] if combined is None else list(combined.flattened)  # it may have no length
 
 
 def loader_states(trainer: Trainer) -> list[Any]:

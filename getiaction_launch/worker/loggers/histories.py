@@ -17,7 +17,7 @@ import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fsspec import AbstractFileSystem
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -188,6 +188,7 @@ class Histories(Callback):
         self._run = run
         continue_histories(run)
         self._rows: dict[str, int] | None = None
+        self._steps: int | None = None
         self._is_new = True
         self._opened: dict[str, int] = {}
         self._begun: dict[str, int] = {}
@@ -204,11 +205,14 @@ class Histories(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Record where the loggers write, and how many rows their files have."""
         del pl_module
-        if stage != "fit" or not trainer.is_global_zero:
+        if stage != "fit":
+            return
+        self._rows, self._steps, self._is_new = None, None, True
+        if not trainer.is_global_zero:
             return
         process = continue_histories(self._run)
         before = process.record
-        self._rows, self._is_new, self._opened, self._begun, self._curves = None, True, {}, {}, []
+        self._opened, self._begun, self._curves = {}, {}, []
         for logger in trainer.loggers:
             process.note(logger)
             place = self._place(logger)
@@ -229,9 +233,12 @@ class Histories(Callback):
     ) -> None:
         """Take how many rows had been logged when the checkpoint was saved."""
         del pl_module
-        if trainer.training and trainer.is_global_zero:
-            self._is_new = False
-            self._rows = checkpoint.get(STATE_KEY, {}).get("rows")
+        if not trainer.training:
+            return
+        state = checkpoint.get(STATE_KEY, {})
+        self._is_new, self._rows, self._steps = False, state.get("rows"), state.get("logged_steps")
+        for logger in self._curves if _is_later_attempt() else ():
+            seams.keep_hyperparameters(logger)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cut the curves of a fit that starts anew, before Lightning logs hyperparameters."""
@@ -245,7 +252,10 @@ class Histories(Callback):
     ) -> None:
         """Note how many rows have been logged, if the launcher is saving."""
         del pl_module
-        if STATE_KEY in checkpoint and trainer.is_global_zero:
+        if STATE_KEY not in checkpoint:
+            return
+        checkpoint[STATE_KEY]["logged_steps"] = seams.logged_steps(trainer)
+        if trainer.is_global_zero:
             checkpoint[STATE_KEY]["rows"] = rows = {}
             for logger in trainer.loggers:
                 place = self._place(logger)
@@ -263,6 +273,19 @@ class Histories(Callback):
             if place in self._opened and isinstance(logger, CSVLogger):
                 num_kept = (self._rows or {}).get(place, self._begun[place])
                 _cut_rows(logger, num_kept, self._opened[place])
+
+    def on_train_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,  # noqa: ANN401 - the user's
+        batch_idx: int,
+    ) -> None:
+        """Let loggers continue at the step that they had when the checkpoint was saved."""
+        del pl_module, batch, batch_idx
+        if self._steps is not None:
+            seams.set_logged_steps(trainer, self._steps)
+            self._steps = None
 
     def _cut_curves(self, step: int) -> None:
         for logger in self._curves if _is_later_attempt() else ():

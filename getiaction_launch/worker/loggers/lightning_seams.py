@@ -155,6 +155,20 @@ def purge(logger: TensorBoardLogger, step: int) -> None:
     writer.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
 
 
+def keep_hyperparameters(logger: TensorBoardLogger) -> None:
+    """Let a logger log no placeholder for hyperparameters, since an earlier event file has one.
+
+    Lightning logs ``hp_metric`` each time that a fit begins; the switch is an argument of the
+    constructor only.
+    """
+    logger._default_hp_metric = False  # noqa: SLF001
+
+
 def logged_steps(trainer: Trainer) -> int:
     """Return how many steps loggers have seen; with several optimizers it is not global_step."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped  # noqa: SLF001
+
+
+def set_logged_steps(trainer: Trainer, steps: int) -> None:
+    """Let loggers continue at a step; at an epoch's end, Lightning resumes one step too late."""
+    trainer.fit_loop.epoch_loop._batches_that_stepped = steps  # noqa: SLF001

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from getiaction_launch.backends.slurm.command import COMMAND_SECONDS, call
-from getiaction_launch.backends.slurm.states import (
+from getiaction_launch.backends.slurm.state.states import (
     NEVER_SATISFIED,
     RESTART_SECONDS,
     Answer,

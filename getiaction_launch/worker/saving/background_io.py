@@ -30,7 +30,7 @@ from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import remove
 from getiaction_launch.worker.lightning_seams import LightningState
 from getiaction_launch.worker.progress import ProgressReport, say
-from getiaction_launch.worker.snapshot import Snapshot, SnapshotMemory
+from getiaction_launch.worker.saving.snapshot import Snapshot, SnapshotMemory
 
 RETRY_SECONDS = (1.0, 3.0, 9.0)
 """Pauses before a write that the disk has refused is retried."""

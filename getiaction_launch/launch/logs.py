@@ -10,9 +10,9 @@ from pathlib import Path
 from getiaction_launch.errors import RecordError, UsageError, counted
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.records import JobRecord
-from getiaction_launch.run.rotation import end_of, read_from
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import children, is_remote, kind_of, read_bytes
+from getiaction_launch.storage.rotation import end_of, read_from
 from getiaction_launch.storage.segment import name_and_number, segment_name
 
 POLL_SECONDS = 0.2

@@ -1,0 +1,49 @@
+"""The environment of a worker: torchrun's variables, and its share of the CPUs.
+
+https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
+"""
+
+import os
+
+from getiaction_launch.plan.plan import Topology
+
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def worker_environment(
+    topology: Topology, node_rank: int, local_rank: int, head: str, run_id: str
+) -> dict[str, str]:
+    """Return torchrun's environment variables for one worker.
+
+    Args:
+        topology: The nodes and workers of the whole run.
+        node_rank: Rank of this node, from 0.
+        local_rank: Rank of the worker on this node, from 0.
+        head: ``address:port`` where the worker of rank 0 will listen.
+        run_id: A name that all nodes of the attempt share with no other attempt.
+    """
+    address, _, port = head.rpartition(":")
+    rank = node_rank * topology.workers_per_node + local_rank
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(local_rank),
+        "GROUP_RANK": str(node_rank),
+        "ROLE_RANK": str(rank),
+        "ROLE_NAME": "default",
+        "WORLD_SIZE": str(topology.world_size),
+        "LOCAL_WORLD_SIZE": str(topology.workers_per_node),
+        "GROUP_WORLD_SIZE": str(topology.num_nodes),
+        "ROLE_WORLD_SIZE": str(topology.world_size),
+        "MASTER_ADDR": address,
+        "MASTER_PORT": port,
+        "TORCHELASTIC_RUN_ID": run_id,
+        # If the launcher itself was started by torchrun, its workers must not use that store.
+        "TORCHELASTIC_USE_AGENT_STORE": "False",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCHELASTIC_MAX_RESTARTS": "0",
+    }
