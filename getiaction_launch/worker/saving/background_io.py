@@ -8,6 +8,7 @@ not end before its last file is in place.
 
 import contextlib
 import functools
+import operator
 import os
 import shutil
 import threading
@@ -98,6 +99,10 @@ class BackgroundCheckpointIO(CheckpointIO):
         self._num_saves = 0
         self._swept: set[Path] = set()
         self._failure: CheckError | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Become the base in copies and pickles of a Trainer: this one serves one fit."""
+        return operator.itemgetter(0), ((self._base,),)
 
     def save_checkpoint(
         self,
