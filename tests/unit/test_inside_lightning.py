@@ -67,7 +67,7 @@ def test_evaluation_alone_needs_no_fit(worker):
         def test_step(self, batch, batch_idx):
             self.validation_step(batch, batch_idx)
 
-        def predict_step(self, batch, batch_idx):
+        def predict_step(self, batch, batch_idx):  # noqa: ARG002 - as Lightning calls it
             return self.layer(batch)
 
     trainer, model = Trainer(**QUIET, max_epochs=1), Model()
