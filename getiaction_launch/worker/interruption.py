@@ -278,8 +278,7 @@ class Interruption(Callback):
         if state := self._resumed.pop("random", None):
             # Not earlier, since the user's on_train_start may draw random numbers.
             set_random_state(state)
-        can_resume = self._epoch_order.before_fetch()
-        if not can_resume:
+        if not self._epoch_order.before_fetch():
             return
         self._batches += 1
         is_epoch_over, self._epoch = self._epoch < trainer.current_epoch, trainer.current_epoch

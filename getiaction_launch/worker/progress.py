@@ -82,6 +82,12 @@ class ProgressReport(Callback):
                 max_epochs=None if trainer.max_epochs is None else int(trainer.max_epochs),
             )
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget what the epoch before repeated; a resumed epoch does not start."""
+        del pl_module
+        if trainer.is_global_zero and self._report.notice:
+            self.update(notice=None)
+
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor
     ) -> None:
