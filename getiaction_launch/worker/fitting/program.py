@@ -34,7 +34,7 @@ def digest(trainer: Trainer, arguments: Mapping[str, Any]) -> str:
         "data": _module(data),
         "loaders": _loaders(loaders),
     }
-    text = json.dumps(described, sort_keys=True, default=str)
+    text = json.dumps(described, sort_keys=True, default=str, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
