@@ -67,7 +67,7 @@ def test_evaluation_alone_needs_no_fit(worker):
         def test_step(self, batch, batch_idx):
             self.validation_step(batch, batch_idx)
 
-        def predict_step(self, batch, batch_idx):
+        def predict_step(self, batch, batch_idx):  # noqa: ARG002 - as Lightning calls it
             return self.layer(batch)
 
     trainer, model = Trainer(**QUIET, max_epochs=1), Model()
@@ -222,7 +222,7 @@ class Hidden(Manual):
         ({"kind": Manual, "max_epochs": -1, "max_steps": 8}, None),
         ({"callbacks": [GradientAccumulationScheduler({0: 1, 1: 2})]}, BATCHES * EPOCHS),
     ],
-    ids=str,
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
 )
 def test_steps_are_batches(worker, words, total):
     """``step`` and ``total_steps`` count one thing, before and after an interruption."""

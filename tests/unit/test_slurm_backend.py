@@ -318,7 +318,7 @@ def test_line_ends_are_no_options(slurm, tmp_path, where):
     odd = "a\n#SBATCH --partition=evil"
     changes = {} if where == "comment" else {where: f"/{odd}" if "_" in where else odd}
     backend = SlurmBackend(sbatch={"comment": odd} if where == "comment" else {})
-    with pytest.raises(CheckError, match=r"control characters|cannot write its logs"):
+    with pytest.raises(LaunchError, match=r"control characters|cannot write its logs|newline"):
         backend.check(make_plan(tmp_path, **changes))
     assert not slurm.calls("sbatch")
 
