@@ -11,6 +11,7 @@ import pytest
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 from tiny import BATCHES, Tiny
 
 from getiaction_launch.run.attempt import Attempt
@@ -53,6 +54,7 @@ def curve(directory: Path, tag: str = "at") -> list[tuple[int, float]]:
 def begin(worker, attempt: int, resume_from=None, period=float("inf")) -> None:
     """Be the worker of an attempt that has just started."""
     worker.monkeypatch.setenv("GETIACTION_LAUNCH_ATTEMPT", str(attempt))
+    shutil.rmtree(worker.run.launch_directory / "finished", ignore_errors=True)
     worker.start(resume_from, period)
     continue_histories(worker.run)  # as before a program whose earlier attempt had loggers
 
@@ -112,6 +114,10 @@ def test_rows_and_curves_are_those_of_an_undisturbed_run(worker, tmp_path, versi
 
     forget_ends(worker)
     begin(worker, 3)  # no checkpoint is left
+    # In one second, TensorBoard orders files by process; here all attempts are one process.
+    worker.monkeypatch.setattr(
+        event_file_writer, "_global_uid", event_file_writer.AtomicCounter(90)
+    )
     fourth = loggers("run")
     assert fit(worker, *fourth, stop_at=2) is None
     assert [row["at"] for row in rows(table)] == ["0.0", "1.0", "2.0"]
