@@ -201,9 +201,9 @@ class Saves:
         import torch
 
         from getiaction_launch.run.run import Run
-        from getiaction_launch.worker.background_io import BackgroundCheckpointIO
         from getiaction_launch.worker.progress import ProgressReport
-        from getiaction_launch.worker.saver import CheckpointSaver
+        from getiaction_launch.worker.saving.background_io import BackgroundCheckpointIO
+        from getiaction_launch.worker.saving.saver import CheckpointSaver
 
         run = Run(self.folder / "act" / "version_0")
         run.launch_directory.mkdir(parents=True)

@@ -328,7 +328,7 @@ class LeRobotDataModule(LightningDataModule):
         pin_memory = torch.cuda.is_available() if self.pin_memory == "auto" else self.pin_memory
         return {
             "batch_size": batch_size,
-            "collate_fn": Collate(dataset.object_keys) if dataset.object_keys else None,
+            "collate_fn": Collate(keys) if (keys := _object_keys(dataset)) else None,
             "num_workers": num_workers,
             "pin_memory": pin_memory,
             "persistent_workers": self.persistent_workers and num_workers > 0,
@@ -340,3 +340,10 @@ def _ready(dataset: LeRobotDataset | None) -> LeRobotDataset:
         msg = "the datamodule has no data yet. Call setup() before you ask for a loader."
         raise DatasetError(msg)
     return dataset
+
+
+def _object_keys(dataset: Any) -> frozenset[str]:  # noqa: ANN401 - users replace datasets
+    """Find the keys of Python objects, also of a dataset that was put into a `Subset`."""
+    while not hasattr(dataset, "object_keys") and hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    return getattr(dataset, "object_keys", frozenset())

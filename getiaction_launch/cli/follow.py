@@ -9,10 +9,10 @@ from typing import TextIO
 from getiaction_launch.cli import show
 from getiaction_launch.errors import UnreachableError
 from getiaction_launch.launch import submit
+from getiaction_launch.launch.logs import log_files, read_lines
 from getiaction_launch.launch.status import LOST_SECONDS
 from getiaction_launch.plan.text import clean_line
 from getiaction_launch.run.attempt import last_attempt
-from getiaction_launch.run.logs import log_files, read_lines
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
 

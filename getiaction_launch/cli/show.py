@@ -176,6 +176,8 @@ def phase(status: RunStatus) -> str:
     values = {str(name).removesuffix("_step"): metrics[name] for name in names if name}
     words += [f"{name} {value:.4g}" for name, value in values.items()][:2]
     words += warnings(progress)
+    if progress.notice:
+        words.append(f"resumed in this epoch: {shorten(progress.notice)}")
     if error := progress.checkpoint_error:
         words.append(f"no checkpoint can be saved: {shorten(error)}")
     if error := progress.upload_error:

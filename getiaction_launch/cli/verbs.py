@@ -25,12 +25,12 @@ from getiaction_launch.cli.launching import launch, parser_of, prepare
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.errors import LaunchError, UsageError
 from getiaction_launch.launch import submit
-from getiaction_launch.launch.below import contents_of, kind_of, runs_below
+from getiaction_launch.launch.below import contents_of, runs_below
 from getiaction_launch.plan.plan import DEFAULT_ROOT
 from getiaction_launch.plan.text import clean_line
 from getiaction_launch.run.attempt import last_attempt
 from getiaction_launch.run.run import find_run, list_runs
-from getiaction_launch.storage.paths import is_remote, open_path
+from getiaction_launch.storage.paths import is_remote, kind_of, open_path
 from getiaction_launch.system.gpus import visible_gpus
 
 

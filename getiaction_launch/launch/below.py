@@ -7,7 +7,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from getiaction_launch.run.run import ROUND_TRIPS, Run
-from getiaction_launch.storage.paths import file_system, is_remote, modified_at, reaching
+from getiaction_launch.storage.keys import why_refused
+from getiaction_launch.storage.paths import (
+    file_system,
+    is_remote,
+    kind_of,
+    modified_at,
+    reaching,
+)
+
+__all__ = ["contents_of", "kind_of", "runs_below"]
 
 DEEPEST = 4
 """How many levels below a directory to look: ``bucket/team/experiments/name/version_N``."""
@@ -42,7 +51,8 @@ def runs_below(place: str) -> list[Run]:
 
 def _submitted_at(directory: Path) -> float | None:
     # A version without a plan was not launched, or is being discarded.
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+    denied = () if is_remote(directory) else (PermissionError,)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, *denied):
         return modified_at(directory / "launch" / "plan.json")
     return None
 
@@ -53,30 +63,16 @@ def _folders(directory: Path) -> list[Path]:
 
 def _entries(directory: Path) -> Iterable[tuple[str, bool]]:
     """List the names in a directory, each with whether it is a directory itself."""
-    with reaching(directory), contextlib.suppress(*_NOT_THERE):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if is_remote(directory):
-            fs, key = file_system(directory)
-            found = fs.ls(key, detail=True)
+            with reaching(directory):  # which is for it to say whether a bucket is missing
+                fs, key = file_system(directory)
+                found = fs.ls(key, detail=True)
             names = [(info["name"].rstrip("/").rpartition("/")[2], info) for info in found]
-            return [(name, info["type"] == "directory") for name, info in names if name]
-        with os.scandir(directory) as entries:
+            return [(n, info["type"] == "directory") for n, info in names if not why_refused(n)]
+        with contextlib.suppress(PermissionError), os.scandir(directory) as entries:
             return [(entry.name, entry.is_dir()) for entry in entries if entry.name[0] != "."]
     return []
-
-
-_NOT_THERE = (FileNotFoundError, NotADirectoryError, PermissionError)
-
-
-def kind_of(place: Path) -> str | None:
-    """Return whether a path or URL is a ``file`` or a ``directory``; None if it does not exist.
-
-    Raises:
-        StorageError: If remote storage does not answer.
-    """
-    with reaching(place):
-        if place.is_dir():
-            return "directory"
-        return "file" if place.exists() else None
 
 
 def contents_of(directory: Path) -> str:

@@ -22,6 +22,7 @@ from getiaction_launch.launch.trust import check_owner
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.plan.sharding import check_sharding
 from getiaction_launch.plan.spec import parse
+from getiaction_launch.plan.strategy import check_strategy
 from getiaction_launch.run.records import JobRecord, Progress, read_attempts
 from getiaction_launch.run.restart import reopen
 from getiaction_launch.run.run import Run
@@ -269,6 +270,7 @@ def _check_place(plan: Plan, backend: Backend) -> None:
             f"export {missing[0]}=..., or remove it from the cluster config.",
         )
     check_sharding(plan)
+    check_strategy(plan)
     check_installed(backend)
     backend.check(plan)
     check_root(plan.root)

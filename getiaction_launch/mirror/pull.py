@@ -20,6 +20,7 @@ from getiaction_launch.storage.paths import (
     kind_of,
     modified_at,
     reaching,
+    remove,
 )
 from getiaction_launch.storage.segment import name_and_number
 from getiaction_launch.storage.tree import find, place_below
@@ -87,11 +88,14 @@ def pull_run(run: Run, target: Path, watch: Callable[[int, int], None]) -> None:
     if target.exists():
         raise _already_exists(run, target)
     fs, root = file_system(run.directory)
-    target.mkdir(parents=True)
+    # A download that is interrupted must not leave what looks like the whole run.
+    arriving = target.with_name(f".{target.name}.partial")
+    remove(arriving)
+    arriving.mkdir(parents=True)
     places: dict[str, Path] = {}
     for file in files:  # all before the first download, and by one thread: names may be the same
         with _saying_refused(file.path):
-            places[file.path] = place_below(target, file.path, create=True)
+            places[file.path] = place_below(arriving, file.path, create=True)
     files = [file for file in files if file.path in places]
     total, done = sum(file.size_bytes for file in files), 0
 
@@ -108,6 +112,7 @@ def pull_run(run: Run, target: Path, watch: Callable[[int, int], None]) -> None:
         for size_bytes in pool.map(download_file, files):
             done += size_bytes
             watch(done, total)
+    arriving.rename(target)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from getiaction_launch.errors import CheckError, RecordError, StorageError
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.text import shorten
 from getiaction_launch.run.checkpoint import newest
+from getiaction_launch.run.finished import remove_needless
 from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.records import (
     AttemptRecord,
@@ -185,6 +186,8 @@ class Attempt:
         if ending.state is JobState.SUCCEEDED:
             # Only this file means success; it repeats what rank 0 last reported.
             Done(**progress.__dict__, finished_at=time.time()).write(self.run)
+            with contextlib.suppress(OSError, StorageError):  # they only take space
+                remove_needless(self.run)
         record = AttemptRecord.read(self.run, self.number) or AttemptRecord(self.number)
         write_end(self.run, replace(record, last_step=progress.step), ending)
 

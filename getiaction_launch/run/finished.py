@@ -6,7 +6,6 @@ once the marker ``fit_N.json`` lies next to it, as for
 :mod:`~getiaction_launch.run.checkpoint`. A later attempt restores it instead of training again.
 """
 
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from getiaction_launch.errors import RecordError
 from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.run.checkpoint import files_of, sync_directory
 from getiaction_launch.run.run import Run
-from getiaction_launch.storage.paths import children, read_json, write_json
+from getiaction_launch.storage.paths import children, read_json, remove, write_json
 
 PLACE = "launch/finished/checkpoints"
 """Where the end states are, relative to the run's directory; the mirror uploads checkpoints."""
@@ -31,6 +30,7 @@ class FinishedFit:
         batches: Training batches of the whole fit.
         size_bytes: Size of the file, or of all files in the directory.
         saved_at: When it was saved, in seconds since the epoch.
+        is_kept: Whether the user's callbacks have kept a checkpoint of this fit in the run.
     """
 
     fit: int
@@ -39,6 +39,7 @@ class FinishedFit:
     batches: int
     size_bytes: int
     saved_at: float
+    is_kept: bool = False
 
 
 def path_of(run: Run, fit: int) -> Path:
@@ -68,7 +69,14 @@ def finished_fits(run: Run) -> dict[int, FinishedFit]:
 
 
 def commit_finished(
-    run: Run, fit: int, *, attempt: int, program: str, batches: int, saved_at: float
+    run: Run,
+    fit: int,
+    *,
+    attempt: int,
+    program: str,
+    batches: int,
+    saved_at: float,
+    is_kept: bool,
 ) -> None:
     """Make the end state at :func:`partial_of` count.
 
@@ -79,6 +87,7 @@ def commit_finished(
         program: Digest of what was trained.
         batches: Training batches of the whole fit.
         saved_at: When it was saved, in seconds since the epoch.
+        is_kept: Whether the user's callbacks have kept a checkpoint of this fit in the run.
 
     Raises:
         OSError: If the disk refuses a write; the end state does not count then.
@@ -86,13 +95,28 @@ def commit_finished(
     partial, path = partial_of(run, fit), path_of(run, fit)
     marker = path.with_suffix(".json")
     marker.unlink(missing_ok=True)  # never one state with the marker of another
-    if path.is_dir():
-        shutil.rmtree(path)
+    if path.is_dir() or partial.is_dir():
+        remove(path)  # a rename replaces files by files only
     partial.replace(path)
     sync_directory(path.parent)
-    record = FinishedFit(fit, attempt, program, batches, _size_bytes(path), saved_at)
+    size_bytes = _size_bytes(path)
+    record = FinishedFit(fit, attempt, program, batches, size_bytes, saved_at, is_kept)
     write_json(marker, asdict(record))
     sync_directory(path.parent)
+
+
+def remove_needless(run: Run) -> None:
+    """Remove the end states of a run that has finished, but those of fits that kept nothing else.
+
+    Raises:
+        OSError: If a file cannot be removed.
+        StorageError: If remote storage does not answer.
+    """
+    for fit, record in finished_fits(run).items():
+        if record.is_kept:
+            # The marker first: an end state that is removed in part must not count.
+            remove(path_of(run, fit).with_suffix(".json"))
+            remove(path_of(run, fit))
 
 
 def _size_bytes(path: Path) -> int:

@@ -236,13 +236,13 @@ class Progress(Record):
         best: The best value so far of each metric that a ``ModelCheckpoint`` monitors.
         checkpoint_step: Steps up to the newest committed checkpoint.
         checkpoint_error: Why no checkpoint can be saved at present.
-        notice: What the current epoch repeats or skips since training resumed.
         upload_error: Why no checkpoint can be uploaded at present.
         is_writing_checkpoint: Whether a checkpoint is being written in the background.
         updated_at: When this was written, in seconds since the epoch.
         monitored: What the user's callbacks and schedulers monitor, the most important first.
         not_finite: Since which step the loss and other metrics have been NaN or infinite.
         checkpoints: Paths of the ``best``, the ``last`` and the launcher's ``own`` checkpoint.
+        notice: What the current epoch repeats or skips since training resumed.
         reported: Names of the values that have been reported; not written itself.
     """
 
@@ -259,13 +259,13 @@ class Progress(Record):
     best: dict[str, float] = field(default_factory=dict)
     checkpoint_step: int | None = None
     checkpoint_error: str | None = None
-    notice: str | None = None
     upload_error: str | None = None
     is_writing_checkpoint: bool = False
     updated_at: float | None = None
     monitored: list[str] = field(default_factory=list)
     not_finite: dict[str, int] = field(default_factory=dict)
     checkpoints: dict[str, str] = field(default_factory=dict)
+    notice: str | None = None
     reported: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @classmethod

@@ -12,6 +12,7 @@ from dataclasses import replace
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import EXIT_FAILED, Ending, attempts_of, record_end, write_end
 from getiaction_launch.run.checkpoint import newest
+from getiaction_launch.run.finished import finished_fits
 from getiaction_launch.run.node_records import WORKER_DIED
 from getiaction_launch.run.records import AttemptRecord, Cancel, Done, Progress, read_attempts
 from getiaction_launch.run.run import Run
@@ -32,6 +33,8 @@ _INTERRUPTIONS = {
     Cause.CANCEL: "cancelled by you",
 }
 _SILENT = Ending(JobState.FAILED, Cause.NODE_FAILURE, "it ended without recording why")
+EPOCH_RESTARTS = 2
+"""How often an epoch may begin anew before the run is not restarted any more."""
 CANCELLED = Ending(JobState.CANCELLED, Cause.CANCEL, "cancelled by you")
 """How a cancelled run ends."""
 
@@ -119,6 +122,9 @@ def allow_another(run: Run, ending: Ending) -> Ending:
     if ending.cause is Cause.TIME_LIMIT and _stands_still(run, records):
         reason = f"{ending.reason} (not restarted: two attempts in a row saved no progress)"
         return Ending(JobState.INTERRUPTED, ending.cause, reason)
+    if budget == "interruptions" and (repeated := _repeated_epoch(run)):
+        reason = f"{ending.reason} (not restarted: {repeated})"
+        return Ending(JobState.INTERRUPTED, ending.cause, reason)
     return replace(ending, goes_on=True)
 
 
@@ -128,9 +134,23 @@ def _stands_still(run: Run, records: Sequence[AttemptRecord]) -> bool:
     before, last = records[-2:]
     if before.cause != Cause.TIME_LIMIT:
         return False  # a preemption may come before the first step, and again
+    if any(fit.attempt >= before.number for fit in finished_fits(run).values()):
+        return False
     checkpoint = newest(run)
-    newest_step = checkpoint.step if checkpoint else 0
-    return before.first_step == last.first_step == newest_step
+    path = str(checkpoint.path) if checkpoint else None
+    return before.resume_from == last.resume_from == path
+
+
+def _repeated_epoch(run: Run) -> str | None:
+    """Say which epoch is begun anew in every attempt; None if none is."""
+    checkpoint = newest(run)
+    if checkpoint is None or (checkpoint.restarts or 0) < EPOCH_RESTARTS:
+        return None
+    return (
+        f"epoch {checkpoint.epoch} was begun anew {checkpoint.restarts} times and not finished, "
+        "since its data loader does not resume; give it state_dict() and load_state_dict(), or "
+        "make the epoch shorter with limit_train_batches"
+    )
 
 
 def reopen(run: Run) -> AttemptRecord | None:

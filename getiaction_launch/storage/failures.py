@@ -33,7 +33,7 @@ def in_words(error: BaseException, fs: Any, key: str) -> BaseException:  # noqa:
 
     Args:
         error: What the file system has raised.
-        fs: The file system.
+        fs: The fsspec file system that raised it.
         key: The key of the file or directory.
     """
     if not (_code_of(error) or "").isdigit() or "s3" not in fs.protocol:

@@ -1,11 +1,17 @@
 """A directory on remote storage with everything in it, and its files' places on a disk."""
 
+import errno
 import os
 from pathlib import Path
 
 from getiaction_launch.errors import StorageError
 from getiaction_launch.storage.keys import Found, split, why_refused
 from getiaction_launch.storage.paths import file_system, reaching
+
+_OF_NAMES = {
+    *(errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.ELOOP),
+    *(errno.ENOTDIR, errno.EISDIR),
+}
 
 
 def find(directory: Path) -> Found:
@@ -32,6 +38,7 @@ def place_below(directory: Path, path: str, *, create: bool = False) -> Path:
     Raises:
         StorageError: If the path leaves the directory, also by a link in it, or the file system
             cannot have such a file. The message has only the reason.
+        OSError: If the disk refuses for another reason.
     """
     if reason := why_refused(path):
         raise StorageError(reason)
@@ -45,6 +52,8 @@ def place_below(directory: Path, path: str, *, create: bool = False) -> Path:
     except FileExistsError:
         reason = "another file has this name, or one that counts as the same"
     except OSError as error:
+        if error.errno not in _OF_NAMES:  # a full disk is another matter
+            raise
         reason = f"this machine cannot have such a file: {error.strerror}"
     if reason:
         raise StorageError(reason)

@@ -9,8 +9,8 @@ save them:
 
 - the running means behind ``self.log(on_epoch=True)`` in training, so in an epoch that was
   interrupted these metrics cover only its later part;
-- gradients that manual optimization accumulates over several batches;
-- the state of objects outside the checkpoint.
+- gradients that manual optimization accumulates over several batches, and the state of objects
+  outside the checkpoint.
 """
 
 import contextlib
@@ -54,14 +54,14 @@ from getiaction_launch.worker.lightning_seams import (
 )
 from getiaction_launch.worker.loaders import prepare_loader
 from getiaction_launch.worker.loggers.histories import Histories
-from getiaction_launch.worker.origin import allow_own_classes, weights_only_for
 from getiaction_launch.worker.progress import ProgressReport, say
-from getiaction_launch.worker.saver import (
+from getiaction_launch.worker.saving.origin import allow_own_classes, weights_only_for
+from getiaction_launch.worker.saving.saver import (
     CheckpointSaver,
     gather_rank_states,
     own_rank_state,
 )
-from getiaction_launch.worker.sharding import check_strategy
+from getiaction_launch.worker.saving.sharding import check_strategy
 
 WORKER_VARIABLE = "GETIACTION_LAUNCH_WORKER"
 """A worker sets it to its own process id. Its child processes inherit it, but not the id."""
@@ -187,10 +187,10 @@ class Interruption(Callback):
         if self._fit.is_finished:
             if trainer.is_global_zero:
                 say(f"fit {self._fit.number} was finished by an earlier attempt: not repeated.")
-            return
-        train()
-        if self._plan.script and self._fit != UNSAVED:
-            self._saver.save_end(trainer, self._fit)
+        else:
+            train()
+        if self._fit != UNSAVED:
+            self._saver.keep_end(trainer, self._fit, is_program=bool(self._plan.script))
 
     def _restore_end(self, trainer: Trainer) -> None:
         """Leave the Trainer as a fit does that has just trained."""
@@ -278,8 +278,7 @@ class Interruption(Callback):
         if state := self._resumed.pop("random", None):
             # Not earlier, since the user's on_train_start may draw random numbers.
             set_random_state(state)
-        can_resume = self._epoch_order.before_fetch()
-        if not can_resume:
+        if not self._epoch_order.before_fetch():
             return
         self._batches += 1
         is_epoch_over, self._epoch = self._epoch < trainer.current_epoch, trainer.current_epoch
@@ -333,8 +332,7 @@ class Interruption(Callback):
 def _errors_after_sigterm() -> Iterator[None]:
     """Treat an error that follows SIGTERM as an interruption.
 
-    It usually comes from a loader process that SIGTERM killed while it was starting, or from a rank
-    that has already left. A genuine error of the user's code comes again in the next attempt.
+    It usually comes from a killed loader process, or a rank that has left; a genuine one returns.
     """
     try:
         yield

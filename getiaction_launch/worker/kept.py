@@ -68,7 +68,7 @@ def _paths(callback: ModelCheckpoint) -> Iterator[str]:
 
 
 def _exists(trainer: Trainer, path: str) -> bool:
-    from getiaction_launch.worker.background_io import BackgroundCheckpointIO
+    from getiaction_launch.worker.saving.background_io import BackgroundCheckpointIO
 
     io = trainer.strategy.checkpoint_io
     known = io.exists(path) if isinstance(io, BackgroundCheckpointIO) else None

@@ -41,7 +41,7 @@ class Replaced:
     Args:
         owner: The object whose method is replaced.
         name: Name of the method.
-        function: Called instead.
+        function: What is called in place of the method.
     """
 
     def __init__(self, owner: object, name: str, function: Callable[..., Any]) -> None:

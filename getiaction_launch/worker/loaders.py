@@ -39,7 +39,8 @@ def prepare_loader(loader: object, trainer: "Trainer") -> None:
         context = loader.multiprocessing_context or multiprocessing.get_context()
         loader.multiprocessing_context = shielded_context(context)
     # Lightning sets the epoch after making the first iterator, whose processes may read ahead.
-    if set_epoch := getattr(loader.sampler, "set_epoch", None):
+    set_epoch = getattr(loader.sampler, "set_epoch", None)
+    if set_epoch and trainer.current_epoch:
         set_epoch(trainer.current_epoch)
 
 

@@ -49,9 +49,24 @@ class ProgressReport(Callback):
         self._next_at = 0.0
         self._losses = LossWatch()
         self._not_finite: dict[str, int] = {}
+        self._earlier: dict[str, str] = {}
+        self._own: dict[str, str] = {}
         # The spec has been parsed by now, and its objects are being built.
         if os.environ.get("RANK", "0") == "0" and run.directory not in _reports:
             self.update(phase="starting")
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember which checkpoints earlier fits of the program have kept."""
+        del trainer, pl_module
+        self._earlier, self._own = self._report.checkpoints, {}
+
+    def keep(self, own: str) -> None:
+        """Report the end state of this fit, which the launcher keeps as the only checkpoint.
+
+        Args:
+            own: Its path, relative to the run's directory.
+        """
+        self._own = {"own": own}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report how many steps and epochs there are."""
@@ -66,6 +81,12 @@ class ProgressReport(Callback):
                 total_steps=total_batches(trainer),
                 max_epochs=None if trainer.max_epochs is None else int(trainer.max_epochs),
             )
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget what the epoch before repeated; a resumed epoch does not start."""
+        del pl_module
+        if trainer.is_global_zero and self._report.notice:
+            self.update(notice=None)
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor
@@ -127,7 +148,7 @@ class ProgressReport(Callback):
             metrics=metrics,
             monitored=monitored(trainer),
             not_finite=self._since_when(batches_done(trainer), metrics),
-            checkpoints=named_checkpoints(trainer, self._run),
+            checkpoints=self._earlier | named_checkpoints(trainer, self._run) | self._own,
             best={
                 callback.monitor: float(callback.best_model_score)
                 for callback in trainer.checkpoint_callbacks

@@ -8,7 +8,7 @@ from clusters import ceph, debian, slurm
 from reader import ROOT, blocks, shell
 
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
-SETUP, TESTS = (code for kind, code in blocks("CONTRIBUTING.md") if kind == "bash")
+SETUP, TESTS, OLDEST = (code for kind, code in blocks("CONTRIBUTING.md") if kind == "bash")
 PACKAGES, REQUIRE, RELEASE = (code for kind, code in blocks("CONTRIBUTING.md") if not kind)
 BY_HAND = re.findall(r"`(?:\w+=\S+ )?(python tests/clusters/.*?)`", PAGE)
 
@@ -42,6 +42,20 @@ def test_commands_find_tests(command):
     result = shell(f"{command.replace('-n1', '-n0')} --collect-only -q", ROOT)
     assert result.returncode == 0, result.stdout
     assert re.search(r"[1-9]\d* tests collected", result.stdout)
+
+
+def test_the_oldest_versions_are_tested_on_every_part():
+    """The command installs the file that tests/lint checks, and selects tests of each folder."""
+    environment, install, run = OLDEST.strip().split(" && ")
+    assert environment == "python3 -m venv oldest"
+    assert "-c constraints-oldest.txt -e" in install
+    command = re.sub(r"^.*?oldest/bin/", "", run)
+    result = shell(f"{command} --numprocesses=0 --collect-only -q", ROOT)
+    assert result.returncode == 0, result.stdout
+    found = set(re.findall(r"^tests/[\w/]+\.py", result.stdout, re.MULTILINE))
+    files = {"tests/unit/test_spec.py", "tests/contract/test_backend.py"}
+    assert files | {"tests/contract/test_ray.py", "tests/contract/test_local.py"} <= found
+    assert "tests/contract/test_slurm.py" not in found
 
 
 @pytest.mark.parametrize("command", BY_HAND)

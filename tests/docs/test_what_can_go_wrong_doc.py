@@ -13,7 +13,7 @@ ROWS = [line for line in LINES if re.match(r"\| (?!-|what goes wrong)", line)]
 
 
 @functools.cache
-def tests_in(path: Path) -> set[str]:
+def names_in(path: Path) -> set[str]:
     """Return the names of the tests in a file."""
     tree = ast.parse(path.read_text())
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
@@ -34,4 +34,4 @@ def test_each_row_names_tests_that_exist(row):
     assert found
     assert ", ".join(f"[`{name}`](../{path})" for name, path in found) == shown
     for name, path in found:
-        assert name in tests_in(ROOT / path), (name, path)
+        assert name in names_in(ROOT / path), (name, path)

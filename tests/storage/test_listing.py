@@ -2,9 +2,9 @@
 
 import pytest
 
-from getiaction_launch.launch.below import contents_of, kind_of, runs_below
+from getiaction_launch.launch.below import contents_of, runs_below
 from getiaction_launch.run.run import Run
-from getiaction_launch.storage.paths import open_path
+from getiaction_launch.storage.paths import kind_of, open_path
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,15 @@ import shutil
 import pytest
 from staged import append, names, sync
 
+from getiaction_launch.launch.logs import read_lines
 from getiaction_launch.mirror.staging import Staging
 from getiaction_launch.node import guard as guard_module
 from getiaction_launch.node.guard import Guard
 from getiaction_launch.plan.plan import Plan, Topology
-from getiaction_launch.run import rotation
 from getiaction_launch.run.lease import Lease, holding_lease, last_sign_of_life
-from getiaction_launch.run.logs import read_lines
 from getiaction_launch.run.records import JobRecord
 from getiaction_launch.run.run import Run
+from getiaction_launch.storage import rotation
 from getiaction_launch.storage.paths import file_system, remove
 from getiaction_launch.system.stop import StopRequest
 

@@ -32,8 +32,8 @@ def background(tmp_path):
     """Saves in the background, and nobody has asked it for anything yet."""
     from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-    from getiaction_launch.worker.background_io import BackgroundCheckpointIO
     from getiaction_launch.worker.progress import ProgressReport
+    from getiaction_launch.worker.saving.background_io import BackgroundCheckpointIO
 
     run = Run(tmp_path / "act" / "version_0")
     run.launch_directory.mkdir(parents=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from getiaction_launch.run.checkpoint import commit, partial_path
-from getiaction_launch.worker.background_io import BackgroundCheckpointIO, SaveRequest
+from getiaction_launch.worker.saving.background_io import BackgroundCheckpointIO, SaveRequest
 from getiaction_launch.worker.progress import ProgressReport
 from getiaction_launch.run.run import Run
 

@@ -7,8 +7,7 @@ from subprocess import Popen
 import pytest
 
 from getiaction_launch.errors import CheckError
-from getiaction_launch.node import conductor
-from getiaction_launch.node import node as node_module
+from getiaction_launch.node import conductor, deaths
 from getiaction_launch.node.conductor import drive
 from getiaction_launch.node.sidecar import NodeLostError
 from getiaction_launch.plan.plan import Plan, Restarts, Topology
@@ -116,7 +115,7 @@ def test_node_that_the_kernel_killed_for_memory_is_named(run, monkeypatch, kills
     """Its own process is gone; the count of this machine's control group says why."""
     counts = iter(2 * kills)
     monkeypatch.setattr(conductor, "count_oom_kills", counts.__next__)
-    monkeypatch.setattr(node_module, "count_oom_kills", counts.__next__)
+    monkeypatch.setattr(deaths, "count_oom_kills", counts.__next__)
     nodes = Nodes([[0, "killed"], [0, "killed"]])
     ending = drive(run, nodes.place, never)
     assert (ending.state, ending.cause) == (JobState.FAILED, cause)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from getiaction.data import Collate, DatasetError, LeRobotDataModule, LeRobotDataset
 from getiaction.policies import ACT
@@ -125,6 +125,8 @@ def test_objects_are_lists_in_a_batch(tmp_path: Path) -> None:
         assert batch["action"].shape[0] == 3
     dataset = data.train_dataset
     assert dataset is not None
+    data.train_dataset = Subset(dataset, [0, 1, 2])  # as users do it
+    assert len(next(iter(data.train_dataloader()))["language_events"]) == 3
     own = DataLoader(dataset, batch_size=2, collate_fn=Collate(dataset.object_keys), num_workers=1)
     assert next(iter(own))["nested"] == [[[1], [2, 3]], []]
 

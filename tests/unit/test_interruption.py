@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from getiaction_launch.run.checkpoint import newest
 from getiaction_launch.storage.paths import write_json
-from getiaction_launch.worker import interruption, saver
+from getiaction_launch.worker import interruption
 from getiaction_launch.worker.interruption import callbacks
+from getiaction_launch.worker.saving import saver
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch.distributed.checkpoint as dcp
 from getiaction_launch.errors import CheckError
 from getiaction_launch.run.checkpoint import Marker, commit, partial_path
 from getiaction_launch.run.run import Run
-from getiaction_launch.worker.origin import allow_own_classes, weights_only_for
+from getiaction_launch.worker.saving.origin import allow_own_classes, weights_only_for
 
 
 @dataclass

@@ -6,7 +6,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy, Strategy
 from tiny import EPOCHS
 
 from getiaction_launch.mirror.removals import JOURNAL, forget_removals, read_removals
-from getiaction_launch.worker.removals import watch_removals
+from getiaction_launch.worker.saving.removals import watch_removals
 
 
 @pytest.fixture(autouse=True)

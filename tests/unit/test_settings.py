@@ -350,7 +350,7 @@ def test_option_that_this_ray_does_not_have_is_refused(tmp_path, monkeypatch):
 
     plan = make_plan(tmp_path)
     monkeypatch.setattr(ray_backend, "connect", lambda _: JobSubmissionClient)
-    RayBackend(ray={"entrypoint_num_cpus": 1, "entrypoint_label_selector": {}}).check(plan)
+    RayBackend(ray={"entrypoint_num_cpus": 1, "entrypoint_memory": 1}).check(plan)
     with pytest.raises(ClusterConfigError, match=r"--ray entrypoint_num_cpu: .*no such") as error:
         RayBackend(ray={"entrypoint_num_cpu": 1}).check(plan)
     assert "Did you mean 'entrypoint_num_cpus'?" in str(error.value)

@@ -8,7 +8,7 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from getiaction_launch.errors import CheckError
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.plan.sharding import check_sharding
-from getiaction_launch.worker.sharding import check_strategy
+from getiaction_launch.worker.saving.sharding import check_strategy
 
 SHARDED = [
     ["--trainer.strategy=fsdp"],

@@ -6,7 +6,7 @@ import io
 import pytest
 import torch
 
-from getiaction_launch.worker.snapshot import LARGE_BYTES, SnapshotMemory
+from getiaction_launch.worker.saving.snapshot import LARGE_BYTES, SnapshotMemory
 
 NUMBERS = LARGE_BYTES // 4
 

@@ -10,6 +10,14 @@ import pytest
 from getiaction_launch.system.stop import StopRequest, on_sigterm
 
 
+@pytest.fixture(autouse=True)
+def _no_nohup():
+    """The tests may run under nohup(1), which has SIGHUP ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def test_hangup_and_what_follows_it_are_one_request():
     """Systemd sends SIGTERM and SIGHUP to all processes of a session at its end."""
     before = signal.getsignal(signal.SIGHUP)

@@ -133,7 +133,8 @@ class Worker:
         trainer = Trainer(**{**QUIET, **directory, "max_epochs": EPOCHS, **words})
         seed_everything(2, verbose=False)
         try:
-            trainer.fit(model, data or loader(), loader(), ckpt_path=ckpt_path)
+            train = loader() if data is None else data
+            trainer.fit(model, train, loader(), ckpt_path=ckpt_path)
         except Interrupted:
             return None
         return {

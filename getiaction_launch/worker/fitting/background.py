@@ -10,7 +10,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from getiaction_launch.run.run import Run
-from getiaction_launch.worker.background_io import BackgroundCheckpointIO
 from getiaction_launch.worker.lightning_seams import (
     keeps_account_of,
     looking_ahead,
@@ -18,6 +17,7 @@ from getiaction_launch.worker.lightning_seams import (
     writes_one_file,
 )
 from getiaction_launch.worker.progress import ProgressReport
+from getiaction_launch.worker.saving.background_io import BackgroundCheckpointIO
 
 
 @contextlib.contextmanager

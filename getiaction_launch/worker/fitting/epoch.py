@@ -144,15 +144,16 @@ class Epoch:
         self.restarts = resumed["restarts"]
         if all(_has_state(loader) for loader in self._loaders):
             return
-        batches = f"its first {number} batches, which were trained on before, are "
+        batches = "batch 0" if number == 1 else f"batches 0 to {number - 1}"
+        batches += " of this epoch, on which it was trained before"
         if takes_batches_itself(self._trainer) or any(map(_has_state, self._loaders)):
             self.restarts += 1
-            self.note = f"{batches}trained on again."
+            self.note = f"training again on {batches}."
         elif len(skips) == len(self._loaders) and all(s.is_within for s in skips):
-            self.note = f"{batches}skipped"
+            self.note = f"skipping {batches}"
             if not all(_is_repeatable(loader) for loader in self._loaders):
                 name = type(self._loaders[0].sampler).__name__
-                self.note += f", which is exact if {name} returns the same order again"
+                self.note += f"; exact if {name} returns the same order again"
             self.note += "."
         else:
             for skip in skips:
@@ -160,7 +161,7 @@ class Epoch:
             if not reads_ahead(self._trainer):
                 self._set(resumed["at_fetch"])
             take_batches(self._trainer, number)
-            self.note = f"{batches}read and skipped, which is exact if it repeats their order."
+            self.note = f"reading and skipping {batches}; exact if the loader repeats its order."
         if self._trainer.is_global_zero:
             say(_BEGINNING + self.note)
 

@@ -51,8 +51,11 @@ class Fits:
 
     def __init__(self, run: Run, checkpoint: Checkpoint | None, attempt: int) -> None:
         self._run, self._checkpoint = run, checkpoint
-        finished = finished_fits(run).items()
-        self._finished = {fit: record for fit, record in finished if record.attempt < attempt}
+        self._finished = {
+            fit: end
+            for fit, end in finished_fits(run).items()
+            if end.attempt < attempt and not _is_newer(checkpoint, end)
+        }
         self._last = -1
 
     @classmethod
@@ -112,3 +115,12 @@ class Fits:
                 f"than in an earlier attempt: {what}."
             )
         return number
+
+
+def _is_newer(checkpoint: Checkpoint | None, end: FinishedFit) -> bool:
+    """Whether a fit has been trained again since its end was saved."""
+    return (
+        checkpoint is not None
+        and checkpoint.fit == end.fit
+        and (checkpoint.attempt, checkpoint.saved_at) > (end.attempt, end.saved_at)
+    )

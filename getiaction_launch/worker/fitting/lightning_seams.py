@@ -71,13 +71,13 @@ def makes_iterator(trainer: Trainer) -> bool:
 def training_loaders(trainer: Trainer) -> list[Any]:
     """Return the loaders of the fit; the public property has them in the user's own structure."""
     combined = trainer.fit_loop._combined_loader  # noqa: SLF001
-    return list(combined.flattened) if combined else []
+    return [] if combined is None else list(combined.flattened)  # it may have no length
 
 
 def loader_states(trainer: Trainer) -> list[Any]:
     """Return what a checkpoint would hold of the loaders; only the loop's state has it."""
     combined = trainer.fit_loop._combined_loader  # noqa: SLF001
-    return combined._state_dicts() if combined else []  # noqa: SLF001
+    return [] if combined is None else combined._state_dicts()  # noqa: SLF001
 
 
 def load_left_states(trainer: Trainer) -> None:

@@ -23,10 +23,10 @@ def own_interruption(
     """Find the launcher's callback of a Trainer, and give it new ones if it has not its own.
 
     Args:
-        trainer: The Trainer.
+        trainer: The Trainer whose callbacks are looked at.
         kinds: The classes of the launcher's callbacks, in the order in which ``make`` returns them.
             The first one has a method ``claim``.
-        make: Makes new callbacks.
+        make: Makes new callbacks of these classes.
     """
     untyped: Any = trainer  # its callbacks are set in another module
     found: list[Any] = [each for each in untyped.callbacks if isinstance(each, kinds)]

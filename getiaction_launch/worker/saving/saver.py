@@ -4,11 +4,10 @@ What happens to a checkpoint that is written in the background, in this order:
 
 1. **Gather**: ``Trainer.save_checkpoint`` collects the state on all ranks, and each rank adds what
    only it knows (:func:`gather_rank_states`).
-2. **Copy**: rank 0 copies the state into memory
-   (:class:`~getiaction_launch.worker.snapshot.SnapshotMemory`). Training continues here, unless it
-   is about to stop.
-3. **Write**: the thread of :class:`~getiaction_launch.worker.background_io.BackgroundCheckpointIO`
-   writes ``fit_F_step_S.partial``. If the disk refuses, the write is retried after a pause.
+2. **Copy**: rank 0 copies the state into memory (:mod:`~getiaction_launch.worker.saving.snapshot`).
+   Training continues here, unless it is about to stop.
+3. **Write**: the thread of :mod:`~getiaction_launch.worker.saving.background_io` writes
+   ``fit_F_step_S.partial``. If the disk refuses, the write is retried after a pause.
 4. **fsync**: the file is on the disk, not only in the page cache.
 5. **Rename**: it becomes ``fit_F_step_S.ckpt``, and the directory is synced.
 6. **Marker**: ``fit_F_step_S.json`` is written, also durably. From here on the checkpoint counts,
@@ -35,20 +34,21 @@ from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 from getiaction_launch.errors import CheckError
 from getiaction_launch.run.checkpoint import commit, partial_path, remove_partial
-from getiaction_launch.run.finished import commit_finished, partial_of
+from getiaction_launch.run.finished import commit_finished, partial_of, path_of
 from getiaction_launch.run.run import Run
-from getiaction_launch.worker.background_io import BackgroundCheckpointIO, SaveRequest
 from getiaction_launch.worker.fitting.batches import batches_done
 from getiaction_launch.worker.fitting.epoch import Epoch
 from getiaction_launch.worker.fitting.fits import Fit
 from getiaction_launch.worker.fitting.lightning_seams import save_quietly
 from getiaction_launch.worker.fitting.random_state import random_state
+from getiaction_launch.worker.kept import has_kept, place
 from getiaction_launch.worker.lightning_seams import (
     LightningState,
     fit_loop_state,
 )
 from getiaction_launch.worker.progress import STATE_KEY, ProgressReport, say
-from getiaction_launch.worker.removals import watch_removals
+from getiaction_launch.worker.saving.background_io import BackgroundCheckpointIO, SaveRequest
+from getiaction_launch.worker.saving.removals import watch_removals
 
 
 def gather_rank_states(trainer: Trainer, checkpoint: LightningState, epoch: Epoch) -> None:
@@ -146,7 +146,7 @@ class CheckpointSaver:
 
         Args:
             trainer: The Trainer whose state is saved.
-            fit: The ``Trainer.fit`` that is going on.
+            fit: The call of ``Trainer.fit`` that trains at present.
             reason: ``period``, or ``interruption``: then the checkpoint is committed when this
                 returns.
             restarts: How often the current epoch was begun anew.
@@ -188,15 +188,34 @@ class CheckpointSaver:
         if is_awaited:
             trainer.strategy.barrier("getiaction_launch: committed")  # no rank may leave earlier
 
-    def save_end(self, trainer: Trainer, fit: Fit) -> None:
-        """Save the end state of a fit on all ranks; a failure is logged, and the fit may repeat.
+    def keep_end(self, trainer: Trainer, fit: Fit, *, is_program: bool) -> None:
+        """Save the end state of a fit if no callback has kept a checkpoint; on all ranks.
 
         Args:
-            trainer: The Trainer, which has trained and is not torn down yet.
+            trainer: The Trainer, which has trained or restored the end, and is not torn down yet.
             fit: The ``Trainer.fit`` that is over.
+            is_program: Whether another fit may follow, so that the end state is needed to resume.
+
+        Raises:
+            CheckError: If the run would be left without weights.
+        """
+        is_kept = bool(trainer.strategy.broadcast(has_kept(trainer, self._run)))
+        if not fit.is_finished and (is_program or not is_kept):
+            self._save_end(trainer, fit, is_kept=is_kept)
+        if not is_kept and trainer.is_global_zero:
+            own = place(self._run, path_of(self._run, fit.number))
+            say(f"no callback has kept a checkpoint in the run, so {own} is kept.")
+            self._progress.keep(own)
+
+    def _save_end(self, trainer: Trainer, fit: Fit, *, is_kept: bool) -> None:
+        """Save the end state; if there are other weights, a failure is logged and costs only time.
+
+        Raises:
+            CheckError: If it fails and there are no other weights.
         """
         io = trainer.strategy.checkpoint_io
         background = io if isinstance(io, BackgroundCheckpointIO) else None
+        failures: list[Exception] = []
         request = SaveRequest(
             finish=functools.partial(
                 commit_finished,
@@ -206,11 +225,15 @@ class CheckpointSaver:
                 program=fit.program,
                 batches=batches_done(trainer),
                 saved_at=time.time(),
+                is_kept=is_kept,
             ),
-            fail=lambda error: say(f"the end of fit {fit.number} could not be saved: {error}"),
+            fail=failures.append,
             is_hidden=True,
         )
         path = partial_of(self._run, fit.number)
+        if trainer.is_global_zero:  # an end that does not fit this program any more
+            with contextlib.suppress(OSError):  # the save itself will report it
+                path.with_suffix(".json").unlink(missing_ok=True)
         if background:
             error = self._save(trainer, path, request, storage_options=request, is_end=True)
             background.wait()
@@ -219,6 +242,15 @@ class CheckpointSaver:
         if error:
             request.fail(error)
         trainer.strategy.barrier("getiaction_launch: end state")  # no rank may leave earlier
+        for failure in failures[:1]:
+            what = f"the end of fit {fit.number} could not be saved: {failure}"
+            say(what)
+            if not is_kept:
+                raise CheckError(
+                    f"{what}. No callback has kept a checkpoint either.",
+                    f"Make {path.parent} writable, with enough free space, and resume from the "
+                    f"last committed checkpoint: getiaction-launch resume {self._run.directory}",
+                ) from failure
 
     def _commit(self, step: int, **about: Any) -> None:  # noqa: ANN401 - as in commit
         commit(self._run, attempt=self._attempt, step=step, **about)

@@ -1,0 +1,1 @@
+"""Checkpoints: copied in memory at a step boundary, and written in the background."""

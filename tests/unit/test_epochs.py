@@ -1,0 +1,154 @@
+"""An epoch that is resumed in its middle sees each batch once, whatever its loader is."""
+
+import random
+
+import pytest
+import torch
+from lightning.pytorch.utilities import CombinedLoader
+from tiny import BATCHES, EPOCHS, ResumableLoader, Tiny, equal
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    WeightedRandomSampler,
+)
+
+from getiaction_launch.run.checkpoint import newest
+
+DATA = torch.rand(BATCHES * 2, 4, generator=torch.Generator().manual_seed(0))
+
+
+class Stream(IterableDataset):
+    """Samples in their order, with as many in each process as it is given."""
+
+    def __init__(self, kind: str = "plain") -> None:
+        self.kind = kind
+
+    def __iter__(self):
+        info = torch.utils.data.get_worker_info()
+        mine = DATA[info.id :: info.num_workers] if info else DATA
+        if self.kind == "shuffled":
+            mine = mine[torch.randperm(len(mine), generator=torch.Generator().manual_seed(3))]
+        for sample in mine:
+            yield sample + torch.rand(()) if self.kind == "noisy" else sample
+
+
+class Noisy(Dataset):
+    """Draws from every generator when it is read."""
+
+    def __len__(self):
+        return len(DATA)
+
+    def __getitem__(self, index):
+        return DATA[index] + torch.rand(()) + random.random()  # noqa: S311 - a user's
+
+
+class OwnOrder(Sampler):
+    """A sampler of the user's own."""
+
+    def __len__(self):
+        return len(DATA)
+
+    def __iter__(self):
+        return iter(torch.randperm(len(DATA)).tolist())
+
+
+def seeded():
+    """Make a generator of the user's own."""
+    return torch.Generator().manual_seed(5)
+
+
+class Length(IterableDataset):
+    """A stream that knows its length."""
+
+    def __len__(self):
+        return len(DATA)
+
+    def __iter__(self):
+        return iter(DATA)
+
+
+class OwnStream(ResumableLoader):
+    """A loader with state and without length."""
+
+    def __init__(self):
+        super().__init__(Stream(), batch_size=2)
+
+
+class Batches:
+    """What Lightning also takes as a loader."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __iter__(self):
+        return iter(DATA.split(self.size))
+
+
+LOADERS = {
+    "in order": lambda: DataLoader(DATA, batch_size=2),
+    "shuffled": lambda: DataLoader(DATA, batch_size=2, shuffle=True),
+    "shuffled by a generator": lambda: DataLoader(
+        DATA, batch_size=2, shuffle=True, generator=seeded()
+    ),
+    "sampler with a generator": lambda: DataLoader(
+        DATA, batch_size=2, sampler=RandomSampler(DATA, generator=seeded())
+    ),
+    "weighted": lambda: DataLoader(
+        DATA, batch_size=2, sampler=WeightedRandomSampler([1.0] * 5 + [3.0] * 5, 10)
+    ),
+    "own sampler": lambda: DataLoader(DATA, batch_size=2, sampler=OwnOrder()),
+    "noisy": lambda: DataLoader(Noisy(), batch_size=2, shuffle=True),
+    "in processes": lambda: DataLoader(DATA, batch_size=2, shuffle=True, num_workers=1),
+    "without batches": lambda: DataLoader(DATA, batch_size=None, shuffle=True),
+    "stream": lambda: DataLoader(Stream(), batch_size=2),
+    "shuffled stream": lambda: DataLoader(Stream("shuffled"), batch_size=2),
+    "stream in processes": lambda: DataLoader(Stream("noisy"), batch_size=2, num_workers=1),
+    "stream of known length": lambda: DataLoader(Length(), batch_size=2),
+    "stream with state": OwnStream,
+    "several": lambda: CombinedLoader(
+        [DataLoader(DATA, batch_size=2, shuffle=True), DataLoader(DATA[:4], batch_size=2)],
+        "max_size_cycle",
+    ),
+    "no loader of torch's": lambda: Batches(2),
+}
+
+
+class Seeing(Tiny):
+    """Notes each batch that it trains on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.saw = []
+
+    def training_step(self, batch, batch_idx):
+        """Take the first batch of several."""
+        while isinstance(batch, list | tuple):
+            batch = batch[0]
+        self.saw.append(batch.tolist())
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_an_epoch_goes_on_behind_the_batches_that_were_seen(worker, name):
+    """After interruptions in both epochs, weights and batches are those of undisturbed training."""
+    models = []
+
+    def kind():
+        models.append(Seeing())
+        return models[-1]
+
+    words = {"kind": kind, "val_check_interval": 1.0}
+    undisturbed = worker.fit(data=LOADERS[name](), **words)
+    number = len(models[0].saw)
+    results = [worker.fit(stop_at=2, data=LOADERS[name](), **words)]
+    for stop_at in (number // EPOCHS, number // EPOCHS + 2, None):
+        assert results[-1] is None
+        resume_from = newest(worker.run).path
+        data = LOADERS[name]()
+        results.append(worker.fit(stop_at=stop_at, resume_from=resume_from, data=data, **words))
+    saw = [batch for model in models[1:] for batch in model.saw]
+    assert saw == models[0].saw
+    assert equal(results[-1], undisturbed)
