@@ -6,7 +6,6 @@ once the marker ``fit_N.json`` lies next to it, as for
 :mod:`~getiaction_launch.run.checkpoint`. A later attempt restores it instead of training again.
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,8 +91,8 @@ def commit_finished(
     partial, path = partial_of(run, fit), path_of(run, fit)
     marker = path.with_suffix(".json")
     marker.unlink(missing_ok=True)  # never one state with the marker of another
-    if path.is_dir():
-        shutil.rmtree(path)
+    if path.is_dir() or partial.is_dir():
+        remove(path)  # a rename replaces files by files only
     partial.replace(path)
     sync_directory(path.parent)
     record = FinishedFit(

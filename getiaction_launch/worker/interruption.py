@@ -55,6 +55,7 @@ from getiaction_launch.worker.lightning_seams import (
 from getiaction_launch.worker.loaders import prepare_loader
 from getiaction_launch.worker.loggers.histories import Histories
 from getiaction_launch.worker.progress import ProgressReport, say
+from getiaction_launch.worker.saving.leftovers import Leftovers
 from getiaction_launch.worker.saving.origin import allow_own_classes, weights_only_for
 from getiaction_launch.worker.saving.saver import (
     CheckpointSaver,
@@ -84,10 +85,10 @@ def callbacks() -> list[Callback]:
     return list(_own_callbacks())
 
 
-def _own_callbacks() -> "tuple[Interruption, ProgressReport, Histories]":
+def _own_callbacks() -> "tuple[Interruption, ProgressReport, Histories, Leftovers]":
     run = Run(Path(os.environ["GETIACTION_RUN_DIR"]))
     progress = ProgressReport(run)
-    return Interruption(run, progress, Plan.of(run)), progress, Histories(run)
+    return Interruption(run, progress, Plan.of(run)), progress, Histories(run), Leftovers(run)
 
 
 @contextlib.contextmanager
@@ -346,4 +347,4 @@ def _request(*_signal: object) -> None:
     Interruption.is_requested = True
 
 
-_KINDS = (Interruption, ProgressReport, Histories)
+_KINDS = (Interruption, ProgressReport, Histories, Leftovers)

@@ -26,7 +26,7 @@ def named_checkpoints(trainer: Trainer, run: Run) -> dict[str, str]:
         if callback.monitor is None:  # Lightning takes the newest file for the best one
             best, last = "", last or best
         for name, path in {"best": best, "last": last}.items():
-            if path and _exists(trainer, path):
+            if path and exists(trainer, path):
                 found.setdefault(name, place(run, path))
     return found
 
@@ -41,9 +41,13 @@ def has_kept(trainer: Trainer, run: Run) -> bool:
         trainer: The Trainer with the callbacks.
         run: The run that the Trainer belongs to.
     """
-    paths = {path for callback in _callbacks(trainer) for path in _paths(callback)}
-    here = [path for path in paths if not place(run, path).startswith("/")]
-    return any(_exists(trainer, path) for path in here)
+    here = [path for path in paths_of(trainer) if not place(run, path).startswith("/")]
+    return any(exists(trainer, path) for path in here)
+
+
+def paths_of(trainer: Trainer) -> set[str]:
+    """Return the paths or URLs of all checkpoints that the user's callbacks know of."""
+    return {path for callback in _callbacks(trainer) for path in _paths(callback)}
 
 
 def place(run: Run, path: str | Path) -> str:
@@ -67,7 +71,8 @@ def _paths(callback: ModelCheckpoint) -> Iterator[str]:
     yield from filter(None, paths)
 
 
-def _exists(trainer: Trainer, path: str) -> bool:
+def exists(trainer: Trainer, path: str) -> bool:
+    """Whether a checkpoint exists, or will as soon as everything has been written."""
     from getiaction_launch.worker.saving.background_io import BackgroundCheckpointIO
 
     io = trainer.strategy.checkpoint_io

@@ -267,8 +267,8 @@ def test_cancel_ends_a_job_that_is_just_requeued(cluster, start_script, tmp_path
     (tools / "scontrol").write_text(
         f"#!/bin/bash\nPATH=${{PATH#{tools}:}}\n"
         "if [ $1 = requeue ]; then\n"
-        f"  trap '' TERM; touch {tools}/asks\n"
-        f"  while [ ! -e {tools}/go ]; do sleep 0.1; done\n"
+        f"  trap '' TERM; touch {tmp_path}/asks\n"
+        f"  while [ ! -e {tmp_path}/go ]; do sleep 0.1; done\n"
         "fi\n"
         'exec scontrol "$@"\n'
     )
@@ -279,10 +279,10 @@ def test_cancel_ends_a_job_that_is_just_requeued(cluster, start_script, tmp_path
     waiting, job_id = start_script()
     slurm = cluster.cluster
     slurm.run("scancel", "--signal=USR2", job_id)
-    until((tools / "asks").exists)
+    until((tmp_path / "asks").exists)
     with subprocess.Popen(cluster.command("cancel", "@last"), cwd=tmp_path) as cancelling:
         until(lambda: "COMPLETING" in slurm.run("squeue", "--noheader", "--format=%T").stdout)
-        (tools / "go").touch()
+        (tmp_path / "go").touch()
         assert cancelling.wait(LIMIT_SECONDS) == 0
     assert not slurm.run("squeue", "--noheader").stdout
     assert "Restarts=1" in slurm.run("scontrol", "show", "job", job_id).stdout

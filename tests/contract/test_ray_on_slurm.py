@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from clusters import ordinary_user
 from drill import LIMIT_SECONDS, PACE, assert_same
 
 pytestmark = [
@@ -77,6 +78,7 @@ def place(cluster, monkeypatch):
     """Where Ray's own files go: tmp_path is too long for its sockets."""
     del cluster
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as directory:
+        ordinary_user.own(Path(directory))
         monkeypatch.setenv("TMPDIR", directory)
         yield Path(directory)
 
@@ -164,7 +166,9 @@ def test_cancel_ends_ray_too(  # noqa: PLR0917 - fixtures
     getiaction_launch, script, until, tmp_path, place, assert_nothing_left
 ):
     """Ray's tasks, which get no signal, end too, and files of a killed job are removed."""
-    (place / "ray-job-killed").mkdir()
+    killed = place / "ray-job-killed"
+    killed.mkdir()
+    ordinary_user.own(killed)
     name = script(NAP)
     result = getiaction_launch("--cluster", "ray-on-slurm", "--nodes", "2", "--parsable", name)
     run = Path(result.stdout.strip())

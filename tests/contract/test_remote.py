@@ -4,9 +4,11 @@ import json
 import re
 import subprocess
 import tempfile
+from pathlib import Path
 
 import fsspec
 import pytest
+from clusters import ordinary_user
 from drill import LIMIT_SECONDS, assert_same
 
 from getiaction_launch.run.checkpoint import newest
@@ -85,6 +87,7 @@ def test_ray_on_slurm_with_a_run_on_s3(getiaction_launch, script, root, tmp_path
     cluster.have_ray()
     words = ["--cluster", cluster.name, "--nodes", "2", "--wait", "--json"]
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as place:  # as Ray's sockets need
+        ordinary_user.own(Path(place))
         result = getiaction_launch(
             *words, "--storage-root", root.removesuffix("/experiments"), script(RAY), TMPDIR=place
         )

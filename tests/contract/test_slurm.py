@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from clusters import ordinary_user
 
 pytestmark = pytest.mark.parametrize("cluster", ["slurm"], indirect=True)
 
@@ -376,6 +377,7 @@ def test_run_with_any_name_in_any_directory_trains(cluster, getiaction_launch, s
     )
     place = tmp_path / ODD
     place.mkdir()
+    ordinary_user.own(place)
     words = ("--cluster", str(cluster.config), "--name", ODD, "--wait", str(tmp_path / name))
     done = subprocess.run(
         cluster.command(*words),

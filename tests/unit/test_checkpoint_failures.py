@@ -22,12 +22,12 @@ def full_disk(monkeypatch: pytest.MonkeyPatch):
     """Refuse to write what the test names, so many times."""
     original, refusals = checkpoint_io.write, {}
 
-    def write(snapshot, path):
+    def write(snapshot, path, **words):
         for word in [word for word in refusals if word in path.name and refusals[word] > 0]:
             refusals[word] -= 1
             path.write_text("half")
             raise DISK_FULL
-        original(snapshot, path)
+        original(snapshot, path, **words)
 
     monkeypatch.setattr(checkpoint_io, "write", write)
     monkeypatch.setattr(checkpoint_io, "RETRY_SECONDS", (0, 0))
@@ -60,9 +60,9 @@ def test_a_save_that_waits_for_one_that_fails_raises(worker, full_disk, tmp_path
         is_awaited.set()
         wait(io)
 
-    def write_late(snapshot, path):
+    def write_late(snapshot, path, **words):
         assert "epoch=1" not in path.name or is_awaited.wait(LIMIT_SECONDS)
-        write(snapshot, path)
+        write(snapshot, path, **words)
 
     monkeypatch.setattr(checkpoint_io, "write", write_late)
     monkeypatch.setattr(checkpoint_io.BackgroundCheckpointIO, "wait", waiting)
@@ -97,7 +97,7 @@ def test_a_disk_that_is_full_for_a_moment_costs_nothing(worker, full_disk, tmp_p
 
 def test_a_run_that_cannot_save_fails_at_the_limit(worker, full_disk):
     """Training goes on without checkpoints until the limit, and then fails with the reason."""
-    full_disk["fit_0"] = 999
+    full_disk["fit_0_step"] = 999  # and not the end, without which the run fails at once
     undisturbed = worker.fit()
     assert equal(worker.fit(period=0), undisturbed)
     worker.saving = Saving(failure_limit_minutes=0)

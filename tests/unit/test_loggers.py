@@ -11,6 +11,7 @@ import pytest
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 from tiny import BATCHES, Tiny
 
 from getiaction_launch.run.attempt import Attempt
@@ -53,8 +54,14 @@ def curve(directory: Path, tag: str = "at") -> list[tuple[int, float]]:
 def begin(worker, attempt: int, resume_from=None, period=float("inf")) -> None:
     """Be the worker of an attempt that has just started."""
     worker.monkeypatch.setenv("GETIACTION_LAUNCH_ATTEMPT", str(attempt))
+    shutil.rmtree(worker.run.launch_directory / "finished", ignore_errors=True)
     worker.start(resume_from, period)
     continue_histories(worker.run)  # as before a program whose earlier attempt had loggers
+
+
+def forget_ends(worker) -> None:
+    """Remove the end states of fits, which a worker that is killed earlier does not leave."""
+    shutil.rmtree(worker.run.directory / "launch/finished")
 
 
 def fit(worker, *loggers, **words):
@@ -81,7 +88,7 @@ def test_rows_and_curves_are_those_of_an_undisturbed_run(worker, tmp_path, versi
     begin(worker, 0)
     plain = loggers("plain")
     assert fit(worker, *plain)
-    shutil.rmtree(worker.run.directory / "launch/finished")  # that was another program's run
+    forget_ends(worker)  # that was another run
 
     begin(worker, 0)
     first = loggers("run")
@@ -91,6 +98,7 @@ def test_rows_and_curves_are_those_of_an_undisturbed_run(worker, tmp_path, versi
     assert fit(worker, *second)  # as if it were killed at the end, with a save in each step
     kept = all_committed(worker.run)[-2]
     assert kept.step < 10
+    forget_ends(worker)
     begin(worker, 2, kept.path)
     third = loggers("run")
     assert fit(worker, *third)
@@ -104,7 +112,12 @@ def test_rows_and_curves_are_those_of_an_undisturbed_run(worker, tmp_path, versi
         assert curve(Path(first[1].log_dir), tag) == curve(Path(plain[1].log_dir), tag)
     assert not list(table.parent.glob(".*"))
 
+    forget_ends(worker)
     begin(worker, 3)  # no checkpoint is left
+    # In one second, TensorBoard orders files by process; here all attempts are one process.
+    worker.monkeypatch.setattr(
+        event_file_writer, "_global_uid", event_file_writer.AtomicCounter(90)
+    )
     fourth = loggers("run")
     assert fit(worker, *fourth, stop_at=2) is None
     assert [row["at"] for row in rows(table)] == ["0.0", "1.0", "2.0"]

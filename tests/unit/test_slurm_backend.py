@@ -317,9 +317,9 @@ def test_line_ends_are_no_options(slurm, tmp_path, where):
     """A second line of the header would be another option."""
     odd = "a\n#SBATCH --partition=evil"
     changes = {} if where == "comment" else {where: f"/{odd}" if "_" in where else odd}
-    backend = SlurmBackend(sbatch={"comment": odd} if where == "comment" else {})
+    plan = make_plan(tmp_path, **changes)
     with pytest.raises(LaunchError, match=r"control characters|cannot write its logs|newline"):
-        backend.check(make_plan(tmp_path, **changes))
+        SlurmBackend(sbatch={"comment": odd} if where == "comment" else {}).check(plan)
     assert not slurm.calls("sbatch")
 
 

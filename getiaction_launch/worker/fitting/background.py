@@ -5,7 +5,7 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -18,6 +18,7 @@ from getiaction_launch.worker.lightning_seams import (
 )
 from getiaction_launch.worker.progress import ProgressReport
 from getiaction_launch.worker.saving.background_io import BackgroundCheckpointIO
+from getiaction_launch.worker.saving.leftovers import Leftovers
 
 
 @contextlib.contextmanager
@@ -54,12 +55,21 @@ def saving_in_background(
     with contextlib.ExitStack() as undo:
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and trainer.is_global_zero:
-                undo.enter_context(looking_ahead(callback, io.exists, io.link))
+                will_exist = functools.partial(_will_exist, trainer, io)
+                undo.enter_context(looking_ahead(callback, will_exist, io.link))
         try:
             yield io
         finally:
             io.close()
             strategy.checkpoint_io = base
+
+
+def _will_exist(trainer: Trainer, io: BackgroundCheckpointIO, path: str | Path) -> bool | None:
+    """Whether a ModelCheckpoint must choose another name than that of a file."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set elsewhere
+    if any(callback.take(path) for callback in callbacks if isinstance(callback, Leftovers)):
+        return False
+    return io.exists(path)
 
 
 def _can_wait(trainer: Trainer, path: Path) -> bool:

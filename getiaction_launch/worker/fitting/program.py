@@ -7,12 +7,13 @@ described by what is cheap to see and does not change from start to start.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch.utils.data import Subset
+
+from getiaction_launch.storage.strict_json import dumps
 
 _LIMITS = ("max_epochs", "min_epochs", "max_steps", "min_steps", "limit_train_batches")
 
@@ -34,7 +35,7 @@ def digest(trainer: Trainer, arguments: Mapping[str, Any]) -> str:
         "data": _module(data),
         "loaders": _loaders(loaders),
     }
-    text = json.dumps(described, sort_keys=True, default=str, allow_nan=False)
+    text = dumps(described)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

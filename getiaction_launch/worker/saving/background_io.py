@@ -1,9 +1,8 @@
 """Writes checkpoints in the background, so that training waits only for a copy in memory.
 
-Lightning's ``AsyncCheckpointIO`` has an unbounded queue, removes the old file before the new one
-exists, and reports a failed write at some later save or never. Here at most one state of the
-training is held in memory, files change in the order in which that was requested, and a fit does
-not end before its last file is in place.
+Lightning's ``AsyncCheckpointIO`` has an unbounded queue, removes old files before new ones exist,
+and reports a failed write late or never. Here memory holds at most one state of the training, files
+change in the order of the requests, and a fit does not end before its last file is in place.
 """
 
 import contextlib
@@ -14,8 +13,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent import futures
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,7 +136,7 @@ class BackgroundCheckpointIO(CheckpointIO):
             self.raise_failure()
         elif sum(storage.nbytes() for storage in snapshot.storages) < SMALL_BYTES:
             # The user's hooks may look at it, as they could without the launcher.
-            futures.wait([future], SMALL_SECONDS)
+            wait([future], SMALL_SECONDS)
 
     def save_later(
         self, checkpoint: LightningState, partial: Path, request: SaveRequest

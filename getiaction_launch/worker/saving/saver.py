@@ -232,6 +232,9 @@ class CheckpointSaver:
             is_hidden=True,
         )
         path = partial_of(self._run, fit.number)
+        if trainer.is_global_zero:  # an end that does not fit this program any more
+            with contextlib.suppress(OSError):  # the save itself will report it
+                path.with_suffix(".json").unlink(missing_ok=True)
         if background:
             error = self._save(trainer, path, request, storage_options=request, is_end=True)
             background.wait()
