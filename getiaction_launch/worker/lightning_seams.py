@@ -314,7 +314,7 @@ def looking_ahead(
 
     ahead: Any
     for name, ahead in (("file_exists", file_exists), ("_link_checkpoint", link_checkpoint)):
-        if getattr(type(callback), name) is getattr(ModelCheckpoint, name):
+        if getattr(type(callback), name, None) is getattr(ModelCheckpoint, name):
             setattr(callback, name, Replaced(callback, name, ahead))
     try:
         yield

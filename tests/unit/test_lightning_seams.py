@@ -1,25 +1,32 @@
 """What the launcher relies on inside of Lightning: these fail first when Lightning changes."""
 
 import contextlib
+import copy
 import inspect
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy
-from tiny import BATCHES, EPOCHS, ORIGINAL_FIT, QUIET, Tiny, loader
+from lightning.pytorch.trainer.connectors import callback_connector
+from lightning.pytorch.trainer.connectors.callback_connector import _CallbackConnector
+from lightning.pytorch.tuner import Tuner
+from tiny import BATCHES, EPOCHS, ORIGINAL_FIT, QUIET, Tiny, equal, loader
+from torch.utils.data import DataLoader, IterableDataset
 
 from getiaction_launch.worker import lightning_seams as seams
+from getiaction_launch.worker.fitting import lightning_seams as fitting_seams
 
 
 def fit(*callbacks: Callback, data=None, ckpt_path=None, **words) -> Trainer:
     """Train in a process that is no worker."""
     trainer = Trainer(**{**QUIET, "max_epochs": EPOCHS, "callbacks": list(callbacks), **words})
-    trainer.fit(Tiny(), data or loader(), loader(), ckpt_path=ckpt_path)
+    trainer.fit(Tiny(), loader() if data is None else data, loader(), ckpt_path=ckpt_path)
     return trainer
 
 
@@ -282,3 +289,241 @@ def test_reads_checkpoints_at_once(kind, tmp_path):
         assert not seams.reads_checkpoints_at_once(harmless)
     body = inspect.getsource(TensorBoardLogger.after_save_checkpoint).rstrip()
     assert body.endswith('"""\n        pass'), "it does something now"
+
+
+def test_replaced_methods_are_not_copied():
+    """A copy or pickle of the object has its own method; so has the object afterwards."""
+    callback = ModelCheckpoint()
+    with seams.Replaced.replacing(callback, "file_exists", lambda *_: "replaced"):
+        assert callback.file_exists("path", None) == "replaced"
+        for copied in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):  # noqa: S301
+            assert copied.file_exists == ModelCheckpoint.file_exists.__get__(copied)
+    assert "file_exists" not in vars(callback)
+
+
+def test_fit_arguments(monkeypatch):
+    """While a fit runs, its arguments are known by Lightning's names."""
+    monkeypatch.setattr(Trainer, "fit", ORIGINAL_FIT)
+    seams.watch_fits.cache_clear()
+    seen = []
+
+    @contextlib.contextmanager
+    def watch(*_):
+        seen.append(dict(seams.fit_arguments()))
+        yield {}
+
+    seams.watch_fits(watch)
+    data = loader()
+    fit(data=data, max_epochs=1)
+    assert seen[0]["train_dataloaders"] is data
+    assert isinstance(seen[0]["model"], Tiny)
+    assert seams.fit_arguments() == {}
+
+
+def test_keep_out_of_shared_lists(monkeypatch):
+    """Lightning extends a list that it is given in one method, which gets it by position."""
+
+    class Ours(Callback):
+        pass
+
+    monkeypatch.setattr(_CallbackConnector, "on_trainer_init", _CallbackConnector.on_trainer_init)
+    seams.keep_out_of_shared_lists.__wrapped__(Ours)
+    monkeypatch.setattr(
+        callback_connector, "_load_external_callbacks", lambda _: [Ours(), ModelCheckpoint()]
+    )
+    given = [Ours(), Callback()]
+    trainer = Trainer(**QUIET, callbacks=given)
+    assert [type(each) for each in trainer.callbacks] == [Callback, Ours, ModelCheckpoint]
+    assert [type(each) for each in given] == [Ours, Callback, ModelCheckpoint]
+    single = Callback()
+    assert single in Trainer(**QUIET, callbacks=single).callbacks
+
+
+def test_is_tuning(tmp_path):
+    """A Tuner's search calls ``fit`` with a callback that ends it; a finder of the user's not."""
+
+    class Searching(Tiny):
+        lr = 0.1
+
+    seen = []
+
+    class Noting(Callback):
+        def setup(self, trainer, pl_module, stage):
+            del pl_module, stage
+            seen.append(fitting_seams.is_tuning(trainer))
+
+    words = {**QUIET, "max_epochs": 1, "default_root_dir": tmp_path}
+    trainer = Trainer(**words, callbacks=[Noting()])
+    Tuner(trainer).lr_find(Searching(), loader(), loader(), num_training=2)
+    assert seen[0]
+    trainer = Trainer(**words, callbacks=[Noting(), LearningRateFinder(num_training_steps=2)])
+    trainer.fit(Searching(), loader(), loader())
+    assert not seen[-1]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "starts"),
+    [("ddp_spawn", True), ("ddp_fork", True), ("ddp_notebook", True), ("ddp", False)],
+)
+def test_starts_processes(strategy, starts):
+    """Strategies that spawn or fork have a launcher of one class."""
+    trainer = Trainer(**QUIET, strategy=strategy, devices=1)
+    assert fitting_seams.starts_processes(trainer) is starts
+
+
+def test_around_training():
+    """What it calls runs after every set-up, and before the teardown of the strategy."""
+    events = []
+
+    def run(train):
+        events.append("begin")
+        train()
+        events.append("end")
+
+    trainer = Trainer(
+        **QUIET,
+        max_epochs=1,
+        callbacks=[
+            at("on_fit_start", lambda _: events.append("fit starts")),
+            at("on_sanity_check_start", lambda _: events.append("sanity")),
+            at("on_train_end", lambda _: events.append("train ends")),
+            at("on_fit_end", lambda _: events.append("fit ends")),
+        ],
+    )
+    with fitting_seams.around_training(trainer, run):
+        trainer.fit(Tiny(), loader(), loader())
+    assert events == ["fit starts", "begin", "sanity", "train ends", "end", "fit ends"]
+    assert "_run_stage" not in vars(trainer)
+
+
+def test_forget_restart(middle):
+    """A Trainer whose training was left out trains on as one that has trained."""
+    trainer = Trainer(**QUIET, max_epochs=EPOCHS)
+    with fitting_seams.around_training(trainer, lambda _: None):
+        trainer.fit(Tiny(), loader(), loader(), ckpt_path=middle)
+    loop = trainer.fit_loop
+    assert loop.restarting
+    assert loop.epoch_loop.restarting
+    fitting_seams.forget_restart(trainer)
+    for each in (loop, loop.epoch_loop):
+        assert not any((each.restarting, each.is_resuming))
+
+
+def test_progress_within_an_epoch():
+    """The loops' own counts, loaders and states are where the launcher reads them."""
+    seen, data = [], loader()
+
+    def note(trainer: Trainer) -> None:
+        seen.append((trainer.current_epoch, fitting_seams.batches_of_epoch(trainer)))
+        assert fitting_seams.training_loaders(trainer) == [data]
+        assert fitting_seams.loader_states(trainer)[0]["seen"] == seen[-1][1]
+        assert not fitting_seams.reads_ahead(trainer)
+        assert not fitting_seams.takes_batches_itself(trainer)
+
+    with before_each_fetch(note) as watch:
+        fit(watch, data=data)
+    assert seen == [(epoch, batch) for epoch in range(EPOCHS) for batch in range(BATCHES)]
+
+
+def test_makes_iterator(middle):
+    """An epoch has a new iterator, unless it is the first one or is resumed."""
+    seen, undo = [], contextlib.ExitStack()
+    data = loader()
+
+    def watch(trainer: Trainer) -> None:
+        def note() -> None:
+            seen.append((fitting_seams.makes_iterator(trainer), data.seen))
+
+        undo.enter_context(seams.watching_fetches(trainer, lambda: None, note))
+
+    with undo:
+        fit(at("on_train_start", watch), data=data, max_epochs=3)
+    assert [is_made for is_made, _ in seen] == [False, True, True]
+    seen.clear()
+    with undo:
+        fit(at("on_train_start", watch), data=data, max_epochs=3, ckpt_path=middle)
+    assert [is_made for is_made, _ in seen] == [False, True]
+
+
+class Asking(Tiny):
+    """Asks for the number of steps before the checkpoint's loops are restored."""
+
+    def configure_optimizers(self):
+        """Ask for it."""
+        assert self.trainer.estimated_stepping_batches
+        return super().configure_optimizers()
+
+
+def test_load_left_states(middle):
+    """A loader that ``configure_optimizers`` has had set up gets its state all the same."""
+    first = []
+    for act in (lambda _: None, fitting_seams.load_left_states):
+        data, seen = loader(), []
+        note = at("on_train_batch_start", lambda _, seen=seen, data=data: seen.append(data.seen))
+        trainer = Trainer(**QUIET, max_epochs=EPOCHS, callbacks=[at("on_train_start", act), note])
+        trainer.fit(Asking(), data, loader(), ckpt_path=middle)
+        first.append(seen[0])
+    assert first == [1, 3], "Lightning loads it itself now"
+
+
+class Stream(IterableDataset):
+    """Has no length."""
+
+    def __iter__(self):
+        return iter(torch.rand(8, 4))
+
+
+def test_reading_ahead():
+    """Without a length the loop reads one batch ahead, from the start of an epoch on."""
+    seen = []
+
+    def note(trainer: Trainer) -> None:
+        assert fitting_seams.reads_ahead(trainer)
+        batches = fitting_seams.batches_of_epoch(trainer)
+        seen.append((fitting_seams.has_read_nothing(trainer), batches))
+
+    with before_each_fetch(note) as watch:
+        fit(watch, data=DataLoader(Stream(), batch_size=2))
+    # The first epoch's first batch is read when its loader is set up.
+    assert seen[:4] == [(False, 0), (False, 1), (False, 2), (False, 3)]
+    assert [is_first for is_first, _ in seen[4:6]] == [True, False]
+
+
+@pytest.mark.parametrize("data", [lambda: DataLoader(Stream(), batch_size=2), loader])
+def test_take_batches(data):
+    """Batches that are taken are not trained on, and count once."""
+    seen = []
+    fit(
+        at("on_train_start", lambda trainer: fitting_seams.take_batches(trainer, 2)),
+        at("on_train_batch_start", lambda trainer: seen.append(trainer.global_step)),
+        data=data(),
+        max_epochs=1,
+    )
+    assert len(seen) == len(list(data())) - 2
+
+
+def test_takes_batches_itself():
+    """``training_step`` with this parameter reads from the loader."""
+
+    class Reading(Tiny):
+        def training_step(self, dataloader_iter):
+            assert fitting_seams.takes_batches_itself(self.trainer)
+            batch, _, _ = next(dataloader_iter)
+            return self.layer(batch).mean()
+
+    trainer = Trainer(**QUIET, max_epochs=1)
+    trainer.fit(Reading(), loader(), loader())
+    assert trainer.global_step == BATCHES
+
+
+def test_save_quietly(tmp_path):
+    """The file is that of ``Trainer.save_checkpoint``, which is not called."""
+    trainer = fit(max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "loud.ckpt")
+    trainer.save_checkpoint = None
+    fitting_seams.save_quietly(trainer, tmp_path / "quiet.ckpt", None)
+    loud, quiet = (
+        torch.load(tmp_path / name, weights_only=True) for name in ("loud.ckpt", "quiet.ckpt")
+    )
+    assert equal(loud["state_dict"], quiet["state_dict"])
+    assert loud.keys() == quiet.keys()
