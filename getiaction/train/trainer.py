@@ -3,8 +3,10 @@
 # ruff: noqa: PYI041 - with a plain `float`, jsonargparse would turn 10 batches into the fraction 10.0
 
 import functools
+import itertools
 import os
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal, TypeVar, cast
@@ -30,6 +32,9 @@ from getiaction.train.callbacks import PolicyDatasetInteraction
 from getiaction.train.environment import follow_starter, given_environment, without_requeueing
 from getiaction.train.remote_logger import RemoteTensorBoardLogger
 
+_trainers: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
+"""Counts the Trainers of this process in each run."""
+
 Init = TypeVar("Init", bound=Callable[..., None])
 
 
@@ -52,7 +57,8 @@ class Trainer(lightning.Trainer):
     Output is written to `<default_root_dir>/<experiment_name>/version_N/`, or without an experiment
     name to `<default_root_dir>/lightning_logs/version_N/`. If the environment variable
     `GETIACTION_RUN_DIR` is set, as launchers do for their workers, output is written directly to
-    that directory, and `default_root_dir` and `experiment_name` are ignored.
+    that directory, and `default_root_dir` and `experiment_name` are ignored. Further Trainers of
+    the same process write to `trainer_1`, `trainer_2` and so on in there.
 
     Under torchrun, and under SLURM's srun with one task per device, `num_nodes` and `devices` are
     taken from what was started, unless you set them. Under SLURM, Lightning's requeueing is off,
@@ -170,7 +176,7 @@ class Trainer(lightning.Trainer):
         arguments = dict(locals())  # all of them, so that none is forgotten
         del arguments["self"], arguments["experiment_name"]
 
-        self._run_directory = os.environ.get("GETIACTION_RUN_DIR")
+        self._run_directory = _next_run_directory()
         root = local_or_url(self._run_directory or default_root_dir or Path.cwd())
         if experiment_name is not None:
             _check_experiment_name(experiment_name)
@@ -216,7 +222,7 @@ class Trainer(lightning.Trainer):
 
     @property
     def log_dir(self) -> str | None:
-        """Directory of this run: `GETIACTION_RUN_DIR` if it is set, otherwise as in Lightning."""
+        """Directory of this run: in `GETIACTION_RUN_DIR` if that is set, else as in Lightning."""
         return self.default_root_dir if self._run_directory else super().log_dir
 
     def _refuse_stray_checkpoint(self) -> None:
@@ -230,6 +236,18 @@ class Trainer(lightning.Trainer):
                 " fit(ckpt_path=...)"
             )
             raise ValueError(msg)
+
+
+def _next_run_directory() -> str | None:
+    """Return where the next Trainer of this process writes; None if no launcher says so.
+
+    Trainers are counted, so that each finds its own files when the program is started again.
+    """
+    directory = os.environ.get("GETIACTION_RUN_DIR")
+    if not directory:
+        return None
+    number = next(_trainers[directory])
+    return os.path.join(directory, f"trainer_{number}") if number else directory  # noqa: PTH118 - may be a URL
 
 
 def _check_experiment_name(name: str) -> None:

@@ -2,8 +2,8 @@
 
 Workers write to this staging directory, and :class:`~getiaction_launch.mirror.mirror.Mirror`
 uploads it to the run's URL. Before they start, the files that they need from earlier attempts are
-downloaded: the checkpoint to resume from and, only on the node of rank 0, which continues to write
-them, the files of the user's callbacks.
+downloaded: the checkpoint to resume from, the end states of finished fits and, only on the node of
+rank 0, which continues to write them, the files of the user's callbacks.
 """
 
 import contextlib
@@ -32,6 +32,7 @@ from getiaction_launch.mirror.transfer import download, hash_of, say
 from getiaction_launch.mirror.walk import is_record, is_unfinished
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.checkpoint import Checkpoint, Marker
+from getiaction_launch.run.finished import PLACE, finished_fits, path_of
 from getiaction_launch.run.run import Run, check_staging, staging_root
 from getiaction_launch.storage.keys import why_refused
 from getiaction_launch.storage.paths import children, file_system, reaching, remove, write_json
@@ -170,7 +171,10 @@ def prepare(run: Run, number: int, node_rank: int, resume_from: str | None) -> N
         write_json(local.launch_directory / "plan.json", run.read("plan") or {})
         forget_removals(local.directory)
     if resume_from:
-        _download_checkpoint(run, resume_from)
+        name = _committed_name(run, resume_from)
+        _download_checkpoint(run, COMMITTED, name, Marker.read(run.directory / COMMITTED / name))
+    for fit, end in finished_fits(run).items():
+        _download_checkpoint(run, PLACE, path_of(run, fit).name, end)
     if node_rank == 0 and number > 0:
         _download_files(run)
         _abort_uploads(run)
@@ -209,11 +213,9 @@ def _committed_name(run: Run, url: str) -> str:
     return name
 
 
-def _download_checkpoint(run: Run, url: str) -> None:
-    name = _committed_name(run, url)
-    source = run.directory / COMMITTED / name
-    target = run.local.directory / COMMITTED / name
-    stored = Marker.read(source)
+def _download_checkpoint(run: Run, place: str, name: str, stored: Marker | None) -> None:
+    source = run.directory / place / name
+    target = run.local.directory / place / name
     if stored is None:
         raise StorageError(
             f"{source} is not a committed checkpoint any more.",
@@ -223,9 +225,9 @@ def _download_checkpoint(run: Run, url: str) -> None:
         return
     remove(target.with_suffix(".json"))
     remove(target)
-    arriving = target.with_name(f"{name}.partial")
+    arriving = target.with_name(f".{name}.partial")
     remove(arriving)
-    target.parent.mkdir(exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     download(source, arriving)
     digest = hash_of(arriving)
     if stored.sha256 and digest != stored.sha256:

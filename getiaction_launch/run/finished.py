@@ -6,39 +6,27 @@ once the marker ``fit_N.json`` lies next to it, as for
 :mod:`~getiaction_launch.run.checkpoint`. A later attempt restores it instead of training again.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from getiaction_launch.errors import RecordError
+from getiaction_launch.errors import RecordError, StorageError
 from getiaction_launch.plan.plain import read_dataclass
-from getiaction_launch.run.checkpoint import files_of, sync_directory
+from getiaction_launch.run.checkpoint import Marker, files_of, sync_directory
 from getiaction_launch.run.run import Run
-from getiaction_launch.storage.paths import children, read_json, remove, write_json
+from getiaction_launch.storage.paths import children, read_json, remove
 
 PLACE = "launch/finished/checkpoints"
 """Where the end states are, relative to the run's directory; the mirror uploads checkpoints."""
 
 
 @dataclass(frozen=True)
-class FinishedFit:
+class FinishedFit(Marker):
     """The marker of one end state.
 
     Attributes:
-        fit: Number of the ``Trainer.fit`` in the program, from 0.
-        attempt: Number of the attempt that finished it, from 0.
-        program: Digest of what was trained; see :mod:`getiaction_launch.worker.fitting.program`.
-        batches: Training batches of the whole fit.
-        size_bytes: Size of the file, or of all files in the directory.
-        saved_at: When it was saved, in seconds since the epoch.
         is_kept: Whether the user's callbacks have kept a checkpoint of this fit in the run.
     """
 
-    fit: int
-    attempt: int
-    program: str
-    batches: int
-    size_bytes: int
-    saved_at: float
     is_kept: bool = False
 
 
@@ -49,11 +37,15 @@ def path_of(run: Run, fit: int) -> Path:
 
 def partial_of(run: Run, fit: int) -> Path:
     """Return where to write an end state before it counts; the same path on every rank."""
-    return path_of(run, fit).with_suffix(".partial")
+    return path_of(run, fit).with_name(f".fit_{fit}.ckpt.partial")
 
 
 def finished_fits(run: Run) -> dict[int, FinishedFit]:
-    """Return the complete end states of a run by the number of their fit, lowest first."""
+    """Return the complete end states of a run by the number of their fit, lowest first.
+
+    Raises:
+        StorageError: If remote storage does not answer.
+    """
     found = {}
     for marker in children(run.directory / PLACE):
         if marker.suffix != ".json":
@@ -61,6 +53,8 @@ def finished_fits(run: Run) -> dict[int, FinishedFit]:
         try:
             record = read_dataclass(FinishedFit, read_json(marker), str(marker))
             size_bytes = _size_bytes(path_of(run, record.fit))
+        except StorageError:
+            raise
         except (OSError, ValueError, RecordError):
             continue  # damaged or incomplete: that fit is trained again
         if size_bytes == record.size_bytes and marker.stem == f"fit_{record.fit}":
@@ -74,7 +68,8 @@ def commit_finished(
     *,
     attempt: int,
     program: str,
-    batches: int,
+    step: int,
+    epoch: int,
     saved_at: float,
     is_kept: bool,
 ) -> None:
@@ -85,7 +80,8 @@ def commit_finished(
         fit: Number of the fit in the program, from 0.
         attempt: Number of the attempt that finished it, from 0.
         program: Digest of what was trained.
-        batches: Training batches of the whole fit.
+        step: Training batches of the whole fit.
+        epoch: Epochs of the whole fit.
         saved_at: When it was saved, in seconds since the epoch.
         is_kept: Whether the user's callbacks have kept a checkpoint of this fit in the run.
 
@@ -99,9 +95,18 @@ def commit_finished(
         remove(path)  # a rename replaces files by files only
     partial.replace(path)
     sync_directory(path.parent)
-    size_bytes = _size_bytes(path)
-    record = FinishedFit(fit, attempt, program, batches, size_bytes, saved_at, is_kept)
-    write_json(marker, asdict(record))
+    record = FinishedFit(
+        attempt=attempt,
+        fit=fit,
+        step=step,
+        epoch=epoch,
+        reason="end",
+        size_bytes=_size_bytes(path),
+        saved_at=saved_at,
+        program=program,
+        is_kept=is_kept,
+    )
+    record.write(path)
     sync_directory(path.parent)
 
 

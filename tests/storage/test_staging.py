@@ -14,6 +14,13 @@ from getiaction_launch.mirror.staging import Staging, prepare, salvage
 from getiaction_launch.mirror.transfer import download
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.checkpoint import all_committed, newest
+from getiaction_launch.run.finished import (
+    PLACE,
+    commit_finished,
+    finished_fits,
+    partial_of,
+    path_of,
+)
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import file_system
 from getiaction_launch.system.stop import StopRequest
@@ -38,6 +45,25 @@ def test_run_resumes_on_another_machine(run, tmp_path, monkeypatch):
     discard(run, "checkpoints/best.ckpt")
     sync(run)
     assert names(run.directory / "checkpoints") == []
+
+
+def test_finished_fits_are_on_every_machine(run, tmp_path, monkeypatch):
+    """A program that resumes in its second fit needs the end state of the first, on all ranks."""
+    path = partial_of(run.local, 0)
+    path.parent.mkdir(parents=True)
+    path.write_text("end")
+    words = {"attempt": 0, "program": "p", "step": 4, "epoch": 1, "saved_at": 1.0}
+    commit_finished(run.local, 0, **words, is_kept=True)
+    path.write_text("not committed yet")
+    sync(run)
+    assert names(run.directory / PLACE) == ["fit_0.ckpt", "fit_0.json"]
+    for rank, machine in enumerate(("b", "c")):
+        elsewhere(run, tmp_path, monkeypatch, machine)
+        prepare(run, 1, rank, None)
+        assert finished_fits(run.local)[0].is_kept
+        assert path_of(run.local, 0).read_text() == "end"
+    sync(run)
+    assert finished_fits(run)[0].step == 4
 
 
 def test_clocks_do_not_say_which_checkpoint_is_newest(run, tmp_path, monkeypatch):

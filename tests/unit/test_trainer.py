@@ -255,6 +255,17 @@ def test_run_directory_of_a_launcher(monkeypatch: pytest.MonkeyPatch, directory:
     assert trainer.log_dir == str(directory / "run")
 
 
+def test_further_trainers_of_a_run_have_folders_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, directory: Path
+) -> None:
+    """The first Trainer of a process writes to the run, and no other overwrites its files."""
+    monkeypatch.setenv("GETIACTION_RUN_DIR", str(directory / "run"))
+    trainers = [_fit() for _ in range(3)]
+    folders = ["run/", "run/trainer_1/", "run/trainer_2/"]
+    assert _files(directory) == {folder + file for folder in folders for file in RUN_FILES}
+    assert [f"{trainer.log_dir}/" for trainer in trainers] == [f"{directory}/{f}" for f in folders]
+
+
 @pytest.mark.parametrize("logger", [False, "csv"])
 def test_run_directory_has_the_checkpoints_of_every_logger(
     monkeypatch: pytest.MonkeyPatch, directory: Path, logger: bool | str
