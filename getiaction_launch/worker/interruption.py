@@ -3,9 +3,9 @@
 SIGTERM means "please interrupt". The handler only sets a flag: Lightning's own handler runs a
 collective, and two ranks that are at different points of a step would wait for each other forever.
 
-Resumed training equals uninterrupted training bit for bit if the data loaders carry their state
-(``state_dict`` and ``load_state_dict``). Some things are not restored, because Lightning does not
-save them:
+Resumed training equals uninterrupted training bit for bit if the data loaders carry their state or
+repeat their order (:mod:`getiaction_launch.worker.fitting.epoch`). Not restored, because Lightning
+does not save it:
 
 - the running means behind ``self.log(on_epoch=True)`` in training, so in an epoch that was
   interrupted these metrics cover only its later part;
