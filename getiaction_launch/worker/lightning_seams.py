@@ -342,5 +342,5 @@ def reads_checkpoints_at_once(logger: Logger) -> bool:
     before training ends, or only what exists.
     """
     without_effect = (Logger.after_save_checkpoint, TensorBoardLogger.after_save_checkpoint)
-    is_called = type(logger).after_save_checkpoint not in without_effect
+    is_called = getattr(type(logger), "after_save_checkpoint", None) not in without_effect
     return is_called and not isinstance(getattr(logger, "_log_model", None), bool)

@@ -199,3 +199,62 @@ def test_runs_of_a_sweep_share_the_cpus(getiaction_launch, cluster, script, tmp_
     assert {(tmp_path / f"threads_{seed}").read_text() for seed in (1, 2)} == {threads}
     assert getiaction_launch(*words, OMP_NUM_THREADS="7").returncode == 0
     assert {(tmp_path / f"threads_{seed}").read_text() for seed in (1, 2)} == {"7"}
+
+
+FOLDS = """
+from pathlib import Path
+import torch
+from lightning.pytorch import LightningModule
+from torch.utils.data import DataLoader, IterableDataset
+from getiaction.train import Trainer
+
+class Stream(IterableDataset):
+    def __init__(self, fold):
+        self.fold = fold
+    def __iter__(self):
+        return iter(torch.full((6, 1), float(self.fold)))
+
+class Model(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+    def training_step(self, batch, index):
+        with Path("trained").open("a") as file:
+            file.write(f"{int(batch[0])} ")
+        attempt = int(os.environ["GETIACTION_LAUNCH_ATTEMPT"])
+        if (int(batch[0]), index) == (attempt, 1) and attempt:
+            os.kill(os.getpid(), 9)  # in the fold of the same number
+        return self.layer(batch).square().mean()
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+results = []
+for fold in range(3):
+    torch.manual_seed(fold)
+    model = Model()
+    trainer = Trainer(max_epochs=2, enable_progress_bar=False)
+    trainer.fit(model, DataLoader(Stream(fold)))
+    results.append(model.state_dict())
+    kept = Path(trainer.checkpoint_callback.best_model_path)
+    assert kept.exists(), kept
+    assert trainer.global_step == 12
+    if fold == 0 and os.environ["GETIACTION_LAUNCH_ATTEMPT"] == "0":
+        os.kill(os.getpid(), 9)  # between two fits
+torch.save(results, f"results_{os.environ['GETIACTION_LAUNCH_ATTEMPT']}.pt")
+"""
+
+
+def test_killed_cross_validation_repeats_no_finished_fold(
+    getiaction_launch, cluster, script, tmp_path
+):
+    """Killed between two fits and in the middle of others, each fold's files stay apart."""
+    del cluster
+    result = getiaction_launch("--wait", "--max-crashes", "4", script(FOLDS))
+    assert result.returncode == 0, result.stdout + result.stderr
+    trained = (tmp_path / "trained").read_text().split()
+    assert trained.count("0") == 12
+    directory = tmp_path / "experiments/train/version_0"
+    for folder in (directory, directory / "trainer_1", directory / "trainer_2"):
+        assert len(list(folder.glob("checkpoints/*.ckpt"))) == 1, folder
+        assert (folder / "hparams.yaml").exists()
+    assert not list((directory / "launch/finished").rglob("*.ckpt"))

@@ -41,7 +41,7 @@ from getiaction_launch.worker.fitting.epoch import Epoch
 from getiaction_launch.worker.fitting.fits import Fit
 from getiaction_launch.worker.fitting.lightning_seams import save_quietly
 from getiaction_launch.worker.fitting.random_state import random_state
-from getiaction_launch.worker.kept import has_kept, place
+from getiaction_launch.worker.kept import has_kept, named_checkpoints, place
 from getiaction_launch.worker.lightning_seams import (
     LightningState,
     fit_loop_state,
@@ -234,7 +234,7 @@ class CheckpointSaver:
         path = partial_of(self._run, fit.number)
         if trainer.is_global_zero:  # an end that does not fit this program any more
             with contextlib.suppress(OSError):  # the save itself will report it
-                path.with_suffix(".json").unlink(missing_ok=True)
+                path_of(self._run, fit.number).with_suffix(".json").unlink(missing_ok=True)
         if background:
             error = self._save(trainer, path, request, storage_options=request, is_end=True)
             background.wait()
@@ -246,7 +246,7 @@ class CheckpointSaver:
         for failure in failures[:1]:
             what = f"the end of fit {fit.number} could not be saved: {failure}"
             say(what)
-            if not is_kept:
+            if not is_kept and not named_checkpoints(trainer, self._run):
                 raise CheckError(
                     f"{what}. No callback has kept a checkpoint either.",
                     f"Make {path.parent} writable, with enough free space, and resume from the "
