@@ -58,7 +58,7 @@ def open_ways(paths: Iterable[Path]) -> list[str]:
     needed = (ROOT, Path(sys.prefix), Path(sys.base_prefix), *paths)
     # What is directly below a closed directory, and leads to what is needed.
     ways = {way for path in needed if (way := _below_closed(path))}
-    commands = [f"mount -t tmpfs tmpfs {PLACE}"] if ways else []
+    commands: list[str] = []
     for number, way in enumerate(sorted(ways)):
         held = f"{PLACE}/{number}"
         commands += [f"mkdir {held}", f"mount --bind {shlex.quote(str(way))} {held}"]
@@ -67,7 +67,13 @@ def open_ways(paths: Iterable[Path]) -> list[str]:
     for number, way in enumerate(sorted(ways)):
         at = shlex.quote(str(way))
         commands += [f"mkdir {at}", f"mount --move {PLACE}/{number} {at}"]
-    return [*commands, f"umount {PLACE}"] if ways else []
+    # Such as a virtual environment in a temporary directory, which nobody writes to.
+    for number, path in enumerate(path for path in needed if not path.stat().st_mode & 0o001):
+        at, upper, work = shlex.quote(str(path)), f"{PLACE}/upper{number}", f"{PLACE}/work{number}"
+        layers = f"lowerdir={at},upperdir={upper},workdir={work}"
+        commands += [f"mkdir {upper} {work}", f"mount -t overlay overlay -o {layers} {at}"]
+        commands.append(f"chmod o+rx {at}")
+    return [f"mount -t tmpfs tmpfs {PLACE}", *commands, f"umount -l {PLACE}"] if commands else []
 
 
 def _below_closed(path: Path) -> Path | None:

@@ -290,6 +290,39 @@ def test_accounting_tells_who_has_cancelled_a_job_that_depended(slurm):
     assert ask("32").reason == "cancelled by root"
 
 
+ENDED_IN_24_11 = """\
+3|COMPLETED|1795913397|Dependency
+3.batch|COMPLETED|1795913397|
+3.0|COMPLETED|1795913397|
+9|FAILED|1795913413|None
+9.batch|FAILED|1795913413|
+9.0|OUT_OF_MEMORY|1795913413|
+13|FAILED|1795913495|BeginTime
+13.batch|FAILED|1795913495|
+13.0|FAILED|1795913495|
+20|CANCELLED by 0|1795913579|None
+20.batch|CANCELLED|1795913580|
+20.0|FAILED|1795913584|
+"""
+
+
+@pytest.mark.parametrize(
+    ("job_id", "state", "reason"),
+    [
+        ("3", JobState.SUCCEEDED, ""),
+        ("9", JobState.FAILED, "a node's memory limit was reached"),
+        ("13", JobState.FAILED, "its job failed"),
+        ("20", JobState.CANCELLED, "cancelled by root"),
+    ],
+)
+def test_why_a_job_once_waited_is_not_why_it_ended(slurm, job_id, state, reason):
+    """The accounting keeps the last reason to wait, a requeue's `BeginTime` for example."""
+    slurm.squeue()
+    slurm.answer("sacct", ENDED_IN_24_11)
+    answer = ask(job_id)
+    assert (answer.state, answer.reason) == (state, reason)
+
+
 def test_accounting_is_asked_rarely_for_older_and_older_runs(slurm):
     """`ls` looks at old runs one after another: each must not cost a question of its own."""
     slurm.squeue()

@@ -298,9 +298,11 @@ def _ask_sacct(uid: int, since: float) -> dict[str, Row]:
             name, word, end, *reason = line.strip().split("|", 3)
             job_id, _, step = name.partition(".")
             if not step:
+                # Beware: a job that has ended keeps its last reason to wait.
+                why = "".join(reason) if plain_word(word) == "PENDING" else ""
                 if (word, reason) == ("CANCELLED", ["Dependency"]):  # a person's has "by UID"
-                    reason = [NEVER_SATISFIED]
-                rows[job_id] = Row(word, "".join(reason), end=_seconds(end))
+                    why = NEVER_SATISFIED
+                rows[job_id] = Row(word, why, end=_seconds(end))
             elif (job := rows.get(job_id)) and plain_word(job.word) == "FAILED":
                 state = plain_word(word)
                 is_final = job.is_final and state != "RUNNING"
