@@ -38,6 +38,7 @@ from getiaction_launch.worker.fitting.lightning_seams import (
     around_training,
     forget_restart,
     starts_processes,
+    watching_steps,
 )
 from getiaction_launch.worker.fitting.ownership import own_interruption, without
 from getiaction_launch.worker.fitting.random_state import set_random_state
@@ -50,7 +51,6 @@ from getiaction_launch.worker.lightning_seams import (
     preparing_loaders,
     restore_outcome,
     watch_fits,
-    watching_fetches,
 )
 from getiaction_launch.worker.loaders import prepare_loader
 from getiaction_launch.worker.loggers.histories import Histories
@@ -239,9 +239,9 @@ class Interruption(Callback):
         self._agreement, self._verdict = Agreement(AGREEMENT_SECONDS), Verdict.CONTINUE
         self._saved_at, self._epoch = time.monotonic(), trainer.current_epoch
         self._is_training = True
-        before_fetch = functools.partial(self._before_batch, trainer)
+        before = functools.partial(self._before_batch, trainer)
         before_epoch = self._epoch_order.before_epoch
-        self._undo.enter_context(watching_fetches(trainer, before_fetch, before_epoch))
+        self._undo.enter_context(watching_steps(trainer, before, before_epoch))
 
     def on_train_batch_start(
         self,

@@ -162,7 +162,7 @@ class FetchWatch(Profiler):
     def __init__(
         self,
         profiler: Profiler,
-        before_fetch: Callable[[], None],
+        before_fetch: Callable[[], object],
         before_epoch: Callable[[], object] = bool,
     ) -> None:
         # The base's constructor is not called: its attributes would hide those of the profiler.
@@ -221,7 +221,7 @@ class FetchWatch(Profiler):
 
 @contextlib.contextmanager
 def watching_fetches(
-    trainer: Trainer, before_fetch: Callable[[], None], before_epoch: Callable[[], object] = bool
+    trainer: Trainer, before_fetch: Callable[[], object], before_epoch: Callable[[], object] = bool
 ) -> Iterator[None]:
     """Call ``before_fetch`` right before each training batch is fetched.
 

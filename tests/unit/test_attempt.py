@@ -11,7 +11,8 @@ from getiaction_launch.plan.plan import Plan, Restarts, Topology
 from getiaction_launch.run import attempt as attempts
 from getiaction_launch.run import restart
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt, Ending, read_end
-from getiaction_launch.run.checkpoint import Checkpoint
+from getiaction_launch.run.checkpoint import Checkpoint, commit, partial_path
+from getiaction_launch.run.finished import commit_finished, partial_of
 from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.records import read_attempts
 from getiaction_launch.run.restart import allow_another, judge, may_begin, reopen
@@ -160,6 +161,48 @@ def test_endless_requeues_without_a_step_are_stopped(run, monkeypatch):
         attempt.end(allowed)
     assert "saved no progress" in allowed.reason
     assert allowed.state is JobState.INTERRUPTED
+
+
+def save(run, step, attempt, **words):
+    """Commit a checkpoint of so many batches."""
+    partial = partial_path(run, 0, step)
+    partial.parent.mkdir(exist_ok=True)
+    partial.write_text("weights")
+    about = {"fit": 0, "step": step, "epoch": 0, "reason": "period", "saved_at": time.time()}
+    commit(run, attempt=attempt, **about, **words)
+
+
+def test_progress_is_a_newer_checkpoint_or_a_finished_fit(run):
+    """Not the number of steps, which a program need not take; nor a checkpoint of before."""
+    run.write("progress", {"phase": "starting"})
+    allowed = []
+    for number, made in enumerate(("step", "step", "fit", None, None)):
+        attempt = begin(run)
+        if made == "step":
+            save(run, 0, number)
+        elif made == "fit":
+            path = partial_of(run, 0)
+            path.parent.mkdir(parents=True)
+            path.write_text("end")
+            words = {"program": "p", "step": 0, "epoch": 0, "saved_at": 1.0, "is_kept": True}
+            commit_finished(run, 0, attempt=number, **words)
+        ending = allow_another(run, WARNED)
+        allowed.append(ending.goes_on)
+        attempt.end(ending)
+    assert allowed == [True, True, True, True, False]
+
+
+def test_an_epoch_that_begins_anew_twice_is_the_end(run):
+    """Its loader does not resume: a third start would end as the two before."""
+    run.write("progress", {"phase": "starting"})
+    for number, goes_on in enumerate((True, True, False)):
+        attempt = begin(run)
+        save(run, 3 * number + 3, number, restarts=number)
+        allowed = allow_another(run, WARNED)
+        assert allowed.goes_on is goes_on
+        attempt.end(allowed)
+    assert "epoch 0 was begun anew 2 times and not finished" in allowed.reason
+    assert "state_dict()" in allowed.reason
 
 
 def test_script_that_tells_no_progress_may_be_interrupted_for_ever(run):

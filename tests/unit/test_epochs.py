@@ -1,6 +1,8 @@
 """An epoch that is resumed in its middle sees each batch once, whatever its loader is."""
 
+import os
 import random
+import signal
 
 import pytest
 import torch
@@ -152,3 +154,120 @@ def test_an_epoch_goes_on_behind_the_batches_that_were_seen(worker, name):
     saw = [batch for model in models[1:] for batch in model.saw]
     assert saw == models[0].saw
     assert equal(results[-1], undisturbed)
+
+
+class Reading(Tiny):
+    """Reads from its loader itself."""
+
+    num_read = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.saw = []
+
+    def training_step(self, dataloader_iter):
+        """Take the next batches."""
+        batches = [next(dataloader_iter)[0]]
+        while len(batches) < self.num_read and not dataloader_iter.done:
+            batches.append(next(dataloader_iter)[0])
+        self.saw += [batch.tolist() for batch in batches]
+        self.on_step(self.trainer.fit_loop.total_batch_idx)
+        return sum(self.layer(batch).pow(2).mean() for batch in batches)
+
+
+@pytest.mark.parametrize("name", ["in order", "shuffled", "stream", "stream with state"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_step_that_reads_its_batches_is_a_step(worker, name, number):
+    """A program with ``dataloader_iter`` is saved and stopped between steps, and resumes there."""
+
+    class Own(Reading):
+        num_read = number
+
+    models = []
+
+    def kind():
+        models.append(Own())
+        return models[-1]
+
+    words = {"kind": kind, "max_epochs": 2}
+    undisturbed = worker.fit(data=LOADERS[name](), **words)
+    steps = models[0].trainer.fit_loop.total_batch_idx + 1
+    assert worker.fit(stop_at=0, data=LOADERS[name](), **words) is None
+    assert (
+        worker.fit(
+            stop_at=steps - 2, resume_from=newest(worker.run).path, data=LOADERS[name](), **words
+        )
+        is None
+    )
+    again = worker.fit(resume_from=newest(worker.run).path, data=LOADERS[name](), **words)
+    saw = [batch for model in models[1:] for batch in model.saw]
+    assert saw == models[0].saw
+    assert equal(again, undisturbed)
+
+
+def test_an_epoch_that_begins_anew_is_told_and_counted(worker, capfd):
+    """What is repeated is said in the log and in the progress, until the epoch is over."""
+
+    def mixed():
+        return CombinedLoader([ResumableLoader(DATA, batch_size=2), LOADERS["stream"]()])
+
+    words = {"kind": Seeing}
+    assert worker.fit(stop_at=1, data=mixed(), **words) is None
+    for restarts in (0, 1, 2):
+        saved = newest(worker.run)
+        assert saved.restarts == restarts
+        stop_at = None if restarts == 2 else saved.step
+        worker.fit(stop_at=stop_at, resume_from=saved.path, data=mixed(), **words)
+    assert "training again on batches 0 to 1 of this epoch" in capfd.readouterr().err
+    assert worker.run.read("progress")["notice"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("shuffled", "skipping batches 0 to 2 of this epoch, on which it was trained before."),
+        ("own sampler", "; exact if OwnOrder returns the same order again."),
+        ("stream", "; exact if the loader repeats its order."),
+    ],
+)
+def test_what_is_skipped_is_said_in_a_sentence(worker, capfd, name, words):
+    """The log and the progress name the batches, and on what it depends that it is exact."""
+    noticed = []
+    assert worker.fit(stop_at=2, data=LOADERS[name]()) is None
+    worker.start(resume_from=newest(worker.run).path)
+    worker.fit_again(
+        data=LOADERS[name](),
+        on_step=lambda _: noticed.append(worker.run.read("progress")["notice"]),
+    )
+    assert words in capfd.readouterr().err
+    assert noticed[0].endswith(words)
+    assert noticed[-1] is None
+
+
+def test_the_steps_that_an_optimizer_asks_for_do_not_lose_the_loaders_state(worker):
+    """``estimated_stepping_batches`` sets the loaders up before Lightning has read their states."""
+
+    class Asking(Tiny):
+        def configure_optimizers(self):
+            assert self.trainer.estimated_stepping_batches
+            return super().configure_optimizers()
+
+    undisturbed = worker.fit(kind=Asking)
+    assert worker.fit(stop_at=2, kind=Asking) is None
+    assert equal(worker.fit(resume_from=newest(worker.run).path, kind=Asking), undisturbed)
+
+
+def test_a_streams_epoch_ends_however_often_it_is_interrupted(worker):
+    """Every attempt makes progress: ten interruptions, and not a batch more than without them."""
+    steps = []
+    for stop_at in (*range(9), None):
+        resume_from = newest(worker.run).path if steps else None
+        worker.start(resume_from=resume_from)
+
+        def on_step(batch, stop_at=stop_at):
+            steps.append(batch)
+            if batch == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        worker.fit_again(data=LOADERS["stream"](), on_step=on_step)
+    assert steps == list(range(BATCHES * EPOCHS))

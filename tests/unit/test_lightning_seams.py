@@ -493,12 +493,11 @@ def test_reading_ahead():
 def test_take_batches(data):
     """Batches that are taken are not trained on, and count once."""
     seen = []
-    fit(
-        at("on_train_start", lambda trainer: fitting_seams.take_batches(trainer, 2)),
-        at("on_train_batch_start", lambda trainer: seen.append(trainer.global_step)),
-        data=data(),
-        max_epochs=1,
-    )
+    take = at("on_train_start", lambda trainer: fitting_seams.take_batches(trainer, 2))
+    note = at("on_train_batch_start", lambda trainer: seen.append(trainer.global_step))
+    trainer, model = Trainer(**QUIET, max_epochs=1, callbacks=[take, note]), Tiny()
+    model.configure_optimizers = lambda: torch.optim.SGD(model.parameters(), 0.1)
+    trainer.fit(model, data())
     assert len(seen) == len(list(data())) - 2
 
 
@@ -527,3 +526,55 @@ def test_save_quietly(tmp_path):
     )
     assert equal(loud["state_dict"], quiet["state_dict"])
     assert loud.keys() == quiet.keys()
+
+
+@pytest.mark.parametrize("num_read", [None, 2])
+def test_watching_steps(num_read):
+    """It is called before each step, with or without ``dataloader_iter``, and never inside."""
+
+    class Reading(Tiny):
+        def training_step(self, dataloader_iter):
+            events.append("step")
+            batches = [next(dataloader_iter)[0] for _ in range(num_read)]
+            return self.layer(batches[0]).mean()
+
+    events, undo = [], contextlib.ExitStack()
+
+    def watch(trainer: Trainer) -> None:
+        def before() -> None:
+            assert seams.is_between_steps(trainer)
+            events.append("before")
+
+        step = fitting_seams.watching_steps(trainer, before, lambda: events.append("epoch"))
+        undo.enter_context(step)
+
+    def note(trainer: Trainer) -> None:
+        read = num_read or 1
+        begun = fitting_seams.batches_of_epoch(trainer)
+        assert fitting_seams.batches_read(trainer) == read * begun
+
+    model = Reading() if num_read else Tiny()
+    model.on_step = lambda _: events.append("step")
+    words = {"max_epochs": 1, "limit_val_batches": 0, "limit_train_batches": 4}
+    callbacks = [at("on_train_start", watch), at("on_train_batch_end", note)]
+    trainer = Trainer(**{**QUIET, **words}, callbacks=callbacks)
+    with undo:
+        model.configure_optimizers = lambda: torch.optim.SGD(model.parameters(), 0.1)
+        trainer.fit(model, loader())
+    steps = ["before", "step"] * (4 // (num_read or 1))
+    assert events == ["epoch", *steps]
+
+
+def test_count_batches():
+    """A loop whose steps read by themselves counts what was read, not its steps."""
+    seen = []
+
+    class Reading(Tiny):
+        def training_step(self, dataloader_iter):
+            seen.append(dataloader_iter.fetched)
+            return self.layer(next(dataloader_iter)[0]).mean()
+
+    start = at("on_train_start", lambda trainer: fitting_seams.count_batches(trainer, 3))
+    trainer = Trainer(**QUIET, max_epochs=1, callbacks=[start])
+    trainer.fit(Reading(), loader(), loader())
+    assert seen == [3, 4]

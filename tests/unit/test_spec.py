@@ -8,7 +8,9 @@ import pytest
 from getiaction.cli import CLI
 from getiaction_launch.errors import SpecError
 from getiaction_launch.launch.submit import prepare, trace
+from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.plan.spec import leaves, parse, read_spec, read_trainer
+from getiaction_launch.plan.strategy import check_strategy
 
 MODULE = """\
 print("a module may print when it is imported")
@@ -328,3 +330,38 @@ def test_leaves_flatten_mappings_alone():
         "a.c": [{"d": 2}],
         "e": {},
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        ("trainer: {strategy: ddp_spawn}", "trainer.strategy='ddp_spawn'"),
+        ("trainer: {strategy: ddp_notebook_find_unused_parameters_true}", "ddp_notebook"),
+        ("trainer.strategy: ddp_fork", "ddp_fork"),
+        (
+            "trainer: {strategy: {class_path: DDPStrategy, init_args: {start_method: fork}}}",
+            "start_method='fork'",
+        ),
+        ("trainer: {strategy: {class_path: DDPStrategy, start_method: spawn}}", "'spawn'"),
+        ("trainer: {strategy: ddp}", None),
+        ("trainer: {strategy: {class_path: DDPStrategy, init_args: {start_method: popen}}}", None),
+        ("trainer: {}", None),
+    ],
+)
+def test_strategies_that_start_processes_are_refused(text, refused):
+    """Before a run is queued, with the strategy that works as the fix."""
+    plan = Plan("a", "", ["--config", text], [], Topology(1, 2, 0), "")
+    if refused is None:
+        check_strategy(plan)
+        return
+    with pytest.raises(SpecError, match=r"--trainer\.strategy=ddp") as caught:
+        check_strategy(plan)
+    assert refused in str(caught.value)
+
+
+def test_a_strategy_on_the_command_line_is_refused():
+    """An override is what counts."""
+    arguments = ["--config", "trainer: {strategy: ddp}", "--trainer.strategy=ddp_spawn"]
+    plan = Plan("a", "", arguments, [], Topology(1, 2, 0), "")
+    with pytest.raises(SpecError, match="ddp_spawn"):
+        check_strategy(plan)

@@ -27,14 +27,14 @@ from torch.utils.data.sampler import (
 )
 
 from getiaction_launch.worker.fitting.lightning_seams import (
-    batches_of_epoch,
+    batches_read,
+    count_batches,
     has_read_nothing,
     load_left_states,
     loader_states,
     makes_iterator,
     reads_ahead,
     take_batches,
-    takes_batches_itself,
     training_loaders,
 )
 from getiaction_launch.worker.fitting.random_state import (
@@ -66,7 +66,7 @@ class EpochState(TypedDict):
     """What resuming in the middle of an epoch needs.
 
     Attributes:
-        batches: Batches of the epoch that were trained on.
+        batches: Batches of the epoch that were read to be trained on.
         at_iterator: The generators when the epoch's iterator was made.
         at_fetch: The generators when its first batch was fetched.
         at_save: The loaders' generators when the checkpoint was saved.
@@ -107,7 +107,7 @@ class Epoch:
     def state(self) -> EpochState:
         """Return what resuming from here needs, between two batches."""
         return {
-            "batches": batches_of_epoch(self._trainer),
+            "batches": batches_read(self._trainer),
             "at_iterator": self._at_iterator,
             "at_fetch": self._at_fetch,
             "at_save": self._randomness()["loaders"],
@@ -142,26 +142,28 @@ class Epoch:
             return
         self._at_iterator, self._at_fetch = resumed["at_iterator"], resumed["at_fetch"]
         self.restarts = resumed["restarts"]
-        if all(_has_state(loader) for loader in self._loaders):
+        without_state = [loader for loader in self._loaders if not _has_state(loader)]
+        if not without_state:
             return
         batches = "batch 0" if number == 1 else f"batches 0 to {number - 1}"
         batches += " of this epoch, on which it was trained before"
-        if takes_batches_itself(self._trainer) or any(map(_has_state, self._loaders)):
-            self.restarts += 1
-            self.note = f"training again on {batches}."
-        elif len(skips) == len(self._loaders) and all(s.is_within for s in skips):
+        if len(skips) == len(without_state) and all(skip.is_within for skip in skips):
+            count_batches(self._trainer, number)
             self.note = f"skipping {batches}"
-            if not all(_is_repeatable(loader) for loader in self._loaders):
-                name = type(self._loaders[0].sampler).__name__
+            if not all(map(_is_repeatable, without_state)):
+                name = type(without_state[0].sampler).__name__
                 self.note += f"; exact if {name} returns the same order again"
             self.note += "."
-        else:
+        elif len(without_state) == len(self._loaders):
             for skip in skips:
                 skip.cancel()
             if not reads_ahead(self._trainer):
                 self._set(resumed["at_fetch"])
             take_batches(self._trainer, number)
             self.note = f"reading and skipping {batches}; exact if the loader repeats its order."
+        else:
+            self.restarts += 1
+            self.note = f"training again on {batches}."
         if self._trainer.is_global_zero:
             say(_BEGINNING + self.note)
 

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher, _PrefetchDataFetcher
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
-from getiaction_launch.worker.lightning_seams import Replaced
+from getiaction_launch.worker.lightning_seams import Replaced, watching_fetches
 
 
 def is_tuning(trainer: Trainer) -> bool:
@@ -109,15 +109,55 @@ def takes_batches_itself(trainer: Trainer) -> bool:
     return isinstance(trainer.fit_loop._data_fetcher, _DataLoaderIterDataFetcher)  # noqa: SLF001
 
 
+def batches_read(trainer: Trainer) -> int:
+    """Return how many batches of the current epoch were read to be trained on."""
+    fetcher: Any = trainer.fit_loop._data_fetcher  # noqa: SLF001
+    count: int = fetcher.fetched if takes_batches_itself(trainer) else batches_of_epoch(trainer)
+    return count
+
+
 def take_batches(trainer: Trainer, number: int) -> None:
     """Read batches without training on them, and let the loop count each one once."""
-    fetcher = trainer.fit_loop._data_fetcher  # noqa: SLF001
-    if fetcher is None:
-        return
+    fetcher: Any = trainer.fit_loop._data_fetcher  # noqa: SLF001
+    batches = fetcher.iterator_wrapper if takes_batches_itself(trainer) else fetcher
     for _ in range(number):
-        if next(fetcher, None) is None:
+        if next(batches, None) is None:
             break
-    fetcher.fetched -= number  # the epoch's loop adds them again
+    fetcher.fetched -= batches_of_epoch(trainer)  # the epoch's loop adds them
+
+
+def count_batches(trainer: Trainer, number: int) -> None:
+    """Count batches that the loader has left out, where the loop counts what is read."""
+    fetcher = trainer.fit_loop._data_fetcher  # noqa: SLF001
+    if isinstance(fetcher, _DataLoaderIterDataFetcher):
+        fetcher.fetched = number - batches_of_epoch(trainer)
+
+
+@contextlib.contextmanager
+def watching_steps(
+    trainer: Trainer, before_step: Callable[[], None], before_epoch: Callable[[], object]
+) -> Iterator[None]:
+    """Call ``before_step`` where the batch of the next step is fetched, or where that step begins.
+
+    The latter if ``training_step`` reads from the loader itself: then a fetch is in the middle of
+    a step, and no hook comes before it.
+    """
+    if not takes_batches_itself(trainer):
+        with watching_fetches(trainer, before_step, before_epoch):
+            yield
+        return
+    loop = trainer.fit_loop.epoch_loop
+    advance = loop.advance
+
+    def begin_step(*args: Any) -> None:  # noqa: ANN401 - as in Lightning
+        before_step()
+        advance(*args)
+
+    with (
+        Replaced.replacing(loop, "advance", begin_step),
+        watching_fetches(trainer, lambda: None, before_epoch),
+    ):
+        yield
 
 
 def save_quietly(trainer: Trainer, path: Path, storage_options: object) -> None:
