@@ -261,6 +261,8 @@ class Histories(Callback):
                 place = self._place(logger)
                 if place and isinstance(logger, CSVLogger):
                     rows[place] = _num_rows(logger)
+                elif place:
+                    logger.save()  # what a killed process has not written does not come again
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cut what an earlier attempt has logged after the place where training resumes."""
