@@ -40,7 +40,7 @@ from getiaction_launch.worker.fitting.lightning_seams import (
     starts_processes,
     watching_steps,
 )
-from getiaction_launch.worker.fitting.ownership import own_interruption, without
+from getiaction_launch.worker.fitting.ownership import OwnCallback, own_callbacks, without
 from getiaction_launch.worker.fitting.random_state import set_random_state
 from getiaction_launch.worker.lightning_seams import (
     LightningState,
@@ -53,7 +53,7 @@ from getiaction_launch.worker.lightning_seams import (
     watch_fits,
 )
 from getiaction_launch.worker.loaders import prepare_loader
-from getiaction_launch.worker.loggers.histories import Histories
+from getiaction_launch.worker.loggers.histories import Histories, continue_histories
 from getiaction_launch.worker.progress import ProgressReport, say
 from getiaction_launch.worker.saving.leftovers import Leftovers
 from getiaction_launch.worker.saving.origin import allow_own_classes, weights_only_for
@@ -82,13 +82,14 @@ def callbacks() -> list[Callback]:
         return []
     watch_fits(_watching)
     keep_out_of_shared_lists(*_KINDS)
-    return list(_own_callbacks())
+    continue_histories(Run(Path(os.environ["GETIACTION_RUN_DIR"])))
+    return list(_pair())
 
 
-def _own_callbacks() -> "tuple[Interruption, ProgressReport, Histories, Leftovers]":
+def _pair() -> "tuple[Interruption, ProgressReport]":
     run = Run(Path(os.environ["GETIACTION_RUN_DIR"]))
     progress = ProgressReport(run)
-    return Interruption(run, progress, Plan.of(run)), progress, Histories(run), Leftovers(run)
+    return Interruption(run, progress, Plan.of(run)), progress
 
 
 @contextlib.contextmanager
@@ -98,14 +99,14 @@ def _watching(trainer: Trainer, fit: int) -> Iterator[dict[str, object]]:
         with without(trainer, _KINDS):
             yield {}
         return
-    own: Interruption = own_interruption(trainer, _KINDS, _own_callbacks)
+    own: Interruption = own_callbacks(trainer, _KINDS, _pair)[0]
     if fit == 0 or Interruption.fits is None:  # a process that has begun none
-        Interruption.fits = Fits.of(own.run)
+        Interruption.fits = Fits.of(Run(Path(os.environ["GETIACTION_RUN_DIR"])))
     with own.watching(trainer) as arguments:
         yield arguments
 
 
-class Interruption(Callback):
+class Interruption(OwnCallback):
     """Saves committed checkpoints periodically, and once more before SIGTERM stops training.
 
     A checkpoint is due when the last one is ``period_minutes`` old. The end of an epoch is the best
@@ -131,19 +132,16 @@ class Interruption(Callback):
     fits: ClassVar[Fits | None] = None
 
     def __init__(self, run: Run, progress: ProgressReport, plan: Plan) -> None:
-        self.run, self._progress, self._plan, self._saving = run, progress, plan, plan.saving
+        super().__init__(run)
+        self._progress, self._plan, self._saving = progress, plan, plan.saving
         attempt = int(os.environ["GETIACTION_LAUNCH_ATTEMPT"])
         self._saver = CheckpointSaver(run, progress, attempt, plan.saving.failure_limit_minutes)
         self._undo = contextlib.ExitStack()
         self._trainer: weakref.ref[Trainer] | None = None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Become a callback without effect where it is unpickled: only this process saves."""
-        return Callback, ()
-
     def __deepcopy__(self, memo: dict[int, object]) -> "Interruption":
         """Save for a copy of the Trainer, too."""
-        return Interruption(self.run, copy.deepcopy(self._progress, memo), self._plan)
+        return Interruption(self._run, copy.deepcopy(self._progress, memo), self._plan)
 
     def claim(self, trainer: Trainer) -> bool:
         """Belong to a Trainer, and return whether this does not belong to another one."""
@@ -207,7 +205,7 @@ class Interruption(Callback):
             return
         check_strategy(trainer)
         allow_own_classes(trainer, pl_module)
-        saving = saving_in_background(trainer, self._progress, self.run)
+        saving = saving_in_background(trainer, self._progress, self._run)
         self._background = self._undo.enter_context(saving)
         self._before_fit = signal.getsignal(signal.SIGTERM)
         prepare = functools.partial(self._prepare_loader, trainer)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from getiaction_launch.run.metric import LOSS, warnings
@@ -19,6 +19,7 @@ from getiaction_launch.run.records import Progress
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker.fitting.batches import batches_done, total_batches
 from getiaction_launch.worker.fitting.judgement import LossWatch, monitored
+from getiaction_launch.worker.fitting.ownership import OwnCallback
 from getiaction_launch.worker.kept import named_checkpoints
 from getiaction_launch.worker.lightning_seams import LightningState
 
@@ -36,7 +37,7 @@ def say(message: str) -> None:
     sys.stderr.write(f"getiaction-launch: {message}\n")
 
 
-class ProgressReport(Callback):
+class ProgressReport(OwnCallback):
     """Writes ``launch/progress.json`` when training starts, once a second, and when it ends.
 
     Args:
@@ -44,7 +45,7 @@ class ProgressReport(Callback):
     """
 
     def __init__(self, run: Run) -> None:
-        self._run = run
+        super().__init__(run)
         self._started_at, self._first_step = time.time(), 0  # a fit may have nothing to train
         self._next_at = 0.0
         self._losses = LossWatch()
@@ -172,14 +173,6 @@ class ProgressReport(Callback):
         # If it was so in the first step after resuming, it has been so for longer.
         is_resumed = begun <= self._first_step + 1
         return {LOSS: self._not_finite.get(LOSS, begun) if is_resumed else begun}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Become a callback without effect where it is unpickled: only this process reports."""
-        return Callback, ()
-
-    def __deepcopy__(self, memo: dict[int, object]) -> "ProgressReport":
-        """Report for a copy of the Trainer, too."""
-        return ProgressReport(self._run)
 
     @property
     def _report(self) -> Progress:

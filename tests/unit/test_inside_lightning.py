@@ -15,8 +15,10 @@ from getiaction_launch.run.checkpoint import newest
 from getiaction_launch.worker.interruption import Interruption
 from getiaction_launch.worker.loggers.histories import Histories
 from getiaction_launch.worker.progress import ProgressReport
+from getiaction_launch.worker.saving.leftovers import Leftovers
 
-OWN = (Interruption, ProgressReport, Histories)
+OWN = (Interruption, ProgressReport, Histories, Leftovers)
+"""The first two are there from the start, the others from the first fit on."""
 
 
 def own(callbacks):

@@ -290,6 +290,6 @@ def test_a_plain_shuffled_loader_goes_on_with_the_next_epoch(worker):
 def test_no_other_process_gets_the_callbacks(worker):
     """What a worker starts inherits its environment and is not watched."""
     worker.start()
-    assert len(callbacks()) == 3
+    assert len(callbacks()) == 2
     worker.monkeypatch.setenv("GETIACTION_LAUNCH_WORKER", str(os.getppid()))
     assert callbacks() == []

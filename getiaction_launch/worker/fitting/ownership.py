@@ -5,7 +5,9 @@ a callback that served two Trainers would mix up their states.
 """
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -13,32 +15,54 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from getiaction_launch.errors import CheckError
+from getiaction_launch.run.run import Run
 
 
-def own_interruption(
+class OwnCallback(Callback):
+    """A callback of the launcher, which serves one Trainer of one process.
+
+    Args:
+        run: The run that this worker belongs to.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Become a callback without effect where it is unpickled, which needs no launcher."""
+        return Callback, ()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "OwnCallback":
+        """Serve a copy of the Trainer with nothing of this Trainer's state."""
+        return type(self)(self._run)
+
+
+def own_callbacks(
     trainer: Trainer,
-    kinds: tuple[type[Callback], ...],
-    make: Callable[[], Sequence[Callback]],
-) -> Any:  # noqa: ANN401 - of the first kind
-    """Find the launcher's callback of a Trainer, and give it new ones if it has not its own.
+    kinds: tuple[type[OwnCallback], ...],
+    make: Callable[[], Sequence[OwnCallback]],
+) -> list[Any]:
+    """Find the launcher's callbacks of a Trainer, and give it new ones for those that it lacks.
 
     Args:
         trainer: The Trainer whose callbacks are looked at.
-        kinds: The classes of the launcher's callbacks, in the order in which ``make`` returns them.
-            The first one has a method ``claim``.
-        make: Makes new callbacks of these classes.
+        kinds: The classes of the launcher's callbacks, in their order.
+        make: Makes those that Lightning adds to each Trainer, which are of the first kinds. The
+            first one has a method ``claim``.
     """
     untyped: Any = trainer  # its callbacks are set in another module
-    found: list[Any] = [each for each in untyped.callbacks if isinstance(each, kinds)]
-    if [type(each) for each in found] == list(kinds) and found[0].claim(trainer):
-        return found[0]
-    made: list[Any] = list(make())
-    made[0].claim(trainer)
+    own: list[Any] = [each for each in untyped.callbacks if isinstance(each, kinds)]
+    are_known = [type(each) for each in own] == list(kinds[: len(own)])
+    if not (own and are_known and own[0].claim(trainer)):
+        own = list(make())
+        own[0].claim(trainer)
+    run = Run(Path(os.environ["GETIACTION_RUN_DIR"]))
+    own += [kind(run) for kind in kinds[len(own) :]]
     users = [each for each in untyped.callbacks if not isinstance(each, kinds)]
     # Lightning runs checkpoint callbacks last.
     place = next((n for n, each in enumerate(users) if isinstance(each, Checkpoint)), len(users))
-    untyped.callbacks = [*users[:place], *made, *users[place:]]
-    return made[0]
+    untyped.callbacks = [*users[:place], *own, *users[place:]]
+    return own
 
 
 @contextlib.contextmanager

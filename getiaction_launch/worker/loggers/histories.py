@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fsspec import AbstractFileSystem
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import (
     CSVLogger,
     Logger,
@@ -31,6 +31,7 @@ from lightning.pytorch.loggers import (
 
 from getiaction_launch.run.loggers import GIVEN_VARIABLE, LoggersRecord, read_loggers
 from getiaction_launch.run.run import Run
+from getiaction_launch.worker.fitting.ownership import OwnCallback
 from getiaction_launch.worker.lightning_seams import LightningState
 from getiaction_launch.worker.loggers import lightning_seams as seams
 from getiaction_launch.worker.loggers import tables
@@ -177,7 +178,7 @@ def _is_later_attempt() -> bool:
     return os.environ.get("GETIACTION_LAUNCH_ATTEMPT", "0") != "0"
 
 
-class Histories(Callback):
+class Histories(OwnCallback):
     """Notes in the launcher's checkpoints how far each logger is, and cuts what came later.
 
     Args:
@@ -185,7 +186,7 @@ class Histories(Callback):
     """
 
     def __init__(self, run: Run) -> None:
-        self._run = run
+        super().__init__(run)
         continue_histories(run)
         self._rows: dict[str, int] | None = None
         self._steps: int | None = None
@@ -193,14 +194,6 @@ class Histories(Callback):
         self._opened: dict[str, int] = {}
         self._begun: dict[str, int] = {}
         self._curves: list[TensorBoardLogger] = []
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """Become a callback without effect where it is unpickled, in another process."""
-        return Callback, ()
-
-    def __deepcopy__(self, memo: dict[int, object]) -> "Histories":
-        """Serve a copy of the Trainer, too."""
-        return Histories(self._run)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Record where the loggers write, and how many rows their files have."""

@@ -9,16 +9,17 @@ import os
 from pathlib import Path
 from typing import ClassVar
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from getiaction_launch.run.run import Run
+from getiaction_launch.worker.fitting.ownership import OwnCallback
 from getiaction_launch.worker.kept import exists, paths_of, place
 from getiaction_launch.worker.lightning_seams import LightningState
 from getiaction_launch.worker.progress import STATE_KEY, say
 
 
-class Leftovers(Callback):
+class Leftovers(OwnCallback):
     """Notes in the launcher's checkpoints which files there are, and finds what came later.
 
     Only directories in the run count: elsewhere other programs may write, too.
@@ -33,7 +34,7 @@ class Leftovers(Callback):
     kept: ClassVar[set[str]] = set()
 
     def __init__(self, run: Run) -> None:
-        self._run = run
+        super().__init__(run)
         self._known: set[str] | None = None
         self._left: set[str] = set()
 
