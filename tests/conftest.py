@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -26,6 +27,11 @@ REQUIRED = os.environ.get("GETIACTION_TEST_REQUIRE", "").split(",")
 # Beware: where several runs share the cores, OpenMP's threads wait for each other by spinning,
 # and a step of 0.1 seconds takes 6.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# In the background of a shell that is not interactive, Ctrl-C is ignored, and so it would be in all
+# commands that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _ON_RAY = re.compile(r"test_ray_(cluster|doc)\.py::|\[(.+-)?ray(-.+)?\]$")
 

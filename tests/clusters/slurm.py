@@ -241,6 +241,7 @@ class SlurmCluster(Cluster):
         folders += [f"cgroup/{controller}" for controller in CGROUP_CONTROLLERS]
         for folder in folders:
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
+        self.node_local.chmod(0o1777)  # as /tmp, on the login node, too
         # SLURM sets CUDA_VISIBLE_DEVICES for character devices only: each is another /dev/null
         for number in range(self.gpus):
             device = self.directory / f"gpu/{number}"

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -234,7 +235,7 @@ def getiaction_launch(cluster: Local, tmp_path: Path) -> Callable[..., subproces
     """Run ``getiaction-launch`` in ``tmp_path``, where one submits to the cluster."""
 
     def run(*words: str, timeout_seconds: float = 120, **env: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
+        done = subprocess.run(
             cluster.command(*words),
             cwd=tmp_path,
             env={**os.environ, **env},
@@ -243,6 +244,9 @@ def getiaction_launch(cluster: Local, tmp_path: Path) -> Callable[..., subproces
             timeout=timeout_seconds,
             check=False,
         )
+        # A test that fails then shows what the command said.
+        sys.stdout.write(f"$ getiaction-launch {shlex.join(words)}\n{done.stdout}{done.stderr}\n")
+        return done
 
     return run
 
