@@ -12,6 +12,7 @@ import yaml
 
 from getiaction import cli
 from getiaction.cli import CLI
+from getiaction.train import trainer as trainer_module
 from getiaction.train.unique_keys import duplicate_key
 
 MODULE = """\
@@ -298,6 +299,7 @@ def test_config_of_a_launchers_run_is_that_of_the_last_attempt(
     """In GETIACTION_RUN_DIR config.yaml lies beside hparams.yaml and is written anew."""
     monkeypatch.setenv("GETIACTION_RUN_DIR", str(directory / "run"))
     for epochs in (1, 2):
+        trainer_module._trainers.clear()  # an attempt is another process
         CLI(["fit", "--config", "line.yaml", f"--trainer.max_epochs={epochs}"])
         config = yaml.safe_load((directory / "run/config.yaml").read_text())
         assert config["trainer"]["max_epochs"] == epochs
