@@ -226,6 +226,7 @@ def test_wandb_continues_one_run_and_starts_one_for_each_logger(worker, tmp_path
             fit(worker, logger, max_epochs=1, limit_train_batches=1)
             ids.append(logger.version)
             wandb.finish()
+    wandb.teardown()  # the next test's directory is another
     base = os.environ["WANDB_RUN_ID"]
     assert ids == [base, f"{base}-1"] * 2
 

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,7 @@ def test_an_installed_backend_is_found_by_its_entry_point(tmp_path, monkeypatch)
         "import dataclasses\n@dataclasses.dataclass(frozen=True)\nclass Mine:\n    queue: str\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # other tests have one, too
     import mine
 
     record = BackendRecord("mine.Mine", {"queue": "long"})
