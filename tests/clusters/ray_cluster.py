@@ -81,6 +81,8 @@ class RayCluster(Cluster):
         self.nodes = [HEAD, *self.workers]
         self.address = f"http://{self.address_of(HEAD)}:{JOBS_PORT}"
         """Where the Jobs API answers, for those in the cluster's network."""
+        self.node_local = self.directory / "node_local"
+        """A directory that exists on every node and is shared by none of them."""
 
     @property
     def status(self) -> list[str]:
@@ -211,6 +213,8 @@ class RayCluster(Cluster):
     def _write_files(self) -> None:
         TEMPORARY.mkdir(exist_ok=True)
         TEMPORARY.chmod(0o777)  # as Ray makes it: other users' Ray needs it too
+        self.node_local.mkdir(exist_ok=True)
+        self.node_local.chmod(0o1777)  # as /tmp
         for name in (LOGIN, *self.nodes):
             temporary = self.directory / "temporary" / name
             temporary.mkdir(parents=True, exist_ok=True)
@@ -218,7 +222,11 @@ class RayCluster(Cluster):
 
     def _mounts(self, name: str) -> list[str]:
         own = shlex.quote(f"{self.directory}/temporary/{name}")
-        return [f"mount --bind {own} {TEMPORARY}"]
+        mounts = [f"mount --bind {own} {TEMPORARY}"]
+        if name != LOGIN:
+            at = shlex.quote(str(self.node_local))
+            mounts.append(f"mount -t tmpfs -o mode=1777 tmpfs {at}")
+        return mounts
 
     def _variables(self, name: str) -> dict[str, str]:
         return {} if name == LOGIN else SETTINGS | self.settings

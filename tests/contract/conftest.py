@@ -17,7 +17,7 @@ import torch
 from clusters import ordinary_user
 from clusters.cluster import LOGIN, Cluster
 from clusters.proxy import Proxy
-from clusters.ray_cluster import TEMPORARY, RayCluster
+from clusters.ray_cluster import RayCluster
 from clusters.slurm import SlurmCluster
 from drill import Drill, weights, write_spec
 from filelock import FileLock
@@ -168,7 +168,7 @@ class Ray(Nodes):
             "  class_path: getiaction_launch.backends.ray.RayBackend\n"
             f"  init_args: {{address: '{self.cluster.address}'}}\n"
         )
-        self.staging = TEMPORARY / "staging" / directory.name
+        self.staging = self.cluster.node_local / directory.name
 
     def open_door(self, endpoint: str) -> contextlib.AbstractContextManager[object]:
         """Have the cluster config forward AWS's variables, which jobs would not get otherwise."""
