@@ -99,11 +99,11 @@ def _watching(trainer: Trainer, fit: int) -> Iterator[dict[str, object]]:
         with without(trainer, _KINDS):
             yield {}
         return
-    own: Interruption = own_callbacks(trainer, _KINDS, _pair)[0]
-    if fit == 0 or Interruption.fits is None:  # a process that has begun none
-        Interruption.fits = Fits.of(Run(Path(os.environ["GETIACTION_RUN_DIR"])))
-    with own.watching(trainer) as arguments:
-        yield arguments
+    with own_callbacks(trainer, _KINDS, _pair) as own:
+        if fit == 0 or Interruption.fits is None:  # a process that has begun none
+            Interruption.fits = Fits.of(Run(Path(os.environ["GETIACTION_RUN_DIR"])))
+        with own.watching(trainer) as arguments:
+            yield arguments
 
 
 class Interruption(OwnCallback):

@@ -7,7 +7,12 @@ from datetime import timedelta
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import (
+    GradientAccumulationScheduler,
+    LambdaCallback,
+    ModelCheckpoint,
+    Timer,
+)
 from tiny import BATCHES, EPOCHS, QUIET, Tiny, equal, loader
 
 from getiaction_launch.errors import CheckError
@@ -18,7 +23,7 @@ from getiaction_launch.worker.progress import ProgressReport
 from getiaction_launch.worker.saving.leftovers import Leftovers
 
 OWN = (Interruption, ProgressReport, Histories, Leftovers)
-"""The first two are there from the start, the others from the first fit on."""
+"""The first two are always there, the others during a fit."""
 
 
 def own(callbacks):
@@ -83,7 +88,11 @@ def test_evaluation_alone_needs_no_fit(worker):
 def test_each_trainer_has_callbacks_of_its_own(worker):
     """Whether a list of callbacks is shared, taken from a Trainer, or assigned to one."""
     worker.start()
-    shared = [Timer()]
+    during = []
+    shared = [
+        Timer(),
+        LambdaCallback(on_train_start=lambda t, _: during.append(kinds(t.callbacks))),
+    ]
     first, second = (Trainer(**QUIET, max_epochs=1, callbacks=shared) for _ in range(2))
     third = Trainer(**QUIET, max_epochs=1, callbacks=second.callbacks)
     fourth = Trainer(**QUIET, max_epochs=1)
@@ -92,7 +101,8 @@ def test_each_trainer_has_callbacks_of_its_own(worker):
     for trainer in (*trainers, *trainers):
         trainer.fit(Tiny(), loader(), loader())
         trainer.validate(trainer.lightning_module, loader())
-    assert [kinds(trainer.callbacks) for trainer in trainers] == [list(OWN)] * 4
+    assert during == [list(OWN)] * len(during)
+    assert [kinds(trainer.callbacks) for trainer in trainers] == [list(OWN[:2])] * 4
     seen = [callback for trainer in trainers for callback in own(trainer.callbacks)]
     assert len(set(map(id, seen))) == len(seen)
     assert first.callbacks[0] is second.callbacks[0] is shared[0]
@@ -142,7 +152,7 @@ def test_trainers_can_be_copied_and_saved(worker, tmp_path):
         each.callbacks = [c for c in each.callbacks if not isinstance(c, CopyInFit)]
         each.fit_loop.max_epochs = 2
         each.fit(Still(), loader(), loader())
-        assert kinds(each.callbacks) == list(OWN)
+        assert kinds(each.callbacks) == list(OWN[:2])
         assert not set(map(id, own(each.callbacks))) & set(map(id, own(trainer.callbacks)))
 
 

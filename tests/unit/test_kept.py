@@ -1,10 +1,12 @@
 """No run succeeds without weights, and its result says where they are."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny import Tiny, equal
 
@@ -206,3 +208,25 @@ def test_a_run_that_cannot_keep_its_end_fails(worker):
         worker.fit_again()
     callback = ModelCheckpoint(worker.run.directory / "checkpoints")
     assert worker.fit_again(callbacks=[callback], enable_checkpointing=True)
+
+
+class Unpicklable(Callback):
+    """Has a state that no checkpoint can hold."""
+
+    def state_dict(self):
+        """Return it."""
+        return {"lock": threading.Lock()}
+
+
+def test_a_program_that_cannot_be_pickled_and_saves_nothing_succeeds(worker, capfd):
+    """As without the launcher; the log says that its end was not saved, and names no file."""
+    assert worker.fit(callbacks=[Unpicklable()])
+    said = capfd.readouterr().err
+    assert "the end of fit 0 could not be saved" in said
+    assert "is kept" not in said
+
+
+def test_a_fast_dev_run_leaves_nothing_behind(worker):
+    """It is a check that writes no files."""
+    assert worker.fit(fast_dev_run=True)
+    assert not list(worker.run.directory.rglob("*.ckpt"))

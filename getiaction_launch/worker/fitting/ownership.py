@@ -37,18 +37,22 @@ class OwnCallback(Callback):
         return type(self)(self._run)
 
 
+@contextlib.contextmanager
 def own_callbacks(
     trainer: Trainer,
     kinds: tuple[type[OwnCallback], ...],
     make: Callable[[], Sequence[OwnCallback]],
-) -> list[Any]:
-    """Find the launcher's callbacks of a Trainer, and give it new ones for those that it lacks.
+) -> Iterator[Any]:
+    """Give a Trainer the launcher's callbacks for one fit: its own ones, and each kind once.
 
     Args:
-        trainer: The Trainer whose callbacks are looked at.
+        trainer: The Trainer that is about to fit.
         kinds: The classes of the launcher's callbacks, in their order.
         make: Makes those that Lightning adds to each Trainer, which are of the first kinds. The
-            first one has a method ``claim``.
+            others are there during a fit only. The first one has a method ``claim``.
+
+    Yields:
+        The first one.
     """
     untyped: Any = trainer  # its callbacks are set in another module
     own: list[Any] = [each for each in untyped.callbacks if isinstance(each, kinds)]
@@ -57,12 +61,16 @@ def own_callbacks(
         own = list(make())
         own[0].claim(trainer)
     run = Run(Path(os.environ["GETIACTION_RUN_DIR"]))
-    own += [kind(run) for kind in kinds[len(own) :]]
+    others = kinds[len(own) :]
     users = [each for each in untyped.callbacks if not isinstance(each, kinds)]
     # Lightning runs checkpoint callbacks last.
     place = next((n for n, each in enumerate(users) if isinstance(each, Checkpoint)), len(users))
-    untyped.callbacks = [*users[:place], *own, *users[place:]]
-    return own
+    added = [kind(run) for kind in others]
+    untyped.callbacks = [*users[:place], *own, *added, *users[place:]]
+    try:
+        yield own[0]
+    finally:
+        untyped.callbacks = [each for each in untyped.callbacks if not isinstance(each, others)]
 
 
 @contextlib.contextmanager

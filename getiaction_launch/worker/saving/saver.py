@@ -199,35 +199,30 @@ class CheckpointSaver:
         Raises:
             CheckError: If the run would be left without weights.
         """
+        if getattr(trainer, "fast_dev_run", False):
+            return  # it is to leave nothing behind
         is_kept = bool(trainer.strategy.broadcast(has_kept(trainer, self._run)))
-        if not fit.is_finished and (is_program or not is_kept):
-            self._save_end(trainer, fit, is_kept=is_kept)
-        if not is_kept and trainer.is_global_zero:
+        is_needed = not fit.is_finished and (is_program or not is_kept)
+        is_saved = self._save_end(trainer, fit, is_kept=is_kept) if is_needed else True
+        if is_saved and not is_kept and trainer.is_global_zero:
             own = place(self._run, path_of(self._run, fit.number))
             say(f"no callback has kept a checkpoint in the run, so {own} is kept.")
             self._progress.keep(own)
 
-    def _save_end(self, trainer: Trainer, fit: Fit, *, is_kept: bool) -> None:
-        """Save the end state; if there are other weights, a failure is logged and costs only time.
+    def _save_end(self, trainer: Trainer, fit: Fit, *, is_kept: bool) -> bool:
+        """Save the end state, and return whether that went well.
 
         Raises:
-            CheckError: If it fails and there are no other weights.
+            CheckError: If the disk has refused it and there are no other weights.
         """
         io = trainer.strategy.checkpoint_io
         background = io if isinstance(io, BackgroundCheckpointIO) else None
         failures: list[Exception] = []
+        about: Any = {"attempt": self._attempt, "program": fit.program, "is_kept": is_kept}
+        about |= {"step": batches_done(trainer), "epoch": trainer.current_epoch}
+        about |= {"saved_at": time.time()}
         request = SaveRequest(
-            finish=functools.partial(
-                commit_finished,
-                self._run,
-                fit.number,
-                attempt=self._attempt,
-                program=fit.program,
-                step=batches_done(trainer),
-                epoch=trainer.current_epoch,
-                saved_at=time.time(),
-                is_kept=is_kept,
-            ),
+            finish=functools.partial(commit_finished, self._run, fit.number, **about),
             fail=failures.append,
             is_hidden=True,
         )
@@ -244,14 +239,16 @@ class CheckpointSaver:
             request.fail(error)
         trainer.strategy.barrier("getiaction_launch: end state")  # no rank may leave earlier
         for failure in failures[:1]:
-            what = f"the end of fit {fit.number} could not be saved: {failure}"
-            say(what)
-            if not is_kept and not named_checkpoints(trainer, self._run):
+            say(what := f"the end of fit {fit.number} could not be saved: {failure}")
+            # A program that saves nothing may hold what cannot be pickled, and does not fail.
+            has_weights = is_kept or named_checkpoints(trainer, self._run)
+            if isinstance(failure, OSError) and not has_weights:
                 raise CheckError(
                     f"{what}. No callback has kept a checkpoint either.",
                     f"Make {path.parent} writable, with enough free space, and resume from the "
                     f"last committed checkpoint: getiaction-launch resume {self._run.directory}",
                 ) from failure
+        return not failures
 
     def _commit(self, step: int, **about: Any) -> None:  # noqa: ANN401 - as in commit
         commit(self._run, attempt=self._attempt, step=step, **about)
