@@ -54,6 +54,7 @@ from getiaction_launch.worker.lightning_seams import (
 )
 from getiaction_launch.worker.loaders import prepare_loader
 from getiaction_launch.worker.loggers.histories import Histories, continue_histories
+from getiaction_launch.worker.loggers.lightning_seams import continue_steps
 from getiaction_launch.worker.progress import ProgressReport, say
 from getiaction_launch.worker.saving.leftovers import Leftovers
 from getiaction_launch.worker.saving.origin import allow_own_classes, weights_only_for
@@ -275,8 +276,8 @@ class Interruption(OwnCallback):
         if not self._is_training:
             return
         if state := self._resumed.pop("random", None):
-            # Not earlier, since the user's on_train_start may draw random numbers.
-            set_random_state(state)
+            set_random_state(state)  # not earlier: the user's on_train_start may draw from it
+        continue_steps(trainer, self._resumed)
         if not self._epoch_order.before_fetch():
             return
         self._batches += 1

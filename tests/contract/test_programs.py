@@ -21,10 +21,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from getiaction_launch.node.node import worker_environment
 from getiaction_launch.plan.plan import Plan, Saving, Topology
-from getiaction_launch.run.attempt import Attempt
+from getiaction_launch.run.attempt import Attempt, read_end
 from getiaction_launch.run.loggers import tracking_variables
+from getiaction_launch.run.records import Progress
 from getiaction_launch.run.run import Run
-from getiaction_launch.run.state import EXIT_INTERRUPTED
+from getiaction_launch.run.state import EXIT_INTERRUPTED, JobState
 
 PROGRAMS = Path(__file__).parent / "programs"
 BATCHES = {
@@ -38,6 +39,7 @@ BATCHES = {
     "twice": 28,
 }
 """How many batches each program trains on."""
+PERIOD_SECONDS = 0.05
 ENDS = {"SIGTERM": EXIT_INTERRUPTED, "SIGKILL": -9}
 
 pytestmark = [
@@ -104,11 +106,11 @@ def attempt(run: Run, kennel: Kennel, batch: int = 0, name: str = "SIGTERM") -> 
 
 
 def claim(root: Path, program: str) -> Run:
-    """Claim a run of a program, with a checkpoint in each step."""
+    """Claim a run of a program, with a checkpoint every few steps, so that a kill costs some."""
     run = Run.claim(str(root / "experiments"), program)
     script = [str(PROGRAMS / f"{program}.py")]
     place = str(root)
-    saving = Saving(period_minutes=0)
+    saving = Saving(period_minutes=PERIOD_SECONDS / 60)
     plan = Plan(program, place, [], script, Topology(1, 1, 0), place, saving=saving)
     run.write("plan", plan.to_json())
     return run
@@ -177,3 +179,45 @@ def test_a_program_that_is_interrupted_three_times_leaves_what_it_would(kennel, 
     ids = {path.name.rpartition("-run-")[2][16:] for path in run.directory.glob("wandb/*-run-*")}
     base = tracking_variables(run, {})["WANDB_RUN_ID"]
     assert ids == ({base, f"{base}-1"} if program == "tracked" else set())
+
+
+def step_of(run: Run) -> int:
+    """The step that a run has reported last."""
+    progress = Progress.read(run)
+    return progress.step or 0 if progress else 0
+
+
+def test_a_run_on_s3_has_one_history_too(  # noqa: PLR0917 - fixtures
+    getiaction_launch, kennel, cluster, s3, bucket, until, tmp_path, monkeypatch
+):
+    """Cancelled, resumed on a machine without its files, killed there and resumed once more."""
+    monkeypatch.setenv("GETIACTION_LAUNCH_STAGING_DIR", str(cluster.staging))
+    undisturbed = claim(tmp_path / "a", "loggers")
+    assert attempt(undisturbed, kennel) == 0, said(undisturbed)
+    pace = tmp_path / "pace"
+    pace.write_text("0.3")
+    place = ["--cluster", cluster.name, "--storage-root", bucket, "--parsable"]
+    with cluster.open_door(s3.endpoint):
+        started = getiaction_launch(*place, str(PROGRAMS / "loggers.py"))
+        assert started.returncode == 0, started.stderr
+        run = Run.at(started.stdout.strip())
+        until(lambda: step_of(run) >= 2)
+        assert getiaction_launch("cancel", str(run.directory)).returncode == 0
+        cluster.lose_disks()
+        assert getiaction_launch("resume", str(run.directory)).returncode == 0
+        reached = step_of(run)
+        until(lambda: step_of(run) >= reached + 2)
+        for process in cluster.processes(run.local.directory):
+            if "getiaction_launch.worker.worker" in process.cmdline():
+                process.kill()
+        until(lambda: read_end(run).ending)
+        pace.unlink()
+        assert getiaction_launch("resume", str(run.directory)).returncode == 0
+        until(lambda: (end := read_end(run).ending) and end.state is JobState.SUCCEEDED)
+        shown = getiaction_launch("status", str(run.directory)).stdout
+        assert f"{run.directory}/checkpoints/last.ckpt  (last)" in shown
+        pulled = getiaction_launch("pull", str(run.directory), "pulled")
+        assert pulled.returncode == 0, pulled.stderr
+    expected, found = contents(undisturbed.directory), contents(tmp_path / "pulled")
+    assert found.keys() == expected.keys()
+    assert not [name for name in expected if not same(expected[name], found[name])]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
@@ -69,6 +70,11 @@ def fit(worker, *loggers, **words):
     return worker.fit_again(kind=Logging, logger=list(loggers), **EVERY_STEP, **words)
 
 
+def rates() -> list[LearningRateMonitor]:
+    """What logs at the starts of epochs and of batches, before the launcher's callbacks."""
+    return [LearningRateMonitor("epoch"), LearningRateMonitor("step")]
+
+
 @pytest.mark.parametrize("version", ["", None], ids=["in the run's directory", "elsewhere"])
 def test_rows_and_curves_are_those_of_an_undisturbed_run(worker, tmp_path, version):
     """Interrupted, then killed after its last save, then killed before its first: each row once.
@@ -87,28 +93,29 @@ def test_rows_and_curves_are_those_of_an_undisturbed_run(worker, tmp_path, versi
 
     begin(worker, 0)
     plain = loggers("plain")
-    assert fit(worker, *plain)
+    assert fit(worker, *plain, callbacks=rates())
     forget_ends(worker)  # that was another run
 
     begin(worker, 0)
     first = loggers("run")
-    assert fit(worker, *first, stop_at=BATCHES - 1) is None  # between two epochs
+    assert fit(worker, *first, callbacks=rates(), stop_at=BATCHES - 1) is None  # between two epochs
     begin(worker, 1, newest(worker.run).path, period=0)
     second = loggers("run")
-    assert fit(worker, *second)  # as if it were killed at the end, with a save in each step
+    # As if it were killed at the end, with a save in each step.
+    assert fit(worker, *second, callbacks=rates())
     kept = all_committed(worker.run)[-2]
     assert kept.step < 10
     forget_ends(worker)
     begin(worker, 2, kept.path)
     third = loggers("run")
-    assert fit(worker, *third)
+    assert fit(worker, *third, callbacks=rates())
 
     places = {logger.log_dir for logger in (*first, *second, *third)}
     assert len(places) == 1 + (version is None and first[0].log_dir != first[1].log_dir)
     table = Path(first[0].log_dir) / "metrics.csv"
     assert rows(table) == rows(Path(plain[0].log_dir) / "metrics.csv")
-    assert len(rows(table)) == 12
-    for tag in ("at", "val", "epoch", "hp_metric"):
+    assert [row["at"] for row in rows(table) if row["at"]] == [f"{n}.0" for n in range(10)]
+    for tag in ("at", "val", "epoch", "hp_metric", "lr-Adam"):
         assert curve(Path(first[1].log_dir), tag) == curve(Path(plain[1].log_dir), tag)
     assert not list(table.parent.glob(".*"))
 

@@ -14,11 +14,13 @@ trackers begin another run. Here each of them continues where the resumed checkp
 
 import functools
 import os
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from fsspec import AbstractFileSystem
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import (
@@ -40,6 +42,8 @@ from getiaction_launch.worker.progress import STATE_KEY, say
 T = TypeVar("T")
 
 _WANDB = "WANDB_RUN_ID"
+_NUM_SCALARS = 16
+"""How many entries of a curve may have been logged at the step that training resumes with."""
 
 
 class _Process:
@@ -60,6 +64,7 @@ class _Process:
         self.recorded: dict[str, list[Logger]] = {}
         self.fits: Counter[str] = Counter()
         self.wandb_runs = 0
+        self.scalars: dict[str, deque[tuple[int, dict[str, float]]]] = {}
 
     def place(self, path: str) -> str:
         """Return a path relative to the run's directory if it is in there."""
@@ -122,6 +127,20 @@ class _Process:
         self.fits[key] += 1
         return self.fits[key] - 1
 
+    def watch(self, logger: TensorBoardLogger, metrics: Mapping[str, Any], step: int) -> None:
+        """Remember what was logged last."""
+        latest = self.scalars.setdefault(self.place(logger.log_dir), deque(maxlen=_NUM_SCALARS))
+        kinds = (int, float, torch.Tensor)
+        values = {name: value for name, value in metrics.items() if isinstance(value, kinds)}
+        latest.append((step, {name: float(value) for name, value in values.items()}))
+
+    def scalars_from(self, step: int) -> dict[str, list[tuple[int, dict[str, float]]]]:
+        """Return what has been logged to TensorBoard from a step on, by the logger's place."""
+        return {
+            place: [entry for entry in latest if entry[0] >= step]
+            for place, latest in self.scalars.items()
+        }
+
     def note_rows(self, place: str, fit: int, num_rows: int) -> int:
         """Record how many rows a file has when one of its fits begins; the first time counts."""
         rows = self.record.rows.get(place, [])
@@ -170,6 +189,7 @@ _process = _Process()  # classes are patched, so there is one
 def _patch() -> None:
     seams.open_tables_with(_process.adopt)
     seams.choose_versions_with(_process.version)
+    seams.watch_scalars(_process.watch)
     seams.choose_run_ids_with(_process.run_id)
     seams.name_further_runs_with(_process.wandb_id)
 
@@ -189,7 +209,7 @@ class Histories(OwnCallback):
         super().__init__(run)
         continue_histories(run)
         self._rows: dict[str, int] | None = None
-        self._steps: int | None = None
+        self._scalars: dict[str, list[tuple[int, dict[str, float]]]] = {}
         self._is_new = True
         self._opened: dict[str, int] = {}
         self._begun: dict[str, int] = {}
@@ -200,7 +220,7 @@ class Histories(OwnCallback):
         del pl_module
         if stage != "fit":
             return
-        self._rows, self._steps, self._is_new = None, None, True
+        self._rows, self._is_new, self._scalars = None, True, {}
         if not trainer.is_global_zero:
             return
         process = continue_histories(self._run)
@@ -229,7 +249,8 @@ class Histories(OwnCallback):
         if not trainer.training:
             return
         state = checkpoint.get(STATE_KEY, {})
-        self._is_new, self._rows, self._steps = False, state.get("rows"), state.get("logged_steps")
+        self._scalars = state.get("scalars", {})
+        self._is_new, self._rows = False, state.get("rows")
         for logger in self._curves if _is_later_attempt() else ():
             seams.keep_hyperparameters(logger)
 
@@ -256,6 +277,8 @@ class Histories(OwnCallback):
                     rows[place] = _num_rows(logger)
                 elif place:
                     logger.save()  # what a killed process has not written does not come again
+            step = seams.logged_steps(trainer)
+            checkpoint[STATE_KEY]["scalars"] = continue_histories(self._run).scalars_from(step)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cut what an earlier attempt has logged after the place where training resumes."""
@@ -269,22 +292,12 @@ class Histories(OwnCallback):
                 num_kept = (self._rows or {}).get(place, self._begun[place])
                 _cut_rows(logger, num_kept, self._opened[place])
 
-    def on_train_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,  # noqa: ANN401 - the user's
-        batch_idx: int,
-    ) -> None:
-        """Let loggers continue at the step that they had when the checkpoint was saved."""
-        del pl_module, batch, batch_idx
-        if self._steps is not None:
-            seams.set_logged_steps(trainer, self._steps)
-            self._steps = None
-
     def _cut_curves(self, step: int) -> None:
         for logger in self._curves if _is_later_attempt() else ():
             seams.purge(logger, step)
+            # An epoch's start has logged at the step that training resumes with.
+            for logged_step, scalars in self._scalars.get(self._place(logger) or "", []):
+                logger.log_metrics(scalars, logged_step)
         self._curves = []
 
     def _place(self, logger: Logger) -> str | None:

@@ -6,7 +6,7 @@ since a program may open a logger before its first Trainer, where no hook has ru
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from fsspec import AbstractFileSystem
@@ -16,6 +16,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
+from getiaction_launch.worker.lightning_seams import LightningState
 from getiaction_launch.worker.loggers import tables
 
 Versioned: TypeAlias = FabricCSVLogger | TensorBoardLogger
@@ -164,11 +165,33 @@ def keep_hyperparameters(logger: TensorBoardLogger) -> None:
     logger._default_hp_metric = False  # noqa: SLF001
 
 
+def watch_scalars(watch: Callable[[TensorBoardLogger, Mapping[str, object], int], None]) -> None:
+    """Call ``watch`` with the metrics and the step of all that is logged to TensorBoard.
+
+    No hook of a Trainer sees what callbacks log, such as the learning rate at an epoch's start.
+    """
+    original = TensorBoardLogger.log_metrics
+
+    @functools.wraps(original)
+    def log_metrics(
+        self: TensorBoardLogger, metrics: Mapping[str, Any], step: int | None = None
+    ) -> None:
+        original(self, metrics, step)
+        watch(self, metrics, step or 0)
+
+    TensorBoardLogger.log_metrics = log_metrics  # type: ignore[assignment,method-assign]
+
+
 def logged_steps(trainer: Trainer) -> int:
     """Return how many steps loggers have seen; with several optimizers it is not global_step."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped  # noqa: SLF001
 
 
-def set_logged_steps(trainer: Trainer, steps: int) -> None:
-    """Let loggers continue at a step; at an epoch's end, Lightning resumes one step too late."""
-    trainer.fit_loop.epoch_loop._batches_that_stepped = steps  # noqa: SLF001
+def continue_steps(trainer: Trainer, resumed: LightningState) -> None:
+    """Let loggers continue at the step that a checkpoint has in ``logged_steps``, once.
+
+    To be called before a batch is fetched: Lightning counts one step too many when it resumes at
+    the end of an epoch.
+    """
+    if (steps := resumed.pop("logged_steps", None)) is not None:
+        trainer.fit_loop.epoch_loop._batches_that_stepped = steps  # noqa: SLF001

@@ -49,7 +49,7 @@ class Leftovers(OwnCallback):
         """Note which files there are, if the launcher is saving."""
         del pl_module
         if STATE_KEY in checkpoint and trainer.is_global_zero:
-            checkpoint[STATE_KEY]["files"] = sorted(self._files(trainer))
+            checkpoint[STATE_KEY]["files"] = sorted(self._files(trainer) - self._left)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: LightningState

@@ -80,22 +80,23 @@ def own_rank_state(trainer: Trainer, checkpoint: LightningState) -> LightningSta
     """Take what this rank added to a checkpoint, and put its loaders where Lightning looks.
 
     Returns:
-        The keys ``random``, ``metrics``, ``should_stop`` and ``epoch``; an empty mapping for a
-        checkpoint that the launcher did not save.
+        The keys ``random``, ``metrics``, ``should_stop``, ``epoch`` and ``logged_steps``; an empty
+        mapping for a checkpoint that the launcher did not save.
     """
     if STATE_KEY not in checkpoint:
         return {}
     ranks: list[LightningState] = checkpoint[STATE_KEY]["ranks"]
+    shared = {"logged_steps": checkpoint[STATE_KEY].get("logged_steps")}
     if len(ranks) == trainer.world_size:
         own = ranks[trainer.global_rank]
         fit_loop_state(checkpoint)["combined_loader"] = own["loaders"]
-        return own
+        return own | shared
     if trainer.is_global_zero:
         say(
             f"the checkpoint was saved by {len(ranks)} ranks, and training resumes with "
             f"{trainer.world_size}: results will differ from those of an uninterrupted run."
         )
-    return {**ranks[0], "random": None, "epoch": None}
+    return {**ranks[0], **shared, "random": None, "epoch": None}
 
 
 class CheckpointSaver:

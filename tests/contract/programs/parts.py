@@ -1,6 +1,8 @@
 """What the programs of this folder share: a small net with dropout, noisy data, and a writer."""
 
+import contextlib
 import os
+import time
 from pathlib import Path
 
 import torch
@@ -59,6 +61,8 @@ class Net(LightningModule):
     def training_step(self, batch, batch_idx):
         """Log each step."""
         del batch_idx
+        with contextlib.suppress(OSError, ValueError):  # a test makes it slow, to disturb it
+            time.sleep(float(Path("pace").read_text()))
         loss = self.loss(batch)
         self.log("train/loss", loss)
         return loss
