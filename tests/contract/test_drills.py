@@ -165,7 +165,8 @@ def test_memory_beyond_the_limit_is_named(cluster, getiaction_launch, script, ra
     assert result.returncode == 13, result.stdout
     assert ("rank 1 on node 1" in result.stdout) is (not victim)
     assert "memory limit" in result.stdout
-    assert not cluster.cluster.run("squeue", "--noheader").stdout
+    # The run's end is recorded before its job has left the queue; it must not stay there.
+    cluster.cluster.wait_idle()
 
 
 def test_node_whose_name_others_cannot_resolve_is_reached_by_its_address(
