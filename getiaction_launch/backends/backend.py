@@ -12,7 +12,6 @@ import importlib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -33,19 +32,19 @@ from getiaction_launch.run.state import Cause, JobState
 T = TypeVar("T")
 ENTRY_POINTS = "getiaction_launch.backends"
 """Group of entry points in which an installed package registers its backends."""
-_SHIPPED = {
-    f"getiaction_launch.backends.{path}"
-    for path in (
-        "local.LocalBackend",
-        "ray.RayBackend",
-        "ray.backend.RayBackend",
-        "ray_on_slurm.RayOnSlurmBackend",
-        "ray_on_slurm.backend.RayOnSlurmBackend",
-        "slurm.SlurmBackend",
-        "slurm.backend.SlurmBackend",
-    )
-}
-"""Class paths that records may name: where each class is defined, and where it is imported from."""
+LOCAL = "getiaction_launch.backends.local.LocalBackend"
+SLURM = "getiaction_launch.backends.slurm.SlurmBackend"
+RAY = "getiaction_launch.backends.ray.RayBackend"
+RAY_ON_SLURM = "getiaction_launch.backends.ray_on_slurm.RayOnSlurmBackend"
+CLASS_PATHS = (LOCAL, SLURM, RAY, RAY_ON_SLURM)
+"""How cluster configs and records name the shipped backends."""
+_DEFINED_IN = (
+    "getiaction_launch.backends.ray.backend.RayBackend",
+    "getiaction_launch.backends.ray_on_slurm.backend.RayOnSlurmBackend",
+    "getiaction_launch.backends.slurm.backend.SlurmBackend",
+)
+_SHIPPED = {*CLASS_PATHS, *_DEFINED_IN}
+"""Class paths that records may name: where each class is imported from, and where it is defined."""
 
 
 @dataclass(frozen=True)
@@ -240,6 +239,8 @@ def _find_class(class_path: str) -> type[Any] | None:
     if class_path in _SHIPPED:
         module, _, name = class_path.rpartition(".")
         return cast("type[Any]", getattr(importlib.import_module(module), name))
+    from importlib import metadata  # slow to import
+
     for entry_point in metadata.entry_points(group=ENTRY_POINTS):
         with contextlib.suppress(ImportError, AttributeError):  # another package's damage
             kind = entry_point.load()

@@ -1,8 +1,8 @@
-"""The record that a run was cancelled, on a disk that may be full."""
+"""Cancelling a run: the record of it, on a disk that may be full, and waiting for the end."""
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from getiaction_launch.errors import UnreachableError
 from getiaction_launch.run.records import Cancel
@@ -52,3 +52,17 @@ def unrecorded(run: Run, failure: OSError) -> UnreachableError:
         f"{why(failure)}.",
         f"See its state: getiaction-launch status {run.directory}",
     )
+
+
+def comes_within(limit_seconds: float, condition: Callable[[], bool], poll_seconds: float) -> bool:
+    """Wait until a condition holds, and return whether it did before a limit.
+
+    Args:
+        limit_seconds: How long to wait at most.
+        condition: What to wait for; it is checked at least once.
+        poll_seconds: Time between two checks.
+    """
+    deadline = time.monotonic() + limit_seconds
+    while not (is_met := condition()) and time.monotonic() < deadline:
+        time.sleep(poll_seconds)
+    return is_met

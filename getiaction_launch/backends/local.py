@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from getiaction_launch.backends.backend import Backend, Job, replace_fields
+from getiaction_launch.backends.backend import LOCAL, Backend, Job, replace_fields
 from getiaction_launch.backends.process import ProcessJob, start_process, write_job
 from getiaction_launch.errors import CheckError, counted
 from getiaction_launch.node.allocation import Allocation
@@ -39,7 +39,6 @@ from getiaction_launch.system.ports import reserve_port
 from getiaction_launch.system.stop import StopRequest
 
 ADDRESS = "127.0.0.1"
-CLASS_PATH = "getiaction_launch.backends.local.LocalBackend"
 POLL_SECONDS = 0.05
 SLOT_POLL_SECONDS = 0.5
 
@@ -225,7 +224,7 @@ def run_job(run: Run, backend: LocalBackend, max_parallel: int) -> JobState:
     """
     stop = StopRequest()
     # Not __name__, which is __main__ here.
-    write_job(run, BackendRecord(CLASS_PATH, asdict(backend)))
+    write_job(run, BackendRecord(LOCAL, asdict(backend)))
     guard = Guard(run)
 
     def is_stopped() -> bool:

@@ -12,12 +12,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from getiaction_launch.backends.backend import JobStatus
-from getiaction_launch.backends.cancelling import record_cancel, unrecorded
+from getiaction_launch.backends.cancelling import comes_within, record_cancel, unrecorded
 from getiaction_launch.errors import CheckError, UnreachableError
 from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.run.attempt import read_end
@@ -280,16 +280,9 @@ class ProcessJob:
         return self.grace_seconds + CANCEL_MARGIN_SECONDS + upload_seconds
 
     def _ends_within(self, limit_seconds: float) -> bool:
-        return _comes_within(limit_seconds, self._has_ended, self.run.poll_seconds)
+        return comes_within(limit_seconds, self._has_ended, self.run.poll_seconds)
 
     def _has_ended(self) -> bool:
         status = self.status()
         is_recorded = not status.is_certain and read_end(self.run).ending is not None
         return status.state.is_over or is_recorded
-
-
-def _comes_within(limit_seconds: float, condition: Callable[[], bool], poll_seconds: float) -> bool:
-    deadline = time.monotonic() + limit_seconds
-    while not (is_met := condition()) and time.monotonic() < deadline:
-        time.sleep(poll_seconds)
-    return is_met

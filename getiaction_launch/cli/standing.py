@@ -29,7 +29,7 @@ class Standing:
         remaining_seconds: Time that the remaining steps will take, at the mean speed of this
             attempt; None if that is not known.
         checkpoint: The checkpoint that the run would resume from.
-        checkpoint_step: Optimizer steps in that checkpoint.
+        checkpoint_step: Steps up to that checkpoint.
     """
 
     topology: Topology | None = None

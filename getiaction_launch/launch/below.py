@@ -8,15 +8,7 @@ from pathlib import Path
 
 from getiaction_launch.run.run import ROUND_TRIPS, Run
 from getiaction_launch.storage.keys import why_refused
-from getiaction_launch.storage.paths import (
-    file_system,
-    is_remote,
-    kind_of,
-    modified_at,
-    reaching,
-)
-
-__all__ = ["contents_of", "kind_of", "runs_below"]
+from getiaction_launch.storage.paths import file_system, is_remote, modified_at, reaching
 
 DEEPEST = 4
 """How many levels below a directory to look: ``bucket/team/experiments/name/version_N``."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from getiaction_launch.backends import shipped_settings
-from getiaction_launch.backends.backend import Backend, UnknownSettingError, record_of
+from getiaction_launch.backends.backend import SLURM, Backend, UnknownSettingError, record_of
 from getiaction_launch.backends.flag import noun
 from getiaction_launch.errors import ClusterConfigError, UsageError, nearest_first
 from getiaction_launch.launch.config_errors import check_keys, explain, read_content
@@ -20,7 +20,6 @@ _SHIPPED = (
     Path(__file__).parents[1] / "cluster_configs",  # in an installed wheel
     Path(__file__).parents[2] / "cluster_configs",  # in a checkout
 )
-_SLURM = "getiaction_launch.backends.slurm.SlurmBackend"
 _GROUPS = {"saving": Saving, "uploading": Uploading, "restarts": Restarts}
 _SEXAGESIMAL = re.compile(r"[-+]?[1-9][0-9_]*(:[0-5]?[0-9])+")
 
@@ -110,7 +109,7 @@ def cluster_of_job() -> str:
     own = [
         name
         for name, path in found.items()
-        if path.parent not in _SHIPPED and _class_path(path) == _SLURM
+        if path.parent not in _SHIPPED and _class_path(path) == SLURM
     ]
     return own[0] if len(own) == 1 else "slurm"
 

@@ -8,16 +8,11 @@ from dataclasses import fields
 from pathlib import Path
 
 from getiaction_launch.backends import shipped_settings
+from getiaction_launch.backends.backend import CLASS_PATHS, LOCAL
 from getiaction_launch.errors import ClusterConfigError, nearest_first
-from getiaction_launch.plan.unique_keys import KEEP_ONE, duplicate_key
+from getiaction_launch.plan.yaml_text import KEEP_ONE, duplicate_key, read_yaml
 
 EXAMPLE = "A complete example: cluster_configs/local.yaml"
-_CLASS_PATHS = (
-    "getiaction_launch.backends.local.LocalBackend",
-    "getiaction_launch.backends.slurm.SlurmBackend",
-    "getiaction_launch.backends.ray.RayBackend",
-    "getiaction_launch.backends.ray_on_slurm.RayOnSlurmBackend",
-)
 _INIT_ARGS = "backend.init_args"
 _FLAGS = ("--gpus-per-node", "--nodes", "--name")
 """What people look for in a cluster config, and each run sets by a flag."""
@@ -40,22 +35,14 @@ def read_content(path: Path) -> Mapping[str, object]:
         ClusterConfigError: If the file cannot be read, is not a mapping in YAML, or sets a key
             twice.
     """
-    import yaml
-
     try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
+        text, content = read_yaml(path)
     except OSError as error:
         raise ClusterConfigError(
             f"{path}: {error.strerror}.", f"Look at the file: ls -l {path}"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        is_deep = isinstance(error, RecursionError)
-        unread = "it is nested too deeply" if is_deep else "it is not text"
-        reason = getattr(error, "problem", None) or unread
-        raise ClusterConfigError(f"{path} is not YAML: {reason}{where}.", EXAMPLE) from error
+    except ValueError as error:
+        raise ClusterConfigError(f"{path} is not YAML: {error}.", EXAMPLE) from error
     if not isinstance(content, Mapping):
         kind = "nothing" if content is None else _KINDS.get(type(content).__name__, "one value")
         raise ClusterConfigError(f"{path} holds {kind}, not a mapping.", EXAMPLE)
@@ -93,7 +80,7 @@ def check_keys(
     if not content.get("backend"):
         raise ClusterConfigError(
             f"{path}: the key backend is missing.",
-            f"For example: backend: {{class_path: {_CLASS_PATHS[0]}}}",
+            f"For example: backend: {{class_path: {LOCAL}}}",
         )
 
 
@@ -118,7 +105,7 @@ def _settings_of(path: Path, backend: object) -> list[str]:
         return [f"{_INIT_ARGS}.{name}" for name in inspect.signature(kind).parameters]
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         reason = f": {error}" if module else ", which needs a module"
-        near = nearest_first(str(class_path), _CLASS_PATHS)
+        near = nearest_first(str(class_path), CLASS_PATHS)
         raise ClusterConfigError(
             f"{path}: backend has no class {str(class_path)!r}{reason}.", near
         ) from error

@@ -23,7 +23,7 @@ from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.plan.sharding import check_sharding
 from getiaction_launch.plan.spec import parse
 from getiaction_launch.plan.strategy import check_strategy
-from getiaction_launch.run.records import JobRecord, Progress, read_attempts
+from getiaction_launch.run.records import STARTING, JobRecord, Progress, read_attempts
 from getiaction_launch.run.restart import reopen
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import JobState
@@ -47,7 +47,6 @@ __all__ = [
 ]
 
 POLL_SECONDS = 0.1
-STARTING = "starting"  # the phase in which the objects of a spec are built
 SETUP_SECONDS = 5
 """How long to wait for a run that has begun to set up its data."""
 LOCK_SECONDS = 180  # longer than a scheduler may take to answer

@@ -4,8 +4,6 @@ import itertools
 import uuid
 from collections.abc import Sequence
 
-import yaml
-
 from getiaction_launch.errors import UsageError
 from getiaction_launch.plan.plan import SweepPoint
 
@@ -46,6 +44,8 @@ def expand(grid: Sequence[str], name: str, *, is_spec: bool = True) -> list[Swee
 
 def _split(text: str) -> list[str]:
     """Split at the commas that separate items in YAML's flow style, keeping each value as typed."""
+    import yaml  # slow to import
+
     try:
         tokens = yaml.compose(f"[{text}]", yaml.SafeLoader)
     except yaml.YAMLError as error:

@@ -7,13 +7,13 @@ everybody who can write to the bucket is trusted.
 
 import contextlib
 import os
-import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
 from getiaction_launch.errors import CheckError
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import is_remote
+from getiaction_launch.system.users import user_name
 
 
 def check_owner(run: Run, verb: str) -> None:
@@ -44,11 +44,3 @@ def _obeyed(run: Run) -> Iterator[Path]:
     for directory, folders, files in os.walk(launch / "checkpoints"):
         yield Path(directory)
         yield from (Path(directory, name) for name in (*folders, *files))
-
-
-def user_name(uid: int) -> str:
-    """Return the name of a user, or ``user 1000`` if there is none."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"user {uid}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from getiaction_launch.errors import CheckError, StorageError, UsageError, nearest_first
-from getiaction_launch.mirror.transfer import download, hash_of, say
+from getiaction_launch.mirror.transfer import download, hash_of, say_refused
 from getiaction_launch.run.checkpoint import Marker, newest
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import (
@@ -58,7 +58,7 @@ def files_of_run(run: Run) -> list[File]:
     _check_remote(run)
     found = find(run.directory)
     for name, reason in found.refused.items():
-        _say_refused(name, reason)
+        say_refused(name, reason)
     objects: dict[str, list[str]] = defaultdict(list)
     for segment in sorted(found.sizes):
         path, _ = name_and_number(segment)
@@ -120,11 +120,7 @@ def _saying_refused(name: str) -> Iterator[None]:
     try:
         yield
     except StorageError as error:
-        _say_refused(name, str(error))
-
-
-def _say_refused(name: str, reason: str) -> None:
-    say(f"not downloaded: {name!r}: {reason}")
+        say_refused(name, str(error))
 
 
 def find_checkpoint(run: Run, name: str) -> Path:

@@ -28,7 +28,7 @@ from getiaction_launch.mirror.ledger import (
 from getiaction_launch.mirror.mirror import Mirror
 from getiaction_launch.mirror.removals import forget_removals
 from getiaction_launch.mirror.sweep import sweep, unsaved_files
-from getiaction_launch.mirror.transfer import download, hash_of, say
+from getiaction_launch.mirror.transfer import download, hash_of, say, say_refused
 from getiaction_launch.mirror.walk import is_record, is_unfinished
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.checkpoint import Checkpoint, Marker
@@ -165,11 +165,11 @@ def prepare(run: Run, number: int, node_rank: int, resume_from: str | None) -> N
     local = run.local
     head = Head.read(local)
     # Beware: what another node of this machine was prepared for, its workers may use already.
-    if head.prepared != number:
+    is_first = head.prepared != number
+    if is_first:
         if head.attempt not in (number - 1, number):
             _forget(local)  # rank 0 has run on another machine since
         write_json(local.launch_directory / "plan.json", run.read("plan") or {})
-        forget_removals(local.directory)
     if resume_from:
         name = _committed_name(run, resume_from)
         _download_checkpoint(run, COMMITTED, name, Marker.read(run.directory / COMMITTED / name))
@@ -178,7 +178,7 @@ def prepare(run: Run, number: int, node_rank: int, resume_from: str | None) -> N
     if node_rank == 0 and number > 0:
         _download_files(run)
         _abort_uploads(run)
-    if node_rank == 0:
+    if is_first or node_rank == 0:
         forget_removals(local.directory)
     Head(number if node_rank == 0 else head.attempt, number).write(local)
 
@@ -248,7 +248,7 @@ def _download_files(run: Run) -> None:
     ledgers = {lane: Ledger(local.directory, lane) for lane in LANES}
     found = find(run.directory)
     for path, reason in found.refused.items():
-        _say_refused(path, reason)
+        say_refused(path, reason)
     for path in found.sizes:
         lane = None if path.startswith("launch/") or is_unfinished(path) else lane_of(path)
         if lane is None or only_grows(name_and_number(path)[0]):
@@ -258,7 +258,7 @@ def _download_files(run: Run) -> None:
         try:
             target = place_below(local.directory, path)
         except StorageError as error:
-            _say_refused(path, str(error))
+            say_refused(path, str(error))
             continue
         # A download that is killed must not leave a part of a file that counts as newer.
         arriving = target.with_name(f".{target.name}.partial")
@@ -268,10 +268,6 @@ def _download_files(run: Run) -> None:
         ledgers[lane].files[path] = Whole.of(target.stat())
     for ledger in ledgers.values():
         ledger.write()
-
-
-def _say_refused(path: str, reason: str) -> None:
-    say(f"not downloaded: {path!r}: {reason}")
 
 
 def _abort_uploads(run: Run) -> None:

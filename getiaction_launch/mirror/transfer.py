@@ -25,6 +25,11 @@ def say(words: str) -> None:
     sys.stderr.flush()
 
 
+def say_refused(path: str, reason: str) -> None:
+    """Write to the log of this process that an object is left out of a download, and why."""
+    say(f"not downloaded: {path!r}: {reason}")
+
+
 def hash_of(path: Path) -> str:
     """Return the SHA-256 of a checkpoint; the files of a directory are sorted by name."""
     import hashlib

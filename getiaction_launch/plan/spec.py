@@ -17,7 +17,7 @@ from typing import cast
 
 from getiaction_launch.errors import SpecError, nearest_first
 from getiaction_launch.plan.secrets import refuse_secrets_of_spec
-from getiaction_launch.plan.unique_keys import KEEP_ONE, duplicate_key
+from getiaction_launch.plan.yaml_text import KEEP_ONE, duplicate_key, read_yaml
 
 CLI_CLASS = "getiaction.cli.CLI"
 """What parses and runs a spec: a ``LightningCLI`` that takes ``args`` and raises on bad input."""
@@ -223,24 +223,16 @@ def _load(text: str) -> object:
 
 def _read_config(path: str) -> tuple[str, dict[str, object]]:
     """Read a config file; return its text and what it sets."""
-    import yaml
-
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        content = _load(text)
+        text, content = read_yaml(Path(path), _load)
     except OSError as error:
         raise SpecError(
             f"--config {path}: {error.strerror}.",
             f"Name a file that can be read; those there: ls {Path(path).parent}",
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        is_deep = isinstance(error, RecursionError)
-        unread = "it is nested too deeply" if is_deep else "it is not text"
-        reason = getattr(error, "problem", None) or unread
+    except ValueError as error:
         raise SpecError(
-            f"--config {path} is not YAML: {reason}{where}.", "Fix it and try again."
+            f"--config {path} is not YAML: {error}.", "Fix it and try again."
         ) from error
     if not isinstance(content, dict):
         kind = "nothing" if content is None else type(content).__name__

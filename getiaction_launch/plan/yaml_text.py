@@ -1,6 +1,10 @@
-"""Keys that a YAML or JSON text sets twice, of which YAML's loaders silently keep the last."""
+"""What is wrong with YAML that users write: where it cannot be parsed, and keys set twice.
 
-from collections.abc import Hashable, Iterator
+YAML's loaders silently keep the last of two equal keys.
+"""
+
+from collections.abc import Callable, Hashable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -8,6 +12,35 @@ if TYPE_CHECKING:
 
 KEEP_ONE = "Join the two, or remove one: YAML would silently drop the first."
 """What to do about a duplicate key."""
+
+
+def read_yaml(path: Path, load: Callable[[str], object] | None = None) -> tuple[str, object]:
+    """Read a file in YAML.
+
+    Args:
+        path: The file to read.
+        load: Parses the text; by default ``yaml.safe_load``.
+
+    Returns:
+        The text, and what it contains.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is not YAML; the message says why, and where it can.
+    """
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text, (load or yaml.safe_load)(text)
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not text") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ValueError(f"{getattr(error, 'problem', None) or 'it is not text'}{where}") from error
 
 
 def duplicate_key(text: str) -> str | None:

@@ -5,7 +5,6 @@ other nodes read from it where rank 0 listens and which checkpoint all of them r
 """
 
 import contextlib
-import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -87,6 +86,8 @@ class Attempt:
                 :func:`~getiaction_launch.system.ports.reserve_port`.
             other_addresses: IP addresses of this machine, for nodes that cannot reach ``address``.
         """
+        import secrets  # slow to import
+
         number = len(read_attempts(run))
         checkpoint = newest(run)
         resume_from = str(checkpoint.path) if checkpoint else None

@@ -10,7 +10,6 @@ its workers start.
 import contextlib
 import itertools
 import os
-import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -120,7 +119,7 @@ class Checkpoint(Marker):
         marker = Marker.read(path)
         try:
             with reaching(path):
-                if marker is None or _size_bytes(path) != marker.size_bytes:
+                if marker is None or size_bytes_of(path) != marker.size_bytes:
                     return None
         except StorageError:  # as above
             raise
@@ -194,12 +193,7 @@ def commit(
     """
     partial = partial_path(run, fit, step)
     path = _uncommitted_path(partial)
-    _sync(partial)
-    if path.is_dir():
-        shutil.rmtree(path)  # a rename replaces files only
-    partial.replace(path)
-    sync_directory(path.parent)
-    size_bytes = _size_bytes(path)
+    size_bytes = move_into_place(partial, path)
     marker = Marker(
         attempt, fit, step, epoch, reason, size_bytes, saved_at, None, program, restarts
     )
@@ -210,9 +204,49 @@ def commit(
     return Checkpoint(**vars(marker), path=path)
 
 
+def move_into_place(partial: Path, path: Path) -> int:
+    """Rename a checkpoint that has been written, so that it lasts; it does not count yet.
+
+    Args:
+        partial: Path of the file or directory that has been written.
+        path: Its final path. What is there is replaced, and must have no marker.
+
+    Returns:
+        Its size in bytes, for the marker.
+
+    Raises:
+        OSError: If the disk refuses a write.
+    """
+    for file in files_of(partial):
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+    if path.is_dir() or partial.is_dir():
+        remove(path)  # a rename replaces files by files only
+    partial.replace(path)
+    sync_directory(path.parent)
+    return size_bytes_of(path)
+
+
 def files_of(path: Path) -> list[Path]:
     """Return the file of a local checkpoint, or all files if the checkpoint is a directory."""
     return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def size_bytes_of(path: Path) -> int:
+    """Return the size of a checkpoint, here or on remote storage.
+
+    Raises:
+        OSError: If it does not exist.
+        StorageError: If remote storage does not answer.
+    """
+    if not is_remote(path):
+        return sum(file.stat().st_size for file in files_of(path))
+    # In one request; and UPath's is_dir() takes a failure for a file that does not exist.
+    if kind_of(path) == "directory":
+        return sum(find(path).sizes.values())
+    with reaching(path):
+        fs, key = file_system(path)
+        return int(fs.info(key)["size"])
 
 
 def sync_directory(directory: Path) -> None:
@@ -241,20 +275,3 @@ def _remove_all_but(run: Run, names: set[str]) -> None:
     for path in sorted(_directory(run).iterdir(), key=lambda path: path.suffix != ".json"):
         if path.stem not in names:
             remove(path)
-
-
-def _size_bytes(path: Path) -> int:
-    if not is_remote(path):
-        return sum(file.stat().st_size for file in files_of(path))
-    # In one request; and UPath's is_dir() takes a failure for a file that does not exist.
-    if kind_of(path) == "directory":
-        return sum(find(path).sizes.values())
-    with reaching(path):
-        fs, key = file_system(path)
-        return int(fs.info(key)["size"])
-
-
-def _sync(path: Path) -> None:
-    for file in files_of(path):
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())

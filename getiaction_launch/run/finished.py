@@ -11,7 +11,12 @@ from pathlib import Path
 
 from getiaction_launch.errors import RecordError, StorageError
 from getiaction_launch.plan.plain import read_dataclass
-from getiaction_launch.run.checkpoint import Marker, files_of, sync_directory
+from getiaction_launch.run.checkpoint import (
+    Marker,
+    move_into_place,
+    size_bytes_of,
+    sync_directory,
+)
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import children, read_json, remove
 
@@ -52,7 +57,7 @@ def finished_fits(run: Run) -> dict[int, FinishedFit]:
             continue
         try:
             record = read_dataclass(FinishedFit, read_json(marker), str(marker))
-            size_bytes = _size_bytes(path_of(run, record.fit))
+            size_bytes = size_bytes_of(path_of(run, record.fit))
         except StorageError:
             raise
         except (OSError, ValueError, RecordError):
@@ -91,17 +96,14 @@ def commit_finished(
     partial, path = partial_of(run, fit), path_of(run, fit)
     marker = path.with_suffix(".json")
     marker.unlink(missing_ok=True)  # never one state with the marker of another
-    if path.is_dir() or partial.is_dir():
-        remove(path)  # a rename replaces files by files only
-    partial.replace(path)
-    sync_directory(path.parent)
+    size_bytes = move_into_place(partial, path)
     record = FinishedFit(
         attempt=attempt,
         fit=fit,
         step=step,
         epoch=epoch,
         reason="end",
-        size_bytes=_size_bytes(path),
+        size_bytes=size_bytes,
         saved_at=saved_at,
         program=program,
         is_kept=is_kept,
@@ -122,7 +124,3 @@ def remove_needless(run: Run) -> None:
             # The marker first: an end state that is removed in part must not count.
             remove(path_of(run, fit).with_suffix(".json"))
             remove(path_of(run, fit))
-
-
-def _size_bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in files_of(path))

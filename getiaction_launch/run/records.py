@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from getiaction_launch.run.run import Run
 
 T = TypeVar("T")
+STARTING = "starting"
+"""The phase in which the objects of a spec are built."""
 
 
 def load(cls: type[T], path: Path) -> T | None:
@@ -175,7 +177,7 @@ class AttemptRecord:
         reason: What ended the attempt, in a sentence for people.
         goes_on: Whether the run restarts automatically.
         ended_at: When the attempt ended, in seconds since the epoch; None while it runs.
-        last_step: Optimizer steps that the worker of rank 0 last reported.
+        last_step: Steps that the worker of rank 0 last reported.
         token: A random word in the environment of all processes of this start; it is not secret.
         other_addresses: IP addresses of rank 0's node, for nodes that cannot reach ``head``.
     """

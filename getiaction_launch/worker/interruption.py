@@ -21,7 +21,6 @@ import signal
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, ClassVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -30,6 +29,7 @@ from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.checkpoint import Interrupted
 from getiaction_launch.run.run import Run
 from getiaction_launch.system.stop import on_sigterm
+from getiaction_launch.worker.assignment import own_attempt, own_run
 from getiaction_launch.worker.fitting.agreement import Agreement, Verdict
 from getiaction_launch.worker.fitting.background import saving_in_background
 from getiaction_launch.worker.fitting.epoch import Epoch
@@ -83,12 +83,12 @@ def callbacks() -> list[Callback]:
         return []
     watch_fits(_watching)
     keep_out_of_shared_lists(*_KINDS)
-    continue_histories(Run(Path(os.environ["GETIACTION_RUN_DIR"])))
+    continue_histories(own_run())
     return list(_pair())
 
 
 def _pair() -> "tuple[Interruption, ProgressReport]":
-    run = Run(Path(os.environ["GETIACTION_RUN_DIR"]))
+    run = own_run()
     progress = ProgressReport(run)
     return Interruption(run, progress, Plan.of(run)), progress
 
@@ -102,7 +102,7 @@ def _watching(trainer: Trainer, fit: int) -> Iterator[dict[str, object]]:
         return
     with own_callbacks(trainer, _KINDS, _pair) as own:
         if fit == 0 or Interruption.fits is None:  # a process that has begun none
-            Interruption.fits = Fits.of(Run(Path(os.environ["GETIACTION_RUN_DIR"])))
+            Interruption.fits = Fits.of(own_run())
         with own.watching(trainer) as arguments:
             yield arguments
 
@@ -135,8 +135,8 @@ class Interruption(OwnCallback):
     def __init__(self, run: Run, progress: ProgressReport, plan: Plan) -> None:
         super().__init__(run)
         self._progress, self._plan, self._saving = progress, plan, plan.saving
-        attempt = int(os.environ["GETIACTION_LAUNCH_ATTEMPT"])
-        self._saver = CheckpointSaver(run, progress, attempt, plan.saving.failure_limit_minutes)
+        limit_minutes = plan.saving.failure_limit_minutes
+        self._saver = CheckpointSaver(run, progress, own_attempt(), limit_minutes)
         self._undo = contextlib.ExitStack()
         self._trainer: weakref.ref[Trainer] | None = None
 

@@ -15,7 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from getiaction_launch.run.metric import LOSS, warnings
-from getiaction_launch.run.records import Progress
+from getiaction_launch.run.records import STARTING, Progress
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker.fitting.batches import batches_done, total_batches
 from getiaction_launch.worker.fitting.judgement import LossWatch, monitored
@@ -54,7 +54,7 @@ class ProgressReport(OwnCallback):
         self._own: dict[str, str] = {}
         # The spec has been parsed by now, and its objects are being built.
         if os.environ.get("RANK", "0") == "0" and run.directory not in _reports:
-            self.update(phase="starting")
+            self.update(phase=STARTING)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember which checkpoints earlier fits of the program have kept."""

@@ -26,6 +26,7 @@ from getiaction_launch.run.state import EXIT_INTERRUPTED
 from getiaction_launch.storage.paths import last_line
 from getiaction_launch.system.child import die_with_parent
 from getiaction_launch.system.memory import count_oom_kills, prefer_to_be_killed
+from getiaction_launch.worker.assignment import own_attempt
 
 LONGEST_LINE = 300
 
@@ -37,7 +38,7 @@ def main() -> None:
     # Only this process gets the callbacks: its children inherit the variable, but not the id.
     os.environ["GETIACTION_LAUNCH_WORKER"] = str(os.getpid())
     run = Run(Path(sys.argv[1]))
-    attempt = int(os.environ.get("GETIACTION_LAUNCH_ATTEMPT", "0"))
+    attempt = own_attempt()
     oom_kills = count_oom_kills()
     try:
         if attempt and read_loggers(run):

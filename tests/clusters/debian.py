@@ -14,7 +14,6 @@ from filelock import FileLock
 
 INSTALL = "apt-get install -y --no-install-recommends debootstrap"
 CACHE = Path("/var/cache/getiaction-tests")
-MIRROR = "http://deb.debian.org/debian"
 # What Python and torch load besides the C library, and the programs that nodes are made with.
 LIBRARIES = ("libssl3t64", "libffi8", "libsqlite3-0", "libreadline8t64", "libstdc++6", "libgomp1")
 TOOLS = ("iproute2", "procps", "hostname", "ca-certificates")
@@ -46,7 +45,7 @@ def make_root(suite: str, packages: Iterable[str]) -> Path:
             made = root.with_suffix(".partial")
             shutil.rmtree(made, ignore_errors=True)
             include = ",".join((*packages, *LIBRARIES, *TOOLS))
-            words = ["--variant=minbase", f"--include={include}", suite, str(made), MIRROR]
+            words = ["--variant=minbase", f"--include={include}", suite, str(made)]
             subprocess.run(["/usr/sbin/debootstrap", *words], check=True, timeout=1200)
             made.rename(root)
     return root

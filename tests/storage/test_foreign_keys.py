@@ -34,7 +34,7 @@ def root(bucket: str) -> str:
 
 
 def plant(run: Run, *paths: str) -> None:
-    """Write objects with keys that are no paths."""
+    """Write objects whose keys cannot be paths."""
     fs, key = file_system(run.directory)
     bucket, _, prefix = key.partition("/")
     for path in paths:

@@ -133,15 +133,21 @@ class Seeing(Tiny):
         return super().training_step(batch, batch_idx)
 
 
+def remembering(kind):
+    """Return what makes models of a kind, and the list of those that it has made."""
+    models = []
+
+    def make():
+        models.append(kind())
+        return models[-1]
+
+    return make, models
+
+
 @pytest.mark.parametrize("name", LOADERS)
 def test_an_epoch_goes_on_behind_the_batches_that_were_seen(worker, name):
     """After interruptions in both epochs, weights and batches are those of undisturbed training."""
-    models = []
-
-    def kind():
-        models.append(Seeing())
-        return models[-1]
-
+    kind, models = remembering(Seeing)
     words = {"kind": kind, "val_check_interval": 1.0}
     undisturbed = worker.fit(data=LOADERS[name](), **words)
     number = len(models[0].saw)
@@ -183,12 +189,7 @@ def test_a_step_that_reads_its_batches_is_a_step(worker, name, number):
     class Own(Reading):
         num_read = number
 
-    models = []
-
-    def kind():
-        models.append(Own())
-        return models[-1]
-
+    kind, models = remembering(Own)
     words = {"kind": kind, "max_epochs": 2}
     undisturbed = worker.fit(data=LOADERS[name](), **words)
     steps = models[0].trainer.fit_loop.total_batch_idx + 1

@@ -8,7 +8,7 @@ import pytest
 
 from getiaction_launch.cli.main import VERBS, main
 from getiaction_launch.errors import nearest_first
-from getiaction_launch.plan.unique_keys import duplicate_key
+from getiaction_launch.plan.yaml_text import duplicate_key
 
 SCRIPT = "import argparse\nparser.add_argument('-t', '--time')\nparser.add_argument('--nodes')\n"
 LOCAL = "backend: {class_path: getiaction_launch.backends.local.LocalBackend}\n"
@@ -153,6 +153,24 @@ def test_mistake_in_a_cluster_config_is_named(capsys, content, what, meant):
     if meant:
         assert fix.startswith(f"Did you mean {meant!r}? Nearest: {meant}")
         assert len(fix.partition("Nearest: ")[2].split(", ")) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("day: 2026-13-45", "month must be in 1..12"),
+        ("[" * 3000, "it is nested too deeply"),
+        ("a: [\n", "expected the node content, but found '<stream end>' in line 2, column 1"),
+    ],
+    ids=["date", "depth", "syntax"],
+)
+@pytest.mark.parametrize("words", ["--cluster ./odd.yaml", "--runtime-env odd.yaml"])
+def test_yaml_that_cannot_be_parsed_is_refused(capsys, words, content, reason):
+    """With the parser's reason, whichever file it is, and never with a traceback."""
+    Path("odd.yaml").write_text(content)
+    assert main([*words.split(), "train.py"]) == 2
+    said, _fix = capsys.readouterr().err.splitlines()
+    assert reason in said
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from getiaction_launch.backends.local import CLASS_PATH
+from getiaction_launch.backends.backend import LOCAL
 from getiaction_launch.backends.process import ProcessJob
 from getiaction_launch.cli.main import main
 from getiaction_launch.errors import CheckError, UnreachableError
@@ -66,7 +66,7 @@ def record_of(pid, machine=None, **changes):
     """A ``job.json`` that names a process."""
     where = vars(machine or Machine.here())
     details = {**where, "pid": pid, "started_after_boot_seconds": start_seconds(pid), **changes}
-    backend = BackendRecord(CLASS_PATH, {"grace_seconds": 1})
+    backend = BackendRecord(LOCAL, {"grace_seconds": 1})
     return JobRecord(backend, f"{pid}@x", time.time(), details={"process": details})
 
 
@@ -297,6 +297,6 @@ def test_same_id_on_the_same_host_name_is_another_job(run, monkeypatch):
     monkeypatch.setattr("getiaction_launch.system.machine.socket.gethostname", lambda: "box")
     names = []
     for _ in range(3):
-        write_job(run, BackendRecord(CLASS_PATH))
+        write_job(run, BackendRecord(LOCAL))
         names.append(json.loads((run.launch_directory / "job.json").read_text())["job_id"])
     assert names == [f"{os.getpid()}@box{number}" for number in ("", ".2", ".3")]

@@ -4,8 +4,7 @@ import time
 
 import pytest
 
-from getiaction_launch.backends.ray import job as ray_job
-from getiaction_launch.backends.ray.backend import CLASS_PATH
+from getiaction_launch.backends.backend import RAY
 from getiaction_launch.backends.ray.client import HERE
 from getiaction_launch.backends.ray.job import RayJob
 from getiaction_launch.cli.main import main
@@ -27,7 +26,7 @@ def run(tmp_path):
     """A run of a job whose cluster is gone."""
     run = Run.claim(str(tmp_path), "act")
     run.write("plan", Plan("act", str(tmp_path), [], ["t.py"], Topology(1, 1, 0), "/").to_json())
-    JobRecord(BackendRecord(CLASS_PATH, {"address": NOWHERE}), "act-1", 1.0).write(run)
+    JobRecord(BackendRecord(RAY, {"address": NOWHERE}), "act-1", 1.0).write(run)
     AttemptRecord(0, "k").write(run)
     return run
 
@@ -57,7 +56,7 @@ def test_stale_lease_ends_the_job_of_a_cluster_that_is_gone(run, job):
 
 def test_head_that_was_on_this_machine_is_no_exception(run):
     """Its address is where one looks by default, and is said in other words."""
-    record = JobRecord(BackendRecord(CLASS_PATH, {"address": HERE}), "act-1", 1.0)
+    record = JobRecord(BackendRecord(RAY, {"address": HERE}), "act-1", 1.0)
     record.write(run)
     assert RayJob(run, record, HERE, 0).status().state is JobState.UNKNOWN
     assert read_status(run).state is JobState.UNKNOWN
@@ -71,7 +70,7 @@ def test_driver_reads_that_it_is_cancelled(run, job, monkeypatch):
         assert Cancel.read(run)
         write_end(run, AttemptRecord(0, "k"), Ending(JobState.CANCELLED, Cause.CANCEL))
 
-    monkeypatch.setattr(ray_job.time, "sleep", end)
+    monkeypatch.setattr(time, "sleep", end)
     job.cancel()
     assert read_status(run).state is CANCELLED.state
 

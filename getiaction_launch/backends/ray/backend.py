@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from getiaction_launch.backends.backend import Backend, Job, replace_fields
+from getiaction_launch.backends.backend import RAY, Backend, Job, replace_fields
 from getiaction_launch.backends.process import start_process
 from getiaction_launch.backends.ray.client import connect, ray_errors, submitted_to
 from getiaction_launch.backends.ray.job import PrivateRayJob, RayJob
@@ -40,7 +40,6 @@ from getiaction_launch.system.stop import StopRequest
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-CLASS_PATH = "getiaction_launch.backends.ray.RayBackend"
 DRIVER = "getiaction_launch.backends.ray.driver"
 STOP_MARGIN_SECONDS = 20
 SETTINGS_VARIABLE = "GETIACTION_LAUNCH_RAY_SETTINGS"
@@ -209,7 +208,7 @@ class RayBackend(RaySettings):
             raise
 
     def _write_job(self, run: Run, job_id: str, **details: bool) -> None:
-        backend = BackendRecord(CLASS_PATH, asdict(self))
+        backend = BackendRecord(RAY, asdict(self))
         JobRecord(backend, job_id, time.time(), details={**details}).write(run)
 
     def _run_here(self, runs: Sequence[Run], max_parallel: int) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from getiaction_launch.backends.backend import RAY
 from getiaction_launch.backends.process import write_job
 from getiaction_launch.backends.ray.agent import NodeAgent
 from getiaction_launch.backends.ray.failures import is_out_of_memory, node_errors
@@ -283,7 +284,7 @@ def main() -> int:
     With ``local``, it is a process of its own with a private cluster, whose settings are in the
     environment.
     """
-    from getiaction_launch.backends.ray.backend import CLASS_PATH, SETTINGS_VARIABLE, RayBackend
+    from getiaction_launch.backends.ray.backend import SETTINGS_VARIABLE, RayBackend
 
     directory, max_parallel, *private = sys.argv[1:]
     run = Run.at(directory)
@@ -297,7 +298,7 @@ def main() -> int:
 
     if private:
         backend = read_dataclass(RayBackend, json.loads(settings), "the settings")
-        write_job(run, BackendRecord(CLASS_PATH, asdict(backend)))
+        write_job(run, BackendRecord(RAY, asdict(backend)))
         plan = Plan.of(run)
         cpus = backend.bundle(plan)["CPU"] * plan.topology.num_nodes
         num_cpus = max(os.cpu_count() or 1, int(cpus))

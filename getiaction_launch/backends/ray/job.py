@@ -2,11 +2,15 @@
 
 import os
 import shlex
-import time
 from dataclasses import dataclass, replace
 
 from getiaction_launch.backends.backend import JobStatus
-from getiaction_launch.backends.cancelling import cancelling, record_cancel, unrecorded
+from getiaction_launch.backends.cancelling import (
+    cancelling,
+    comes_within,
+    record_cancel,
+    unrecorded,
+)
 from getiaction_launch.backends.process import ProcessJob
 from getiaction_launch.backends.ray.client import check_record, connect, limited, ray_errors
 from getiaction_launch.backends.ray.placement import Placement
@@ -104,31 +108,30 @@ class RayJob:
             if failure and (self._is_inside or status.state is JobState.UNKNOWN):
                 raise failure  # nothing else can reach the driver
             if status.state is JobState.UNKNOWN:
-                self._await_driver(status.reason)
+                # The driver reads that it is cancelled, although its cluster does not answer.
+                if not comes_within(self._patience_seconds, self._has_ended, POLL_SECONDS):
+                    raise self._unreachable(status.reason)
                 return
             if not self._is_inside:
                 with ray_errors(self.address):
                     connect(self.address).stop_job(self._job_id)
-        patience_seconds = self.grace_seconds + SAVE_LIMIT_SECONDS + CANCEL_MARGIN_SECONDS
-        deadline = time.monotonic() + patience_seconds
-        while not self.status().state.is_over:
-            if time.monotonic() > deadline:
-                raise UnreachableError(
-                    f"job {self._job_id} of run {self.run.name} does not end.",
-                    f"Find out why: ray job logs --address {self.address} {self._job_id}",
-                )
-            time.sleep(POLL_SECONDS)
+        if not comes_within(self._patience_seconds, self._is_over, POLL_SECONDS):
+            raise UnreachableError(
+                f"job {self._job_id} of run {self.run.name} does not end.",
+                f"Find out why: ray job logs --address {self.address} {self._job_id}",
+            )
         if failure and (failure := record_cancel(self.run)):
             raise unrecorded(self.run, failure)
 
-    def _await_driver(self, reason: str) -> None:
-        """Wait for a driver to read that it is cancelled, although its cluster does not answer."""
-        patience_seconds = self.grace_seconds + SAVE_LIMIT_SECONDS + CANCEL_MARGIN_SECONDS
-        deadline = time.monotonic() + patience_seconds
-        while read_end(self.run).ending is None and not self.status().state.is_over:
-            if time.monotonic() > deadline:
-                raise self._unreachable(reason)
-            time.sleep(POLL_SECONDS)
+    @property
+    def _patience_seconds(self) -> float:
+        return self.grace_seconds + SAVE_LIMIT_SECONDS + CANCEL_MARGIN_SECONDS
+
+    def _is_over(self) -> bool:
+        return self.status().state.is_over
+
+    def _has_ended(self) -> bool:
+        return read_end(self.run).ending is not None or self._is_over()
 
     def _unreachable(self, reason: str) -> UnreachableError:
         return UnreachableError(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from getiaction_launch.backends.flag import Flag, read_count, read_megabytes, read_pair
 from getiaction_launch.errors import ClusterConfigError
-from getiaction_launch.plan.unique_keys import duplicate_key
+from getiaction_launch.plan.yaml_text import duplicate_key, read_yaml
 
 _NUMBER = (int, float)
 _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
@@ -50,14 +50,10 @@ def read_yaml_mapping(path: str) -> dict[str, Any]:
     Raises:
         ValueError: If the file cannot be read, or does not hold a mapping.
     """
-    import yaml
-
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or getattr(error, "problem", None)
-        raise ValueError(f"{path}: {reason or 'it is not text'}") from error
+        text, content = read_yaml(Path(path))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} does not hold a mapping")  # noqa: TRY004 - it is a wrong text
     if found := duplicate_key(text):

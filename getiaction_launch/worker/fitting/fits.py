@@ -12,6 +12,7 @@ from getiaction_launch.errors import CheckError
 from getiaction_launch.run.checkpoint import Checkpoint
 from getiaction_launch.run.finished import FinishedFit, finished_fits, path_of
 from getiaction_launch.run.run import Run
+from getiaction_launch.worker.assignment import own_attempt
 from getiaction_launch.worker.fitting.lightning_seams import is_tuning
 from getiaction_launch.worker.fitting.program import digest
 from getiaction_launch.worker.progress import say
@@ -72,7 +73,7 @@ class Fits:
                 f"the checkpoint {path!r} is missing or incomplete.",
                 f"Resume from the previous one: getiaction-launch resume {run.directory}",
             )
-        return cls(run, checkpoint, int(os.environ["GETIACTION_LAUNCH_ATTEMPT"]))
+        return cls(run, checkpoint, own_attempt())
 
     def begin(self, trainer: Trainer, arguments: Mapping[str, Any]) -> Fit:
         """Find which fit begins now, and what it starts from.

@@ -46,7 +46,7 @@ class LossWatch:
 
         Args:
             loss: The loss that is trained on.
-            step: Optimizer steps taken so far, this one included.
+            step: Steps begun so far, this one included; a step is one training batch.
         """
         if not isinstance(loss, torch.Tensor):
             return

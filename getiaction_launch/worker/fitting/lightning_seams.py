@@ -1,7 +1,7 @@
 """Every place where resuming depends on Lightning's internals.
 
 As in :mod:`getiaction_launch.worker.lightning_seams`, each function says why Lightning's public
-interface is not enough, and has a test in ``tests/unit/test_lightning_seams.py``.
+interface is not enough, and has a test in ``tests/unit/test_fitting_seams.py``.
 """
 
 import contextlib

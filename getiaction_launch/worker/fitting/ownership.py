@@ -5,9 +5,7 @@ a callback that served two Trainers would mix up their states.
 """
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -16,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from getiaction_launch.errors import CheckError
 from getiaction_launch.run.run import Run
+from getiaction_launch.worker.assignment import own_run
 
 
 class OwnCallback(Callback):
@@ -60,7 +59,7 @@ def own_callbacks(
     if not (own and are_known and own[0].claim(trainer)):
         own = list(make())
         own[0].claim(trainer)
-    run = Run(Path(os.environ["GETIACTION_RUN_DIR"]))
+    run = own_run()
     others = kinds[len(own) :]
     users = [each for each in untyped.callbacks if not isinstance(each, kinds)]
     # Lightning runs checkpoint callbacks last.

@@ -33,7 +33,9 @@ from lightning.pytorch.loggers import (
 
 from getiaction_launch.run.loggers import GIVEN_VARIABLE, LoggersRecord, read_loggers
 from getiaction_launch.run.run import Run
+from getiaction_launch.worker.assignment import own_attempt
 from getiaction_launch.worker.fitting.ownership import OwnCallback
+from getiaction_launch.worker.kept import place
 from getiaction_launch.worker.lightning_seams import LightningState
 from getiaction_launch.worker.loggers import lightning_seams as seams
 from getiaction_launch.worker.loggers import tables
@@ -66,18 +68,9 @@ class _Process:
         self.wandb_runs = 0
         self.scalars: dict[str, deque[tuple[int, dict[str, float]]]] = {}
 
-    def place(self, path: str) -> str:
-        """Return a path relative to the run's directory if it is in there."""
-        if "://" in path:
-            return path
-        absolute = Path(os.path.abspath(path))  # noqa: PTH100 - a link is not what it leads to
-        directory = self.run.directory
-        inside = absolute.is_relative_to(directory)
-        return str(absolute.relative_to(directory) if inside else absolute)
-
     def key(self, logger: seams.Versioned) -> str:
         """Return what two loggers have in common that would get the same next version."""
-        return f"{type(logger).__name__} {self.place(logger.root_dir)} {logger.name}"
+        return f"{type(logger).__name__} {place(self.run, logger.root_dir)} {logger.name}"
 
     def version(self, logger: seams.Versioned) -> int | None:
         """Return the version that this logger had in an earlier attempt."""
@@ -94,7 +87,8 @@ class _Process:
 
     def adopt(self, path: str, filesystem: AbstractFileSystem) -> list[str] | None:
         """Return the columns of a file of this run's that shall be continued; None for others."""
-        is_ours = self.place(os.path.dirname(path)) in self.earlier.rows  # noqa: PTH120 - may be a URL
+        directory = os.path.dirname(path)  # noqa: PTH120 - may be a URL
+        is_ours = place(self.run, directory) in self.earlier.rows
         lines = tables.read(path, filesystem) if is_ours else []
         if not lines:
             return None
@@ -129,7 +123,9 @@ class _Process:
 
     def watch(self, logger: TensorBoardLogger, metrics: Mapping[str, Any], step: int) -> None:
         """Remember what was logged last."""
-        latest = self.scalars.setdefault(self.place(logger.log_dir), deque(maxlen=_NUM_SCALARS))
+        latest = self.scalars.setdefault(
+            place(self.run, logger.log_dir), deque(maxlen=_NUM_SCALARS)
+        )
         kinds = (int, float, torch.Tensor)
         values = {name: value for name, value in metrics.items() if isinstance(value, kinds)}
         latest.append((step, {name: float(value) for name, value in values.items()}))
@@ -177,7 +173,7 @@ def continue_histories(run: Run) -> _Process:
         RecordError: If the record of earlier attempts is damaged.
         StorageError: If remote storage does not answer.
     """
-    _process.begin(run, (_is_later_attempt() and read_loggers(run)) or LoggersRecord())
+    _process.begin(run, (own_attempt() and read_loggers(run)) or LoggersRecord())
     _patch()
     return _process
 
@@ -192,10 +188,6 @@ def _patch() -> None:
     seams.watch_scalars(_process.watch)
     seams.choose_run_ids_with(_process.run_id)
     seams.name_further_runs_with(_process.wandb_id)
-
-
-def _is_later_attempt() -> bool:
-    return os.environ.get("GETIACTION_LAUNCH_ATTEMPT", "0") != "0"
 
 
 class Histories(OwnCallback):
@@ -251,7 +243,7 @@ class Histories(OwnCallback):
         state = checkpoint.get(STATE_KEY, {})
         self._scalars = state.get("scalars", {})
         self._is_new, self._rows = False, state.get("rows")
-        for logger in self._curves if _is_later_attempt() else ():
+        for logger in self._curves if own_attempt() else ():
             seams.keep_hyperparameters(logger)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -268,7 +260,7 @@ class Histories(OwnCallback):
         del pl_module
         if STATE_KEY not in checkpoint:
             return
-        checkpoint[STATE_KEY]["logged_steps"] = seams.logged_steps(trainer)
+        checkpoint[STATE_KEY]["logged_steps"] = step = seams.logged_steps(trainer)
         if trainer.is_global_zero:
             checkpoint[STATE_KEY]["rows"] = rows = {}
             for logger in trainer.loggers:
@@ -277,13 +269,12 @@ class Histories(OwnCallback):
                     rows[place] = _num_rows(logger)
                 elif place:
                     logger.save()  # what a killed process has not written does not come again
-            step = seams.logged_steps(trainer)
             checkpoint[STATE_KEY]["scalars"] = continue_histories(self._run).scalars_from(step)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cut what an earlier attempt has logged after the place where training resumes."""
         del pl_module
-        if not trainer.is_global_zero or not _is_later_attempt():
+        if not trainer.is_global_zero or not own_attempt():
             return
         self._cut_curves(seams.logged_steps(trainer))
         for logger in trainer.loggers:
@@ -293,7 +284,7 @@ class Histories(OwnCallback):
                 _cut_rows(logger, num_kept, self._opened[place])
 
     def _cut_curves(self, step: int) -> None:
-        for logger in self._curves if _is_later_attempt() else ():
+        for logger in self._curves if own_attempt() else ():
             seams.purge(logger, step)
             # An epoch's start has logged at the step that training resumes with.
             for logged_step, scalars in self._scalars.get(self._place(logger) or "", []):
@@ -302,7 +293,7 @@ class Histories(OwnCallback):
 
     def _place(self, logger: Logger) -> str | None:
         if isinstance(logger, CSVLogger | TensorBoardLogger) and seams.is_open(logger):
-            return continue_histories(self._run).place(logger.log_dir)
+            return place(self._run, logger.log_dir)
         return None
 
 

@@ -56,7 +56,7 @@ class SaveRequest:
         progress: What to add to the run's progress as soon as the state has been copied.
         is_taken: Whether the ``CheckpointIO`` has done everything that training must wait for.
         is_finished: Whether ``finish`` has succeeded.
-        is_hidden: Whether a program that replaces ``torch.save`` must not notice.
+        is_hidden: Whether a program that replaces Lightning's or torch's save must not notice.
     """
 
     finish: Callable[[], None]

@@ -5,7 +5,6 @@ Lightning would keep them for ever, next to the same ones with the suffix ``-v1`
 those steps, so the same files are written again, and removed where they were removed.
 """
 
-import os
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from getiaction_launch.run.run import Run
+from getiaction_launch.worker.assignment import own_attempt
 from getiaction_launch.worker.fitting.ownership import OwnCallback
 from getiaction_launch.worker.kept import exists, paths_of, place
 from getiaction_launch.worker.lightning_seams import LightningState
@@ -63,7 +63,7 @@ class Leftovers(OwnCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find what a killed attempt has left."""
         del pl_module
-        if trainer.is_global_zero and os.environ.get("GETIACTION_LAUNCH_ATTEMPT", "0") != "0":
+        if trainer.is_global_zero and own_attempt():
             self._left = self._files(trainer) - (self.kept if self._known is None else self._known)
         self._known = None
 

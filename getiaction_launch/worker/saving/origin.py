@@ -51,9 +51,8 @@ def weights_only_for(path: Path) -> bool | None:
         if not is_own:
             _check_index(path)
         return None if is_own else True
-    try:
-        unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    except (ValueError, OSError):  # a format of the user's own
+    unsafe = _unsafe_globals(path)
+    if unsafe is None:
         return None if is_own else True
     return not (unsafe and is_own)
 
@@ -69,11 +68,9 @@ def allow_own_classes(trainer: Trainer, module: LightningModule) -> None:
     path = Path(trainer.ckpt_path) if trainer.ckpt_path else None
     if path is None or Marker.read(path) is None or path.is_dir() or _is_own(path):
         return
-    try:
-        unsafe = set(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
-    except (ValueError, OSError):
+    if not (unsafe := _unsafe_globals(path)):
         return
-    own = _classes_of(trainer, module) if unsafe else {}
+    own = _classes_of(trainer, module)
     if foreign := sorted(unsafe - own.keys()):
         raise _refusal(path, ", ".join(foreign))
     torch.serialization.add_safe_globals([own[name] for name in unsafe])
@@ -85,6 +82,14 @@ def _is_own(path: Path) -> bool:
     files = [path, path.with_suffix(".json"), *(path.rglob("*") if path.is_dir() else ())]
     is_mine = all(file.lstat().st_uid == os.getuid() for file in files)
     return marker is not None and marker.sha256 is None and is_mine
+
+
+def _unsafe_globals(path: Path) -> set[str] | None:
+    """Return what ``weights_only=True`` refuses to load; None for a format of the user's own."""
+    try:
+        return set(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    except (ValueError, OSError):
+        return None
 
 
 def _classes_of(trainer: Trainer, module: LightningModule) -> dict[str, Any]:

@@ -156,8 +156,7 @@ class CheckpointSaver:
             RuntimeError: If another rank is gone, from a collective. What has been committed by
                 then counts.
         """
-        io = trainer.strategy.checkpoint_io
-        background = io if isinstance(io, BackgroundCheckpointIO) else None
+        background = _background_of(trainer)
         is_awaited = background is None or reason == "interruption"
         step = batches_done(trainer)
         about = {"fit": fit.number, "epoch": trainer.current_epoch, "reason": reason}
@@ -175,12 +174,7 @@ class CheckpointSaver:
                 self._is_swept = True
         path = partial_path(self._run, fit.number, step)
         try:
-            if background:
-                error = self._save(trainer, path, request, storage_options=request)
-            else:
-                error = self._write(trainer, path, request)
-            if error:
-                request.fail(error)
+            self._save(trainer, path, request)
             if background and is_awaited:
                 background.wait()
         finally:
@@ -216,8 +210,6 @@ class CheckpointSaver:
         Raises:
             CheckError: If the disk has refused it and there are no other weights.
         """
-        io = trainer.strategy.checkpoint_io
-        background = io if isinstance(io, BackgroundCheckpointIO) else None
         failures: list[Exception] = []
         about: Any = {"attempt": self._attempt, "program": fit.program, "is_kept": is_kept}
         about |= {"step": batches_done(trainer), "epoch": trainer.current_epoch}
@@ -231,13 +223,9 @@ class CheckpointSaver:
         if trainer.is_global_zero:  # an end that does not fit this program any more
             with contextlib.suppress(OSError):  # the save itself will report it
                 path_of(self._run, fit.number).with_suffix(".json").unlink(missing_ok=True)
-        if background:
-            error = self._save(trainer, path, request, storage_options=request, is_end=True)
+        self._save(trainer, path, request)
+        if background := _background_of(trainer):
             background.wait()
-        else:
-            error = self._write(trainer, path, request)
-        if error:
-            request.fail(error)
         trainer.strategy.barrier("getiaction_launch: end state")  # no rank may leave earlier
         for failure in failures[:1]:
             say(what := f"the end of fit {fit.number} could not be saved: {failure}")
@@ -265,6 +253,15 @@ class CheckpointSaver:
             self._failing_since = self._failing_since or time.monotonic()
             self._progress.update(checkpoint_error=reason)
 
+    def _save(self, trainer: Trainer, path: Path, request: SaveRequest) -> None:
+        """Save in the background, where that is possible; else it is written when this returns."""
+        if _background_of(trainer):
+            error = self._collect(trainer, path, request, storage_options=request)
+        else:
+            error = self._write(trainer, path, request)
+        if error:
+            request.fail(error)
+
     def _write(self, trainer: Trainer, path: Path, request: SaveRequest) -> Exception | None:
         """Let the strategy write, and commit what it has written."""
         strategy = trainer.strategy
@@ -274,7 +271,7 @@ class CheckpointSaver:
         with contextlib.suppress(TypeError):  # XLA's strategies accept only their own
             strategy.checkpoint_io = _CommittingIO(base, request)
         try:
-            error = self._save(trainer, path, request)
+            error = self._collect(trainer, path, request)
         finally:
             strategy.checkpoint_io = users
         is_written = strategy.reduce_boolean_decision(error is None)
@@ -288,14 +285,8 @@ class CheckpointSaver:
             return refusal
         return None
 
-    def _save(
-        self,
-        trainer: Trainer,
-        path: Path,
-        request: SaveRequest,
-        storage_options: object = None,
-        *,
-        is_end: bool = False,
+    def _collect(
+        self, trainer: Trainer, path: Path, request: SaveRequest, storage_options: object = None
     ) -> Exception | None:
         """Let Lightning gather the state on all ranks and pass it to the strategy.
 
@@ -305,7 +296,7 @@ class CheckpointSaver:
         """
         self.is_saving = True
         try:
-            if is_end:
+            if request.is_hidden:
                 save_quietly(trainer, path, storage_options)
             else:
                 trainer.save_checkpoint(path, storage_options=storage_options)
@@ -317,6 +308,11 @@ class CheckpointSaver:
         finally:
             self.is_saving = False
         return None
+
+
+def _background_of(trainer: Trainer) -> BackgroundCheckpointIO | None:
+    io = trainer.strategy.checkpoint_io
+    return io if isinstance(io, BackgroundCheckpointIO) else None
 
 
 class _CommittingIO(CheckpointIO):

@@ -5,13 +5,13 @@ flags that SLURM shows in their place. Some versions and tools show several at o
 ``RUNNING,COMPLETING``, shorten a word (``CANCELLED+``) or add who cancelled (``CANCELLED by 7``).
 """
 
-import pwd
 import re
 import time
 from dataclasses import dataclass
 
 from getiaction_launch.backends.backend import JobStatus
 from getiaction_launch.run.state import Cause, JobState
+from getiaction_launch.system.users import user_name
 
 RESTART_SECONDS = 60
 """How long SLURM may take to requeue a job after one of its nodes failed."""
@@ -130,7 +130,8 @@ def read_answer(job_id: str, row: Row, as_of: float) -> Answer:
         reason = f"{text}; SLURM may requeue its job"
         return Answer(JobState.PENDING, reason, as_of=as_of)
     if canceller := row.word.partition(" by ")[2]:
-        text = f"cancelled by {_user_name(canceller)}"
+        name = user_name(int(canceller)) if canceller.isdecimal() else f"user {canceller}"
+        text = f"cancelled by {name}"
     why = "" if row.reason in _SILENT else row.reason
     if state is JobState.CANCELLED:  # other reasons say why the job waited before that
         explained = f"{why}, as a job it waited for did not end as required"
@@ -142,10 +143,3 @@ def read_answer(job_id: str, row: Row, as_of: float) -> Answer:
         why = f"{why}; SLURM expects to start it on {estimate}".removeprefix("; ")
     reason = ": ".join(filter(None, [text, why]))
     return Answer(state, reason, cause, as_of=as_of, is_ending=word == "COMPLETING")
-
-
-def _user_name(uid: str) -> str:
-    try:
-        return pwd.getpwuid(int(uid)).pw_name
-    except (ValueError, KeyError):
-        return f"user {uid}"
