@@ -1,12 +1,16 @@
 """Fixtures of several files; what is heavy is imported by those that use it."""
 
 import os
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 from fake_slurm import FakeSlurm
 
 from getiaction_launch.run.run import Run
+
+DATASETS = Path(__file__).parents[1] / "data" / "lerobot"
 
 
 @pytest.fixture
@@ -66,3 +70,37 @@ def directory(tmp_path, monkeypatch):
         if name.startswith("SLURM_"):
             monkeypatch.delenv(name)
     return tmp_path
+
+
+@pytest.fixture
+def v30(tmp_path: Path) -> Path:
+    """Give a v3.0 dataset with a video to damage."""
+    return Path(shutil.copytree(DATASETS / "pusht_like_v30", tmp_path / "v30"))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Give a v3.0 dataset without videos to damage."""
+    return Path(shutil.copytree(DATASETS / "images_only_v30", tmp_path / "images"))
+
+
+@pytest.fixture
+def v21(tmp_path: Path) -> Path:
+    """Give a v2.1 dataset to damage."""
+    return Path(shutil.copytree(DATASETS / "aloha_like_v21", tmp_path / "v21"))
+
+
+@pytest.fixture
+def middle(tmp_path: Path) -> Path:
+    """A checkpoint from the middle of the second epoch, where the launcher would save it."""
+    from tiny import BATCHES, before_each_fetch, fit
+
+    path = tmp_path / "middle.ckpt"
+
+    def save(trainer):
+        if trainer.global_step == BATCHES + 2:
+            trainer.save_checkpoint(path)
+
+    with before_each_fetch(save) as callback:
+        fit(callback)
+    return path

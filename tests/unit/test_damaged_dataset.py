@@ -1,6 +1,5 @@
 """Damaged datasets and wrong arguments give an error that names the file or value, and the fix."""
 
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -11,26 +10,11 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from damage import DATA, EPISODES, INFO, ROWS, edit_info
 
 from getiaction.data import DatasetError, LeRobotDataset
 
-DATA = Path(__file__).parents[1] / "data" / "lerobot"
-INFO = "meta/info.json"
-EPISODES = "meta/episodes/chunk-000/file-000.parquet"
-ROWS = "data/chunk-000/file-000.parquet"
 VIDEO = "videos/observation.image/chunk-000/file-000.mp4"
-
-
-@pytest.fixture
-def v30(tmp_path: Path) -> Path:
-    """Give a v3.0 dataset to damage."""
-    return Path(shutil.copytree(DATA / "pusht_like_v30", tmp_path / "v30"))
-
-
-@pytest.fixture
-def v21(tmp_path: Path) -> Path:
-    """Give a v2.1 dataset to damage."""
-    return Path(shutil.copytree(DATA / "aloha_like_v21", tmp_path / "v21"))
 
 
 def refusal(root: Path, **kwargs: Any) -> str:
@@ -38,13 +22,6 @@ def refusal(root: Path, **kwargs: Any) -> str:
     with pytest.raises(DatasetError) as caught:
         LeRobotDataset(root=root, **kwargs)[0]
     return str(caught.value)
-
-
-def edit_info(root: Path, edit: Callable[[dict[str, Any]], object]) -> None:
-    """Change meta/info.json in place."""
-    info = json.loads((root / INFO).read_text())
-    edit(info)
-    (root / INFO).write_text(json.dumps(info))
 
 
 def edit_rows(root: Path, edit: Callable[[pa.Table], pa.Table], name: str = ROWS) -> None:
@@ -139,7 +116,7 @@ def test_a_video_that_lacks_the_last_frames_is_named_with_the_times(v30: Path) -
 
 
 def test_a_damaged_image_is_named(tmp_path: Path) -> None:
-    """A stored image that is no image is named with its camera and frame."""
+    """If a stored image cannot be decoded, the error names its camera and frame."""
     root = Path(shutil.copytree(DATA / "images_only_v30", tmp_path / "images"))
 
     def damage(table: pa.Table) -> pa.Table:

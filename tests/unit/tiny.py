@@ -1,5 +1,6 @@
 """A small training that draws from every generator, in this process as a launched worker."""
 
+import contextlib
 import math
 import os
 import random
@@ -12,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch.utils.data import DataLoader
 
 from getiaction_launch.plan.plan import Plan, Saving, Topology
 from getiaction_launch.run.checkpoint import Interrupted
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker.interruption import Interruption
-from getiaction_launch.worker.lightning_seams import watch_fits
+from getiaction_launch.worker.lightning_seams import watch_fits, watching_fetches
 from getiaction_launch.worker.loggers.histories import continue_histories
 
 LIMIT_SECONDS = 60
@@ -175,3 +176,28 @@ def await_that(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come"
         time.sleep(0.02)
+
+
+def fit(*callbacks: Callback, data=None, ckpt_path=None, **words) -> Trainer:
+    """Train in a process that is not a worker."""
+    trainer = Trainer(**{**QUIET, "max_epochs": EPOCHS, "callbacks": list(callbacks), **words})
+    trainer.fit(Tiny(), loader() if data is None else data, loader(), ckpt_path=ckpt_path)
+    return trainer
+
+
+def at(hook: str, act) -> Callback:
+    """Act in one hook."""
+    callback = Callback()
+    setattr(callback, hook, lambda trainer, *_: act(trainer))
+    return callback
+
+
+@contextlib.contextmanager
+def before_each_fetch(act):
+    """Yield a callback that has a function called with the trainer before each fetch."""
+    with contextlib.ExitStack() as undo:
+
+        def watch(trainer: Trainer) -> None:
+            undo.enter_context(watching_fetches(trainer, lambda: act(trainer)))
+
+        yield at("on_train_start", watch)
