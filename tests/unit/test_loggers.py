@@ -82,6 +82,11 @@ def test_rows_and_curves_are_those_of_an_undisturbed_run(worker, tmp_path, versi
     A logger without a version writes where it wrote in the first attempt, also if the program
     opens it before its first Trainer.
     """
+    # TensorBoard orders the files of one second by process, then by the digits of a counter. Here
+    # all attempts are one process, whose counter may pass from 9 to 10.
+    worker.monkeypatch.setattr(
+        event_file_writer, "_global_uid", event_file_writer.AtomicCounter(10)
+    )
 
     def loggers(name: str):
         place = {"save_dir": tmp_path / name, "name": "", "version": version}
@@ -121,10 +126,6 @@ def test_rows_and_curves_are_those_of_an_undisturbed_run(worker, tmp_path, versi
 
     forget_ends(worker)
     begin(worker, 3)  # no checkpoint is left
-    # In one second, TensorBoard orders files by process; here all attempts are one process.
-    worker.monkeypatch.setattr(
-        event_file_writer, "_global_uid", event_file_writer.AtomicCounter(90)
-    )
     fourth = loggers("run")
     assert fit(worker, *fourth, stop_at=2) is None
     assert [row["at"] for row in rows(table)] == ["0.0", "1.0", "2.0"]
