@@ -156,9 +156,10 @@ class Page:
         """Move the pointer."""
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
-    def screenshot(self, path: Path) -> None:
-        """Save a picture of the whole page."""
-        answer = self.call("Page.captureScreenshot", captureBeyondViewport=True)
+    def screenshot(self, path: Path, clip: dict[str, float] | None = None) -> None:
+        """Save a picture of what is seen, or of a part of the page."""
+        part = {"clip": clip} if clip else {}
+        answer = self.call("Page.captureScreenshot", captureBeyondViewport=True, **part)
         path.write_bytes(base64.b64decode(answer["data"]))
 
     @property
