@@ -7,6 +7,7 @@ from clusters.browser import Browser, Page
 from PIL import Image
 from test_report_page import hostile, page_of, trained  # noqa: F401 - a fixture
 
+from getiaction_launch.report.drawing.palette import LIGHT, LIGHT_LINES
 from getiaction_launch.run.run import Run
 
 FOCUSED = "document.activeElement.getAttribute('aria-label') || document.activeElement.textContent"
@@ -42,10 +43,15 @@ def test_the_page_loads_itself_only_and_fits(open_page, trained, width, is_dark)
 def test_curves_are_where_the_page_says(open_page, trained, tmp_path):  # noqa: F811
     """Colours of the curves and phases are in the picture: the policy has not stopped the style."""
     page = open_page(trained)
-    page.screenshot(tmp_path / "page.png")
-    with Image.open(tmp_path / "page.png") as picture:
-        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24)}
-    assert {(20, 80, 143), (184, 67, 15)} <= colours  # the first two curves, and what was running
+    for name, expected in ((".area", LIGHT_LINES[:2]), (".phases", [LIGHT["running"]])):
+        box = f"document.querySelector('{name}').getBoundingClientRect()"
+        keys = ("x", "y", "width", "height")
+        clip = {key: page.evaluate(f"{box}.{key}") for key in keys}
+        page.screenshot(tmp_path / "part.png", {**clip, "scale": 1})
+        with Image.open(tmp_path / "part.png") as picture:
+            pixels = picture.convert("RGB").getcolors(1 << 24)
+        found = {"#{:02x}{:02x}{:02x}".format(*colour) for _, colour in pixels}
+        assert found.issuperset(expected), name
 
 
 def test_text_of_a_stranger_runs_nothing(open_page, tmp_path):

@@ -32,7 +32,9 @@ def test_timeline_has_queues_starts_stalls_and_stops(tmp_path):
     runs.add_beats(run, 1, 1, lambda _: PHASES, stall=stall)
     attempts = [
         AttemptRecord(0, "", "", None, 0, T0, JobState.FAILED, Cause.CRASH, "x", True, T0 + 300),
-        AttemptRecord(1, "", "", None, 0, T0 + 360, JobState.CANCELLED, ended_at=T0 + 500),
+        AttemptRecord(
+            *(1, "", "", None, 0, T0 + 360, JobState.CANCELLED, Cause.CANCEL, "", True, T0 + 500)
+        ),
         AttemptRecord(2, "", "", None, 0, T0 + 900, JobState.SUCCEEDED, ended_at=T0 + 1000),
     ]
     timeline = read_timeline(
@@ -56,6 +58,17 @@ def test_timeline_has_queues_starts_stalls_and_stops(tmp_path):
         ("starting", 900, 1000, 2),
     ]
     assert timeline.attempts[1].stall == "rank 2 is fetching"
+
+
+def test_after_a_cancel_nothing_is_queued():
+    """`resume` marks the attempt before as one that was continued; it had been stopped."""
+    cancelled = AttemptRecord(
+        *(0, "", "", None, 0, T0, JobState.CANCELLED, Cause.CANCEL, "", True, T0 + 10)
+    )
+    attempts = [cancelled, AttemptRecord(1, started_at=T0 + 50, ended_at=T0 + 60)]
+    given = {"submitted_at": None, "beats": {}, "curves": {}, "events": []}
+    timeline = read_timeline(attempts, state=JobState.SUCCEEDED, **given)
+    assert spans_of(timeline)[1] == ("stopped", 10, 50, 1)
 
 
 def test_a_run_that_lives_lasts_until_now():
@@ -178,7 +191,8 @@ def test_no_file_outside_of_the_run_is_read(tmp_path):
     named = tmp_path / "named.yaml"
     named.write_text("max_epochs: 7\n")
     run = runs.make(tmp_path)
-    plan = {**run.read("plan"), "arguments": [f"--trainer={named}"], "words": []}
+    plan = {**run.read("plan"), "arguments": [f"--trainer={named}"]}
+    plan["words"] = plan["arguments"]
     run.write("plan", plan)
     (run.directory / "config.yaml").write_text("trainer: {max_epochs: 7}\n")
     (value,) = read_values(run, Plan.of(run), [])

@@ -30,12 +30,15 @@ def curve(values, steps=None) -> Curve:
 
 def test_event_files_of_all_attempts_are_one_curve(run):
     """Steps that a later attempt has trained again are apart, and the rest is in order."""
-    runs.add_events(run.directory, runs.falling("train/loss", range(1, 61), 10))
+    early = [("grad_norm", step, 1.0, 10) for step in (20, 40, 41, 60)]
+    runs.add_events(run.directory, [*runs.falling("train/loss", range(1, 61), 10), *early])
     later = [("train/loss", 41 + i, 0.5, 100 + i) for i in range(20)]
     name = "events.out.tfevents.2.host.1.0"
     runs.add_events(run.directory, later, name=name, resumed_at=41)
     notes = []
-    found = read_curves(run, notes)["train/loss"]
+    curves = read_curves(run, notes)
+    assert list(curves["grad_norm"].steps) == [20, 40]  # also where nothing is logged again
+    found = curves["train/loss"]
     assert list(found.steps) == list(range(1, 61))
     assert set(found.values[40:]) == {0.5}
     assert [steps for steps, _ in found.lost] == [list(range(41, 61))]

@@ -304,6 +304,15 @@ def test_json_is_the_data_and_writes_nothing(trained, monkeypatch, capsys):
     assert Path("x.html").exists()
 
 
+def test_the_page_is_opened_in_the_browser_of_the_user(getiaction_launch, tmp_path):
+    """What BROWSER names gets the file's URL; no program is started without --open."""
+    runs.make(tmp_path / "experiments")
+    url = (tmp_path / "experiments/act/version_0/report.html").as_uri()
+    opened = getiaction_launch("report", "--open", "act/version_0", BROWSER="echo to see %s")
+    assert f"to see {url}\n" in opened.stdout
+    assert "to see" not in getiaction_launch("report", "@last", BROWSER="echo to see %s").stdout
+
+
 def test_mistakes_of_the_output_are_named(trained, monkeypatch, capsys):
     """A directory that is missing, and one that has the file's name."""
     monkeypatch.chdir(trained.directory.parents[2])

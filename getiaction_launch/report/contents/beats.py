@@ -13,7 +13,7 @@ from getiaction_launch.storage.paths import children
 
 _NAME = re.compile(r"attempt_(\d{1,6})_node_(\d{1,6})\.json")
 MOST_NODES = 512
-"""How many nodes of an attempt are read; a page cannot show more."""
+"""How many files are read, those of the newest attempt first; a page cannot show more."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,10 @@ def read_beats(run: Run, notes: list[str]) -> dict[int, list[NodeBeats]]:
         StorageError: If remote storage does not answer.
     """
     found: dict[int, list[NodeBeats]] = {}
-    paths = children(run.launch_directory / "beats")
-    for path in sorted(p for p in paths if _NAME.fullmatch(p.name))[:MOST_NODES]:
+    named = [(_NAME.fullmatch(p.name), p) for p in children(run.launch_directory / "beats")]
+    paths = {(int(name[1]), int(name[2])): path for name, path in named if name}
+    newest_first = sorted(paths, key=lambda key: (-key[0], key[1]))
+    for path in (paths[key] for key in newest_first[:MOST_NODES]):
         try:
             beats = load(NodeBeats, path)
         except RecordError as error:

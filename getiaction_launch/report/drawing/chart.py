@@ -1,8 +1,8 @@
 """Curves as paths of an SVG that stretches to the width of its page, with its scales and marks.
 
 The SVG is made here and not by a library in the browser: the page works without a script, its text
-stays text, and a library that draws as much (Plotly, Vega) has a script of 1 to 4 MB, where the
-whole page of a run has some 200 kB. Only what follows the pointer is a script of a few lines.
+stays text, and the script of a library that draws as much (Plotly, Vega) is many times as large as
+the whole page of a run. Only what follows the pointer is a script of a few lines.
 
 The width of a drawing is always 1,000 units. The page stretches these to its own width, and not the
 height, so that labels keep their size on a phone.
