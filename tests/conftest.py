@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from clusters import debian
+from clusters.browser import Browser
+from clusters.browser import missing as missing_browser
 from clusters.ceph import Ceph
 from clusters.ceph import missing as missing_ceph
 from clusters.ray_cluster import RayCluster
@@ -22,7 +24,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 REQUIRED = os.environ.get("GETIACTION_TEST_REQUIRE", "").split(",")
-"""Clusters without which tests fail; without the others, they are skipped."""
+"""Clusters, and the browser, without which tests fail; without others, they are skipped."""
 
 # Beware: where several runs share the cores, OpenMP's threads wait for each other by spinning,
 # and a step of 0.1 seconds takes 6.
@@ -155,6 +157,14 @@ def _ceph_packages() -> None:
 def _ceph(_ceph_packages: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     with Ceph(tmp_path_factory.mktemp("ceph")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A real browser without a window, for all tests of pages."""
+    skip_without("browser", missing_browser())
+    with Browser(tmp_path_factory.mktemp("browser")) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from getiaction_launch.cli import verbs
 from getiaction_launch.cli.grammar import launch_parser
 from getiaction_launch.cli.launching import launch
 from getiaction_launch.cli.parser import Parser
+from getiaction_launch.cli.report import report
 from getiaction_launch.cli.show import print_error, say
 from getiaction_launch.errors import (
     LaunchError,
@@ -31,6 +32,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "cancel": verbs.cancel,
     "resume": verbs.resume,
     "pull": verbs.pull,
+    "report": report,
     "node": verbs.node,
     "clusters": verbs.clusters,
     "version": verbs.version,

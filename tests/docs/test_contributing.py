@@ -4,7 +4,7 @@ import re
 import shlex
 
 import pytest
-from clusters import ceph, debian, slurm
+from clusters import browser, ceph, debian, slurm
 from reader import ROOT, blocks, shell
 
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
@@ -15,7 +15,7 @@ BY_HAND = re.findall(r"`(?:\w+=\S+ )?(python tests/clusters/.*?)`", PAGE)
 
 def test_packages_are_those_that_tests_want():
     """The packages are those that skipped tests and `.ci/run` name."""
-    assert PACKAGES.splitlines() == [slurm.INSTALL, ceph.INSTALL]
+    assert PACKAGES.splitlines() == [slurm.INSTALL, ceph.INSTALL, browser.INSTALL]
     assert RELEASE.splitlines()[0] == debian.INSTALL
     assert f"`{debian.CACHE / slurm.SUITE}`" in PAGE
 
@@ -72,7 +72,7 @@ def test_names_exist():
         r"`((?:tests|docs|cluster_configs|benchmarks|getiaction)(?:/[\w./]+)?/?)`", PAGE
     ):
         assert (ROOT / name).exists(), name
-    for name in re.findall(r"`((?:backends|cli|launch|plan|run|worker)/[\w./]+)`", PAGE):
+    for name in re.findall(r"`((?:backends|cli|launch|plan|report|run|worker)/[\w./]+)`", PAGE):
         assert (ROOT / "getiaction_launch" / name).exists(), name
     fixtures = (ROOT / "tests/conftest.py").read_text()
     (line,) = re.findall(r"use the fixtures (.*)\n", PAGE)
