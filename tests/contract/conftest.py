@@ -234,7 +234,7 @@ def _cluster_env(cluster: Local, monkeypatch: pytest.MonkeyPatch) -> None:
 def getiaction_launch(cluster: Local, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
     """Run ``getiaction-launch`` in ``tmp_path``, where one submits to the cluster."""
 
-    def run(*words: str, timeout_seconds: float = 120, **env: str) -> subprocess.CompletedProcess:
+    def run(*words: str, timeout_seconds: float = 240, **env: str) -> subprocess.CompletedProcess:
         done = subprocess.run(
             cluster.command(*words),
             cwd=tmp_path,
