@@ -70,4 +70,5 @@ def make_run(name: str, **records: object) -> Run:
     run.make_log_directory(0)
     (run.log_directory(0) / "rank_0.log").write_text("hello\n")
     (run.launch_directory / "checkpoints").mkdir()
+    (run.launch_directory / "beats").mkdir()
     return run

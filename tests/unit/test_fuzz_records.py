@@ -46,6 +46,7 @@ _keys = {
     "cancel.json": ("requested_at",),
     "job_end.json": ("job_id", "state", "cause", "reason", "seen_at"),
     "placement.json": ("reason",),
+    "beats/attempt_0_node_0.json": ("attempt", "node_rank", "host", "ranks", "stall"),
     "ray.json": ("attempt", "port"),
     "logs/attempt_0/node_0.json": ("exit_code", "lost"),
     "logs/attempt_0/error_rank_0.json": ("rank", "type", "message", "failed_at"),
