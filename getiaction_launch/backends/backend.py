@@ -58,6 +58,8 @@ class JobStatus:
         is_queued: Whether the job waits for nodes that are not free at present.
         is_certain: Whether the scheduler or the machine of the job has said so; otherwise the state
             follows from what the job last wrote.
+        said: What the scheduler itself has said, in its own words; empty if it was not asked.
+        meaning: What its word for why the job waits means, for people; empty if that is unknown.
     """
 
     state: JobState
@@ -65,6 +67,8 @@ class JobStatus:
     cause: Cause | None = None
     is_queued: bool = False
     is_certain: bool = True
+    said: str = ""
+    meaning: str = ""
 
 
 class Job(Protocol):

@@ -1,6 +1,8 @@
 """Cancelling a run: the record of it, on a disk that may be full, and waiting for the end."""
 
 import contextlib
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 
@@ -8,6 +10,12 @@ from getiaction_launch.errors import UnreachableError
 from getiaction_launch.run.records import Cancel
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import why
+from getiaction_launch.system.users import user_name
+
+
+def cancel_now() -> Cancel:
+    """Return the record of a cancellation by this user, at this time."""
+    return Cancel(time.time(), f"{user_name(os.geteuid())} on {socket.gethostname()}")
 
 
 def record_cancel(run: Run) -> OSError | None:
@@ -16,7 +24,7 @@ def record_cancel(run: Run) -> OSError | None:
     That must not keep a job from being ended: a full disk may be the reason for the cancel.
     """
     try:
-        Cancel(time.time()).write(run)
+        cancel_now().write(run)
     except OSError as error:
         return error
     return None

@@ -17,7 +17,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from getiaction_launch.backends.backend import JobStatus
-from getiaction_launch.backends.cancelling import comes_within, record_cancel, unrecorded
+from getiaction_launch.backends.cancelling import (
+    cancel_now,
+    comes_within,
+    record_cancel,
+    unrecorded,
+)
 from getiaction_launch.errors import CheckError, UnreachableError
 from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.run.attempt import read_end
@@ -224,7 +229,7 @@ class ProcessJob:
         if status.state is JobState.UNKNOWN:
             raise self._unreachable(status.reason)
         if not status.state.is_over and not status.is_certain:
-            Cancel(time.time()).write(self.run)
+            cancel_now().write(self.run)
             if not self._ends_within(2 * REMOTE_PERIOD_SECONDS + self._patience_seconds):
                 raise self._unreachable(self.status().reason)
             return

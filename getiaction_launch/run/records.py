@@ -316,11 +316,13 @@ class Cancel(Record):
 
     Attributes:
         requested_at: When the run was cancelled, in seconds since the epoch.
+        by: Who cancelled it and where, as ``ada on login1``; empty in runs of earlier versions.
     """
 
     NAME: ClassVar[str] = "cancel"
 
     requested_at: float = 0
+    by: str = ""
 
 
 @dataclass(frozen=True)
@@ -335,6 +337,7 @@ class JobEnd(Record):
         cause: What ended the job, if that is known.
         reason: What ended the job, in the scheduler's words.
         seen_at: When this was seen, in seconds since the epoch.
+        said: The scheduler's own words for the state, with its exit code if there was one.
     """
 
     NAME: ClassVar[str] = "job_end"
@@ -344,3 +347,4 @@ class JobEnd(Record):
     cause: Cause | None = None
     reason: str = ""
     seen_at: float = 0
+    said: str = ""

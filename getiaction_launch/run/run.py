@@ -183,17 +183,21 @@ class Run:
         if kind_of(path) is None:
             write_json(path, asdict(error))
 
+    def error_files(self, attempt: int) -> list[Path]:
+        """Return the files in which workers of the attempt have recorded why they failed."""
+        found = [p for p in children(self.log_directory(attempt)) if _ERROR.fullmatch(p.name)]
+        if not found and self.local is not self:  # they could not be uploaded
+            with contextlib.suppress(CheckError, RecordError):
+                check_staging(self)
+                return self.local.error_files(attempt)
+        return found
+
     def first_error(self, attempt: int) -> WorkerError | None:
         """Return the error that ended the attempt; None if no worker has recorded one.
 
         It is the earliest one that is not a consequence of another worker's failure.
         """
-        found = [p for p in children(self.log_directory(attempt)) if _ERROR.fullmatch(p.name)]
-        errors = [error for path in found if (error := load(WorkerError, path))]
-        if not errors and self.local is not self:  # it could not be uploaded
-            with contextlib.suppress(CheckError, RecordError):
-                check_staging(self)
-                return self.local.first_error(attempt)
+        errors = [e for path in self.error_files(attempt) if (e := load(WorkerError, path))]
         return min(errors, key=lambda e: (e.is_consequence, e.failed_at), default=None)
 
     def discard(self) -> None:

@@ -7,6 +7,7 @@ in the same way. A worker that fails leaves its exception as a record in the run
 """
 
 import contextlib
+import faulthandler
 import os
 import runpy
 import signal
@@ -35,6 +36,7 @@ def main() -> None:
     """Entry of ``python -m getiaction_launch.worker.worker RUN_DIRECTORY``."""
     die_with_parent()
     prefer_to_be_killed()
+    faulthandler.enable()  # a crash in compiled code leaves the Python stack in the log
     # Only this process gets the callbacks: its children inherit the variable, but not the id.
     os.environ["GETIACTION_LAUNCH_WORKER"] = str(os.getpid())
     run = Run(Path(sys.argv[1]))

@@ -67,15 +67,17 @@ class RayJob:
         # A driver of the user's own may still run after the run in it has ended.
         runs = word == "RUNNING" and (has_attempt or not self._is_inside)
         if word != "SUCCEEDED" and not runs and Cancel.read(self.run):
-            return JobStatus(CANCELLED.state, CANCELLED.reason, CANCELLED.cause)
+            return JobStatus(
+                CANCELLED.state, CANCELLED.reason, CANCELLED.cause, said=f"state {word}"
+            )
         if word == "RUNNING" and not has_attempt:
             if placement := Placement.read(self.run):
                 return JobStatus(JobState.PENDING, placement.reason, is_queued=True)
             return JobStatus(JobState.PENDING, "its driver is starting")
         state, cause, reason = _STATES[word]
-        return JobStatus(
-            state, f"{reason}{message if state is not JobState.RUNNING else ''}", cause
-        )
+        words = message if state is not JobState.RUNNING else ""
+        said = f"state {word}" + (f", message: {message}" if message else "")
+        return JobStatus(state, f"{reason}{words}", cause, said=said)
 
     def _guess(self, reason: str) -> JobStatus:
         """Return the state of the job of a cluster that does not answer, by its driver's lease."""

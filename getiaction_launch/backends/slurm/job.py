@@ -65,7 +65,7 @@ class SlurmJob:
         latest = attempts[-1] if attempts else AttemptRecord()
         end = JobEnd.read(self.run)
         if end and end.job_id == self.job_id and latest.started_at <= end.seen_at:
-            return JobStatus(end.state, end.reason, end.cause)
+            return JobStatus(end.state, end.reason, end.cause, said=end.said)
         answer = self._ask()
         has_begun = latest.started_at > answer.as_of and latest.ended_at is None
         if answer.state is JobState.PENDING and has_begun:
@@ -89,7 +89,8 @@ class SlurmJob:
             # SLURM forgets jobs, and many sites have no accounting that remembers them.
             ending = answer.state, answer.cause, answer.reason
             with contextlib.suppress(OSError):  # only the run's owner can write it
-                JobEnd(self.job_id, *ending, seen_at=time.time()).write(self.run)
+                said = answer.said
+                JobEnd(self.job_id, *ending, time.time(), said).write(self.run)
         return answer
 
     def _never_started(self, answer: Answer) -> bool:

@@ -133,6 +133,7 @@ def _failure(
             return Answer(JobState.RUNNING, reason, as_of=as_of)
     found = accounting.jobs.get(job_id)
     is_oom = found is not None and plain_word(found.word) == "OUT_OF_MEMORY"
+    row = replace(row, exit_code=found.exit_code) if found else row
     return read_answer(job_id, found if found and is_oom else row, as_of)
 
 
@@ -290,19 +291,20 @@ def _ask_sacct(uid: int, since: float) -> dict[str, Row]:
         f"--starttime=now-{hours}hours",
         "--noheader",
         "--parsable2",
-        "--format=JobID,State,End,Reason",
+        "--format=JobID,State,End,Reason,ExitCode",
     )
     rows: dict[str, Row] = {}
     for line in said.splitlines():
         with contextlib.suppress(ValueError):
-            name, word, end, *reason = line.strip().split("|", 3)
+            name, word, end, *rest = line.strip().split("|", 4)
+            reason, exit_code = (*rest, "", "")[:2]
             job_id, _, step = name.partition(".")
             if not step:
                 # Beware: a job that has ended keeps its last reason to wait.
-                why = "".join(reason) if plain_word(word) == "PENDING" else ""
-                if (word, reason) == ("CANCELLED", ["Dependency"]):  # a person's has "by UID"
+                why = reason if plain_word(word) == "PENDING" else ""
+                if (word, reason) == ("CANCELLED", "Dependency"):  # a person's has "by UID"
                     why = NEVER_SATISFIED
-                rows[job_id] = Row(word, why, end=_seconds(end))
+                rows[job_id] = Row(word, why, end=_seconds(end), exit_code=exit_code)
             elif (job := rows.get(job_id)) and plain_word(job.word) == "FAILED":
                 state = plain_word(word)
                 is_final = job.is_final and state != "RUNNING"

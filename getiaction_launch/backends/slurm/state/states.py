@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 
 from getiaction_launch.backends.backend import JobStatus
+from getiaction_launch.backends.slurm.state.reasons import meaning_of
 from getiaction_launch.run.state import Cause, JobState
 from getiaction_launch.system.users import user_name
 
@@ -92,6 +93,7 @@ class Row:
         start: When the job started or may start, in seconds since the epoch; 0 if unknown.
         end: When the job ended or must end, in seconds since the epoch; 0 if unknown.
         is_final: Whether no later answer can differ; False while a step of the job has no end.
+        exit_code: Exit code and signal of the job, as sacct writes them; empty if unknown.
     """
 
     word: str
@@ -99,6 +101,14 @@ class Row:
     start: float = 0
     end: float = 0
     is_final: bool = True
+    exit_code: str = ""
+
+    @property
+    def said(self) -> str:
+        """The state in SLURM's own words, for people."""
+        why = "" if self.reason in ("", "None") else f"reason {self.reason}"
+        code = f"exit code {self.exit_code}" if self.exit_code else ""
+        return ", ".join(filter(None, [f"state {self.word}", why, code]))
 
 
 def plain_word(text: str) -> str | None:
@@ -124,11 +134,12 @@ def read_answer(job_id: str, row: Row, as_of: float) -> Answer:
     """
     word = plain_word(row.word)
     if word is None:
-        return Answer(JobState.UNKNOWN, f"unknown state {row.word} in SLURM", as_of=as_of)
+        reason = f"unknown state {row.word} in SLURM"
+        return Answer(JobState.UNKNOWN, reason, as_of=as_of, said=row.said)
     state, cause, text = _MEANINGS[word]
     if word in _RESTARTED and abs(as_of - row.end) < RESTART_SECONDS:
         reason = f"{text}; SLURM may requeue its job"
-        return Answer(JobState.PENDING, reason, as_of=as_of)
+        return Answer(JobState.PENDING, reason, as_of=as_of, said=row.said)
     if canceller := row.word.partition(" by ")[2]:
         name = user_name(int(canceller)) if canceller.isdecimal() else f"user {canceller}"
         text = f"cancelled by {name}"
@@ -142,4 +153,10 @@ def read_answer(job_id: str, row: Row, as_of: float) -> Answer:
         estimate = time.strftime("%b %d %H:%M", time.localtime(row.start))
         why = f"{why}; SLURM expects to start it on {estimate}".removeprefix("; ")
     reason = ": ".join(filter(None, [text, why]))
-    return Answer(state, reason, cause, as_of=as_of, is_ending=word == "COMPLETING")
+    return Answer(
+        *(state, reason, cause),
+        said=row.said,
+        meaning=meaning_of(row.reason) if state is JobState.PENDING else "",
+        as_of=as_of,
+        is_ending=word == "COMPLETING",
+    )
