@@ -133,6 +133,7 @@ def summary(status: RunStatus) -> str:
             error, log = run.first_error(attempt), run.log_directory(attempt)
             log = log / f"rank_{error.rank}.log" if error else log
             rows += [("log", short(log))] if error or log.exists() else []
+        rows += [("why", f"getiaction-launch why {place}")]
         rows += checkpoints.rows(status, short)
         rows += [("resume", f"{_resume_command(run)} {place}")]
     return table([*rows, ("tensorboard", f"tensorboard --logdir {place}")])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from getiaction_launch.backends.flag import read_count
+from getiaction_launch.backends.flag import read_count, read_megabytes
 from getiaction_launch.cli import show, standing
 from getiaction_launch.cli.follow import print_logs
 from getiaction_launch.cli.grammar import (
@@ -183,8 +183,11 @@ def resume(tokens: Sequence[str]) -> int:
     parser.add_argument("--force", action="store_true", help=force)
     address = "Resume on the Ray cluster at this address, if the one of before is gone"
     parser.add_argument("--address", metavar="ADDRESS", help=address)
+    memory = "Memory of each node of the next job (64G); 0 for all of it"
+    parser.add_argument("--mem", type=read_megabytes, metavar="SIZE", help=memory)
     arguments = parse_runs(parser, tokens)
-    settings = {"address": arguments.address} if arguments.address else {}
+    changed = {"address": arguments.address, "memory_mb": arguments.mem}
+    settings = {name: value for name, value in changed.items() if value is not None}
     submit.resume(arguments.run, force=arguments.force, trust=arguments.trust, settings=settings)
     if arguments.json:
         show.print_json(show.as_json(submit.read_status(arguments.run)))

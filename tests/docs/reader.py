@@ -16,7 +16,8 @@ ONE_STEP = (
 VARYING = {
     r"\S+@\S+": "JOB",
     r"/\S*/experiments": "DIR/experiments",
-    r"\([\w.-]+\): ": "(HOST): ",
+    r"\([\w.-]+\)(?=: | failed first: )": "(HOST)",
+    r'File "/\S*/': 'File "DIR/',
     r"sweep-[0-9a-f]{8}": "SWEEP",
     r"(?<![=\w.])\d+(\.\d+)?(e-?\d+)?(?=  | min|$)": "N",  # losses, steps and ages
     r"^elapsed  .*$": "elapsed  T",

@@ -10,7 +10,7 @@ from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.run import Run
 
 LOCAL = {"class_path": "getiaction_launch.backends.local.LocalBackend", "init_args": {}}
-READING = ("status", "logs", "report", "cancel")
+READING = ("status", "logs", "why", "report", "cancel")
 """Verbs that name a run, but for those that start something."""
 HOSTILE = [
     ("subprocess.Popen", {"args": ["sh", "-c", "id > PWNED"]}),
@@ -22,6 +22,9 @@ HOSTILE = [
     ("getiaction_launch.backends.ray.RayBackend", {"address": "antigravity://x", "python": "sh"}),
     ("getiaction_launch.backends.slurm.SlurmBackend", {"python": "id > PWNED", "setup": ["id"]}),
 ]
+NO_JOB = "99999999"
+"""A job id that SLURM never gives: its largest one is 67108863."""
+_CANCELLING = (["scontrol", "show", "job", NO_JOB], ["scancel", NO_JOB])
 
 
 _happened: list[str] | None = None
@@ -32,7 +35,9 @@ def _note(event: str, arguments: tuple) -> None:
         return
     if event in ("os.system", "os.exec", "os.posix_spawn", "os.kill", "os.killpg"):
         _happened.append(f"{event} {arguments}")
-    elif event == "subprocess.Popen" and arguments[0] not in ("squeue", "sacct"):
+    elif event == "subprocess.Popen" and not (
+        arguments[0] in ("squeue", "sacct") or arguments[1] in _CANCELLING
+    ):
         _happened.append(f"{event} {arguments[:2]}")
 
 

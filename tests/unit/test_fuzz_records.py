@@ -6,7 +6,7 @@ import shutil
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from strangers import HOSTILE, LOCAL, READING, harmless, make_run
+from strangers import HOSTILE, LOCAL, NO_JOB, READING, harmless, make_run
 
 from getiaction_launch.cli.main import main
 
@@ -43,8 +43,8 @@ _keys = {
     "attempt_0.json": ("number", "state", "cause", "reason", "ended_at", "started_at", "goes_on"),
     "progress.json": ("step", "metrics", "best", "phase", "total_steps", "checkpoint_error"),
     "done.json": ("step", "metrics", "finished_at"),
-    "cancel.json": ("requested_at",),
-    "job_end.json": ("job_id", "state", "cause", "reason", "seen_at"),
+    "cancel.json": ("requested_at", "by"),
+    "job_end.json": ("job_id", "state", "cause", "reason", "seen_at", "said"),
     "placement.json": ("reason",),
     "beats/attempt_0_node_0.json": ("attempt", "node_rank", "host", "ranks", "stall"),
     "ray.json": ("attempt", "port"),
@@ -66,7 +66,7 @@ def _damaged(draw: st.DrawFn) -> dict[str, bytes | None]:
         if name == "job.json":
             # Often only one thing is wrong: the first that is found hides the others.
             odd = draw(st.booleans()) and isinstance(content, dict)
-            content = content if odd else {"job_id": draw(st.sampled_from(["1@x", "12", "-h"]))}
+            content = content if odd else {"job_id": draw(st.sampled_from(["1@x", NO_JOB, "-h"]))}
             init_args = draw(st.dictionaries(st.sampled_from(["grace_seconds", "x"]), _values))
             content["backend"] = {"class_path": draw(_class_paths), "init_args": init_args}
         text = json.dumps(content).encode()
