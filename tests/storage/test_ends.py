@@ -9,6 +9,8 @@ from staged import append, elsewhere, save, sync
 
 from getiaction_launch.errors import StorageError
 from getiaction_launch.launch.status import read_status
+from getiaction_launch.launch.why.diagnosis import diagnose
+from getiaction_launch.launch.why.signs import Category
 from getiaction_launch.mirror import sweep as sweeping
 from getiaction_launch.mirror.staging import prepare
 from getiaction_launch.mirror.sweep import sweep
@@ -69,6 +71,7 @@ def test_the_reason_survives_the_outage_that_was_the_reason(run, attempt, monkey
     assert (read_attempts(run)[0].ended_at is not None) == is_short
     assert not may_begin(run)
     assert re.search(reason, read_attempts(run)[0].reason)
+    assert diagnose(run).category is Category.STORAGE
 
 
 def old(run: Run) -> None:

@@ -17,6 +17,7 @@ VERBS = {
     "status": ["status", RUN],
     "status --json": ["status", "--json", RUN],
     "logs": ["logs", RUN],
+    "why": ["why", RUN],
     "cancel": ["cancel", RUN],
     "resume": ["resume", RUN],
     "pull": ["pull", RUN],

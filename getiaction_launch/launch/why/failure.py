@@ -177,7 +177,7 @@ def _from_errors(
         error.rank,
         error.node_rank,
         error.host or None,
-        shorten(error.summary),
+        shorten(error.summary).rstrip(": "),  # a MemoryError has no words
         user_frame(said, directory),
         echoes=[each.error.rank for each in reported if each.is_echo and each is not first],
         same=same,
