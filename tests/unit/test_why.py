@@ -365,6 +365,19 @@ def test_stall_that_a_node_has_noticed_is_quoted(training, why):
     assert "launch/logs/attempt_0/stacks.txt" in sources
 
 
+def test_stall_that_has_ended_an_attempt_is_explained(run, why):
+    """The node that noticed it has recorded which rank stood still; the others were ended."""
+    error(run, 3, "Stalled", "rank 3 on node 1 is fetching a batch since step 12")
+    error(run, 0, "WorkerDied", "the worker was killed by SIGABRT because a collective timed out")
+    stall = Stall(5.0, 12, 60.0, [3], "rank 3 on node 1 is fetching a batch", "stacks.txt")
+    beats(run, beat(3, phase="fetching"), node=1, stall=stall)
+    replace(FAILED, state=JobState.INTERRUPTED).write(run)
+    found = why()
+    assert (found["category"], found["rank"], found["node"]) == ("stall", 3, 1)
+    assert "rank 0 only follow from this" in found["summary"]
+    assert "launch/logs/attempt_0/stacks.txt" in [each["source"] for each in found["evidence"]]
+
+
 def test_silent_node_is_named(training, why):
     """Its beats are old, those of the other one are not."""
     beats(training, beat())

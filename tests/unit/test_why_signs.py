@@ -85,6 +85,7 @@ MEANT = [
     (Category.START, "CheckError: node n2 does not see /data/run."),
     (Category.SPEC, "SpecError: model.init_args.chunk_size: Expected a int"),
     (Category.SPEC, "MisconfigurationException: No supported gpu backend found!"),
+    (Category.STALL, "Stalled: rank 3 on node 1 is fetching a batch since step 12"),
     (Category.CODE, "ValueError: no such gripper"),
     (Category.CODE, "KeyError: 'observation.state'"),
     (Category.CODE, "WorkerDied: the worker exited with code 3 and no exception"),

@@ -92,7 +92,8 @@ def _repairs(failure: Failure, situation: Situation) -> Iterator[Step]:  # noqa:
         yield Step(what, "df -h /dev/shm")
     elif category is Category.DISK:
         folder = shlex.quote(clean_line(_folder_in(failure.error) or situation.directory))
-        yield Step(f"free some space or inodes there, seen from {host}", f"df -h {folder}")
+        what = f"free some space or inodes there, seen from {host}"
+        yield Step(what, f"df -h {folder}; df -i {folder}")
     elif category is Category.STORAGE:
         yield Step("see whether storage answers, and with which words", f"{_LS} {situation.place}")
     elif category is Category.DOWNLOAD:
@@ -100,7 +101,7 @@ def _repairs(failure: Failure, situation: Situation) -> Iterator[Step]:  # noqa:
     elif category is Category.NETWORK and failure.silent:
         silent = f"getiaction-launch logs --rank {failure.silent[0]} -n 50 {situation.place}"
         yield Step("see what the rank that reported nothing was doing", silent)
-    elif category in (Category.NETWORK, Category.UNKNOWN, Category.START):
+    elif category in (Category.NETWORK, Category.UNKNOWN, Category.START, Category.STALL):
         yield Step("see what the worker has logged", logs)
     elif category is Category.GPU:
         yield Step(

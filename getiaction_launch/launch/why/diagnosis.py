@@ -3,12 +3,10 @@
 import contextlib
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from getiaction_launch.backends.backend import JobStatus
-from getiaction_launch.errors import LaunchError, counted
-from getiaction_launch.launch.status import RunStatus, attach, read_status
+from getiaction_launch.errors import counted
 from getiaction_launch.launch.why import words
 from getiaction_launch.launch.why.advice import Situation, Step, steps_after
 from getiaction_launch.launch.why.failure import (
@@ -18,14 +16,10 @@ from getiaction_launch.launch.why.failure import (
     log_tail,
     relative,
 )
-from getiaction_launch.launch.why.pace import Pace, read_pace
+from getiaction_launch.launch.why.pace import Pace, read_pace, stall_sources
+from getiaction_launch.launch.why.reading import Records
 from getiaction_launch.launch.why.signs import Category
-from getiaction_launch.plan.plan import Plan
-from getiaction_launch.plan.text import shorten
-from getiaction_launch.run.attempt import attempts_of
-from getiaction_launch.run.beats import NodeBeats, read_beats
-from getiaction_launch.run.checkpoint import Checkpoint, newest
-from getiaction_launch.run.records import AttemptRecord, Cancel, JobRecord
+from getiaction_launch.run.beats import NodeBeats
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import JobState
 
@@ -78,56 +72,6 @@ class Diagnosis:
     summary: str = ""
     evidence: list[Evidence] = field(default_factory=list)
     next: list[Step] = field(default_factory=list)
-
-
-@dataclass
-class Records:
-    """What could be read of a run; what is damaged is named and left out."""
-
-    status: RunStatus
-    plan: Plan | None = None
-    job: JobRecord | None = None
-    job_status: JobStatus | None = None
-    resume: str | None = None
-    attempts: list[AttemptRecord] = field(default_factory=list)
-    beats: list[NodeBeats] = field(default_factory=list)
-    checkpoint: Checkpoint | None = None
-    cancel: Cancel | None = None
-    damaged: list[str] = field(default_factory=list)
-
-    @classmethod
-    def read(cls, run: Run) -> "Records":
-        """Read everything, whatever of it can be read."""
-        found = cls(read_status(run))
-        with found.noting():
-            found.plan = Plan.of(run)
-        with found.noting():
-            found.job = JobRecord.read(run)
-        with found.noting():
-            found.attempts = attempts_of(run)
-        with found.noting():
-            found.checkpoint = newest(run)
-        with found.noting():
-            found.cancel = Cancel.read(run)
-        if found.attempts:
-            with found.noting():
-                found.beats = read_beats(run, found.attempts[-1].number)
-        if found.job and found.status.state is not JobState.SUCCEEDED:
-            with found.noting():
-                if job := attach(run):
-                    found.resume = job.resume_command
-                    found.job_status = job.status()
-        return found
-
-    @contextlib.contextmanager
-    def noting(self) -> Iterator[None]:
-        """Keep what cannot be read, in words."""
-        try:
-            yield
-        except (LaunchError, OSError, ValueError) as problem:
-            line = shorten(str(problem).partition("\n")[0])
-            if line not in self.damaged:
-                self.damaged.append(line)
 
 
 def diagnose(run: Run, place: str | None = None) -> Diagnosis:
@@ -221,7 +165,7 @@ def _last_failure(run: Run, records: Records) -> tuple[Failure | None, int]:
         failure = find_failure(run, latest, records.plan, records.damaged)
         if failure is None:
             return None, 0
-        failure = _with_host(failure, records.beats)
+        failure = _with_beats(failure, records.beats)
         repeats = 1
         for earlier in reversed(attempts[:-1][-MOST_REPEATS:]):
             before = find_failure(run, earlier, records.plan, records.damaged)
@@ -232,7 +176,16 @@ def _last_failure(run: Run, records: Records) -> tuple[Failure | None, int]:
     return None, 0
 
 
-def _with_host(failure: Failure, beats: Sequence[NodeBeats]) -> Failure:
+def _with_beats(failure: Failure, beats: Sequence[NodeBeats]) -> Failure:
+    """Add what the nodes of the last attempt have recorded: a host, the stacks of a stall."""
+    if failure.category is Category.STALL:
+        found = [
+            Evidence(source, [line])
+            for node in beats
+            if node.stall
+            for source, line in stall_sources(node, node.stall)
+        ]
+        failure = replace(failure, evidence=[*failure.evidence, *found])
     if failure.host or failure.node is None:
         return failure
     host = next((node.host for node in beats if node.node_rank == failure.node and node.host), None)

@@ -23,13 +23,14 @@ TRACEBACK_LINES = 12
 LOG_LINES = 12
 READ_LINES = 200
 LONGEST_LINE = 400
-_CAUSES = {
+_CAUSES: dict[str, Category] = {
     Cause.TIME_LIMIT: Category.TIME,
     Cause.PREEMPTION: Category.PREEMPTION,
     Cause.CANCEL: Category.CANCELLED,
     Cause.STOP: Category.STOPPED,
     Cause.NODE_FAILURE: Category.NODE,
     Cause.OUT_OF_MEMORY: Category.HOST_MEMORY,
+    "stall": Category.STALL,
 }
 _UNEXPLAINED = "it ended without recording why"
 
@@ -115,7 +116,7 @@ def find_failure(
     by_cause = _CAUSES.get(record.cause) if record.cause else None
     if record.state is JobState.SUCCEEDED:
         return None
-    is_explained = by_cause not in (None, Category.HOST_MEMORY)
+    is_explained = by_cause not in (None, Category.HOST_MEMORY, Category.STALL)
     if by_cause is Category.NODE and firsts and record.reason.startswith(_UNEXPLAINED):
         is_explained = False  # its node of rank 0 was ended before it could record the error
     if is_explained and by_cause:
@@ -182,8 +183,13 @@ def _from_errors(
         echoes=[each.error.rank for each in reported if each.is_echo and each is not first],
         same=same,
         silent=silent if first.is_echo else [],
-        evidence=[*_evidence(run, first)],
+        evidence=[*_evidence(run, first), *([_reason(record)] if first.is_echo else [])],
     )
+
+
+def _reason(record: AttemptRecord) -> Evidence:
+    lines = [f"cause: {record.cause.value}" if record.cause else "", f"reason: {record.reason}"]
+    return Evidence(f"launch/attempt_{record.number}.json", list(filter(None, lines)))
 
 
 def _alike(one: WorkerError, other: WorkerError) -> bool:
@@ -210,8 +216,7 @@ def _from_reason(
     """Return what the attempt's own record says; the errors of its ranks are consequences."""
     named = re.search(r"\bnode (\d{1,9})\b", record.reason)
     node = int(named[1]) if named and category is Category.NODE else None
-    lines = [f"cause: {record.cause.value}" if record.cause else "", f"reason: {record.reason}"]
-    evidence = [Evidence(f"launch/attempt_{record.number}.json", list(filter(None, lines)))]
+    evidence = [_reason(record)]
     if node is not None:
         with contextlib.suppress(OSError, ValueError):
             end = NodeEnd.read(run, record.number, node)

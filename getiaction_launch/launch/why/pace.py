@@ -1,10 +1,11 @@
 """How a run that is training does: at its usual pace, slower, or at a standstill."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from getiaction_launch.plan.text import shorten
-from getiaction_launch.run.beats import NodeBeats, RankBeat
+from getiaction_launch.run.beats import NodeBeats, RankBeat, Stall
 from getiaction_launch.run.records import Progress
 
 SLOW = 1.5
@@ -50,7 +51,7 @@ def read_pace(progress: Progress, beats: list[NodeBeats]) -> Pace:
     now = time.time()
     for node in beats:
         if node.stall:
-            return _stalled(node, beats)
+            return _stalled(node, node.stall, beats)
     ranks = [(beat, node) for node in beats for beat in node.ranks]
     silent = [node for node in beats if now - node.written_at > SILENT_SECONDS]
     if silent:
@@ -79,18 +80,11 @@ def read_pace(progress: Progress, beats: list[NodeBeats]) -> Pace:
     return _by_progress(progress, now)
 
 
-def _stalled(node: NodeBeats, beats: list[NodeBeats]) -> Pace:
-    stall = node.stall
-    if stall is None:
-        return Pace()
+def _stalled(node: NodeBeats, stall: Stall, beats: list[NodeBeats]) -> Pace:
     odd = stall.odd_ranks[0] if stall.odd_ranks else None
     place = next((n for n in beats for beat in n.ranks if beat.rank == odd), None)
     since = age(time.time() - stall.noticed_at)
     words = f"stalled after step {stall.step}, noticed {since} ago: {shorten(stall.reason)}"
-    source = [_source(node, f"stall: {shorten(stall.reason)}")]
-    if stall.stacks:
-        logs = f"launch/logs/attempt_{node.attempt}/{stall.stacks}"
-        source.append((logs, "the stacks of the ranks at that moment"))
     return Pace(
         True,
         words,
@@ -98,8 +92,16 @@ def _stalled(node: NodeBeats, beats: list[NodeBeats]) -> Pace:
         odd,
         place.node_rank if place else None,
         place.host if place else None,
-        tuple(source),
+        tuple(stall_sources(node, stall)),
     )
+
+
+def stall_sources(node: NodeBeats, stall: Stall) -> Iterator[tuple[str, str]]:
+    """Yield the files that say what a node found in a stall, with the line that matters."""
+    yield _source(node, f"stall: {shorten(stall.reason)}")
+    if stall.stacks:
+        logs = f"launch/logs/attempt_{node.attempt}/{stall.stacks}"
+        yield logs, "the stacks of the ranks at that moment"
 
 
 def _by_beats(

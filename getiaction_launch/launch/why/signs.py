@@ -57,6 +57,7 @@ class Sign:
 
 
 SIGNS = (
+    Sign(Category.STALL, r"^Stalled: "),
     Sign(
         Category.GPU_MEMORY,
         r"(CUDA|HIP|XPU) out of memory|MPS backend out of memory|CUDA error: out of memory"
@@ -120,7 +121,8 @@ SIGNS = (
     Sign(
         Category.NETWORK,
         r"connection (was )?(closed|reset|aborted)|closed by (remote )?peer|broken pipe"
-        r"|connection (refused|timed out)|socket timeout|ConnectionResetError|BrokenPipeError"
+        r"|(connection|collective) timed out|connection refused|socket timeout"
+        r"|ConnectionResetError|BrokenPipeError"
         r"|gloo|NCCL|^Dist\w*Error|TCPStore|store->get|recvValue|Watchdog caught collective"
         r"|timed out waiting \d+ ?ms|ncclRemoteError|remote process exited|ProcessGroup\w* watchdog"
         r"|^Ray\w*Error|ActorDiedError|killed by SIGTERM|^SystemExit: .*SIGTERM|^SIGTERM",

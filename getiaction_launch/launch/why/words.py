@@ -10,7 +10,8 @@ from getiaction_launch.launch.why.signs import Category
 from getiaction_launch.run.state import JobState
 
 if TYPE_CHECKING:
-    from getiaction_launch.launch.why.diagnosis import Diagnosis, Records
+    from getiaction_launch.launch.why.diagnosis import Diagnosis
+    from getiaction_launch.launch.why.reading import Records
 
 SHOWN_RANKS = 4
 _ORDINALS = ("", "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
@@ -36,6 +37,7 @@ _MEANINGS = {
         "counted that in the job's control group"
     ),
     Category.NODE: "A node was lost through no fault of the program",
+    Category.STALL: "Training stood still, so the attempt was ended",
     Category.TIME: "The job's time limit ended it, and not an error",
     Category.PREEMPTION: "The scheduler took its nodes for another job",
     Category.UNKNOWN: "Nothing that was recorded says why",
