@@ -112,17 +112,17 @@ def find_failure(
         damaged: Gets what cannot be read.
     """
     reported = list(_read_errors(run, record.number, damaged))
-    firsts = [each for each in reported if not each.is_echo]
+    is_known = any(not each.is_echo for each in reported)
     by_cause = _CAUSES.get(record.cause) if record.cause else None
     if record.state is JobState.SUCCEEDED:
         return None
     is_explained = by_cause not in (None, Category.HOST_MEMORY, Category.STALL)
-    if by_cause is Category.NODE and firsts and record.reason.startswith(_UNEXPLAINED):
+    if by_cause is Category.NODE and is_known and record.reason.startswith(_UNEXPLAINED):
         is_explained = False  # its node of rank 0 was ended before it could record the error
     if is_explained and by_cause:
         return _from_reason(run, record, by_cause, reported)
     if reported:
-        return _from_errors(run, record, plan, reported, firsts)
+        return _from_errors(run, record, plan, reported)
     if record.ended_at is None:
         return None
     if by_cause:
@@ -161,9 +161,8 @@ def _from_errors(
     record: AttemptRecord,
     plan: Plan | None,
     reported: Sequence[_Reported],
-    firsts: Sequence[_Reported],
 ) -> Failure:
-    first, *others = firsts or reported
+    first, *others = reported
     error, category = first.error, first.meaning.category
     if first.error.type == "WorkerDied" and record.cause is Cause.OUT_OF_MEMORY:
         category = Category.HOST_MEMORY
