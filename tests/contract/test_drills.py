@@ -147,6 +147,8 @@ def test_time_limit_beyond_the_budget_ends_with_its_own_exit_code(
         said, _ = waiting.communicate(timeout=LIMIT_SECONDS)
     assert waiting.returncode == 12
     assert b"its time limit was near" in said
+    explained = json.loads(getiaction_launch("why", "--json", "@last").stdout)
+    assert (explained["category"], explained["rank"]) == ("time limit", None)
     (tmp_path / "train.py").write_text("pass")
     assert getiaction_launch("resume", "@last").returncode == 0
     until(lambda: '"SUCCEEDED"' in getiaction_launch("status", "--json", "@last").stdout)
@@ -165,6 +167,9 @@ def test_memory_beyond_the_limit_is_named(cluster, getiaction_launch, script, ra
     assert result.returncode == 13, result.stdout
     assert ("rank 1 on node 1" in result.stdout) is (not victim)
     assert "memory limit" in result.stdout
+    explained = json.loads(getiaction_launch("why", "--json", "@last").stdout)
+    assert explained["category"] == "host memory"
+    assert "resume --mem 600M" in explained["next"][0]["command"]
     # The run's end is recorded before its job has left the queue; it must not stay there.
     cluster.cluster.wait_idle()
 

@@ -102,3 +102,15 @@ def test_lost_node_is_named(  # noqa: PLR0917 - fixtures
     found = why()
     assert (found["category"], found["rank"], found["node"]) == ("node", None, 1)
     assert "node 1" in found["first_error"]
+
+
+@pytest.mark.parametrize("cluster", ["slurm"], indirect=True)
+def test_reason_of_slurm_is_quoted_and_explained(getiaction_launch, script, why):
+    """A held job waits for ever; ``why`` says so, and how to let it start."""
+    words = ["--cluster", "slurm", "--sbatch", "hold="]
+    assert getiaction_launch(*words, script("pass")).returncode == 0
+    found = why()
+    assert (found["state"], found["category"]) == ("PENDING", None)
+    assert found["scheduler"] == "state PENDING, reason JobHeldUser"
+    assert "it is held and will not start before it is released" in found["summary"]
+    assert found["next"][0]["command"].startswith("scontrol release ")
