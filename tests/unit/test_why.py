@@ -10,13 +10,14 @@ from dataclasses import replace
 import pytest
 from strangers import LOCAL
 
+from getiaction_launch.backends.cancelling import cancel_now
 from getiaction_launch.cli.grammar import launch_parser
 from getiaction_launch.cli.main import VERBS, main
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.beats import NodeBeats, RankBeat, Stall
 from getiaction_launch.run.checkpoint import Marker
 from getiaction_launch.run.node_records import WorkerError
-from getiaction_launch.run.records import AttemptRecord, Cancel, Done, Progress
+from getiaction_launch.run.records import AttemptRecord, Done, Progress
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
 from getiaction_launch.system.processes import start_seconds
@@ -136,9 +137,9 @@ def test_same_error_on_all_ranks_is_said_once(run, why):
     assert "Ranks 1, 2 and 3 failed with the same error" in found["summary"]
 
 
-def test_host_memory_asks_for_twice_as_much(run, why):
-    """On SLURM the fitting command is a resume with more memory."""
-    run.write("job", {"job_id": "12", "backend": {**SLURM, "init_args": {"memory_mb": 4000}}})
+def test_host_memory_asks_for_twice_as_much(run, slurm, why):
+    """On SLURM the fitting command is a resume with more memory, and it works."""
+    run.write("job", {"job_id": "11", "backend": {**SLURM, "init_args": {"memory_mb": 4000}}})
     error(
         run,
         1,
@@ -148,8 +149,13 @@ def test_host_memory_asks_for_twice_as_much(run, why):
     replace(FAILED, cause=Cause.OUT_OF_MEMORY).write(run)
     found = why()
     assert found["category"] == "host memory"
-    assert "getiaction-launch resume --mem 8000M" in commands(found)
     assert "only follow" not in found["summary"]
+    command = found["next"][0]["command"]
+    assert command.startswith("getiaction-launch resume --mem 8000M ")
+    slurm.squeue()
+    assert main(shlex.split(command)[1:]) == 0
+    job = run.read("job")
+    assert (job["job_id"], job["backend"]["init_args"]["memory_mb"]) == ("12", 8000)
 
 
 def test_gpu_memory_is_another_matter_and_halves_the_batch(run, why):
@@ -246,7 +252,8 @@ def test_who_cancelled_is_named(run, why):
     replace(FAILED, state=JobState.CANCELLED, cause=Cause.CANCEL, reason="cancelled by you").write(
         run
     )
-    Cancel(5.0, "ada on login1").write(run)
+    assert cancel_now().by.endswith(f" on {socket.gethostname()}")
+    replace(cancel_now(), by="ada on login1").write(run)
     found = why()
     assert found["category"] == "cancelled"
     assert "cancelled by ada on login1" in found["summary"]

@@ -62,21 +62,19 @@ class RayJob:
             word, message, _ = self._ask()
         except (UnreachableError, CheckError) as error:
             return self._guess(str(error).partition("\n")[0].removesuffix("."))
+        said = f"state {word}" + (f", message: {message}" if message else "")
         attempts = read_attempts(self.run)
         has_attempt = bool(attempts) and attempts[-1].ended_at is None
         # A driver of the user's own may still run after the run in it has ended.
         runs = word == "RUNNING" and (has_attempt or not self._is_inside)
         if word != "SUCCEEDED" and not runs and Cancel.read(self.run):
-            return JobStatus(
-                CANCELLED.state, CANCELLED.reason, CANCELLED.cause, said=f"state {word}"
-            )
+            return JobStatus(CANCELLED.state, CANCELLED.reason, CANCELLED.cause, said=said)
         if word == "RUNNING" and not has_attempt:
             if placement := Placement.read(self.run):
-                return JobStatus(JobState.PENDING, placement.reason, is_queued=True)
-            return JobStatus(JobState.PENDING, "its driver is starting")
+                return JobStatus(JobState.PENDING, placement.reason, is_queued=True, said=said)
+            return JobStatus(JobState.PENDING, "its driver is starting", said=said)
         state, cause, reason = _STATES[word]
         words = message if state is not JobState.RUNNING else ""
-        said = f"state {word}" + (f", message: {message}" if message else "")
         return JobStatus(state, f"{reason}{words}", cause, said=said)
 
     def _guess(self, reason: str) -> JobStatus:

@@ -271,7 +271,7 @@ def _waiting(
     return replace(found, summary=f"{said} {earlier}".strip(), next=steps)
 
 
-_NOTHING = "nothing: it starts as soon as it can"
+_NOTHING = "it starts as soon as it can; to look again"
 
 
 def _release(records: Records) -> Step | None:
