@@ -1,6 +1,7 @@
 """What is Ray's own: jobs inside of jobs, shipped code, resources, faults, and private clusters."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -166,6 +167,9 @@ def test_resources_that_never_come_are_told(getiaction_launch, cluster, script, 
     status = status_of(getiaction_launch)
     assert status["state"] == "PENDING"
     assert "only 3 of its 4 nodes are large enough" in status["reason"]
+    explained = json.loads(getiaction_launch("why", "--json", "@last").stdout)
+    assert "only 3 of its 4 nodes are large enough" in explained["summary"]
+    assert explained["scheduler"].startswith("state RUNNING")
     assert getiaction_launch("cancel", "@last").returncode == 0
     assert status_of(getiaction_launch)["state"] == "CANCELLED"
     configured("placement_limit_seconds: 2")
