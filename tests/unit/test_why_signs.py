@@ -88,6 +88,7 @@ MEANT = [
     (Category.STALL, "Stalled: rank 3 on node 1 is fetching a batch since step 12"),
     (Category.CODE, "ValueError: no such gripper"),
     (Category.CODE, "KeyError: 'observation.state'"),
+    (Category.CODE, "KeyError: 'igloo'"),
     (Category.CODE, "WorkerDied: the worker exited with code 3 and no exception"),
     (Category.CODE, "SystemExit: exit code 3"),
 ]

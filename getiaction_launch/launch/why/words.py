@@ -30,7 +30,7 @@ _MEANINGS = {
     Category.DISK: "A disk or file server refused to be written or read",
     Category.STORAGE: "The run's storage refused a request or did not answer",
     Category.DOWNLOAD: "Something could not be downloaded from where the workers run",
-    Category.NETWORK: "The connection between the workers failed",
+    Category.NETWORK: "A connection over the network failed",
     Category.START: "That node could not start its workers",
     Category.KILLED: (
         "Something outside of the run killed it; if the kernel did so, for memory, it has not "
