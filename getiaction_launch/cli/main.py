@@ -14,6 +14,7 @@ from getiaction_launch.cli.launching import launch
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.report import report
 from getiaction_launch.cli.show import print_error, say
+from getiaction_launch.cli.stacks import stacks
 from getiaction_launch.cli.why import why
 from getiaction_launch.errors import (
     LaunchError,
@@ -31,6 +32,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "status": verbs.status,
     "logs": verbs.logs,
     "why": why,
+    "stacks": stacks,
     "cancel": verbs.cancel,
     "resume": verbs.resume,
     "pull": verbs.pull,

@@ -6,11 +6,13 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from getiaction_launch.cli import checkpoints
 from getiaction_launch.errors import UnreachableError, counted
+from getiaction_launch.launch import pulse
 from getiaction_launch.launch.status import RunStatus, attach, sweep_point
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.spec import DEFAULT
@@ -167,8 +169,9 @@ def phase(status: RunStatus) -> str:
     if status.state is not JobState.RUNNING:
         return f"{status.state.value} ({status.reason})" if status.reason else status.state.value
     if progress.step is None:
-        return "starting"
+        return "  ".join(filter(None, ["starting", pulse.stalled(status)]))
     words: list[str] = [f"step {progress.step}/{progress.total_steps or '?'}"]
+    words += filter(None, [pulse.stalled(status)])
     if seconds := progress.seconds_per_step:
         words.append(f"{seconds:.2f} s/step")
     metrics, shown = progress.metrics, shown_metric(progress)
@@ -256,18 +259,21 @@ def listing(statuses: Sequence[RunStatus]) -> str:
     """Runs, a line each."""
     points = [sweep_point(status.run) for status in statuses]
     bests = [_best(status.progress) for status in statuses]
-    optional = "BEST" if any(bests) else "", "SWEEP" if any(points) else ""
+    ages = [pulse.last_step(status) for status in statuses]
+    columns = (("LAST STEP", ages), ("BEST", bests), ("SWEEP", points))
+    optional = {title: cells for title, cells in columns if any(cells)}
     # Names say enough where all runs lie under one root.
     has_one_root = len({status.run.directory.parent.parent for status in statuses}) == 1
     losses = [final_loss(status.progress).split("  ")[0] for status in statuses]
     are_losses = all("loss" in loss or loss == "-" for loss in losses)
     rows = [("RUN", "STATE", "STEP", "LOSS" if are_losses else "METRIC", "AGE", *optional)]
-    for status, loss, best, point in zip(statuses, losses, bests, points, strict=True):
+    for number, (status, loss) in enumerate(zip(statuses, losses, strict=True)):
         age = time.time() - _submitted_at(status.run)
         step = "-" if status.progress.step is None else str(status.progress.step)
-        state = status.state.value
+        state = status.state.value + (", stalled" if pulse.stall_of(status) else "")
         name = status.run.name if has_one_root else short(status.run.directory)
-        rows.append((name, state, step, loss, f"{age / 60:.0f} min", best, point))
+        more = [cells[number] for cells in optional.values()]
+        rows.append((name, state, step, loss, f"{age / 60:.0f} min", *more))
     return table(rows)
 
 
@@ -293,6 +299,8 @@ def as_json(status: RunStatus) -> dict[str, object]:
         "reason": status.reason,
         "cause": status.cause.value if status.cause else None,
         "attempts": status.attempts,
+        "last_step_seconds": pulse.last_step_seconds(status),
+        "stall": asdict(stall) if (stall := pulse.stall_of(status)) else None,
         "metric": shown_metric(status.progress),
         "warnings": warnings(status.progress),
         "checkpoints": checkpoints.reported(status),

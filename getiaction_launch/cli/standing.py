@@ -7,6 +7,7 @@ from pathlib import Path
 
 from getiaction_launch.cli.show import job_id, phase, short, table
 from getiaction_launch.errors import counted
+from getiaction_launch.launch import pulse
 from getiaction_launch.launch.status import RunStatus
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.checkpoint import newest
@@ -79,6 +80,7 @@ def _remaining_seconds(status: RunStatus) -> float | None:
         or progress.step is None
         or not progress.total_steps
         or not progress.seconds_per_step
+        or pulse.stall_of(status)
     ):
         return None
     return max(0, progress.total_steps - progress.step) * progress.seconds_per_step
@@ -106,6 +108,8 @@ def standing(status: RunStatus) -> str:
         rows += [("elapsed", duration(found.elapsed_seconds))]
     if found.remaining_seconds is not None:
         rows += [("eta", duration(found.remaining_seconds))]
+    if last := pulse.last_step(status):
+        rows += [("last step", last)]
     if found.checkpoint:
         rows += [("checkpoint", f"step {found.checkpoint_step}  {short(found.checkpoint)}")]
     return table(rows)

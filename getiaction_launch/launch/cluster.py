@@ -13,14 +13,21 @@ from getiaction_launch.backends.backend import SLURM, Backend, UnknownSettingErr
 from getiaction_launch.backends.flag import noun
 from getiaction_launch.errors import ClusterConfigError, UsageError, nearest_first
 from getiaction_launch.launch.config_errors import check_keys, explain, read_content
-from getiaction_launch.plan.plan import DEFAULT_LOG_LIMIT_MB, OLD_KEYS, Restarts, Saving, Uploading
+from getiaction_launch.plan.plan import (
+    DEFAULT_LOG_LIMIT_MB,
+    OLD_KEYS,
+    Restarts,
+    Saving,
+    Stalls,
+    Uploading,
+)
 from getiaction_launch.plan.secrets import refuse_secrets
 
 _SHIPPED = (
     Path(__file__).parents[1] / "cluster_configs",  # in an installed wheel
     Path(__file__).parents[2] / "cluster_configs",  # in a checkout
 )
-_GROUPS = {"saving": Saving, "uploading": Uploading, "restarts": Restarts}
+_GROUPS = {"saving": Saving, "uploading": Uploading, "restarts": Restarts, "stalls": Stalls}
 _SEXAGESIMAL = re.compile(r"[-+]?[1-9][0-9_]*(:[0-5]?[0-9])+")
 
 
@@ -42,6 +49,7 @@ class ClusterConfig:
         saving: When the launcher saves checkpoints of its own.
         uploading: How a run on remote storage is uploaded.
         restarts: How many automatic restarts a run gets.
+        stalls: What happens when training stands still.
         log_limit_mb: Size of a worker's log, in MB, above which its middle is dropped; 0 for no
             limit.
     """
@@ -54,6 +62,7 @@ class ClusterConfig:
     saving: Saving = field(default_factory=Saving)
     uploading: Uploading = field(default_factory=Uploading)
     restarts: Restarts = field(default_factory=Restarts)
+    stalls: Stalls = field(default_factory=Stalls)
     log_limit_mb: float = DEFAULT_LOG_LIMIT_MB
 
     def __post_init__(self) -> None:
@@ -166,12 +175,14 @@ def _check_groups(path: Path, content: Mapping[str, object]) -> None:
 
     groups: dict[str, dict[str, object]] = {}
     renamed = []
-    for old, (group, name) in OLD_KEYS.items():
+    shown = {"stalls": "action", **dict(reversed(OLD_KEYS.values()))}
+    for group, name in shown.items():
         if not isinstance(value := content.get(group, {}), Mapping):
             raise ClusterConfigError(
                 f"{path}: {group}={value!r} must be a mapping.",
                 f"e.g. {group}: {{{name}: {getattr(_GROUPS[group], name)}}}",
             )
+    for old, (group, name) in OLD_KEYS.items():
         if old in content:
             groups.setdefault(group, {})[name] = content[old]
             renamed.append(f"{old} is now {group}.{name}")

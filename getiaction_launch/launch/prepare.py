@@ -153,6 +153,7 @@ def prepare(
         log_limit_mb=place.log_limit_mb,
         uploading=place.uploading,
         restarts=place.restarts,
+        stalls=place.stalls,
         sweep=sweep,
     )
     return plan, place.backend

@@ -11,7 +11,8 @@ from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.plan.plan import SweepPoint
 from getiaction_launch.plan.text import shorten
 from getiaction_launch.run.attempt import read_end
-from getiaction_launch.run.records import JobRecord, Progress, read_attempts
+from getiaction_launch.run.beats.records import NodeBeats, read_beats
+from getiaction_launch.run.records import AttemptRecord, JobRecord, Progress, read_attempts
 from getiaction_launch.run.run import ROUND_TRIPS, Run
 from getiaction_launch.run.state import Cause, JobState
 from getiaction_launch.storage.paths import is_remote
@@ -35,6 +36,7 @@ class RunStatus:
         is_queued: Whether the run's job waits for nodes that are not free at present.
         is_certain: Whether the run's records, its scheduler or its machine have said so; otherwise
             the state follows from what the job last wrote.
+        beats: What the ranks of each node do, while the run is running.
     """
 
     run: Run
@@ -45,6 +47,7 @@ class RunStatus:
     progress: Progress = field(default_factory=Progress)
     is_queued: bool = False
     is_certain: bool = True
+    beats: tuple[NodeBeats, ...] = ()
 
 
 def attach(run: Run) -> Job | None:
@@ -104,7 +107,16 @@ def _read_status(run: Run) -> RunStatus:
         *(run, state, reason, cause, len(attempts), progress),
         is_queued=status.is_queued,
         is_certain=status.is_certain,
+        beats=_beats(run, attempts) if state is JobState.RUNNING else (),
     )
+
+
+def _beats(run: Run, attempts: Sequence[AttemptRecord]) -> tuple[NodeBeats, ...]:
+    if not attempts or attempts[-1].ended_at is not None:
+        return ()  # between two attempts
+    with contextlib.suppress(OSError):  # the state is known all the same
+        return tuple(read_beats(run, attempts[-1].number))
+    return ()
 
 
 def _explain(run: Run, attempt: int, reason: str, cause: Cause | None) -> tuple[str, Cause | None]:

@@ -6,8 +6,12 @@ import socket
 from collections.abc import Mapping
 
 from getiaction_launch.run.attempt import Attempt
-from getiaction_launch.run.node_records import WORKER_DIED, WorkerError
+from getiaction_launch.run.beats.records import Stall
+from getiaction_launch.run.node_records import STALLED, TIMED_OUT, WORKER_DIED, WorkerError
 from getiaction_launch.system.memory import count_oom_kills
+
+_LAST_BYTES = 256 << 10
+"""How much of a log is read: the watchdog also prints a long C++ stack."""
 
 
 def record_kills(attempt: Attempt, exit_codes: Mapping[int, int | None], kills_before: int) -> None:
@@ -47,9 +51,35 @@ def record_death(
             name, message = "OutOfMemory", f"{message} because its memory limit was reached"
         elif signal_name == "SIGKILL":
             message += ", often because the machine ran out of memory"
+        elif signal_name == "SIGABRT" and _has_timed_out(attempt, rank):
+            message = f"{message} {TIMED_OUT}"
     else:
         message = f"the worker exited with code {returncode} and no exception"
     with contextlib.suppress(OSError):  # a full disk must not keep the node from ending the others
         attempt.run.local.write_error(
             attempt.number, WorkerError(rank, node_rank, socket.gethostname(), name, message)
         )
+
+
+def _has_timed_out(attempt: Attempt, rank: int) -> bool:
+    """Whether NCCL's watchdog says in a worker's log that others did not arrive in a collective."""
+    path = attempt.run.local.log_directory(attempt.number) / f"rank_{rank}.log"
+    with contextlib.suppress(OSError), path.open("rb") as log:
+        log.seek(max(0, path.stat().st_size - _LAST_BYTES))
+        return b"caught collective operation timeout" in log.read(_LAST_BYTES)
+    return False
+
+
+def record_stall(attempt: Attempt, stall: Stall, workers_per_node: int) -> None:
+    """Record that the attempt is ended because training stands still.
+
+    Args:
+        attempt: The attempt that stands still.
+        stall: What the watchdog has found.
+        workers_per_node: How many ranks a node has.
+    """
+    rank = stall.odd_ranks[0] if stall.odd_ranks else 0
+    error = WorkerError(rank, rank // workers_per_node, "", STALLED, stall.reason)
+    for place in dict.fromkeys((attempt.run.local, attempt.run)):
+        with contextlib.suppress(OSError):  # a full disk must not keep the node from ending it
+            place.write_error(attempt.number, error)

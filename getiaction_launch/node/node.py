@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from getiaction_launch.errors import StorageError
@@ -22,9 +22,11 @@ from getiaction_launch.node.deaths import record_death
 from getiaction_launch.node.environment import available_cpus, worker_environment
 from getiaction_launch.node.guard import Guard, RunLostError
 from getiaction_launch.node.head import NOT_STARTED, reach_head
+from getiaction_launch.node.watchdog import Watchdog
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt
 from getiaction_launch.run.loggers import tracking_variables
+from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.records import Progress
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED
@@ -126,6 +128,8 @@ def _run_workers(
     run = attempt.run
     oom_kills = count_oom_kills()
     workers = {}
+    watchdog = Watchdog(attempt, node_rank, plan)
+    beats = watchdog.beats
     trackers = tracking_variables(run, {**os.environ, **plan.env_vars})
     for local_rank in range(plan.topology.workers_per_node):
         variables = worker_environment(
@@ -134,7 +138,9 @@ def _run_workers(
         rank = int(variables["RANK"])
         # Ranks that log separately must not write into one run of a tracker.
         variables |= trackers if rank == 0 else {}
-        workers[rank] = _start_worker(plan, attempt, variables, place)
+        memory, files = beats.open(rank)
+        workers[rank] = _start_worker(plan, attempt, variables | memory, place, files)
+        beats.opened(rank, files[0], workers[rank].pid)
     log_directory = run.local.log_directory(attempt.number)
     logs = LogLimit((log_directory / f"rank_{rank}.log" for rank in workers), plan.log_limit_mb)
     alive = dict(workers)
@@ -142,6 +148,7 @@ def _run_workers(
     while alive and not (failed or stop.signal or guard.loss()):
         time.sleep(POLL_SECONDS)
         logs.keep()
+        failed = watchdog.must_end(alive)
         for rank, worker in list(alive.items()):
             if worker.poll() is not None:
                 del alive[rank]
@@ -152,6 +159,8 @@ def _run_workers(
                     failed = True
                     is_oom = count_oom_kills() > oom_kills
                     record_death(attempt, rank, node_rank, worker.returncode, is_oom=is_oom)
+    if failed:
+        watchdog.note_failure(_first_error(attempt), alive)
     was_warned = stop.signal is signal.SIGUSR2
     patience_seconds = max(grace_seconds, warning_seconds) if was_warned else grace_seconds
     if guard.confirm_loss():
@@ -159,6 +168,7 @@ def _run_workers(
     else:
         _stop(attempt, list(workers.values()), patience_seconds)
     kill_processes_of(str(run.local.directory), [attempt.token], GROUP_RANK=str(node_rank))
+    beats.close()
     if failed:
         return EXIT_FAILED
     was_interrupted = any(worker.returncode == EXIT_INTERRUPTED for worker in workers.values())
@@ -173,7 +183,11 @@ def _await_signal(stop: StopRequest) -> None:
 
 
 def _start_worker(
-    plan: Plan, attempt: Attempt, variables: dict[str, str], working_directory: str
+    plan: Plan,
+    attempt: Attempt,
+    variables: dict[str, str],
+    working_directory: str,
+    files: Collection[int],
 ) -> "subprocess.Popen[bytes]":
     local = attempt.run.local
     directory = str(local.directory)
@@ -200,6 +214,7 @@ def _start_worker(
         own_session=True,
         # SLURM sends its warning to every process of a step, but only this one must get it.
         blocked={signal.SIGUSR2},
+        files=files,
     )
 
 
@@ -230,12 +245,16 @@ def _kill(workers: Iterable["subprocess.Popen[bytes]"]) -> None:
 
 
 def _has_failed(attempt: Attempt) -> bool:
+    error = _first_error(attempt)
+    return error is not None and not error.is_consequence
+
+
+def _first_error(attempt: Attempt) -> WorkerError | None:
     try:
         # For a run on remote storage this finds only the errors of this node's workers.
-        error = attempt.run.local.first_error(attempt.number)
+        return attempt.run.local.first_error(attempt.number)
     except (OSError, ValueError):
-        return False
-    return error is not None and not error.is_consequence
+        return None
 
 
 def await_save(attempt: Attempt) -> None:

@@ -5,6 +5,7 @@ The plan is written as ``launch/plan.json``, the only thing that the submitting 
 the nodes.
 """
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -96,6 +97,25 @@ class Restarts:
 
 
 @dataclass(frozen=True)
+class Stalls:
+    """What happens when training stands still; programs without a Lightning Trainer are not judged.
+
+    Attributes:
+        limit_minutes: Longest time without a sign of life of any rank, once batches are fetched;
+            None: learned from the run's own pace, and 10 minutes at least.
+        action: Whether to restart the run from its last checkpoint, or only to report which rank
+            the others wait for.
+    """
+
+    limit_minutes: float | None = None
+    action: Literal["restart", "report"] = "restart"
+
+    def __post_init__(self) -> None:
+        if self.limit_minutes is not None and not 0 < self.limit_minutes < math.inf:
+            raise ValueError(f"stalls.limit_minutes={self.limit_minutes} must be more than 0")
+
+
+@dataclass(frozen=True)
 class SweepPoint:
     """One point of a sweep, which is one run.
 
@@ -140,6 +160,7 @@ class Plan:
         saving: When the launcher saves checkpoints of its own.
         uploading: How a run on remote storage is uploaded.
         restarts: How many automatic restarts the run gets.
+        stalls: What happens when training stands still.
         sweep: The run's point of a sweep; None for a run on its own.
         log_limit_mb: Size of a worker's log, in MB, above which its middle is dropped; 0 for no
             limit.
@@ -157,6 +178,7 @@ class Plan:
     saving: Saving = field(default_factory=Saving)
     uploading: Uploading = field(default_factory=Uploading)
     restarts: Restarts = field(default_factory=Restarts)
+    stalls: Stalls = field(default_factory=Stalls)
     sweep: SweepPoint | None = None
     log_limit_mb: float = DEFAULT_LOG_LIMIT_MB
 

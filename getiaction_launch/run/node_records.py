@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 WORKER_DIED = "WorkerDied"
 """Type of the error of a worker that a signal has killed, or that has left without a word."""
 
+TIMED_OUT = "because a collective timed out"
+"""How the message about a worker ends that NCCL's watchdog has aborted."""
+
+STALLED = "Stalled"
+"""Type of the error of a rank that the others have waited for in vain."""
+
 
 @dataclass(frozen=True)
 class NodeEnd:

@@ -5,15 +5,20 @@ allow another one, and :func:`may_begin` whether a job that a scheduler has star
 all. :func:`reopen` lets a run that has ended continue.
 """
 
+import contextlib
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
 
+from getiaction_launch.errors import RecordError
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import EXIT_FAILED, Ending, attempts_of, record_end, write_end
+from getiaction_launch.run.beats.oddness import Odd, find_absent, has_timed_out, states_of
+from getiaction_launch.run.beats.records import read_beats
+from getiaction_launch.run.beats.stacks import NodeStacks
 from getiaction_launch.run.checkpoint import newest
 from getiaction_launch.run.finished import finished_fits
-from getiaction_launch.run.node_records import WORKER_DIED
+from getiaction_launch.run.node_records import STALLED, WORKER_DIED, WorkerError
 from getiaction_launch.run.records import AttemptRecord, Cancel, Done, Progress, read_attempts
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED, Cause, JobState
@@ -24,6 +29,7 @@ _BUDGETS = {
     Cause.NODE_FAILURE: "node_failures",
     Cause.TIME_LIMIT: "interruptions",
     Cause.PREEMPTION: "interruptions",
+    Cause.STALL: "interruptions",
 }
 _INTERRUPTIONS = {
     Cause.TIME_LIMIT: "its time limit was near",
@@ -69,12 +75,32 @@ def judge(
         is_loss = cause in (Cause.NODE_FAILURE, Cause.OUT_OF_MEMORY)
         state = JobState.FAILED if is_loss else JobState.INTERRUPTED
         return Ending(state, cause, _INTERRUPTIONS.get(cause, "stopped on request"))
+    return _of_error(run, attempt, error, stopped_by)
+
+
+def _of_error(
+    run: Run, attempt: int, error: WorkerError | None, stopped_by: Cause | None
+) -> Ending:
     if error is None:
         return Ending(JobState.FAILED, Cause.CRASH, "no worker reported an error; see the logs")
+    if error.type == STALLED:
+        return Ending(JobState.INTERRUPTED, Cause.STALL, error.message)
+    if has_timed_out(error) and (absent := _absent(run, attempt)):
+        reason = f"a collective timed out: {absent.reason}; {error}"
+        return Ending(JobState.FAILED, Cause.CRASH, reason)
     is_oom = error.type == "OutOfMemory"
     is_oom = is_oom or (error.type == WORKER_DIED and stopped_by is Cause.OUT_OF_MEMORY)
     cause = Cause.OUT_OF_MEMORY if is_oom else Cause.CRASH
     return Ending(JobState.FAILED, cause, str(error))
+
+
+def _absent(run: Run, attempt: int) -> Odd | None:
+    """Return which ranks did not arrive in a collective; None if the beats do not say."""
+    beats = read_beats(run, attempt)
+    with contextlib.suppress(RecordError):
+        stacks = [NodeStacks.read(run, attempt, node.node_rank) for node in beats]
+        return find_absent(states_of(beats, [each for each in stacks if each]))
+    return None
 
 
 def may_begin(run: Run) -> bool:
@@ -119,20 +145,26 @@ def allow_another(run: Run, ending: Ending) -> Ending:
     if limit is not None and used >= limit:
         spent = f"{ending.reason} (not restarted: restarts.{budget}={limit} is used up)"
         return replace(ending, reason=spent if limit else ending.reason)
-    if ending.cause is Cause.TIME_LIMIT and _stands_still(run, records):
+    if ending.cause in (Cause.TIME_LIMIT, Cause.STALL) and _stands_still(
+        run, records, ending.cause
+    ):
         reason = f"{ending.reason} (not restarted: two attempts in a row saved no progress)"
-        return Ending(JobState.INTERRUPTED, ending.cause, reason)
+        is_stall = ending.cause is Cause.STALL  # it would stand still there again
+        state = JobState.FAILED if is_stall else JobState.INTERRUPTED
+        return Ending(state, ending.cause, reason)
     if budget == "interruptions" and (repeated := _repeated_epoch(run)):
         reason = f"{ending.reason} (not restarted: {repeated})"
         return Ending(JobState.INTERRUPTED, ending.cause, reason)
     return replace(ending, goes_on=True)
 
 
-def _stands_still(run: Run, records: Sequence[AttemptRecord]) -> bool:
-    if Progress.read(run) is None or len(records) < 2:  # noqa: PLR2004 - two in a row
+def _stands_still(run: Run, records: Sequence[AttemptRecord], cause: Cause) -> bool:
+    if len(records) < 2:  # noqa: PLR2004 - two in a row
+        return False
+    if cause is Cause.TIME_LIMIT and Progress.read(run) is None:
         return False  # a script that reports no progress may keep its state itself
     before, last = records[-2:]
-    if before.cause != Cause.TIME_LIMIT:
+    if before.cause != cause:
         return False  # a preemption may come before the first step, and again
     if any(fit.attempt >= before.number for fit in finished_fits(run).values()):
         return False

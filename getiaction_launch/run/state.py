@@ -37,5 +37,6 @@ class Cause(str, Enum):
     NODE_FAILURE = "node failure"
     TIME_LIMIT = "time limit"
     PREEMPTION = "preemption"
+    STALL = "stall"
     STOP = "stop"
     CANCEL = "cancel"

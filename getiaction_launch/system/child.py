@@ -20,6 +20,7 @@ def start_child(
     working_directory: str | None = None,
     own_session: bool = False,
     blocked: Collection[signal.Signals] = (),
+    files: Collection[int] = (),
 ) -> "subprocess.Popen[bytes]":
     """Start a process that calls :func:`die_with_parent`.
 
@@ -33,6 +34,7 @@ def start_child(
         working_directory: Directory to start in; this process's own by default.
         own_session: Whether it starts a new session, which a terminal's signals do not reach.
         blocked: Signals to block in the process and in all that it starts.
+        files: Descriptors of open files that the process gets, under the same numbers.
 
     Returns:
         The process, which is running.
@@ -48,6 +50,7 @@ def start_child(
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=own_session,
+                pass_fds=tuple(files),
             )
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)

@@ -30,6 +30,7 @@ from getiaction_launch.run.checkpoint import Interrupted
 from getiaction_launch.run.run import Run
 from getiaction_launch.system.stop import on_sigterm
 from getiaction_launch.worker.assignment import own_attempt, own_run
+from getiaction_launch.worker.beats import Beats
 from getiaction_launch.worker.fitting.agreement import Agreement, Verdict
 from getiaction_launch.worker.fitting.background import saving_in_background
 from getiaction_launch.worker.fitting.epoch import Epoch
@@ -42,6 +43,7 @@ from getiaction_launch.worker.fitting.lightning_seams import (
 )
 from getiaction_launch.worker.fitting.ownership import OwnCallback, own_callbacks, without
 from getiaction_launch.worker.fitting.random_state import set_random_state
+from getiaction_launch.worker.heart import heart
 from getiaction_launch.worker.lightning_seams import (
     LightningState,
     finish_restarting,
@@ -167,8 +169,7 @@ class Interruption(OwnCallback):
         arguments: dict[str, object] = {}
         self._fit = self.fits.begin(trainer, fit_arguments()) if self.fits else UNSAVED
         if path := self._fit.resume_from:
-            weights_only = weights_only_for(path)
-            arguments = {"ckpt_path": str(path), "weights_only": weights_only}
+            arguments = {"ckpt_path": str(path), "weights_only": weights_only_for(path)}
         training = functools.partial(self._train, trainer)
         try:
             with _errors_after_sigterm(), around_training(trainer, training):
@@ -239,8 +240,7 @@ class Interruption(OwnCallback):
         self._saved_at, self._epoch = time.monotonic(), trainer.current_epoch
         self._is_training = True
         before = functools.partial(self._before_batch, trainer)
-        before_epoch = self._epoch_order.before_epoch
-        self._undo.enter_context(watching_steps(trainer, before, before_epoch))
+        self._undo.enter_context(watching_steps(trainer, before, self._epoch_order.before_epoch))
 
     def on_train_batch_start(
         self,
@@ -275,6 +275,7 @@ class Interruption(OwnCallback):
         """
         if not self._is_training:
             return
+        heart().begin_fetch()
         if state := self._resumed.pop("random", None):
             set_random_state(state)  # not earlier: the user's on_train_start may draw from it
         continue_steps(trainer, self._resumed)
@@ -346,4 +347,4 @@ def _request(*_signal: object) -> None:
     Interruption.is_requested = True
 
 
-_KINDS = (Interruption, ProgressReport, Histories, Leftovers)
+_KINDS = (Interruption, ProgressReport, Histories, Leftovers, Beats)

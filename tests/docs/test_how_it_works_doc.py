@@ -10,6 +10,7 @@ from getiaction_launch.backends.ray_on_slurm.ray_node import RayRecord
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run import node_records, records
 from getiaction_launch.run.beats import NodeBeats
+from getiaction_launch.run.beats.stacks import NodeStacks, StacksRequest
 from getiaction_launch.run.checkpoint import Marker
 from getiaction_launch.run.lease import Lease
 from getiaction_launch.run.loggers import LoggersRecord
@@ -36,7 +37,7 @@ def test_every_record_has_its_row():
     classes = [c for each in modules.values() for c in vars(each).values() if isinstance(c, type)]
     expected = {c.__name__ for c in classes if c.__module__ in modules} - PARTS
     others = {c.__name__ for c in (Lease, LoggersRecord, Placement, RayRecord, Plan, Marker)}
-    others |= {NodeBeats.__name__}
+    others |= {NodeBeats.__name__, NodeStacks.__name__, StacksRequest.__name__}
     shown = {row[1].strip("`"): row[0].strip("`") for row in FILES if row[1]}
     assert shown.keys() == expected | others
     for record in [*records.Record.__subclasses__(), records.Done]:

@@ -11,9 +11,10 @@ from getiaction_launch.plan.plan import Plan, Restarts, Topology
 from getiaction_launch.run import attempt as attempts
 from getiaction_launch.run import restart
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt, Ending, read_end
+from getiaction_launch.run.beats import NodeBeats, RankBeat
 from getiaction_launch.run.checkpoint import Checkpoint, commit, partial_path
 from getiaction_launch.run.finished import commit_finished, partial_of
-from getiaction_launch.run.node_records import WorkerError
+from getiaction_launch.run.node_records import STALLED, TIMED_OUT, WORKER_DIED, WorkerError
 from getiaction_launch.run.records import read_attempts
 from getiaction_launch.run.restart import allow_another, judge, may_begin, reopen
 from getiaction_launch.run.run import Run
@@ -161,6 +162,46 @@ def test_endless_requeues_without_a_step_are_stopped(run, monkeypatch):
         attempt.end(allowed)
     assert "saved no progress" in allowed.reason
     assert allowed.state is JobState.INTERRUPTED
+
+
+def test_the_same_hang_without_progress_ends_the_run(run):
+    """Twice in a row from the same checkpoint: it would stand still there again."""
+    stalled = Ending(JobState.INTERRUPTED, Cause.STALL, "rank 1 waits for a camera")
+    for step, goes_on in ((None, True), (50, True), (None, True), (None, False)):
+        attempt = begin(run)
+        if step:
+            save(run, step, attempt.number)
+        allowed = allow_another(run, stalled)
+        assert allowed.goes_on is goes_on
+        attempt.end(allowed)
+    assert allowed.state is JobState.FAILED
+    assert allowed.cause is Cause.STALL
+    assert allowed.reason.startswith("rank 1 waits for a camera (not restarted: two attempts")
+
+
+def test_a_stall_is_judged_by_its_rank(run):
+    """Its node has ended the attempt; the other ranks' errors are only echoes of that."""
+    begin(run)
+    run.write_error(0, error(0, is_consequence=True, name="RuntimeError"))
+    run.write_error(0, WorkerError(1, 1, "n2", STALLED, "rank 1 waits for a camera"))
+    ending = judge(run, 0, [EXIT_FAILED, EXIT_FAILED])
+    expected = Ending(JobState.INTERRUPTED, Cause.STALL, "rank 1 waits for a camera")
+    assert ending == expected
+
+
+def test_a_collective_that_timed_out_names_who_was_absent(run):
+    """Without beats, as of an old run, the rank that waited says what it knows."""
+    begin(run)
+    run.write_error(0, WorkerError(0, 0, "n1", WORKER_DIED, f"killed by SIGABRT {TIMED_OUT}"))
+    ending = judge(run, 0, [EXIT_FAILED, EXIT_INTERRUPTED])
+    assert ending.reason.startswith("rank 0 on node 0 (n1): WorkerDied: killed by SIGABRT")
+    NodeBeats(0, 0, "n1", ranks=[RankBeat(0, step=4, phase="finished")]).write(run)
+    late = [RankBeat(1, step=4, phase="fetching"), RankBeat(2, step=4, phase="backward")]
+    NodeBeats(0, 1, "n2", ranks=late).write(run)
+    ending = judge(run, 0, [EXIT_FAILED, EXIT_INTERRUPTED])
+    assert (ending.state, ending.cause) == (JobState.FAILED, Cause.CRASH)
+    absent = "a collective timed out: rank 1 on node 1 (n2) is fetching a batch; the others wait"
+    assert ending.reason.startswith(absent)
 
 
 def save(run, step, attempt, **words):

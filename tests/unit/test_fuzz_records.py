@@ -47,6 +47,8 @@ _keys = {
     "job_end.json": ("job_id", "state", "cause", "reason", "seen_at", "said"),
     "placement.json": ("reason",),
     "beats/attempt_0_node_0.json": ("attempt", "node_rank", "host", "ranks", "stall"),
+    "stacks.json": ("token", "attempt", "requested_at"),
+    "logs/attempt_0/stacks_0.json": ("token", "node_rank", "host", "taken_at", "ranks"),
     "ray.json": ("attempt", "port"),
     "logs/attempt_0/node_0.json": ("exit_code", "lost"),
     "logs/attempt_0/error_rank_0.json": ("rank", "type", "message", "failed_at"),

@@ -6,6 +6,8 @@ import time
 import torch
 from lightning.pytorch import Trainer
 
+from getiaction_launch.worker.heart import during
+
 AGREEMENT_BATCHES = 100
 """Most batches between two agreements, in case batches become slower in the meantime."""
 
@@ -43,7 +45,8 @@ class Agreement:
         batches = max(1, self._interval - self._countdown)
         seconds = time.monotonic() - self._reached_at
         values = torch.tensor([float(wish), seconds], device=trainer.strategy.root_device)
-        verdict, seconds = trainer.strategy.reduce(values, reduce_op="max").tolist()
+        with during("waiting"):
+            verdict, seconds = trainer.strategy.reduce(values, reduce_op="max").tolist()
         fitting = int(batches * self._target_seconds / max(seconds, 1e-6))
         self._interval = self._countdown = max(
             1, min(fitting, 2 * self._interval, AGREEMENT_BATCHES)

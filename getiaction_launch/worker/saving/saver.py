@@ -33,6 +33,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 from getiaction_launch.errors import CheckError
+from getiaction_launch.run.beats.memory import Pause
 from getiaction_launch.run.checkpoint import commit, partial_path, remove_partial
 from getiaction_launch.run.finished import commit_finished, partial_of, path_of
 from getiaction_launch.run.run import Run
@@ -41,6 +42,7 @@ from getiaction_launch.worker.fitting.epoch import Epoch
 from getiaction_launch.worker.fitting.fits import Fit
 from getiaction_launch.worker.fitting.lightning_seams import save_quietly
 from getiaction_launch.worker.fitting.random_state import random_state
+from getiaction_launch.worker.heart import during
 from getiaction_launch.worker.kept import has_kept, named_checkpoints, place
 from getiaction_launch.worker.lightning_seams import (
     LightningState,
@@ -142,6 +144,7 @@ class CheckpointSaver:
                 f"committed checkpoint: getiaction-launch resume {self._run.directory}",
             )
 
+    @during("saving", Pause.LONG)
     def save(self, trainer: Trainer, fit: Fit, reason: str, restarts: int = 0) -> None:
         """Save and commit on all ranks. A failure is logged and does not stop training.
 
@@ -183,6 +186,7 @@ class CheckpointSaver:
         if is_awaited:
             trainer.strategy.barrier("getiaction_launch: committed")  # no rank may leave earlier
 
+    @during("saving", Pause.LONG)
     def keep_end(self, trainer: Trainer, fit: Fit, *, is_program: bool) -> None:
         """Save the end state of a fit if no callback has kept a checkpoint; on all ranks.
 

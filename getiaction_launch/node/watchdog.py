@@ -1,0 +1,225 @@
+"""Notices that training stands still, and finds out which rank the others wait for.
+
+Every node answers requests for stacks (:class:`Answers`). The node of rank 0 also
+watches (:class:`Watchdog`): it knows its own ranks, and reads what the other nodes have recorded of
+theirs. Training stands still when every rank has shown no sign of life for longer than it may stay
+where it is: a rank that waits for another one proves nothing while that one may take its time.
+"""
+
+import contextlib
+import socket
+import time
+from collections.abc import Collection
+
+from getiaction_launch.node.beats import Beats
+from getiaction_launch.node.deaths import record_stall
+from getiaction_launch.node.stacks import read_stacks
+from getiaction_launch.plan.plan import Plan
+from getiaction_launch.run.attempt import Attempt
+from getiaction_launch.run.beats.oddness import Odd, find_odd, has_timed_out, states_of
+from getiaction_launch.run.beats.records import NodeBeats, RankBeat, Stall, read_beats
+from getiaction_launch.run.beats.stacks import (
+    STACKS_FILE,
+    NodeStacks,
+    StacksRequest,
+    as_text,
+    grouped,
+)
+from getiaction_launch.run.node_records import WorkerError
+from getiaction_launch.storage.paths import is_remote
+
+PERIOD_SECONDS = 2.0
+REMOTE_PERIOD_SECONDS = 15.0
+"""How often to look for a request; on remote storage, each look is paid for."""
+ANSWER_SECONDS = 30.0
+REMOTE_ANSWER_SECONDS = 60.0
+"""How long the watchdog waits for the stacks of other nodes."""
+
+
+class Answers:
+    """Answers requests for the stacks of this node's ranks.
+
+    Args:
+        beats: The pulses of these ranks.
+    """
+
+    def __init__(self, beats: Beats) -> None:
+        self._beats, self._run = beats, beats.attempt.run
+        self._period_seconds = (
+            REMOTE_PERIOD_SECONDS if is_remote(self._run.directory) else (PERIOD_SECONDS)
+        )
+        self._look_at = 0.0
+        self._answered = ""
+
+    def look(self, alive: Collection[int]) -> None:
+        """Answer if somebody has asked since the last look.
+
+        Args:
+            alive: Ranks of the workers that still run.
+        """
+        if time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + self._period_seconds
+        with contextlib.suppress(OSError, ValueError):  # who asks will ask again
+            request = StacksRequest.read(self._run)
+            if request and request.attempt == self._beats.attempt.number:
+                self.answer(request, alive)
+
+    def answer(self, request: StacksRequest, alive: Collection[int]) -> None:
+        """Answer one request, once.
+
+        Args:
+            request: The request, which names an attempt.
+            alive: Ranks of the workers that still run.
+
+        Raises:
+            OSError: If the disk refuses the answer.
+            StorageError: If the write to remote storage fails.
+        """
+        if request.token == self._answered:
+            return
+        self._answered = request.token
+        pulses = {rank: self._beats.pulses[rank] for rank in alive}
+        found = read_stacks(
+            {rank: pulse.pid for rank, pulse in pulses.items()},
+            {rank: pulse.stacks for rank, pulse in pulses.items()},
+        )
+        NodeStacks(
+            request.token, self._beats.node_rank, socket.gethostname(), time.time(), found
+        ).write(self._run, request.attempt)
+
+
+class Watchdog:
+    """Watches over the ranks of a node; on the node of rank 0, over all ranks of the attempt.
+
+    Args:
+        attempt: The attempt that the workers belong to.
+        node_rank: Rank of this node, from 0.
+        plan: The plan of the run, which says what to do when training stands still.
+
+    Attributes:
+        beats: The pulses of this node's ranks.
+    """
+
+    def __init__(self, attempt: Attempt, node_rank: int, plan: Plan) -> None:
+        self._attempt, self._plan = attempt, plan
+        self.beats = Beats(attempt, node_rank, plan.stalls)
+        self._answers = Answers(self.beats)
+        self._request: StacksRequest | None = None
+        self._deadline = 0.0
+        self._seen: dict[int, tuple[float, float]] = {}
+
+    def must_end(self, alive: Collection[int]) -> bool:
+        """Look at the ranks, and return whether to end the attempt, which is recorded then.
+
+        Args:
+            alive: Ranks of this node's workers that still run.
+        """
+        if not self.beats.look(alive):
+            return False
+        self._answers.look(alive)
+        stall = self._look(alive) if self.beats.node_rank == 0 else None
+        if stall is None or self._plan.stalls.action != "restart":
+            return False
+        record_stall(self._attempt, stall, self._plan.topology.workers_per_node)
+        return True
+
+    def note_failure(self, error: WorkerError | None, alive: Collection[int]) -> None:
+        """Keep the stacks of ranks that others have waited for until a collective timed out.
+
+        Args:
+            error: What the rank that failed has recorded.
+            alive: Ranks of this node's workers that still run, and are about to be ended.
+        """
+        if error and has_timed_out(error) and alive:
+            self.beats.look(alive)
+            with contextlib.suppress(OSError):
+                request = StacksRequest.make(self._attempt.number)
+                self._answers.answer(request, alive)
+
+    def _look(self, alive: Collection[int]) -> Stall | None:
+        """Return what was found if training stands still; None while it does not, or may not."""
+        beats = self.beats
+        own = beats.record()
+        if not own.ranks or not all(map(_is_late, own.ranks)):
+            self._request = None
+            if beats.stall:
+                beats.stall = None
+                beats.write()
+            return None
+        if beats.stall:
+            return None  # it was reported
+        with contextlib.suppress(OSError, ValueError):  # storage that fails says nothing
+            return self._look_further(own, alive)
+        return None
+
+    def _look_further(self, own: NodeBeats, alive: Collection[int]) -> Stall | None:
+        run, number = self._attempt.run, self._attempt.number
+        num_nodes = self._plan.topology.num_nodes
+        others = [each for each in read_beats(run, number) if each.node_rank != own.node_rank]
+        ages = {node.node_rank: self._age_seconds(node) for node in others}
+        late = [_is_late(rank, ages[node.node_rank]) for node in others for rank in node.ranks]
+        if len(ages) < num_nodes - 1 or not all(late):
+            self._request = None
+            return None
+        now = time.monotonic()
+        if self._request is None:
+            self._request = StacksRequest.make(number)
+            self._request.write(run, durable=False)
+            is_far = is_remote(run.directory)
+            self._deadline = now + (REMOTE_ANSWER_SECONDS if is_far else ANSWER_SECONDS)
+            self._answers.answer(self._request, alive)
+        token = self._request.token
+        read = (NodeStacks.read(run, number, rank) for rank in range(num_nodes))
+        stacks = [each for each in read if each and each.token == token]
+        if len(stacks) < num_nodes and now < self._deadline:
+            return None
+        return self._report([own, *others], stacks)
+
+    def _age_seconds(self, node: NodeBeats) -> float:
+        """Return how long a node has written nothing, by the time that was seen to pass.
+
+        On remote storage, a record is uploaded now and then only.
+        """
+        is_far = is_remote(self._attempt.run.directory)
+        slack = 2 * self._plan.uploading.period_seconds + REMOTE_PERIOD_SECONDS if is_far else 0
+        written_at, seen_at = self._seen.get(node.node_rank, (0.0, 0.0))
+        if written_at != node.written_at:
+            seen_at = time.monotonic()
+            self._seen[node.node_rank] = node.written_at, seen_at
+        return max(0.0, time.monotonic() - seen_at - slack)
+
+    def _report(self, beats: list[NodeBeats], stacks: list[NodeStacks]) -> Stall:
+        states = states_of(beats, stacks)
+        odd = find_odd(states)
+        ranks = [rank for node in beats for rank in node.ranks]
+        silent = min(rank.silent_seconds for rank in ranks)
+        step = min(rank.step for rank in ranks)
+        limit = max(rank.limit_seconds or 0 for rank in ranks)
+        name = STACKS_FILE if stacks and self._write(odd, silent, step, stacks) else None
+        reason = f"no rank has shown a sign of life for {_span(silent)} after step {step}: "
+        stall = Stall(time.time(), step, limit, odd.ranks, f"{reason}{odd.reason}", name)
+        self.beats.stall = stall
+        self.beats.write()
+        return stall
+
+    def _write(self, odd: Odd, silent: float, step: int, stacks: list[NodeStacks]) -> bool:
+        head = f"No sign of life for {_span(silent)} after step {step}.\n{odd.reason}\n\n"
+        text = as_text(grouped(stacks, odd.ranks), is_full=True)
+        path = self._attempt.run.local.log_directory(self._attempt.number) / STACKS_FILE
+        try:
+            path.write_text(f"{head}{text}\n", encoding="utf-8")
+        except OSError:
+            return False
+        return True
+
+
+def _is_late(rank: RankBeat, age_seconds: float = 0) -> bool:
+    limit = rank.limit_seconds
+    return limit is not None and rank.silent_seconds + age_seconds > limit
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:  # noqa: PLR2004 - then minutes are easier to read
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min"
