@@ -22,6 +22,8 @@ from getiaction_launch.storage.segment import segment_name
 FILES, CHECKPOINTS = LANES = ("files", "checkpoints")
 COMMITTED = "launch/checkpoints"
 """Where committed checkpoints are; they are uploaded with their markers, and not by ledger."""
+BEATS = "launch/beats/"
+"""Where the records of what ranks do are."""
 _OTHERS = ("launch/plan.json", "launch/progress.json", "launch/resume.lock", COMMITTED)
 HEAD = ".head.json"
 POLL_SECONDS = 0.5

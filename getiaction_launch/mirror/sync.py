@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from getiaction_launch.errors import RecordError, StorageError, counted
-from getiaction_launch.mirror.ledger import HEAD, Ledger, Segmented, Whole, lane_of
+from getiaction_launch.mirror.ledger import BEATS, HEAD, Ledger, Segmented, Whole, lane_of
 from getiaction_launch.mirror.removals import JOURNAL, read_removals
 from getiaction_launch.mirror.transfer import say, upload
 from getiaction_launch.mirror.walk import walk
@@ -182,7 +182,9 @@ class Sync:
 
     def _replace(self, path: str, stat: os.stat_result, *, is_last: bool) -> None:
         entry = Whole.of(stat)
-        is_being_written = time.time() - stat.st_mtime < STABLE_SECONDS and not is_last
+        # Beats are replaced once a second, always as a whole: they would never be old enough.
+        may_grow = not is_last and not path.startswith(BEATS)
+        is_being_written = may_grow and time.time() - stat.st_mtime < STABLE_SECONDS
         if self._ledger.files.get(path) == entry or is_being_written:
             return
         upload(self._local / path, self._run.directory / path)

@@ -11,6 +11,7 @@ import pytest
 from clusters import ordinary_user
 from drill import LIMIT_SECONDS, assert_same
 
+from getiaction_launch.run.beats import read_beats
 from getiaction_launch.run.checkpoint import newest
 from getiaction_launch.run.run import Run, list_runs
 from getiaction_launch.storage.claim import create
@@ -71,6 +72,25 @@ def test_run_on_s3_is_the_run_of_a_laptop(getiaction_launch, script, root, tmp_p
     assert "SUCCEEDED" in listed
     found = getiaction_launch("status", "--json", "train/version_0", "--root", root).stdout
     assert json.loads(found)["state"] == "SUCCEEDED"
+
+
+@pytest.mark.parametrize("cluster", ["local"], indirect=True)
+def test_beats_and_stacks_of_a_run_on_s3(getiaction_launch, script, root, tmp_path, until):
+    """What the ranks do is uploaded with the logs, and nodes find there that stacks are wanted."""
+    config = "backend: {class_path: getiaction_launch.backends.local.LocalBackend}\n"
+    (tmp_path / "far.yaml").write_text(f"{config}uploading: {{period_seconds: 1}}\n")
+    words = ["--cluster", "./far.yaml", "--nodes", "2", "--parsable", "--storage-root"]
+    place = root.removesuffix("/experiments")
+    run = getiaction_launch(*words, place, script("time.sleep(600)")).stdout.strip()
+    until(lambda: len(read_beats(Run.at(run), 0)) == 2)
+    done = getiaction_launch("stacks", "--json", run)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["silent_nodes"] == []
+    (group,) = found["groups"]
+    assert [rank for rank, *_ in group["ranks"]] == [0, 1]
+    assert getiaction_launch("cancel", run).returncode == 0
+    assert "/launch/beats/attempt_0_node_1.json" in tree(run)
 
 
 RAY = """

@@ -72,7 +72,7 @@ def read(path: Path) -> dict:
 
 @pytest.mark.parametrize("cluster", ["local"], indirect=True)
 def test_a_hang_is_named_and_the_run_restarts(train, until):
-    """A validation that takes longer than the limit is no hang: each of its batches is a sign."""
+    """A validation longer than the limit is not a hang: each of its batches is a sign of life."""
     run = train("stalls: {limit_minutes: 0.25}\n", "in_a_lock", "6", "600")
     until((run / "launch/done.json").exists, 3 * LIMIT_SECONDS)
     ended = read(run / "launch/attempt_0.json")

@@ -68,7 +68,7 @@ def step(heart, after, seconds):
 
 
 def test_a_step_may_take_20_times_the_longest_one(both):
-    """But never less than the floor: slow steps of a slow run are no hang."""
+    """But never less than the floor: slow steps of a slow run are not a hang."""
     heart, pulse, after = both
     heart.begin_steps(0)
     for _ in range(FIRST_STEPS + 3):
@@ -127,7 +127,7 @@ def test_a_limit_of_the_users_own_replaces_what_was_learned(both):
 
 
 def test_time_in_which_nobody_ran_does_not_count(both, clock):
-    """A laptop that was suspended, or a node whose processes were all stopped, is no hang."""
+    """A laptop that was suspended, or a node whose processes were all stopped, is not a hang."""
     heart, pulse, after = both
     heart.begin_steps(0)
     after(1)
@@ -188,8 +188,8 @@ def test_the_record_says_step_phase_and_pace(clock, tmp_path):
     assert rank.phase_seconds == {"forward": 8.0, "optimizing": 0.5}
 
 
-def test_what_is_no_beat_is_left_out():
-    """As what a program writes there that has got the descriptor by chance."""
+def test_what_cannot_be_a_beat_is_left_out():
+    """As what a program writes there that happens to have the descriptor."""
     descriptor = create_memory()
     memory = BeatMemory(descriptor)
     memory.write(1, 2, 99, 0, 0.0, 0.0, [0.0] * 9)
