@@ -1,7 +1,7 @@
 """What the workers of a running attempt are doing: ``launch/beats/``, one file for each node.
 
-Each worker notes its step and phase in a small file on its node; the node's process reads these and
-writes one record about once a second. Runs of earlier versions have none.
+Each worker notes its step and phase in memory that it shares with its node's process, which writes
+one record about once a second. Runs of earlier versions have none.
 """
 
 import contextlib
@@ -72,10 +72,10 @@ class Stall:
     Attributes:
         noticed_at: When it was noticed, in seconds since the epoch.
         step: The step after which no other one came.
-        limit_seconds: How long it may take until the next step before it counts as a stall.
+        limit_seconds: How long the most patient rank may show no sign of life.
         odd_ranks: The ranks that the others wait for; empty if that cannot be said.
         reason: What was found, in a sentence for people.
-        stacks: Name of the file in ``logs/attempt_N/`` with the stacks of this node's ranks; None
+        stacks: Name of the file in ``logs/attempt_N/`` with the stacks of all ranks; None
             if there is no such file.
     """
 
