@@ -1,11 +1,14 @@
 """What a person sees of a run."""
 
+import math
 from pathlib import Path
 
 import pytest
 
 from getiaction_launch.cli.show import Watch, final_loss, listing, phase, summary
+from getiaction_launch.cli.standing import standing
 from getiaction_launch.launch.status import RunStatus
+from getiaction_launch.run.beats import NodeBeats, RankBeat, Stall
 from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.records import Progress
 from getiaction_launch.run.run import Run
@@ -60,6 +63,21 @@ def test_listing_shows_the_best_metric_of_runs_that_watch_one(tmp_path):
     assert second.endswith("0 min")
     assert third.endswith("0 min  val/loss 0.125")
     assert "BEST" not in listing([plain])
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 1e300, -1.0])
+def test_what_ranks_do_is_shown_whatever_the_record_says(tmp_path, number):
+    """Beats are data from strangers: escape sequences are shown, any number has words."""
+    run = Run.claim(str(tmp_path), "act")
+    run.write("plan", {})
+    rank = RankBeat(0, step_at=number, seconds_per_step=number)
+    beats = NodeBeats(0, 0, "h", number, [rank], Stall(number, reason="\x1b]0;owned\x07"))
+    progress = Progress(step=3, phase="training")
+    status = RunStatus(run, JobState.RUNNING, progress=progress, beats=(beats,))
+    for text in (listing([status]), standing(status)):
+        assert "stalled" in text
+        assert " ago (a step takes " in text
+        assert "\x1b" not in text
 
 
 def test_summary_of_a_failure_names_error_and_log(tmp_path, monkeypatch):
