@@ -10,9 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from getiaction_launch.cli import checkpoints
 from getiaction_launch.errors import UnreachableError, counted
-from getiaction_launch.launch import pulse
+from getiaction_launch.launch import checkpoints, pulse
 from getiaction_launch.launch.status import RunStatus, attach, sweep_point
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.spec import DEFAULT

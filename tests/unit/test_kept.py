@@ -10,9 +10,9 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny import Tiny, equal
 
-from getiaction_launch.cli.checkpoints import reported, rows
 from getiaction_launch.cli.show import as_json, print_json, short, summary
 from getiaction_launch.errors import CheckError
+from getiaction_launch.launch.checkpoints import reported, rows
 from getiaction_launch.launch.status import RunStatus, read_status
 from getiaction_launch.run.attempt import Attempt, Ending
 from getiaction_launch.run.checkpoint import commit, partial_path
