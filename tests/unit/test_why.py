@@ -381,6 +381,7 @@ def test_stall_that_has_ended_an_attempt_is_explained(run, why):
     replace(FAILED, state=JobState.INTERRUPTED).write(run)
     found = why()
     assert (found["category"], found["rank"], found["node"]) == ("stall", 3, 1)
+    assert found["summary"].startswith("Rank 3 on node 1 (n2) stood still: rank 3 on node 1 is")
     assert "rank 0 only follow from this" in found["summary"]
     assert "launch/logs/attempt_0/stacks.txt" in [each["source"] for each in found["evidence"]]
 

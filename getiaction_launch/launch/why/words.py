@@ -58,8 +58,9 @@ def _first(records: "Records", failure: Failure) -> str:
     where = f", at {failure.where}" if failure.where else ""
     error, *more = _plain(failure.error).splitlines() or ["an error without words"]
     dots = " ..." if more else ""
+    verb = "stood still" if failure.category is Category.STALL else "failed first"
     return (
-        f"Rank {failure.rank} on node {failure.node}{_host(failure.host)} failed first: "
+        f"Rank {failure.rank} on node {failure.node}{_host(failure.host)} {verb}: "
         f"{error.rstrip('.')}{dots}{where}."
     )
 
@@ -202,7 +203,7 @@ def _brief(failure: Failure) -> str:
 
 def _plain(error: str) -> str:
     """Return an error without the names that only the launcher's records have."""
-    return re.sub(r"^(WorkerDied|OutOfMemory): ", "", error)
+    return re.sub(r"^(WorkerDied|OutOfMemory|Stalled): ", "", error)
 
 
 def _first_line(text: str) -> str:
