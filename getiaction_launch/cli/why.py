@@ -4,7 +4,6 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from getiaction_launch.cli import show
 from getiaction_launch.cli.grammar import add_json, parse_runs, runs_parser
@@ -23,7 +22,7 @@ def why(tokens: Sequence[str]) -> int:
     arguments = parse_runs(add_json(runs_parser(why)), tokens)
     found = diagnose(arguments.run, show.short(arguments.run.directory))
     if arguments.json:
-        show.print_json(_as_json(found))
+        show.print_json(found.to_json())
     else:
         print(_as_text(found))
     return 0
@@ -57,28 +56,3 @@ def _wrapped(paragraph: str) -> str:
         return paragraph
     width = min(WIDEST, shutil.get_terminal_size((WIDEST, 1)).columns)
     return textwrap.fill(paragraph, width, break_on_hyphens=False, break_long_words=False)
-
-
-def _as_json(found: Diagnosis) -> dict[str, object]:
-    return {
-        "run": found.run.name,
-        "directory": str(found.run.directory),
-        "state": found.state.value,
-        "cause": found.cause,
-        "category": found.category.value if found.category else None,
-        "rank": found.rank,
-        "node": found.node,
-        "host": found.host,
-        "first_error": found.first_error,
-        "where": found.where,
-        "repeats": found.repeats,
-        "last_step": found.last_step,
-        "checkpoint": found.checkpoint,
-        "checkpoint_step": found.checkpoint_step,
-        "lost_steps": found.lost_steps,
-        "scheduler": found.scheduler or None,
-        "damaged": found.damaged,
-        "summary": found.summary,
-        "evidence": [asdict(each) for each in found.evidence],
-        "next": [asdict(step) for step in found.next],
-    }

@@ -4,7 +4,7 @@ import contextlib
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 
 from getiaction_launch.errors import counted
 from getiaction_launch.launch.why import words
@@ -72,6 +72,20 @@ class Diagnosis:
     summary: str = ""
     evidence: list[Evidence] = field(default_factory=list)
     next: list[Step] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, object]:
+        """Return all of it for machines; the run by its name and its directory."""
+        shown = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {
+            **shown,
+            "run": self.run.name,
+            "directory": str(self.run.directory),
+            "state": self.state.value,
+            "category": self.category.value if self.category else None,
+            "scheduler": self.scheduler or None,
+            "evidence": [asdict(each) for each in self.evidence],
+            "next": [asdict(step) for step in self.next],
+        }
 
 
 def diagnose(run: Run, place: str | None = None) -> Diagnosis:
