@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from getiaction_launch.plan.plain import read_dataclass
+from getiaction_launch.plan.site import Site
 from getiaction_launch.run.state import Cause, JobState
 from getiaction_launch.storage.paths import read_json
 
@@ -180,6 +181,7 @@ class AttemptRecord:
         last_step: Steps that the worker of rank 0 last reported.
         token: A random word in the environment of all processes of this start; it is not secret.
         other_addresses: IP addresses of rank 0's node, for nodes that cannot reach ``head``.
+        site: Where the attempt ran; None in runs of earlier versions.
     """
 
     number: int = 0
@@ -196,6 +198,7 @@ class AttemptRecord:
     last_step: int | None = None
     token: str = ""
     other_addresses: list[str] = field(default_factory=list)
+    site: Site | None = None
 
     @classmethod
     def read(cls, run: "Run", number: int) -> "AttemptRecord | None":
