@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from drill import LIMIT_SECONDS
+from drill import LIMIT_SECONDS, assert_same, status_of
 
 pytestmark = pytest.mark.timeout(LIMIT_SECONDS + 60)
 
@@ -20,6 +20,51 @@ class Notes(Callback):
             for index in batch["index"].tolist():
                 file.write(f"{trainer.current_epoch} {index}\\n")
 """
+
+
+@pytest.mark.parametrize("cluster", ["ray"], indirect=True)
+def test_a_run_goes_from_one_scheduler_to_another_and_back(
+    drill, cluster, elsewhere, undisturbed, until
+):
+    """Local, SLURM, Ray, SLURM: the weights of an undisturbed run, bit for bit.
+
+    While it trains it is refused elsewhere. Each verb follows the present scheduler, and a job of
+    the former one that is started again ends without touching the run.
+    """
+    slurm, ray = elsewhere("slurm"), (cluster, drill.launch)
+    drill.cluster, drill.launch = elsewhere("local")
+    drill.start()
+    steps, jobs = [], []
+    for number, (place, launch) in enumerate([slurm, ray, slurm]):
+        words = ["resume", "--cluster", place.name, str(drill.run)]
+        refused = launch(*words)
+        assert refused.returncode == 3
+        assert f"getiaction-launch cancel {drill.run}" in refused.stderr
+        assert drill.launch("cancel", str(drill.run)).returncode == 0
+        jobs.append(drill.record("job")["job_id"])
+        steps.append(drill.record(f"attempt_{number}")["last_step"])
+        assert drill.state() == "CANCELLED"
+        drill.cluster, drill.launch = place, launch
+        resumed = drill.launch(*words)
+        assert resumed.returncode == 0, resumed.stderr
+        assert f"it runs on {place.name} from here on." in resumed.stderr
+        if number == 1:  # the job on SLURM is started again, while the run is on Ray
+            slurm[0].cluster.run("scontrol", "requeue", jobs[-1])
+        if number < 2:
+            until(lambda: drill.step() > steps[-1] + 1, LIMIT_SECONDS)
+            assert drill.state() == "RUNNING"
+    again = "squeue", "--noheader", "--states=all", "--jobs", jobs[1], "--Format=State,RestartCnt"
+    until(lambda: slurm[0].cluster.run(*again).stdout.split() == ["COMPLETED", "1"])
+    trained = drill.finish()
+    assert "[rank 1]" in drill.launch("logs", str(drill.run)).stdout
+    assert drill.record("job")["previous_job_ids"] == jobs
+    assert not drill.record("attempt_4")
+    for number, step in enumerate(steps, 1):
+        assert drill.record(f"attempt_{number}")["first_step"] == step > 0
+    places = status_of(drill.launch, drill.run)["places"]
+    assert [place["backend"] for place in places] == ["local", "slurm", "ray", "slurm"]
+    assert [place["job_id"] for place in places] == [*jobs, drill.record("job")["job_id"]]
+    assert_same(trained, undisturbed)
 
 
 @pytest.mark.parametrize("cluster", ["local"], indirect=True)
