@@ -1,8 +1,8 @@
 """Every JSON file of a run's ``launch/`` directory, as a dataclass with one writer.
 
-Other modules use these classes and never the files' text keys. A file of an earlier version stays
-readable: keys that are unknown here are ignored and missing ones have defaults. A damaged file
-raises a :class:`~getiaction_launch.errors.RecordError` that names the file and the key.
+Other modules use these classes and never the files' text keys. Files of earlier versions stay
+readable: unknown keys are ignored, and missing ones have defaults. A damaged file raises a
+``RecordError`` that names the file and the key.
 
 Some files have modules of their own: ``plan.json`` (:class:`~getiaction_launch.plan.plan.Plan`),
 the markers of committed checkpoints (:mod:`getiaction_launch.run.checkpoint`), and what nodes and
@@ -227,8 +227,6 @@ def read_attempts(run: "Run") -> list[AttemptRecord]:
 class Progress(Record):
     """``progress.json``: how far training is. Written once a second by the worker of rank 0.
 
-    For a run on remote storage, the mirror of rank 0's node uploads it.
-
     Attributes:
         phase: ``starting``, ``training``, ``saving``, ``interrupted`` or ``finished``.
         epoch: The current epoch, from 0.
@@ -330,9 +328,7 @@ class Cancel(Record):
 
 @dataclass(frozen=True)
 class JobEnd(Record):
-    """``job_end.json``: how a job ended, in case the scheduler forgets it.
-
-    Written by the first process that sees that the job has ended.
+    """``job_end.json``: how a job ended. Written by the first process that sees it.
 
     Attributes:
         job_id: The scheduler's name for the job that ended.

@@ -1,1 +1,1 @@
-"""Parts of the verb ``resume``."""
+"""The verb ``resume``: what it reads, and what it says."""
