@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from getiaction_launch.backends.backend import Backend, Job, JobStatus
     from getiaction_launch.errors import LaunchError
     from getiaction_launch.launch.prepare import prepare
+    from getiaction_launch.launch.resuming.change import Changes
+    from getiaction_launch.launch.resuming.resume import resume
     from getiaction_launch.launch.status import RunStatus, attach, read_status, wait
-    from getiaction_launch.launch.submit import cancel, check, resume, submit
+    from getiaction_launch.launch.submit import cancel, check, submit
     from getiaction_launch.plan.plan import Plan
     from getiaction_launch.run.run import Run, find_run, list_runs
     from getiaction_launch.run.state import Cause, JobState
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Backend",
     "Cause",
+    "Changes",
     "Job",
     "JobState",
     "JobStatus",
@@ -42,8 +45,10 @@ _MODULES = {
     "backends.backend": ("Backend", "Job", "JobStatus"),
     "errors": ("LaunchError",),
     "launch.prepare": ("prepare",),
+    "launch.resuming.change": ("Changes",),
+    "launch.resuming.resume": ("resume",),
     "launch.status": ("RunStatus", "attach", "read_status", "wait"),
-    "launch.submit": ("cancel", "check", "resume", "submit"),
+    "launch.submit": ("cancel", "check", "submit"),
     "plan.plan": ("Plan",),
     "run.run": ("Run", "find_run", "list_runs"),
     "run.state": ("Cause", "JobState"),

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.data.distributed import DistributedSampler
+from torch.utils.data.sampler import BatchSampler
 
 MAX_AUTO_WORKERS = 8
 
@@ -65,18 +66,26 @@ class EpochSampler(DistributedSampler[Any]):
     Attributes:
         round: Number of times that this epoch was iterated before, for loops that never call
             `set_epoch`; each round has its own order.
+        first: Place in the order from which the ranks share it; what lies before was read by
+            another number of ranks.
     """
 
     def __init__(self, dataset: Dataset[Any], *, num_replicas: int, rank: int, seed: int) -> None:
         super().__init__(dataset, num_replicas, rank, seed=seed)
-        self.round = 0
+        self.round, self.first = 0, 0
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch, self.round))
         length = len(self.dataset)  # type: ignore[arg-type] # Dataset does not declare __len__
         order = torch.randperm(length, generator=generator)
-        places = torch.arange(self.rank, self.total_size, self.num_replicas)
+        places = torch.arange(self.first + self.rank, self._end, self.num_replicas)
         return iter(order[places % length].tolist())
+
+    @property
+    def _end(self) -> int:
+        """Where the order ends, with as many samples again as give each rank the same number."""
+        rest = len(self.dataset) - self.first  # type: ignore[arg-type] # as above
+        return self.first + math.ceil(rest / self.num_replicas) * self.num_replicas
 
 
 class ResumableLoader(DataLoader[Any]):
@@ -118,18 +127,41 @@ class ResumableLoader(DataLoader[Any]):
         """Return the position of the loader.
 
         Returns:
-            "epoch", and "batches", the number of batches that were returned in this epoch.
+            "epoch", and "batches", the number of batches that were returned in this epoch. If the
+            ranks share an epoch by an `EpochSampler`, also what another number of ranks or another
+            batch size needs to continue with the samples that are left: "ranks", "batch_size",
+            "first", the place in the epoch's order from which these ranks share it, and "counted",
+            the number of batches that count as read before it.
         """
-        self._batches.follow_sampler()
-        return {"epoch": self._batches.epoch, "batches": self._batches.seen}
+        batches = self._batches
+        batches.follow_sampler()
+        state = {"epoch": batches.epoch, "batches": batches.seen}
+        if shape := batches.shape:
+            state |= {"ranks": shape[0], "batch_size": shape[1]}
+            state |= {"first": batches.first, "counted": batches.counted}
+        return state
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Start the next iterator at a saved position, unless the sampler is set to another epoch.
+
+        If another number of ranks or another batch size has saved it, the rest of the epoch has
+        exactly the samples that nobody has read, and as many batches count as read before it as
+        make its length right.
 
         Args:
             state: Position that `state_dict` returned.
         """
         self._batches.resume(state["epoch"], state["batches"])
+        if "ranks" in state:
+            shape = state["ranks"], state["batch_size"]
+            self._batches.share_rest(shape, state["first"], state["counted"])
+
+    @property
+    def batches_read(self) -> int:
+        """How many batches of the epoch count as read: fewer or more after a change of ranks."""
+        batches = self._batches
+        is_over = batches.first and batches.seen and not batches.seen % len(batches)
+        return len(batches) if is_over else batches.seen % max(1, len(batches))
 
     @property
     def _index_sampler(self) -> "_SeededBatches":
@@ -154,37 +186,77 @@ class _SeededBatches:
     def __init__(self, batch_sampler: Any, sampler: Any, seed: int) -> None:  # noqa: ANN401 - types of torch
         self.batch_sampler, self.sampler, self.seed = batch_sampler, sampler, seed
         self.epoch, self.seen, self.resumes = 0, 0, False
+        # From this place of the epoch's order on it is shared, after so many batches that count.
+        self.first, self.counted = 0, 0
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[_Batch]:
-        rounds, first = divmod(self.seen, max(1, len(self)))
+        rounds, passed = divmod(self.seen, max(1, len(self)))
         if isinstance(self.sampler, EpochSampler):
-            self.sampler.round = rounds
+            self.sampler.round, self.sampler.first = rounds, self.first
+            passed = self.seen - self.counted if self.first else passed
         rank = getattr(self.sampler, "rank", 0)
-        remaining = itertools.islice(iter(self.batch_sampler), first, None)
+        remaining = itertools.islice(iter(self.batch_sampler), passed, None)
         for number, indices in enumerate(remaining, self.seen):
             batch = _Batch(indices)
             batch.seed = _mix(self.seed, self.epoch, rank, number)
             yield batch
 
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """How many ranks share the epoch's order, and their batch size; None if they do not."""
+        is_torchs = type(self.batch_sampler) is BatchSampler
+        if not (is_torchs and isinstance(self.sampler, EpochSampler)):
+            return None
+        return self.sampler.num_replicas, int(self.batch_sampler.batch_size)
+
     def follow_sampler(self) -> None:
         """Move to the start of the sampler's epoch, if it has changed."""
         if (epoch := getattr(self.sampler, "epoch", 0)) != self.epoch:
             self.epoch, self.seen, self.resumes = epoch, 0, False
+            self.first = self.counted = 0
 
     def begin_round(self) -> None:
         """Move to where a new iterator starts: a loaded position, or else the start of a round."""
         self.follow_sampler()
         if not self.resumes:
             self.seen += -self.seen % max(1, len(self))
+            self.first = self.counted = 0
 
     def resume(self, epoch: int, seen: int) -> None:
         """Start the next iterator after `seen` batches of `epoch`."""
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch)
         self.epoch, self.seen, self.resumes = epoch, seen, True
+        self.first = self.counted = 0
+
+    def share_rest(self, saved: tuple[int, int], first: int, counted: int) -> None:
+        """Continue where ranks had arrived whose number or batch size may be another one.
+
+        Args:
+            saved: Number of those ranks, and their batch size.
+            first: Place in the epoch's order from which they shared it.
+            counted: Number of batches that counted as read before that place.
+        """
+        self.first, self.counted = first, counted
+        if self.shape in (saved, None):
+            return
+        length = len(self.sampler.dataset)
+        rounds, passed = divmod(self.seen, max(1, self._count(length, saved)))
+        self.first += (self.seen - counted if first else passed) * saved[0] * saved[1]
+        left = self._count(max(0, length - self.first), self.shape)
+        self.seen = self.counted = (rounds + 1) * len(self) - left
+        if not passed:
+            self.first, self.counted, self.seen = 0, 0, rounds * len(self)
+
+    def _count(self, samples: int, shape: tuple[int, int] | None) -> int:
+        """Count the batches that each of so many ranks makes of its share of samples."""
+        ranks, batch_size = shape or (1, 1)
+        share = math.ceil(samples / ranks)
+        drops = self.batch_sampler.drop_last
+        return share // batch_size if drops else math.ceil(share / batch_size)
 
 
 class _SeededReads(Dataset[Any]):

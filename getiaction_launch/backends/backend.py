@@ -271,6 +271,18 @@ def check_installed(backend: object) -> None:
         )
 
 
+def former_jobs(run: Run) -> list[str]:
+    """Return the ids of all jobs that a run has had, for the ``job.json`` of its next one.
+
+    Whichever backend submitted them: one that is started later must see that it has lost the run.
+
+    Args:
+        run: The run that gets another job.
+    """
+    record = JobRecord.read(run) or JobRecord()
+    return list(dict.fromkeys(filter(None, [*record.previous_job_ids, record.job_id])))
+
+
 def _class_path(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from getiaction_launch.backends.backend import JobStatus
+from getiaction_launch.backends.backend import JobStatus, former_jobs
 from getiaction_launch.backends.cancelling import (
     cancel_now,
     comes_within,
@@ -98,8 +98,7 @@ def write_job(run: Run, backend: BackendRecord) -> None:
         backend: The backend that started this process.
     """
     machine, pid = Machine.here(), os.getpid()
-    before = JobRecord.read(run)
-    earlier = [*before.previous_job_ids, before.job_id] if before else []
+    earlier = former_jobs(run)
     # Process ids and host names come again, in containers of one image even at once.
     name = f"{pid}@{machine.host}"
     names = itertools.chain([name], (f"{name}.{number}" for number in itertools.count(2)))

@@ -108,12 +108,12 @@ def launch_parser(
         )
         parser.common.append(sweep)
         help_ = "Have at most N runs of a --sweep run at the same time"
-        add("--max-parallel", type=_read_number, metavar="N", help=help_)
+        add("--max-parallel", type=read_number, metavar="N", help=help_)
 
     add = parser.add_argument_group("where to train").add_argument
     cluster = add("--cluster", metavar="NAME")
     cluster.help = "Cluster config, by name or path (default: local); `clusters` lists them"
-    nodes = add("-N", "--nodes", type=_read_number, metavar="N")
+    nodes = add("-N", "--nodes", type=read_number, metavar="N")
     nodes.help = "Number of nodes; sets trainer.num_nodes"
     gpus = add("--gpus-per-node", metavar="N")
     gpus.help = (
@@ -121,14 +121,14 @@ def launch_parser(
         "scheduler knows types"
     )
     help_ = "Workers of each node, for a script that trains on CPUs"
-    add("--workers-per-node", type=_read_number, metavar="N", help=help_)
+    add("--workers-per-node", type=read_number, metavar="N", help=help_)
     root = add("--storage-root", metavar="DIR")
     root.help = "Directory or URL for runs whose trainer.default_root_dir is relative"
     for action in (cluster, nodes, gpus, root):
         action.help = f"{action.help} [env: {VARIABLE.format(action.dest.upper())}]"
 
     add = parser.add_argument_group("what to do").add_argument
-    staying = _add_actions(add) if verb != "node" else []
+    staying = add_actions(add) if verb != "node" else []
     if verb == "check":  # it accepts the whole command line of the run that it checks
         for action in parser._actions:  # noqa: SLF001 - argparse has no public list
             action.help = argparse.SUPPRESS if action.dest in _STAYING else action.help
@@ -139,8 +139,8 @@ def launch_parser(
 
     add = parser.add_argument_group("restarts").add_argument
     for flag, text in RESTARTS.values():
-        _add_flag(add, flag).help = text
-    settings = _add_settings(parser, _IN_JOB if verb == "node" else None)
+        add_flag(add, flag).help = text
+    settings = add_settings(parser, _IN_JOB if verb == "node" else None)
     parser.common = [config, cluster, nodes, gpus, *settings, *parser.common, *staying]
     parser.also_valid = ["--trainer.max_epochs", "--trainer.max_steps", "--seed_everything"]
     return parser
@@ -149,7 +149,7 @@ def launch_parser(
 _STAYING = ("dry_run", "wait", "follow", "parsable")
 
 
-def _add_actions(add: Callable[..., argparse.Action]) -> list[argparse.Action]:
+def add_actions(add: Callable[..., argparse.Action]) -> list[argparse.Action]:
     """Add what to do with a run that is started; return those for the short help."""
     help_ = "Print the plan and the origin of each value; start nothing"
     dry_run = add("--dry-run", "--dryrun", action="store_true", help=help_)
@@ -162,7 +162,7 @@ def _add_actions(add: Callable[..., argparse.Action]) -> list[argparse.Action]:
     return [dry_run, wait, follow]
 
 
-def _read_number(text: str) -> int:
+def read_number(text: str) -> int:
     """Read a whole number of 1 or more; argparse quotes the error."""
     try:
         return read_count(text)
@@ -171,7 +171,7 @@ def _read_number(text: str) -> int:
         raise argparse.ArgumentTypeError(words) from error
 
 
-def _add_settings(parser: Parser, shown: Collection[str] | None) -> list[argparse.Action]:
+def add_settings(parser: Parser, shown: Collection[str] | None) -> list[argparse.Action]:
     """Add the flags of all backends, in a group for each; return those for the short help.
 
     Args:
@@ -194,7 +194,7 @@ def _add_settings(parser: Parser, shown: Collection[str] | None) -> list[argpars
                 continue  # it was added with the first backend that has it
             if len(sharing) > 1:
                 flag = replace(flag, variables=())  # of this backend's scheduler
-            action = _add_flag(add[" and ".join(sharing)], flag)
+            action = add_flag(add[" and ".join(sharing)], flag)
             if shown is not None and setting.name not in shown:
                 action.help = argparse.SUPPRESS
                 continue
@@ -220,7 +220,8 @@ def _help(flag: Flag, text: str) -> str:
     return f"{what}{examples}{semicolon}{more}{variables}".replace("%", "%%")
 
 
-def _add_flag(add: Callable[..., argparse.Action], flag: Flag) -> argparse.Action:
+def add_flag(add: Callable[..., argparse.Action], flag: Flag) -> argparse.Action:
+    """Add the flag of a setting, with its former names."""
     for former, instead in flag.former:
         add(former, type=partial(_refuse, former, instead), help=argparse.SUPPRESS)
     return add(

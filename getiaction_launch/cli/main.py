@@ -13,6 +13,7 @@ from getiaction_launch.cli.grammar import launch_parser
 from getiaction_launch.cli.launching import launch
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.report import report
+from getiaction_launch.cli.resuming.verb import resume
 from getiaction_launch.cli.show import print_error, say
 from getiaction_launch.cli.stacks import stacks
 from getiaction_launch.cli.why import why
@@ -34,7 +35,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "why": why,
     "stacks": stacks,
     "cancel": verbs.cancel,
-    "resume": verbs.resume,
+    "resume": resume,
     "pull": verbs.pull,
     "report": report,
     "node": verbs.node,

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from getiaction_launch.errors import UnreachableError, counted
 from getiaction_launch.launch import checkpoints, pulse
+from getiaction_launch.launch.resuming import sites
 from getiaction_launch.launch.status import RunStatus, attach, sweep_point
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.spec import DEFAULT
 from getiaction_launch.plan.text import clean, clean_line, clean_log, shorten
 from getiaction_launch.run.attempt import last_attempt
 from getiaction_launch.run.metric import shown_metric, warnings
-from getiaction_launch.run.records import JobRecord, Progress
+from getiaction_launch.run.records import JobRecord, Progress, read_attempts
 from getiaction_launch.run.run import SCHEMA_VERSION, Run
 from getiaction_launch.run.state import JobState
 from getiaction_launch.storage.paths import is_remote, modified_at
@@ -122,6 +123,8 @@ def summary(status: RunStatus) -> str:
     run = status.run
     place = short(run.directory)
     rows = [("run", f"{run.name} {status.state.value}"), ("directory", place)]
+    with contextlib.suppress(UnreachableError):  # how the run ended is known all the same
+        rows += sites.rows(read_attempts(run))
     rows += [("warning", warning) for warning in warnings(status.progress)]
     if status.state is JobState.SUCCEEDED:
         rows += [("final loss", final_loss(status.progress)), *checkpoints.rows(status, short)]

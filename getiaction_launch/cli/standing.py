@@ -8,6 +8,7 @@ from pathlib import Path
 from getiaction_launch.cli.show import job_id, phase, short, table
 from getiaction_launch.errors import counted
 from getiaction_launch.launch import pulse
+from getiaction_launch.launch.resuming import sites
 from getiaction_launch.launch.status import RunStatus
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.checkpoint import newest
@@ -104,6 +105,7 @@ def standing(status: RunStatus) -> str:
     if found.attempts:
         before = f"  (the one before: {found.attempts[-2].reason})" if found.attempts[1:] else ""
         rows += [("attempt", f"{len(found.attempts) - 1}{before}")]
+    rows += sites.rows(found.attempts)
     if found.elapsed_seconds is not None:
         rows += [("elapsed", duration(found.elapsed_seconds))]
     if found.remaining_seconds is not None:
@@ -132,6 +134,7 @@ def as_json(status: RunStatus) -> dict[str, object]:
         "eta_seconds": found.remaining_seconds,
         "checkpoint": path and str(path if is_remote(path) else path.absolute()),
         "checkpoint_step": found.checkpoint_step,
+        "places": sites.as_json(found.attempts),
     }
 
 

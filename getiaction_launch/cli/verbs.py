@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from getiaction_launch.backends.flag import read_count, read_megabytes
+from getiaction_launch.backends.flag import read_count
 from getiaction_launch.cli import show, standing
 from getiaction_launch.cli.follow import print_logs
 from getiaction_launch.cli.grammar import (
@@ -165,34 +165,6 @@ def cancel(tokens: Sequence[str]) -> int:
     if arguments.json:
         listed = [show.as_json(status) for status in ended]
         show.print_json({"runs": listed} if len(listed) > 1 else listed[0])
-    return 0
-
-
-def resume(tokens: Sequence[str]) -> int:
-    """Resume a run that ended early, from its last checkpoint, in the same directory.
-
-    getiaction-launch resume @last
-    getiaction-launch resume s3://bucket/experiments/pusht_act_v1/version_0
-    """
-    parser = add_trust(add_json(runs_parser(resume)))
-    force = (
-        "Resume also if nobody can say whether its job still runs, since that machine or cluster "
-        "is gone; if it does run, two jobs write to the directory for up to two minutes, until the "
-        "old one notices and ends without saving"
-    )
-    parser.add_argument("--force", action="store_true", help=force)
-    address = "Resume on the Ray cluster at this address, if the one of before is gone"
-    parser.add_argument("--address", metavar="ADDRESS", help=address)
-    memory = "Memory of each node of the next job (64G); 0 for all of it"
-    parser.add_argument("--mem", type=read_megabytes, metavar="SIZE", help=memory)
-    arguments = parse_runs(parser, tokens)
-    changed = {"address": arguments.address, "memory_mb": arguments.mem}
-    settings = {name: value for name, value in changed.items() if value is not None}
-    submit.resume(arguments.run, force=arguments.force, trust=arguments.trust, settings=settings)
-    if arguments.json:
-        show.print_json(show.as_json(submit.read_status(arguments.run)))
-    else:
-        print(show.next_commands([arguments.run]))
     return 0
 
 

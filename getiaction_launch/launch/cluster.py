@@ -156,7 +156,7 @@ def read_cluster(
         config = parser.instantiate(parser.parse_args([f"--config={path}"]))
         _check_times(path)
         place = ClusterConfig(**{field.name: config[field.name] for field in fields(ClusterConfig)})
-        place = _override(path, place, settings or {})
+        place = override(path, place, settings or {})
     except (jsonargparse.ArgumentError, TypeError, ValueError, OSError) as error:
         what, fix = explain(str(error))
         raise ClusterConfigError(f"{path}: {what}.", fix) from error
@@ -205,7 +205,7 @@ def _check_times(path: Path) -> None:
             )
 
 
-def _override(
+def override(
     path: Path, place: ClusterConfig, settings: Mapping[str, tuple[str, Any]]
 ) -> ClusterConfig:
     """Replace settings of a cluster by those of flags, which are values and not YAML."""

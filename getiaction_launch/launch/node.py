@@ -7,12 +7,13 @@ it over, and the others wait until they see that.
 import contextlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
-from getiaction_launch.backends.backend import Backend, check_installed
+from getiaction_launch.backends.backend import Backend, check_installed, former_jobs
 from getiaction_launch.errors import CheckError, UsageError
+from getiaction_launch.launch.resuming.resume import check_resumable
 from getiaction_launch.launch.status import backend_of
-from getiaction_launch.launch.submit import check_resumable
 from getiaction_launch.launch.trust import check_owner
 from getiaction_launch.node.allocation import Allocation
 from getiaction_launch.node.conductor import JOIN_SECONDS, join
@@ -85,7 +86,10 @@ def continue_here(run: Run, fallback: Callable[[], Backend], *, trust: bool = Fa
         if allocation.node_rank == 0:
             check_resumable(run)
             reopen(run)
-            allocation.record().write(run)
+            replace(
+                allocation.record(),
+                previous_job_ids=[job for job in former_jobs(run) if job != allocation.job_id],
+            ).write(run)
         else:
             _await(
                 lambda: _is_own(run, allocation),

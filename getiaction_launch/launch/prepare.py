@@ -28,7 +28,7 @@ _SETTINGS_OF_NODES = (
 
 
 @dataclass(frozen=True)
-class _Flags:
+class Flags:
     """The launcher's flags that stand for the Trainer's own keys."""
 
     nodes: int | None
@@ -105,7 +105,7 @@ def prepare(
 
     config_path, settings = find_cluster(cluster), settings or {}
     place = read_cluster(config_path, settings)
-    flags = _Flags(nodes, gpus_per_node, workers_per_node, name)
+    flags = Flags(nodes, gpus_per_node, workers_per_node, name)
     here = str(Path.cwd())
     if storage_root:
         storage_root = resolve_root(storage_root, here)
@@ -143,7 +143,7 @@ def prepare(
         working_directory=str(place.backend.working_directory() or here),
         words=[
             f"--cluster={config_path.absolute()}",
-            *_flag_words(flags, storage_root, settings),
+            *flag_words(flags, storage_root, settings),
             *(f"--config={Path(path).absolute()}" for path in config),
             *(script or (f"--{key}={value}" for key, value in overrides)),
         ],
@@ -180,8 +180,8 @@ def trace(plan: Plan, keys: Iterable[str]) -> dict[str, str]:
     return find_origins(keys, plan.arguments, origins)
 
 
-def _flag_words(
-    flags: _Flags, storage_root: str | None, settings: Mapping[str, tuple[str, object]]
+def flag_words(
+    flags: Flags, storage_root: str | None, settings: Mapping[str, tuple[str, object]]
 ) -> list[str]:
     """Write the launcher's flags as they would be typed."""
     values: dict[str, object] = {
@@ -196,16 +196,30 @@ def _flag_words(
 
 
 def _of_spec(
-    config: Sequence[str], overrides: Sequence[tuple[str, str]], flags: _Flags
+    config: Sequence[str], overrides: Sequence[tuple[str, str]], flags: Flags
 ) -> _Training:
     """Read a spec, with the launcher's flags as its last overrides."""
+    arguments = read_spec(config, overrides)
+    arguments += spell_flags(flags, read_trainer(arguments[2 * len(config) :]))
+    return _Training(read_trainer(arguments), DEFAULT_NAME, arguments=arguments)
+
+
+def spell_flags(flags: Flags, typed: Mapping[str, object]) -> list[str]:
+    """Write the launcher's flags as overrides of a spec.
+
+    Args:
+        flags: The launcher's flags on this command line.
+        typed: The Trainer's keys that the command line sets, without ``trainer.``.
+
+    Raises:
+        SpecError: If both say something else, or a flag is only for scripts.
+    """
     if flags.workers_per_node is not None:
         raise SpecError(
             "--workers-per-node is only for scripts; a spec sets trainer.devices.",
             f"--trainer.devices={flags.workers_per_node}",
         )
-    arguments = read_spec(config, overrides)
-    typed = read_trainer(arguments[2 * len(config) :])
+    arguments = []
     for key, value in flags.trainer.items():
         if key in typed and str(typed[key]) not in (str(value), "auto"):
             raise SpecError(
@@ -214,12 +228,13 @@ def _of_spec(
                 "Keep one of the two.",
             )
         arguments.append(f"--trainer.{key}={value}")
-    return _Training(read_trainer(arguments), DEFAULT_NAME, arguments=arguments)
+    return arguments
 
 
-def _of_script(script: Sequence[str], flags: _Flags) -> _Training:
+def _of_script(script: Sequence[str], flags: Flags) -> _Training:
     """Check a script; its Trainer cannot be read, so the flags stand for it."""
     path = Path(script[0])
+    check_workers(flags)
     try:
         compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
     except OSError as error:
@@ -232,16 +247,24 @@ def _of_script(script: Sequence[str], flags: _Flags) -> _Training:
             f"script {script[0]!r} is not Python: {error}.",
             f"Fix it and try again: python -m py_compile {shlex.quote(script[0])}",
         ) from error
+    trainer = {"num_nodes": 1, **flags.trainer}
+    if not flags.gpus_per_node and flags.workers_per_node is not None:
+        trainer["devices"] = flags.workers_per_node
+    return _Training(trainer, path.stem, script=[str(path.absolute()), *script[1:]])
+
+
+def check_workers(flags: Flags) -> None:
+    """Check that a script's workers are as many as its GPUs, if both are given.
+
+    Raises:
+        SpecError: If they are not.
+    """
     gpus, workers = flags.gpus_per_node, flags.workers_per_node
     if gpus and workers not in (None, gpus):
         raise SpecError(
             f"--workers-per-node {workers} contradicts --gpus-per-node {gpus}.",
             f"Each GPU has one worker: leave out --workers-per-node {workers}",
         )
-    trainer = {"num_nodes": 1, **flags.trainer}
-    if not gpus and workers is not None:
-        trainer["devices"] = workers
-    return _Training(trainer, path.stem, script=[str(path.absolute()), *script[1:]])
 
 
 def _check_name(value: object) -> str:

@@ -153,14 +153,19 @@ def _read_ended(run: Run) -> RunStatus | None:
 
 def sweep_point(run: Run) -> str:
     """Describe a run's point of a sweep for people; empty for a run on its own."""
-    try:
-        content = (run.read("plan") or {}).get("sweep")
-        point = read_dataclass(SweepPoint, content, "plan.json") if content else None
-    except (OSError, ValueError, AttributeError):  # damaged, or of another program
-        return ""
+    point = sweep_of(run)
     values = point.values.items() if point else ()
     words = [f"{key.rpartition('.')[2]}={value}" for key, value in values]
     return " ".join([point.group, *words]) if point else ""
+
+
+def sweep_of(run: Run) -> SweepPoint | None:
+    """Read a run's point of a sweep; None for a run on its own, or if its plan is damaged."""
+    try:
+        content = (run.read("plan") or {}).get("sweep")
+        return read_dataclass(SweepPoint, content, "plan.json") if content else None
+    except (OSError, ValueError, AttributeError):  # damaged, or of another program
+        return None
 
 
 def wait(run: Run, watch: Callable[[RunStatus], None]) -> RunStatus:

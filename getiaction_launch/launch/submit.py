@@ -1,11 +1,9 @@
-"""Prepare, submit, watch, cancel and resume runs: the interface of the command line and scripts."""
+"""Prepare, submit, watch and cancel runs: the interface of the command line and scripts."""
 
-import contextlib
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from getiaction_launch.backends.backend import Backend, check_installed
 from getiaction_launch.errors import CheckError, LaunchError, SpecError, disk_errors
@@ -13,7 +11,6 @@ from getiaction_launch.launch.prepare import prepare, trace
 from getiaction_launch.launch.status import (
     RunStatus,
     attach,
-    backend_of,
     read_status,
     read_statuses,
     wait,
@@ -23,12 +20,9 @@ from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.plan.sharding import check_sharding
 from getiaction_launch.plan.spec import parse
 from getiaction_launch.plan.strategy import check_strategy
-from getiaction_launch.run.records import STARTING, JobRecord, Progress, read_attempts
-from getiaction_launch.run.restart import reopen
+from getiaction_launch.run.records import STARTING, Progress, read_attempts
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import JobState
-from getiaction_launch.storage.claim import create
-from getiaction_launch.storage.paths import is_remote, remove
 from getiaction_launch.storage.probe import check_root, make_root
 
 __all__ = [
@@ -39,7 +33,6 @@ __all__ = [
     "prepare",
     "read_status",
     "read_statuses",
-    "resume",
     "submit",
     "submit_sweep",
     "trace",
@@ -49,7 +42,6 @@ __all__ = [
 POLL_SECONDS = 0.1
 SETUP_SECONDS = 5
 """How long to wait for a run that has begun to set up its data."""
-LOCK_SECONDS = 180  # longer than a scheduler may take to answer
 
 
 @disk_errors()
@@ -63,7 +55,7 @@ def submit(plan: Plan, backend: Backend) -> Run:
         LaunchError: If the plan cannot be carried out. No run directory is left behind then, nor
             after Ctrl-C.
     """
-    _check_place(plan, backend)
+    check_place(plan, backend)
     (run,) = _start([plan], backend, None)
     try:
         if plan.arguments:
@@ -90,7 +82,7 @@ def submit_sweep(plans: Sequence[Plan], backend: Backend, max_parallel: int | No
     checked: set[Topology] = set()
     for plan in plans:
         if plan.topology not in checked:
-            _check_place(plan, backend)
+            check_place(plan, backend)
         checked.add(plan.topology)
         if plan.arguments:
             parse(plan.arguments)
@@ -135,117 +127,6 @@ def _cancel_error(run: Run) -> LaunchError | None:
     return None
 
 
-@disk_errors()
-def resume(
-    run: Run,
-    *,
-    force: bool = False,
-    trust: bool = False,
-    settings: Mapping[str, object] | None = None,
-) -> None:
-    """Start another attempt of a run that ended before its training was finished.
-
-    It continues in the same directory, from the newest committed checkpoint.
-
-    Args:
-        run: The run to resume.
-        force: Whether to resume it also if nobody can say whether its job still runs. If that
-            does, two jobs write to the directory until the old one notices that ``job.json`` names
-            another job, and ends without saving.
-        trust: Whether to run what another user's records say; without it, that is refused.
-        settings: Settings of the backend that replace those of the job before, such as the
-            ``address`` of another Ray cluster.
-
-    Raises:
-        LaunchError: If the run has not ended, has finished, belongs to another user, or cannot be
-            started from here.
-    """
-    from filelock import FileLock, Timeout
-
-    if not trust:
-        check_owner(run, "resume")
-
-    with contextlib.ExitStack() as stack:
-        try:
-            # For a run on remote storage this locks out this machine's processes only.
-            run.make_log_directory(0)
-            lock = FileLock(run.local.launch_directory / "resume.lock", timeout=LOCK_SECONDS)
-            stack.enter_context(lock)
-        except Timeout:
-            raise CheckError(
-                f"another process has been resuming run {run.name} for {LOCK_SECONDS} s.",
-                f"See its state: getiaction-launch status {run.directory}",
-            ) from None
-        check_resumable(run, force=force)
-        record = JobRecord.read(run) or JobRecord()
-        backend = backend_of(run, record).with_settings(settings or {})
-        if command := backend.attach(run, record).resume_command:
-            raise CheckError(
-                f"run {run.name} was started inside your own batch script, and must be resumed "
-                "inside one.",
-                f"{command} {run.directory}",
-            )
-        _check_place(Plan.of(run), backend)
-        claim = _claim_resume(run, record) if is_remote(run.directory) else None
-        last = None
-        try:
-            last = reopen(run)
-            backend.submit([run], None)
-        except (LaunchError, OSError, KeyboardInterrupt):
-            with contextlib.suppress(OSError):  # the first error says more
-                if last:
-                    last.write(run)
-                if claim:
-                    remove(claim)
-            raise
-
-
-def _claim_resume(run: Run, record: JobRecord) -> Path:
-    """Make sure that only one of several machines resumes the run.
-
-    Raises:
-        CheckError: If another machine was faster.
-    """
-    claim = run.launch_directory / f"job_after_{record.job_id}"
-    if not create(claim):
-        raise CheckError(
-            f"run {run.name} has just been resumed by somebody else.",
-            f"See its state: getiaction-launch status {run.directory}\n"
-            f"If it did not start, allow another try: aws s3 rm {claim}",
-        )
-    return claim
-
-
-def check_resumable(run: Run, *, force: bool = False) -> None:
-    """Check that a run ended before its training was finished.
-
-    Args:
-        run: The run to resume.
-        force: Whether it may also be resumed if nobody can say whether its job still runs.
-
-    Raises:
-        CheckError: If the run has finished, or may still run.
-    """
-    status = read_status(run)
-    if status.state is JobState.SUCCEEDED:
-        raise CheckError(
-            f"run {run.name} has finished; there is nothing to resume.",
-            "To train further, start a run from its checkpoint: --ckpt_path=PATH",
-        )
-    if status.state.is_over:
-        return
-    is_doubtful = status.state is JobState.UNKNOWN or not status.is_certain
-    if is_doubtful and force:
-        return
-    why = f" ({status.reason})" if is_doubtful and status.reason else ""
-    fix = f"End it first: getiaction-launch cancel {run.directory}"
-    if is_doubtful:
-        fix += f"\nIf its machine is gone: getiaction-launch resume --force {run.directory}"
-    raise CheckError(
-        f"run {run.name} is {status.state.value}{why}; it cannot be resumed while it may run.", fix
-    )
-
-
 def check(plan: Plan, backend: Backend) -> dict[str, object]:
     """Check everything that can be known before a run waits in a queue.
 
@@ -257,11 +138,16 @@ def check(plan: Plan, backend: Backend) -> dict[str, object]:
     Raises:
         LaunchError: If the run could not start.
     """
-    _check_place(plan, backend)
+    check_place(plan, backend)
     return parse(plan.arguments) if plan.arguments else {}
 
 
-def _check_place(plan: Plan, backend: Backend) -> None:
+def check_place(plan: Plan, backend: Backend) -> None:
+    """Check what needs no parser: variables, devices, the backend and the root.
+
+    Raises:
+        LaunchError: If the run could not start there.
+    """
     missing = [name for name in plan.forward_env_vars or () if name not in os.environ]
     if missing:
         raise CheckError(

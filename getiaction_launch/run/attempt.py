@@ -8,11 +8,12 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from getiaction_launch.errors import CheckError, RecordError, StorageError
 from getiaction_launch.plan.plan import Plan
+from getiaction_launch.plan.site import Site
 from getiaction_launch.plan.text import shorten
 from getiaction_launch.run.checkpoint import newest
 from getiaction_launch.run.finished import remove_needless
@@ -20,6 +21,7 @@ from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.records import (
     AttemptRecord,
     Done,
+    JobRecord,
     Progress,
     load,
     plain,
@@ -100,6 +102,7 @@ class Attempt:
             *(number, key, head, resume_from, first_step, now),
             token=token,
             other_addresses=list(other_addresses),
+            site=_site_of(run),
         ).write(run)
         return cls(run, number, head, resume_from, token, other_addresses)
 
@@ -191,6 +194,14 @@ class Attempt:
                 remove_needless(self.run)
         record = AttemptRecord.read(self.run, self.number) or AttemptRecord(self.number)
         write_end(self.run, replace(record, last_step=progress.step), ending)
+
+
+def _site_of(run: Run) -> Site | None:
+    """Return where the run is now, by its records; None if they do not say."""
+    with contextlib.suppress(RecordError):
+        plan, job = Plan.of(run), JobRecord.read(run) or JobRecord()
+        return Site(job.backend.class_path, job.job_id, **asdict(plan.topology))
+    return None
 
 
 def write_end(run: Run, record: AttemptRecord, ending: Ending) -> None:

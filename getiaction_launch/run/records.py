@@ -1,8 +1,8 @@
 """Every JSON file of a run's ``launch/`` directory, as a dataclass with one writer.
 
-Other modules use these classes and never the files' text keys. A file of an earlier version stays
-readable: keys that are unknown here are ignored and missing ones have defaults. A damaged file
-raises a :class:`~getiaction_launch.errors.RecordError` that names the file and the key.
+Other modules use these classes and never the files' text keys. Files of earlier versions stay
+readable: unknown keys are ignored, and missing ones have defaults. A damaged file raises a
+``RecordError`` that names the file and the key.
 
 Some files have modules of their own: ``plan.json`` (:class:`~getiaction_launch.plan.plan.Plan`),
 the markers of committed checkpoints (:mod:`getiaction_launch.run.checkpoint`), and what nodes and
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from getiaction_launch.plan.plain import read_dataclass
+from getiaction_launch.plan.site import Site
 from getiaction_launch.run.state import Cause, JobState
 from getiaction_launch.storage.paths import read_json
 
@@ -180,6 +181,7 @@ class AttemptRecord:
         last_step: Steps that the worker of rank 0 last reported.
         token: A random word in the environment of all processes of this start; it is not secret.
         other_addresses: IP addresses of rank 0's node, for nodes that cannot reach ``head``.
+        site: Where the attempt ran; None in runs of earlier versions.
     """
 
     number: int = 0
@@ -196,6 +198,7 @@ class AttemptRecord:
     last_step: int | None = None
     token: str = ""
     other_addresses: list[str] = field(default_factory=list)
+    site: Site | None = None
 
     @classmethod
     def read(cls, run: "Run", number: int) -> "AttemptRecord | None":
@@ -223,8 +226,6 @@ def read_attempts(run: "Run") -> list[AttemptRecord]:
 @dataclass(frozen=True)
 class Progress(Record):
     """``progress.json``: how far training is. Written once a second by the worker of rank 0.
-
-    For a run on remote storage, the mirror of rank 0's node uploads it.
 
     Attributes:
         phase: ``starting``, ``training``, ``saving``, ``interrupted`` or ``finished``.
@@ -327,9 +328,7 @@ class Cancel(Record):
 
 @dataclass(frozen=True)
 class JobEnd(Record):
-    """``job_end.json``: how a job ended, in case the scheduler forgets it.
-
-    Written by the first process that sees that the job has ended.
+    """``job_end.json``: how a job ended. Written by the first process that sees it.
 
     Attributes:
         job_id: The scheduler's name for the job that ended.

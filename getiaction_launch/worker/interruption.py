@@ -326,7 +326,7 @@ class Interruption(OwnCallback):
         if trainer.training:
             self._resumed = own_rank_state(trainer, checkpoint)
             if epoch := self._resumed.get("epoch"):
-                self._epoch_order.resume(epoch)
+                self._epoch_order.resume(epoch, self._resumed.get("other_ranks"))
 
 
 @contextlib.contextmanager

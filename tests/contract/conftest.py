@@ -136,7 +136,7 @@ class Slurm(Nodes):
         self.cluster: SlurmCluster = request.getfixturevalue("slurm_cluster")
         self.staging = self.cluster.directory / "node_local" / directory.name
         self.config = directory / "cluster_configs/slurm.yaml"
-        self.config.parent.mkdir()
+        self.config.parent.mkdir(exist_ok=True)
         self.config.write_text(
             "backend:\n"
             "  class_path: getiaction_launch.backends.slurm.SlurmBackend\n"
@@ -162,7 +162,7 @@ class Ray(Nodes):
         super().__init__(request, directory)
         self.cluster: RayCluster = request.getfixturevalue("ray_cluster")
         self.config = directory / "cluster_configs/ray.yaml"
-        self.config.parent.mkdir()
+        self.config.parent.mkdir(exist_ok=True)
         self.config.write_text(
             "backend:\n"
             "  class_path: getiaction_launch.backends.ray.RayBackend\n"
@@ -188,7 +188,7 @@ class Spool(Local):
         super().__init__(request, directory)
         spool: Path = request.getfixturevalue("spool")
         self.config = directory / "cluster_configs/spool.yaml"
-        self.config.parent.mkdir()
+        self.config.parent.mkdir(exist_ok=True)
         self.config.write_text(
             f"backend: {{class_path: spool.SpoolBackend, init_args: {{spool: {spool}}}}}\n"
         )
@@ -230,14 +230,11 @@ def _cluster_env(cluster: Local, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-@pytest.fixture
-def getiaction_launch(cluster: Local, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
-    """Run ``getiaction-launch`` in ``tmp_path``, where one submits to the cluster."""
-
+def _launcher(cluster: Local, directory: Path) -> Callable[..., subprocess.CompletedProcess]:
     def run(*words: str, timeout_seconds: float = 240, **env: str) -> subprocess.CompletedProcess:
         done = subprocess.run(
             cluster.command(*words),
-            cwd=tmp_path,
+            cwd=directory,
             env={**os.environ, **env},
             capture_output=True,
             text=True,
@@ -249,6 +246,25 @@ def getiaction_launch(cluster: Local, tmp_path: Path) -> Callable[..., subproces
         return done
 
     return run
+
+
+@pytest.fixture
+def getiaction_launch(cluster: Local, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Run ``getiaction-launch`` in ``tmp_path``, where one submits to the cluster."""
+    return _launcher(cluster, tmp_path)
+
+
+@pytest.fixture
+def elsewhere(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Callable[[str], tuple[Local, Callable[..., subprocess.CompletedProcess]]]:
+    """Return another cluster, by its name, and what runs ``getiaction-launch`` there."""
+
+    def find(name: str) -> tuple[Local, Callable[..., subprocess.CompletedProcess]]:
+        cluster = CLUSTERS[name](request, tmp_path)
+        return cluster, _launcher(cluster, tmp_path)
+
+    return find
 
 
 @pytest.fixture(autouse=True)

@@ -250,6 +250,22 @@ def test_watching_steps(num_read):
     assert events == ["epoch", *steps]
 
 
+def test_set_batches(middle):
+    """The epoch in which a fit resumes ends as if so many of its batches were read; steps stay."""
+    seen = []
+
+    class Noting(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            del pl_module, batch
+            seen.append((trainer.current_epoch, batch_idx, trainer.global_step))
+
+    start = at("on_train_start", lambda trainer: seams.set_batches(trainer, BATCHES - 1))
+    fit(start, Noting(), ckpt_path=middle, max_epochs=3)
+    first = BATCHES + 2
+    whole = [(2, number, first + 1 + number) for number in range(BATCHES)]
+    assert seen == [(1, BATCHES - 1, first), *whole]
+
+
 def test_count_batches():
     """A loop whose steps read by themselves counts what was read, not its steps."""
     seen = []

@@ -40,7 +40,16 @@ _class_paths = st.sampled_from(["this.that", *(path for path, _ in HOSTILE)]) | 
 _keys = {
     "plan.json": ("topology", "sweep", "script", "root", "name", "env_vars", "budgets", "restarts"),
     "job.json": ("job_id", "process", "step_id", "output", "job_dir", "submitted_at", "is_inside"),
-    "attempt_0.json": ("number", "state", "cause", "reason", "ended_at", "started_at", "goes_on"),
+    "attempt_0.json": (
+        "number",
+        "state",
+        "cause",
+        "reason",
+        "ended_at",
+        "started_at",
+        "goes_on",
+        "site",
+    ),
     "progress.json": ("step", "metrics", "best", "phase", "total_steps", "checkpoint_error"),
     "done.json": ("step", "metrics", "finished_at"),
     "cancel.json": ("requested_at", "by"),
@@ -104,5 +113,6 @@ def test_records_of_any_content_harm_nobody(files, capsys):
         assert main(["ls"]) == 0
         for verb in READING:
             assert main([verb, str(run.directory)]) in (0, 2, 3, 5)
+        assert main(["resume", "--dry-run", str(run.directory)]) in (0, 2, 3, 5)
     out, err = capsys.readouterr()
     assert "\x1b" not in out.replace("hello", "") + err

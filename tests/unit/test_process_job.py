@@ -15,7 +15,7 @@ from getiaction_launch.backends.backend import LOCAL
 from getiaction_launch.backends.process import ProcessJob
 from getiaction_launch.cli.main import main
 from getiaction_launch.errors import CheckError, UnreachableError
-from getiaction_launch.launch.submit import check_resumable
+from getiaction_launch.launch.resuming.resume import check_resumable
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.lease import LIMIT_SECONDS, Lease, holding_lease
 from getiaction_launch.run.records import (

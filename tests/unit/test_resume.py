@@ -267,7 +267,7 @@ def test_ranks_share_an_epoch_and_carry_the_same_state() -> None:
     for rank, share in enumerate(shares):
         first, fresh = (_loader(_Noisy(16), rank, 2) for _ in range(2))
         next(iter(first))
-        assert first.state_dict() == {"epoch": 0, "batches": 1}
+        assert first.state_dict().items() >= {"epoch": 0, "batches": 1}.items()
         fresh.load_state_dict(first.state_dict())
         assert _content(fresh) == share[1:]
 
@@ -290,7 +290,7 @@ def test_an_epoch_that_was_left_early_is_over() -> None:
     loader = _loader(_Noisy(16))
     next(iter(loader))
     loader.sampler.set_epoch(1)
-    assert loader.state_dict() == {"epoch": 1, "batches": 0}
+    assert loader.state_dict().items() >= {"epoch": 1, "batches": 0}.items()
     assert len(_content(loader)) == 4
 
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from getiaction_launch.backends.backend import RAY, Backend, Job, replace_fields
+from getiaction_launch.backends.backend import RAY, Backend, Job, former_jobs, replace_fields
 from getiaction_launch.backends.process import start_process
 from getiaction_launch.backends.ray.client import connect, ray_errors, submitted_to
 from getiaction_launch.backends.ray.job import PrivateRayJob, RayJob
@@ -209,7 +209,7 @@ class RayBackend(RaySettings):
 
     def _write_job(self, run: Run, job_id: str, **details: bool) -> None:
         backend = BackendRecord(RAY, asdict(self))
-        JobRecord(backend, job_id, time.time(), details={**details}).write(run)
+        JobRecord(backend, job_id, time.time(), former_jobs(run), details={**details}).write(run)
 
     def _run_here(self, runs: Sequence[Run], max_parallel: int) -> None:
         """Be the driver of the runs, in a job of Ray or after the user called ``ray.init``."""

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from getiaction_launch.backends.backend import Backend, Job, record_of, replace_fields
+from getiaction_launch.backends.backend import Backend, Job, former_jobs, record_of, replace_fields
 from getiaction_launch.backends.flag import from_environment
 from getiaction_launch.backends.slurm.allocation import (
     SlurmAllocation,
@@ -174,12 +174,11 @@ class SlurmBackend(SlurmSettings):
                 self._record(run, job.job_id, executor.folder)
 
     def _record(self, run: Run, job_id: str, job_directory: Path) -> None:
-        before = JobRecord.read(run) or JobRecord()
         JobRecord(
             record_of(self._later),
             job_id=job_id,
             submitted_at=time.time(),
-            previous_job_ids=[*before.previous_job_ids, *filter(None, [before.job_id])],
+            previous_job_ids=former_jobs(run),
             output=str(job_directory / f"{job_id}_0_log.out"),
             details={"job_dir": str(job_directory), "cluster": cluster_name()},
         ).write(run)

@@ -37,6 +37,7 @@ from getiaction_launch.worker.fitting.lightning_seams import (
     take_batches,
     training_loaders,
 )
+from getiaction_launch.worker.fitting.other_ranks import continue_epoch, follow_positions
 from getiaction_launch.worker.fitting.random_state import (
     RandomState,
     random_state,
@@ -94,6 +95,7 @@ class Epoch:
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self._resumed: EpochState | None = None
+        self._other = 0, 0
         self._resumed_fetch: Randomness | None = None
         self._loaders: list[Any] = []
         self._at_iterator: Randomness | None = None
@@ -118,9 +120,17 @@ class Epoch:
         """Return the states of loaders that Lightning reads ahead of; None for all others."""
         return self._states_before
 
-    def resume(self, state: EpochState) -> None:
-        """Take the state of a checkpoint, before the loaders are set up."""
-        self._resumed, self._resumed_fetch = state, state["at_fetch"]
+    def resume(self, state: EpochState, other_ranks: int | None) -> None:
+        """Take the state of a checkpoint, before the loaders are set up.
+
+        Args:
+            state: The state that this rank has saved; another rank's if their number was another.
+            other_ranks: How many ranks have saved it, if not as many as there are now.
+        """
+        if other_ranks:
+            self._other = other_ranks, state["batches"]
+        else:
+            self._resumed, self._resumed_fetch = state, state["at_fetch"]
 
     def prepare(self, loader: object) -> None:
         """Get a training loader ready, right before its first iterator is made."""
@@ -135,6 +145,7 @@ class Epoch:
         """Skip what was trained on before, once the loaders are set up and before training."""
         load_left_states(self._trainer)
         self._loaders = training_loaders(self._trainer)
+        self._continue_on_other_ranks()
         resumed, skips = self._resumed, self._skips
         for skip in skips:
             skip.detach()
@@ -144,6 +155,7 @@ class Epoch:
         self.restarts = resumed["restarts"]
         without_state = [loader for loader in self._loaders if not _has_state(loader)]
         if not without_state:
+            follow_positions(self._trainer, number)
             return
         batches = "batch 0" if number == 1 else f"batches 0 to {number - 1}"
         batches += " of this epoch, on which it was trained before"
@@ -166,6 +178,14 @@ class Epoch:
             self.note = f"training again on {batches}."
         if self._trainer.is_global_zero:
             say(_BEGINNING + self.note)
+
+    def _continue_on_other_ranks(self) -> None:
+        """Count what another number of ranks has read of the epoch, if one has saved it."""
+        ranks, batches = self._other
+        if batches:
+            self.note = continue_epoch(self._trainer, ranks, batches)
+            if self._trainer.is_global_zero:
+                say(f"resuming in the middle of an epoch: {self.note}")
 
     def before_epoch(self) -> None:
         """Note what decides the order of an epoch, if it makes its iterator now."""

@@ -133,6 +133,15 @@ def count_batches(trainer: Trainer, number: int) -> None:
         fetcher.fetched = number - batches_of_epoch(trainer)
 
 
+def set_batches(trainer: Trainer, number: int) -> None:
+    """Let the loop continue as after so many batches of the current epoch.
+
+    Nothing public sets it; what is counted over all epochs stays.
+    """
+    current: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    current.ready = current.started = current.processed = current.completed = number
+
+
 @contextlib.contextmanager
 def watching_steps(
     trainer: Trainer, before_step: Callable[[], None], before_epoch: Callable[[], object]

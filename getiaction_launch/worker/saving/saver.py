@@ -83,7 +83,8 @@ def own_rank_state(trainer: Trainer, checkpoint: LightningState) -> LightningSta
 
     Returns:
         The keys ``random``, ``metrics``, ``should_stop``, ``epoch`` and ``logged_steps``; an empty
-        mapping for a checkpoint that the launcher did not save.
+        mapping for a checkpoint that the launcher did not save. If another number of ranks has
+        saved it, that number is ``other_ranks``.
     """
     if STATE_KEY not in checkpoint:
         return {}
@@ -98,7 +99,7 @@ def own_rank_state(trainer: Trainer, checkpoint: LightningState) -> LightningSta
             f"the checkpoint was saved by {len(ranks)} ranks, and training resumes with "
             f"{trainer.world_size}: results will differ from those of an uninterrupted run."
         )
-    return {**ranks[0], **shared, "random": None, "epoch": None}
+    return {**ranks[0], **shared, "random": None, "other_ranks": len(ranks)}
 
 
 class CheckpointSaver:

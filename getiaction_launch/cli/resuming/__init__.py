@@ -1,0 +1,1 @@
+"""The verb ``resume``: what it reads, and what it says."""

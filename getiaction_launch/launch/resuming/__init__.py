@@ -1,0 +1,1 @@
+"""Resuming runs that have ended: where they were, elsewhere, in another geometry, for longer."""

@@ -1,0 +1,59 @@
+"""Finds the runs that a user names: each by its own name, or all points of a sweep by the group."""
+
+from collections.abc import Sequence
+
+from getiaction_launch.errors import RunNotFoundError, UsageError
+from getiaction_launch.launch.status import sweep_of
+from getiaction_launch.run.run import Run, find_run, list_runs
+from getiaction_launch.storage.paths import modified_at
+
+
+def find_runs(names: Sequence[str], roots: Sequence[str]) -> list[Run]:
+    """Find all runs that are named, each once.
+
+    Args:
+        names: Directories, URLs, ``name/version_N``, ``@last``, or groups of sweeps.
+        roots: Paths or URLs of the directories in which to look; the first one's error is shown.
+
+    Raises:
+        RunNotFoundError: If a name means no run.
+        UsageError: If a name means other runs in another root.
+    """
+    found: dict[str, Run] = {}
+    for name in names:
+        for run in _find(name, list(dict.fromkeys(roots))):
+            found.setdefault(str(run.directory), run)
+    return list(found.values())
+
+
+def _find(name: str, roots: Sequence[str]) -> list[Run]:
+    places: dict[str, list[Run]] = {}
+    errors: list[RunNotFoundError] = []
+    for root in roots:
+        try:
+            runs = [find_run(name, root)]
+        except RunNotFoundError as error:
+            errors.append(error)
+            runs = [] if name == "@last" else _sweep(name, root)
+        if runs:
+            places.setdefault(str(runs[0].directory), runs)
+    if not places:
+        raise errors[0]
+    if name == "@last":
+        return max(places.values(), key=lambda runs: _submitted_at(runs[0]))
+    if len(places) > 1:
+        raise UsageError(
+            f"{name!r} is a run in {' and in '.join(roots)}.", f"Name its directory: {min(places)}"
+        )
+    return next(iter(places.values()))
+
+
+def _sweep(group: str, root: str) -> list[Run]:
+    """Return the runs of a sweep, the first point first."""
+    runs = [] if "/" in group else list_runs(root)
+    points = [run for run in runs if (point := sweep_of(run)) and point.group == group]
+    return sorted(points, key=lambda run: (len(run.name), run.name))
+
+
+def _submitted_at(run: Run) -> float:
+    return modified_at(run.launch_directory / "plan.json")
