@@ -99,6 +99,13 @@ class Backend(Protocol):
     def start_seconds(self) -> float:
         """How long a job may take to begin when nodes are free, in seconds."""
 
+    @property
+    def has_queue(self) -> bool:
+        """Whether jobs wait in a queue, so that mistakes are looked for before they are submitted.
+
+        If not, a run starts at once, and its own workers find them.
+        """
+
     def with_settings(self, values: Mapping[str, object]) -> "Backend":
         """Return this backend with other values for some of its fields.
 
@@ -134,6 +141,18 @@ class Backend(Protocol):
 
         Raises:
             LaunchError: If the cluster cannot carry out the plan, or does not answer.
+        """
+
+    def check_offers(self, plan: Plan) -> str:
+        """Check that the cluster has what ``plan`` asks for; ``--no-check`` leaves this out.
+
+        Unlike what :meth:`check` refuses, it may come to be there before the job starts.
+
+        Returns:
+            What it was compared with; empty if the cluster does not say what it has.
+
+        Raises:
+            LaunchError: If the job would wait for ever; names the setting and what there is.
         """
 
     def describe(self, plan: Plan) -> list[str]:

@@ -62,6 +62,11 @@ class LocalBackend:
         """How long a job may take to begin, in seconds; a later one waits for its turn."""
         return 2
 
+    @property
+    def has_queue(self) -> bool:
+        """Whether jobs wait in a queue: a run starts at once."""
+        return False
+
     def with_settings(self, values: Mapping[str, object]) -> Backend:
         """Return this backend with other values for some of its fields."""
         return replace_fields(self, values)
@@ -104,6 +109,10 @@ class LocalBackend:
                 "Ask for fewer (--nodes, --gpus-per-node) or train on CPU: "
                 "--trainer.accelerator=cpu",
             )
+
+    def check_offers(self, plan: Plan) -> str:  # noqa: ARG002 - the contract's argument
+        """Return what this machine is; :meth:`check` has judged it."""
+        return "this machine"
 
     def describe(self, plan: Plan) -> list[str]:
         """Return the command of each node."""

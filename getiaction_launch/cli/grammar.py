@@ -101,6 +101,7 @@ def launch_parser(
     config.help = "Spec to train, as in `getiaction fit --config`; may be repeated"
     add("--name", metavar="NAME", help="Name of the run; sets trainer.experiment_name")
     parser.set_defaults(sweep=[], max_parallel=None, dry_run=False, json=False, parsable=False)
+    parser.set_defaults(no_check=False, deep=False)
     if verb != "node":
         sweep = add("--sweep", action="append", metavar="KEY=A,B")
         sweep.help = (
@@ -146,7 +147,7 @@ def launch_parser(
     return parser
 
 
-_STAYING = ("dry_run", "wait", "follow", "parsable")
+_STAYING = ("dry_run", "wait", "follow", "parsable", "no_check")
 
 
 def add_actions(add: Callable[..., argparse.Action]) -> list[argparse.Action]:
@@ -159,6 +160,8 @@ def add_actions(add: Callable[..., argparse.Action]) -> list[argparse.Action]:
     follow = add("--follow", action="store_true", help=help_)
     help_ = "Print nothing but the run's directory"
     add("--parsable", action="store_true", help=help_)
+    help_ = "Submit to a queue without building the spec or reading the script first"
+    add("--no-check", action="store_true", help=help_)
     return [dry_run, wait, follow]
 
 

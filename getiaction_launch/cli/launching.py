@@ -19,23 +19,23 @@ from getiaction_launch.cli.grammar import (
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.errors import UsageError
 from getiaction_launch.launch import submit
+from getiaction_launch.launch.check import parse_only
 from getiaction_launch.launch.sweep import expand
 from getiaction_launch.plan.plan import Plan, SweepPoint
 from getiaction_launch.plan.spec import leaves
 
 
-def launch(tokens: Sequence[str], parser: Parser, *, only_check: bool = False) -> int:
-    """Start what is typed, or only check it.
+def launch(tokens: Sequence[str], parser: Parser) -> int:
+    """Start what is typed.
 
     Args:
         tokens: The words of the command line behind the verb.
         parser: The parser of the command's own flags.
-        only_check: Whether to say that the run could start, and not to start it.
     """
     arguments, plans, backend = prepare(tokens, parser)
     plan = plans[0]
-    if only_check or arguments.dry_run:
-        spec, *_ = [submit.check(each, backend) for each in plans]
+    if arguments.dry_run:
+        spec, *_ = [parse_only(each, backend) for each in plans]
         values = leaves(spec) if spec else {}
         origins = submit.trace(plan, values)
         commands = backend.describe(plan)
@@ -44,17 +44,17 @@ def launch(tokens: Sequence[str], parser: Parser, *, only_check: bool = False) -
         if arguments.json:
             content = {**plan.to_json(), "spec": spec, "origins": origins}
             show.print_json({"plan": content, "commands": commands})
-        elif arguments.dry_run:
-            print(show.plan_text(plan, values, origins, commands))
         else:
-            show.say("ok: this run could start.")
+            print(show.plan_text(plan, values, origins, commands))
         return 0
     if sys.stderr.isatty():
         show.say("checking and starting ...")  # seconds, in which torch is imported
+    is_checked = not arguments.no_check
     if arguments.sweep:
-        runs = submit.submit_sweep(plans, backend, arguments.max_parallel)
+        most = arguments.max_parallel
+        runs = submit.submit_sweep(plans, backend, most, is_checked=is_checked)
     else:
-        runs = [submit.submit(plan, backend)]
+        runs = [submit.submit(plan, backend, is_checked=is_checked)]
     return report(arguments, runs)
 
 

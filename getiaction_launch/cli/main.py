@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from getiaction_launch.cli import verbs
+from getiaction_launch.cli.check import check
 from getiaction_launch.cli.grammar import launch_parser
 from getiaction_launch.cli.launching import launch
 from getiaction_launch.cli.parser import Parser
@@ -28,7 +29,7 @@ from getiaction_launch.errors import (
 EXIT_INTERRUPTED = 130
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": verbs.run,
-    "check": verbs.check,
+    "check": check,
     "ls": verbs.ls,
     "status": verbs.status,
     "logs": verbs.logs,

@@ -43,15 +43,6 @@ def run(tokens: Sequence[str]) -> int:
     return launch(tokens, parser_of(run, "run"))
 
 
-def check(tokens: Sequence[str]) -> int:
-    """Say whether a run could start, without starting it.
-
-    getiaction-launch check --nodes 2 --config act.yaml
-    getiaction-launch check --cluster slurm --gpus-per-node 4 train.py --lr 3e-4
-    """
-    return launch(tokens, parser_of(check, "check"), only_check=True)
-
-
 def ls(tokens: Sequence[str]) -> int:
     """List runs below a directory or URL, the newest first.
 

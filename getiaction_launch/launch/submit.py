@@ -1,12 +1,12 @@
 """Prepare, submit, watch and cancel runs: the interface of the command line and scripts."""
 
-import os
 import sys
 import time
 from collections.abc import Sequence
 
-from getiaction_launch.backends.backend import Backend, check_installed
-from getiaction_launch.errors import CheckError, LaunchError, SpecError, disk_errors
+from getiaction_launch.backends.backend import Backend
+from getiaction_launch.errors import LaunchError, SpecError, disk_errors
+from getiaction_launch.launch.check import check, check_place, inspect
 from getiaction_launch.launch.prepare import prepare, trace
 from getiaction_launch.launch.status import (
     RunStatus,
@@ -17,13 +17,11 @@ from getiaction_launch.launch.status import (
 )
 from getiaction_launch.launch.trust import check_owner
 from getiaction_launch.plan.plan import Plan, Topology
-from getiaction_launch.plan.sharding import check_sharding
 from getiaction_launch.plan.spec import parse
-from getiaction_launch.plan.strategy import check_strategy
 from getiaction_launch.run.records import STARTING, Progress, read_attempts
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import JobState
-from getiaction_launch.storage.probe import check_root, make_root
+from getiaction_launch.storage.probe import make_root
 
 __all__ = [
     "RunStatus",
@@ -45,20 +43,25 @@ SETUP_SECONDS = 5
 
 
 @disk_errors()
-def submit(plan: Plan, backend: Backend) -> Run:
+def submit(plan: Plan, backend: Backend, *, is_checked: bool = True) -> Run:
     """Check ``plan``, claim its run directory and start it.
 
-    Returns once the spec has been parsed: by the run's own workers if they start at once, or here
-    while the job waits in a queue.
+    Before a job is submitted to a queue, the spec is built and the script is read. A run that
+    starts at once is judged by its own workers, and this returns when they train.
+
+    Args:
+        plan: The plan of the run.
+        backend: The backend that starts it.
+        is_checked: Whether to build the spec or to read the script before it waits in a queue.
 
     Raises:
         LaunchError: If the plan cannot be carried out. No run directory is left behind then, nor
             after Ctrl-C.
     """
-    check_place(plan, backend)
+    is_judged = _judge(plan, backend, is_checked=is_checked)
     (run,) = _start([plan], backend, None)
     try:
-        if plan.arguments:
+        if plan.arguments and not is_judged:
             _await_verdict(run, plan, backend)
     except (LaunchError, KeyboardInterrupt):
         _take_back([run])
@@ -67,7 +70,9 @@ def submit(plan: Plan, backend: Backend) -> Run:
 
 
 @disk_errors()
-def submit_sweep(plans: Sequence[Plan], backend: Backend, max_parallel: int | None) -> list[Run]:
+def submit_sweep(
+    plans: Sequence[Plan], backend: Backend, max_parallel: int | None, *, is_checked: bool = True
+) -> list[Run]:
     """Check every point of a sweep, claim a run directory for each and start them.
 
     Args:
@@ -75,25 +80,40 @@ def submit_sweep(plans: Sequence[Plan], backend: Backend, max_parallel: int | No
         backend: The backend that starts the runs.
         max_parallel: How many of the runs may run at the same time. None for the backend's own
             default: one on this machine, all of them on SLURM.
+        is_checked: Whether to build the first spec or to read the script before it waits in a
+            queue.
 
     Raises:
         LaunchError: If one of the plans cannot be carried out; then no run is started.
     """
-    checked: set[Topology] = set()
+    is_judged = _judge(plans[0], backend, is_checked=is_checked)
+    checked: set[Topology] = {plans[0].topology}
     for plan in plans:
         if plan.topology not in checked:
             check_place(plan, backend)
         checked.add(plan.topology)
-        if plan.arguments:
+        if plan.arguments and not (is_judged and plan is plans[0]):
             parse(plan.arguments)
     runs = _start(plans, backend, max_parallel)
     try:
-        if plans[0].arguments:
+        if plans[0].arguments and not is_judged:
             _await_verdict(runs[0], plans[0], backend)
     except (LaunchError, KeyboardInterrupt):
         _take_back(runs)
         raise
     return runs
+
+
+def _judge(plan: Plan, backend: Backend, *, is_checked: bool) -> bool:
+    """Check a plan before it is submitted; return whether its spec was judged here."""
+    if not (backend.has_queue and is_checked):
+        check_place(plan, backend)
+        return False
+    report = inspect(plan, backend)
+    report.raise_first()
+    for finding in report.doubts:
+        sys.stderr.write(f"warning: {finding.evidence}\n{finding.fix}\n")
+    return True
 
 
 def _start(plans: Sequence[Plan], backend: Backend, max_parallel: int | None) -> list[Run]:
@@ -125,40 +145,6 @@ def _cancel_error(run: Run) -> LaunchError | None:
     except LaunchError as error:
         return error
     return None
-
-
-def check(plan: Plan, backend: Backend) -> dict[str, object]:
-    """Check everything that can be known before a run waits in a queue.
-
-    Parsing a spec imports torch and Lightning, which takes seconds.
-
-    Returns:
-        The plan's spec as its parser understands it, with all defaults; empty for a script.
-
-    Raises:
-        LaunchError: If the run could not start.
-    """
-    check_place(plan, backend)
-    return parse(plan.arguments) if plan.arguments else {}
-
-
-def check_place(plan: Plan, backend: Backend) -> None:
-    """Check what needs no parser: variables, devices, the backend and the root.
-
-    Raises:
-        LaunchError: If the run could not start there.
-    """
-    missing = [name for name in plan.forward_env_vars or () if name not in os.environ]
-    if missing:
-        raise CheckError(
-            f"forward_env_vars names {missing[0]}, which is not set in this shell.",
-            f"export {missing[0]}=..., or remove it from the cluster config.",
-        )
-    check_sharding(plan)
-    check_strategy(plan)
-    check_installed(backend)
-    backend.check(plan)
-    check_root(plan.root)
 
 
 def _await_verdict(run: Run, plan: Plan, backend: Backend) -> None:

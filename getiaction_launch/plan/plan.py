@@ -244,6 +244,16 @@ def read_topology(
             "Set it: --nodes 2",
         )
     accelerator = trainer.get("accelerator", "auto")
+    if str(accelerator).startswith("ddp") or accelerator in ("dp", "horovod"):
+        raise SpecError(
+            f"trainer.accelerator={accelerator!r} is a strategy, not a kind of device.",
+            "--trainer.strategy=ddp, with --trainer.accelerator=gpu or cpu",
+        )
+    if ":" in str(accelerator) or accelerator in ("tpu", "ipu", "hpu"):
+        raise SpecError(
+            f"trainer.accelerator={accelerator!r}: workers are for GPUs or CPUs.",
+            "--trainer.accelerator=gpu, with --trainer.devices=N, or --trainer.accelerator=cpu",
+        )
     available = 1 if accelerator == "cpu" else free_gpus(num_nodes)
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and available == 0)
     workers = _count_devices(trainer.get("devices", "auto"), 1 if on_cpu else available)

@@ -11,9 +11,9 @@ import contextlib
 import importlib
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from getiaction_launch.errors import SpecError, nearest_first
 from getiaction_launch.plan.secrets import refuse_secrets_of_spec
@@ -135,19 +135,40 @@ def parse(arguments: Sequence[str]) -> dict[str, object]:
     Raises:
         SpecError: Naming the first key that is unknown or whose value does not fit.
     """
+    printed = _LastWrite()
+    with (
+        writing_errors(),
+        contextlib.redirect_stdout(printed),
+        contextlib.suppress(SystemExit),
+    ):
+        run_cli([*arguments, "--print_config"])
+    return read_printed(printed.getvalue())
+
+
+@contextlib.contextmanager
+def writing_errors() -> Iterator[None]:
+    """Turn the error of a spec that cannot be written as YAML into one for the user.
+
+    Raises:
+        SpecError: If one of the values has no form in YAML.
+    """
     import yaml
 
-    printed = _LastWrite()
     try:
-        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-            _run_cli([*arguments, "--print_config"])
+        yield
     except (ValueError, yaml.YAMLError) as error:
         # Such as the default of Timer(interval=...), which is an enumeration.
         raise SpecError(
             f"the spec cannot be written as YAML, which Lightning does before training: {error}",
             "Set the argument that cannot be written to plain text or a number.",
         ) from error
-    return cast("dict[str, object]", yaml.safe_load(printed.getvalue()) or {})
+
+
+def read_printed(text: str) -> dict[str, object]:
+    """Read a spec as its parser has written it."""
+    import yaml
+
+    return cast("dict[str, object]", yaml.safe_load(text) or {})
 
 
 def fit(arguments: Sequence[str]) -> None:
@@ -156,7 +177,7 @@ def fit(arguments: Sequence[str]) -> None:
     Raises:
         SpecError: If the arguments do not parse.
     """
-    _run_cli(arguments)
+    run_cli(arguments)
 
 
 def find_origins(
@@ -205,10 +226,20 @@ class _LastWrite(io.StringIO):
         return super().write(text)
 
 
-def _run_cli(arguments: Sequence[str]) -> None:
+def run_cli(arguments: Sequence[str], derive: Callable[[Any], Any] | None = None) -> None:
+    """Run the command line interface of specs in this process.
+
+    Args:
+        arguments: The arguments of ``getiaction fit``.
+        derive: Makes the class to run from the interface's own.
+
+    Raises:
+        SpecError: If the arguments do not parse, or a class that they name refuses them.
+    """
     module, _, name = CLI_CLASS.rpartition(".")
+    kind = getattr(importlib.import_module(module), name)
     try:
-        getattr(importlib.import_module(module), name)(args=["fit", *arguments])
+        (derive(kind) if derive else kind)(args=["fit", *arguments])
     except argparse.ArgumentError as error:
         what, _, fix = str(error).partition("\n")
         raise SpecError(what, fix.replace("trainer.devices", _DEVICES, 1)) from error

@@ -31,9 +31,21 @@ def check_root(root: str) -> None:
         _check_remote(root)
         return
     place = next(path for path in (Path(root), *Path(root).parents) if path.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+    if not place.is_dir() or not is_writable(place):
         what = "is not writable" if place.is_dir() else "is not a directory"
         raise _unwritable(root, f"{place} {what}")
+
+
+def is_writable(directory: Path) -> bool:
+    """Return whether this user may create files in a directory, which root may not everywhere.
+
+    Args:
+        directory: A directory that exists.
+    """
+    if directory.is_relative_to("/proc") or directory.is_relative_to("/sys"):
+        return False
+    is_read_only = os.statvfs(directory).f_flag & os.ST_RDONLY
+    return not is_read_only and os.access(directory, os.W_OK | os.X_OK)
 
 
 def make_root(root: str) -> None:

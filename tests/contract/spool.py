@@ -45,6 +45,11 @@ class SpoolBackend:
         """A job that has not begun by then waits in the queue."""
         return 5
 
+    @property
+    def has_queue(self) -> bool:
+        """Whether jobs wait in a queue: the server starts one after another."""
+        return True
+
     def with_settings(self, values: Mapping[str, object]) -> Backend:
         """The same backend with other values for some of its fields."""
         return replace_fields(self, values)
@@ -67,6 +72,10 @@ class SpoolBackend:
             raise CheckError(f"spool={self.spool!r} does not exist.", f"mkdir {self.spool}")
         if plan.topology.gpus_per_node:
             raise CheckError("a spool server has no GPUs.", "--gpus-per-node 0")
+
+    def check_offers(self, plan: Plan) -> str:  # noqa: ARG002 - the contract's argument
+        """Nothing that a job could ask for, and that might come later."""
+        return "the spool directory"
 
     def describe(self, plan: Plan) -> list[str]:
         """The command that the server runs on each node."""

@@ -159,9 +159,15 @@ def test_runtime_env_reaches_the_workers(getiaction_launch, script):
 
 
 def test_resources_that_never_come_are_told(getiaction_launch, cluster, script, configured, until):
-    """What is asked for and what there is stands in ``status``; a limit ends the wait."""
+    """They are refused; where they may come, ``status`` says what is missing, until a limit."""
     name = script("pass")
-    result = getiaction_launch("--cluster", "ray", "--nodes", "4", name)
+    words = ["--cluster", "ray", "--nodes", "4"]
+    result = getiaction_launch(*words, name)
+    assert (result.returncode, "--nodes 4: this cluster has room for 3" in result.stderr) == (
+        3,
+        True,
+    )
+    result = getiaction_launch(*words, "--no-check", name)
     assert result.returncode == 0, result.stderr
     until(lambda: "asks for 4 nodes with 1 CPU each" in status_of(getiaction_launch)["reason"])
     status = status_of(getiaction_launch)
@@ -173,7 +179,7 @@ def test_resources_that_never_come_are_told(getiaction_launch, cluster, script, 
     assert getiaction_launch("cancel", "@last").returncode == 0
     assert status_of(getiaction_launch)["state"] == "CANCELLED"
     configured("placement_limit_seconds: 2")
-    result = getiaction_launch("--cluster", "ray", "-c", "3", "--wait", name)
+    result = getiaction_launch("--cluster", "ray", "-c", "3", "--no-check", "--wait", name)
     assert result.returncode == 14
     assert (
         "no nodes within placement_limit_seconds=2: it asks for 1 node with 3 CPU;" in result.stdout

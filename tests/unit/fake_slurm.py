@@ -9,7 +9,7 @@ from getiaction_launch.backends.slurm.state import queue
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.run import Run
 
-COMMANDS = ("sbatch", "srun", "scancel", "squeue", "sacct", "sacctmgr", "scontrol")
+COMMANDS = ("sbatch", "srun", "scancel", "squeue", "sacct", "sacctmgr", "scontrol", "sinfo")
 
 
 FAKE = """#!/bin/sh

@@ -22,11 +22,13 @@ from getiaction_launch.backends.backend import RAY, Backend, Job, former_jobs, r
 from getiaction_launch.backends.process import start_process
 from getiaction_launch.backends.ray.client import connect, ray_errors, submitted_to
 from getiaction_launch.backends.ray.job import PrivateRayJob, RayJob
+from getiaction_launch.backends.ray.offers import compare, read_nodes
 from getiaction_launch.backends.ray.settings import RaySettings
 from getiaction_launch.errors import (
     CheckError,
     ClusterConfigError,
     LaunchError,
+    counted,
     nearest_first,
 )
 from getiaction_launch.node.allocation import Allocation
@@ -61,6 +63,11 @@ class RayBackend(RaySettings):
     def start_seconds(self) -> float:
         """How long a job may take to begin, in seconds: Ray first starts a driver and actors."""
         return 20
+
+    @property
+    def has_queue(self) -> bool:
+        """Whether jobs wait for nodes; not on a private cluster, nor inside a job of Ray."""
+        return self.address != "local" and not is_inside()
 
     def with_settings(self, values: Mapping[str, object]) -> Backend:
         """Return this backend with other values for some of its fields."""
@@ -129,6 +136,23 @@ class RayBackend(RaySettings):
                 "this job and will delete after it.",
                 "Name a directory that all nodes share: --storage-root DIR",
             )
+
+    def check_offers(self, plan: Plan) -> str:
+        """Compare what the run asks for with the nodes of a cluster that does not grow.
+
+        Returns:
+            What the cluster has; empty if it may grow, or does not say.
+
+        Raises:
+            CheckError: If the run would wait for ever.
+        """
+        if not self.has_queue:
+            return ""
+        nodes = read_nodes(connect(self.address))
+        if nodes:
+            num_nodes = plan.topology.num_nodes
+            compare(nodes, self.bundle(plan), num_nodes, may_share=self.share_nodes)
+        return f"{counted(len(nodes), 'node')} of Ray" if nodes else ""
 
     def _check_options(self, client: "JobSubmissionClient") -> None:
         known = inspect.signature(client.submit_job).parameters

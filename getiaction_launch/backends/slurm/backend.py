@@ -28,6 +28,7 @@ from getiaction_launch.backends.slurm.blame import name_settings
 from getiaction_launch.backends.slurm.command import call, cluster_name
 from getiaction_launch.backends.slurm.dependency import resolve
 from getiaction_launch.backends.slurm.job import SlurmJob
+from getiaction_launch.backends.slurm.offers import check_offers, with_offers
 from getiaction_launch.backends.slurm.options import (
     check_log_directory,
     escape,
@@ -35,10 +36,11 @@ from getiaction_launch.backends.slurm.options import (
     refuse_contradictions,
     refuse_control_characters,
     spell,
+    step_flags,
 )
 from getiaction_launch.backends.slurm.partition import check_partitions
 from getiaction_launch.backends.slurm.sbatch import sbatch_environment, sbatch_errors
-from getiaction_launch.backends.slurm.settings import SlurmSettings, Value
+from getiaction_launch.backends.slurm.settings import SlurmSettings
 from getiaction_launch.errors import CheckError, RefusedError
 from getiaction_launch.node.allocation import Allocation, Limits
 from getiaction_launch.node.sidecar import MakeSidecar, Sidecar
@@ -70,6 +72,11 @@ class SlurmBackend(SlurmSettings):
     def start_seconds(self) -> float:
         """How long a job may take to begin, in seconds; a later one waits in the queue."""
         return 2
+
+    @property
+    def has_queue(self) -> bool:
+        """Whether jobs wait in a queue, which is what SLURM is for."""
+        return True
 
     def with_settings(self, values: Mapping[str, object]) -> Backend:
         """Return this backend with other values for some of its fields."""
@@ -130,7 +137,11 @@ class SlurmBackend(SlurmSettings):
             try:
                 call("sbatch", "--test-only", text=script, environment=dict(os.environ))
             except RefusedError as error:
-                raise name_settings(error, self) from error
+                raise with_offers(name_settings(error, self, plan.topology)) from error
+
+    def check_offers(self, plan: Plan) -> str:  # noqa: ARG002 - the contract's argument
+        """Check what sbatch does not judge, and return what that is."""
+        return check_offers(self)
 
     def describe(self, plan: Plan) -> list[str]:
         """Return the lines of the batch script; submitted by hand, it trains the same."""
@@ -301,7 +312,7 @@ class SlurmBackend(SlurmSettings):
             "wckey": None,
             "stderr_to_stdout": True,
             "additional_parameters": escape(extra | spell(self.sbatch)),
-            "srun_args": [*_flags(step), *_flags(self.srun)],
+            "srun_args": [*step_flags(step), *step_flags(self.srun)],
             # If a site sets SBATCH_EXPORT, srun would hide variables that these lines set.
             "setup": ["unset SLURM_EXPORT_ENV", *self.setup],
         }
@@ -316,9 +327,3 @@ def _state_root() -> Path:
     import platformdirs
 
     return platformdirs.user_state_path("getiaction-launch") / "slurm"
-
-
-def _flags(options: Mapping[str, Value]) -> list[str]:
-    """Spell options as arguments of srun."""
-    spelled = spell(options).items()
-    return [f"--{name}" if value is True else f"--{name}={value}" for name, value in spelled]

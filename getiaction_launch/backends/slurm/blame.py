@@ -3,6 +3,7 @@
 from getiaction_launch.backends.flag import settings_of
 from getiaction_launch.backends.slurm.settings import SlurmSettings
 from getiaction_launch.errors import RefusedError
+from getiaction_launch.plan.plan import Topology
 
 _SIZE = ("nodelist", "exclude", "constraint", "memory_mb", "cpus_per_worker")
 _MEANT: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -21,14 +22,16 @@ _MEANT: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("partition", ("partition",)),
 )
 """Words of SLURM, and the settings that they are about; the first words that fit count."""
+_OF_GPUS = ("generic resource", "node configuration", "gres")
 
 
-def name_settings(error: RefusedError, settings: SlurmSettings) -> RefusedError:
+def name_settings(error: RefusedError, settings: SlurmSettings, topology: Topology) -> RefusedError:
     """Return an error that also names the flags, with their values, that SLURM means.
 
     Args:
         error: The error with SLURM's own words.
         settings: The settings of the job that SLURM has rejected.
+        topology: The nodes and GPUs of that job.
     """
     words = error.what.lower()
     names = next((names for sign, names in _MEANT if sign in words), ())
@@ -37,6 +40,10 @@ def name_settings(error: RefusedError, settings: SlurmSettings) -> RefusedError:
     given = [(flags[name], getattr(settings, name)) for name in names]
     typed = [f"{flag} {value}" for flag, value in given if value is not None]
     typed += [f"--sbatch {key}={value}" for key, value in settings.sbatch.items() if key in words]
+    if topology.gpus_per_node and any(sign in words for sign in _OF_GPUS):
+        kind = f"{settings.gpu_type}:" if settings.gpu_type else ""
+        typed = [word for word in typed if not word.startswith("--gpus-per-node")]
+        typed.append(f"--gpus-per-node {kind}{topology.gpus_per_node}")
     if not typed:
         return error
     return RefusedError(f"{', '.join(typed)}: {error.what}", error.fix)

@@ -165,3 +165,13 @@ def refuse_control_characters(settings: SlurmSettings) -> None:
             if isinstance(text, str):
                 check_name(where, text)
             check_name(f"a key of {name}", str(key))
+
+
+def step_flags(options: Mapping[str, Value]) -> list[str]:
+    """Spell options as arguments of srun.
+
+    Args:
+        options: Values by option, as the user has set them.
+    """
+    spelled = spell(options).items()
+    return [f"--{name}" if value is True else f"--{name}={value}" for name, value in spelled]

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from getiaction_launch.backends.backend import former_jobs
 from getiaction_launch.errors import CheckError, SpecError, disk_errors
+from getiaction_launch.launch.check import check_place
 from getiaction_launch.launch.resuming.change import LIMITS, Changed, Changes, change
 from getiaction_launch.launch.resuming.continuing import commit_end
 from getiaction_launch.launch.status import backend_of, read_status
-from getiaction_launch.launch.submit import check_place
 from getiaction_launch.launch.trust import check_owner
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.spec import parse, read_trainer

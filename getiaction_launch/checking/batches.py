@@ -1,0 +1,131 @@
+"""Batches: how many each rank gets of a loader, and a small one to try a model with."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from getiaction_launch.checking.built import Built
+from getiaction_launch.checking.finding import Finding, ok, refusal
+from getiaction_launch.checking.rules.epochs import check_validation
+
+TRIAL_SAMPLES = 2
+"""Samples of a trial batch: one alone would not do for batch normalisation."""
+
+
+def count_batches(loader: Any, world_size: int) -> int | None:  # noqa: ANN401 - a loader of any kind
+    """Return how many batches an epoch has on each rank; None if it is not known.
+
+    Args:
+        loader: What ``train_dataloader`` has returned.
+        world_size: Number of ranks, among which Lightning divides the samples.
+    """
+    from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
+
+    if not isinstance(loader, DataLoader):
+        return len(loader) if hasattr(loader, "__len__") and not _is_group(loader) else None
+    try:
+        whole = len(loader)
+    except TypeError:  # a dataset without a length
+        return None
+    is_divided = isinstance(loader.sampler, (RandomSampler, SequentialSampler))
+    if world_size == 1 or not is_divided or not loader.batch_size:
+        return whole
+    share = -(-len(loader.dataset) // world_size)  # type: ignore[arg-type] # it has a length
+    full, rest = divmod(share, loader.batch_size)
+    return full if loader.drop_last or not rest else full + 1
+
+
+def check_batches(built: Built, train: Any, validation: Any) -> Iterator[Finding]:  # noqa: ANN401
+    """Check that every rank gets batches, and that validation data is used.
+
+    Args:
+        built: What the spec names.
+        train: What ``train_dataloader`` has returned.
+        validation: What ``val_dataloader`` has returned; None if there is none.
+    """
+    world = built.plan.topology.world_size
+    batches = count_batches(train, world)
+    count = _count_validation(validation)
+    found = [*_of_training(built, train, batches)]
+    found += check_validation(built.arguments, validation=count, batches=batches)
+    yield from found
+    if not found:
+        shown = "an unknown number of" if batches is None else str(batches)
+        held = "no validation data" if count == 0 else "with validation data"
+        yield ok("data", f"{shown} training batches per epoch on each of {world} ranks, {held}")
+
+
+def _of_training(built: Built, loader: Any, batches: int | None) -> Iterator[Finding]:  # noqa: ANN401
+    world, arguments = built.plan.topology.world_size, built.arguments
+    size = getattr(loader, "batch_size", None)
+    key = _batch_key(built)
+    if batches == 0:
+        samples = len(loader.dataset) if hasattr(loader, "dataset") else 0
+        rest = f" of {samples} samples with drop_last" if samples else ""
+        yield refusal(
+            "data",
+            key,
+            f"{key}={size}: no batch is left{rest} on each of {world} ranks, so nothing is "
+            "trained.",
+            f"--{key}={max(1, samples // world)} or less, or fewer ranks, or more samples",
+        )
+    for name in ("limit_train_batches", "overfit_batches"):
+        limit = arguments.get(name)
+        if batches and isinstance(limit, float) and 0 < limit < 1 and int(batches * limit) < 1:
+            yield refusal(
+                "data",
+                f"trainer.{name}",
+                f"trainer.{name}={limit} of {batches} batches is less than one.",
+                f"--trainer.{name}=1 for one batch, or a larger share",
+            )
+
+
+def _batch_key(built: Built) -> str:
+    """Return the key by which the spec sets the size of a training batch."""
+    section = built.spec.get("data") or built.spec.get("model") or {}
+    arguments = section.get("init_args") or section
+    names = ("train_batch_size", "batch_size", "batch")
+    name = next((name for name in names if name in arguments), None)
+    return f"{'data' if built.spec.get('data') else 'model'}.{name}" if name else "data"
+
+
+def _count_validation(loader: Any) -> int | None:  # noqa: ANN401 - a loader of any kind
+    if loader is None or (_is_group(loader) and len(loader) == 0):
+        return 0
+    if _is_group(loader):
+        return None
+    try:
+        return len(loader)
+    except TypeError:
+        return None
+
+
+def _is_group(loader: object) -> bool:
+    return isinstance(loader, (list, tuple, dict))
+
+
+def small(loader: Any, samples: int | None) -> Any:  # noqa: ANN401 - as it was given
+    """Return a loader of the same data without processes of its own, and with small batches.
+
+    Args:
+        loader: A loader, or a list or a dict of them.
+        samples: Number of samples in a batch; None for that of the loader.
+    """
+    from torch.utils.data import DataLoader
+
+    if isinstance(loader, dict):
+        return {name: small(each, samples) for name, each in loader.items()}
+    if isinstance(loader, (list, tuple)):
+        return [small(each, samples) for each in loader]
+    if not isinstance(loader, DataLoader):
+        return loader
+    if loader.batch_size is None:
+        kept = {"batch_size": None}
+        if not hasattr(loader.dataset, "__iter__"):
+            kept["sampler"] = loader.sampler  # type: ignore[assignment] # the loader's own
+        return DataLoader(loader.dataset, collate_fn=loader.collate_fn, **kept)  # type: ignore[arg-type] # as above
+    if samples is None and loader.batch_sampler is not None:
+        return DataLoader(
+            loader.dataset, batch_sampler=loader.batch_sampler, collate_fn=loader.collate_fn
+        )
+    size = loader.batch_size if samples is None else min(samples, loader.batch_size)
+    return DataLoader(loader.dataset, batch_size=size, collate_fn=loader.collate_fn)

@@ -1,0 +1,197 @@
+"""Which of a user's keys an exception is about, and what to do about it."""
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from getiaction_launch.checking.built import keys_of_classes, values_of
+from getiaction_launch.checking.finding import Finding, refusal, unknown
+from getiaction_launch.checking.sandbox import wish_of
+from getiaction_launch.errors import LaunchError
+
+_PIP = re.compile(r"pip install (?:-\w+ )*['\"`]?([\w-]+)|^`?([\w-]+)`? is not installed")
+_NO_MODULE = re.compile(r"No module named '(\w+)")
+_UNLOGGED = re.compile(r"ReduceLROnPlateau conditioned on metric (\S+) which is not available")
+_KNOWN = (
+    (
+        "`train_dataloader` must be implemented",
+        "data",
+        "Name the data: --data=getiaction.data.LeRobotDataModule --data.root=DIRECTORY",
+    ),
+    (
+        "more than one stateful callback",
+        "trainer.callbacks",
+        "Remove one of them, or have them differ in monitor, mode or every_n_epochs",
+    ),
+)
+"""Words of Lightning's messages that name no key, with the key and what to do."""
+_NOISE = "- Not a valid subclass"
+"""How a parser begins what it has tried besides the class that a user has named."""
+_ALIASES = {"learning rate": ("lr", "learning_rate", "optimizer_lr")}
+"""Words of torch's messages, and the arguments that they are about."""
+_EXAMPLES = {
+    "trainer.strategy": "ddp",
+    "trainer.accelerator": "gpu",
+    "trainer.precision": "bf16-mixed",
+    "trainer.devices": "1",
+    "trainer.profiler": "simple",
+    "trainer.gradient_clip_algorithm": "norm",
+    "trainer.val_check_interval": "1.0",
+    "trainer.limit_train_batches": "1.0",
+    "trainer.limit_val_batches": "1.0",
+}
+_LIBRARIES = ("/site-packages/torch/", "/site-packages/lightning/", "/site-packages/jsonargparse/")
+_NOT_OWN = ("site-packages", sys.base_prefix, "/getiaction_launch/", "/getiaction/")
+_COMMON = ("0", "1", "None", "True", "False", "", "auto")
+"""Values that stand for nothing in a message."""
+_LONGEST = 300
+_SHORTEST = 4
+
+
+def blame(
+    error: BaseException,
+    check: str,
+    spec: Mapping[str, Any],
+    default_key: str,
+    other_environment: str | None = None,
+) -> Finding:
+    """Return the finding that an exception stands for, which a trial of a spec has raised.
+
+    Args:
+        error: The exception that a trial has raised.
+        check: Name of the check that has raised it.
+        spec: The spec as its parser understands it.
+        default_key: The key that is at fault if nothing better is found.
+        other_environment: The setting by which the workers have other packages, if any.
+    """
+    if wish := wish_of(error):
+        return unknown(check, f"a check does not {wish}, which {default_key} needs")
+    chain = _chain(error)
+    what, fix = _words(error)
+    owner = next(filter(None, (_owner(each, spec) for each in chain)), default_key)
+    if found := _UNLOGGED.search(what):
+        key = "lr_scheduler" if spec.get("lr_scheduler") else "configure_optimizers"
+        first, _, rest = what.partition(". ")
+        fix = f"Have it monitor a metric that is logged. {rest.partition('. Condition')[0]}"
+        return refusal(check, f"{key}.monitor", f"{key}.monitor={found[1]!r}: {first}.", fix)
+    for sign, key, fix_of_sign in _KNOWN:
+        if sign in what:
+            return refusal(check, key, f"{key}: {what}", fix_of_sign)
+    key, value = _mentioned(f"{what} {fix}", owner, spec)
+    package = _package(chain[0], f"{what} {fix}")
+    if package and package != "torch" and other_environment:
+        why = f"{key}: {package} is not installed here; the workers may have it"
+        return unknown(check, f"{why}, by {other_environment}")
+    if package and package != "torch":
+        return refusal(
+            check,
+            key,
+            f"{key} needs the package {package!r}, which is not installed here.",
+            f"Install it where the workers run: pip install {package}",
+        )
+    shown = f"{key}={value!r}" if value is not None else key
+    if not what.startswith(key):
+        what = f"{shown}: {what}"
+    return refusal(check, key, what, fix or _fix(key, chain[0]))
+
+
+def _words(error: BaseException) -> tuple[str, str]:
+    """Return what an exception says is wrong, and the fix that it names, if any."""
+    if isinstance(error, LaunchError):
+        what, fix = error.what.removeprefix("- "), error.fix
+    else:
+        what, _, fix = str(error).strip().partition("\n")
+        what = what or "it gives no reason"
+        if not isinstance(error, (ValueError, OSError)) or " " not in what:
+            what = f"{type(error).__name__}: {what}"
+    fix = fix.partition(_NOISE)[0]
+    return what[:_LONGEST].strip().removeprefix("- "), " ".join(fix.split())[:_LONGEST].strip()
+
+
+def _fix(key: str, error: BaseException) -> str:
+    if key in _EXAMPLES:
+        return f"For example: --{key}={_EXAMPLES[key]}"
+    if "." in key and "[" not in key:
+        return f"Leave it out, or give it another value: --{key}=VALUE"
+    place = where(error)
+    return f"It was raised at {place}" if place else f"Change {key}, or leave it out"
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return an exception and those that it was made of, the original one first."""
+    chain = [error]
+    while (cause := chain[0].__cause__ or chain[0].__context__) and cause not in chain:
+        chain.insert(0, cause)
+    return chain
+
+
+def where(error: BaseException) -> str:
+    """Return file and line of the user's own code that has raised an exception; may be empty."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not any(part in frame.filename for part in _NOT_OWN)]
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
+
+
+def _package(error: BaseException, said: str) -> str | None:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return error.name.partition(".")[0]
+    found = _NO_MODULE.search(said) or _PIP.search(said)
+    return next(filter(None, found.groups()), None) if found else None
+
+
+def _owner(error: BaseException, spec: Mapping[str, Any]) -> str | None:
+    """Return the key of the class of the spec that has raised an exception."""
+    keys = keys_of_classes(spec)
+    found: dict[bool, str] = {}
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        owner = frame.f_locals.get("self")
+        is_own = not any(library in frame.f_code.co_filename for library in _LIBRARIES)
+        for kind in type(owner).__mro__[:-1] if owner is not None else ():
+            if key := next((keys[path] for path in _paths(kind) if path in keys), None):
+                found[is_own] = key
+                break
+    return found.get(True, found.get(False))
+
+
+def _paths(kind: type) -> list[str]:
+    """Return the paths by which a spec may name a class: also those of the packages above."""
+    module = kind.__module__.split(".")
+    return [".".join([*module[:end], kind.__qualname__]) for end in range(1, len(module) + 1)]
+
+
+def _mentioned(text: str, owner: str, spec: Mapping[str, Any]) -> tuple[str, object]:
+    """Return the key below an owner that a text mentions, with its value."""
+    if (named := re.match(r"([\w.]+)=", text)) and named[1] in (values := values_of(spec)):
+        return named[1], values[named[1]]
+    below = {
+        key: value
+        for key, value in values_of(spec).items()
+        if key.startswith(f"{owner}.") and not key.endswith(".class_path")
+    }
+    by_name = []
+    for key, value in below.items():
+        name = key.rpartition(".")[2]
+        if found := re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", text):
+            by_name.append((found.start(), -len(name), key, value))
+    if by_name:
+        return min(by_name, key=lambda found: found[:2])[2:]
+    for words, names in _ALIASES.items():
+        for key, value in below.items():
+            if words in text and key.rpartition(".")[2] in names:
+                return key, value
+    tokens = set(re.findall(r"[^\s'\"`,;:()=\[\]]+", text))
+    by_value = [key for key, value in below.items() if _is_named(value, tokens, text)]
+    return (by_value[0], below[by_value[0]]) if len(by_value) == 1 else (owner, None)
+
+
+def _is_named(value: object, tokens: set[str], text: str) -> bool:
+    """Whether a message has a value, also within a word: DeepSpeedStrategy for deepspeed."""
+    shown = str(value)
+    if shown in _COMMON or isinstance(value, (list, dict)):
+        return False
+    is_word = isinstance(value, str) and len(value) >= _SHORTEST
+    within = is_word and shown.isalpha() and shown.lower() in text.lower()
+    return within or shown in tokens or (is_word and os.path.normpath(shown) in tokens)

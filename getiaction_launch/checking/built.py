@@ -1,0 +1,119 @@
+"""What a spec names, built on stand-ins for the cluster's devices."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from getiaction_launch.checking.finding import Finding
+from getiaction_launch.plan.plan import Plan
+
+_REPLACED = (
+    *("max_epochs", "max_steps", "val_check_interval", "check_val_every_n_epoch"),
+    *("limit_train_batches", "limit_val_batches", "overfit_batches", "accumulate_grad_batches"),
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run would be started, as far as its checks must know.
+
+    Attributes:
+        has_queue: Whether the run's job waits in a queue.
+        settings: Settings of the backend by name.
+        env_vars: Environment variables that the workers get.
+    """
+
+    has_queue: bool
+    settings: Mapping[str, Any]
+    env_vars: Mapping[str, str]
+
+    @property
+    def time_limit_minutes(self) -> float | None:
+        """Time limit of each job; None if there is none, or it is not known."""
+        limit = self.settings.get("time_limit_minutes")
+        return float(limit) if limit else None
+
+    @property
+    def other_environment(self) -> str | None:
+        """The setting by which workers get other packages than this process has, if any."""
+        if "PYTHONPATH" in self.env_vars:
+            return "env_vars"
+        for key in ("python", "runtime_env"):
+            if self.settings.get(key):
+                return key
+        setup = " ".join(map(str, self.settings.get("setup") or ()))
+        signs = ("activate", "conda", "module load", "PYTHONPATH", "source ")
+        return "setup" if any(sign in setup for sign in signs) else None
+
+
+@dataclass(frozen=True)
+class Built:
+    """Trainer, model and data of a spec.
+
+    Attributes:
+        trainer: The Trainer, as the worker of rank 0 would have it.
+        model: The LightningModule that the spec names.
+        data: The datamodule; None if the model has its own data.
+        spec: The spec as its parser understands it, with all defaults.
+        plan: The plan of the run.
+        place: Where the run would be started.
+        scratch: Directory that may be written to.
+        send: Function that takes each finding at once.
+    """
+
+    trainer: Any
+    model: Any
+    data: Any
+    spec: Mapping[str, Any]
+    plan: Plan
+    place: Place
+    scratch: Path
+    send: Callable[[Finding], None]
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """The Trainer's arguments, without those that ``fast_dev_run`` replaces."""
+        found: Mapping[str, Any] = self.spec.get("trainer") or {}
+        if not found.get("fast_dev_run"):
+            return found
+        return {name: value for name, value in found.items() if name not in _REPLACED}
+
+
+def keys_of_classes(node: object, key: str = "") -> dict[str, str]:
+    """Return the key of each class that a spec names, by the class's path.
+
+    Args:
+        node: The spec, or a part of it.
+        key: The key of that part.
+    """
+    found: dict[str, str] = {}
+    if isinstance(node, Mapping):
+        if isinstance(node.get("class_path"), str):
+            found[node["class_path"]] = key
+        for name, value in node.items():
+            shown = key if name in ("init_args", "dict_kwargs") else f"{key}.{name}".lstrip(".")
+            found = {**keys_of_classes(value, shown), **found}
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            found = {**keys_of_classes(value, f"{key}[{number}]"), **found}
+    return found
+
+
+def values_of(node: object, key: str = "") -> dict[str, object]:
+    """Flatten a spec into values by key, as a user writes the keys: ``trainer.callbacks[0].mode``.
+
+    Args:
+        node: The spec, or a part of it.
+        key: The key of that part.
+    """
+    if isinstance(node, Mapping):
+        found: dict[str, object] = {}
+        for name, value in node.items():
+            inner = key if name in ("init_args", "dict_kwargs") else f"{key}.{name}".lstrip(".")
+            found |= values_of(value, inner)
+        return found
+    if isinstance(node, list) and any(isinstance(value, Mapping) for value in node):
+        items = [values_of(value, f"{key}[{number}]") for number, value in enumerate(node)]
+        return {name: value for item in items for name, value in item.items()}
+    return {key: node}

@@ -1,0 +1,117 @@
+"""What the parser of specs complains about, as a sentence with key, value and fix."""
+
+import re
+
+from getiaction_launch.checking.finding import Finding, refusal, refusal_of
+from getiaction_launch.checking.former import SUCCESSORS, fix_of_argument, fix_of_value
+from getiaction_launch.errors import SpecError, nearest_first
+from getiaction_launch.plan.plan import Plan
+from getiaction_launch.plan.spec import read_trainer
+
+_HELP = "See what each key takes: getiaction fit --help"
+_UNKNOWN_KEY = re.compile(r"unknown key '(?:trainer\.)?(\w+)'")
+_UNKNOWN_CLASS = re.compile(r"trainer\.(logger|callbacks|profiler|plugins)\b.*class '(.+)'")
+_NOWHERE = re.compile(r"module '[\w.]+' has no attribute '\w+'|No module named '[\w.]+'")
+_SECTION = re.compile(r"([\w.\[\]]+)(?::|=Namespace)")
+_CLASS = re.compile(r"Problem with given class_path '[\w.]*?(\w+)'")
+_INNER = re.compile(r"^\s*(?:- )?([a-z_]\w*):\s*$", re.MULTILINE)
+_KIND = re.compile(r"Expected an? (.+?)(?:\. Got value.*)?\s*$", re.MULTILINE)
+_VALUE = re.compile(r"(?:Got|Given) value: (.*)")
+_REQUIRED = re.compile(r"the following arguments are required: ([\w, ]+)")
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "dict": "a mapping",
+    "list": "a list",
+    "NoneType": "null",
+}
+
+
+def refusal_of_parsing(error: SpecError, plan: Plan) -> Finding:
+    """Return the refusal of a spec that does not parse.
+
+    Args:
+        error: What the parser says.
+        plan: The plan of the run.
+    """
+    found = _of_former(error, plan) or _of_class(error)
+    said = f"{error.what}\n{error.fix}"
+    section = _SECTION.match(said)
+    if found is None and section:
+        found = _of_import(said, section[1]) or _of_missing(said, section[1])
+        if found is None and "Expected a" in said:
+            found = _of_type(said, section[1])
+    if found is None and "of lightning.Callback." in error.what:
+        fix = "Name its class: --trainer.callbacks=EarlyStopping --trainer.callbacks.monitor=NAME"
+        found = refusal("spec", "trainer.callbacks", f"trainer.callbacks: {error.what}", fix)
+    if found is None and not error.fix:
+        found = refusal("spec", "", error.what, _HELP)
+    return found or refusal_of("spec", error)
+
+
+def _of_former(error: SpecError, plan: Plan) -> Finding | None:
+    found = _UNKNOWN_KEY.search(error.what)
+    fix = fix_of_argument(found[1]) if found else None
+    if found and fix and f".{SUCCESSORS[found[1]].partition('=')[0]}" in error.fix:
+        fix = None  # the parser names the successor already
+    for name in ("accelerator", "strategy"):
+        value = read_trainer(plan.arguments, (name,)).get(name)
+        fix = fix or (fix_of_value(name, value) if name in error.what else None)
+    return refusal("spec", found[1] if found else "trainer", error.what, fix) if fix else None
+
+
+def _of_class(error: SpecError) -> Finding | None:
+    """Return the refusal of a misspelled class of Lightning's own."""
+    found = _UNKNOWN_CLASS.search(error.what)
+    if found is None:
+        return None
+    import importlib
+
+    section, name = found.groups()
+    folder = {"logger": "loggers", "profiler": "profilers"}
+    module = importlib.import_module(f"lightning.pytorch.{folder.get(section, section)}")
+    near = nearest_first(name, module.__all__)
+    return refusal("spec", f"trainer.{section}", error.what, f"{near} {error.fix}")
+
+
+def _of_import(said: str, section: str) -> Finding | None:
+    """Return the refusal of a class whose path leads nowhere."""
+    found = _NOWHERE.search(said)
+    if found is None:
+        return None
+    what = f"{section}: {found[0]}."
+    return refusal("spec", section, what, "Correct the path of the class: package.module.Class")
+
+
+def _of_missing(said: str, section: str) -> Finding | None:
+    """Return the refusal of a class that lacks an argument."""
+    found = _REQUIRED.search(said)
+    if found is None:
+        return None
+    kind = _CLASS.search(said)
+    what = f"{section}: {kind[1] if kind else 'the class'} needs {found[1]}."
+    first = found[1].partition(",")[0]
+    return refusal("spec", section, what, f"Give it: --{section}.{first}=VALUE")
+
+
+def _of_type(said: str, section: str) -> Finding:
+    within = said[problem.end() :] if (problem := _CLASS.search(said)) else ""
+    inner = _INNER.search(within)
+    key = f"{section}.{inner[1]}" if inner else section
+    kinds = [_shown(kind) for kind in dict.fromkeys(_KIND.findall(said))]
+    value = _VALUE.search(said)
+    what = f"{key}={value[1].strip().rstrip('.') if value else '...'} is not {' or '.join(kinds)}."
+    first = kinds[0].removeprefix("one of ").partition(",")[0].strip("'")
+    typed = first if kinds[0].startswith("one of") else "VALUE"
+    return refusal("spec", key, what, f"Give it {' or '.join(kinds)}: --{key}={typed}")
+
+
+def _shown(kind: str) -> str:
+    if kind.startswith("typing.Literal["):
+        return f"one of {kind[len('typing.Literal[') :].rstrip('].')}"
+    name = kind.strip().rstrip(".")
+    if name.startswith("path but"):
+        return "the path of a class that fits"
+    return _KINDS.get(name, name if name.startswith(("a ", "an ")) else f"a {name}")

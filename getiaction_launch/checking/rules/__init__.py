@@ -1,0 +1,1 @@
+"""What is judged of a spec that was built: one subject in each module."""

@@ -1,0 +1,84 @@
+"""Loggers: what they need on the nodes, and where they write."""
+
+import netrc
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from getiaction_launch.checking.built import Built, keys_of_classes
+from getiaction_launch.checking.finding import Finding, ok, refusal, unknown
+from getiaction_launch.checking.rules.checkpoints import check_directory
+
+_WANDB_HOST = "api.wandb.ai"
+_OTHER_LOGINS = ("WANDB_BASE_URL", "WANDB_IDENTITY_TOKEN_FILE")
+_NO_UPLOAD = ("offline", "disabled", "dryrun")
+
+
+def check_loggers(built: Built) -> Iterator[Finding]:
+    """Check the loggers of a Trainer, whose packages were imported when they were built.
+
+    Args:
+        built: What the spec names.
+    """
+    found: list[Finding] = []
+    names = []
+    keys = keys_of_classes(built.spec)
+    for logger in built.trainer.loggers:
+        name = type(logger).__name__
+        names.append(name)
+        key = next((keys[path] for path in keys if path.endswith(f".{name}")), "")
+        if not key:
+            continue  # the default one, which writes to the run's directory
+        if name == "WandbLogger":
+            found += _of_wandb(built, logger, key)
+        directory = getattr(logger, "save_dir", None)
+        if directory:
+            found += check_directory(built, f"{key}.save_dir", str(directory))
+    yield from found
+    if not any(finding.is_refusal for finding in found):
+        yield ok("loggers", ", ".join(names) or "none")
+
+
+def _of_wandb(built: Built, logger: Any, key: str) -> Iterator[Finding]:  # noqa: ANN401
+    variables = {**os.environ, **built.plan.env_vars}
+    forwarded = built.plan.forward_env_vars
+    options = getattr(logger, "_wandb_init", {})
+    is_offline = getattr(logger, "_offline", False) or options.get("mode") in _NO_UPLOAD
+    if is_offline or variables.get("WANDB_MODE") in _NO_UPLOAD:
+        return
+    has_key = bool(variables.get("WANDB_API_KEY"))
+    if has_key and forwarded is not None and "WANDB_API_KEY" not in forwarded:
+        yield refusal(
+            "loggers",
+            "forward_env_vars",
+            "WANDB_API_KEY is set here, but forward_env_vars does not copy it to the workers.",
+            f"In the cluster config: forward_env_vars: {[*forwarded, 'WANDB_API_KEY']}",
+        )
+    elif not has_key and not _is_in_netrc():
+        if built.place.settings.get("setup"):
+            yield unknown("loggers", f"{key}: whether the lines of setup set WANDB_API_KEY")
+            return
+        if any(map(variables.get, _OTHER_LOGINS)) or any(path.exists() for path in _settings()):
+            yield unknown("loggers", f"{key}: W&B has settings of its own here")
+            return
+        yield refusal(
+            "loggers",
+            key,
+            f"{key}: WandbLogger uploads, but this shell has no WANDB_API_KEY and ~/.netrc no key.",
+            f"wandb login, or export WANDB_API_KEY=...; without uploads: --{key}.offline=true or "
+            "export WANDB_MODE=offline",
+        )
+
+
+def _settings() -> list[Path]:
+    """Return where W&B keeps its settings, such as those of ``wandb offline``."""
+    home = os.environ.get("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb"
+    return [Path("wandb", "settings"), Path(home, "settings")]
+
+
+def _is_in_netrc() -> bool:
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(_WANDB_HOST) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

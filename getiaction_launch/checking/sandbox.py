@@ -1,0 +1,119 @@
+"""What a process that only tries a spec must not do: write files, start programs, use the network.
+
+Python reports each of these to audit hooks, which cannot be removed again, so this is for a process
+that ends after the trial. What is refused looks like a read-only disk or a network that is down,
+which libraries know how to live with.
+"""
+
+import contextlib
+import os
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_CHANGES = {
+    "os.mkdir": 1,
+    "os.remove": 1,
+    "os.rename": 2,
+    "os.rmdir": 1,
+    "os.symlink": 2,
+    "os.link": 2,
+    "os.truncate": 1,
+    "os.chmod": 1,
+    "os.utime": 1,
+    "shutil.rmtree": 1,
+    "shutil.move": 2,
+}
+"""Events of files, with how many paths are their first arguments."""
+_CALLS = {"socket.connect", "socket.getaddrinfo", "socket.sendto"}
+_PROGRAMS = {"subprocess.Popen", "os.exec", "os.posix_spawn", "os.system"}
+_DEVICES = ("/dev/", "/proc/self/")
+
+
+class BlockedError(PermissionError):
+    """The trial wanted to do what it must not do.
+
+    Attributes:
+        wish: What it wanted to do, for a sentence: ``write /home/me/file``.
+    """
+
+    def __init__(self, wish: str) -> None:
+        super().__init__(1, f"a check may not {wish}")
+        self.wish = wish
+
+
+def close_off(scratch: Path) -> None:
+    """Block everything that reaches beyond this process, except in one directory.
+
+    Args:
+        scratch: Directory that may be written to; it gets temporary files.
+    """
+    os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
+    sys.dont_write_bytecode = True
+    allowed = (str(scratch), *_DEVICES)
+
+    def judge(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open":
+            path, mode, flags = arguments
+            is_written = bool(set(mode or "") & set("wax+")) or bool((flags or 0) & _WRITES)
+            if is_written and not isinstance(path, int):
+                _refuse_outside(path, allowed)
+        elif event in _CHANGES:
+            for path in arguments[: _CHANGES[event]]:
+                if not isinstance(path, int):
+                    _refuse_outside(path, allowed)
+        elif event in _PROGRAMS:
+            raise BlockedError(f"start another program: {arguments[0]}")
+        elif event in _CALLS and not _is_local(event, arguments):
+            raise BlockedError("use the network")
+
+    sys.addaudithook(judge)
+
+
+def wish_of(error: BaseException | None) -> str | None:
+    """Return what a trial wanted to do and must not, if that is why it has failed.
+
+    Args:
+        error: The exception that has ended the trial.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, BlockedError):
+            return error.wish
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def overlay(variable: str, folder: Path, scratch: Path) -> None:
+    """Show a cache in a directory that may be written to: what is in it, without what is added.
+
+    Args:
+        variable: Environment variable by which the cache is found.
+        folder: The cache, which may not exist.
+        scratch: Directory in which the cache is shown.
+    """
+    shown = scratch / "cache"
+    shown.mkdir()
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if path.suffix != ".lock":
+                (shown / path.name).symlink_to(path)
+    os.environ[variable] = str(shown)
+
+
+def _refuse_outside(path: object, allowed: tuple[str, ...]) -> None:
+    name = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else str(path)
+    place = os.path.realpath(os.path.dirname(os.path.abspath(name)))  # noqa: PTH100, PTH120 - names
+    if not f"{place}/".startswith(allowed) and not name.startswith(allowed):
+        raise BlockedError(f"write {name}")
+
+
+def _is_local(event: str, arguments: tuple[Any, ...]) -> bool:
+    if event == "socket.getaddrinfo":
+        return str(arguments[0]) in ("", "None", "localhost", "127.0.0.1", "::1")
+    connection = arguments[0]
+    return bool(getattr(connection, "family", None) == socket.AF_UNIX)

@@ -1,0 +1,200 @@
+"""A spec is parsed in this process, and built and tried in one apart, all with one import of torch.
+
+The command line interface of specs parses; where it would build Trainer, model and data, a copy of
+the process continues, with the environment of the worker of rank 0 and stand-ins for the GPUs.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from getiaction_launch.checking.apart import Apart
+from getiaction_launch.checking.built import Built, Place
+from getiaction_launch.checking.finding import Finding, Report, ok, refusal, unknown
+from getiaction_launch.checking.former import fix_of_value
+from getiaction_launch.checking.parsing import refusal_of_parsing
+from getiaction_launch.checking.rules.epochs import check_extent
+from getiaction_launch.errors import SpecError
+from getiaction_launch.node.environment import worker_environment
+from getiaction_launch.plan.plan import Plan
+from getiaction_launch.plan.spec import read_printed, read_trainer, run_cli, writing_errors
+
+LIMIT_SECONDS = 60
+"""How long building and trying may take without being asked for."""
+
+_NO_MODULE = "No module named"
+_CACHE = "GETIACTION_CACHE"
+_HEAD = "127.0.0.1:29500"
+_LEAKING = ("SLURM_", "GETIACTION_LAUNCH_", "PL_TRAINER_", "PMI_", "OMPI_", "LSB_", "JSM_")
+
+
+class _ParsedError(Exception):
+    """Parsing has succeeded, and the process apart has said the rest."""
+
+
+def check_spec(plan: Plan, place: Place, *, is_deep: bool) -> Report:
+    """Parse a spec, build what it names, and train one batch.
+
+    Args:
+        plan: The plan of the run.
+        place: Where the run would be started.
+        is_deep: Whether to take any time and any memory for it.
+    """
+    trial = _Trial(plan, place, is_deep=is_deep)
+    try:
+        run_cli(plan.arguments, trial.derive)
+    except _ParsedError:
+        pass
+    except BaseException as error:
+        if trial.apart.is_inside:
+            trial.report(error)
+        elif isinstance(error, SpecError):
+            finding = refusal_of_parsing(error, plan)
+            other = place.other_environment
+            if other and _NO_MODULE in error.what + error.fix:
+                finding = unknown("spec", f"{finding.evidence} The workers may have it, by {other}")
+            trial.findings.append(finding)
+        else:
+            raise
+    finally:
+        if trial.apart.is_inside:
+            trial.apart.leave()
+    return Report(_without_repetitions(trial.findings), trial.spec)
+
+
+def _without_repetitions(findings: list[Finding]) -> list[Finding]:
+    """Leave out what building refuses after a check has said it in better words."""
+    kept: list[Finding] = []
+    for finding in findings:
+        is_known = any(finding.key == other.key for other in kept if other.is_refusal)
+        if not (finding.is_refusal and finding.key and is_known):
+            kept.append(finding)
+    return kept
+
+
+class _Trial:
+    """What is done with one spec, in this process and in the one apart."""
+
+    def __init__(self, plan: Plan, place: Place, *, is_deep: bool) -> None:
+        self.findings: list[Finding] = []
+        self.spec: Any = {}
+        self.apart = Apart(None if is_deep else LIMIT_SECONDS)
+        self._plan = plan
+        self._place = place
+        self._is_deep = is_deep
+
+    def derive(self, kind: Any) -> Any:  # noqa: ANN401 - a LightningCLI
+        """Return the interface's class, which stops where it would build and train."""
+        trial = self
+
+        class Trying(kind):  # type: ignore[misc] # the class is known at run time only
+            def parse_arguments(self, parser: Any, args: Any) -> None:  # noqa: ANN401
+                super().parse_arguments(parser, args)
+                with writing_errors():
+                    trial.spec = read_printed(parser.dump(self.config, skip_none=False))["fit"]
+                trial.continue_apart()
+
+            def instantiate_trainer(self, **arguments: object) -> object:
+                from getiaction_launch.checking.devices import standing_in
+
+                with standing_in(trial.gpus_per_node):
+                    return super().instantiate_trainer(**arguments)
+
+            def fit(self, **_: object) -> None:
+                trial.judge(self)
+
+        return Trying
+
+    @property
+    def gpus_per_node(self) -> int:
+        """How many GPUs a worker's Trainer sees."""
+        return self._plan.topology.gpus_per_node
+
+    def continue_apart(self) -> None:
+        """Return in the process apart; in this one, raise once that has ended.
+
+        Raises:
+            _ParsedError: In this process, with all findings noted.
+        """
+        self.findings.append(ok("spec", "parsed: every key and type fits"))
+        self.findings.extend(check_extent(self.spec))
+        try:
+            self.findings.extend(self.apart.fork())
+        except TimeoutError:
+            why = f"took longer than {LIMIT_SECONDS} s; --deep gives it any time"
+            self.findings.append(unknown("trial", why))
+        except ChildProcessError as error:
+            self.findings.append(unknown("trial", f"the process that builds the spec {error}"))
+        if not self.apart.is_inside:
+            raise _ParsedError
+        self._enter()
+
+    def _enter(self) -> None:
+        import torch
+
+        from getiaction_launch.checking.sandbox import close_off, overlay
+
+        for name in [name for name in os.environ if name.startswith(_LEAKING)]:
+            del os.environ[name]
+        scratch = self.apart.scratch
+        os.environ.update(worker_environment(self._plan.topology, 0, 0, _HEAD, "check"))
+        os.environ.update(self._plan.env_vars)
+        os.environ["GETIACTION_RUN_DIR"] = str(scratch / "run")
+        os.environ["TORCH_COMPILE_DISABLE"] = os.environ["TORCHDYNAMO_DISABLE"] = "1"
+        # OpenMP's threads are not there any more, if this process had some before it was forked.
+        torch.set_num_threads(1)
+        overlay(_CACHE, _cache(), scratch)
+        close_off(scratch)
+
+    def judge(self, cli: Any) -> None:  # noqa: ANN401 - a LightningCLI
+        """Check what was built, in the process apart.
+
+        Args:
+            cli: The interface, which has built the spec.
+        """
+        from getiaction_launch.checking.rules.checkpoints import check_checkpoints
+        from getiaction_launch.checking.rules.combinations import check_combination
+        from getiaction_launch.checking.rules.loggers import check_loggers
+        from getiaction_launch.checking.rules.ownership import check_owners
+        from getiaction_launch.checking.step import Trial
+
+        self.apart.send(ok("model", type(cli.model).__name__))
+        built = Built(
+            trainer=cli.trainer,
+            model=cli.model,
+            data=cli.datamodule,
+            spec=self.spec,
+            plan=self._plan,
+            place=self._place,
+            scratch=self.apart.scratch,
+            send=self.apart.send,
+        )
+        checks = (check_combination, check_checkpoints, check_loggers, check_owners)
+        for check in checks:
+            for finding in check(built):
+                self.apart.send(finding)
+        Trial(built, is_deep=self._is_deep).run()
+
+    def report(self, error: BaseException) -> None:
+        """Report an exception of the process apart, which ends with it."""
+        from getiaction_launch.checking.blame import blame
+        from getiaction_launch.checking.lightning_seams import is_of_checkpoint
+
+        finding = blame(error, "model", self.spec, "trainer", self._place.other_environment)
+        path = self.spec.get("ckpt_path")
+        if is_of_checkpoint(error):
+            said = str(error).strip().partition("\n")[0]
+            what = f"ckpt_path={path} is not a checkpoint of this model: {said}"
+            fix = f"Name a .ckpt file that a Trainer has saved; those there: ls {Path(path).parent}"
+            finding = refusal("checkpoints", "ckpt_path", what, fix)
+        value = read_trainer(self._plan.arguments, ("accelerator", "strategy"))
+        for name, given in value.items():
+            if successor := fix_of_value(name, given):
+                finding = refusal("devices", f"trainer.{name}", finding.evidence, successor)
+        self.apart.send(finding)
+
+
+def _cache() -> Path:
+    import platformdirs
+
+    return Path(os.environ.get(_CACHE) or platformdirs.user_cache_dir("getiaction"))

@@ -1,0 +1,336 @@
+"""One batch through training and validation on the CPU, with a Trainer that writes nothing."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from getiaction_launch.checking.batches import TRIAL_SAMPLES, check_batches, count_batches, small
+from getiaction_launch.checking.blame import blame
+from getiaction_launch.checking.built import Built
+from getiaction_launch.checking.finding import Finding, ok, refusal, unknown
+from getiaction_launch.checking.rules.checkpoints import check_steps, compare_weights
+from getiaction_launch.checking.rules.epochs import count_steps
+from getiaction_launch.checking.rules.monitors import check_monitors, uncheckable
+
+LARGEST_BYTES = 2 << 30
+"""Weights and gradients that a trial takes without being asked for."""
+
+
+class _TooLargeError(Exception):
+    """The model is too large to be tried on this machine without being asked for."""
+
+
+class _RefusedError(Exception):
+    """What was found is reported already."""
+
+
+class Trial:
+    """Trains and validates one batch.
+
+    Args:
+        built: What the spec names.
+        is_deep: Whether to try a model of any size.
+    """
+
+    def __init__(self, built: Built, *, is_deep: bool) -> None:
+        self._built = built
+        self._is_deep = is_deep
+        self._train: Any = None
+        self._validation: Any = None
+        self._batches: int | None = None
+        self._loss: float | None = None
+        self._unused: list[str] = []
+        self._samples: int | None = TRIAL_SAMPLES
+
+    def run(self) -> None:
+        """Set up the data, train and validate one batch, and compare what was logged."""
+        built = self._built
+        if built.data is not None and not self._set_up():
+            return
+        try:
+            trainer = self._fit()
+        except _RefusedError:
+            return
+        except _TooLargeError as error:
+            built.send(unknown("step", f"{error}; --deep tries it all the same"))
+            return
+        steps = count_steps(built.arguments, self._batches)
+        found = (*self._judge(trainer), *check_steps(built, steps), *compare_weights(built))
+        for finding in found:
+            built.send(finding)
+
+    def _set_up(self) -> bool:
+        built = self._built
+        built.data.trainer = built.trainer
+        obstacle: BaseException | None = None
+        try:
+            built.data.prepare_data()
+        except Exception as error:  # noqa: BLE001 - whatever the user's class raises
+            obstacle = error
+        try:
+            built.data.setup("fit")
+        except Exception as error:  # noqa: BLE001 - as above
+            self._report(obstacle or error, "data", "data")
+            return False
+        return True
+
+    def _report(self, error: BaseException, check: str, default_key: str) -> None:
+        built = self._built
+        finding = blame(error, check, built.spec, default_key, built.place.other_environment)
+        built.send(finding)
+        monitored = uncheckable(built)
+        if not finding.is_refusal:
+            if check == "data":
+                built.send(unknown("step", "its data could not be read"))
+            if monitored:
+                built.send(unknown("monitors", f"{monitored}: no batch was tried"))
+
+    def _fit(self) -> Any:  # noqa: ANN401 - Lightning's Trainer
+        try:
+            return self._fit_once()
+        except (_RefusedError, _TooLargeError):
+            raise
+        except Exception as error:
+            if self._train is None:
+                self._report(error, "data", "data" if self._built.data is not None else "model")
+                raise _RefusedError from error
+            first = error
+        # The class may need batches of the size that it was given.
+        self._samples = None
+        try:
+            return self._fit_once()
+        except Exception as error:
+            self._report(first, "step", "model")
+            raise _RefusedError from error
+
+    def _fit_once(self) -> Any:  # noqa: ANN401 - Lightning's Trainer
+        built = self._built
+        trainer = self._trainer()
+        owner = built.data if built.data is not None else built.model
+        self._replace(owner)
+        built.model.prepare_data = lambda: None  # it may download weights
+        if built.data is not None:
+            built.data.prepare_data = lambda: None
+            built.data.setup = lambda stage: None  # noqa: ARG005 - Lightning's name
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            logging.disable(logging.WARNING)
+            trainer.fit(built.model, datamodule=built.data)
+        return trainer
+
+    def _replace(self, owner: Any) -> None:  # noqa: ANN401 - a datamodule, or a model with data
+        """Have small loaders made of those that the run would use."""
+        for name in ("train_dataloader", "val_dataloader"):
+            if not _has(owner, name):
+                continue
+            original = getattr(type(owner), name).__get__(owner)
+            setattr(owner, name, self._making(owner, name, original))
+
+    def _making(self, owner: Any, name: str, original: Callable[[], Any]) -> Callable[[], Any]:  # noqa: ANN401
+        def make() -> Any:  # noqa: ANN401 - a loader of any kind
+            trial, owner.trainer = owner.trainer, self._built.trainer  # which has all ranks
+            try:
+                loader = original()
+            finally:
+                owner.trainer = trial
+            if name == "val_dataloader":
+                self._validation = loader
+            elif self._train is None:
+                self._train = loader
+                self._judge_batches(owner)
+            return small(loader, self._samples)
+
+        return make
+
+    def _judge_batches(self, owner: Any) -> None:  # noqa: ANN401 - a datamodule, or a model
+        built = self._built
+        validation = self._validation
+        if validation is None and _has(owner, "val_dataloader"):
+            owner.val_dataloader()
+            validation = self._validation
+        found = list(check_batches(built, self._train, validation))
+        self._batches = count_batches(self._train, built.plan.topology.world_size)
+        for finding in found:
+            built.send(finding)
+        if any(finding.is_refusal for finding in found):
+            raise _RefusedError
+
+    def _trainer(self) -> Any:  # noqa: ANN401 - Lightning's Trainer
+        import lightning.pytorch as lightning
+        from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+
+        arguments = self._built.arguments
+        return lightning.Trainer(
+            accelerator="cpu",
+            devices=1,
+            num_nodes=1,
+            plugins=LightningEnvironment(),  # the environment has all ranks of the run
+            fast_dev_run=True,
+            logger=bool(self._built.trainer.loggers),
+            callbacks=[*self._callbacks(), _guard(self)],
+            default_root_dir=str(self._built.scratch),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            gradient_clip_val=arguments.get("gradient_clip_val"),
+            gradient_clip_algorithm=arguments.get("gradient_clip_algorithm"),
+            deterministic=arguments.get("deterministic"),
+        )
+
+    def _callbacks(self) -> list[Any]:
+        """Return the callbacks that take part: none that saves, stops, or prints."""
+        from lightning.pytorch import callbacks as of_lightning
+
+        left_out = (
+            of_lightning.Checkpoint,
+            of_lightning.EarlyStopping,
+            of_lightning.ProgressBar,
+            of_lightning.ModelSummary,
+            of_lightning.StochasticWeightAveraging,
+            of_lightning.Timer,
+            of_lightning.BatchSizeFinder,
+            of_lightning.LearningRateFinder,
+        )
+        callbacks = self._built.trainer.callbacks
+        kept = [each for each in callbacks if not isinstance(each, left_out)]
+        return [each for each in kept if type(each).__name__ != "SaveConfigCallback"]
+
+    def check_size(self) -> None:
+        """Refuse a model that this machine should not train even once without being asked.
+
+        Raises:
+            _TooLargeError: If its weights are too many.
+        """
+        weights = self._built.model.parameters()
+        size = 2 * sum(weight.numel() * weight.element_size() for weight in weights)
+        if size > LARGEST_BYTES and not self._is_deep:
+            raise _TooLargeError(f"weights and gradients take {size / (1 << 30):.1f} GiB")
+
+    def note_loss(self, loss: Any) -> None:  # noqa: ANN401 - what training_step returned
+        """Remember the loss of the training batch.
+
+        Args:
+            loss: What ``training_step`` has returned, as Lightning passes it on.
+        """
+        value = loss.get("loss") if isinstance(loss, dict) else loss
+        self._loss = None if value is None else float(value)
+
+    def note_gradients(self) -> None:
+        """Remember the parameters that the first batch has given no gradient."""
+        named = self._built.model.named_parameters()
+        self._unused = [name for name, each in named if each.requires_grad and each.grad is None]
+
+    def _judge(self, trainer: Any) -> Iterator[Finding]:  # noqa: ANN401 - Lightning's Trainer
+        built = self._built
+        found = [*self._of_optimizers(trainer)]
+        yield from found
+        if not found:
+            size = "a batch" if self._samples is None else f"{self._samples} samples"
+            shown = "" if self._loss is None else f", loss {self._loss:.4g}"
+            yield ok("step", f"trained and validated {size} on the CPU{shown}")
+        validates = self._validation is not None and self._validation != []
+        validates = validates and built.arguments.get("limit_val_batches") != 0
+        if not validates:
+            self._forget_validation(trainer)
+        yield from check_monitors(built, trainer, has_validation=validates)
+
+    def _forget_validation(self, trainer: Any) -> None:  # noqa: ANN401 - Lightning's Trainer
+        """Forget what the trial has logged in a validation that the run will not have."""
+        for metrics in (trainer.callback_metrics, trainer.logged_metrics):
+            for name in [name for name in metrics if name.startswith("val")]:
+                del metrics[name]
+
+    def _of_optimizers(self, trainer: Any) -> Iterator[Finding]:  # noqa: ANN401 - Lightning's Trainer
+        built, model = self._built, self._built.model
+        rates = [group["lr"] for each in trainer.optimizers for group in each.param_groups]
+        if not rates:
+            yield refusal(
+                "step",
+                "model.configure_optimizers",
+                f"{type(model).__name__}.configure_optimizers returns no optimizer, so nothing is "
+                "trained.",
+                "return torch.optim.AdamW(self.parameters(), lr=1e-4)",
+            )
+            return
+        if min(map(float, rates)) < 0:
+            key = self._rate_key()
+            yield refusal("step", key, f"{key}: the learning rate is negative.", f"--{key}=1e-4")
+        if not trainer.lr_scheduler_configs and not any(map(float, rates)):
+            key = self._rate_key()
+            yield refusal(
+                "step",
+                key,
+                f"{key}: the learning rate is 0, so nothing is trained.",
+                f"--{key}=1e-4",
+            )
+        if self._loss is not None and self._loss != self._loss:
+            yield refusal(
+                "step",
+                "model",
+                f"model: the loss of {type(model).__name__} is NaN for the first batch.",
+                "Look for NaN in the data, and for a division by zero in training_step",
+            )
+        yield from self._of_schedule(trainer)
+        unused = self._unused
+        if unused and model.automatic_optimization and _is_strict_ddp(built.trainer):
+            yield refusal(
+                "step",
+                "trainer.strategy",
+                f"{len(unused)} parameters get no gradient ({', '.join(unused[:3])}), for which "
+                "trainer.strategy=ddp ends training at the second step.",
+                "--trainer.strategy=ddp_find_unused_parameters_true",
+            )
+
+    def _rate_key(self) -> str:
+        for section in ("model", "optimizer"):
+            content = self._built.spec.get(section) or {}
+            for name in content.get("init_args") or content:
+                if name in ("lr", "learning_rate", "optimizer_lr"):
+                    return f"{section}.{name}"
+        return "model.configure_optimizers"
+
+    def _of_schedule(self, trainer: Any) -> Iterator[Finding]:  # noqa: ANN401 - Lightning's Trainer
+        steps = count_steps(self._built.arguments, self._batches)
+        for config in trainer.lr_scheduler_configs:
+            total = getattr(config.scheduler, "total_steps", None)
+            if steps and isinstance(total, int) and config.interval == "step" and steps > total:
+                yield refusal(
+                    "step",
+                    "lr_scheduler.total_steps",
+                    f"{type(config.scheduler).__name__} has total_steps={total}, and training has "
+                    f"{steps} steps: it would fail at step {total + 1}.",
+                    f"Set total_steps={steps} or more: self.trainer.estimated_stepping_batches",
+                )
+
+
+def _guard(trial: Trial) -> Any:  # noqa: ANN401 - Lightning's Callback
+    """Return a callback that looks at the model before it is trained, and at its loss."""
+    from lightning.pytorch import Callback
+
+    class Guard(Callback):
+        def on_fit_start(self, *_: object) -> None:
+            trial.check_size()
+
+        def on_train_batch_end(self, _: object, __: object, outputs: object, *___: object) -> None:
+            trial.note_loss(outputs)
+
+        def on_before_optimizer_step(self, *_: object) -> None:
+            trial.note_gradients()
+
+    return Guard()
+
+
+def _has(owner: Any, name: str) -> bool:  # noqa: ANN401 - a datamodule, or a model
+    from lightning.pytorch import LightningDataModule, LightningModule
+
+    method = getattr(type(owner), name)
+    return all(method is not getattr(k, name) for k in (LightningDataModule, LightningModule))
+
+
+def _is_strict_ddp(trainer: Any) -> bool:  # noqa: ANN401 - Lightning's Trainer
+    from lightning.pytorch.strategies import DDPStrategy
+
+    strategy = trainer.strategy
+    if not isinstance(strategy, DDPStrategy) or trainer.world_size == 1:
+        return False
+    return not getattr(strategy, "_ddp_kwargs", {}).get("find_unused_parameters", False)

@@ -1,0 +1,131 @@
+"""Everything that can be known about a run before it starts or waits in a queue."""
+
+import os
+from collections.abc import Callable, Iterator
+
+from getiaction_launch.backends.backend import Backend, check_installed, record_of
+from getiaction_launch.checking.built import Place
+from getiaction_launch.checking.finding import Finding, Report, ok, refusal_of, unknown
+from getiaction_launch.checking.script.program import check_program
+from getiaction_launch.checking.spec import check_spec
+from getiaction_launch.errors import CheckError, LaunchError, counted
+from getiaction_launch.plan.plan import Plan
+from getiaction_launch.plan.sharding import check_sharding
+from getiaction_launch.plan.spec import parse
+from getiaction_launch.plan.strategy import check_strategy
+from getiaction_launch.storage.probe import check_root
+
+
+def inspect(plan: Plan, backend: Backend, *, is_deep: bool = False) -> Report:
+    """Check a run as far as that is possible without starting it.
+
+    A spec is built and trains one batch on the CPU, in a process of its own that writes nothing and
+    has no network. A script is read, and not run.
+
+    Args:
+        plan: The plan of the run.
+        backend: The backend that would start it.
+        is_deep: Whether the trial of a spec may take any time and any memory.
+
+    Returns:
+        The findings of all checks, of which refusals are not raised.
+    """
+    findings = list(_of_place(plan, backend))
+    if not any(finding.is_refusal for finding in findings):
+        findings.append(_of_offers(plan, backend))
+    place = Place(backend.has_queue, record_of(backend).init_args, plan.env_vars)
+    if plan.arguments:
+        report = check_spec(plan, place, is_deep=is_deep)
+        return Report([*report.findings, *findings], report.spec)
+    return Report([*check_program(plan, place), *findings])
+
+
+def check(plan: Plan, backend: Backend) -> dict[str, object]:
+    """Check everything that can be known before a run waits in a queue.
+
+    A spec is built, which imports torch and Lightning and takes seconds.
+
+    Args:
+        plan: The plan of the run.
+        backend: The backend that would start it.
+
+    Returns:
+        The plan's spec as its parser understands it, with all defaults; empty for a script.
+
+    Raises:
+        LaunchError: If the run could not start, or would fail.
+    """
+    report = inspect(plan, backend)
+    report.raise_first()
+    return dict(report.spec)
+
+
+def parse_only(plan: Plan, backend: Backend) -> dict[str, object]:
+    """Check where a run would be started, and parse its spec without building anything.
+
+    Args:
+        plan: The plan of the run.
+        backend: The backend that would start it.
+
+    Returns:
+        The plan's spec as its parser understands it, with all defaults; empty for a script.
+
+    Raises:
+        LaunchError: If the run could not start.
+    """
+    check_place(plan, backend)
+    return parse(plan.arguments) if plan.arguments else {}
+
+
+def check_place(plan: Plan, backend: Backend) -> None:
+    """Check that a backend and the run's root can have the run.
+
+    Args:
+        plan: The plan of the run.
+        backend: The backend that would start it.
+
+    Raises:
+        LaunchError: Says what is wrong, and the fix.
+    """
+    for finding in _of_place(plan, backend):
+        Report([finding]).raise_first()
+
+
+def _of_place(plan: Plan, backend: Backend) -> Iterator[Finding]:
+    topology = plan.topology
+    shape = (
+        f"{counted(topology.num_nodes, 'node')} x {counted(topology.workers_per_node, 'worker')}"
+    )
+    copied = ", ".join(plan.forward_env_vars or ()) or "nothing is asked for"
+    checks: list[tuple[str, str, Callable[[], None]]] = [
+        ("variables", copied, lambda: _check_variables(plan)),
+        ("sharding", "each checkpoint is whole", lambda: check_sharding(plan)),
+        ("strategy", "one worker for each device", lambda: check_strategy(plan)),
+        ("backend", type(backend).__name__, lambda: check_installed(backend)),
+        ("cluster", f"takes {shape}", lambda: backend.check(plan)),
+        ("storage", f"{plan.root} can be written to", lambda: check_root(plan.root)),
+    ]
+    for name, evidence, run in checks:
+        try:
+            run()
+        except LaunchError as error:  # noqa: PERF203 - all of them are listed
+            yield refusal_of(name, error)
+        else:
+            yield ok(name, evidence)
+
+
+def _of_offers(plan: Plan, backend: Backend) -> Finding:
+    try:
+        evidence = backend.check_offers(plan)
+    except LaunchError as error:
+        return refusal_of("offers", error)
+    return ok("offers", evidence) if evidence else unknown("offers", "the cluster may still grow")
+
+
+def _check_variables(plan: Plan) -> None:
+    missing = [name for name in plan.forward_env_vars or () if name not in os.environ]
+    if missing:
+        raise CheckError(
+            f"forward_env_vars names {missing[0]}, which is not set in this shell.",
+            f"export {missing[0]}=..., or remove it from the cluster config.",
+        )

@@ -1,0 +1,125 @@
+"""A directory with all that the corpus names, and the verdict of ``check`` on a command in it."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+HERE = Path(__file__).parent
+NET = """
+trainer: {accelerator: cpu, max_epochs: 2, enable_progress_bar: false}
+model: lab.Net
+data: lab.Data
+"""
+ACT = """
+trainer: {accelerator: cpu, max_epochs: 2}
+model:
+  class_path: getiaction.policies.ACT
+  init_args:
+    chunk_size: 5
+    n_action_steps: 5
+    pretrained_backbone_weights: null
+    image_size: null
+    dim_model: 16
+    n_heads: 2
+    dim_feedforward: 32
+    n_encoder_layers: 1
+    n_vae_encoder_layers: 1
+    latent_dim: 4
+data:
+  class_path: getiaction.data.LeRobotDataModule
+  init_args: {root: data, val_split: 0.2, train_batch_size: 4, num_workers: 0}
+"""
+SITE = """
+backend: {class_path: getiaction_launch.backends.slurm.SlurmBackend, init_args: {poll_seconds: 1}}
+"""
+CONFIGS = {
+    "secret.yaml": "env_vars: {WANDB_API_KEY: abc}",
+    "forward.yaml": "forward_env_vars: [NOT_SET_ANYWHERE]",
+    "period.yaml": "saving: {period_minutes: 60}",
+    "typo.yaml": "restart: {crashes: 1}",
+    "elsewhere.yaml": "env_vars: {PYTHONPATH: /shared/lib}",
+}
+WORDS = {"NET": ["net.yaml"], "ACT": ["act.yaml"], "SLURM": ["--cluster", "./site.yaml"]}
+FAKE_SLURM = """#!/bin/sh
+# A site with one partition of four nodes, which says what SLURM would say.
+words="$(basename "$0") $* $(cat)"
+case "$words" in
+  scontrol*partition*) echo "PartitionName=main Default=YES MaxNodes=4 MaxTime=01:00:00" ;;
+  scontrol*) echo "NEXT_JOB_ID = 100" ;;
+  sacctmgr*qos*) printf 'normal\\nlong\\n' ;;
+  sacctmgr*) echo lab ;;
+  sinfo*%N*) printf 'n1\\nn2\\n' ;;
+  sinfo*%f*) echo fast ;;
+  sinfo*) echo "4 CPUs 16000 MB gpu:a100:4" ;;
+  srun*mpi=nonesuch*) echo "Invalid MPI type 'nonesuch', --mpi=list for types" >&2; exit 1 ;;
+  sbatch*constraint=warp*) echo "Invalid feature specification" >&2; exit 1 ;;
+  sbatch*nodelist=n99*) echo "Invalid node name specified" >&2; exit 1 ;;
+  sbatch*h100*|sbatch*921600M*) echo "Requested node configuration is not available" >&2; exit 1 ;;
+  sbatch*bogus*) echo "unrecognized option '--bogus=1'" >&2; exit 1 ;;
+esac
+"""
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    """A working directory with specs, scripts, a small dataset and checkpoints."""
+    from getiaction.demo import write_dot_dataset
+
+    place = tmp_path_factory.mktemp("check")
+    write_dot_dataset(place / "data", num_episodes=5, image_size_px=16)
+    (place / "net.yaml").write_text(NET)
+    (place / "act.yaml").write_text(ACT)
+    (place / "model.yaml").write_text(NET.replace("data: lab.Data", ""))
+    (place / "site.yaml").write_text(SITE)
+    for name, text in CONFIGS.items():
+        (place / name).write_text(f"{SITE}{text}\n")
+    (place / "bin").mkdir()
+    for name in ("sbatch", "srun", "scontrol", "sinfo", "sacctmgr"):
+        (place / "bin" / name).write_text(FAKE_SLURM)
+        (place / "bin" / name).chmod(0o755)
+    (place / "lab.py").write_text((HERE / "lab.py").read_text())
+    for name, text in yaml.safe_load((HERE / "scripts.yaml").read_text()).items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(text)
+    (place / "junk.ckpt").write_bytes(b"junk")
+    sys.path.insert(0, str(place))
+    try:
+        import lab
+        from lightning.pytorch import Trainer
+
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            logger=False,
+            enable_progress_bar=False,
+            enable_checkpointing=False,
+        )
+        trainer.fit(lab.Bare(), datamodule=lab.Data())
+        trainer.save_checkpoint(place / "bare.ckpt")
+        yield place
+    finally:
+        sys.path.remove(str(place))
+
+
+@pytest.fixture
+def judge(place, capsys, monkeypatch):
+    """Have ``check`` judge words; return its exit code, its table, and what it says."""
+    from getiaction_launch.cli.main import main
+
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("NETRC", "/nowhere")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("PATH", f"{place / 'bin'}:{os.environ['PATH']}")
+
+    def check(line: str) -> tuple[int, str, str]:
+        words = [each for word in shlex.split(line) for each in WORDS.get(word, [word])]
+        capsys.readouterr()
+        code = main(["check", *words])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return check

@@ -1,0 +1,26 @@
+"""``check`` refuses what cannot work, with the key and the fix, and nothing else."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+CORPUS = yaml.safe_load((Path(__file__).parent / "corpus.yaml").read_text())
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "fix"), CORPUS["faulty"], ids=[case[0] for case in CORPUS["faulty"]]
+)
+def test_faulty_run_is_refused_with_its_key_and_a_fix(judge, words, key, fix):
+    """The message names what the user has to change, and how."""
+    code, out, err = judge(words)
+    assert code in (2, 3), out
+    assert key in err
+    assert fix in err
+
+
+@pytest.mark.parametrize("words", CORPUS["good"])
+def test_good_run_is_not_refused(judge, words):
+    """No false alarm."""
+    code, out, err = judge(words)
+    assert code == 0, out + err
