@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from getiaction_launch.checking.built import keys_of_classes, values_of
+from getiaction_launch.checking.built import Place, is_elsewhere, keys_of_classes, values_of
 from getiaction_launch.checking.finding import Finding, refusal, unknown
 from getiaction_launch.checking.sandbox import wish_of
 from getiaction_launch.errors import LaunchError
@@ -56,7 +56,7 @@ def blame(
     check: str,
     spec: Mapping[str, Any],
     default_key: str,
-    other_environment: str | None = None,
+    place: Place,
 ) -> Finding:
     """Return the finding that an exception stands for, which a trial of a spec has raised.
 
@@ -65,7 +65,7 @@ def blame(
         check: Name of the check that has raised it.
         spec: The spec as its parser understands it.
         default_key: The key that is at fault if nothing better is found.
-        other_environment: The setting by which the workers have other packages, if any.
+        place: Where the run would be started, which may have other packages and files.
     """
     if wish := wish_of(error):
         return unknown(check, f"a check does not {wish}, which {default_key} needs")
@@ -82,20 +82,25 @@ def blame(
             return refusal(check, key, f"{key}: {what}", fix_of_sign)
     key, value = _mentioned(f"{what} {fix}", owner, spec)
     package = _package(chain[0], f"{what} {fix}")
-    if package and package != "torch" and other_environment:
-        why = f"{key}: {package} is not installed here; the workers may have it"
-        return unknown(check, f"{why}, by {other_environment}")
-    if package and package != "torch":
-        return refusal(
-            check,
-            key,
-            f"{key} needs the package {package!r}, which is not installed here.",
-            f"Install it where the workers run: pip install {package}",
-        )
+    lacking = package if package != "torch" else None
+    if why := _reason_elsewhere(key, value, lacking, place):
+        return unknown(check, why)
+    if lacking:
+        what = f"{key} needs the package {lacking!r}, which is not installed here."
+        fix = f"Install it where the workers run: pip install {lacking}"
     shown = f"{key}={value!r}" if value is not None else key
     if not what.startswith(key):
         what = f"{shown}: {what}"
     return refusal(check, key, what, fix or _fix(key, chain[0]))
+
+
+def _reason_elsewhere(key: str, value: object, package: str | None, place: Place) -> str:
+    """Return why the workers may have what is lacking here; empty if they will not."""
+    if package and (setting := place.other_environment):
+        return f"{key}: {package} is not installed here; the workers may have it, by {setting}"
+    if place.has_queue and isinstance(value, str) and is_elsewhere(value):
+        return f"{key}={value!r} is not on this machine; the workers may have it"
+    return ""
 
 
 def _words(error: BaseException) -> tuple[str, str]:

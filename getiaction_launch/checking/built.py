@@ -80,6 +80,16 @@ class Built:
         return {name: value for name, value in found.items() if name not in _REPLACED}
 
 
+def is_elsewhere(path: str) -> bool:
+    """Return whether a path leads to a file system that this machine does not have.
+
+    Args:
+        path: A path that a user has named.
+    """
+    parts = Path(path).parts
+    return len(parts) > 1 and parts[0] == "/" and not Path("/", parts[1]).exists()
+
+
 def keys_of_classes(node: object, key: str = "") -> dict[str, str]:
     """Return the key of each class that a spec names, by the class's path.
 

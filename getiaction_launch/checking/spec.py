@@ -180,7 +180,7 @@ class _Trial:
         from getiaction_launch.checking.blame import blame
         from getiaction_launch.checking.lightning_seams import is_of_checkpoint
 
-        finding = blame(error, "model", self.spec, "trainer", self._place.other_environment)
+        finding = blame(error, "model", self.spec, "trainer", self._place)
         path = self.spec.get("ckpt_path")
         if is_of_checkpoint(error):
             said = str(error).strip().partition("\n")[0]

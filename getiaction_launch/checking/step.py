@@ -77,7 +77,7 @@ class Trial:
 
     def _report(self, error: BaseException, check: str, default_key: str) -> None:
         built = self._built
-        finding = blame(error, check, built.spec, default_key, built.place.other_environment)
+        finding = blame(error, check, built.spec, default_key, built.place)
         built.send(finding)
         monitored = uncheckable(built)
         if not finding.is_refusal:

@@ -315,6 +315,14 @@ class Logging(Callback):
         pl_module.log("of_callback", 1.0)
 
 
+class Watching(Callback):
+    """Has a monitor that is no metric of Lightning's."""
+
+    def __init__(self, monitor: str = "temperature") -> None:
+        super().__init__()
+        self.monitor = monitor
+
+
 class Broken(Callback):
     """Fails in its first hook."""
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from getiaction_launch.checking.built import Built, keys_of_classes
+from getiaction_launch.checking.built import Built, is_elsewhere, keys_of_classes
 from getiaction_launch.checking.finding import Finding, ok, refusal, unknown
 from getiaction_launch.plan.plan import Saving
 from getiaction_launch.storage.probe import is_writable
@@ -109,6 +109,9 @@ def check_directory(built: Built, key: str, directory: str) -> Iterator[Finding]
     """
     path = Path(directory).absolute()
     if "://" in directory or path.is_relative_to(built.scratch):
+        return
+    if built.place.has_queue and is_elsewhere(directory):
+        yield unknown("places", f"{key}={directory!r} is not on this machine")
         return
     there = next(each for each in (path, *path.parents) if each.exists())
     if not there.is_dir() or not is_writable(there):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from typing import Any
 
 from getiaction_launch.checking.built import Built, keys_of_classes
@@ -27,10 +28,11 @@ def check_monitors(
     """
     logged = set(trial.callback_metrics)
     found, monitored = [], []
-    for key, monitor in _monitors(built, trial):
+    for key, monitor, is_needed in _monitors(built, trial):
         monitored.append(f"{key}={monitor}")
         if monitor not in logged | _ALWAYS:
-            found.append(_refusal(key, monitor, logged, has_validation=has_validation))
+            finding = _refusal(key, monitor, logged, has_validation=has_validation)
+            found.append(finding if is_needed else replace(finding, verdict="doubtful"))
     yield from found
     yield from _of_names(built, logged)
     if not found:
@@ -68,7 +70,10 @@ def _refusal(key: str, monitor: str, logged: Collection[str], *, has_validation:
     return refusal("monitors", key, what, fix)
 
 
-def _monitors(built: Built, trial: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401
+def _monitors(built: Built, trial: Any) -> Iterator[tuple[str, str, bool]]:  # noqa: ANN401
+    """Yield the key and the name of each metric, and whether a run fails without it."""
+    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
     keys = keys_of_classes(built.spec)
     callbacks = [] if built.arguments.get("fast_dev_run") else built.trainer.callbacks
     for callback in callbacks:
@@ -78,11 +83,12 @@ def _monitors(built: Built, trial: Any) -> Iterator[tuple[str, str]]:  # noqa: A
             name = f"{kind.__module__}.{kind.__qualname__}"
             ends = (name, f".{kind.__name__}")
             key = next((keys[path] for path in keys if path.endswith(ends)), "trainer.callbacks")
-            yield f"{key}.monitor", monitor
+            is_own = isinstance(callback, (EarlyStopping, ModelCheckpoint))
+            yield f"{key}.monitor", monitor, is_own and getattr(callback, "strict", True)
     for config in trial.lr_scheduler_configs:
         if config.reduce_on_plateau and isinstance(config.monitor, str) and config.strict:
             key = "lr_scheduler" if built.spec.get("lr_scheduler") else "configure_optimizers"
-            yield f"{key}.monitor", config.monitor
+            yield f"{key}.monitor", config.monitor, True
 
 
 def uncheckable(built: Built) -> str:
