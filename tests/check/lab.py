@@ -1,6 +1,8 @@
 """Classes of a user's own, right and wrong, which the specs and scripts of the corpus name."""
 
+import os
 import signal
+import threading
 import warnings
 from pathlib import Path
 
@@ -295,6 +297,22 @@ class Warning(Net):  # noqa: A001 - as users call things
         """Warn."""
         warnings.warn("beware", stacklevel=1)
         return super().training_step(batch, batch_idx)
+
+
+class Crashing(Net):
+    """Takes its process with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        os._exit(3)
+
+
+class Hanging(Net):
+    """Never comes back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        threading.Event().wait()
 
 
 class Preempting(Callback):

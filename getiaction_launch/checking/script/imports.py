@@ -19,15 +19,17 @@ _OF_EVERY_MODULE = {"__name__", "__file__", "__doc__", "__path__", "__spec__"}
 _PIP = {"cv2": "opencv-python", "PIL": "pillow", "yaml": "PyYAML", "sklearn": "scikit-learn"}
 
 
-def check_imports(tree: ast.Module, script: Path) -> Iterator[Finding]:
+def check_imports(tree: ast.Module, script: Path, shipped: str | None = None) -> Iterator[Finding]:
     """Find imports that fail wherever a script is run, in the script and in modules beside it.
 
     Args:
         tree: The syntax tree of the script.
         script: The path of the script, whose directory is searched first.
+        shipped: A directory that is copied to the workers, and that they search too.
     """
     is_path_changed = "sys.path" in ast.unparse(tree)
-    finder = _Finder([str(script.parent), *sys.path[1:]])
+    own = [str(script.parent), *([str(shipped)] if shipped else [])]
+    finder = _Finder([*own, *sys.path[1:]])
     seen: set[tuple[str, str] | Path] = {script.resolve()}
     todo = [(script, tree)]
     while todo:

@@ -24,7 +24,7 @@ def check_program(plan: Plan, place: Place) -> Iterator[Finding]:
     if key := place.other_environment:
         yield unknown("imports", f"the workers may have other packages, by the setting {key}")
     else:
-        found = list(check_imports(tree, script))
+        found = list(check_imports(tree, script, place.settings.get("working_dir")))
         yield from found or [ok("imports", f"{count_imports(tree)} modules are found")]
     found = [*check_calls(tree, script, plan.topology), *check_guard(tree, script)]
     yield from found or [ok("script", f"{script.name} fits the launch, as far as it can be read")]
