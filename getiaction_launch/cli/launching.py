@@ -7,7 +7,6 @@ from typing import Literal
 
 from getiaction_launch.backends.backend import Backend
 from getiaction_launch.cli import show
-from getiaction_launch.cli.behind_script import own_words
 from getiaction_launch.cli.follow import report
 from getiaction_launch.cli.grammar import (
     launch_parser,
@@ -17,6 +16,7 @@ from getiaction_launch.cli.grammar import (
     split_tokens,
 )
 from getiaction_launch.cli.parser import Parser
+from getiaction_launch.cli.typed.behind_script import own_words
 from getiaction_launch.errors import UsageError
 from getiaction_launch.launch import submit
 from getiaction_launch.launch.check import parse_only
