@@ -6,6 +6,7 @@ Torch, Lightning and Ray are never imported here.
 import io
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 
 from getiaction_launch.cli import verbs
@@ -65,7 +66,7 @@ Exit codes: 0 ok, 2 bad input, 3 cannot run here, 4 refused by the scheduler, 5 
 130 interrupted (the run itself continues).
 """
 SHORT_EPILOG = """\
-verbs: {verbs}
+{verbs}
 All flags: getiaction-launch --help; of a verb: getiaction-launch VERB --help
 """
 
@@ -140,6 +141,5 @@ def _parser() -> Parser:
     abouts = {name: (verb.__doc__ or "").partition("\n")[0] for name, verb in VERBS.items()}
     lines = (f"  {name:{width}}  {about}" for name, about in abouts.items())
     epilog = EPILOG.format(verbs="\n".join(lines))
-    return launch_parser(
-        "getiaction-launch", ABOUT, epilog, SHORT_EPILOG.format(verbs=", ".join(VERBS))
-    )
+    names = textwrap.fill(f"verbs: {', '.join(VERBS)}", 80, subsequent_indent="       ")
+    return launch_parser("getiaction-launch", ABOUT, epilog, SHORT_EPILOG.format(verbs=names))
