@@ -17,7 +17,7 @@ from getiaction_launch.run.records import AttemptRecord
 from getiaction_launch.run.state import Cause, JobState
 
 T0 = runs.T0
-PHASES = {"starting": 20.0, "fetching": 10.0, "forward": 20.0, "backward": 60.0, "waiting": 30.0}
+PHASES = {"starting": 20.0, "fetching": 10.0, "forward": 20.0, "backward": 90.0}
 
 
 def spans_of(timeline) -> list[tuple[str, float, float, int]]:
@@ -85,20 +85,20 @@ def test_a_run_that_lives_lasts_until_now():
 def test_a_straggler_is_the_rank_that_does_not_wait(tmp_path):
     """Step times are equal, as ranks wait for each other; its own time names the rank and phase."""
     run = runs.make(tmp_path)
-    slow = {**PHASES, "fetching": 39.0, "waiting": 1.0}
+    slow = {**PHASES, "fetching": 39.0, "backward": 61.0}  # DDP waits in the backward pass
     for node in (0, 1):
         runs.add_beats(run, 0, node, lambda rank: slow if rank == 2 else PHASES)
     found = spread(read_beats(run, [])[0], 0)
     assert [pace.rank for pace in found.stragglers] == [2]
     (pace,) = found.stragglers
     assert (pace.host, pace.slowest_phase) == ("n1", "fetching")
-    assert pace.ratio == pytest.approx(119 / 90)
+    assert pace.ratio == pytest.approx(120 / 91)
     assert {each.seconds_per_step for each in found.ranks} == {1.0}
     assert spread([], 0) is None
 
 
 def test_ranks_without_phases_are_compared_by_their_steps(tmp_path):
-    """A record without the time spent waiting has only the time from step to step."""
+    """A record without the time of its phases has only the time from step to step."""
     run = runs.make(tmp_path)
     runs.add_beats(run, 0, 0, lambda _: {})
     found = spread(read_beats(run, [])[0], 0)

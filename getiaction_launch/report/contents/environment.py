@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from getiaction_launch.errors import counted
 from getiaction_launch.plan.plan import Plan
-from getiaction_launch.report.contents.beats import NodeBeats
+from getiaction_launch.run.beats.records import NodeBeats
 from getiaction_launch.run.records import AttemptRecord, JobRecord
 
 _MOST_HOSTS = 40

@@ -1,20 +1,21 @@
 """How fast each rank was, and which ones the others had to wait for.
 
 In data-parallel training all ranks take a step together, so a slow rank slows all of them and their
-step times are equal. They differ in the time that each spends outside of collectives: the rank
-that waits least is the one that the others wait for.
+step times are equal. DDP waits in the backward pass, which is shortest in the rank that waits
+least. So the own time of a rank is what it spends in the other phases of its steps, and the
+shortest backward pass of all ranks.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from getiaction_launch.report.contents.beats import NodeBeats, RankBeat
+from getiaction_launch.run.beats.records import NodeBeats, RankBeat
 
 SLOWER_THAN_MEDIAN = 1.2
 """From which ratio to the median on a rank counts as a straggler."""
-_WAITING = "waiting"
-_NOT_STEPS = {_WAITING, "starting", "finished", "saving", "validating"}
+_OWN = ("fetching", "forward", "optimizing")
+_SHARED = "backward"
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def spread(nodes: Sequence[NodeBeats], first_step: int) -> Spread | None:
     pairs = [(node, beat) for node in nodes for beat in node.ranks]
     if not pairs:
         return None
-    own = [_own_seconds(beat, first_step) for _, beat in pairs]
+    own = _own_seconds([beat for _, beat in pairs], first_step)
     is_own_time = all(seconds is not None for seconds in own)
     times = own if is_own_time else [beat.seconds_per_step for _, beat in pairs]
     known = [seconds for seconds in times if seconds is not None and seconds > 0]
@@ -102,11 +103,18 @@ def spread(nodes: Sequence[NodeBeats], first_step: int) -> Spread | None:
     return Spread(nodes[0].attempt, ranks, middle, is_own_time)
 
 
-def _own_seconds(beat: RankBeat, first_step: int) -> float | None:
-    steps = beat.step - first_step
-    if steps <= 0 or _WAITING not in beat.phase_seconds:
-        return None
-    return sum(s for name, s in beat.phase_seconds.items() if name not in _NOT_STEPS) / steps
+def _own_seconds(beats: Sequence[RankBeat], first_step: int) -> list[float | None]:
+    """Return the own time of each rank per step, in seconds; None where it is unknown."""
+    own: list[float | None] = []
+    shared: list[float] = []
+    for beat in beats:
+        steps = beat.step - first_step
+        if steps > 0 and _SHARED in beat.phase_seconds:
+            own.append(sum(beat.phase_seconds.get(name, 0.0) for name in _OWN) / steps)
+            shared.append(beat.phase_seconds[_SHARED] / steps)
+        else:
+            own.append(None)
+    return [None if seconds is None else seconds + min(shared) for seconds in own]
 
 
 def _slowest_phase(beat: RankBeat, beats: Sequence[RankBeat]) -> str:
@@ -114,6 +122,6 @@ def _slowest_phase(beat: RankBeat, beats: Sequence[RankBeat]) -> str:
     extra = {
         name: seconds - median(other.phase_seconds.get(name, 0.0) for other in beats)
         for name, seconds in beat.phase_seconds.items()
-        if name not in _NOT_STEPS
+        if name in _OWN
     }
     return max(extra, key=extra.__getitem__, default="")

@@ -4,8 +4,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from getiaction_launch.report.contents.beats import NodeBeats
 from getiaction_launch.report.contents.scalars import Curve
+from getiaction_launch.run.beats.records import NodeBeats
 from getiaction_launch.run.records import AttemptRecord
 from getiaction_launch.run.state import JobState
 
