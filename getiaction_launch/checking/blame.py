@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from getiaction_launch.checking.built import Place, is_elsewhere, keys_of_classes, values_of
-from getiaction_launch.checking.finding import Finding, refusal, unknown
+from getiaction_launch.checking.finding import Finding, doubt, refusal, unknown
 from getiaction_launch.checking.sandbox import wish_of
 from getiaction_launch.errors import LaunchError
 
@@ -32,6 +32,29 @@ _NOISE = "- Not a valid subclass"
 """How a parser begins what it has tried besides the class that a user has named."""
 _ALIASES = {"learning rate": ("lr", "learning_rate", "optimizer_lr")}
 """Words of torch's messages, and the arguments that they are about."""
+_OF_THIS_MACHINE = re.compile(
+    r"cuda|nvidia|nvml|nccl|rocm|triton|flash.?att|\bgpus?\b|process group|device_mesh|"
+    r"can't allocate|cannot allocate|not implemented for|'cpu' backend|must have the same dtype|"
+    r"expected .*\bdevice\b|wandb\.init|slurm_|a check may not|start new thread|"
+    r"too many open files|no space left",
+    re.IGNORECASE,
+)
+"""Words of errors that come of a trial on the CPU, in one process, within this machine's limits."""
+_OF_RANKS = re.compile(
+    r"shape|size|dimension|mat1|expected|out of (range|bounds)|no attribute|require grad"
+)
+_PLAIN = (
+    KeyError,
+    IndexError,
+    AttributeError,
+    TypeError,
+    NameError,
+    ImportError,
+    ValueError,
+    OSError,
+)
+"""Errors of a step that come of the program and its data, wherever it runs."""
+_ABSOLUTE = re.compile(r"(?<![\w/.])/[\w./+-]+")
 _EXAMPLES = {
     "trainer.strategy": "ddp",
     "trainer.accelerator": "gpu",
@@ -57,6 +80,8 @@ def blame(
     spec: Mapping[str, Any],
     default_key: str,
     place: Place,
+    *,
+    is_of_trainer: bool = False,
 ) -> Finding:
     """Return the finding that an exception stands for, which a trial of a spec has raised.
 
@@ -66,11 +91,13 @@ def blame(
         spec: The spec as its parser understands it.
         default_key: The key that is at fault if nothing better is found.
         place: Where the run would be started, which may have other packages and files.
+        is_of_trainer: Whether building the Trainer has raised it, for which there are stand-ins
+            for the cluster's devices.
     """
-    if wish := wish_of(error):
-        return unknown(check, f"a check does not {wish}, which {default_key} needs")
     chain = _chain(error)
     what, fix = _words(error)
+    if why := _not_tried(error, chain, default_key, is_of_trainer=is_of_trainer):
+        return unknown(check, why)
     owner = next(filter(None, (_owner(each, spec) for each in chain)), default_key)
     if found := _UNLOGGED.search(what):
         key = "lr_scheduler" if spec.get("lr_scheduler") else "configure_optimizers"
@@ -83,7 +110,7 @@ def blame(
     key, value = _mentioned(f"{what} {fix}", owner, spec)
     package = _package(chain[0], f"{what} {fix}")
     lacking = package if package != "torch" else None
-    if why := _reason_elsewhere(key, value, lacking, place):
+    if why := _reason_elsewhere(chain, key, value, lacking, place):
         return unknown(check, why)
     if lacking:
         what = f"{key} needs the package {lacking!r}, which is not installed here."
@@ -91,15 +118,49 @@ def blame(
     shown = f"{key}={value!r}" if value is not None else key
     if not what.startswith(key):
         what = f"{shown}: {what}"
-    return refusal(check, key, what, fix or _fix(key, chain[0]))
+    fix = fix or _fix(key, chain[0])
+    if check == "step" and not lacking and not _is_of_program(chain):
+        return doubt(check, key, f"{what} It was raised in a trial on one CPU.", fix)
+    return refusal(check, key, what, fix)
 
 
-def _reason_elsewhere(key: str, value: object, package: str | None, place: Place) -> str:
+def _not_tried(
+    error: BaseException, chain: list[BaseException], key: str, *, is_of_trainer: bool
+) -> str:
+    """Return why an error says nothing about the run, which has other devices and other limits."""
+    if wish := wish_of(error):
+        return f"a check does not {wish}, which {key} needs"
+    if is_of_trainer:
+        return ""
+    said = " ".join(f"{type(each).__name__}: {each}" for each in chain)
+    if any(isinstance(each, MemoryError) for each in chain) or _OF_THIS_MACHINE.search(said):
+        first = str(chain[-1]).strip().partition("\n")[0]
+        shown = f"{type(chain[-1]).__name__}: {first}" if first else type(chain[-1]).__name__
+        return f"{key} cannot be tried on this machine: {shown[:_LONGEST]}"
+    return ""
+
+
+def _is_of_program(chain: list[BaseException]) -> bool:
+    """Whether an error of a step will come on every machine, with any number of ranks."""
+    last = chain[-1]
+    return isinstance(last, _PLAIN) or bool(_OF_RANKS.search(str(last).lower()))
+
+
+def _reason_elsewhere(
+    chain: list[BaseException], key: str, value: object, package: str | None, place: Place
+) -> str:
     """Return why the workers may have what is lacking here; empty if they will not."""
     if package and (setting := place.other_environment):
         return f"{key}: {package} is not installed here; the workers may have it, by {setting}"
-    if place.has_queue and isinstance(value, str) and is_elsewhere(value):
-        return f"{key}={value!r} is not on this machine; the workers may have it"
+    if not place.has_queue:
+        return ""
+    said = [value] if isinstance(value, str) else []
+    said += [path for each in chain for path in _ABSOLUTE.findall(str(each))]
+    if path := next((path for path in said if is_elsewhere(path)), None):
+        return f"{key}: {path} is not on this machine; the workers may have it"
+    is_lost = any(isinstance(each, FileNotFoundError) for each in chain)
+    if is_lost and (setting := place.other_environment):
+        return f"{key}: a file is not on this machine; the workers may have it, by {setting}"
     return ""
 
 

@@ -5,6 +5,7 @@ the process continues, with the environment of the worker of rank 0 and stand-in
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ LIMIT_SECONDS = 60
 """How long building and trying may take without being asked for."""
 
 _NO_MODULE = "No module named"
+_NO_DRIVER = re.compile(r"lib(cuda|cudart|nv|nccl|hip|roc)\w*\.so|CUDA_HOME|NVIDIA driver")
 _CACHE = "GETIACTION_CACHE"
 _HEAD = "127.0.0.1:29500"
 _LEAKING = ("SLURM_", "GETIACTION_LAUNCH_", "PL_TRAINER_", "PMI_", "OMPI_", "LSB_", "JSM_")
@@ -51,7 +53,9 @@ def check_spec(plan: Plan, place: Place, *, is_deep: bool) -> Report:
         elif isinstance(error, SpecError):
             finding = refusal_of_parsing(error, plan)
             other = place.other_environment
-            if other and _NO_MODULE in error.what + error.fix:
+            if _NO_DRIVER.search(error.what + error.fix):
+                finding = unknown("spec", f"it cannot be read without GPUs: {finding.evidence}")
+            elif other and _NO_MODULE in error.what + error.fix:
                 finding = unknown("spec", f"{finding.evidence} The workers may have it, by {other}")
             trial.findings.append(finding)
         else:
@@ -79,6 +83,7 @@ class _Trial:
         self.findings: list[Finding] = []
         self.spec: Any = {}
         self.apart = Apart(None if is_deep else LIMIT_SECONDS)
+        self.is_building_trainer = False
         self._plan = plan
         self._place = place
         self._is_deep = is_deep
@@ -97,11 +102,18 @@ class _Trial:
             def instantiate_trainer(self, **arguments: object) -> object:
                 from getiaction_launch.checking.devices import standing_in
 
+                trial.is_building_trainer = True
                 with standing_in(trial.gpus_per_node):
-                    return super().instantiate_trainer(**arguments)
+                    built = super().instantiate_trainer(**arguments)
+                trial.is_building_trainer = False
+                return built
 
             def fit(self, **_: object) -> None:
-                trial.judge(self)
+                try:
+                    trial.judge(self)
+                except Exception as error:  # noqa: BLE001 - a fault of a check is none of the run
+                    why = f"{type(error).__name__}: {error}".partition("\n")[0]
+                    trial.apart.send(unknown("trial", f"a check has failed itself: {why}"))
 
         return Trying
 
@@ -123,7 +135,7 @@ class _Trial:
         except TimeoutError:
             why = f"took longer than {LIMIT_SECONDS} s; --deep gives it any time"
             self.findings.append(unknown("trial", why))
-        except ChildProcessError as error:
+        except OSError as error:
             self.findings.append(unknown("trial", f"the process that builds the spec {error}"))
         if not self.apart.is_inside:
             raise _ParsedError
@@ -140,6 +152,7 @@ class _Trial:
         os.environ.update(worker_environment(self._plan.topology, 0, 0, _HEAD, "check"))
         os.environ.update(self._plan.env_vars)
         os.environ["GETIACTION_RUN_DIR"] = str(scratch / "run")
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is tried is tried on the CPU
         os.environ["TORCH_COMPILE_DISABLE"] = os.environ["TORCHDYNAMO_DISABLE"] = "1"
         # OpenMP's threads are not there any more, if this process had some before it was forked.
         torch.set_num_threads(1)
@@ -180,7 +193,10 @@ class _Trial:
         from getiaction_launch.checking.blame import blame
         from getiaction_launch.checking.lightning_seams import is_of_checkpoint
 
-        finding = blame(error, "model", self.spec, "trainer", self._place)
+        is_of_trainer = self.is_building_trainer
+        finding = blame(
+            *(error, "model", self.spec, "trainer", self._place), is_of_trainer=is_of_trainer
+        )
         path = self.spec.get("ckpt_path")
         if is_of_checkpoint(error):
             said = str(error).strip().partition("\n")[0]

@@ -12,6 +12,7 @@ from getiaction_launch.checking.finding import Finding, ok, refusal, unknown
 from getiaction_launch.checking.rules.checkpoints import check_steps, compare_weights
 from getiaction_launch.checking.rules.epochs import count_steps
 from getiaction_launch.checking.rules.monitors import check_monitors, uncheckable
+from getiaction_launch.checking.trial_trainer import trial_trainer
 
 LARGEST_BYTES = 2 << 30
 """Weights and gradients that a trial takes without being asked for."""
@@ -106,7 +107,8 @@ class Trial:
 
     def _fit_once(self) -> Any:  # noqa: ANN401 - Lightning's Trainer
         built = self._built
-        trainer = self._trainer()
+        steps = count_steps(built.arguments, self._batches)
+        trainer = trial_trainer(built, steps, _guard(self))
         owner = built.data if built.data is not None else built.model
         self._replace(owner)
         built.model.prepare_data = lambda: None  # it may download weights
@@ -155,45 +157,6 @@ class Trial:
             built.send(finding)
         if any(finding.is_refusal for finding in found):
             raise _RefusedError
-
-    def _trainer(self) -> Any:  # noqa: ANN401 - Lightning's Trainer
-        import lightning.pytorch as lightning
-        from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-
-        arguments = self._built.arguments
-        return lightning.Trainer(
-            accelerator="cpu",
-            devices=1,
-            num_nodes=1,
-            plugins=LightningEnvironment(),  # the environment has all ranks of the run
-            fast_dev_run=True,
-            logger=bool(self._built.trainer.loggers),
-            callbacks=[*self._callbacks(), _guard(self)],
-            default_root_dir=str(self._built.scratch),
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            gradient_clip_val=arguments.get("gradient_clip_val"),
-            gradient_clip_algorithm=arguments.get("gradient_clip_algorithm"),
-            deterministic=arguments.get("deterministic"),
-        )
-
-    def _callbacks(self) -> list[Any]:
-        """Return the callbacks that take part: none that saves, stops, or prints."""
-        from lightning.pytorch import callbacks as of_lightning
-
-        left_out = (
-            of_lightning.Checkpoint,
-            of_lightning.EarlyStopping,
-            of_lightning.ProgressBar,
-            of_lightning.ModelSummary,
-            of_lightning.StochasticWeightAveraging,
-            of_lightning.Timer,
-            of_lightning.BatchSizeFinder,
-            of_lightning.LearningRateFinder,
-        )
-        callbacks = self._built.trainer.callbacks
-        kept = [each for each in callbacks if not isinstance(each, left_out)]
-        return [each for each in kept if type(each).__name__ != "SaveConfigCallback"]
 
     def check_size(self) -> None:
         """Refuse a model that this machine should not train even once without being asked.

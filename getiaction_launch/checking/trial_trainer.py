@@ -1,0 +1,104 @@
+"""The Trainer of a trial: one batch on the CPU, and nothing that saves, stops, tracks or prints.
+
+Whatever the user's classes ask of it, such as the number of steps for a schedule, it answers as the
+run's own Trainer would.
+"""
+
+from typing import Any
+
+from getiaction_launch.checking.built import Built
+
+_SOME_STEPS = 1000
+"""Steps of a run whose loader has no length."""
+_ON_CPU: dict[str, Any] = {
+    "bf16-mixed": "bf16-mixed",
+    "bf16-true": "bf16-true",
+    "16-mixed": "bf16-mixed",
+    "64-true": "64-true",
+}
+"""The precision of a trial for that of a run, where weights or inputs may have another type."""
+
+
+def trial_trainer(built: Built, steps: int | None, callback: Any) -> Any:  # noqa: ANN401 - Lightning's
+    """Return a Trainer for one batch of training and one of validation.
+
+    Args:
+        built: What the spec names.
+        steps: Optimizer steps of the whole run; None if that is not known.
+        callback: A callback that takes part besides those of the spec.
+    """
+    import lightning.pytorch as lightning
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+
+    class Whole(lightning.Trainer):
+        max_epochs = property(lambda _: built.trainer.max_epochs)
+        max_steps = property(lambda _: built.trainer.max_steps)
+        estimated_stepping_batches = property(lambda _: steps or _SOME_STEPS)
+
+    arguments = built.arguments
+    trainer = Whole(
+        accelerator="cpu",
+        devices=1,
+        num_nodes=1,
+        plugins=LightningEnvironment(),  # the environment has all ranks of the run
+        fast_dev_run=True,
+        logger=bool(built.trainer.loggers),
+        callbacks=[*_callbacks(built), callback],
+        default_root_dir=str(built.scratch),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        gradient_clip_val=arguments.get("gradient_clip_val"),
+        gradient_clip_algorithm=arguments.get("gradient_clip_algorithm"),
+        deterministic=arguments.get("deterministic"),
+        precision=_ON_CPU.get(str(arguments.get("precision"))),
+    )
+    if trainer.loggers:
+        trainer.loggers = [_quiet_logger(str(built.scratch))]
+    return trainer
+
+
+def _callbacks(built: Built) -> list[Any]:
+    """Return the callbacks that take part: none that saves, stops, or prints."""
+    from lightning.pytorch import callbacks as of_lightning
+
+    left_out = (
+        of_lightning.Checkpoint,
+        of_lightning.EarlyStopping,
+        of_lightning.ProgressBar,
+        of_lightning.ModelSummary,
+        of_lightning.StochasticWeightAveraging,
+        of_lightning.Timer,
+        of_lightning.BatchSizeFinder,
+        of_lightning.LearningRateFinder,
+    )
+    kept = [each for each in built.trainer.callbacks if not isinstance(each, left_out)]
+    return [each for each in kept if type(each).__name__ != "SaveConfigCallback"]
+
+
+class _Nothing:
+    """Stands for an experiment of any tracker: whatever is asked of it gives this again."""
+
+    def __getattr__(self, name: str) -> "_Nothing":
+        if name.startswith("__"):
+            raise AttributeError(name)  # copying and the like must not take it for an answer
+        return self
+
+    def __call__(self, *_: object, **__: object) -> "_Nothing":
+        return self
+
+    def __getitem__(self, key: object) -> "_Nothing":
+        return self
+
+    def __setitem__(self, key: object, value: object) -> None:
+        pass
+
+
+def _quiet_logger(directory: str) -> Any:  # noqa: ANN401 - Lightning's Logger
+    """Return a logger that keeps nothing, with a directory that programs may write to."""
+    from lightning.pytorch.loggers.logger import DummyLogger
+
+    class Quiet(DummyLogger):
+        save_dir = log_dir = root_dir = property(lambda _: directory)
+        experiment = property(lambda _: _Nothing())
+
+    return Quiet()
