@@ -1,10 +1,12 @@
 """Batches: how many each rank gets of a loader, and a small one to try a model with."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, ok, refusal
+from getiaction_launch.checking.lightning_seams import pretend_worker
 from getiaction_launch.checking.rules.epochs import check_validation
 
 TRIAL_SAMPLES = 2
@@ -34,6 +36,31 @@ def count_batches(loader: Any, world_size: int) -> int | None:  # noqa: ANN401 -
     return full if loader.drop_last or not rest else full + 1
 
 
+def trained_batches(built: Built, loader: Any) -> int | None:  # noqa: ANN401 - a loader of any kind
+    """Return how many batches of an epoch each rank trains; None if it is not known.
+
+    Args:
+        built: What the spec names, with the limits of its Trainer.
+        loader: What ``train_dataloader`` has returned.
+    """
+    batches = count_batches(loader, _sharing(built))
+    limit = built.arguments.get(_limit_key(built))
+    if batches is None or limit is None or isinstance(limit, bool):
+        return batches
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+
+
+def _sharing(built: Built) -> int:
+    """Return among how many ranks Lightning divides the samples."""
+    is_divided = built.arguments.get("use_distributed_sampler", True)
+    return built.plan.topology.world_size if is_divided else 1
+
+
+def _limit_key(built: Built) -> str:
+    """Return the argument that limits the batches: overfit_batches replaces the other."""
+    return "overfit_batches" if built.arguments.get("overfit_batches") else "limit_train_batches"
+
+
 def check_batches(built: Built, train: Any, validation: Any) -> Iterator[Finding]:  # noqa: ANN401
     """Check that every rank gets batches, and that validation data is used.
 
@@ -43,9 +70,9 @@ def check_batches(built: Built, train: Any, validation: Any) -> Iterator[Finding
         validation: What ``val_dataloader`` has returned; None if there is none.
     """
     world = built.plan.topology.world_size
-    batches = count_batches(train, world)
+    batches = trained_batches(built, train)
     count = _count_validation(validation)
-    found = [*_of_training(built, train, batches)]
+    found = [*_of_training(built, train, count_batches(train, _sharing(built)))]
     found += check_validation(built.arguments, validation=count, batches=batches)
     yield from found
     if not found:
@@ -68,15 +95,15 @@ def _of_training(built: Built, loader: Any, batches: int | None) -> Iterator[Fin
             "trained.",
             f"--{key}={max(1, samples // world)} or less, or fewer ranks, or more samples",
         )
-    for name in ("limit_train_batches", "overfit_batches"):
-        limit = arguments.get(name)
-        if batches and isinstance(limit, float) and 0 < limit < 1 and int(batches * limit) < 1:
-            yield refusal(
-                "data",
-                f"trainer.{name}",
-                f"trainer.{name}={limit} of {batches} batches is less than one.",
-                f"--trainer.{name}=1 for one batch, or a larger share",
-            )
+    name = _limit_key(built)
+    limit = arguments.get(name)
+    if batches and isinstance(limit, float) and 0 < limit < 1 and int(batches * limit) < 1:
+        yield refusal(
+            "data",
+            f"trainer.{name}",
+            f"trainer.{name}={limit} of {batches} batches is less than one.",
+            f"--trainer.{name}=1 for one batch, or a larger share",
+        )
 
 
 def _batch_key(built: Built) -> str:
@@ -118,14 +145,18 @@ def small(loader: Any, samples: int | None) -> Any:  # noqa: ANN401 - as it was 
         return [small(each, samples) for each in loader]
     if not isinstance(loader, DataLoader):
         return loader
-    if loader.batch_size is None:
-        kept = {"batch_size": None}
-        if not hasattr(loader.dataset, "__iter__"):
-            kept["sampler"] = loader.sampler  # type: ignore[assignment] # the loader's own
-        return DataLoader(loader.dataset, collate_fn=loader.collate_fn, **kept)  # type: ignore[arg-type] # as above
-    if samples is None and loader.batch_sampler is not None:
-        return DataLoader(
-            loader.dataset, batch_sampler=loader.batch_sampler, collate_fn=loader.collate_fn
-        )
-    size = loader.batch_size if samples is None else min(samples, loader.batch_size)
+    if samples is None or loader.batch_size is None:
+        return _alone(loader)
+    size = min(samples, loader.batch_size)
     return DataLoader(loader.dataset, batch_size=size, collate_fn=loader.collate_fn)
+
+
+def _alone(loader: Any) -> Any:  # noqa: ANN401 - a DataLoader
+    """Return a loader that fetches the same batches in this process, as its first worker would."""
+    each = copy.copy(loader)
+    each.num_workers = each.timeout = 0
+    if loader.num_workers:
+        pretend_worker(loader.dataset)
+        if loader.worker_init_fn is not None:
+            loader.worker_init_fn(0)
+    return each

@@ -1,10 +1,11 @@
-"""Every place where a check relies on internals of Lightning.
+"""Every place where a check relies on internals of Lightning or torch.
 
 Each is a small function that says why no public interface does the same, and
 tests/check/test_seams.py has a test for each.
 """
 
 import traceback
+from typing import Any
 
 _READS_CHECKPOINT = "_parse_ckpt_path"
 
@@ -19,3 +20,17 @@ def is_of_checkpoint(error: BaseException) -> bool:
     """
     frames = traceback.walk_tb(error.__traceback__)
     return any(frame.f_code.co_name == _READS_CHECKPOINT for frame, _ in frames)
+
+
+def pretend_worker(dataset: Any) -> None:  # noqa: ANN401 - of any kind
+    """Have ``torch.utils.data.get_worker_info()`` say that this process is the only worker.
+
+    A dataset asks it which of its samples to read. Torch sets it only in processes that a
+    DataLoader has started, and a trial may start none.
+
+    Args:
+        dataset: The dataset that the worker would hold.
+    """
+    from torch.utils.data._utils import worker
+
+    worker._worker_info = worker.WorkerInfo(id=0, num_workers=1, seed=0, dataset=dataset)  # noqa: SLF001 - see above

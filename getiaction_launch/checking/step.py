@@ -5,14 +5,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from getiaction_launch.checking.batches import TRIAL_SAMPLES, check_batches, count_batches, small
+from getiaction_launch.checking.batches import TRIAL_SAMPLES, check_batches, small, trained_batches
 from getiaction_launch.checking.blame import blame
 from getiaction_launch.checking.built import Built
-from getiaction_launch.checking.finding import Finding, ok, refusal, unknown
+from getiaction_launch.checking.finding import Finding, ok, unknown
 from getiaction_launch.checking.rules.checkpoints import check_steps, compare_weights
 from getiaction_launch.checking.rules.epochs import count_steps
 from getiaction_launch.checking.rules.monitors import check_monitors, uncheckable
+from getiaction_launch.checking.rules.optimizers import check_gradients, check_optimizers
 from getiaction_launch.checking.trial_trainer import trial_trainer
+from getiaction_launch.errors import counted
 
 LARGEST_BYTES = 2 << 30
 """Weights and gradients that a trial takes without being asked for."""
@@ -43,6 +45,7 @@ class Trial:
         self._loss: float | None = None
         self._unused: list[str] = []
         self._samples: int | None = TRIAL_SAMPLES
+        self._size: int | None = None
 
     def run(self) -> None:
         """Set up the data, train and validate one batch, and compare what was logged."""
@@ -56,7 +59,7 @@ class Trial:
         except _TooLargeError as error:
             built.send(unknown("step", f"{error}; --deep tries it all the same"))
             return
-        steps = count_steps(built.arguments, self._batches)
+        steps = self._steps()
         found = (*self._judge(trainer), *check_steps(built, steps), *compare_weights(built))
         for finding in found:
             built.send(finding)
@@ -107,8 +110,7 @@ class Trial:
 
     def _fit_once(self) -> Any:  # noqa: ANN401 - Lightning's Trainer
         built = self._built
-        steps = count_steps(built.arguments, self._batches)
-        trainer = trial_trainer(built, steps, _guard(self))
+        trainer = trial_trainer(built, self._steps, _guard(self))
         owner = built.data if built.data is not None else built.model
         self._replace(owner)
         built.model.prepare_data = lambda: None  # it may download weights
@@ -138,12 +140,25 @@ class Trial:
                 owner.trainer = trial
             if name == "val_dataloader":
                 self._validation = loader
+                if not self._validates():
+                    return []
             elif self._train is None:
                 self._train = loader
                 self._judge_batches(owner)
-            return small(loader, self._samples)
+            made = small(loader, self._samples)
+            if name == "train_dataloader":
+                self._size = getattr(made, "batch_size", None)
+            return made
 
         return make
+
+    def _validates(self) -> bool:
+        """Whether the run validates: overfit_batches replaces a limit of no batches."""
+        arguments = self._built.arguments
+        is_limited = arguments.get("limit_val_batches") == 0 and not arguments.get(
+            "overfit_batches"
+        )
+        return not is_limited and self._validation is not None and self._validation != []
 
     def _judge_batches(self, owner: Any) -> None:  # noqa: ANN401 - a datamodule, or a model
         built = self._built
@@ -152,11 +167,14 @@ class Trial:
             owner.val_dataloader()
             validation = self._validation
         found = list(check_batches(built, self._train, validation))
-        self._batches = count_batches(self._train, built.plan.topology.world_size)
+        self._batches = trained_batches(built, self._train)
         for finding in found:
             built.send(finding)
         if any(finding.is_refusal for finding in found):
             raise _RefusedError
+
+    def _steps(self) -> int | None:
+        return count_steps(self._built.arguments, self._batches)
 
     def check_size(self) -> None:
         """Refuse a model that this machine should not train even once without being asked.
@@ -176,7 +194,10 @@ class Trial:
             loss: What ``training_step`` has returned, as Lightning passes it on.
         """
         value = loss.get("loss") if isinstance(loss, dict) else loss
-        self._loss = None if value is None else float(value)
+        try:
+            self._loss = None if value is None else float(value)
+        except (TypeError, ValueError, RuntimeError):  # with manual optimization it may be anything
+            self._loss = None
 
     def note_gradients(self) -> None:
         """Remember the parameters that the first batch has given no gradient."""
@@ -185,85 +206,15 @@ class Trial:
 
     def _judge(self, trainer: Any) -> Iterator[Finding]:  # noqa: ANN401 - Lightning's Trainer
         built = self._built
-        found = [*self._of_optimizers(trainer)]
+        steps = self._steps()
+        found = [*check_optimizers(built, trainer, steps)]
+        found += check_gradients(built, self._loss, self._unused)
         yield from found
         if not found:
-            size = "a batch" if self._samples is None else f"{self._samples} samples"
+            size = counted(self._size, "sample") if self._size else "a batch"
             shown = "" if self._loss is None else f", loss {self._loss:.4g}"
             yield ok("step", f"trained and validated {size} on the CPU{shown}")
-        validates = self._validation is not None and self._validation != []
-        validates = validates and built.arguments.get("limit_val_batches") != 0
-        if not validates:
-            self._forget_validation(trainer)
-        yield from check_monitors(built, trainer, has_validation=validates)
-
-    def _forget_validation(self, trainer: Any) -> None:  # noqa: ANN401 - Lightning's Trainer
-        """Forget what the trial has logged in a validation that the run will not have."""
-        for metrics in (trainer.callback_metrics, trainer.logged_metrics):
-            for name in [name for name in metrics if name.startswith("val")]:
-                del metrics[name]
-
-    def _of_optimizers(self, trainer: Any) -> Iterator[Finding]:  # noqa: ANN401 - Lightning's Trainer
-        built, model = self._built, self._built.model
-        rates = [group["lr"] for each in trainer.optimizers for group in each.param_groups]
-        if not rates:
-            yield refusal(
-                "step",
-                "model.configure_optimizers",
-                f"{type(model).__name__}.configure_optimizers returns no optimizer, so nothing is "
-                "trained.",
-                "return torch.optim.AdamW(self.parameters(), lr=1e-4)",
-            )
-            return
-        if min(map(float, rates)) < 0:
-            key = self._rate_key()
-            yield refusal("step", key, f"{key}: the learning rate is negative.", f"--{key}=1e-4")
-        if not trainer.lr_scheduler_configs and not any(map(float, rates)):
-            key = self._rate_key()
-            yield refusal(
-                "step",
-                key,
-                f"{key}: the learning rate is 0, so nothing is trained.",
-                f"--{key}=1e-4",
-            )
-        if self._loss is not None and self._loss != self._loss:
-            yield refusal(
-                "step",
-                "model",
-                f"model: the loss of {type(model).__name__} is NaN for the first batch.",
-                "Look for NaN in the data, and for a division by zero in training_step",
-            )
-        yield from self._of_schedule(trainer)
-        unused = self._unused
-        if unused and model.automatic_optimization and _is_strict_ddp(built.trainer):
-            yield refusal(
-                "step",
-                "trainer.strategy",
-                f"{len(unused)} parameters get no gradient ({', '.join(unused[:3])}), for which "
-                "trainer.strategy=ddp ends training at the second step.",
-                "--trainer.strategy=ddp_find_unused_parameters_true",
-            )
-
-    def _rate_key(self) -> str:
-        for section in ("model", "optimizer"):
-            content = self._built.spec.get(section) or {}
-            for name in content.get("init_args") or content:
-                if name in ("lr", "learning_rate", "optimizer_lr"):
-                    return f"{section}.{name}"
-        return "model.configure_optimizers"
-
-    def _of_schedule(self, trainer: Any) -> Iterator[Finding]:  # noqa: ANN401 - Lightning's Trainer
-        steps = count_steps(self._built.arguments, self._batches)
-        for config in trainer.lr_scheduler_configs:
-            total = getattr(config.scheduler, "total_steps", None)
-            if steps and isinstance(total, int) and config.interval == "step" and steps > total:
-                yield refusal(
-                    "step",
-                    "lr_scheduler.total_steps",
-                    f"{type(config.scheduler).__name__} has total_steps={total}, and training has "
-                    f"{steps} steps: it would fail at step {total + 1}.",
-                    f"Set total_steps={steps} or more: self.trainer.estimated_stepping_batches",
-                )
+        yield from check_monitors(built, trainer, has_validation=self._validates())
 
 
 def _guard(trial: Trial) -> Any:  # noqa: ANN401 - Lightning's Callback
@@ -288,12 +239,3 @@ def _has(owner: Any, name: str) -> bool:  # noqa: ANN401 - a datamodule, or a mo
 
     method = getattr(type(owner), name)
     return all(method is not getattr(k, name) for k in (LightningDataModule, LightningModule))
-
-
-def _is_strict_ddp(trainer: Any) -> bool:  # noqa: ANN401 - Lightning's Trainer
-    from lightning.pytorch.strategies import DDPStrategy
-
-    strategy = trainer.strategy
-    if not isinstance(strategy, DDPStrategy) or trainer.world_size == 1:
-        return False
-    return not getattr(strategy, "_ddp_kwargs", {}).get("find_unused_parameters", False)

@@ -4,6 +4,7 @@ Whatever the user's classes ask of it, such as the number of steps for a schedul
 run's own Trainer would.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from getiaction_launch.checking.built import Built
@@ -19,12 +20,12 @@ _ON_CPU: dict[str, Any] = {
 """The precision of a trial for that of a run, where weights or inputs may have another type."""
 
 
-def trial_trainer(built: Built, steps: int | None, callback: Any) -> Any:  # noqa: ANN401 - Lightning's
+def trial_trainer(built: Built, steps: Callable[[], int | None], callback: Any) -> Any:  # noqa: ANN401 - Lightning's
     """Return a Trainer for one batch of training and one of validation.
 
     Args:
         built: What the spec names.
-        steps: Optimizer steps of the whole run; None if that is not known.
+        steps: Function that returns the optimizer steps of the whole run; None if unknown.
         callback: A callback that takes part besides those of the spec.
     """
     import lightning.pytorch as lightning
@@ -33,7 +34,11 @@ def trial_trainer(built: Built, steps: int | None, callback: Any) -> Any:  # noq
     class Whole(lightning.Trainer):
         max_epochs = property(lambda _: built.trainer.max_epochs)
         max_steps = property(lambda _: built.trainer.max_steps)
-        estimated_stepping_batches = property(lambda _: steps or _SOME_STEPS)
+
+        @property
+        def estimated_stepping_batches(self) -> int:
+            _ = super().estimated_stepping_batches  # has the loaders made, which are counted then
+            return steps() or _SOME_STEPS
 
     arguments = built.arguments
     trainer = Whole(

@@ -40,6 +40,7 @@ CONFIGS = {
     "secret.yaml": "env_vars: {WANDB_API_KEY: abc}",
     "forward.yaml": "forward_env_vars: [NOT_SET_ANYWHERE]",
     "period.yaml": "saving: {period_minutes: 60}",
+    "copies.yaml": "forward_env_vars: [PATH]",
     "typo.yaml": "restart: {crashes: 1}",
     "elsewhere.yaml": "env_vars: {PYTHONPATH: /shared/lib}",
 }
@@ -81,7 +82,8 @@ def place(tmp_path_factory):
     for name in ("sbatch", "srun", "scontrol", "sinfo", "sacctmgr"):
         (place / "bin" / name).write_text(FAKE_SLURM)
         (place / "bin" / name).chmod(0o755)
-    (place / "lab.py").write_text((HERE / "lab.py").read_text())
+    for name in ("lab.py", "odd.py"):
+        (place / name).write_text((HERE / name).read_text())
     for name, text in yaml.safe_load((HERE / "scripts.yaml").read_text()).items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_text(text)
@@ -100,9 +102,22 @@ def place(tmp_path_factory):
         )
         trainer.fit(lab.Bare(), datamodule=lab.Data())
         trainer.save_checkpoint(place / "bare.ckpt")
+        _save_other_entries(place)
         yield place
     finally:
         sys.path.remove(str(place))
+
+
+def _save_other_entries(place):
+    """Save a checkpoint that holds more than tensors, and one with the names of former weights."""
+    import torch
+
+    content = torch.load(place / "bare.ckpt", weights_only=True)
+    weights = content["state_dict"]
+    extra = {**weights, "_extra_state": {"calls": 1}}
+    torch.save({**content, "state_dict": extra}, place / "extra.ckpt")
+    former = {f"net.{name}": value for name, value in weights.items()}
+    torch.save({**content, "state_dict": former}, place / "former.ckpt")
 
 
 @pytest.fixture

@@ -19,6 +19,18 @@ def test_faulty_run_is_refused_with_its_key_and_a_fix(judge, words, key, fix):
     assert fix in err
 
 
+@pytest.mark.parametrize(
+    ("words", "key", "fix"), CORPUS["doubtful"], ids=[case[0] for case in CORPUS["doubtful"]]
+)
+def test_run_that_lightning_takes_is_doubted_only(judge, words, key, fix):
+    """The warning names what was probably meant."""
+    code, out, err = judge(words)
+    assert code == 0, out + err
+    assert "doubtful" in out
+    assert key in err
+    assert fix in err
+
+
 @pytest.mark.parametrize("words", CORPUS["good"])
 def test_good_run_is_not_refused(judge, words):
     """No false alarm."""

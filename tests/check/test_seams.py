@@ -3,9 +3,11 @@
 import struct
 
 import pytest
+from torch.utils.data import get_worker_info
+from torch.utils.data._utils import worker
 
 from getiaction.cli import CLI
-from getiaction_launch.checking.lightning_seams import is_of_checkpoint
+from getiaction_launch.checking.lightning_seams import is_of_checkpoint, pretend_worker
 
 
 def test_error_of_a_checkpoint_is_told_from_others(place, monkeypatch):
@@ -16,3 +18,11 @@ def test_error_of_a_checkpoint_is_told_from_others(place, monkeypatch):
         CLI(args=words)
     assert is_of_checkpoint(caught.value)
     assert not is_of_checkpoint(ValueError())
+
+
+def test_dataset_is_told_of_its_worker(monkeypatch):
+    """Torch tells only processes that it has started."""
+    monkeypatch.setattr(worker, "_worker_info", None)
+    pretend_worker([1, 2])
+    told = get_worker_info()
+    assert (told.id, told.num_workers, told.dataset) == (0, 1, [1, 2])

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from getiaction_launch.checking.built import Built, is_elsewhere, keys_of_classes
-from getiaction_launch.checking.finding import Finding, ok, refusal, unknown
+from getiaction_launch.checking.finding import Finding, doubt, ok, refusal, unknown
 from getiaction_launch.plan.plan import Saving
 from getiaction_launch.storage.probe import is_writable
 
@@ -13,6 +13,7 @@ _DEFAULT_PERIOD_MINUTES = Saving().period_minutes
 _SHOWN = 3
 _OF_SHARDED = (".metadata", "meta.pt", "checkpoint", "latest")
 """Files of which a sharded checkpoint has one."""
+_LIBRARIES = ("torch.", "torchmetrics.", "lightning.")
 _OF_FIRST_RUN = {
     "best": "there is no best checkpoint before the first run has validated.",
     "hpc": "Lightning's requeueing has left no checkpoint in the directory of a new run.",
@@ -68,7 +69,7 @@ def _of_callback(built: Built, callback: Any, key: str) -> Iterator[Finding]:  #
     epochs, limit = built.arguments.get("max_epochs"), built.place.time_limit_minutes
     every = getattr(callback, "_every_n_epochs", 0) or 0
     if epochs and 0 < epochs < every:
-        yield refusal(
+        yield doubt(
             "checkpoints",
             f"{key}.every_n_epochs",
             f"{key}.every_n_epochs={every} is more than trainer.max_epochs={epochs}, so it never "
@@ -78,11 +79,11 @@ def _of_callback(built: Built, callback: Any, key: str) -> Iterator[Finding]:  #
     interval = getattr(callback, "_train_time_interval", None)
     if limit and interval is not None and interval.total_seconds() >= limit * 60:
         minutes = interval.total_seconds() / 60
-        yield refusal(
+        yield doubt(
             "checkpoints",
             f"{key}.train_time_interval",
             f"{key}.train_time_interval of {minutes:g} minutes is not less than the time limit of "
-            f"{limit:g} minutes, so no job saves a checkpoint.",
+            f"{limit:g} minutes, so it saves no checkpoint in a job.",
             f"train_time_interval: '0:{min(59, max(1, limit / 6)):02.0f}:00', or a longer limit: "
             f"-t {2 * minutes:.0f}",
         )
@@ -114,7 +115,10 @@ def check_directory(built: Built, key: str, directory: str) -> Iterator[Finding]
         yield unknown("places", f"{key}={directory!r} is not on this machine")
         return
     there = next(each for each in (path, *path.parents) if each.exists())
-    if not there.is_dir() or not is_writable(there):
+    is_odd = not there.is_dir() or not is_writable(there)
+    if is_odd and built.place.has_queue:
+        yield unknown("places", f"{key}={directory!r} cannot be written to from this machine")
+    elif is_odd:
         why = "is not a directory" if not there.is_dir() else "cannot be written to"
         yield refusal(
             "places",
@@ -157,7 +161,7 @@ def check_steps(built: Built, steps: int | None) -> Iterator[Finding]:
         if steps and every > steps:
             ends = f".{type(callback).__name__}"
             key = next((keys[path] for path in keys if path.endswith(ends)), "trainer.callbacks")
-            yield refusal(
+            yield doubt(
                 "checkpoints",
                 f"{key}.every_n_train_steps",
                 f"{key}.every_n_train_steps={every} is more than the {steps} steps of training, so "
@@ -184,7 +188,11 @@ def compare_weights(built: Built) -> Iterator[Finding]:
             f"ckpt_path={path} is a directory, and not a sharded checkpoint.",
             f"Name a .ckpt file; those there: find {path} -name '*.ckpt'",
         )
-    if not Path(path).is_file():
+    if not Path(path).is_file() or not getattr(built.model, "strict_loading", True):
+        return
+    if _loads_itself(built.model):
+        what = f"ckpt_path={path}: {type(built.model).__name__} changes what it loads"
+        yield unknown("checkpoints", what)
         return
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -202,9 +210,7 @@ def compare_weights(built: Built) -> Iterator[Finding]:
         )
         return
     own = built.model.state_dict()
-    if not getattr(built.model, "strict_loading", True):
-        return
-    odd = [name for name in own if name not in saved or saved[name].shape != own[name].shape]
+    odd = [name for name in own if name not in saved or _shape(saved[name]) != _shape(own[name])]
     odd += [name for name in saved if name not in own]
     if odd:
         names = ", ".join(odd[:_SHOWN]) + (", ..." if len(odd) > _SHOWN else "")
@@ -216,3 +222,26 @@ def compare_weights(built: Built) -> Iterator[Finding]:
             "Give the model the arguments with which the checkpoint was trained (config.yaml or "
             "hparams.yaml beside it), or leave out ckpt_path",
         )
+
+
+def _shape(entry: object) -> object:
+    """Return the shape of an entry of a state dict; None for what ``get_extra_state`` has added."""
+    return getattr(entry, "shape", None)
+
+
+def _loads_itself(model: Any) -> bool:  # noqa: ANN401 - a LightningModule
+    """Whether a model may take weights of other names or shapes than its own."""
+    from lightning.pytorch import LightningModule
+
+    kind = type(model)
+    if kind.on_load_checkpoint is not LightningModule.on_load_checkpoint:
+        return True
+    if kind.load_state_dict is not LightningModule.load_state_dict:
+        return True
+    names = ("load_state_dict", "_load_from_state_dict")
+    return any(
+        getattr(type(module), name) is not getattr(LightningModule, name)
+        for module in model.modules()
+        for name in names
+        if not type(module).__module__.startswith(_LIBRARIES)
+    )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from getiaction_launch.checking.built import Built, keys_of_classes
-from getiaction_launch.checking.finding import Finding, ok, refusal
+from getiaction_launch.checking.finding import Finding, doubt, ok, refusal
 from getiaction_launch.errors import counted
 
 _HALF = ("16", "16-mixed", "16-true")
@@ -32,10 +32,11 @@ def _of_devices(built: Built) -> Iterator[Finding]:
     trainer, arguments, topology = built.trainer, built.arguments, built.plan.topology
     precision = str(arguments.get("precision"))
     if not topology.gpus_per_node and precision in _HALF:
-        yield refusal(
+        yield doubt(
             "devices",
             "trainer.precision",
-            f"trainer.precision={precision!r} is for GPUs, and this run trains on CPUs.",
+            f"trainer.precision={precision!r} is for GPUs, and this run trains on CPUs, where "
+            "Lightning uses bf16-mixed for 16-mixed.",
             "--trainer.precision=bf16-mixed or 32-true, or GPUs: --gpus-per-node 1",
         )
     if topology.world_size > 1 and trainer.world_size != topology.world_size:

@@ -78,7 +78,7 @@ def _refusals(arguments: Mapping[str, Any]) -> Iterator[Finding]:
     for unit in ("epochs", "steps"):
         fewest, most = arguments.get(f"min_{unit}"), arguments.get(f"max_{unit}")
         if fewest and most is not None and 0 < most < fewest:
-            yield refusal(
+            yield doubt(
                 "trainer",
                 f"trainer.min_{unit}",
                 f"trainer.min_{unit}={fewest} is more than trainer.max_{unit}={most}.",
@@ -148,7 +148,7 @@ def check_validation(
             f"{batches} batches.",
             "To validate earlier: --trainer.val_check_interval=N, in batches",
         )
-    if isinstance(share, float) and share * validation < 1:
+    if isinstance(share, float) and share * validation < 1 and not arguments.get("overfit_batches"):
         yield refusal(
             "data",
             "trainer.limit_val_batches",
@@ -156,7 +156,7 @@ def check_validation(
             "--trainer.limit_val_batches=1 for one batch, or a larger share",
         )
     if every is not None and epochs and every > epochs:
-        yield refusal(
+        yield doubt(
             "data",
             "trainer.check_val_every_n_epoch",
             f"trainer.check_val_every_n_epoch={every} is more than the {epochs} epochs of "
@@ -166,7 +166,7 @@ def check_validation(
     taken = steps * arguments.get("accumulate_grad_batches", 1) if steps > 0 else None
     total = min(filter(None, (taken, epochs * batches if epochs and batches else None)), default=0)
     if every is None and is_count and total and interval > total:
-        yield refusal(
+        yield doubt(
             "data",
             "trainer.val_check_interval",
             f"trainer.val_check_interval={interval} is more than the {total} batches of the whole "

@@ -12,6 +12,7 @@ from getiaction_launch.checking.rules.checkpoints import check_directory
 
 _WANDB_HOST = "api.wandb.ai"
 _OTHER_LOGINS = ("WANDB_BASE_URL", "WANDB_IDENTITY_TOKEN_FILE")
+_ANONYMOUS = ("allow", "must")
 _NO_UPLOAD = ("offline", "disabled", "dryrun")
 
 
@@ -47,21 +48,24 @@ def _of_wandb(built: Built, logger: Any, key: str) -> Iterator[Finding]:  # noqa
     is_offline = getattr(logger, "_offline", False) or options.get("mode") in _NO_UPLOAD
     if is_offline or variables.get("WANDB_MODE") in _NO_UPLOAD:
         return
+    if options.get("anonymous") or variables.get("WANDB_ANONYMOUS") in _ANONYMOUS or _is_in_netrc():
+        return
     has_key = bool(variables.get("WANDB_API_KEY"))
-    if has_key and forwarded is not None and "WANDB_API_KEY" not in forwarded:
+    is_copied = forwarded is None or "WANDB_API_KEY" in {*forwarded, *built.plan.env_vars}
+    if has_key and is_copied:
+        return
+    if built.place.settings.get("setup"):
+        yield unknown("loggers", f"{key}: whether the lines of setup set WANDB_API_KEY")
+    elif any(map(variables.get, _OTHER_LOGINS)) or any(path.exists() for path in _settings()):
+        yield unknown("loggers", f"{key}: W&B has settings of its own here")
+    elif has_key:
         yield refusal(
             "loggers",
             "forward_env_vars",
             "WANDB_API_KEY is set here, but forward_env_vars does not copy it to the workers.",
-            f"In the cluster config: forward_env_vars: {[*forwarded, 'WANDB_API_KEY']}",
+            f"In the cluster config: forward_env_vars: {[*(forwarded or ()), 'WANDB_API_KEY']}",
         )
-    elif not has_key and not _is_in_netrc():
-        if built.place.settings.get("setup"):
-            yield unknown("loggers", f"{key}: whether the lines of setup set WANDB_API_KEY")
-            return
-        if any(map(variables.get, _OTHER_LOGINS)) or any(path.exists() for path in _settings()):
-            yield unknown("loggers", f"{key}: W&B has settings of its own here")
-            return
+    else:
         yield refusal(
             "loggers",
             key,
@@ -78,7 +82,13 @@ def _settings() -> list[Path]:
 
 
 def _is_in_netrc() -> bool:
+    """Whether W&B finds a key as requests does: also in a file that others may read."""
+    named = os.environ.get("NETRC")
+    return any(map(_has_key, [named] if named else ["~/.netrc", "~/_netrc"]))
+
+
+def _has_key(path: str) -> bool:
     try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(_WANDB_HOST) is not None
+        return netrc.netrc(Path(path).expanduser()).authenticators(_WANDB_HOST) is not None
     except (OSError, netrc.NetrcParseError):
         return False

@@ -1,7 +1,9 @@
 """Monitors: the metrics that callbacks and schedulers wait for must be logged."""
 
+import difflib
+import inspect
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +13,11 @@ from getiaction_launch.errors import nearest_first
 
 _PLACE = re.compile(r"\{([\w./-]+)")
 _ALWAYS = {"epoch", "step"}
+_SEPARATORS = str.maketrans("/-.", "___")
+_NEAR = 0.8
+"""Likeness of two names from which one is taken for a slip of the other."""
+_OF_VALIDATION = {"val", "valid", "validation"}
+_LIBRARIES = ("torch.", "lightning.", "builtins")
 
 
 def check_monitors(
@@ -28,17 +35,53 @@ def check_monitors(
     """
     logged = set(trial.callback_metrics)
     found, monitored = [], []
-    for key, monitor, is_needed in _monitors(built, trial):
+    for key, monitor, is_needed in _monitors(built, trial, has_validation=has_validation):
         monitored.append(f"{key}={monitor}")
         if monitor not in logged | _ALWAYS:
             finding = _refusal(key, monitor, logged, has_validation=has_validation)
-            found.append(finding if is_needed else replace(finding, verdict="doubtful"))
+            is_sure = is_needed and _is_slip(built, monitor, logged, has_validation=has_validation)
+            found.append(finding if is_sure else replace(finding, verdict="doubtful"))
     yield from found
     yield from _of_names(built, logged)
     if not found:
         shown = ", ".join(sorted(logged)) or "nothing"
         watched = f"{', '.join(monitored)}; " if monitored else ""
         yield ok("monitors", f"{watched}logged: {shown}")
+
+
+def _is_slip(built: Built, monitor: str, logged: Collection[str], *, has_validation: bool) -> bool:
+    """Whether no later batch or epoch will log a metric that one batch has not logged.
+
+    It is one if another name for it is logged, and the classes of the run do not have this one.
+    """
+    callbacks = built.trainer.callbacks
+    if not has_validation and _is_of_validation(monitor):
+        return not _is_written(monitor, callbacks)
+    plain = {name.translate(_SEPARATORS) for name in logged}
+    if not difflib.get_close_matches(monitor.translate(_SEPARATORS), plain, n=1, cutoff=_NEAR):
+        return False
+    return not _is_written(monitor, [built.model, *callbacks])
+
+
+def _is_of_validation(monitor: str) -> bool:
+    return not _OF_VALIDATION.isdisjoint(re.split(r"[/._-]", monitor.lower()))
+
+
+def _is_written(monitor: str, owners: Iterable[object]) -> bool:
+    """Whether the classes of users have the name of a metric in their source."""
+    whole = re.compile(rf"(?<!\w){re.escape(monitor)}(?!\w)")
+    return any(map(whole.search, _sources(owners)))
+
+
+def _sources(owners: Iterable[object]) -> Iterator[str]:
+    """Yield the source of the classes of users, without those of Lightning and torch."""
+    for owner in owners:
+        for kind in type(owner).__mro__:
+            if not kind.__module__.startswith(_LIBRARIES):
+                try:
+                    yield inspect.getsource(kind)
+                except (OSError, TypeError):
+                    continue
 
 
 def _of_names(built: Built, logged: Collection[str]) -> Iterator[Finding]:
@@ -57,11 +100,11 @@ def _of_names(built: Built, logged: Collection[str]) -> Iterator[Finding]:
 
 
 def _refusal(key: str, monitor: str, logged: Collection[str], *, has_validation: bool) -> Finding:
-    what = f"{key}={monitor!r}: no metric of this name is logged."
+    what = f"{key}={monitor!r}: no metric of this name is logged in the first batch."
     fix = f"{nearest_first(monitor, logged)} Set {key.rpartition('.')[2]} to one of them."
     if not logged:
         fix = f"Log it in training_step or validation_step: self.log({monitor!r}, value)"
-    elif not has_validation and "val" in monitor.lower():
+    elif not has_validation and _is_of_validation(monitor):
         what = f"{key}={monitor!r}: this run does not validate, so the metric is never logged."
         fix = (
             "Hold out data, for example: --data.val_split=0.1, and do not set "
@@ -70,7 +113,12 @@ def _refusal(key: str, monitor: str, logged: Collection[str], *, has_validation:
     return refusal("monitors", key, what, fix)
 
 
-def _monitors(built: Built, trial: Any) -> Iterator[tuple[str, str, bool]]:  # noqa: ANN401
+def _monitors(
+    built: Built,
+    trial: Any,  # noqa: ANN401 - Lightning's Trainer
+    *,
+    has_validation: bool,
+) -> Iterator[tuple[str, str, bool]]:
     """Yield the key and the name of each metric, and whether a run fails without it."""
     from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
@@ -83,12 +131,25 @@ def _monitors(built: Built, trial: Any) -> Iterator[tuple[str, str, bool]]:  # n
             name = f"{kind.__module__}.{kind.__qualname__}"
             ends = (name, f".{kind.__name__}")
             key = next((keys[path] for path in keys if path.endswith(ends)), "trainer.callbacks")
-            is_own = isinstance(callback, (EarlyStopping, ModelCheckpoint))
-            yield f"{key}.monitor", monitor, is_own and getattr(callback, "strict", True)
+            is_needed = False
+            if isinstance(callback, EarlyStopping):
+                is_needed = callback.strict and (has_validation or _ends_epochs(built, callback))
+            elif isinstance(callback, ModelCheckpoint):  # without a validation it only warns
+                is_needed = has_validation and callback.save_top_k != 0
+            yield f"{key}.monitor", monitor, is_needed
     for config in trial.lr_scheduler_configs:
         if config.reduce_on_plateau and isinstance(config.monitor, str) and config.strict:
             key = "lr_scheduler" if built.spec.get("lr_scheduler") else "configure_optimizers"
-            yield f"{key}.monitor", config.monitor, True
+            yield f"{key}.monitor", config.monitor, built.model.automatic_optimization
+
+
+def _ends_epochs(built: Built, stopping: Any) -> bool:  # noqa: ANN401 - Lightning's EarlyStopping
+    """Whether early stopping looks at its metric after an epoch, also without a validation."""
+    chosen = getattr(stopping, "_check_on_train_epoch_end", None)
+    if chosen is not None:
+        return bool(chosen)
+    trainer = built.trainer
+    return bool(trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1)
 
 
 def uncheckable(built: Built) -> str:

@@ -1,0 +1,105 @@
+"""Optimizers and their schedules, and the loss and the gradients of the first batch."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from getiaction_launch.checking.built import Built
+from getiaction_launch.checking.finding import Finding, doubt, refusal
+
+
+def check_optimizers(
+    built: Built,
+    trial: Any,  # noqa: ANN401 - Lightning's Trainer
+    steps: int | None,
+) -> Iterator[Finding]:
+    """Check the learning rates, and that no schedule ends before training does.
+
+    Args:
+        built: What the spec names.
+        trial: The Trainer that has trained one batch.
+        steps: Number of optimizer steps of the whole training; None if it is not known.
+    """
+    rates = [group["lr"] for each in trial.optimizers for group in each.param_groups]
+    if not rates:
+        yield doubt(
+            "step",
+            "model.configure_optimizers",
+            f"{type(built.model).__name__}.configure_optimizers returns no optimizer, so Lightning "
+            "changes no weight.",
+            "return torch.optim.AdamW(self.parameters(), lr=1e-4)",
+        )
+        return
+    key = _rate_key(built.spec)
+    if min(map(float, rates)) < 0:
+        yield refusal("step", key, f"{key}: the learning rate is negative.", f"--{key}=1e-4")
+    if not trial.lr_scheduler_configs and not any(map(float, rates)):
+        yield doubt(
+            "step",
+            key,
+            f"{key}: the learning rate is 0, so nothing is trained until something raises it.",
+            f"--{key}=1e-4",
+        )
+    if steps and built.model.automatic_optimization:
+        yield from _of_schedule(trial, steps)
+
+
+def _rate_key(spec: Mapping[str, Any]) -> str:
+    for section in ("model", "optimizer"):
+        content = spec.get(section) or {}
+        for name in content.get("init_args") or content:
+            if name in ("lr", "learning_rate", "optimizer_lr"):
+                return f"{section}.{name}"
+    return "model.configure_optimizers"
+
+
+def _of_schedule(trial: Any, steps: int) -> Iterator[Finding]:  # noqa: ANN401 - Lightning's Trainer
+    for config in trial.lr_scheduler_configs:
+        total = getattr(config.scheduler, "total_steps", None)
+        taken = steps // config.frequency
+        if isinstance(total, int) and config.interval == "step" and taken > total:
+            yield refusal(
+                "step",
+                "lr_scheduler.total_steps",
+                f"{type(config.scheduler).__name__} has total_steps={total}, and training takes "
+                f"{taken} steps of it: it would fail at the {total + 1}th.",
+                f"Set total_steps={taken} or more: self.trainer.estimated_stepping_batches",
+            )
+
+
+def check_gradients(
+    built: Built,
+    loss: float | None,
+    unused: Sequence[str],
+) -> Iterator[Finding]:
+    """Check what the first batch has given.
+
+    Args:
+        built: What the spec names.
+        loss: The loss of that batch; None if it has none that is a number.
+        unused: Names of the parameters to which it has given no gradient.
+    """
+    if loss is not None and loss != loss:  # noqa: PLR0124 - only NaN is unequal to itself
+        yield doubt(
+            "step",
+            "model",
+            f"model: the loss of {type(built.model).__name__} is NaN for the first batch.",
+            "Look for NaN in the data, and for a division by zero in training_step",
+        )
+    if unused and built.model.automatic_optimization and _is_strict_ddp(built.trainer):
+        yield refusal(
+            "step",
+            "trainer.strategy",
+            f"{len(unused)} parameters get no gradient ({', '.join(unused[:3])}), for which "
+            "trainer.strategy=ddp ends training at the second step.",
+            "--trainer.strategy=ddp_find_unused_parameters_true",
+        )
+
+
+def _is_strict_ddp(trainer: Any) -> bool:  # noqa: ANN401 - Lightning's Trainer
+    from lightning.pytorch.strategies import DDPStrategy
+
+    strategy = trainer.strategy
+    if not isinstance(strategy, DDPStrategy) or trainer.world_size == 1:
+        return False
+    options = getattr(strategy, "_ddp_kwargs", {})
+    return not any(options.get(name) for name in ("find_unused_parameters", "static_graph"))
