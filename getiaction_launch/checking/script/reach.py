@@ -34,7 +34,7 @@ def may_leave(statement: ast.stmt, *, is_caught: bool) -> bool:
     """Return whether what stands behind a statement may never be executed in a good run.
 
     Args:
-        statement: A statement.
+        statement: A statement of the script.
         is_caught: Whether somebody may catch what it raises.
     """
     for node in _executed([statement]):
