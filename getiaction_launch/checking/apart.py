@@ -5,6 +5,7 @@ there (seed generators, take memory, crash, hang) ends with that process. It wri
 of its own only, and has no network: see :mod:`getiaction_launch.checking.sandbox`.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -22,6 +23,7 @@ from getiaction_launch.checking.finding import Finding
 
 _CHUNK_BYTES = 1 << 16
 _MARGIN_SECONDS = 5
+_LOOK_SECONDS = 0.2
 _KILLED = {signal.SIGKILL: "was killed, probably since memory ran out"}
 
 
@@ -51,28 +53,47 @@ class Apart:
 
         Raises:
             TimeoutError: If the time is over.
-            ChildProcessError: If the process ended early; the message says how.
+            ChildProcessError: If the process ended early, or could not be started; the message says
+                how or why.
         """
-        self.scratch = Path(tempfile.mkdtemp(prefix="getiaction-check-")).resolve()
-        receiver, sender = os.pipe()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads
-            self._pid = os.fork()
-        if self._pid == 0:
-            self.is_inside = True
-            os.close(receiver)
-            self._pipe = sender
-            self._quieten()
+        receiver = self._start()
+        if self.is_inside:
             return
-        os.close(sender)
         try:
             yield from self._receive(receiver)
         finally:
             os.close(receiver)
             self._end()
             shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _start(self) -> int:
+        """Fork, and return the end of the pipe from which this process receives."""
+        ends: list[int] = []
+        try:
+            self.scratch = Path(tempfile.mkdtemp(prefix="getiaction-check-")).resolve()
+            ends.extend(os.pipe())
+            sys.stdout.flush()
+            sys.stderr.flush()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads
+                self._pid = os.fork()
+        except OSError as error:
+            for end in ends:
+                os.close(end)
+            if self.scratch != Path():
+                shutil.rmtree(self.scratch, ignore_errors=True)
+            message = f"cannot be started: {error.strerror or error}"
+            raise ChildProcessError(message) from error
+        receiver, sender = ends
+        if self._pid == 0:
+            self.is_inside = True
+            os.setsid()  # whatever it starts ends with it
+            os.close(receiver)
+            self._pipe = sender
+            self._quieten()
+        else:
+            os.close(sender)
+        return receiver
 
     def send(self, finding: Finding) -> None:
         """Send a finding out of the forked process."""
@@ -89,10 +110,16 @@ class Apart:
         deadline = time.monotonic() + (self._limit_seconds or float("inf"))
         rest = b""
         while True:
+            # Looked at before the pipe: all that an ended process has sent is then in there.
+            is_over = self._is_over()
             left = deadline - time.monotonic()
-            timeout = None if left == float("inf") else max(0, left)
+            timeout = 0 if is_over else min(_LOOK_SECONDS, max(0, left))
             if not select.select([receiver], [], [], timeout)[0]:
-                raise TimeoutError
+                if is_over:  # a process that it has started may keep the pipe open
+                    raise ChildProcessError(self._how_it_ended())
+                if left <= 0:
+                    raise TimeoutError
+                continue
             chunk = os.read(receiver, _CHUNK_BYTES)
             if not chunk:
                 raise ChildProcessError(self._how_it_ended())
@@ -102,20 +129,29 @@ class Apart:
                     return
                 yield Finding(**content)
 
+    def _is_over(self) -> bool:
+        """Whether the process has ended; it is not reaped, so that its group's number stays its."""
+        return os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
     def _how_it_ended(self) -> str:
-        _, status = os.waitpid(self._pid, 0)
-        self._pid = 0
-        code = os.waitstatus_to_exitcode(status)
+        code = os.waitstatus_to_exitcode(self._end(is_killed=False))
         if code >= 0:
             return f"has exited with code {code}"
         number = signal.Signals(-code)
         return _KILLED.get(number, f"has crashed with {number.name}")
 
-    def _end(self) -> None:
-        if self._pid:
-            os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
-            self._pid = 0
+    def _end(self, *, is_killed: bool = True) -> int:
+        """End the process with all that it has started, and return its status."""
+        if not self._pid:
+            return 0
+        if not is_killed:
+            os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._pid, signal.SIGKILL)  # none yet, if it was ended before it led a group
+        os.kill(self._pid, signal.SIGKILL)
+        _, status = os.waitpid(self._pid, 0)
+        self._pid = 0
+        return status
 
     def _quieten(self) -> None:
         """Keep what is printed from the terminal, and Ctrl-C for the other process."""

@@ -12,6 +12,10 @@ _REPLACED = (
     *("max_epochs", "max_steps", "val_check_interval", "check_val_every_n_epoch"),
     *("limit_train_batches", "limit_val_batches", "overfit_batches", "accumulate_grad_batches"),
 )
+_SHARED_PARTS = 2
+"""How many parts a mount point has at least, below which another machine may have more."""
+_OF_THE_KERNEL = (Path("/proc"), Path("/sys"))
+_OF_ONE_MACHINE = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))  # noqa: S108 - only compared
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,10 @@ class Place:
         for key in ("python", "runtime_env"):
             if self.settings.get(key):
                 return key
-        setup = " ".join(map(str, self.settings.get("setup") or ()))
-        signs = ("activate", "conda", "module load", "PYTHONPATH", "source ")
-        return "setup" if any(sign in setup for sign in signs) else None
+        for key in ("srun", "sbatch"):
+            if any("container" in str(name) for name in self.settings.get(key) or {}):
+                return key
+        return "setup" if self.settings.get("setup") else None
 
 
 @dataclass(frozen=True)
@@ -81,13 +86,23 @@ class Built:
 
 
 def is_elsewhere(path: str) -> bool:
-    """Return whether a path leads to a file system that this machine does not have.
+    """Return whether a path that is missing here may well be there on the cluster's machines.
+
+    That is so if nothing of it is here but a folder that each machine mounts, or keeps for itself.
 
     Args:
         path: A path that a user has named.
     """
-    parts = Path(path).parts
-    return len(parts) > 1 and parts[0] == "/" and not Path("/", parts[1]).exists()
+    place = Path(path)
+    if not place.is_absolute():
+        return False
+    try:
+        there = next(each for each in (place, *place.parents) if each.exists())
+    except OSError:
+        return True
+    if there == place or there in _OF_THE_KERNEL:
+        return False
+    return len(there.parts) <= _SHARED_PARTS or there in _OF_ONE_MACHINE
 
 
 def keys_of_classes(node: object, key: str = "") -> dict[str, str]:

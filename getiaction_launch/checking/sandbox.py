@@ -2,10 +2,12 @@
 
 Python reports each of these to audit hooks, which cannot be removed again, so this is for a process
 that ends after the trial. What is refused looks like a read-only disk or a network that is down,
-which libraries know how to live with.
+which libraries know how to live with. Python does not see what C code writes; of that, only
+``torch.save`` and SQLite are refused.
 """
 
 import contextlib
+import functools
 import os
 import socket
 import sys
@@ -56,21 +58,15 @@ def close_off(scratch: Path) -> None:
     allowed = (str(scratch), *_DEVICES)
 
     def judge(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open":
-            path, mode, flags = arguments
-            is_written = bool(set(mode or "") & set("wax+")) or bool((flags or 0) & _WRITES)
-            if is_written and not isinstance(path, int):
-                _refuse_outside(path, allowed)
-        elif event in _CHANGES:
-            for path in arguments[: _CHANGES[event]]:
-                if not isinstance(path, int):
-                    _refuse_outside(path, allowed)
-        elif event in _PROGRAMS:
+        for path in _written(event, arguments):
+            _refuse_outside(path, allowed)
+        if event in _PROGRAMS:
             raise BlockedError(f"start another program: {arguments[0]}")
-        elif event in _CALLS and not _is_local(event, arguments):
+        if event in _CALLS and not _is_local(event, arguments):
             raise BlockedError("use the network")
 
     sys.addaudithook(judge)
+    _judge_saving(allowed)
 
 
 def wish_of(error: BaseException | None) -> str | None:
@@ -103,6 +99,35 @@ def overlay(variable: str, folder: Path, scratch: Path) -> None:
             if path.suffix != ".lock":
                 (shown / path.name).symlink_to(path)
     os.environ[variable] = str(shown)
+
+
+def _written(event: str, arguments: tuple[Any, ...]) -> list[object]:
+    """Return the paths that an event writes to."""
+    if event == "open":
+        path, mode, flags = arguments
+        is_written = bool(set(mode or "") & set("wax+")) or bool((flags or 0) & _WRITES)
+        paths = [path] if is_written else []
+    elif event == "sqlite3.connect":
+        paths = [path for path in arguments[:1] if path not in ("", ":memory:")]
+    else:
+        paths = list(arguments[: _CHANGES.get(event, 0)])
+    return [path for path in paths if not isinstance(path, int)]
+
+
+def _judge_saving(allowed: tuple[str, ...]) -> None:
+    """Judge the paths of ``torch.save`` too, which writes by C++ and reports no event."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    save = torch.save
+
+    @functools.wraps(save)
+    def judged(obj: object, f: Any, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
+        if isinstance(f, (str, os.PathLike)):
+            _refuse_outside(f, allowed)
+        save(obj, f, *arguments, **options)
+
+    torch.save = judged  # type: ignore[attr-defined]
 
 
 def _refuse_outside(path: object, allowed: tuple[str, ...]) -> None:

@@ -19,8 +19,9 @@ from getiaction_launch.storage.probe import check_root
 def inspect(plan: Plan, backend: Backend, *, is_deep: bool = False) -> Report:
     """Check a run as far as that is possible without starting it.
 
-    A spec is built and trains one batch on the CPU, in a process of its own that writes nothing and
-    has no network. A script is read, and not run.
+    A spec is built and trains one batch on the CPU, in a process of its own, to which files outside
+    a scratch directory, other programs and the network are refused as far as Python sees them used.
+    A script is read, and not run.
 
     Args:
         plan: The plan of the run.

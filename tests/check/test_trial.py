@@ -4,6 +4,8 @@ import ast
 import json
 from pathlib import Path
 
+import pytest
+
 from getiaction_launch.checking import spec
 from getiaction_launch.checking.script.imports import check_imports
 
@@ -23,10 +25,11 @@ def test_trial_that_hangs_is_ended(judge, monkeypatch):
     assert "not checked  took longer than 0.5 s; --deep gives it any time" in out
 
 
-def test_trial_leaves_no_file(judge, place):
-    """Neither here nor among the temporary files."""
+@pytest.mark.parametrize("model", ["lab.Writing", "keeping.Saving", "keeping.Recording"])
+def test_trial_leaves_no_file(judge, place, model):
+    """Neither here nor among the temporary files, and not by C code either."""
     before = sorted(place.rglob("*"))
-    code, _, _ = judge("NET --model lab.Writing")
+    code, _, _ = judge(f"NET --model {model}")
     assert (code, sorted(place.rglob("*"))) == (0, before)
 
 
@@ -42,8 +45,10 @@ def test_each_check_is_told_as_json(judge):
 
 def test_module_in_a_directory_that_is_copied_is_found(tmp_path):
     """Ray has the workers search the directory that it copies."""
-    (tmp_path / "mine.py").write_text("")
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    (shipped / "mine.py").write_text("")
     script = Path(tmp_path, "scripts", "train.py")
     tree = ast.parse("import mine")
     assert list(check_imports(tree, script))
-    assert not list(check_imports(tree, script, str(tmp_path)))
+    assert not list(check_imports(tree, script, str(shipped)))

@@ -1,6 +1,7 @@
 """A run that asks a Ray cluster for more than it has would wait for ever."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,3 +36,14 @@ def test_more_than_there_is_is_refused_by_its_flag(bundle, num_nodes, may_share,
     with pytest.raises(CheckError) as refused:
         offers.compare(nodes, bundle, num_nodes, may_share=may_share)
     assert re.search(words, f"{refused.value.what} {refused.value.fix}", re.DOTALL)
+
+
+def test_all_nodes_of_a_large_cluster_are_asked_for(monkeypatch):
+    """Ray would leave out those beyond the hundredth, and the room that they have."""
+    report = {"autoscalerReport": {"nodeTypeMapping": {"10.0.0.1": "node_0a"}}}
+    said = SimpleNamespace(json=lambda: {"data": {"clusterStatus": report}})
+    nodes = [SimpleNamespace(resources_total={"CPU": 1.0}, state="ALIVE")] * 300
+    monkeypatch.setattr("requests.get", lambda *_, **__: said)
+    monkeypatch.setattr("ray.util.state.list_nodes", lambda _, limit=100, **__: nodes[:limit])
+    client = SimpleNamespace(get_address=lambda: "http://cluster:8265")
+    assert len(offers.read_nodes(client)) == 300

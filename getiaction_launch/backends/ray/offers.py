@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 SECONDS = 10
+_MOST_NODES = 10_000
+"""Ray leaves out the nodes beyond its default limit of 100, and does not say so."""
 _OF_NO_TYPE = re.compile(r"node_[0-9a-f]+")
 """How Ray calls nodes that were started by hand, and not by an autoscaler."""
 _UNIT = {"memory": 1 << 20}
@@ -30,7 +32,7 @@ def read_nodes(client: "JobSubmissionClient") -> list[Mapping[str, float]]:
         said: Any = requests.get(url, timeout=SECONDS).json()
         report = said["data"]["clusterStatus"]["autoscalerReport"]
         kinds = [str(kind) for kind in (report["nodeTypeMapping"] or {}).values()]
-        nodes = list_nodes(client.get_address(), timeout=SECONDS)
+        nodes = list_nodes(client.get_address(), limit=_MOST_NODES, timeout=SECONDS)
     except Exception:  # noqa: BLE001 - then the run may be submitted
         return []
     if not all(map(_OF_NO_TYPE.fullmatch, kinds)) or not kinds:

@@ -8,6 +8,7 @@ from typing import Any
 
 from getiaction_launch.checking.finding import Finding, refusal
 from getiaction_launch.checking.script.constants import Constants
+from getiaction_launch.checking.script.reach import always_executed
 from getiaction_launch.checking.script.trainer import check_fabric, check_trainer
 from getiaction_launch.plan.plan import Topology
 
@@ -48,7 +49,8 @@ class Names:
 def check_calls(tree: ast.Module, script: Path, topology: Topology) -> Iterator[Finding]:
     """Find calls that contradict the launch, or that start processes of their own.
 
-    What stands below an ``if`` or a ``try`` may never be reached, so it is only a doubt.
+    What stands below an ``if`` or a ``try``, or in a function that only they call, may never be
+    reached, so it is only a doubt.
 
     Args:
         tree: The syntax tree of the script.
@@ -56,22 +58,11 @@ def check_calls(tree: ast.Module, script: Path, topology: Topology) -> Iterator[
         topology: Nodes and workers of the run.
     """
     names, constants = Names(tree), Constants(tree)
-    perhaps = _perhaps(tree)
+    certain = always_executed(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             for finding in _of_call(node, names, constants, script, topology):
-                yield replace(finding, verdict="doubtful") if node in perhaps else finding
-
-
-def _perhaps(tree: ast.Module) -> set[ast.AST]:
-    """Return all nodes that are below a condition, other than a main guard."""
-    conditions = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, (ast.Try, ast.IfExp, ast.Match))
-        or (isinstance(node, ast.If) and "__name__" not in ast.unparse(node.test))
-    ]
-    return {below for node in conditions for below in ast.walk(node)}
+                yield finding if node in certain else replace(finding, verdict="doubtful")
 
 
 def _of_call(

@@ -1,19 +1,31 @@
 """Imports of a script that cannot be found, without importing anything."""
 
 import ast
+import builtins
 import contextlib
 import importlib.machinery
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from getiaction_launch.checking.finding import Finding, refusal
+from getiaction_launch.checking.finding import Finding, refusal, unknown
+from getiaction_launch.checking.script.reach import Functions, functions_of, is_main, may_leave
 from getiaction_launch.errors import nearest_first
 
 _CATCHING = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
 _DYNAMIC = {"*", "__getattr__", "globals", "setattr", "exec", "lazy_load", "LazyModule", "attach"}
+_DYNAMIC |= {"vars", "locals", "__dict__"}
 """Names in the source of a module that may define others."""
+_REPLACING = {"sys", "modules"}
+"""What a module mentions that puts another object in its place."""
+_CHANGES_PATH = re.compile(
+    r"sys\.(path|modules|meta_path)|\bpath\.(insert|append|extend)\b|addsitedir|setup_root|autoroot"
+    r"|from sys import .*\b(path|modules|meta_path)\b"
+)
+_FORGIVING = re.compile("suppress|try|import|optional|catch|ignore|raises", re.IGNORECASE)
+"""Context managers that may swallow a failed import."""
 _BUILT_IN = {*sys.builtin_module_names, "__main__", "__mp_main__"}
 _OF_EVERY_MODULE = {"__name__", "__file__", "__doc__", "__path__", "__spec__"}
 _PIP = {"cv2": "opencv-python", "PIL": "pillow", "yaml": "PyYAML", "sklearn": "scikit-learn"}
@@ -27,34 +39,119 @@ def check_imports(tree: ast.Module, script: Path, shipped: str | None = None) ->
         script: The path of the script, whose directory is searched first.
         shipped: A directory that is copied to the workers, and that they search too.
     """
-    is_path_changed = "sys.path" in ast.unparse(tree)
     own = [str(script.parent), *([str(shipped)] if shipped else [])]
-    finder = _Finder([*own, *sys.path[1:]])
-    seen: set[tuple[str, str] | Path] = {script.resolve()}
-    todo = [(script, tree)]
-    while todo:
-        file, content = todo.pop()
-        for node in _unconditional(content.body, _functions(content)):
+    finder = _Finder([*own, *sys.path[1:]], len(own))
+    if (name := _shadowed(tree, script, finder)) is not None:
+        what = f"{script.name}: the script is imported in place of {name!r}."
+        fix = f"Rename the script: mv {script.name} run_{script.name}"
+        yield refusal("imports", name, what, fix)
+        return
+    files = _Files(script, tree)
+    found: dict[tuple[str, str], Finding] = {}
+    uncertain: list[str] = []
+    for file, content in files:
+        for node in _unconditional(content.body, functions_of(content)):
             for module, names in _imports(node):
-                at = f"{file.name}:{node.lineno}"
-                if module.partition(".")[0] == script.stem:
-                    what = f"{at}: the script is imported in place of {module!r}."
-                    fix = f"Rename the script: mv {script.name} train.py"
-                    yield refusal("imports", module, what, fix)
-                    return
-                if module.startswith(".") and file != script:
-                    continue  # it is in a package, whose own files are trusted
-                found = finder.complaint(module, names)
-                if found and is_path_changed and found[0].startswith("no module"):
-                    continue  # it may lie where the script has Python look
-                if found and found not in seen:
-                    seen.add(found)
-                    yield refusal("imports", module, f"{at}: {found[0]}", found[1])
-                beside = script.parent / f"{module}.py"
-                if beside.resolve() not in seen and beside.is_file():
-                    seen.add(beside.resolve())
-                    with contextlib.suppress(OSError, SyntaxError, ValueError):
-                        todo.append((beside, ast.parse(beside.read_bytes())))
+                is_trusted = file != script or files.is_in_package  # its package says where it is
+                if module.startswith(".") and is_trusted:
+                    continue
+                complaint = finder.complaint(module, names)
+                if complaint and files.may_be_around(module):
+                    uncertain.append(module)
+                elif complaint and complaint not in found:
+                    what = f"{file.name}:{node.lineno}: {complaint[0]}"
+                    found[complaint] = refusal("imports", module, what, complaint[1])
+    if files.change_path:
+        uncertain += [finding.key for finding in found.values() if not finder.is_sure(finding.key)]
+    yield from (finding for finding in found.values() if finding.key not in uncertain)
+    if uncertain:
+        why = f"{uncertain[0]} may lie where Python looks for modules on the workers"
+        yield unknown("imports", why)
+
+
+def _shadowed(tree: ast.Module, script: Path, finder: "_Finder") -> str | None:
+    """Return the module that a script imports, and gets itself instead of it, if any."""
+    stem = script.stem
+    here = importlib.machinery.PathFinder.find_spec(stem, [str(script.parent)])
+    is_script = here is not None and here.origin is not None and Path(here.origin) == script
+    if not is_script or stem in sys.builtin_module_names or not finder.is_installed(stem):
+        return None
+    defined = {name for node in ast.walk(tree) for name in _words(node)}
+    for node in _unconditional(tree.body, functions_of(tree)):
+        for module, names in _imports(node):
+            if module.partition(".")[0] == stem and not (names and defined.issuperset(names)):
+                return module
+    return None
+
+
+class _Files:
+    """A script and the modules of the user's own that it imports, as they are found.
+
+    Args:
+        script: The path of the script.
+        tree: The syntax tree of the script.
+
+    Attributes:
+        change_path: Whether one of those read so far changes where Python looks for modules.
+        is_in_package: Whether the script says itself in which package it is.
+    """
+
+    def __init__(self, script: Path, tree: ast.Module) -> None:
+        self.change_path = False
+        self.is_in_package = any(
+            isinstance(node, ast.Name) and node.id == "__package__" and _is_set(node)
+            for node in ast.walk(tree)
+        )
+        self._script = script
+        self._tree = tree
+
+    def __iter__(self) -> Iterator[tuple[Path, ast.Module]]:
+        """Yield the script and all modules beside it that are always imported, with their trees."""
+        seen = {self._script.resolve()}
+        todo = [(self._script, self._tree)]
+        while todo:
+            file, content = todo.pop()
+            self._look_around(content)
+            yield file, content
+            for node in _unconditional(content.body, functions_of(content)):
+                for module, _ in _imports(node):
+                    beside = self._script.parent / f"{module}.py"
+                    if beside.resolve() not in seen and beside.is_file():
+                        seen.add(beside.resolve())
+                        with contextlib.suppress(OSError, SyntaxError, ValueError):
+                            todo.append((beside, ast.parse(beside.read_bytes())))
+
+    def may_be_around(self, module: str) -> bool:
+        """Return whether a module lies above the script, or where the command was started."""
+        top = module.partition(".")[0]
+        folders = (*self._script.resolve().parents[1:], Path.cwd())
+        beside = self._script.resolve().parent
+        places = [folder / top for folder in folders if top and folder != beside]
+        return any(place.is_dir() or place.with_suffix(".py").is_file() for place in places)
+
+    def _look_around(self, tree: ast.Module) -> None:
+        """Look for changes of the path in a file, and in files of packages that it imports."""
+        texts = [ast.unparse(tree)]
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                for module, names in _imports(node):
+                    texts += self._texts(module, names)
+        self.change_path = self.change_path or any(map(_CHANGES_PATH.search, texts))
+
+    def _texts(self, module: str, names: list[str]) -> Iterator[str]:
+        parts = module.split(".")
+        for end in range(1, len(parts) + 1):
+            place = self._script.parent.joinpath(*parts[:end])
+            files = [place.with_suffix(".py"), place / "__init__.py"]
+            if end == len(parts):
+                files += [place / f"{name}.py" for name in names]
+            for file in files:
+                with contextlib.suppress(OSError, ValueError):
+                    yield file.read_text(encoding="utf-8")
+
+
+def _is_set(name: ast.Name) -> bool:
+    return isinstance(name.ctx, ast.Store)
 
 
 def count_imports(tree: ast.Module) -> int:
@@ -62,35 +159,28 @@ def count_imports(tree: ast.Module) -> int:
     return sum(1 for node in _unconditional(tree.body, {}) for _ in _imports(node))
 
 
-_Functions = dict[str, ast.FunctionDef]
-
-
-def _functions(tree: ast.Module) -> _Functions:
-    return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-
-
 def _unconditional(
-    body: list[ast.stmt], functions: _Functions
+    body: list[ast.stmt], functions: Functions, *, is_caught: bool = False
 ) -> Iterator[ast.Import | ast.ImportFrom]:
     """Yield the imports that are always executed, and whose failure nobody catches."""
     for node in body:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             yield node
-        elif isinstance(node, (ast.Return, ast.Raise)):
-            return
         elif isinstance(node, ast.With):
-            if not any("suppress" in ast.dump(item) for item in node.items):
-                yield from _unconditional(node.body, functions)
+            if not any(_FORGIVING.search(ast.unparse(item)) for item in node.items):
+                yield from _unconditional(node.body, functions, is_caught=True)
         elif isinstance(node, ast.Try):
-            caught = {name for handler in node.handlers for name in _names(handler.type)}
-            if not caught & _CATCHING:
-                yield from _unconditional(node.body, functions)
-            yield from _unconditional(node.finalbody, functions)
-        elif isinstance(node, ast.If) and _is_main(node.test):
-            yield from _unconditional(node.body, functions)
+            if not any(_catches(handler.type) for handler in node.handlers):
+                is_inner = is_caught or bool(node.handlers)
+                yield from _unconditional(node.body, functions, is_caught=is_inner)
+            yield from _unconditional(node.finalbody, functions, is_caught=is_caught)
+        elif isinstance(node, ast.If) and is_main(node.test):
+            yield from _unconditional(node.body, functions, is_caught=is_caught)
         elif (called := _called(node)) in functions:
             others = {name: each for name, each in functions.items() if name != called}
-            yield from _unconditional(functions[called].body, others)
+            yield from _unconditional(functions[called].body, others, is_caught=is_caught)
+        if may_leave(node, is_caught=is_caught):
+            return
 
 
 def _called(node: ast.stmt) -> str:
@@ -99,14 +189,12 @@ def _called(node: ast.stmt) -> str:
     return value.func.id if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) else ""
 
 
-def _names(node: ast.expr | None) -> set[str]:
-    if node is None:
-        return {"BaseException"}
-    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
-
-
-def _is_main(test: ast.expr) -> bool:
-    return ast.unparse(test) in ("__name__ == '__main__'", "'__main__' == __name__")
+def _catches(kind: ast.expr | None) -> bool:
+    """Whether a handler of that type may catch a failed import."""
+    if kind is None:
+        return True
+    names = {each.id for each in ast.walk(kind) if isinstance(each, ast.Name)}
+    return bool(names & _CATCHING) or not names <= set(vars(builtins))
 
 
 def _imports(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, list[str]]]:
@@ -121,8 +209,20 @@ def _imports(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, list[str]
 class _Finder:
     """Finds modules as Python does, but does not run the packages that they are in."""
 
-    def __init__(self, path: list[str]) -> None:
+    def __init__(self, path: list[str], own: int) -> None:
         self._path = path
+        self._own = own
+
+    def is_installed(self, module: str) -> bool:
+        """Return whether the top of a module is there without what is beside the script."""
+        top = module.partition(".")[0]
+        if top in _BUILT_IN or top in sys.stdlib_module_names:
+            return True
+        return bool(top) and self._find(top, self._path[self._own :]) is not None
+
+    def is_sure(self, module: str) -> bool:
+        """Return whether a complaint holds wherever else Python may look for modules."""
+        return module.startswith(".") or self.is_installed(module)
 
     def complaint(self, module: str, names: list[str]) -> tuple[str, str] | None:
         """Return what is wrong with an import, and the fix; None if nothing is known to be."""
@@ -188,13 +288,15 @@ class _Finder:
 def _defined(spec: importlib.machinery.ModuleSpec) -> set[str] | None:
     """Return the names that a module's source defines; None if that cannot be known."""
     found = _names_in(spec)
-    return None if found is None or found & _DYNAMIC else found | _OF_EVERY_MODULE
+    if found is None or found & _DYNAMIC or found >= _REPLACING:
+        return None
+    return found | _OF_EVERY_MODULE
 
 
 def _makes_modules(spec: importlib.machinery.ModuleSpec) -> bool:
     """Whether a package may have modules that are not files in it."""
     found = _names_in(spec)
-    return found is None or bool(found & {"modules", "__path__"})
+    return found is None or bool(found & {"modules", "meta_path", "__path__"})
 
 
 def _names_in(spec: importlib.machinery.ModuleSpec) -> set[str] | None:

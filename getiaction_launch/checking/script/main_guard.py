@@ -9,6 +9,8 @@ from getiaction_launch.checking.script.calls import Names
 
 _METHODS = {"spawn", "forkserver"}
 _STARTS = {"Process", "Pool", "ProcessPoolExecutor", "spawn", "start_processes"}
+_PACKAGES = ("multiprocessing", "torch", "concurrent")
+_THREADS = "multiprocessing.dummy"
 
 
 def check_guard(tree: ast.Module, script: Path) -> Iterator[Finding]:
@@ -21,13 +23,13 @@ def check_guard(tree: ast.Module, script: Path) -> Iterator[Finding]:
     names = Names(tree)
     if not any(_spawns(node, names) for node in ast.walk(tree)):
         return
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    starts = _Starts(tree, names)
     for statement in tree.body:
         if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import)):
             continue
-        if isinstance(statement, ast.If) and "__name__" in ast.unparse(statement.test):
+        if _is_guard(statement):
             continue
-        if started := next(_starts(statement, functions, set()), None):
+        if started := next(starts.of(statement, set()), None):
             yield refusal(
                 "processes",
                 "__main__",
@@ -53,18 +55,48 @@ def _spawns(node: ast.AST, names: Names) -> bool:
     return is_method and any(value.value in _METHODS for value in values)
 
 
-def _starts(node: ast.AST, functions: dict[str, ast.FunctionDef], seen: set[str]) -> Iterator[str]:
-    """Yield what starts processes in a statement, also in the script's functions that it calls."""
-    for each in ast.walk(node):
-        if not isinstance(each, ast.Call):
-            continue
-        name = ast.unparse(each.func)
-        last = name.rpartition(".")[2]
-        is_loader = last.endswith("DataLoader") and any(
-            word.arg == "num_workers" and ast.unparse(word.value) != "0" for word in each.keywords
-        )
-        if last in _STARTS or is_loader:
-            yield f"{name}(...)"
-        elif name in functions and name not in seen:
-            seen.add(name)
-            yield from _starts(functions[name], functions, seen)
+def _is_guard(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
+
+
+class _Starts:
+    """Finds what starts processes, also in the script's functions that are called."""
+
+    def __init__(self, tree: ast.Module, names: Names) -> None:
+        self._names = names
+        self._functions = {
+            node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)
+        }
+        self._contexts = {
+            target.id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign) and "get_context(" in ast.unparse(node.value)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        # A loader starts processes where it is iterated, which a guard may be for.
+        self._loaders_start = not any(_is_guard(node) for node in tree.body)
+
+    def of(self, node: ast.AST, seen: set[str]) -> Iterator[str]:
+        """Yield what starts processes in a statement."""
+        for each in ast.walk(node):
+            if not isinstance(each, ast.Call):
+                continue
+            name = ast.unparse(each.func)
+            is_loader = name.rpartition(".")[2].endswith("DataLoader") and any(
+                word.arg == "num_workers" and ast.unparse(word.value) != "0"
+                for word in each.keywords
+            )
+            if self._is_start(each.func) or (is_loader and self._loaders_start):
+                yield f"{name}(...)"
+            elif name in self._functions and name not in seen:
+                seen.add(name)
+                yield from self.of(self._functions[name], seen)
+
+    def _is_start(self, called: ast.expr) -> bool:
+        text = ast.unparse(called)
+        whole = self._names.of(called) or text
+        if whole.rpartition(".")[2] not in _STARTS or whole.startswith(_THREADS):
+            return False
+        is_known = bool(self._names.of(called)) and whole.startswith(_PACKAGES)
+        return is_known or text.partition(".")[0] in self._contexts or "get_context(" in text

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from getiaction_launch.checking.finding import Finding, refusal
+from getiaction_launch.checking.finding import Finding, doubt, refusal
 from getiaction_launch.checking.former import FORMER_STRATEGIES, SUCCESSORS
 from getiaction_launch.errors import counted, nearest_first
 from getiaction_launch.plan.plan import Topology
@@ -84,14 +84,14 @@ def check_fabric(at: str, given: dict[str, Any], topology: Topology) -> Iterator
 
 
 def _of_names(at: str, called: str, given: dict[str, Any]) -> Iterator[Finding]:
-    known = None
+    known = _parameters(called.partition(".")[0]) if given else set()
     for name in given:
+        if name in known:
+            continue
         if name in SUCCESSORS:
             what = f"{at}: Trainer({name}=...): Lightning has removed this argument."
             yield refusal("trainer", name, what, f"Use {SUCCESSORS[name]}")
-            continue
-        known = known or _parameters(called.partition(".")[0])
-        if known and name not in known:
+        elif known:
             what = f"{at}: Trainer({name}=...): it has no such argument."
             yield refusal("trainer", name, what, nearest_first(name, known))
 
@@ -154,10 +154,11 @@ def _of_devices(at: str, given: dict[str, Any], topology: Topology) -> Iterator[
         what = f"{at}: Trainer(accelerator={accelerator!r}): workers are for GPUs or CPUs only."
         yield refusal("trainer", "accelerator", what, "Write accelerator='auto'")
     if precision in (16, "16", "16-mixed", "16-true") and not on_gpus:
-        yield refusal(
+        yield doubt(
             "trainer",
             "precision",
-            f"{at}: Trainer(precision={precision!r}) is for GPUs, and this run trains on CPUs.",
+            f"{at}: Trainer(precision={precision!r}) is for GPUs, and this run trains on CPUs, "
+            "where Lightning takes bf16-mixed for 16-mixed.",
             "Write precision='bf16-mixed' or '32-true', or use GPUs: --gpus-per-node 1",
         )
     if successor := _PRECISIONS.get(str(precision)):
