@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from getiaction_launch.checking.finding import Finding
+from getiaction_launch.storage.strict_json import dumps
 
 _CHUNK_BYTES = 1 << 16
 _MARGIN_SECONDS = 5
@@ -98,7 +99,7 @@ class Apart:
     def send(self, finding: Finding) -> None:
         """Send a finding out of the forked process."""
         if self._pipe is not None:
-            os.write(self._pipe, json.dumps(asdict(finding)).encode() + b"\n")
+            os.write(self._pipe, dumps(asdict(finding)).encode() + b"\n")
 
     def leave(self) -> None:
         """End the forked process at once, without running what Python does at its exit."""

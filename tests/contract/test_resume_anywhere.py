@@ -34,6 +34,7 @@ def test_a_run_goes_from_one_scheduler_to_another_and_back(
     slurm, ray = elsewhere("slurm"), (cluster, drill.launch)
     drill.cluster, drill.launch = elsewhere("local")
     drill.start()
+    (drill.directory / "pace").write_text("3")  # each command takes seconds, in which it trains
     steps, jobs = [], []
     for number, (place, launch) in enumerate([slurm, ray, slurm]):
         words = ["resume", "--cluster", place.name, str(drill.run)]

@@ -89,7 +89,7 @@ def test_way_out_is_named_where_nothing_is_known(run, job, capsys):
 def test_address_is_of_ray_alone(tmp_path, capsys):
     """A local run has none."""
     run = Run.claim(str(tmp_path), "act")
-    run.write("plan", {})
+    run.write("plan", Plan("act", str(tmp_path), [], ["t.py"], Topology(1, 1, 0), "/").to_json())
     record = BackendRecord("getiaction_launch.backends.local.LocalBackend")
     JobRecord(record, details={"process": {"host": "lab9", "pid": 9}}).write(run)
     process = {"host": "lab9", "pid": 9, "started_after_boot_seconds": 1.0}
