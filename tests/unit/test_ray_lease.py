@@ -95,4 +95,4 @@ def test_address_is_of_ray_alone(tmp_path, capsys):
     process = {"host": "lab9", "pid": 9, "started_after_boot_seconds": 1.0}
     JobRecord(record, "9@lab9", details={"process": process}).write(run)
     assert main(["resume", "--force", "--address", "http://h:1", str(run.directory)]) == 2
-    assert "LocalBackend has no setting 'address'" in capsys.readouterr().err
+    assert "cluster 'local' has no address (--address)." in capsys.readouterr().err
