@@ -84,6 +84,16 @@ class Built:
             return found
         return {name: value for name, value in found.items() if name not in _REPLACED}
 
+    def key_of(self, name: str, default: str) -> str:
+        """Return the key of a class of the spec.
+
+        Args:
+            name: Name of the class, without its module.
+            default: What to return for a class that the spec does not name.
+        """
+        keys = keys_of_classes(self.spec)
+        return next((key for path, key in keys.items() if path.endswith(f".{name}")), default)
+
 
 def is_elsewhere(path: str) -> bool:
     """Return whether a path that is missing here may well be there on the cluster's machines.

@@ -10,13 +10,12 @@ from getiaction_launch.errors import counted
 from getiaction_launch.launch import pulse
 from getiaction_launch.launch.resuming import sites
 from getiaction_launch.launch.status import RunStatus
+from getiaction_launch.plan.durations import duration
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.checkpoint import newest
 from getiaction_launch.run.records import AttemptRecord, read_attempts
 from getiaction_launch.run.state import JobState
 from getiaction_launch.storage.paths import is_remote
-
-_MINUTE, _HOUR, _DAY = 60, 3600, 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -136,19 +135,3 @@ def as_json(status: RunStatus) -> dict[str, object]:
         "checkpoint_step": found.checkpoint_step,
         "places": sites.as_json(found.attempts),
     }
-
-
-def duration(seconds: float) -> str:
-    """Write a duration with its two largest units.
-
-    Args:
-        seconds: The duration in seconds.
-    """
-    whole = round(seconds)
-    if whole < _MINUTE:
-        return f"{whole} s"
-    if whole < _HOUR:
-        return f"{whole // _MINUTE} min {whole % _MINUTE} s"
-    if whole < _DAY:
-        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
-    return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"

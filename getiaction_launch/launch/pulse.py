@@ -4,10 +4,9 @@ import statistics
 import time
 
 from getiaction_launch.launch.status import RunStatus
+from getiaction_launch.plan.durations import age
 from getiaction_launch.plan.text import shorten
 from getiaction_launch.run.beats.records import RankBeat, Stall
-
-_MINUTE = 60
 
 
 def last_step(status: RunStatus) -> str:
@@ -20,7 +19,7 @@ def last_step(status: RunStatus) -> str:
     if seconds is None:
         return ""
     usual = f" (a step takes {_pace(pace)})" if pace else ""
-    return f"{_age(seconds)} ago{usual}"
+    return f"{age(seconds)} ago{usual}"
 
 
 def last_step_seconds(status: RunStatus) -> float | None:
@@ -64,14 +63,6 @@ def stalled(status: RunStatus) -> str:
 
 def _ranks(status: RunStatus) -> list[RankBeat]:
     return [rank for node in status.beats for rank in node.ranks]
-
-
-def _age(seconds: float) -> str:
-    if seconds < 2 * _MINUTE:
-        return f"{seconds:.0f} s"
-    if seconds < 2 * _MINUTE * _MINUTE:
-        return f"{seconds / _MINUTE:.0f} min"
-    return f"{seconds / _MINUTE / _MINUTE:.0f} h"
 
 
 def _pace(seconds: float) -> str:

@@ -63,7 +63,7 @@ def ask_for_stacks(
         time.sleep(max(_POLL_SECONDS, run.poll_seconds))
         # Who asked a moment later has replaced the request: the answers to that are as good.
         token = (StacksRequest.read(run) or request).token
-        for rank in range(num_nodes):
+        for rank in set(range(num_nodes)) - nodes.keys():
             answer = NodeStacks.read(run, number, rank)
             if answer and answer.token in (token, request.token):
                 nodes[rank] = answer

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from getiaction_launch.backends.backend import Backend, Job, load_backend
+from getiaction_launch.backends.backend import Backend, Job, JobStatus, load_backend
 from getiaction_launch.errors import UnreachableError
 from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.plan.plan import SweepPoint
@@ -37,6 +37,7 @@ class RunStatus:
         is_certain: Whether the run's records, its scheduler or its machine have said so; otherwise
             the state follows from what the job last wrote.
         beats: What the ranks of each node do, while the run is running.
+        job: What the run's scheduler or machine has answered; None if it was not asked.
     """
 
     run: Run
@@ -48,6 +49,7 @@ class RunStatus:
     is_queued: bool = False
     is_certain: bool = True
     beats: tuple[NodeBeats, ...] = ()
+    job: JobStatus | None = None
 
 
 def attach(run: Run) -> Job | None:
@@ -108,6 +110,7 @@ def _read_status(run: Run) -> RunStatus:
         is_queued=status.is_queued,
         is_certain=status.is_certain,
         beats=_beats(run, attempts) if state is JobState.RUNNING else (),
+        job=status,
     )
 
 

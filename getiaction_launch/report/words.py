@@ -3,7 +3,9 @@
 import math
 from datetime import datetime, timezone
 
-_MINUTE, _HOUR, _DAY = 60, 3600, 24 * 3600
+from getiaction_launch.plan import durations
+
+_MINUTE = 60
 _LATEST = 253402300799.0
 """The last second of the year 9999, after which Python knows no dates."""
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -19,14 +21,9 @@ def duration(seconds: float) -> str:
     """
     if not math.isfinite(seconds):
         return "unknown"
-    whole = round(seconds)
-    if whole < _MINUTE:
+    if round(seconds) < _MINUTE:
         return _short_duration(seconds)
-    if whole < _HOUR:
-        return f"{whole // _MINUTE} min {whole % _MINUTE} s"
-    if whole < _DAY:
-        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
-    return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"
+    return durations.duration(seconds)
 
 
 def _short_duration(seconds: float) -> str:

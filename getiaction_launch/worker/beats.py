@@ -37,15 +37,8 @@ class Beats(OwnCallback):
         del pl_module
         self._heart.begin_steps(batches_done(trainer))
 
-    def on_train_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,  # noqa: ANN401 - the user's
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_start(self, *_: Any) -> None:  # noqa: ANN401 - as in Lightning
         """Note that the batch is there."""
-        del trainer, pl_module, batch, batch_idx
         self._heart.in_step("forward")
 
     def on_before_backward(self, *_: object) -> None:
@@ -56,21 +49,12 @@ class Beats(OwnCallback):
         """Note that the gradients are there."""
         self._heart.in_step("optimizing")
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401 - Lightning's own type is a union of Any
-        batch: Any,  # noqa: ANN401 - the user's
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, *_: Any) -> None:  # noqa: ANN401 - as in Lightning
         """Count the step."""
-        del trainer, pl_module, outputs, batch, batch_idx
         self._heart.end_step()
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_start(self, *_: object) -> None:
         """Note that validation begins."""
-        del trainer, pl_module
         self._heart.beat("validating", Pause.LONG)
 
     def on_validation_batch_start(self, *_: Any) -> None:  # noqa: ANN401 - as in Lightning
@@ -81,14 +65,8 @@ class Beats(OwnCallback):
         """Note that validation makes progress; the user's metrics may follow."""
         self._heart.beat("validating", Pause.LONG)
 
-    def on_save_checkpoint(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        checkpoint: dict[str, Any],
-    ) -> None:
+    def on_save_checkpoint(self, *_: object) -> None:
         """Note that a checkpoint is collected, the user's own included."""
-        del trainer, pl_module, checkpoint
         self._heart.beat("saving", Pause.LONG)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -97,9 +75,6 @@ class Beats(OwnCallback):
         if stage == "fit":
             self._heart.beat("finished", Pause.UNKNOWN)
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, *_: object) -> None:
         """Note the same; the worker leaves."""
-        del trainer, pl_module, exception
         self._heart.beat("finished", Pause.UNKNOWN)

@@ -147,7 +147,7 @@ def test_what_cannot_change_is_refused_by_its_key(started, capsys, words, code, 
 
 
 def test_a_script_keeps_its_arguments(started, capsys):
-    """Its Trainer follows the geometry; a key of a spec means nothing to it."""
+    """A script can be given other nodes and workers; flags that change a spec are refused."""
     run = make_run("train")
     assert main(["resume", "--trainer.max_epochs=3", "train/version_0"]) == 2
     assert "this run trains a script, which keeps its own arguments" in capsys.readouterr().err

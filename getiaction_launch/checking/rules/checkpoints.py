@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from getiaction_launch.checking.built import Built, is_elsewhere, keys_of_classes
+from getiaction_launch.checking.built import Built, is_elsewhere
 from getiaction_launch.checking.finding import Finding, doubt, ok, refusal, unknown
 from getiaction_launch.plan.plan import Saving
 from getiaction_launch.storage.probe import is_writable
@@ -27,12 +27,8 @@ def check_checkpoints(built: Built) -> Iterator[Finding]:
         built: What the spec names.
     """
     found = [*_of_period(built)]
-    keys = keys_of_classes(built.spec)
     for callback in _checkpoint_callbacks(built):
-        key = next(
-            (keys[path] for path in keys if path.endswith(f".{type(callback).__name__}")),
-            "trainer.callbacks",
-        )
+        key = built.key_of(type(callback).__name__, "trainer.callbacks")
         found += [*_of_callback(built, callback, key)]
     found += [*check_resume(built)]
     yield from found
@@ -155,12 +151,10 @@ def check_steps(built: Built, steps: int | None) -> Iterator[Finding]:
         built: What the spec names.
         steps: Number of optimizer steps of the whole training; None if it is not known.
     """
-    keys = keys_of_classes(built.spec)
     for callback in _checkpoint_callbacks(built):
         every = getattr(callback, "_every_n_train_steps", 0) or 0
         if steps and every > steps:
-            ends = f".{type(callback).__name__}"
-            key = next((keys[path] for path in keys if path.endswith(ends)), "trainer.callbacks")
+            key = built.key_of(type(callback).__name__, "trainer.callbacks")
             yield doubt(
                 "checkpoints",
                 f"{key}.every_n_train_steps",

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from getiaction_launch.checking.built import Built, keys_of_classes
+from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, doubt, ok, refusal
 from getiaction_launch.errors import counted
 
@@ -64,11 +64,11 @@ def _has_batch_norm(built: Built) -> bool:
 
 
 def _of_callbacks(built: Built) -> Iterator[Finding]:
-    trainer, keys = built.trainer, keys_of_classes(built.spec)
+    trainer = built.trainer
     names: dict[str, Any] = {type(callback).__name__: callback for callback in trainer.callbacks}
     for name in _NEED_LOGGER:
         if name in names and not trainer.loggers:
-            key = next((keys[path] for path in keys if path.endswith(f".{name}")), name)
+            key = built.key_of(name, name)
             yield refusal(
                 "callbacks",
                 key,
@@ -77,7 +77,7 @@ def _of_callbacks(built: Built) -> Iterator[Finding]:
             )
     stopping = names.get("EarlyStopping")
     if stopping is not None and stopping.patience < 0:
-        key = next((keys[path] for path in keys if path.endswith(".EarlyStopping")), "callbacks")
+        key = built.key_of("EarlyStopping", "callbacks")
         yield refusal(
             "callbacks",
             f"{key}.patience",

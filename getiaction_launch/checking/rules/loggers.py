@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from getiaction_launch.checking.built import Built, keys_of_classes
+from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, ok, refusal, unknown
 from getiaction_launch.checking.rules.checkpoints import check_directory
 
@@ -24,11 +24,10 @@ def check_loggers(built: Built) -> Iterator[Finding]:
     """
     found: list[Finding] = []
     names = []
-    keys = keys_of_classes(built.spec)
     for logger in built.trainer.loggers:
         name = type(logger).__name__
         names.append(name)
-        key = next((keys[path] for path in keys if path.endswith(f".{name}")), "")
+        key = built.key_of(name, "")
         if not key:
             continue  # the default one, which writes to the run's directory
         if name == "WandbLogger":

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from getiaction_launch.checking.built import Built, keys_of_classes
+from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, doubt, ok, refusal
 from getiaction_launch.errors import nearest_first
 
@@ -122,15 +122,11 @@ def _monitors(
     """Yield the key and the name of each metric, and whether a run fails without it."""
     from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-    keys = keys_of_classes(built.spec)
     callbacks = [] if built.arguments.get("fast_dev_run") else built.trainer.callbacks
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)
         if isinstance(monitor, str):
-            kind = type(callback)
-            name = f"{kind.__module__}.{kind.__qualname__}"
-            ends = (name, f".{kind.__name__}")
-            key = next((keys[path] for path in keys if path.endswith(ends)), "trainer.callbacks")
+            key = built.key_of(type(callback).__name__, "trainer.callbacks")
             is_needed = False
             if isinstance(callback, EarlyStopping):
                 is_needed = callback.strict and (has_validation or _ends_epochs(built, callback))

@@ -1,6 +1,7 @@
 """The verb ``resume``: which runs it means, what shall be different, and what it says."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from getiaction_launch.cli import show
 from getiaction_launch.cli.follow import report
@@ -20,9 +21,8 @@ from getiaction_launch.cli.grammar import (
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.resuming.dry_run import show_changes
 from getiaction_launch.errors import CheckError, LaunchError, UsageError
-from getiaction_launch.launch.resuming.change import Changes
+from getiaction_launch.launch.resuming.change import Changed, Changes
 from getiaction_launch.launch.resuming.find import find_runs
-from getiaction_launch.launch.resuming.resume import preview
 from getiaction_launch.launch.resuming.resume import resume as start_again
 from getiaction_launch.launch.status import read_status
 from getiaction_launch.run.run import Run
@@ -69,8 +69,13 @@ def resume(tokens: Sequence[str]) -> int:
             show.say(f"run {run.name} {why}; it is not resumed.")
             continue
         try:
-            _say_changes(run, changes, force=arguments.force)
-            start_again(run, force=arguments.force, trust=arguments.trust, changes=changes)
+            start_again(
+                run,
+                force=arguments.force,
+                trust=arguments.trust,
+                changes=changes,
+                report=partial(_say_changes, run),
+            )
             started.append(run)
         except LaunchError as error:
             errors.append(error)
@@ -134,8 +139,7 @@ def _is_settled(run: Run, changes: Changes) -> str:
     return f"is {state.value}" if state in (JobState.RUNNING, JobState.PENDING) else ""
 
 
-def _say_changes(run: Run, changes: Changes, *, force: bool) -> None:
-    changed = preview(run, force=force, changes=changes)
+def _say_changes(run: Run, changed: Changed) -> None:
     for words in changed.notes:
         show.say(f"run {run.name}: {words}")
     for words in changed.warnings:

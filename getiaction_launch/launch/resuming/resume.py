@@ -6,7 +6,7 @@ put back.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +40,7 @@ def resume(
     trust: bool = False,
     settings: Mapping[str, object] | None = None,
     changes: Changes = _NOTHING,
+    report: Callable[[Changed], None] | None = None,
 ) -> None:
     """Start another attempt of a run that has ended, perhaps elsewhere or for longer.
 
@@ -54,6 +55,7 @@ def resume(
         settings: Settings of the backend that replace those of the job before, such as the
             ``address`` of another Ray cluster.
         changes: What shall be different in the next attempts.
+        report: Function that reports how the run will continue; called before anything is started.
 
     Raises:
         LaunchError: If the run has not ended, has finished and shall not train for longer, belongs
@@ -63,6 +65,8 @@ def resume(
         check_owner(run, "resume")
     with _locked(run):
         changed = preview(run, force=force, changes=changes)
+        if report:
+            report(changed)
         backend = changed.backend.with_settings(settings or {})
         if changed.plan.arguments != changed.before.arguments:
             parse(changed.plan.arguments)

@@ -23,14 +23,14 @@ TRACEBACK_LINES = 12
 LOG_LINES = 12
 READ_LINES = 200
 LONGEST_LINE = 400
-_CAUSES: dict[str, Category] = {
+_CAUSES = {
     Cause.TIME_LIMIT: Category.TIME,
     Cause.PREEMPTION: Category.PREEMPTION,
     Cause.CANCEL: Category.CANCELLED,
     Cause.STOP: Category.STOPPED,
     Cause.NODE_FAILURE: Category.NODE,
     Cause.OUT_OF_MEMORY: Category.HOST_MEMORY,
-    "stall": Category.STALL,
+    Cause.STALL: Category.STALL,
 }
 _UNEXPLAINED = "it ended without recording why"
 

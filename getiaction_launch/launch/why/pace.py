@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from getiaction_launch.plan.durations import age
 from getiaction_launch.plan.text import shorten
 from getiaction_launch.run.beats import NodeBeats, RankBeat, Stall
 from getiaction_launch.run.records import Progress
@@ -153,14 +154,6 @@ def _by_progress(progress: Progress, now: float) -> Pace:
         return Pace(words=words, step=progress.step, sources=source)
     words = f"{doing}, step {progress.step} reported {age(waited)} ago{pace}"
     return Pace(words=words, step=progress.step, sources=source)
-
-
-def age(seconds: float) -> str:
-    """Write how long ago something was; what lies in the future, by another clock, is now."""
-    seconds = max(0, seconds)
-    if seconds < 120:  # noqa: PLR2004 - two minutes
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"  # noqa: PLR2004 - two hours
 
 
 def _doing(beat: RankBeat) -> str:

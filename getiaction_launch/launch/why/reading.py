@@ -46,14 +46,15 @@ class Records:
             found.checkpoint = newest(run)
         with found.noting():
             found.cancel = Cancel.read(run)
-        if found.attempts:
+        found.beats = list(found.status.beats)
+        if found.attempts and not found.beats:
             with found.noting():
                 found.beats = read_beats(run, found.attempts[-1].number)
         if found.job and found.status.state is not JobState.SUCCEEDED:
             with found.noting():
                 if job := attach(run):
                     found.resume = job.resume_command
-                    found.job_status = job.status()
+                    found.job_status = found.status.job or job.status()
         return found
 
     @contextlib.contextmanager
