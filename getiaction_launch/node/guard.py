@@ -57,12 +57,7 @@ class Guard:
         """Whether somebody has cancelled the run, perhaps from a machine that cannot signal it."""
         if not self._is_cancelled and time.monotonic() >= self._cancel_at:
             self._cancel_at = time.monotonic() + self._period_seconds
-            try:
-                self._is_cancelled = Cancel.read(self._run) is not None
-            except ValueError:
-                self._is_cancelled = True  # it is there
-            except OSError:
-                pass
+            self._is_cancelled = is_cancelled(self._run)
         return self._is_cancelled
 
     def loss(self) -> str | None:
@@ -130,6 +125,20 @@ class Guard:
         fs, key = file_system(self._run.directory)
         fs.ls(key.strip("/").partition("/")[0], detail=False)  # FileNotFoundError if it is not
         return True
+
+
+def is_cancelled(run: Run) -> bool:
+    """Return whether somebody has cancelled a run; not as long as its storage does not answer.
+
+    Args:
+        run: The run that this process works for.
+    """
+    try:
+        return Cancel.read(run) is not None
+    except ValueError:
+        return True  # the record is there
+    except OSError:
+        return False
 
 
 _REMOVED = "its directory was removed"

@@ -88,8 +88,8 @@ def place(tmp_path_factory):
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_text(text)
     (place / "junk.ckpt").write_bytes(b"junk")
-    sys.path.insert(0, str(place))
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(place)
         import lab
         from lightning.pytorch import Trainer
 
@@ -102,10 +102,8 @@ def place(tmp_path_factory):
         )
         trainer.fit(lab.Bare(), datamodule=lab.Data())
         trainer.save_checkpoint(place / "bare.ckpt")
-        _save_other_entries(place)
-        yield place
-    finally:
-        sys.path.remove(str(place))
+    _save_other_entries(place)
+    return place
 
 
 def _save_other_entries(place):
@@ -120,12 +118,22 @@ def _save_other_entries(place):
     torch.save({**content, "state_dict": former}, place / "former.ckpt")
 
 
+@pytest.fixture(autouse=True)
+def _own_path(monkeypatch):
+    """Forget where a test has looked for modules, as the process of another one would look there.
+
+    The command line of specs adds its directory, and here is a ``random.py``.
+    """
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
 @pytest.fixture
 def judge(place, capsys, monkeypatch):
     """Have ``check`` judge words; return its exit code, its table, and what it says."""
     from getiaction_launch.cli.main import main
 
     monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(place)
     monkeypatch.setenv("NETRC", "/nowhere")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("PATH", f"{place / 'bin'}:{os.environ['PATH']}")

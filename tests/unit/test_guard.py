@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from getiaction_launch.backends.ray.backend import RayBackend
+from getiaction_launch.backends.ray.driver import Driver
+from getiaction_launch.errors import StorageError
 from getiaction_launch.node import guard as guard_module
 from getiaction_launch.node.conductor import drive
 from getiaction_launch.node.guard import Guard, RunLostError
@@ -42,6 +45,21 @@ def run(tmp_path):
     run.write("plan", plan.to_json())
     JOB.write(run)
     return run
+
+
+def test_storage_that_does_not_answer_stops_nothing(run, monkeypatch):
+    """A process that drives a run asks for a cancel all the time; one that is there counts."""
+
+    def fail(_run):
+        raise StorageError("cancel.json: Connect timeout.", "See docs/storage.md")
+
+    driver = Driver(run, RayBackend(), StopRequest())
+    with monkeypatch.context() as patch:
+        patch.setattr(Cancel, "read", fail)
+        assert not driver._is_stopped()
+    assert not driver._is_stopped()
+    (run.launch_directory / "cancel.json").write_text("{")  # damaged
+    assert driver._is_stopped()
 
 
 def look(guard, times):

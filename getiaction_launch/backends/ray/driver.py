@@ -22,14 +22,14 @@ from getiaction_launch.backends.ray.agent import NodeAgent
 from getiaction_launch.backends.ray.failures import is_out_of_memory, node_errors
 from getiaction_launch.backends.ray.placement import place
 from getiaction_launch.node.conductor import MARGIN_SECONDS, drive
-from getiaction_launch.node.guard import Guard
+from getiaction_launch.node.guard import Guard, is_cancelled
 from getiaction_launch.node.node import SAVE_LIMIT_SECONDS
 from getiaction_launch.node.sidecar import NodeLostError
 from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import Attempt
 from getiaction_launch.run.lease import holding_lease
-from getiaction_launch.run.records import BackendRecord, Cancel, Done, JobRecord
+from getiaction_launch.run.records import BackendRecord, Done, JobRecord
 from getiaction_launch.run.restart import may_begin
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
@@ -82,7 +82,7 @@ class Driver:
         return ending.state is JobState.SUCCEEDED
 
     def _is_stopped(self) -> bool:
-        return bool(self._stop.signal or Cancel.read(self.run) or self._guard.loss())
+        return bool(self._stop.signal or is_cancelled(self.run) or self._guard.loss())
 
     @contextlib.contextmanager
     def _slot(self, max_parallel: int) -> Iterator[None]:
