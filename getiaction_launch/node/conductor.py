@@ -17,19 +17,19 @@ from dataclasses import replace
 from signal import SIGKILL, SIGTERM
 
 from getiaction_launch.errors import LaunchError
-from getiaction_launch.mirror.staging import salvage
 from getiaction_launch.node.allocation import Allocation, Limits
 from getiaction_launch.node.deaths import record_kills
 from getiaction_launch.node.guard import Guard, RunLostError
 from getiaction_launch.node.head import reach_head
 from getiaction_launch.node.node import SAVE_LIMIT_SECONDS, await_save, run_node
 from getiaction_launch.node.nodes import NodeHandle, Nodes
+from getiaction_launch.node.opening import await_attempt, begin
 from getiaction_launch.node.outage import outlast
 from getiaction_launch.node.sidecar import NodeLostError, Sidecar
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt, Ending
 from getiaction_launch.run.node_records import WORKER_DIED, NodeEnd
-from getiaction_launch.run.records import Cancel, Done, JobRecord, read_attempts
+from getiaction_launch.run.records import Cancel, Done, JobRecord
 from getiaction_launch.run.restart import allow_another, judge, may_begin
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED, Cause, JobState
@@ -38,26 +38,9 @@ from getiaction_launch.system.memory import count_oom_kills
 from getiaction_launch.system.ports import reserve_port
 from getiaction_launch.system.stop import StopRequest
 
-JOIN_SECONDS = 120
 ECHO_SECONDS = 5
 MARGIN_SECONDS = 15
 _starts = itertools.count()
-
-
-def begin(
-    run: Run, key: str, address: str, port: int, other_addresses: Sequence[str] = ()
-) -> Attempt:
-    """Open the next attempt, after uploading what a killed attempt has left on this machine.
-
-    Args:
-        run: The run to start.
-        key: A name that all nodes of this start share with no other start.
-        address: This machine's address, as the other nodes reach it.
-        port: The reserved port on which the worker of rank 0 will listen.
-        other_addresses: IP addresses of this machine, for nodes that cannot reach ``address``.
-    """
-    salvage(run, len(read_attempts(run)))
-    return Attempt.begin(run, key, address, port, other_addresses)
 
 
 def join(run: Run, allocation: Allocation, stop: StopRequest | None = None) -> int:
@@ -82,8 +65,7 @@ def join(run: Run, allocation: Allocation, stop: StopRequest | None = None) -> i
         os.environ.setdefault(name, value)
     try:
         if allocation.node_rank > 0:
-            attempt = Attempt.join(run, allocation.key, JOIN_SECONDS, lambda: stop.signal)
-            return _follow(attempt, allocation, stop)
+            return _follow(await_attempt(run, allocation.key, stop), allocation, stop)
         if may_begin(run):
             return _lead(run, allocation, stop)
     except RunLostError as loss:
@@ -96,7 +78,10 @@ def join(run: Run, allocation: Allocation, stop: StopRequest | None = None) -> i
 def _lead(run: Run, allocation: Allocation, stop: StopRequest) -> int:
     port, claim = reserve_port()
     with claim:
-        attempt = begin(run, allocation.key, allocation.address, port, own_addresses())
+        attempt = begin(
+            *(run, allocation.key, (allocation.address, port), lambda: bool(stop.signal)),
+            other_addresses=own_addresses(),
+        )
         with contextlib.closing(allocation.make_sidecar(attempt, 0, stop)) as sidecar:
             end = _run_share(attempt, 0, allocation.limits, stop, sidecar)
 
@@ -244,14 +229,18 @@ def drive(
             try:
                 nodes = stack.enter_context(place())
             except TimeoutError as error:
-                ending = Ending(JobState.FAILED, Cause.NODE_FAILURE, str(error))
-                begin(run, _key(), "", 0).end(ending)
-                return ending
+                return _give_up(run, str(error), is_stopped)
             is_whole = nodes is not None
             while nodes and is_whole and not is_stopped():
                 ending, is_whole = _run_attempt(run, nodes, is_stopped, patience_seconds, guard)
                 is_whole = is_whole and ending.goes_on
     return ending
+
+
+def _give_up(run: Run, reason: str, is_stopped: Callable[[], bool]) -> Ending:
+    """End a run that has got no nodes."""
+    ending = Ending(JobState.FAILED, Cause.NODE_FAILURE, reason)
+    return _record(begin(run, _key(), ("", 0), is_stopped), lambda: ending, is_stopped)
 
 
 def _key() -> str:
@@ -269,15 +258,15 @@ def _run_attempt(
     if loss := guard.confirm_loss():
         return _abandon(loss), False
     try:
-        address, port = nodes.reserve_head()
+        head = nodes.reserve_head()
     except (NodeLostError, LaunchError) as error:
-        return _fail(begin(run, _key(), "", 0), error), False
-    attempt = begin(run, _key(), address, port)
+        return _fail(begin(run, _key(), ("", 0), is_stopped), error, is_stopped), False
+    attempt = begin(run, _key(), head, is_stopped)
     kills = count_oom_kills()
     try:
         handles = nodes.start(attempt)
     except (NodeLostError, LaunchError) as error:
-        return _fail(attempt, error), False
+        return _fail(attempt, error, is_stopped), False
     exit_codes = _watch(handles, nodes, is_stopped, patience_seconds)
     record_kills(attempt, dict(enumerate(exit_codes)), kills)
     nodes.clean(exit_codes)
@@ -285,22 +274,31 @@ def _run_attempt(
         return _abandon(loss), False
     stopped_by = Cause.STOP if is_stopped() else nodes.stop_cause()
 
-    def conclude() -> Ending:
-        ending = allow_another(run, judge(run, attempt.number, exit_codes, stopped_by))
-        attempt.end(ending)
-        return ending
+    def decide() -> Ending:
+        return allow_another(run, judge(run, attempt.number, exit_codes, stopped_by))
 
-    ending = outlast(attempt, conclude, is_stopped, lambda ending: ending)
-    return ending, None not in exit_codes and stopped_by is None
+    return _record(attempt, decide, is_stopped), None not in exit_codes and stopped_by is None
 
 
-def _fail(attempt: Attempt, error: Exception) -> Ending:
+def _fail(attempt: Attempt, error: Exception, is_stopped: Callable[[], bool]) -> Ending:
     """End an attempt whose nodes could not be started."""
     is_loss = isinstance(error, NodeLostError)
     cause = Cause.NODE_FAILURE if is_loss else Cause.CRASH
-    ending = allow_another(attempt.run, Ending(JobState.FAILED, cause, str(error)))
-    attempt.end(ending)
-    return ending
+    ending = Ending(JobState.FAILED, cause, str(error))
+    return _record(attempt, lambda: allow_another(attempt.run, ending), is_stopped)
+
+
+def _record(
+    attempt: Attempt, decide: Callable[[], Ending], is_stopped: Callable[[], bool]
+) -> Ending:
+    """Record how an attempt ended, as soon as storage allows it."""
+
+    def conclude() -> Ending:
+        ending = decide()
+        attempt.end(ending)
+        return ending
+
+    return outlast(attempt, conclude, is_stopped, lambda ending: ending)
 
 
 def _abandon(loss: str) -> Ending:

@@ -1,4 +1,4 @@
-"""The end of an attempt must be recorded, although storage may be what has ended it."""
+"""An attempt must begin, and its end be recorded, although storage fails at that moment."""
 
 import contextlib
 import time
@@ -9,6 +9,7 @@ from getiaction_launch.errors import StorageError
 from getiaction_launch.mirror.transfer import say
 from getiaction_launch.plan.plan import Plan, Uploading
 from getiaction_launch.run.attempt import Attempt, Ending
+from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
 
 PAUSE_SECONDS = 5.0
@@ -16,6 +17,35 @@ STOPPED_SECONDS = 60.0
 """How long to wait for storage if somebody has asked for the run's end."""
 
 T = TypeVar("T")
+
+
+def persist(run: Run, what: str, act: Callable[[], T], is_stopped: Callable[[], bool]) -> T:
+    """Do something on storage, and try again while storage fails.
+
+    Args:
+        run: The run that it is for, whose plan has ``uploading.limit_minutes``.
+        what: What cannot be done meanwhile, for the log: "the end cannot be recorded".
+        act: Does it; called again after a StorageError, so a second call must do no harm.
+        is_stopped: Returns whether somebody has asked for the run's end.
+
+    Raises:
+        StorageError: If storage still fails after the plan's ``uploading.limit_minutes``, or after
+            :data:`STOPPED_SECONDS` if somebody has asked for the run's end.
+    """
+    started_at, is_said = time.monotonic(), False
+    while True:
+        try:
+            return act()
+        except StorageError as error:
+            limit_seconds = _limit_seconds(run)
+            if is_stopped():
+                limit_seconds = min(limit_seconds, STOPPED_SECONDS)
+            if time.monotonic() - started_at > limit_seconds:
+                raise
+            if not is_said:
+                say(f"{what} yet: {_first_line(error)}")
+                is_said = True
+        time.sleep(PAUSE_SECONDS)
 
 
 def outlast(
@@ -26,8 +56,8 @@ def outlast(
 ) -> T:
     """Read how an attempt ended and record it, and try again while storage fails.
 
-    After the plan's ``uploading.limit_minutes``, the reason is recorded on this machine alone. The
-    status that is read here names it then, and the run's next attempt on this machine records it.
+    If storage fails for too long, the reason is recorded on this machine alone. The status that is
+    read here names it then, and the run's next attempt on this machine records it.
 
     Args:
         attempt: The attempt that has ended.
@@ -35,29 +65,21 @@ def outlast(
         is_stopped: Returns whether somebody has asked for the run's end.
         otherwise: Makes the result of an attempt whose end could not be recorded on storage.
     """
-    started_at, is_said = time.monotonic(), False
-    while True:
-        try:
-            return act()
-        except StorageError as error:
-            waited_seconds, words = time.monotonic() - started_at, str(error).partition("\n")[0]
-        if not is_said:
-            say(f"the end cannot be recorded yet: {words}")
-            is_said = True
-        limit_seconds = _limit_seconds(attempt)
-        if waited_seconds > (
-            min(limit_seconds, STOPPED_SECONDS) if is_stopped() else limit_seconds
-        ):
-            break
-        time.sleep(PAUSE_SECONDS)
-    ending = Ending(JobState.FAILED, Cause.CRASH, f"storage failed: {words}")
+    try:
+        return persist(attempt.run, "the end cannot be recorded", act, is_stopped)
+    except StorageError as error:
+        ending = Ending(JobState.FAILED, Cause.CRASH, f"storage failed: {_first_line(error)}")
     say(ending.reason)
     with contextlib.suppress(OSError):  # then the job's log is all there is
         attempt.end_here(ending)
     return otherwise(ending)
 
 
-def _limit_seconds(attempt: Attempt) -> float:
+def _first_line(error: StorageError) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _limit_seconds(run: Run) -> float:
     with contextlib.suppress(OSError, ValueError):  # the copy of a plan, if this machine has one
-        return Plan.of(attempt.run.local).uploading.limit_minutes * 60
+        return Plan.of(run.local).uploading.limit_minutes * 60
     return Uploading().limit_minutes * 60

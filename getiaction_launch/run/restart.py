@@ -141,7 +141,8 @@ def allow_another(run: Run, ending: Ending) -> Ending:
         return ending
     limit: int | None = getattr(Plan.of(run).restarts, budget)
     records = read_attempts(run)
-    used = sum(_BUDGETS.get(record.cause) == budget for record in records if record.cause)
+    # Not the last one, of which this is the end: storage may have it and have failed to say so.
+    used = sum(_BUDGETS.get(record.cause) == budget for record in records[:-1] if record.cause)
     if limit is not None and used >= limit:
         spent = f"{ending.reason} (not restarted: restarts.{budget}={limit} is used up)"
         return replace(ending, reason=spent if limit else ending.reason)

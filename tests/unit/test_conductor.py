@@ -6,8 +6,8 @@ from subprocess import Popen
 
 import pytest
 
-from getiaction_launch.errors import CheckError
-from getiaction_launch.node import conductor, deaths
+from getiaction_launch.errors import CheckError, StorageError
+from getiaction_launch.node import conductor, deaths, outage
 from getiaction_launch.node.conductor import drive
 from getiaction_launch.node.sidecar import NodeLostError
 from getiaction_launch.plan.plan import Plan, Restarts, Topology
@@ -193,3 +193,27 @@ def test_only_the_wait_for_nodes_has_a_limit_that_ends_the_run(run):
     with pytest.raises(TimeoutError, match="the disk of attempt 0"):
         drive(run, nodes.place, never)
     assert len(read_attempts(run)) == 1
+
+
+@pytest.mark.parametrize("is_written", [False, True], ids=["refused", "reply lost"])
+@pytest.mark.parametrize("moment", ["began", "ended"])
+def test_storage_that_fails_once_costs_no_attempt(run, monkeypatch, moment, is_written):
+    """Neither as an attempt begins nor as it ends, with or without its record being written."""
+    monkeypatch.setattr(outage, "PAUSE_SECONDS", 0)
+    write, failures = AttemptRecord.write, []
+
+    def write_and_fail(record, run):
+        is_now = moment == ("began" if record.ended_at is None else "ended")
+        is_first = is_now and record.number not in failures
+        if is_written or not is_first:
+            write(record, run)
+        if is_first:
+            failures.append(record.number)
+            raise StorageError("attempt.json: Connect timeout.", "See docs/storage.md")
+
+    monkeypatch.setattr(AttemptRecord, "write", write_and_fail)
+    nodes = Nodes([[0, 1], NodeLostError("its host does not answer"), [0, 0]])
+    assert drive(run, nodes.place, never).state is JobState.SUCCEEDED
+    assert failures == [0, 1, 2]
+    causes = [record.cause for record in read_attempts(run)]
+    assert causes == [Cause.CRASH, Cause.NODE_FAILURE, None]
