@@ -10,7 +10,7 @@ import socket
 import statistics
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from getiaction_launch.plan.plan import Stalls
@@ -101,14 +101,18 @@ class Beats:
         attempt: The attempt that the workers belong to.
         node_rank: Rank of this node, from 0.
         stalls: How long nothing may happen, and what to do then.
+        gpus: Models of the GPUs of this machine, if the run uses them.
 
     Attributes:
         pulses: What is known of each rank.
         stall: What was found when training stood still; None while it does not.
     """
 
-    def __init__(self, attempt: Attempt, node_rank: int, stalls: Stalls) -> None:
+    def __init__(
+        self, attempt: Attempt, node_rank: int, stalls: Stalls, gpus: Sequence[str]
+    ) -> None:
         self.attempt, self.node_rank, self.stalls = attempt, node_rank, stalls
+        self._gpus = list(gpus)
         self.pulses: dict[int, Pulse] = {}
         self.stall: Stall | None = None
         self._looked_at = time.monotonic()
@@ -163,7 +167,8 @@ class Beats:
         now, monotonic = time.time(), time.monotonic()
         ranks = [self._rank(rank, now - monotonic) for rank in sorted(self.pulses)]
         return NodeBeats(
-            self.attempt.number, self.node_rank, socket.gethostname(), now, ranks, self.stall
+            *(self.attempt.number, self.node_rank, socket.gethostname(), now, ranks, self.stall),
+            gpus=self._gpus,
         )
 
     def _rank(self, rank: int, offset: float) -> RankBeat:

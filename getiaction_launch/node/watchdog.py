@@ -27,6 +27,7 @@ from getiaction_launch.run.beats.stacks import (
 )
 from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.storage.paths import is_remote
+from getiaction_launch.system.gpus import gpu_models
 
 PERIOD_SECONDS = 2.0
 REMOTE_PERIOD_SECONDS = 15.0
@@ -103,7 +104,8 @@ class Watchdog:
 
     def __init__(self, attempt: Attempt, node_rank: int, plan: Plan) -> None:
         self._attempt, self._plan = attempt, plan
-        self.beats = Beats(attempt, node_rank, plan.stalls)
+        gpus = gpu_models() if plan.topology.gpus_per_node else []
+        self.beats = Beats(attempt, node_rank, plan.stalls, gpus)
         self._answers = Answers(self.beats)
         self._request: StacksRequest | None = None
         self._deadline = 0.0

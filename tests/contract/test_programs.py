@@ -195,7 +195,7 @@ def test_a_run_on_s3_has_one_history_too(  # noqa: PLR0917 - fixtures
     undisturbed = claim(tmp_path / "a", "loggers")
     assert attempt(undisturbed, kennel) == 0, said(undisturbed)
     pace = tmp_path / "pace"
-    pace.write_text("0.3")
+    pace.write_text("2")  # of 28 steps, since a slow machine takes long to type "cancel"
     place = ["--cluster", cluster.name, "--storage-root", bucket, "--parsable"]
     with cluster.open_door(s3.endpoint):
         started = getiaction_launch(*place, str(PROGRAMS / "loggers.py"))

@@ -165,7 +165,7 @@ def test_a_phase_inside_another_one_is_left_again(both):
 def test_the_record_says_step_phase_and_pace(clock, tmp_path):
     """Once a second, and once more in the end; times are those of the wall clock."""
     run = Run.claim(str(tmp_path), "act")
-    beats = Beats(Attempt(run, 0, "n1:1", None, "token"), 0, LEARNED)
+    beats = Beats(Attempt(run, 0, "n1:1", None, "token"), 0, LEARNED, ["H200"])
     _, (memory, _) = beats.open(3)
     heart = Heart(BeatMemory(memory))
     beats.opened(3, memory, pid=17)
@@ -181,7 +181,7 @@ def test_the_record_says_step_phase_and_pace(clock, tmp_path):
     beats.close()
     record = NodeBeats.read(run, 0, 0)
     (rank,) = record.ranks
-    assert record.written_at == clock.seconds
+    assert (record.written_at, record.gpus) == (clock.seconds, ["H200"])
     assert (rank.rank, rank.pid, rank.step, rank.phase) == (3, 17, 9, "saving")
     assert (rank.step_at, rank.phase_since) == (clock.seconds - 0.5, clock.seconds)
     assert rank.seconds_per_step == pytest.approx(2)

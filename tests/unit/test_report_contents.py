@@ -13,6 +13,7 @@ from getiaction_launch.report.contents.ranks import spread
 from getiaction_launch.report.contents.run_report import read_report
 from getiaction_launch.report.contents.spec import HIDDEN, masked_words, parse_yaml, read_values
 from getiaction_launch.report.contents.timeline import Span, read_timeline
+from getiaction_launch.run.beats.records import NodeBeats
 from getiaction_launch.run.records import AttemptRecord
 from getiaction_launch.run.state import Cause, JobState
 
@@ -160,6 +161,16 @@ def test_secrets_are_not_copied_to_a_page(tmp_path):
     assert report.command[-3:] == ["--api-key", HIDDEN, f"--hf_token={HIDDEN}"]
     assert ("variables set", "MY_SITE") in report.environment
     assert masked_words(["a", "s3://k:v@b"]) == ["a", HIDDEN]
+
+
+def test_models_of_gpus_are_named_once(tmp_path):
+    """As the driver has listed them on each node; damaged and strange names are only text."""
+    run = runs.make(tmp_path)
+    assert "GPU models" not in dict(read_report(read_status(run)).environment)
+    for node, models in enumerate((["NVIDIA H200"] * 2, ["NVIDIA A100"])):
+        NodeBeats(0, node, gpus=models).write(run)
+    environment = dict(read_report(read_status(run)).environment)
+    assert environment["GPU models"] == "NVIDIA A100, NVIDIA H200"
 
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(

@@ -38,6 +38,9 @@ def read_environment(
     if hosts := _hosts(attempts, beats):
         more = f" and {len(hosts) - _MOST_HOSTS} more" if len(hosts) > _MOST_HOSTS else ""
         rows.append(("hosts", ", ".join(hosts[:_MOST_HOSTS]) + more))
+    # Of all GPUs of a machine, so their number would mislead.
+    if models := {model for nodes in beats.values() for node in nodes for model in node.gpus}:
+        rows.append(("GPU models", ", ".join(sorted(models))))
     if plan:
         rows.append(("working directory", plan.working_directory))
         if plan.env_vars:

@@ -98,6 +98,8 @@ class NodeBeats:
         written_at: When this was written, in seconds since the epoch.
         ranks: What each rank of the node is doing, the lowest rank first.
         stall: What the node found when training stood still; None while it does not.
+        gpus: Models of the GPUs of the node's machine; empty for a run on CPUs, and where the
+            driver does not say.
     """
 
     attempt: int
@@ -106,6 +108,7 @@ class NodeBeats:
     written_at: float = 0
     ranks: list[RankBeat] = field(default_factory=list)
     stall: Stall | None = None
+    gpus: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, run: "Run", attempt: int, node_rank: int) -> "NodeBeats | None":
