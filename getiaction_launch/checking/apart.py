@@ -19,12 +19,16 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import psutil
+
 from getiaction_launch.checking.finding import Finding
 from getiaction_launch.storage.strict_json import dumps
 
 _CHUNK_BYTES = 1 << 16
 _MARGIN_SECONDS = 5
 _LOOK_SECONDS = 0.2
+_MEMORY_SHARE = 0.5
+"""How much of the memory that is free a trial may take, as others work on this machine too."""
 _KILLED = {signal.SIGKILL: "was killed, probably since memory ran out"}
 
 
@@ -32,7 +36,7 @@ class Apart:
     """A forked process that sends findings to the one that has forked it.
 
     Args:
-        limit_seconds: How long the process may live; None for any time.
+        limit_seconds: How long the process may live; None for any time, and any memory.
 
     Attributes:
         is_inside: Whether this is the forked process.
@@ -54,8 +58,8 @@ class Apart:
 
         Raises:
             TimeoutError: If the time is over.
-            ChildProcessError: If the process ended early, or could not be started; the message says
-                how or why.
+            ChildProcessError: If the process ended early, could not be started, or took half of the
+                memory that was free; the message says how or why.
         """
         receiver = self._start()
         if self.is_inside:
@@ -109,10 +113,14 @@ class Apart:
 
     def _receive(self, receiver: int) -> Iterator[Finding]:
         deadline = time.monotonic() + (self._limit_seconds or float("inf"))
+        process, most_bytes = psutil.Process(self._pid), self._memory_limit_bytes()
         rest = b""
         while True:
             # Looked at before the pipe: all that an ended process has sent is then in there.
             is_over = self._is_over()
+            if not is_over and process.memory_info().rss > most_bytes:
+                most = f"more than {most_bytes / 1e9:.1f} GB of memory, half of what is free here"
+                raise ChildProcessError(f"needs {most}; --deep gives it all")
             left = deadline - time.monotonic()
             timeout = 0 if is_over else min(_LOOK_SECONDS, max(0, left))
             if not select.select([receiver], [], [], timeout)[0]:
@@ -129,6 +137,11 @@ class Apart:
                 if content is None:
                     return
                 yield Finding(**content)
+
+    def _memory_limit_bytes(self) -> float:
+        if self._limit_seconds is None:
+            return float("inf")
+        return _MEMORY_SHARE * psutil.virtual_memory().available
 
     def _is_over(self) -> bool:
         """Whether the process has ended; it is not reaped, so that its group's number stays its."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from getiaction_launch.checking import apart as apart_module
 from getiaction_launch.checking.apart import Apart
 from getiaction_launch.checking.built import Place, is_elsewhere
 from getiaction_launch.checking.script.imports import check_imports
@@ -85,3 +86,22 @@ def test_trial_that_cannot_be_started_says_why(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(Path(tmp_path, "gone")))
     with pytest.raises(ChildProcessError, match="cannot be started: No such file"):
         next(Apart(60).fork())
+
+
+@pytest.mark.parametrize(
+    ("limit_seconds", "said"),
+    [(60, "needs more than 0.0 GB of memory, half of what is free here"), (None, "code 3")],
+)
+def test_trial_may_take_half_of_the_free_memory(monkeypatch, limit_seconds, said):
+    """A model for a cluster's GPUs must not fill a login node; --deep gives any memory."""
+    monkeypatch.setattr(apart_module, "_MEMORY_SHARE", 1e-9)
+    apart = Apart(limit_seconds)
+
+    def wait_apart() -> None:
+        list(apart.fork())
+        if limit_seconds:
+            signal.pause()
+        os._exit(3)
+
+    with pytest.raises(ChildProcessError, match=said):
+        wait_apart()
