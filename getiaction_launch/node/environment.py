@@ -1,9 +1,10 @@
-"""The environment of a worker: torchrun's variables, and its share of the CPUs.
+"""The environment of a worker: torchrun's variables, the Trainer's defaults, its share of CPUs.
 
 https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
 """
 
 import os
+from collections.abc import Mapping
 
 from getiaction_launch.plan.plan import Topology
 
@@ -47,3 +48,22 @@ def worker_environment(
         "TORCHELASTIC_RESTART_COUNT": "0",
         "TORCHELASTIC_MAX_RESTARTS": "0",
     }
+
+
+def trainer_defaults(topology: Topology, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables by which Lightning's own Trainer follows the launch.
+
+    It takes arguments that a script leaves out from ``PL_TRAINER_<ARGUMENT>``, see
+    ``lightning.pytorch.utilities.argparse``. Without them, each worker would train alone.
+
+    Args:
+        topology: The nodes and workers of the whole run.
+        environment: The worker's other variables, which win.
+    """
+    if topology.world_size == 1:
+        return {}
+    own = {
+        "PL_TRAINER_NUM_NODES": str(topology.num_nodes),
+        "PL_TRAINER_DEVICES": str(topology.workers_per_node),
+    }
+    return {name: value for name, value in own.items() if name not in environment}

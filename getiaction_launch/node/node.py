@@ -19,7 +19,11 @@ from dataclasses import replace
 from getiaction_launch.errors import StorageError
 from getiaction_launch.mirror.staging import Staging
 from getiaction_launch.node.deaths import record_death
-from getiaction_launch.node.environment import available_cpus, worker_environment
+from getiaction_launch.node.environment import (
+    available_cpus,
+    trainer_defaults,
+    worker_environment,
+)
 from getiaction_launch.node.guard import Guard, RunLostError
 from getiaction_launch.node.head import NOT_STARTED, reach_head
 from getiaction_launch.node.watchdog import Watchdog
@@ -130,14 +134,15 @@ def _run_workers(
     workers = {}
     watchdog = Watchdog(attempt, node_rank, plan)
     beats = watchdog.beats
-    trackers = tracking_variables(run, {**os.environ, **plan.env_vars})
+    given = {**os.environ, **plan.env_vars}
+    trackers, defaults = tracking_variables(run, given), trainer_defaults(plan.topology, given)
     for local_rank in range(plan.topology.workers_per_node):
         variables = worker_environment(
             plan.topology, node_rank, local_rank, attempt.head, f"{run.name}/{attempt.number}"
         )
         rank = int(variables["RANK"])
         # Ranks that log separately must not write into one run of a tracker.
-        variables |= trackers if rank == 0 else {}
+        variables |= defaults | (trackers if rank == 0 else {})
         memory, files = beats.open(rank)
         workers[rank] = _start_worker(plan, attempt, variables | memory, place, files)
         beats.opened(rank, files[0], workers[rank].pid)

@@ -1,6 +1,7 @@
 """With the launcher's callbacks, Lightning's own functions do what they do without them."""
 
 import copy
+import dataclasses
 import pickle
 from datetime import timedelta
 
@@ -16,6 +17,7 @@ from lightning.pytorch.callbacks import (
 from tiny import BATCHES, EPOCHS, QUIET, Tiny, equal, loader
 
 from getiaction_launch.errors import CheckError
+from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.checkpoint import newest
 from getiaction_launch.worker.interruption import Interruption
 from getiaction_launch.worker.loggers.histories import Histories
@@ -186,6 +188,17 @@ def test_a_strategy_that_starts_processes_is_refused_by_a_worker(worker, strateg
     trainer = Trainer(**QUIET, max_epochs=1, strategy=strategy, devices=1)
     with pytest.raises(CheckError, match="strategy: ddp"):
         trainer.fit(Tiny(), loader(), loader())
+
+
+def test_a_trainer_that_would_train_alone_beside_others_is_refused(worker):
+    """Whatever a script has set, it must not train several times on all data, and look well."""
+    worker.start()
+    plan = Plan.of(worker.run)
+    worker.run.write("plan", dataclasses.replace(plan, topology=Topology(2, 1, 0)).to_json())
+    trainer = Trainer(**QUIET, max_epochs=1)
+    with pytest.raises(CheckError, match="each of the 2 workers") as caught:
+        trainer.fit(Tiny(), loader(), loader())
+    assert "Leave out num_nodes and devices" in caught.value.fix
 
 
 class Manual(Tiny):

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from getiaction_launch.errors import CheckError
+from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker.assignment import own_run
 
@@ -52,14 +53,18 @@ def own_callbacks(
 
     Yields:
         The first one.
+
+    Raises:
+        CheckError: If each of several workers would train alone, on all data.
     """
+    run = own_run()
+    _check_company(trainer, Plan.of(run).topology.world_size)
     untyped: Any = trainer  # its callbacks are set in another module
     own: list[Any] = [each for each in untyped.callbacks if isinstance(each, kinds)]
     are_known = [type(each) for each in own] == list(kinds[: len(own)])
     if not (own and are_known and own[0].claim(trainer)):
         own = list(make())
         own[0].claim(trainer)
-    run = own_run()
     others = kinds[len(own) :]
     users = [each for each in untyped.callbacks if not isinstance(each, kinds)]
     # Lightning runs checkpoint callbacks last.
@@ -70,6 +75,18 @@ def own_callbacks(
         yield own[0]
     finally:
         untyped.callbacks = [each for each in untyped.callbacks if not isinstance(each, others)]
+
+
+def _check_company(trainer: Trainer, world_size: int) -> None:
+    """Check that a Trainer does not train alone where others train beside it."""
+    if trainer.world_size == 1 < world_size:
+        raise CheckError(
+            f"this Trainer trains alone (num_nodes=1, devices=1), and so would each of the "
+            f"{world_size} workers of the run, on all data and into the same files.",
+            "Leave out num_nodes and devices, which then follow the launch, and set neither "
+            "WORLD_SIZE nor another strategy than ddp in the script. Several trainings of one "
+            "worker each are a sweep: getiaction-launch --sweep lr=0.1,0.01 train.py",
+        )
 
 
 @contextlib.contextmanager
