@@ -222,8 +222,12 @@ class Trainer(lightning.Trainer):
 
     @property
     def log_dir(self) -> str | None:
-        """Directory of this run: in `GETIACTION_RUN_DIR` if that is set, else as in Lightning."""
-        return self.default_root_dir if self._run_directory else super().log_dir
+        """Directory of this run: in `GETIACTION_RUN_DIR` if that is set, else as in Lightning.
+
+        Where Lightning has none, since the first logger has none, it is `default_root_dir`.
+        """
+        log_dir = None if self._run_directory else super().log_dir
+        return log_dir or self.default_root_dir
 
     def _refuse_stray_checkpoint(self) -> None:
         """Refuse to start beside a checkpoint that Lightning would resume without being asked."""

@@ -293,6 +293,16 @@ def test_a_config_of_the_users_is_never_overwritten(directory: Path) -> None:
     assert own.read_text() == before
 
 
+def test_a_logger_without_a_directory_is_no_obstacle(directory: Path) -> None:
+    """Its config.yaml is saved in the directory of the experiment."""
+    (directory / "own.py").write_text(
+        "from lightning.pytorch.loggers.logger import DummyLogger\n"
+        "class Silent(DummyLogger):\n    save_dir = None\n"
+    )
+    CLI(["fit", "--config", "line.yaml", "--trainer.logger=own.Silent"])
+    assert (directory / "experiments/line/config.yaml").is_file()
+
+
 def test_config_of_a_launchers_run_is_that_of_the_last_attempt(
     monkeypatch: pytest.MonkeyPatch, directory: Path
 ) -> None:
