@@ -71,7 +71,7 @@ def check_batches(built: Built, train: Any, validation: Any) -> Iterator[Finding
     """
     world = built.plan.topology.world_size
     batches = trained_batches(built, train)
-    count = _count_validation(validation)
+    count = count_validation(validation)
     found = [*_of_training(built, train, count_batches(train, _sharing(built)))]
     found += check_validation(built.arguments, validation=count, batches=batches)
     yield from found
@@ -95,6 +95,7 @@ def _of_training(built: Built, loader: Any, batches: int | None) -> Iterator[Fin
             "trained.",
             f"--{key}={max(1, samples // world)} or less, or fewer ranks, or more samples",
         )
+    yield from _of_shares(built, loader)
     name = _limit_key(built)
     limit = arguments.get(name)
     if batches and isinstance(limit, float) and 0 < limit < 1 and int(batches * limit) < 1:
@@ -106,6 +107,22 @@ def _of_training(built: Built, loader: Any, batches: int | None) -> Iterator[Fin
         )
 
 
+def _of_shares(built: Built, loader: Any) -> Iterator[Finding]:  # noqa: ANN401 - as above
+    """Find intervals that are a share of an epoch, where nobody knows how long that is."""
+    if _is_group(loader) or _length(loader) is not None:
+        return
+    for name in ("val_check_interval", "limit_train_batches"):
+        share = built.arguments.get(name)
+        if isinstance(share, float) and 0 < share < 1:
+            yield refusal(
+                "data",
+                f"trainer.{name}",
+                f"trainer.{name}={share} is a share of an epoch, but the training data is a stream "
+                "without a length.",
+                f"Give a number of batches: --trainer.{name}=100",
+            )
+
+
 def _batch_key(built: Built) -> str:
     """Return the key by which the spec sets the size of a training batch."""
     section = built.spec.get("data") or built.spec.get("model") or {}
@@ -115,11 +132,18 @@ def _batch_key(built: Built) -> str:
     return f"{'data' if built.spec.get('data') else 'model'}.{name}" if name else "data"
 
 
-def _count_validation(loader: Any) -> int | None:  # noqa: ANN401 - a loader of any kind
+def count_validation(loader: Any) -> int | None:  # noqa: ANN401 - a loader of any kind
+    """Return how many batches of validation there are; None if it is not known.
+
+    Args:
+        loader: What ``val_dataloader`` has returned; None if there is none.
+    """
     if loader is None or (_is_group(loader) and len(loader) == 0):
         return 0
-    if _is_group(loader):
-        return None
+    return None if _is_group(loader) else _length(loader)
+
+
+def _length(loader: Any) -> int | None:  # noqa: ANN401 - a loader of any kind
     try:
         return len(loader)
     except TypeError:

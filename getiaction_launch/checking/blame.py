@@ -1,5 +1,6 @@
 """Which of a user's keys an exception is about, and what to do about it."""
 
+import bdb
 import os
 import re
 import sys
@@ -16,6 +17,16 @@ _PIP = re.compile(r"pip install (?:-\w+ )*['\"`]?([\w-]+)|^`?([\w-]+)`? is not i
 _NO_MODULE = re.compile(r"No module named '(\w+)")
 _UNLOGGED = re.compile(r"ReduceLROnPlateau conditioned on metric (\S+) which is not available")
 _KNOWN = (
+    (
+        "backward through the graph a second time",
+        "model",
+        "Detach what training_step keeps of one batch for the next one: .detach()",
+    ),
+    (
+        "same dtype, but got Double and Float",
+        "data",
+        "Give data and weights one type: tensor.float() where the data is read",
+    ),
     (
         "`train_dataloader` must be implemented",
         "data",
@@ -34,14 +45,15 @@ _ALIASES = {"learning rate": ("lr", "learning_rate", "optimizer_lr")}
 """Words of torch's messages, and the arguments that they are about."""
 _OF_THIS_MACHINE = re.compile(
     r"cuda|nvidia|nvml|nccl|rocm|triton|flash.?att|\bgpus?\b|process group|device_mesh|"
-    r"can't allocate|cannot allocate|not implemented for|'cpu' backend|must have the same dtype|"
-    r"expected .*\bdevice\b|wandb\.init|slurm_|a check may not|start new thread|"
-    r"too many open files|no space left",
+    r"can't allocate|cannot allocate|not implemented for|'cpu' backend|"
+    r"must have the same dtype.*(half|bfloat16)|expected .*\bdevice\b|wandb\.init|slurm_|"
+    r"a check may not|start new thread|too many open files|no space left",
     re.IGNORECASE,
 )
 """Words of errors that come of a trial on the CPU, in one process, within this machine's limits."""
 _OF_RANKS = re.compile(
-    r"shape|size|dimension|mat1|expected|out of (range|bounds)|no attribute|require grad"
+    r"shape|size|dimension|mat1|expected|out of (range|bounds)|no attribute|require grad|"
+    r"second time"
 )
 _PLAIN = (
     KeyError,
@@ -99,14 +111,8 @@ def blame(
     if why := _not_tried(error, chain, default_key, is_of_trainer=is_of_trainer):
         return unknown(check, why)
     owner = next(filter(None, (_owner(each, spec) for each in chain)), default_key)
-    if found := _UNLOGGED.search(what):
-        key = "lr_scheduler" if spec.get("lr_scheduler") else "configure_optimizers"
-        first, _, rest = what.partition(". ")
-        fix = f"Have it monitor a metric that is logged. {rest.partition('. Condition')[0]}"
-        return refusal(check, f"{key}.monitor", f"{key}.monitor={found[1]!r}: {first}.", fix)
-    for sign, key, fix_of_sign in _KNOWN:
-        if sign in what:
-            return refusal(check, key, f"{key}: {what}", fix_of_sign)
+    if known := _of_known(check, what, owner, spec, chain[-1]):
+        return known
     key, value = _mentioned(f"{what} {fix}", owner, spec)
     package = _package(chain[0], f"{what} {fix}")
     lacking = package if package != "torch" else None
@@ -122,6 +128,24 @@ def blame(
     if check == "step" and not lacking and not _is_of_program(chain):
         return doubt(check, key, f"{what} It was raised in a trial on one CPU.", fix)
     return refusal(check, key, what, fix)
+
+
+def _of_known(
+    check: str, what: str, owner: str, spec: Mapping[str, Any], error: BaseException
+) -> Finding | None:
+    """Return the finding of an error that is recognised by its words or its class."""
+    if found := _UNLOGGED.search(what):
+        key = "lr_scheduler" if spec.get("lr_scheduler") else "configure_optimizers"
+        first, _, rest = what.partition(". ")
+        fix = f"Have it monitor a metric that is logged. {rest.partition('. Condition')[0]}"
+        return refusal(check, f"{key}.monitor", f"{key}.monitor={found[1]!r}: {first}.", fix)
+    if isinstance(error, bdb.BdbQuit):
+        what = f"{owner}: it stops at a breakpoint, but a worker has no terminal."
+        return refusal(check, owner, what, f"Remove the breakpoint at {where(error)}")
+    for sign, key, fix in _KNOWN:
+        if sign in what:
+            return refusal(check, key, f"{key}: {what}", fix)
+    return None
 
 
 def _not_tried(

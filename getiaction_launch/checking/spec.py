@@ -35,7 +35,7 @@ class _ParsedError(Exception):
 
 
 def check_spec(plan: Plan, place: Place, *, is_deep: bool) -> Report:
-    """Parse a spec, build what it names, and train one batch.
+    """Parse a spec, build what it names, and train two batches.
 
     Args:
         plan: The plan of the run.

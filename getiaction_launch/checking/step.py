@@ -1,11 +1,17 @@
-"""One batch through training and validation on the CPU, with a Trainer that writes nothing."""
+"""Two batches through training and validation on the CPU, with a Trainer that writes nothing."""
 
 import logging
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from getiaction_launch.checking.batches import TRIAL_SAMPLES, check_batches, small, trained_batches
+from getiaction_launch.checking.batches import (
+    TRIAL_SAMPLES,
+    check_batches,
+    count_validation,
+    small,
+    trained_batches,
+)
 from getiaction_launch.checking.blame import blame
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, ok, unknown
@@ -13,7 +19,7 @@ from getiaction_launch.checking.rules.checkpoints import check_steps, compare_we
 from getiaction_launch.checking.rules.epochs import count_steps
 from getiaction_launch.checking.rules.monitors import check_monitors, uncheckable
 from getiaction_launch.checking.rules.optimizers import check_gradients, check_optimizers
-from getiaction_launch.checking.trial_trainer import trial_trainer
+from getiaction_launch.checking.trial_trainer import TRIAL_BATCHES, trial_trainer
 from getiaction_launch.errors import counted
 
 LARGEST_BYTES = 2 << 30
@@ -29,7 +35,7 @@ class _RefusedError(Exception):
 
 
 class Trial:
-    """Trains and validates one batch.
+    """Trains and validates two batches.
 
     Args:
         built: What the spec names.
@@ -48,7 +54,7 @@ class Trial:
         self._size: int | None = None
 
     def run(self) -> None:
-        """Set up the data, train and validate one batch, and compare what was logged."""
+        """Set up the data, train and validate two batches, and compare what was logged."""
         built = self._built
         if built.data is not None and not self._set_up():
             return
@@ -158,7 +164,7 @@ class Trial:
         is_limited = arguments.get("limit_val_batches") == 0 and not arguments.get(
             "overfit_batches"
         )
-        return not is_limited and self._validation is not None and self._validation != []
+        return not is_limited and count_validation(self._validation) != 0
 
     def _judge_batches(self, owner: Any) -> None:  # noqa: ANN401 - a datamodule, or a model
         built = self._built
@@ -211,9 +217,10 @@ class Trial:
         found += check_gradients(built, self._loss, self._unused)
         yield from found
         if not found:
-            size = counted(self._size, "sample") if self._size else "a batch"
+            size = f" of {counted(self._size, 'sample')}" if self._size else ""
             shown = "" if self._loss is None else f", loss {self._loss:.4g}"
-            yield ok("step", f"trained and validated {size} on the CPU{shown}")
+            done = f"trained and validated {TRIAL_BATCHES} batches{size}"
+            yield ok("step", f"{done} on the CPU{shown}")
         yield from check_monitors(built, trainer, has_validation=self._validates())
 
 

@@ -1,4 +1,4 @@
-"""The Trainer of a trial: one batch on the CPU, and nothing that saves, stops, tracks or prints.
+"""The Trainer of a trial: two batches on the CPU, and nothing that saves, stops, tracks or prints.
 
 Whatever the user's classes ask of it, such as the number of steps for a schedule, it answers as the
 run's own Trainer would.
@@ -9,6 +9,8 @@ from typing import Any
 
 from getiaction_launch.checking.built import Built
 
+TRIAL_BATCHES = 2
+"""Some faults show in the second batch only, as a graph that is kept from the first one."""
 _SOME_STEPS = 1000
 """Steps of a run whose loader has no length."""
 _ON_CPU: dict[str, Any] = {
@@ -21,7 +23,7 @@ _ON_CPU: dict[str, Any] = {
 
 
 def trial_trainer(built: Built, steps: Callable[[], int | None], callback: Any) -> Any:  # noqa: ANN401 - Lightning's
-    """Return a Trainer for one batch of training and one of validation.
+    """Return a Trainer for two batches of training and two of validation.
 
     Args:
         built: What the spec names.
@@ -46,7 +48,7 @@ def trial_trainer(built: Built, steps: Callable[[], int | None], callback: Any) 
         devices=1,
         num_nodes=1,
         plugins=LightningEnvironment(),  # the environment has all ranks of the run
-        fast_dev_run=True,
+        fast_dev_run=TRIAL_BATCHES,
         logger=bool(built.trainer.loggers),
         callbacks=[*_callbacks(built), callback],
         default_root_dir=str(built.scratch),

@@ -41,6 +41,7 @@ CONFIGS = {
     "forward.yaml": "forward_env_vars: [NOT_SET_ANYWHERE]",
     "period.yaml": "saving: {period_minutes: 60}",
     "copies.yaml": "forward_env_vars: [PATH]",
+    "clock.yaml": "uploading: {limit_minutes: '4:00:00'}",
     "typo.yaml": "restart: {crashes: 1}",
     "elsewhere.yaml": "env_vars: {PYTHONPATH: /shared/lib}",
 }
@@ -82,7 +83,7 @@ def place(tmp_path_factory):
     for name in ("sbatch", "srun", "scontrol", "sinfo", "sacctmgr"):
         (place / "bin" / name).write_text(FAKE_SLURM)
         (place / "bin" / name).chmod(0o755)
-    for name in ("lab.py", "odd.py"):
+    for name in ("lab.py", "odd.py", "later.py"):
         (place / name).write_text((HERE / name).read_text())
     for name, text in yaml.safe_load((HERE / "scripts.yaml").read_text()).items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)

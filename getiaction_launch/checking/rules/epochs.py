@@ -96,6 +96,14 @@ def _refusals(arguments: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _of_intervals(arguments: Mapping[str, Any]) -> Iterator[Finding]:
+    if batches := arguments.get("fast_dev_run"):
+        only = f"{int(batches)} batches" if batches > 1 else "one batch"
+        yield doubt(
+            "trainer",
+            "trainer.fast_dev_run",
+            f"trainer.fast_dev_run={batches} trains only {only} and keeps no checkpoint.",
+            "Leave it out for a real run: --trainer.fast_dev_run=false",
+        )
     interval = arguments.get("val_check_interval")
     if interval is not None and not isinstance(interval, (str, bool, Mapping)) and interval == 0:
         yield refusal(

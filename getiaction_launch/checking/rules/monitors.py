@@ -30,7 +30,7 @@ def check_monitors(
 
     Args:
         built: What the spec names.
-        trial: The Trainer that has trained and validated one batch.
+        trial: The Trainer that has trained and validated two batches.
         has_validation: Whether the run validates at all.
     """
     logged = set(trial.callback_metrics)
@@ -50,13 +50,14 @@ def check_monitors(
 
 
 def _is_slip(built: Built, monitor: str, logged: Collection[str], *, has_validation: bool) -> bool:
-    """Whether no later batch or epoch will log a metric that one batch has not logged.
+    """Whether no later batch or epoch will log a metric that the trial has not logged.
 
     It is one if another name for it is logged, and the classes of the run do not have this one.
     """
     callbacks = built.trainer.callbacks
     if not has_validation and _is_of_validation(monitor):
         return not _is_written(monitor, callbacks)
+    logged = {*logged, *(f"{name}{end}" for name in logged for end in ("_step", "_epoch"))}
     plain = {name.translate(_SEPARATORS) for name in logged}
     if not difflib.get_close_matches(monitor.translate(_SEPARATORS), plain, n=1, cutoff=_NEAR):
         return False
@@ -100,7 +101,7 @@ def _of_names(built: Built, logged: Collection[str]) -> Iterator[Finding]:
 
 
 def _refusal(key: str, monitor: str, logged: Collection[str], *, has_validation: bool) -> Finding:
-    what = f"{key}={monitor!r}: no metric of this name is logged in the first batch."
+    what = f"{key}={monitor!r}: no metric of this name is logged in the first batches."
     fix = f"{nearest_first(monitor, logged)} Set {key.rpartition('.')[2]} to one of them."
     if not logged:
         fix = f"Log it in training_step or validation_step: self.log({monitor!r}, value)"

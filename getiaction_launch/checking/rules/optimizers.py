@@ -16,7 +16,7 @@ def check_optimizers(
 
     Args:
         built: What the spec names.
-        trial: The Trainer that has trained one batch.
+        trial: The Trainer that has trained two batches.
         steps: Number of optimizer steps of the whole training; None if it is not known.
     """
     rates = [group["lr"] for each in trial.optimizers for group in each.param_groups]

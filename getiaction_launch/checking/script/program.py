@@ -7,6 +7,7 @@ from pathlib import Path
 from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, ok, unknown
 from getiaction_launch.checking.script.calls import check_calls
+from getiaction_launch.checking.script.detached import check_detached
 from getiaction_launch.checking.script.imports import check_imports, count_imports
 from getiaction_launch.checking.script.main_guard import check_guard
 from getiaction_launch.plan.plan import Plan
@@ -26,6 +27,10 @@ def check_program(plan: Plan, place: Place) -> Iterator[Finding]:
     else:
         found = list(check_imports(tree, script, place.settings.get("working_dir")))
         yield from found or [ok("imports", f"{count_imports(tree)} modules are found")]
-    found = [*check_calls(tree, script, plan.topology), *check_guard(tree, script)]
+    found = [
+        *check_calls(tree, script, plan.topology),
+        *check_guard(tree, script),
+        *check_detached(tree, script, plan),
+    ]
     yield from found or [ok("script", f"{script.name} fits the launch, as far as it can be read")]
     yield unknown("training", "a script is not run before its run")
