@@ -76,7 +76,7 @@ def clock_time(text: str) -> tuple[str, str] | None:
         text: A document in YAML; one that cannot be parsed has none.
 
     Returns:
-        The key, which ends with ``_minutes`` or ``_seconds``, and the value as it is written; None
+        The key, which ends with ``_minutes`` or ``_seconds``, and the value in the document; None
         if every one is a plain number.
     """
     import yaml
