@@ -7,6 +7,7 @@ from typing import Any
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, ok, refusal
 from getiaction_launch.checking.lightning_seams import pretend_worker
+from getiaction_launch.checking.pickling import why_unpicklable
 from getiaction_launch.checking.rules.epochs import check_validation
 
 TRIAL_SAMPLES = 2
@@ -96,6 +97,7 @@ def _of_training(built: Built, loader: Any, batches: int | None) -> Iterator[Fin
             f"--{key}={max(1, samples // world)} or less, or fewer ranks, or more samples",
         )
     yield from _of_shares(built, loader)
+    yield from _of_processes(loader)
     name = _limit_key(built)
     limit = arguments.get(name)
     if batches and isinstance(limit, float) and 0 < limit < 1 and int(batches * limit) < 1:
@@ -120,6 +122,24 @@ def _of_shares(built: Built, loader: Any) -> Iterator[Finding]:  # noqa: ANN401 
                 f"trainer.{name}={share} is a share of an epoch, but the training data is a stream "
                 "without a length.",
                 f"Give a number of batches: --trainer.{name}=100",
+            )
+
+
+def _of_processes(loader: Any) -> Iterator[Finding]:  # noqa: ANN401 - a loader of any kind
+    """Find functions that a loader cannot hand to processes that it does not fork."""
+    context = getattr(loader, "multiprocessing_context", None)
+    if not getattr(loader, "num_workers", 0) or context is None:
+        return
+    if context.get_start_method() == "fork":
+        return
+    for name in ("collate_fn", "worker_init_fn"):
+        if why := why_unpicklable(getattr(loader, name, None)):
+            yield refusal(
+                "data",
+                name,
+                f"data: {name} cannot be given to loader processes that are not forked "
+                f"(multiprocessing_context={context.get_start_method()!r}): {why}.",
+                f"Define {name} as a function of a module, not as a lambda",
             )
 
 

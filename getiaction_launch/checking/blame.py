@@ -18,6 +18,11 @@ _NO_MODULE = re.compile(r"No module named '(\w+)")
 _UNLOGGED = re.compile(r"ReduceLROnPlateau conditioned on metric (\S+) which is not available")
 _KNOWN = (
     (
+        "Expected more than 1 value per channel",
+        "data",
+        "Set drop_last=True, or another batch size: the last batch of an epoch has one sample",
+    ),
+    (
         "backward through the graph a second time",
         "model",
         "Detach what training_step keeps of one batch for the next one: .detach()",
@@ -39,6 +44,8 @@ _KNOWN = (
     ),
 )
 """Words of Lightning's messages that name no key, with the key and what to do."""
+_NEEDS_GPU = re.compile(r"not compiled with CUDA|no NVIDIA (driver|GPU)|CUDA GPUs are available")
+"""What torch says where there is no GPU."""
 _NOISE = "- Not a valid subclass"
 """How a parser begins what it has tried besides the class that a user has named."""
 _ALIASES = {"learning rate": ("lr", "learning_rate", "optimizer_lr")}
@@ -108,7 +115,9 @@ def blame(
     """
     chain = _chain(error)
     what, fix = _words(error)
-    if why := _not_tried(error, chain, default_key, is_of_trainer=is_of_trainer):
+    on_cpu = (spec.get("trainer") or {}).get("accelerator") == "cpu"
+    is_certain = is_of_trainer or (on_cpu and bool(_NEEDS_GPU.search(str(chain[-1]))))
+    if why := _not_tried(error, chain, default_key, is_certain=is_certain):
         return unknown(check, why)
     owner = next(filter(None, (_owner(each, spec) for each in chain)), default_key)
     if known := _of_known(check, what, owner, spec, chain[-1]):
@@ -142,6 +151,10 @@ def _of_known(
     if isinstance(error, bdb.BdbQuit):
         what = f"{owner}: it stops at a breakpoint, but a worker has no terminal."
         return refusal(check, owner, what, f"Remove the breakpoint at {where(error)}")
+    if _NEEDS_GPU.search(str(error)):
+        fix = "Move tensors by .to(self.device), or train on GPUs: --gpus-per-node 1"
+        at = f" at {where(error)}" if where(error) else ""
+        return refusal(check, owner, f"{owner} needs a GPU{at}, and this run trains on CPUs.", fix)
     for sign, key, fix in _KNOWN:
         if sign in what:
             return refusal(check, key, f"{key}: {what}", fix)
@@ -149,12 +162,12 @@ def _of_known(
 
 
 def _not_tried(
-    error: BaseException, chain: list[BaseException], key: str, *, is_of_trainer: bool
+    error: BaseException, chain: list[BaseException], key: str, *, is_certain: bool
 ) -> str:
     """Return why an error says nothing about the run, which has other devices and other limits."""
     if wish := wish_of(error):
         return f"a check does not {wish}, which {key} needs"
-    if is_of_trainer:
+    if is_certain:
         return ""
     said = " ".join(f"{type(each).__name__}: {each}" for each in chain)
     if any(isinstance(each, MemoryError) for each in chain) or _OF_THIS_MACHINE.search(said):

@@ -22,6 +22,19 @@ def is_of_checkpoint(error: BaseException) -> bool:
     return any(frame.f_code.co_name == _READS_CHECKPOINT for frame, _ in frames)
 
 
+def content_besides_weights(trainer: Any) -> dict[str, Any]:  # noqa: ANN401 - Lightning's Trainer
+    """Return what a checkpoint would hold besides weights and the states of optimizers.
+
+    ``Trainer.save_checkpoint`` writes a file at once.
+
+    Args:
+        trainer: The Trainer, which has trained.
+    """
+    content: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint()  # noqa: SLF001 - see above
+    large = ("state_dict", "optimizer_states")
+    return {name: value for name, value in content.items() if name not in large}
+
+
 def pretend_worker(dataset: Any) -> None:  # noqa: ANN401 - of any kind
     """Have ``torch.utils.data.get_worker_info()`` say that this process is the only worker.
 

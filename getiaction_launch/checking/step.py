@@ -1,5 +1,6 @@
 """Two batches through training and validation on the CPU, with a Trainer that writes nothing."""
 
+import contextlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,7 +16,11 @@ from getiaction_launch.checking.batches import (
 from getiaction_launch.checking.blame import blame
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, ok, unknown
-from getiaction_launch.checking.rules.checkpoints import check_steps, compare_weights
+from getiaction_launch.checking.rules.checkpoints import (
+    check_pickling,
+    check_steps,
+    compare_weights,
+)
 from getiaction_launch.checking.rules.epochs import count_steps
 from getiaction_launch.checking.rules.monitors import check_monitors, uncheckable
 from getiaction_launch.checking.rules.optimizers import check_gradients, check_optimizers
@@ -200,10 +205,9 @@ class Trial:
             loss: What ``training_step`` has returned, as Lightning passes it on.
         """
         value = loss.get("loss") if isinstance(loss, dict) else loss
-        try:
-            self._loss = None if value is None else float(value)
-        except (TypeError, ValueError, RuntimeError):  # with manual optimization it may be anything
-            self._loss = None
+        with contextlib.suppress(TypeError, ValueError, RuntimeError):
+            # With manual optimization it may be anything.
+            self._loss = self._loss if value is None else float(value)
 
     def note_gradients(self) -> None:
         """Remember the parameters that the first batch has given no gradient."""
@@ -215,6 +219,7 @@ class Trial:
         steps = self._steps()
         found = [*check_optimizers(built, trainer, steps)]
         found += check_gradients(built, self._loss, self._unused)
+        found += check_pickling(built, trainer)
         yield from found
         if not found:
             size = f" of {counted(self._size, 'sample')}" if self._size else ""

@@ -57,7 +57,7 @@ def resolve_root(root: str, base: str) -> str:
 
 
 def _check_url(url: str) -> str:
-    from fsspec.registry import known_implementations, registry
+    from fsspec.registry import get_filesystem_class, known_implementations, registry
 
     protocol, _, path = url.partition("://")
     if protocol not in known_implementations and protocol not in registry:
@@ -65,6 +65,14 @@ def _check_url(url: str) -> str:
             f"default_root_dir={url!r}: unknown file system {protocol!r}.",
             "Use a path or a URL such as --trainer.default_root_dir=s3://bucket/experiments",
         )
+    if protocol not in _S3_PROTOCOLS:  # whose package is always there, and slow to import
+        try:
+            get_filesystem_class(protocol)
+        except ImportError as error:
+            raise SpecError(
+                f"default_root_dir={url!r} needs a package that is not installed: {error}.",
+                f"Install it: pip install 'fsspec[{protocol}]'",
+            ) from error
     if not path.strip("/") and protocol != "memory":
         raise SpecError(
             f"default_root_dir={url!r} has no bucket.",

@@ -60,3 +60,41 @@ class Patient(Net):
         schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
         config = {"scheduler": schedule, "monitor": "val_loss", "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": config}
+
+
+class Lambda(Data):
+    """Hands a function without a name to processes that are not forked."""
+
+    def train_dataloader(self):
+        """Return a loader that could not start them."""
+        return DataLoader(
+            TensorDataset(torch.ones(SAMPLES, 4)),
+            batch_size=4,
+            num_workers=2,
+            multiprocessing_context="spawn",
+            collate_fn=lambda items: [torch.stack(column) for column in zip(*items, strict=True)],
+        )
+
+
+class Unwritable(Net):
+    """Puts what no file can hold into its checkpoints."""
+
+    def on_save_checkpoint(self, checkpoint):
+        """Add a function."""
+        checkpoint["scale"] = lambda x: x / 2
+
+
+class Moving(Net):
+    """Is sure that there is a GPU."""
+
+    def training_step(self, batch, batch_idx):
+        """Move the batch there."""
+        return super().training_step([part.cuda() for part in batch], batch_idx)
+
+
+class Silent(Net):
+    """Keeps its loss to itself."""
+
+    def training_step(self, batch, batch_idx):
+        """Return nothing."""
+        super().training_step(batch, batch_idx)

@@ -7,7 +7,11 @@ from torch.utils.data import get_worker_info
 from torch.utils.data._utils import worker
 
 from getiaction.cli import CLI
-from getiaction_launch.checking.lightning_seams import is_of_checkpoint, pretend_worker
+from getiaction_launch.checking.lightning_seams import (
+    content_besides_weights,
+    is_of_checkpoint,
+    pretend_worker,
+)
 
 
 def test_error_of_a_checkpoint_is_told_from_others(place, monkeypatch):
@@ -26,3 +30,17 @@ def test_dataset_is_told_of_its_worker(monkeypatch):
     pretend_worker([1, 2])
     told = get_worker_info()
     assert (told.id, told.num_workers, told.dataset) == (0, 1, [1, 2])
+
+
+def test_what_a_model_adds_to_a_checkpoint_is_seen(place, monkeypatch):
+    """Without a file, and without the weights."""
+    monkeypatch.syspath_prepend(place)
+    import lab
+    import later
+    from lightning.pytorch import Trainer
+
+    trainer = Trainer(accelerator="cpu", fast_dev_run=1, enable_progress_bar=False)
+    trainer.fit(later.Unwritable(), lab.Data())
+    content = content_besides_weights(trainer)
+    assert callable(content["scale"])
+    assert not {"state_dict", "optimizer_states"} & set(content)

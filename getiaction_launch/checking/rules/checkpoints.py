@@ -1,11 +1,14 @@
 """Checkpoints that would never be saved, cannot be written, or cannot be loaded."""
 
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from getiaction_launch.checking.built import Built, is_elsewhere
 from getiaction_launch.checking.finding import Finding, doubt, ok, refusal, unknown
+from getiaction_launch.checking.lightning_seams import content_besides_weights
+from getiaction_launch.checking.pickling import why_unpicklable
 from getiaction_launch.plan.plan import Saving
 from getiaction_launch.storage.probe import is_writable
 
@@ -83,6 +86,15 @@ def _of_callback(built: Built, callback: Any, key: str) -> Iterator[Finding]:  #
             f"train_time_interval: '0:{min(59, max(1, limit / 6)):02.0f}:00', or a longer limit: "
             f"-t {2 * minutes:.0f}",
         )
+    longest = _seconds(built.arguments.get("max_time"))
+    if longest and interval is not None and interval.total_seconds() >= longest:
+        yield doubt(
+            "checkpoints",
+            f"{key}.train_time_interval",
+            f"{key}.train_time_interval of {interval.total_seconds() / 60:g} minutes is not less "
+            f"than trainer.max_time of {longest / 60:g} minutes, so it saves no checkpoint.",
+            f"train_time_interval: {longest / 360:.0f} minutes or less, or leave it out",
+        )
     try:
         callback.format_checkpoint_name({})
     except (ValueError, KeyError, IndexError) as error:
@@ -94,6 +106,18 @@ def _of_callback(built: Built, callback: Any, key: str) -> Iterator[Finding]:  #
         )
     if callback.dirpath:
         yield from check_directory(built, f"{key}.dirpath", str(callback.dirpath))
+
+
+def _seconds(limit: object) -> float:
+    """Return a Trainer's ``max_time`` in seconds: "DD:HH:MM:SS", a timedelta, or its arguments."""
+    if isinstance(limit, timedelta):
+        return limit.total_seconds()
+    if isinstance(limit, Mapping):
+        return timedelta(**limit).total_seconds()
+    if not isinstance(limit, str):
+        return 0
+    days, hours, minutes, seconds = (int(part) for part in limit.strip().split(":"))
+    return timedelta(days, seconds, 0, 0, minutes, hours).total_seconds()
 
 
 def check_directory(built: Built, key: str, directory: str) -> Iterator[Finding]:
@@ -161,6 +185,25 @@ def check_steps(built: Built, steps: int | None) -> Iterator[Finding]:
                 f"{key}.every_n_train_steps={every} is more than the {steps} steps of training, so "
                 "it never saves a checkpoint.",
                 f"Set every_n_train_steps: {steps} or less",
+            )
+
+
+def check_pickling(built: Built, trial: Any) -> Iterator[Finding]:  # noqa: ANN401 - a Trainer
+    """Check that what a model and its callbacks put into a checkpoint can be written.
+
+    Args:
+        built: What the spec names.
+        trial: The Trainer that has trained two batches.
+    """
+    for key, value in content_besides_weights(trial).items():
+        if why := why_unpicklable(value):
+            yield refusal(
+                "checkpoints",
+                "model",
+                f"model: no checkpoint can be written, since {key!r} in it cannot be pickled: "
+                f"{why}.",
+                f"Put plain values into checkpoint[{key!r}], as in on_save_checkpoint of "
+                f"{type(built.model).__name__}",
             )
 
 

@@ -144,6 +144,15 @@ def check_validation(
             "--trainer.check_val_every_n_epoch=null",
         )
         return
+    every_step = arguments.get("accumulate_grad_batches") or 1
+    if batches and every_step > batches:
+        yield doubt(
+            "data",
+            "trainer.accumulate_grad_batches",
+            f"trainer.accumulate_grad_batches={every_step} is more than the {batches} training "
+            "batches of an epoch on each rank, so an epoch has a single step.",
+            f"--trainer.accumulate_grad_batches={max(1, batches // 2)} or less",
+        )
     epochs, steps = _epochs(arguments, batches), int(arguments.get("max_steps", -1))
     share = arguments.get("limit_val_batches")
     if not validation or share == 0:

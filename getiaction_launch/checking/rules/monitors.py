@@ -17,6 +17,11 @@ _SEPARATORS = str.maketrans("/-.", "___")
 _NEAR = 0.8
 """Likeness of two names from which one is taken for a slip of the other."""
 _OF_VALIDATION = {"val", "valid", "validation"}
+_WORST = {
+    "max": {"loss", "error", "mse", "mae", "l1", "rmse"},
+    "min": {"acc", "accuracy", "success", "reward", "f1"},
+}
+"""Words of metrics of which a mode chooses the worst."""
 _LIBRARIES = ("torch.", "lightning.", "builtins")
 
 
@@ -43,6 +48,7 @@ def check_monitors(
             found.append(finding if is_sure else replace(finding, verdict="doubtful"))
     yield from found
     yield from _of_names(built, logged)
+    yield from _of_modes(built)
     if not found:
         shown = ", ".join(sorted(logged)) or "nothing"
         watched = f"{', '.join(monitored)}; " if monitored else ""
@@ -83,6 +89,19 @@ def _sources(owners: Iterable[object]) -> Iterator[str]:
                     yield inspect.getsource(kind)
                 except (OSError, TypeError):
                     continue
+
+
+def _of_modes(built: Built) -> Iterator[Finding]:
+    """Find a mode that keeps the worst: the largest loss, or the lowest success rate."""
+    for callback in built.trainer.callbacks:
+        monitor, mode = getattr(callback, "monitor", None), getattr(callback, "mode", None)
+        if not isinstance(monitor, str) or mode not in _WORST:
+            continue
+        if _WORST[mode] & set(re.split(r"[/._-]", monitor.lower())):
+            key = built.key_of(type(callback).__name__, "trainer.callbacks")
+            other = "min" if mode == "max" else "max"
+            what = f"{key}.mode={mode} takes the worst value of {monitor!r} for the best."
+            yield doubt("monitors", f"{key}.mode", what, f"Set mode: {other}")
 
 
 def _of_names(built: Built, logged: Collection[str]) -> Iterator[Finding]:

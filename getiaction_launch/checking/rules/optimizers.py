@@ -75,7 +75,7 @@ def check_gradients(
 
     Args:
         built: What the spec names.
-        loss: The loss of that batch; None if it has none that is a number.
+        loss: The loss of the last batch that has one; None if there is none that is a number.
         unused: Names of the parameters to which it has given no gradient.
     """
     if loss is not None and loss != loss:  # noqa: PLR0124 - only NaN is unequal to itself
@@ -84,6 +84,14 @@ def check_gradients(
             "model",
             f"model: the loss of {type(built.model).__name__} is NaN for the first batch.",
             "Look for NaN in the data, and for a division by zero in training_step",
+        )
+    if loss is None and built.model.automatic_optimization:
+        yield doubt(
+            "step",
+            "model.training_step",
+            f"{type(built.model).__name__}.training_step has returned no loss for the first "
+            "batches, of which nothing is learned.",
+            "return loss",
         )
     if unused and built.model.automatic_optimization and _is_strict_ddp(built.trainer):
         yield refusal(

@@ -92,7 +92,7 @@ def _of_variable(node: ast.Assign, at: str, names: Names, plan: Plan) -> Iterato
 
 
 def _of_ends(tree: ast.Module, script: Path, names: Names) -> Iterator[Finding]:
-    """Find an exit in the middle of a script, which people leave there after looking for a fault."""
+    """Find an exit in the middle of a script, left there by somebody who looked for a fault."""
     guards = [each for each in tree.body if isinstance(each, ast.If) and is_main(each.test)]
     for body in (tree.body, *(guard.body for guard in guards)):
         for statement in body[:-1]:

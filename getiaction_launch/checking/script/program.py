@@ -6,6 +6,7 @@ from pathlib import Path
 
 from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, ok, unknown
+from getiaction_launch.checking.script.arguments import check_arguments
 from getiaction_launch.checking.script.calls import check_calls
 from getiaction_launch.checking.script.detached import check_detached
 from getiaction_launch.checking.script.imports import check_imports, count_imports
@@ -31,6 +32,7 @@ def check_program(plan: Plan, place: Place) -> Iterator[Finding]:
         *check_calls(tree, script, plan.topology),
         *check_guard(tree, script),
         *check_detached(tree, script, plan),
+        *check_arguments(tree, script, plan.script[1:]),
     ]
     yield from found or [ok("script", f"{script.name} fits the launch, as far as it can be read")]
     yield unknown("training", "a script is not run before its run")
