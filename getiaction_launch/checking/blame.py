@@ -28,6 +28,11 @@ _KNOWN = (
         "Detach what training_step keeps of one batch for the next one: .detach()",
     ),
     (
+        "created only for scalar outputs",
+        "model",
+        "Return one number from training_step: loss.mean()",
+    ),
+    (
         "same dtype, but got Double and Float",
         "data",
         "Give data and weights one type: tensor.float() where the data is read",
@@ -60,7 +65,7 @@ _OF_THIS_MACHINE = re.compile(
 """Words of errors that come of a trial on the CPU, in one process, within this machine's limits."""
 _OF_RANKS = re.compile(
     r"shape|size|dimension|mat1|expected|out of (range|bounds)|no attribute|require grad|"
-    r"second time"
+    r"second time|scalar outputs|unsigned char|byte|dataloader_idx"
 )
 _PLAIN = (
     KeyError,

@@ -1,6 +1,7 @@
 """Two batches through training and validation on the CPU, with a Trainer that writes nothing."""
 
 import contextlib
+import difflib
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from getiaction_launch.checking.batches import (
 )
 from getiaction_launch.checking.blame import blame
 from getiaction_launch.checking.built import Built
-from getiaction_launch.checking.finding import Finding, ok, unknown
+from getiaction_launch.checking.finding import Finding, doubt, ok, unknown
 from getiaction_launch.checking.rules.checkpoints import (
     check_pickling,
     check_steps,
@@ -169,7 +170,8 @@ class Trial:
         is_limited = arguments.get("limit_val_batches") == 0 and not arguments.get(
             "overfit_batches"
         )
-        return not is_limited and count_validation(self._validation) != 0
+        is_used = _has(self._built.model, "validation_step")
+        return is_used and not is_limited and count_validation(self._validation) != 0
 
     def _judge_batches(self, owner: Any) -> None:  # noqa: ANN401 - a datamodule, or a model
         built = self._built
@@ -218,6 +220,8 @@ class Trial:
         built = self._built
         steps = self._steps()
         found = [*check_optimizers(built, trainer, steps)]
+        if count_validation(self._validation) and not _has(built.model, "validation_step"):
+            found.append(_of_unused_data(built))
         found += check_gradients(built, self._loss, self._unused)
         found += check_pickling(built, trainer)
         yield from found
@@ -229,6 +233,17 @@ class Trial:
         yield from check_monitors(built, trainer, has_validation=self._validates())
 
 
+def _of_unused_data(built: Built) -> Finding:
+    kind = type(built.model)
+    near = difflib.get_close_matches("validation_step", vars(kind), 1, 0.6)
+    return doubt(
+        "data",
+        "model.validation_step",
+        f"{kind.__name__} has no validation_step, so the validation data is never used.",
+        f"Rename {near[0]}: Lightning calls validation_step" if near else "Define validation_step",
+    )
+
+
 def _guard(trial: Trial) -> Any:  # noqa: ANN401 - Lightning's Callback
     """Return a callback that looks at the model before it is trained, and at its loss."""
     from lightning.pytorch import Callback
@@ -237,8 +252,17 @@ def _guard(trial: Trial) -> Any:  # noqa: ANN401 - Lightning's Callback
         def on_fit_start(self, *_: object) -> None:
             trial.check_size()
 
-        def on_train_batch_end(self, _: object, __: object, outputs: object, *___: object) -> None:
+        def on_train_batch_end(
+            self,
+            trainer: Any,  # noqa: ANN401 - Lightning's Trainer
+            _: object,
+            outputs: object,
+            __: object,
+            index: int,
+        ) -> None:
             trial.note_loss(outputs)
+            # Batches are no steps where the model steps its optimizers itself, or does not.
+            trainer.should_stop = trainer.should_stop or index + 1 >= TRIAL_BATCHES
 
         def on_before_optimizer_step(self, *_: object) -> None:
             trial.note_gradients()
@@ -250,4 +274,4 @@ def _has(owner: Any, name: str) -> bool:  # noqa: ANN401 - a datamodule, or a mo
     from lightning.pytorch import LightningDataModule, LightningModule
 
     method = getattr(type(owner), name)
-    return all(method is not getattr(k, name) for k in (LightningDataModule, LightningModule))
+    return all(method is not getattr(k, name, None) for k in (LightningDataModule, LightningModule))

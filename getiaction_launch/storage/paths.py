@@ -65,14 +65,12 @@ def _check_url(url: str) -> str:
             f"default_root_dir={url!r}: unknown file system {protocol!r}.",
             "Use a path or a URL such as --trainer.default_root_dir=s3://bucket/experiments",
         )
-    if protocol not in _S3_PROTOCOLS:  # whose package is always there, and slow to import
-        try:
+    try:
+        if protocol not in _S3_PROTOCOLS:  # whose package is always there, and slow to import
             get_filesystem_class(protocol)
-        except ImportError as error:
-            raise SpecError(
-                f"default_root_dir={url!r} needs a package that is not installed: {error}.",
-                f"Install it: pip install 'fsspec[{protocol}]'",
-            ) from error
+    except ImportError as error:
+        what = f"default_root_dir={url!r} needs a package that is not installed: {error}."
+        raise SpecError(what, f"Install it: pip install 'fsspec[{protocol}]'") from error
     if not path.strip("/") and protocol != "memory":
         raise SpecError(
             f"default_root_dir={url!r} has no bucket.",

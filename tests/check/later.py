@@ -2,6 +2,7 @@
 
 import torch
 from lab import SAMPLES, Data, Net
+from lightning.pytorch import LightningModule
 from torch.utils.data import DataLoader, TensorDataset
 
 
@@ -98,3 +99,73 @@ class Silent(Net):
     def training_step(self, batch, batch_idx):
         """Return nothing."""
         super().training_step(batch, batch_idx)
+
+
+class PerSample(Net):
+    """Returns one loss for each sample."""
+
+    def training_step(self, batch, batch_idx):
+        """Return a vector."""
+        del batch_idx
+        return self.layer(batch[0]).pow(2).mean(1)
+
+
+class Pixels(Data):
+    """Has bytes, as images are stored."""
+
+    def train_dataloader(self):
+        """Return bytes."""
+        return DataLoader(TensorDataset(torch.ones(SAMPLES, 4, dtype=torch.uint8)), batch_size=4)
+
+
+class TwoLoaders(Data):
+    """Validates twice, for which Lightning adds to the names of metrics."""
+
+    def val_dataloader(self):
+        """Return two."""
+        return [super().val_dataloader(), super().val_dataloader()]
+
+
+class OfLoaders(Net):
+    """Validates on each of them."""
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        """Log a metric."""
+        del dataloader_idx
+        super().validation_step(batch, batch_idx)
+
+
+class Misnamed(LightningModule):
+    """Has a method that nobody calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 4)
+
+    def training_step(self, batch, batch_idx):
+        """Log as most people do."""
+        del batch_idx
+        loss = self.layer(batch[0]).pow(2).mean()
+        self.log("train_loss", loss)
+        return loss
+
+    def val_step(self, batch, batch_idx):
+        """Log what is never seen."""
+        del batch_idx
+        self.log("val_loss", self.layer(batch[0]).pow(2).mean())
+
+    def configure_optimizers(self):
+        """Return one optimizer."""
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Idle(Net):
+    """Steps its optimizer itself, or means to."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        """Forget it."""
+        return super().training_step(batch, batch_idx)

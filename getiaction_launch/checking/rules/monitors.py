@@ -12,6 +12,8 @@ from getiaction_launch.checking.finding import Finding, doubt, ok, refusal
 from getiaction_launch.errors import nearest_first
 
 _PLACE = re.compile(r"\{([\w./-]+)")
+_LOADER = re.compile(r"/dataloader_idx_\d+")
+"""What Lightning adds to a name that several validation loaders log."""
 _ALWAYS = {"epoch", "step"}
 _SEPARATORS = str.maketrans("/-.", "___")
 _NEAR = 0.8
@@ -63,6 +65,8 @@ def _is_slip(built: Built, monitor: str, logged: Collection[str], *, has_validat
     callbacks = built.trainer.callbacks
     if not has_validation and _is_of_validation(monitor):
         return not _is_written(monitor, callbacks)
+    if any(_LOADER.sub("", name) == monitor for name in logged):
+        return True
     logged = {*logged, *(f"{name}{end}" for name in logged for end in ("_step", "_epoch"))}
     plain = {name.translate(_SEPARATORS) for name in logged}
     if not difflib.get_close_matches(monitor.translate(_SEPARATORS), plain, n=1, cutoff=_NEAR):

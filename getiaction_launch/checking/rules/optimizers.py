@@ -39,6 +39,14 @@ def check_optimizers(
             f"{key}: the learning rate is 0, so nothing is trained until something raises it.",
             f"--{key}=1e-4",
         )
+    if not built.model.automatic_optimization and not trial.global_step:
+        yield doubt(
+            "step",
+            "model.training_step",
+            f"{type(built.model).__name__} optimizes by itself (automatic_optimization=False), and "
+            "no optimizer has stepped in the first batches.",
+            "Call self.optimizers().step() in training_step",
+        )
     if steps and built.model.automatic_optimization:
         yield from _of_schedule(trial, steps)
 

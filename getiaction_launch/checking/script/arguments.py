@@ -1,4 +1,4 @@
-"""Options that a script requires by argparse, and that its command line does not have."""
+"""Options of a script by argparse: those that it requires, and those that it does not have."""
 
 import ast
 from collections.abc import Iterator, Sequence
@@ -8,13 +8,18 @@ from pathlib import Path
 from getiaction_launch.checking.finding import Finding, refusal
 from getiaction_launch.checking.script.constants import Constants
 from getiaction_launch.checking.script.reach import always_executed
+from getiaction_launch.errors import nearest_first
 
+_ADDING = {"add_argument"}
+_OPEN = {"parse_known_args", "add_subparsers", "add_parser", "set_defaults", "add_arguments"}
+"""Calls after which a parser takes other options than those that are read here."""
+_OF_OTHERS = {"parents", "prefix_chars", "fromfile_prefix_chars"}
 _SHORTEST = 3
 """Letters of the shortest abbreviation of an option, with its dashes."""
 
 
 def check_arguments(tree: ast.Module, script: Path, words: Sequence[str]) -> Iterator[Finding]:
-    """Find options that argparse will miss.
+    """Find options that argparse will miss, or not know.
 
     Args:
         tree: The syntax tree of the script.
@@ -22,14 +27,11 @@ def check_arguments(tree: ast.Module, script: Path, words: Sequence[str]) -> Ite
         words: The arguments of the script.
     """
     constants, certain = Constants(tree), always_executed(tree)
-    for node in ast.walk(tree):
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
-            continue
+    yield from _of_unknown(tree, script, words, constants)
+    for node in _calls(tree, {"add_argument"}):
         is_required = constants.arguments_of(node).get("required") is True
-        if node.func.attr != "add_argument" or not is_required:
-            continue
         options = [str(constants.value_of(each)) for each in node.args]
-        if options and not any(_is_given(option, words) for option in options):
+        if is_required and options and not any(_is_given(option, words) for option in options):
             name = max(options, key=len)
             found = refusal(
                 "script",
@@ -38,6 +40,38 @@ def check_arguments(tree: ast.Module, script: Path, words: Sequence[str]) -> Ite
                 f"Give it behind the script: {script.name} {name} VALUE",
             )
             yield found if node in certain else replace(found, verdict="doubtful")
+
+
+def _of_unknown(
+    tree: ast.Module, script: Path, words: Sequence[str], constants: Constants
+) -> Iterator[Finding]:
+    """Find options that a script's only parser does not have."""
+    parsers = list(_calls(tree, {"ArgumentParser"}))
+    if len(parsers) != 1 or any(_calls(tree, _OPEN)):
+        return
+    if any(word.arg is None or word.arg in _OF_OTHERS for word in parsers[0].keywords):
+        return
+    values = [constants.value_of(each) for call in _calls(tree, _ADDING) for each in call.args]
+    known = [value for value in values if isinstance(value, str)]
+    if len(known) < len(values) or not any(_calls(tree, {"parse_args"})):
+        return
+    for word in words:
+        option = word.partition("=")[0]
+        is_known = any(name.startswith(option) for name in [*known, "--help"])
+        if option.startswith("--") and len(option) >= _SHORTEST and not is_known:
+            yield refusal(
+                "script",
+                option,
+                f"{script.name} has no option {option}, so it would end at once.",
+                nearest_first(option, [name for name in known if name.startswith("--")]),
+            )
+
+
+def _calls(tree: ast.Module, names: set[str]) -> Iterator[ast.Call]:
+    """Yield the calls of functions and methods of these names."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in names:
+            yield node
 
 
 def _is_given(option: str, words: Sequence[str]) -> bool:
