@@ -10,7 +10,7 @@ from typing import Any
 
 from getiaction_launch.checking.built import Place, is_elsewhere, keys_of_classes, values_of
 from getiaction_launch.checking.finding import Finding, doubt, refusal, unknown
-from getiaction_launch.checking.sandbox import wish_of
+from getiaction_launch.checking.trial.sandbox import wish_of
 from getiaction_launch.errors import LaunchError
 
 _PIP = re.compile(r"pip install (?:-\w+ )*['\"`]?([\w-]+)|^`?([\w-]+)`? is not installed")

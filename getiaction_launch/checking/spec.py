@@ -9,12 +9,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from getiaction_launch.checking.apart import Apart
 from getiaction_launch.checking.built import Built, Place
 from getiaction_launch.checking.finding import Finding, Report, ok, refusal, unknown
 from getiaction_launch.checking.former import fix_of_value
 from getiaction_launch.checking.parsing import refusal_of_parsing
 from getiaction_launch.checking.rules.epochs import check_extent
+from getiaction_launch.checking.trial.apart import Apart
 from getiaction_launch.errors import SpecError
 from getiaction_launch.node.environment import worker_environment
 from getiaction_launch.plan.plan import Plan
@@ -144,7 +144,7 @@ class _Trial:
     def _enter(self) -> None:
         import torch
 
-        from getiaction_launch.checking.sandbox import close_off, overlay
+        from getiaction_launch.checking.trial.sandbox import close_off, overlay
 
         for name in [name for name in os.environ if name.startswith(_LEAKING)]:
             del os.environ[name]
@@ -169,7 +169,7 @@ class _Trial:
         from getiaction_launch.checking.rules.combinations import check_combination
         from getiaction_launch.checking.rules.loggers import check_loggers
         from getiaction_launch.checking.rules.ownership import check_owners
-        from getiaction_launch.checking.step import Trial
+        from getiaction_launch.checking.trial.step import Trial
 
         self.apart.send(ok("model", type(cli.model).__name__))
         built = Built(

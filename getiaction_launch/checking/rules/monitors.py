@@ -126,7 +126,9 @@ def _of_names(built: Built, logged: Collection[str]) -> Iterator[Finding]:
 def _refusal(key: str, monitor: str, logged: Collection[str], *, has_validation: bool) -> Finding:
     what = f"{key}={monitor!r}: no metric of this name is logged in the first batches."
     fix = f"{nearest_first(monitor, logged)} Set {key.rpartition('.')[2]} to one of them."
-    if not logged:
+    if of_loaders := sorted(name for name in logged if _LOADER.sub("", name) == monitor):
+        fix = f"With several validation loaders its name is one of: {', '.join(of_loaders)}"
+    elif not logged:
         fix = f"Log it in training_step or validation_step: self.log({monitor!r}, value)"
     elif not has_validation and _is_of_validation(monitor):
         what = f"{key}={monitor!r}: this run does not validate, so the metric is never logged."

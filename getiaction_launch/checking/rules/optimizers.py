@@ -43,8 +43,8 @@ def check_optimizers(
         yield doubt(
             "step",
             "model.training_step",
-            f"{type(built.model).__name__} optimizes by itself (automatic_optimization=False), and "
-            "no optimizer has stepped in the first batches.",
+            f"{type(built.model).__name__} sets automatic_optimization=False, and no "
+            "optimizer has stepped in the first batches.",
             "Call self.optimizers().step() in training_step",
         )
     if steps and built.model.automatic_optimization:

@@ -7,13 +7,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from getiaction_launch.checking.batches import (
-    TRIAL_SAMPLES,
-    check_batches,
-    count_validation,
-    small,
-    trained_batches,
-)
 from getiaction_launch.checking.blame import blame
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, doubt, ok, unknown
@@ -25,7 +18,14 @@ from getiaction_launch.checking.rules.checkpoints import (
 from getiaction_launch.checking.rules.epochs import count_steps
 from getiaction_launch.checking.rules.monitors import check_monitors, uncheckable
 from getiaction_launch.checking.rules.optimizers import check_gradients, check_optimizers
-from getiaction_launch.checking.trial_trainer import TRIAL_BATCHES, trial_trainer
+from getiaction_launch.checking.trial.batches import (
+    TRIAL_SAMPLES,
+    check_batches,
+    count_validation,
+    small,
+    trained_batches,
+)
+from getiaction_launch.checking.trial.trainer import TRIAL_BATCHES, trial_trainer
 from getiaction_launch.errors import counted
 
 LARGEST_BYTES = 2 << 30
@@ -261,7 +261,7 @@ def _guard(trial: Trial) -> Any:  # noqa: ANN401 - Lightning's Callback
             index: int,
         ) -> None:
             trial.note_loss(outputs)
-            # Batches are no steps where the model steps its optimizers itself, or does not.
+            # Steps do not count batches where the model steps its optimizers itself, or never.
             trainer.should_stop = trainer.should_stop or index + 1 >= TRIAL_BATCHES
 
         def on_before_optimizer_step(self, *_: object) -> None:
