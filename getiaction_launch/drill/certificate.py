@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 
+from getiaction_launch.drill.baseline import BaselineResult
 from getiaction_launch.drill.blame import Difference
 from getiaction_launch.plan.plan import Topology
 from getiaction_launch.run.rehearsal.orders import Fault
@@ -64,6 +65,7 @@ class Certificate:
         program_difference: Why two undisturbed runs of the program differ; None if they are equal.
         results: What came of each fault.
         left_out: Logged values that were not compared, since undisturbed runs differ in them.
+        baseline: What came of the same faults under Lightning alone; empty if that was not tried.
         seed: Seed that the drill has set before the program began; None if it has set none.
     """
 
@@ -76,6 +78,7 @@ class Certificate:
     program_difference: Difference | None
     results: Sequence[FaultResult]
     left_out: list[str] = field(default_factory=list)
+    baseline: Sequence[BaselineResult] = ()
     seed: int | None = None
 
     @property

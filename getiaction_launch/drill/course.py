@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from getiaction_launch.backends.local import LocalBackend
+from getiaction_launch.drill.baseline import Baseline, BaselineResult
+from getiaction_launch.drill.blame import Rows, find_first
 from getiaction_launch.drill.certificate import Certificate, FaultResult, versions
 from getiaction_launch.drill.faults import FEWEST_STEPS, TITLES, orders_for
 from getiaction_launch.drill.job import start
@@ -71,11 +73,12 @@ class Drill:
         self._orders, self._say = orders, say
         self._volatile = Volatile()
 
-    def rehearse(self, faults: Sequence[Fault]) -> Certificate:
+    def rehearse(self, faults: Sequence[Fault], *, with_baseline: bool = False) -> Certificate:
         """Have each fault come to a run of its own, and compare it with an undisturbed one.
 
         Args:
             faults: The faults, in the order in which they are rehearsed.
+            with_baseline: Whether to have them come to the program under Lightning alone, too.
 
         Raises:
             CheckError: If the program cannot be drilled: it fails without a fault, it does not call
@@ -85,9 +88,10 @@ class Drill:
         whole = replace(self._orders, is_detailed=True)
         reference = self._undisturbed("undisturbed", whole)
         steps, epoch_steps, epochs = self._length(reference)
+        length = steps, epoch_steps
         difference, results = None, []
         for fault in faults:
-            orders = orders_for(fault, steps, epoch_steps, self._orders)
+            orders = orders_for(fault, *length, self._orders)
             where = " and ".join(map(str, orders.steps))
             self._say(f"{TITLES[fault]}: in step {where} of {steps} ...")
             ended = self._train(fault, orders)
@@ -103,6 +107,12 @@ class Drill:
             again = self._undisturbed("again", self._orders)
             ranks = reference.trained.ranks
             difference = judge_program(ranks, again.trained.ranks, self._volatile)
+        baseline = []
+        if with_baseline and difference is None:
+            baseline = [
+                self._rehearse_alone(reference, orders_for(fault, *length, self._orders), length[1])
+                for fault in faults
+            ]
         return Certificate(
             self._program,
             versions(),
@@ -113,6 +123,7 @@ class Drill:
             difference,
             results,
             sorted(self._volatile.logged),
+            baseline,
             self._orders.seed,
         )
 
@@ -129,6 +140,25 @@ class Drill:
             )
         return ended
 
+    def _rehearse_alone(self, reference: Ended, orders: Orders, epoch_steps: int) -> BaselineResult:
+        fault = orders.fault
+        if fault == "kill-in-save":  # Lightning saves where an epoch ends
+            orders = replace(orders, steps=[min(epoch_steps, *orders.steps)])
+        self._say(f"{TITLES[fault]}, under Lightning alone ...")
+        trained, result = Baseline(self._plan, self._root).train(fault, orders)
+        expected, found = reference.trained.ranks, trained.ranks
+        if len(found) != len(expected):
+            return replace(result, difference="not every rank has trained")
+        place = find_first(expected, found, self._left_out(expected))
+        if place is None or place.kind == "checkpoint":  # it is another one's, elsewhere
+            return result
+        return replace(result, differs_at=place.key[1], difference=place.kind)
+
+    def _left_out(self, ranks: Sequence[Rows]) -> set[str]:
+        """Return the names of logged values that are not compared."""
+        means = {name for rows in ranks for row in rows.values() for name in row.means}
+        return self._volatile.logged | means
+
     def _length(self, reference: Ended) -> tuple[int, int, int]:
         """Return steps, steps of the first epoch, and epochs of the first fit."""
         rows = [row for row in reference.trained.ranks[0].values() if row.fit == 0]
@@ -144,7 +174,7 @@ class Drill:
                 "Let it train for longer: more epochs, more data or a smaller batch.",
             )
         epoch_steps = sum(row.epoch == steps[0].epoch for row in steps)
-        return len(steps), epoch_steps, 1 + max(row.epoch for row in steps)
+        return len(steps), epoch_steps, len({row.epoch for row in steps})
 
     def _train(self, name: str, orders: Orders) -> Ended:
         plan = replace(
@@ -178,8 +208,7 @@ class Drill:
         if found := judge_resume(expected, trained, self._volatile):
             differences.append(found)
         elif not problems:
-            means = {name for rows in expected for row in rows.values() for name in row.means}
-            left_out = self._volatile.logged | means
+            left_out = self._left_out(expected)
             differences += compare_loggers(reference.run, ended.run, left_out)
         kept = [note for note in trained.notes if note]
         return FaultResult(

@@ -104,7 +104,8 @@ def judge_resume(
     row = found[place.rank].get(place.key)
     own = expected[place.rank]
     resumed = _resumed_row(trained, place)
-    pair = (own[resumed.fit, resumed.step, "step"], resumed) if resumed else None
+    before = own.get((resumed.fit, resumed.step, "step")) if resumed else None
+    pair = (before, resumed) if before and resumed else None
     return blame_resume(place, own[place.key], row, pair, volatile.parts)
 
 

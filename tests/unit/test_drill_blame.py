@@ -262,7 +262,7 @@ def test_the_certificate_says_which_faults_failed_and_why():
     about = ("train.py", {"torch": "2.6"}, Topology(2, 1, 0), 16, 8, 2, None)
     text = as_text(Certificate(*about, [good, bad], ["time"]), "train.py")
     assert text.startswith("drill of train.py: FAILED\n")
-    assert "lost rank  8        8             2 steps   differs     well" in text
+    assert "lost rank  8        8             2 steps   differs in step 9  well" in text
     assert "lost rank: Rank 1 gets other batches. (loader)\nGive it a state_dict()." in text
     assert "Not compared, as undisturbed runs differ in it: time." in text
     assert text.endswith("Training does not resume exactly after: lost rank.")

@@ -1,9 +1,13 @@
 """What a drill's workers record, in this process: whose a difference is, and that none is added."""
 
+import contextlib
 import itertools
+import os
 import random
+import signal
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +16,21 @@ from lightning.pytorch import Callback, Trainer
 from tiny import BATCHES, QUIET, Tiny, at, equal, fit, loader
 from torch.utils.data import DataLoader, Sampler
 
+from getiaction_launch.drill.job import DrillNodes
 from getiaction_launch.drill.judgement import Trained, Volatile, judge_program, judge_resume
+from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.checkpoint import newest
-from getiaction_launch.run.rehearsal.orders import ORDERS_VARIABLE, Orders
-from getiaction_launch.run.rehearsal.trajectory import read_attempts_of
+from getiaction_launch.run.rehearsal.orders import (
+    ORDERS_VARIABLE,
+    Orders,
+    drill_directory,
+    fault_path,
+)
+from getiaction_launch.run.rehearsal.trajectory import FaultNote, read_attempts_of
 from getiaction_launch.run.run import Run
+from getiaction_launch.run.state import Cause
+from getiaction_launch.worker.assignment import own_run
+from getiaction_launch.worker.interruption import Interruption
 from getiaction_launch.worker.rehearsal import lightning_seams as seams
 from getiaction_launch.worker.rehearsal import rehearsal
 from getiaction_launch.worker.rehearsal.digests import attributes, digest
@@ -238,3 +252,46 @@ def test_means_over_an_epoch_are_known_by_their_names():
     trainer = Trainer(**QUIET, max_epochs=1, callbacks=[at("on_train_batch_end", note)])
     trainer.fit(Means(), loader(), loader())
     assert found == {"both_epoch", "mean"}
+
+
+def test_a_warning_is_a_signal_to_the_node_after_which_its_worker_waits(train, monkeypatch):
+    """In the ordered step; the note of it says so, and which checkpoints had been committed."""
+    sent = []
+
+    def kill(pid, signum):
+        sent.append((pid, signum))
+        monkeypatch.setattr(Interruption, "is_requested", True)  # as the node's SIGTERM does
+
+    orders = replace(ORDERS, fault="warning", steps=[3], saves=[2])
+    monkeypatch.setattr(f"{__name__}.ORDERS", orders)
+    monkeypatch.setattr("getiaction_launch.worker.rehearsal.faults.os.kill", kill)
+    trained = train()
+    assert sent == [(os.getppid(), signal.SIGUSR2)]
+    assert [row.step for row in trained.attempts[0][0]] == [1, 2, 3]
+    run = own_run()
+    assert FaultNote.read(run, 0) == FaultNote(3, "SIGUSR2 to the process of every node", [2])
+
+
+@pytest.mark.parametrize(
+    ("fault", "codes", "cause"),
+    [
+        ("warning", [None, 75], None),
+        ("warning", [75, 75], Cause.TIME_LIMIT),
+        ("sigterm", [75, 75], Cause.PREEMPTION),
+        ("time-limit", [None, None], Cause.TIME_LIMIT),
+        ("lost-rank", [1, 1], None),
+    ],
+)
+def test_the_job_of_a_drill_says_what_a_scheduler_would(tmp_path, fault, codes, cause):
+    """Signals are explained when all nodes have ended; the time limit is why they must end."""
+    run = Run(tmp_path / "version_0")
+    run.launch_directory.mkdir(parents=True)
+    topology, env = Topology(2, 1, 0), Orders(fault, [3]).to_env()
+    run.write("plan", Plan("x", "", [], ["x.py"], topology, "", env_vars=env).to_json())
+    nodes = DrillNodes(run, 1, 1, contextlib.ExitStack())
+    nodes._fault_path = fault_path(run, 0)
+    nodes._handles = [SimpleNamespace(poll=lambda code=code: code) for code in codes]
+    assert nodes.stop_cause() is None
+    drill_directory(run).mkdir()
+    FaultNote(3).write(run, 0)
+    assert nodes.stop_cause() is cause

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from getiaction_launch.cli import show
+from getiaction_launch.drill.baseline import BaselineResult
 from getiaction_launch.drill.blame import Difference
 from getiaction_launch.drill.certificate import Certificate, FaultResult
 from getiaction_launch.errors import counted
@@ -35,6 +36,9 @@ def as_text(certificate: Certificate, name: str) -> str:
         paragraphs.append(_difference("the program", certificate.program_difference))
     for result in certificate.results:
         paragraphs += _explained(result)
+    if certificate.baseline:
+        paragraphs.append(show.table(_side_by_side(certificate)))
+        paragraphs += map(_alone, certificate.baseline)
     notes = (note for result in certificate.results for note in result.notes)
     paragraphs += map(_wrapped, dict.fromkeys(notes))
     if certificate.left_out:
@@ -52,12 +56,54 @@ def _table(certificate: Certificate) -> Sequence[tuple[str, ...]]:
             ", ".join(map(str, each.steps)),
             ", ".join(map(str, each.resumed_from)) or "-",
             counted(each.repeated, "step"),
-            "differs" if each.differences else "equal",
+            _equal(each),
             counted(len(each.problems), "problem") if each.problems else "well",
         )
         for each in certificate.results
     ]
     return rows
+
+
+def _side_by_side(certificate: Certificate) -> Sequence[tuple[str, ...]]:
+    rows = [("FAULT", "", "RESUMED FROM", "REPEATED", "TRAJECTORY")]
+    for own, alone in zip(certificate.results, certificate.baseline, strict=True):
+        rows.append((own.title, "launcher", *_outcome(own.resumed_from, own.repeated), _equal(own)))
+        seen = f"differs in step {alone.differs_at}" if alone.difference else "equal"
+        outcome = _outcome(alone.resumed_from, alone.repeated)
+        rows.append(("", "Lightning", *outcome, seen if alone.is_finished else "not finished"))
+    return rows
+
+
+def _outcome(resumed_from: Sequence[int], repeated: int) -> tuple[str, str]:
+    return ", ".join(map(str, resumed_from)) or "-", counted(repeated, "step")
+
+
+def _equal(result: FaultResult) -> str:
+    steps = [each.step for each in result.differences if each.step is not None]
+    if result.differences:
+        return f"differs in step {min(steps)}" if steps else "differs"
+    return "equal"
+
+
+def _alone(result: BaselineResult) -> str:
+    done, happened = ("; ".join(dict.fromkeys(words)) for words in (result.done, result.happened))
+    said = f"{result.title} under Lightning alone: {done}; {happened or 'nothing followed'}."
+    begins = sum(step == 0 for step in result.resumed_from)
+    if begins:
+        said += f" Training began again from step 0{'' if begins == 1 else ', each time'}."
+    if result.difference:
+        said += f" {_DIFFERENCES.get(result.difference, result.difference)}"
+        said += f" in step {result.differs_at}." if result.differs_at else "."
+    return _wrapped(said)
+
+
+_DIFFERENCES = {
+    "missing": "Nothing was trained",
+    "batch": "The batches differ",
+    "weights": "The weights differ",
+    "loss": "The loss differs",
+    "logged": "Logged values differ",
+}
 
 
 def _explained(result: FaultResult) -> Iterator[str]:

@@ -13,7 +13,7 @@ from getiaction_launch.cli.grammar import read_number, split_tokens
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.typed.behind_script import own_words
 from getiaction_launch.drill.faults import TITLES
-from getiaction_launch.errors import UsageError
+from getiaction_launch.errors import LaunchError, UsageError
 from getiaction_launch.launch import submit
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.text import clean
@@ -50,8 +50,10 @@ def drill(tokens: Sequence[str]) -> int:
     orders = Orders(most_steps=arguments.steps, seed=arguments.seed)
     program = _typed(plan, arguments.config, overrides)
     try:
-        certificate = Drill(plan, program, root, orders, show.say).rehearse(faults)
-    except KeyboardInterrupt:
+        certificate = Drill(plan, program, root, orders, show.say).rehearse(
+            faults, with_baseline=arguments.baseline
+        )
+    except (LaunchError, KeyboardInterrupt):
         show.say(f"the runs of this drill are kept: {root}")
         raise
     if arguments.json:
@@ -84,6 +86,8 @@ def _parser() -> Parser:
     add("-N", "--nodes", type=read_number, default=2, metavar="N", help=help_)
     help_ = "Number of workers of each node (default: 1)"
     add("--workers-per-node", type=read_number, default=1, metavar="N", help=help_)
+    help_ = "Have the same faults come to the program under Lightning's own requeueing, too"
+    add("--baseline", action="store_true", help=help_)
     add("--keep", metavar="DIR", help="Keep the runs of the drill in this directory")
     add("--json", action="store_true", help="Print JSON instead of text")
     add("--debug", action="store_true", help="Show the traceback of an error")

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from getiaction_launch.errors import CheckError
+from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.finished import path_of
 from getiaction_launch.run.rehearsal.orders import Orders, own_orders
 from getiaction_launch.run.rehearsal.trajectory import Recorder, Row
@@ -56,7 +56,7 @@ class Rehearsal(OwnCallback):
         del pl_module
         if stage != "fit" or is_tuning(trainer):
             return
-        started = int(os.environ.get("WORLD_SIZE", trainer.world_size))
+        started = Plan.of(self._run).topology.world_size
         if trainer.world_size != started:
             raise CheckError(
                 f"the Trainer has world_size={trainer.world_size}, and the drill has started "
