@@ -18,6 +18,7 @@ from pathlib import Path
 
 from getiaction_launch.drill.faults import TITLES
 from getiaction_launch.drill.judgement import Trained
+from getiaction_launch.node.environment import trainer_defaults
 from getiaction_launch.plan.plan import DEFAULT_ROOT, Plan
 from getiaction_launch.run.rehearsal.orders import Fault, Orders
 from getiaction_launch.run.rehearsal.trajectory import FaultNote, Ranks, read_attempts_of
@@ -178,6 +179,7 @@ class Baseline:
         topology = plan.topology
         kept = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
         return {
+            **trainer_defaults(topology, {**kept, **plan.env_vars}),
             **kept,
             **plan.env_vars,
             "PATH": f"{tools}{os.pathsep}{kept.get('PATH', '')}",

@@ -85,8 +85,6 @@ def main(words: list[str]) -> None:
     trainer = Trainer(
         max_epochs=EPOCHS,
         accelerator="cpu",
-        num_nodes=int(os.environ.get("GROUP_WORLD_SIZE") or os.environ["SLURM_NNODES"]),
-        devices=1,
         log_every_n_steps=1,
         default_root_dir=ROOT,
         logger=[CSVLogger(ROOT, "", "csv"), *board],

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from getiaction_launch.errors import CheckError
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.rehearsal.orders import Orders
 from getiaction_launch.run.rehearsal.trajectory import FaultNote
@@ -91,6 +92,21 @@ class LoneFaults:
 
 class LoneRehearsal(Rehearsal):
     """Records the steps of a program that the launcher does not interrupt."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Shorten the fit, before its loaders are set up.
+
+        Raises:
+            CheckError: If the Trainer does not train with all processes that were started.
+        """
+        started = Plan.of(self._run).topology.world_size
+        if trainer.world_size != started:
+            raise CheckError(
+                f"the Trainer has world_size={trainer.world_size}, and {started} processes were "
+                "started as SLURM's tasks.",
+                "Leave out num_nodes and devices, which then follow the launch.",
+            )
+        super().setup(trainer, pl_module, stage)
 
     def _make_faults(self, orders: Orders) -> Any:  # noqa: ANN401 - has the same methods
         return LoneFaults(self._run, orders)

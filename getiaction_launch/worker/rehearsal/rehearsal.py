@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from getiaction_launch.errors import CheckError
-from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.finished import path_of
 from getiaction_launch.run.rehearsal.orders import Orders, own_orders
 from getiaction_launch.run.rehearsal.trajectory import Recorder, Row
@@ -56,14 +54,6 @@ class Rehearsal(OwnCallback):
         del pl_module
         if stage != "fit" or is_tuning(trainer):
             return
-        started = Plan.of(self._run).topology.world_size
-        if trainer.world_size != started:
-            raise CheckError(
-                f"the Trainer has world_size={trainer.world_size}, and the drill has started "
-                f"{started} processes.",
-                "Drill one alone: --nodes 1, or have the Trainer follow torchrun's variables: "
-                'Trainer(num_nodes=int(os.environ["GROUP_WORLD_SIZE"]), devices="auto")',
-            )
         self._fit, self._row, self._means = next(_fits), None, set()
         self._is_first = True
         seams.shorten(trainer, self._orders.most_steps)
