@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch import Callback, Trainer
 from tiny import BATCHES, QUIET, Tiny, at, equal, fit, loader
 from torch.utils.data import DataLoader, Sampler
@@ -234,6 +235,13 @@ def test_a_fit_is_shortened_to_two_epochs_with_validation():
     assert (trainer.global_step, trainer.current_epoch, seen["val"]) == (4, 2, 4)
     trainer = fit(Shortened(), max_epochs=1, limit_train_batches=1)
     assert trainer.global_step == 1
+
+
+def test_the_users_sampler_is_found_in_that_of_a_rank():
+    """Lightning wraps it; one of torch's own stands for itself."""
+    own = OwnOrder(0)
+    wrapped = DistributedSamplerWrapper(own, num_replicas=2, rank=0)
+    assert seams.users_sampler(wrapped) is seams.users_sampler(own) is own
 
 
 def test_means_over_an_epoch_are_known_by_their_names():

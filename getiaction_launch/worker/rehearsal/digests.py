@@ -13,7 +13,7 @@ import torch
 _DEEPEST = 6
 _SMALL_ITEMS = 1000
 _SMALL_BYTES = 4 << 20
-_LIBRARIES = ("torch", "lightning", "numpy", "getiaction_launch", "builtins", "functools")
+_LIBRARIES = ("torch.", "lightning.", "numpy.", "getiaction_launch.", "builtins.", "functools.")
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum)
 
 
@@ -58,7 +58,7 @@ def _inside(found: "hashlib.blake2b", value: Any) -> Iterator[Any]:  # noqa: ANN
         yield sorted(map(digest, value))
     else:
         found.update(_name(value).encode())
-        if not callable(value):
+        if not (callable(value) or _name(value).startswith(_LIBRARIES)):
             yield getattr(value, "__dict__", {})
 
 

@@ -6,6 +6,7 @@ interface is not enough, and has a test in ``tests/unit/test_rehearsal.py``.
 
 from typing import Any
 
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch import Trainer
 
 VALIDATION_BATCHES = 2
@@ -50,6 +51,19 @@ def end_early(trainer: Trainer, most_steps: int) -> None:
     epochs = max(2, most_steps // max(1, int(trainer.num_training_batches)))
     loop = trainer.fit_loop
     loop.max_epochs = epochs if loop.max_epochs in (None, -1) else min(loop.max_epochs, epochs)
+
+
+def users_sampler(sampler: object) -> object:
+    """Return the user's own sampler of one that Lightning has wrapped to divide it among ranks.
+
+    Only a private attribute of what the wrapper holds leads to it.
+
+    Args:
+        sampler: The sampler of a loader.
+    """
+    if isinstance(sampler, DistributedSamplerWrapper):
+        return getattr(sampler.dataset, "_sampler", sampler)
+    return sampler
 
 
 def epoch_means(trainer: Trainer) -> set[str]:

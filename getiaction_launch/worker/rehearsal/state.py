@@ -10,6 +10,7 @@ from getiaction_launch.worker.fitting.lightning_seams import training_loaders
 from getiaction_launch.worker.fitting.ownership import OwnCallback
 from getiaction_launch.worker.fitting.random_state import random_state
 from getiaction_launch.worker.rehearsal.digests import attributes, digest
+from getiaction_launch.worker.rehearsal.lightning_seams import users_sampler
 
 
 def random_digests(trainer: Trainer) -> dict[str, str]:
@@ -79,10 +80,17 @@ def _users(trainer: Trainer) -> list[Callback]:
 
 
 def _parts_of(loader: object) -> list[object]:
-    batches = getattr(loader, "batch_sampler", None)
-    sampler = getattr(batches, "sampler", None) or getattr(loader, "sampler", None)
-    found = (batches, sampler, getattr(loader, "dataset", None))
+    found = (
+        getattr(loader, "batch_sampler", None),
+        _sampler_of(loader),
+        getattr(loader, "dataset", None),
+    )
     return [each for each in found if each is not None]
+
+
+def _sampler_of(loader: object) -> object:
+    batches = getattr(loader, "batch_sampler", None)
+    return users_sampler(getattr(batches, "sampler", None) or getattr(loader, "sampler", None))
 
 
 def loader_facts(trainer: Trainer) -> list[LoaderFacts]:
@@ -96,9 +104,7 @@ def loader_facts(trainer: Trainer) -> list[LoaderFacts]:
 
 
 def _described(loader: object) -> str:
-    batches = getattr(loader, "batch_sampler", None)
-    sampler = getattr(batches, "sampler", None) or getattr(loader, "sampler", None)
-    named = {"sampler": sampler, "dataset": getattr(loader, "dataset", None)}
+    named = {"sampler": _sampler_of(loader), "dataset": getattr(loader, "dataset", None)}
     known = [
         f"{what} {type(part).__qualname__}" for what, part in named.items() if part is not None
     ]
