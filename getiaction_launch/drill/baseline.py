@@ -25,6 +25,7 @@ from getiaction_launch.run.rehearsal.trajectory import FaultNote, Ranks, read_at
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import last_line
 from getiaction_launch.system.child import start_child
+from getiaction_launch.system.orphans import RUN_VARIABLE
 from getiaction_launch.system.ports import reserve_port
 
 POLL_SECONDS = 0.05
@@ -37,7 +38,8 @@ _PLUGIN = "lightning.pytorch.plugins.environments.SLURMEnvironment"
 _SCONTROL = """#!/bin/sh
 echo "$@" >> "{}"
 """
-_FOREIGN = ("SLURM_", "SBATCH_", "TORCHELASTIC_", "GETIACTION_")
+_FOREIGN = ("SLURM_", "SBATCH_", "TORCHELASTIC_", "GETIACTION_LAUNCH_", RUN_VARIABLE)
+"""How variables begin that would say that something else has started the program."""
 _RESULTS = {DEFAULT_ROOT, "checkpoints", "lightning_logs", "mlruns", "runs", "wandb"}
 """Directories in which a program would leave results, and find those of others."""
 _REQUEUED: Mapping[Fault, str] = {

@@ -13,7 +13,8 @@ from getiaction_launch.run.records import read_attempts
 from getiaction_launch.run.run import Run
 
 PROGRAM = Path(__file__).with_name("program.py")
-LIMIT_SECONDS = 280
+LIMIT_SECONDS = 560
+pytestmark = pytest.mark.timeout(LIMIT_SECONDS + 60)
 
 
 def drill(directory: Path, *words: str) -> subprocess.CompletedProcess:
@@ -127,3 +128,10 @@ def test_the_runs_are_kept_only_in_an_empty_directory(tmp_path):
     result = drill(tmp_path, "--keep", ".", str(PROGRAM))
     assert result.returncode == 2
     assert "--keep .: this directory is not empty." in result.stderr
+
+
+def test_a_drill_that_is_too_short_is_refused(tmp_path):
+    """With as many steps as the least that it needs."""
+    result = drill(tmp_path, "--steps", "5", str(PROGRAM))
+    assert result.returncode == 2
+    assert "--steps 5: a drill needs 6 steps or more." in result.stderr

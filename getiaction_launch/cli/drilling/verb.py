@@ -12,7 +12,7 @@ from getiaction_launch.cli.follow import EXIT_FAILED
 from getiaction_launch.cli.grammar import read_number, split_tokens
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.typed.behind_script import own_words
-from getiaction_launch.drill.faults import TITLES
+from getiaction_launch.drill.faults import FEWEST_STEPS, TITLES
 from getiaction_launch.errors import LaunchError, UsageError
 from getiaction_launch.launch import submit
 from getiaction_launch.plan.plan import Plan
@@ -36,6 +36,11 @@ def drill(tokens: Sequence[str]) -> int:
     own, overrides, script = split_tokens(tokens, parser.value_flags)
     arguments = parser.parse(own)
     script = own_words(parser, list(tokens), script)
+    if arguments.steps < FEWEST_STEPS:
+        raise UsageError(
+            f"--steps {arguments.steps}: a drill needs {FEWEST_STEPS} steps or more.",
+            f"--steps {STEPS}",
+        )
     workers = arguments.workers_per_node
     plan, _ = submit.prepare(
         config=arguments.config,

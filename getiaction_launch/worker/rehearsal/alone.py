@@ -1,8 +1,8 @@
 """One process of a drill's baseline: the program under Lightning alone, as on SLURM.
 
 The launcher saves nothing, handles no signal and restarts nothing here. A callback records the same
-rows as in a drill, and the same faults come in the same steps. Signals reach all processes between
-two batches, which is the best case for Lightning's own handler: it saves with all ranks together.
+rows as in a drill, and the same faults come in the same steps. Signals reach all processes where
+the same batch begins, which is the best case for Lightning's own handler: all ranks save together.
 """
 
 import contextlib
