@@ -160,7 +160,7 @@ def _node_variables(plan: Plan, node_rank: int, max_parallel: int = 1) -> dict[s
     return {**variables, "CUDA_VISIBLE_DEVICES": ",".join(share)}
 
 
-class _LocalNodes:
+class LocalNodes:
     """Shares of this machine, each a process of :mod:`getiaction_launch.node.node`."""
 
     def __init__(
@@ -182,13 +182,13 @@ class _LocalNodes:
         self._stack.enter_context(claim)
         return ADDRESS, port
 
-    def start(self, attempt: Attempt) -> list["_LocalNode"]:
+    def start(self, attempt: Attempt) -> list["LocalNode"]:
         """Start a process for each node."""
         self._token = attempt.token
         log_directory = self._run.make_log_directory(attempt.number)
         directory = str(self._run.directory)
         return [
-            _LocalNode(
+            LocalNode(
                 start_child(
                     node_command(directory, attempt.number, rank, self._grace_seconds),
                     log_directory / f"node_{rank}.log",
@@ -209,24 +209,31 @@ class _LocalNodes:
 
 
 @dataclass(frozen=True)
-class _LocalNode:
+class LocalNode:
+    """The process of a node, as :class:`~getiaction_launch.node.nodes.NodeHandle`."""
+
     process: "subprocess.Popen[bytes]"
 
     def poll(self) -> int | None:
+        """Return the exit code; None while it runs."""
         return self.process.poll()
 
     def stop(self) -> None:
+        """Ask it to save and to end."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGTERM)
 
 
-def run_job(run: Run, backend: LocalBackend, max_parallel: int) -> JobState:
+def run_job(
+    run: Run, backend: LocalBackend, max_parallel: int, make_nodes: type[LocalNodes] = LocalNodes
+) -> JobState:
     """Be the job process of a run: write its ``job.json`` and run attempts until the run has ended.
 
     Args:
         run: The run to train.
         backend: The backend that submitted the run.
         max_parallel: How many runs of the same sweep may run at the same time.
+        make_nodes: Class of the nodes; a drill has its own.
 
     Returns:
         The state in which the last attempt ended; INTERRUPTED if none has begun.
@@ -240,9 +247,9 @@ def run_job(run: Run, backend: LocalBackend, max_parallel: int) -> JobState:
         return stop.signal is not None or guard.is_cancelled or guard.loss() is not None
 
     @contextlib.contextmanager
-    def place() -> Iterator[_LocalNodes]:
+    def place() -> Iterator[LocalNodes]:
         with contextlib.ExitStack() as stack:
-            yield _LocalNodes(run, backend.grace_seconds, max_parallel, stack)
+            yield make_nodes(run, backend.grace_seconds, max_parallel, stack)
 
     with (
         holding_lease(run),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from getiaction_launch.cli import verbs
 from getiaction_launch.cli.check import check
+from getiaction_launch.cli.drilling.verb import drill
 from getiaction_launch.cli.grammar import launch_parser
 from getiaction_launch.cli.launching import launch
 from getiaction_launch.cli.parser import Parser
@@ -31,6 +32,7 @@ EXIT_INTERRUPTED = 130
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": verbs.run,
     "check": check,
+    "drill": drill,
     "ls": verbs.ls,
     "status": verbs.status,
     "logs": verbs.logs,
@@ -44,7 +46,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "clusters": verbs.clusters,
     "version": verbs.version,
 }
-LAUNCHING = {"run", "check", "node"}
+LAUNCHING = {"run", "check", "drill", "node"}
 ALIASES = {"--version": "version", "list": "ls", "ps": "ls", "stop": "cancel"}
 ABOUT = """\
 Launch a training spec or script as multi-node DDP, on this machine or on a cluster.

@@ -42,3 +42,18 @@ def kill_processes_of(
             is_started = (token and token in tokens) or process in known
             if is_started and wanted <= environment.items():
                 process.kill()
+
+
+def processes_of(directory: str) -> list[psutil.Process]:
+    """Return the processes of this machine that the workers of a run have started, and these.
+
+    Args:
+        directory: Directory of the run on this machine, as :data:`RUN_VARIABLE` names it.
+    """
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            is_alive = process.status() != psutil.STATUS_ZOMBIE
+            if is_alive and process.environ().get(RUN_VARIABLE) == directory:
+                found.append(process)
+    return found

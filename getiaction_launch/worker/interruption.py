@@ -31,7 +31,7 @@ from getiaction_launch.run.run import Run
 from getiaction_launch.system.stop import on_sigterm
 from getiaction_launch.worker.assignment import own_attempt, own_run
 from getiaction_launch.worker.beats import Beats
-from getiaction_launch.worker.fitting.agreement import Agreement, Verdict
+from getiaction_launch.worker.fitting.agreement import Agreement, Verdict, is_due
 from getiaction_launch.worker.fitting.background import saving_in_background
 from getiaction_launch.worker.fitting.epoch import Epoch
 from getiaction_launch.worker.fitting.fits import UNSAVED, Fits
@@ -305,10 +305,10 @@ class Interruption(OwnCallback):
     def _wish(self, trainer: Trainer, period_seconds: float) -> Verdict:
         if Interruption.is_requested:
             return Verdict.STOP
-        is_due = trainer.is_global_zero and time.monotonic() - self._saved_at >= period_seconds
+        is_wanted = trainer.is_global_zero and is_due(trainer, self._saved_at, period_seconds)
         skips = self._saving.when_busy == "skip"
         is_free = not (skips and self._background and self._background.is_writing)
-        return Verdict.SAVE if is_due and is_free else Verdict.CONTINUE
+        return Verdict.SAVE if is_wanted and is_free else Verdict.CONTINUE
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: LightningState

@@ -22,6 +22,7 @@ from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.checkpoint import Interrupted
 from getiaction_launch.run.loggers import read_loggers
 from getiaction_launch.run.node_records import WorkerError
+from getiaction_launch.run.rehearsal.orders import own_orders
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED
 from getiaction_launch.storage.paths import last_line
@@ -105,6 +106,11 @@ def _exit_at_once(code: int) -> NoReturn:
 def run_plan(plan: Plan) -> None:
     """Fit the plan's spec, or run its script as ``__main__``."""
     sys.path[0] = plan.working_directory
+    orders = own_orders()
+    if orders and orders.seed is not None:
+        from lightning.pytorch import seed_everything
+
+        seed_everything(orders.seed, workers=True)
     if plan.script:
         _run_script(plan.script)
     else:

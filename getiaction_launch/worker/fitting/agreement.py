@@ -6,6 +6,8 @@ import time
 import torch
 from lightning.pytorch import Trainer
 
+from getiaction_launch.run.rehearsal.orders import own_orders
+from getiaction_launch.worker.fitting.batches import batches_done
 from getiaction_launch.worker.heart import during
 
 AGREEMENT_BATCHES = 100
@@ -20,6 +22,19 @@ class Verdict(enum.IntEnum):
     STOP = 2
 
 
+def is_due(trainer: Trainer, saved_at: float, period_seconds: float) -> bool:
+    """Whether a checkpoint is due: by the time, or in a drill by the step.
+
+    Args:
+        trainer: The Trainer whose state is saved.
+        saved_at: When the last checkpoint was saved, by the monotonic clock.
+        period_seconds: Longest time between two checkpoints.
+    """
+    if orders := own_orders():
+        return batches_done(trainer) in orders.saves
+    return time.monotonic() - saved_at >= period_seconds
+
+
 class Agreement:
     """Chooses how many batches lie between two agreements; each one costs an all-reduce.
 
@@ -27,11 +42,12 @@ class Agreement:
     about when to agree.
 
     Args:
-        target_seconds: Time between two agreements that the number of batches is chosen for.
+        target_seconds: Time between two agreements that the number of batches is chosen for. In a
+            drill, the ranks agree before every batch.
     """
 
     def __init__(self, target_seconds: float) -> None:
-        self._target_seconds = target_seconds
+        self._target_seconds = 0 if own_orders() else target_seconds
         self._interval = self._countdown = 1
         self._reached_at = time.monotonic()
 

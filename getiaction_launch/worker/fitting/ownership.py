@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from getiaction_launch.errors import CheckError
 from getiaction_launch.plan.plan import Plan
+from getiaction_launch.run.rehearsal.orders import own_orders
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker.assignment import own_run
 
@@ -59,6 +60,7 @@ def own_callbacks(
     """
     run = own_run()
     _check_company(trainer, Plan.of(run).topology.world_size)
+    kinds = (*kinds, *_kinds_of_a_drill())
     untyped: Any = trainer  # its callbacks are set in another module
     own: list[Any] = [each for each in untyped.callbacks if isinstance(each, kinds)]
     are_known = [type(each) for each in own] == list(kinds[: len(own)])
@@ -87,6 +89,14 @@ def _check_company(trainer: Trainer, world_size: int) -> None:
             "WORLD_SIZE nor another strategy than ddp in the script. Several trainings of one "
             "worker each are a sweep: getiaction-launch --sweep lr=0.1,0.01 train.py",
         )
+
+
+def _kinds_of_a_drill() -> tuple[type[OwnCallback], ...]:
+    if own_orders() is None:
+        return ()
+    from getiaction_launch.worker.rehearsal.rehearsal import Rehearsal  # imports this module
+
+    return (Rehearsal,)
 
 
 @contextlib.contextmanager

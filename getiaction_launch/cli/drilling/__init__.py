@@ -1,0 +1,1 @@
+"""The verb ``drill``, and how its certificate is shown."""

@@ -1,0 +1,85 @@
+"""Whether the loggers of two trainings have written the same rows: none lost, none twice."""
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from getiaction_launch.drill.blame import Difference
+from getiaction_launch.report.contents.scalars import Curve, read_curves
+from getiaction_launch.run.run import Run
+
+T = TypeVar("T")
+TABLE = "metrics.csv"
+_FIX = "Let the logger continue its history when training resumes, or log to TensorBoard or CSV."
+
+
+def compare_loggers(expected: Run, found: Run, left_out: Collection[str]) -> list[Difference]:
+    """Compare what the loggers of two runs have written into their directories.
+
+    Args:
+        expected: The run that nothing has happened to.
+        found: The run that was resumed.
+        left_out: Names of logged values that are not compared.
+    """
+    differences = [*_compare_curves(expected, found, left_out)]
+    tables = sorted(path.relative_to(expected.directory) for path in _tables(expected))
+    for table in tables:
+        words = _compare_tables(expected.directory / table, found.directory / table, left_out)
+        if words:
+            differences.append(Difference("logger", f"{table} {words}.", _FIX))
+    return differences
+
+
+def _tables(run: Run) -> Iterator[Path]:
+    return (path for path in run.directory.rglob(TABLE) if "launch" not in path.parts)
+
+
+def _compare_curves(expected: Run, found: Run, left_out: Collection[str]) -> Iterator[Difference]:
+    notes: list[str] = []
+    own, others = read_curves(expected, notes), read_curves(found, notes)
+    for name in sorted(own):
+        if name.rpartition(": ")[2] in left_out:
+            continue
+        words = _compare_curve(own[name], others.get(name, Curve()))
+        if words:
+            yield Difference("logger", f"The curve {name} {words}.", _FIX)
+
+
+def _compare_curve(expected: Curve, found: Curve) -> str:
+    steps, others = Counter(expected.steps), Counter(found.steps)
+    if words := _count(steps, others, "step"):
+        return words
+    pairs = zip(expected.steps, expected.values, found.values, strict=True)
+    for step, value, other in pairs:
+        if value != other and not (math.isnan(value) and math.isnan(other)):
+            return f"has {other:g} at step {step:g} instead of {value:g}"
+    return ""
+
+
+def _count(expected: "Counter[T]", found: "Counter[T]", what: str) -> str:
+    lost, doubled = expected - found, found - expected
+    words = [f"has lost {what} {_first(lost)}"] if lost else []
+    words += [f"has {what} {_first(doubled)} once too often"] if doubled else []
+    return " and ".join(words)
+
+
+def _first(found: "Counter[T]") -> str:
+    each: object = next(iter(found))
+    return f"{each:g}" if isinstance(each, float) else str(each)
+
+
+def _compare_tables(expected: Path, found: Path, left_out: Collection[str]) -> str:
+    if not found.is_file():
+        return "is missing"
+    return _count(Counter(_lines(expected, left_out)), Counter(_lines(found, left_out)), "row")
+
+
+def _lines(path: Path, left_out: Collection[str]) -> Iterator[str]:
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        for row in csv.DictReader(file):
+            kept = {str(k): v for k, v in row.items() if k not in left_out and v}
+            if kept.keys() - {"epoch", "step"}:
+                yield ", ".join(f"{key}={kept[key]}" for key in sorted(kept))
