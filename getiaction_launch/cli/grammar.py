@@ -137,6 +137,7 @@ def launch_parser(
     if verb != "node":
         add("--json", action="store_true", help="Print JSON instead of text")
     add("--debug", action="store_true", help="Show the traceback of an error")
+    add("--no-snapshot", action="store_true", help="Train your files as they are at each start")
 
     add = parser.add_argument_group("restarts").add_argument
     for flag, text in RESTARTS.values():

@@ -20,6 +20,7 @@ from getiaction_launch.cli.typed.behind_script import own_words
 from getiaction_launch.errors import UsageError
 from getiaction_launch.launch import submit
 from getiaction_launch.launch.check import parse_only
+from getiaction_launch.launch.freezing.freeze import describe
 from getiaction_launch.launch.sweep import expand
 from getiaction_launch.plan.plan import Plan, SweepPoint
 from getiaction_launch.plan.spec import leaves
@@ -35,6 +36,7 @@ def launch(tokens: Sequence[str], parser: Parser) -> int:
     arguments, plans, backend = prepare(tokens, parser)
     plan = plans[0]
     if arguments.dry_run:
+        plan = describe(plan)
         spec, *_ = [parse_only(each, backend) for each in plans]
         values = leaves(spec) if spec else {}
         origins = submit.trace(plan, values)
@@ -85,7 +87,9 @@ def prepare(
     arguments = parser.parse(own)
     script = own_words(parser, tokens, script)
     read_environment(arguments, [key for key, _ in overrides])
-    settings = read_settings(arguments)
+    settings = {**read_settings(arguments)}
+    if arguments.no_snapshot:
+        settings["snapshot.enabled"] = ("--no-snapshot", False)
     points: Sequence[SweepPoint | None] = [None]
     if arguments.sweep:
         points = expand(arguments.sweep, arguments.name or "sweep", is_spec=not script)

@@ -84,6 +84,11 @@ def plan_text(
         ("nodes", f"{topology.num_nodes} x {counted(topology.workers_per_node, 'worker')}", where),
         ("working directory", plan.working_directory, ""),
     ]
+    if code := plan.code:
+        how = "copied at submission" if plan.snapshot.enabled else "read at each start"
+        rows += [("code", " ".join(filter(None, [code.root, code.title])), how)]
+        rows += [("not copied", words, "read at each start") for words in code.not_covered]
+        rows += [("packages", code.packages, "of this environment")]
     rows += [("script", " ".join(plan.script), "command line")] if plan.script else []
     rows += [
         (key, dumps(value), origins[key])

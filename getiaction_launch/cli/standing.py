@@ -10,6 +10,7 @@ from getiaction_launch.errors import counted
 from getiaction_launch.launch import pulse
 from getiaction_launch.launch.resuming import sites
 from getiaction_launch.launch.status import RunStatus
+from getiaction_launch.plan.code import Code
 from getiaction_launch.plan.durations import duration
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.checkpoint import newest
@@ -24,6 +25,7 @@ class Standing:
 
     Attributes:
         topology: The nodes and workers of the run; None if its plan cannot be read.
+        code: The version of the run's code; None if its plan has none, or cannot be read.
         attempts: Every attempt so far, the first one first.
         elapsed_seconds: Time since the first attempt began, until now or the run's end; None
             before that.
@@ -34,6 +36,7 @@ class Standing:
     """
 
     topology: Topology | None = None
+    code: Code | None = None
     attempts: tuple[AttemptRecord, ...] = ()
     elapsed_seconds: float | None = None
     remaining_seconds: float | None = None
@@ -47,16 +50,18 @@ def read_standing(status: RunStatus) -> Standing:
     Args:
         status: The status of the run, as it was just read.
     """
-    run, topology, checkpoint = status.run, None, None
+    run, topology, code, checkpoint = status.run, None, None, None
     attempts: tuple[AttemptRecord, ...] = ()
     with contextlib.suppress(OSError, ValueError):  # one damaged record must not hide the others
-        topology = Plan.of(run).topology
+        plan = Plan.of(run)
+        topology, code = plan.topology, plan.code
     with contextlib.suppress(OSError, ValueError):
         attempts = tuple(read_attempts(run))
     with contextlib.suppress(OSError, ValueError):
         checkpoint = newest(run)
     return Standing(
         topology,
+        code,
         attempts,
         _elapsed_seconds(attempts),
         _remaining_seconds(status),
@@ -101,6 +106,8 @@ def standing(status: RunStatus) -> str:
         where = f"  {counted(topology.gpus_per_node, 'GPU')}" if topology.gpus_per_node else "  CPU"
         workers = counted(topology.workers_per_node, "worker")
         rows += [("nodes", f"{topology.num_nodes} x {workers}{where}")]
+    if found.code and found.code.title:
+        rows += [("code", found.code.title)]
     if found.attempts:
         before = f"  (the one before: {found.attempts[-2].reason})" if found.attempts[1:] else ""
         rows += [("attempt", f"{len(found.attempts) - 1}{before}")]
@@ -133,5 +140,6 @@ def as_json(status: RunStatus) -> dict[str, object]:
         "eta_seconds": found.remaining_seconds,
         "checkpoint": path and str(path if is_remote(path) else path.absolute()),
         "checkpoint_step": found.checkpoint_step,
+        "code": found.code and found.code.summary(),
         "places": sites.as_json(found.attempts),
     }

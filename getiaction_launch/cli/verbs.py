@@ -200,17 +200,29 @@ def node(tokens: Sequence[str]) -> int:
 
     srun --ntasks-per-node=1 getiaction-launch node --nodes 2 --config act.yaml
     srun --ntasks-per-node=1 getiaction-launch node pusht_act_v1/version_0
+    srun --ntasks-per-node=1 getiaction-launch node --code now pusht_act_v1/version_0
     """
     from getiaction_launch.launch.cluster import cluster_of_job, find_cluster, read_cluster
     from getiaction_launch.launch.node import continue_here, start_here
 
+    is_code_now = list(tokens[:2]) == ["--code", "now"]
+    tokens = tokens[2:] if is_code_now else tokens
     trust = TRUST in tokens and len(tokens) == 2  # noqa: PLR2004 - the flag and a run
     tokens = [word for word in tokens if word != TRUST] if trust else tokens
     word = tokens[0] if len(tokens) == 1 else ""
     if word and not word.startswith("-") and not word.endswith((".py", ".yaml", ".yml")):
         found = find_run(word, default_root())
         name = os.environ.get(VARIABLE.format("CLUSTER")) or cluster_of_job()
-        return continue_here(found, lambda: read_cluster(find_cluster(name)).backend, trust=trust)
+        return continue_here(
+            found,
+            lambda: read_cluster(find_cluster(name)).backend,
+            trust=trust,
+            is_code_now=is_code_now,
+        )
+    if is_code_now:
+        raise UsageError(
+            "--code now needs a run to continue.", "getiaction-launch node --code now RUN"
+        )
     # The scheduler has given this node its share of GPUs already.
     parser = parser_of(node, "node")
     _, plans, backend = prepare(tokens, parser, cluster_of_job(), lambda _: len(visible_gpus()))

@@ -13,6 +13,7 @@ from getiaction_launch.backends.backend import SLURM, Backend, UnknownSettingErr
 from getiaction_launch.backends.flag import noun
 from getiaction_launch.errors import ClusterConfigError, UsageError, nearest_first
 from getiaction_launch.launch.config_errors import check_keys, explain, read_content
+from getiaction_launch.plan.code import Snapshot
 from getiaction_launch.plan.plan import (
     DEFAULT_LOG_LIMIT_MB,
     OLD_KEYS,
@@ -27,7 +28,13 @@ _SHIPPED = (
     Path(__file__).parents[1] / "cluster_configs",  # in an installed wheel
     Path(__file__).parents[2] / "cluster_configs",  # in a checkout
 )
-_GROUPS = {"saving": Saving, "uploading": Uploading, "restarts": Restarts, "stalls": Stalls}
+_GROUPS = {
+    "saving": Saving,
+    "uploading": Uploading,
+    "restarts": Restarts,
+    "stalls": Stalls,
+    "snapshot": Snapshot,
+}
 _SEXAGESIMAL = re.compile(r"[-+]?[1-9][0-9_]*(:[0-5]?[0-9])+")
 
 
@@ -52,6 +59,7 @@ class ClusterConfig:
         stalls: What happens when training stands still.
         log_limit_mb: Size of a worker's log, in MB, above which its middle is dropped; 0 for no
             limit.
+        snapshot: Whether runs train a copy of the user's code that is made at submission.
     """
 
     backend: Backend
@@ -64,6 +72,7 @@ class ClusterConfig:
     restarts: Restarts = field(default_factory=Restarts)
     stalls: Stalls = field(default_factory=Stalls)
     log_limit_mb: float = DEFAULT_LOG_LIMIT_MB
+    snapshot: Snapshot = field(default_factory=Snapshot)
 
     def __post_init__(self) -> None:
         if not 0 <= self.log_limit_mb < math.inf:
@@ -175,7 +184,7 @@ def _check_groups(path: Path, content: Mapping[str, object]) -> None:
 
     groups: dict[str, dict[str, object]] = {}
     renamed = []
-    shown = {"stalls": "action", **dict(reversed(OLD_KEYS.values()))}
+    shown = {"stalls": "action", "snapshot": "limit_mb", **dict(reversed(OLD_KEYS.values()))}
     for group, name in shown.items():
         if not isinstance(value := content.get(group, {}), Mapping):
             raise ClusterConfigError(

@@ -12,7 +12,8 @@ from typing import TypeVar
 
 from getiaction_launch.backends.backend import Backend, check_installed, former_jobs
 from getiaction_launch.errors import CheckError, UsageError
-from getiaction_launch.launch.resuming.resume import check_resumable
+from getiaction_launch.launch.freezing.freeze import freeze
+from getiaction_launch.launch.resuming.resume import check_resumable, keep_plan
 from getiaction_launch.launch.status import backend_of
 from getiaction_launch.launch.trust import check_owner
 from getiaction_launch.node.allocation import Allocation
@@ -54,7 +55,7 @@ def start_here(plan: Plan, backend: Backend) -> int:
         make_root(plan.root)
         run = Run.claim(plan.root, plan.name)
         allocation.record().write(run)
-        run.write("plan", plan.to_json())  # last: from here on the other nodes find it
+        run.write("plan", freeze([plan])[0].to_json())  # last: from here on the other nodes find it
     if run is None:
         run = _await(
             find,
@@ -65,13 +66,17 @@ def start_here(plan: Plan, backend: Backend) -> int:
     return join(run, allocation)
 
 
-def continue_here(run: Run, fallback: Callable[[], Backend], *, trust: bool = False) -> int:
+def continue_here(
+    run: Run, fallback: Callable[[], Backend], *, trust: bool = False, is_code_now: bool = False
+) -> int:
     """Continue a run in the job that this process is a node of; returns the exit code.
 
     Args:
         run: A run of this job, or one that ended before its training was finished.
         fallback: Makes the backend for a run that was not submitted to a scheduler before.
         trust: Whether to run what another user's records say; without it, that is refused.
+        is_code_now: Whether to train the user's files as they are now, and not the copy of them
+            that was made at submission.
 
     Raises:
         UsageError: If this process is not one node of a job that fits the run's plan.
@@ -86,6 +91,9 @@ def continue_here(run: Run, fallback: Callable[[], Backend], *, trust: bool = Fa
     if not _is_own(run, allocation):
         if allocation.node_rank == 0:
             check_resumable(run)
+            if is_code_now:
+                keep_plan(run)
+                run.write("plan", freeze([plan], str(run.directory.parents[1]))[0].to_json())
             reopen(run)
             replace(
                 allocation.record(),

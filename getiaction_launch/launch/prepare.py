@@ -22,6 +22,7 @@ _FLAGS_OF_KEYS = {
 # Settings that the nodes of a run read; the others concern only the scheduler.
 _SETTINGS_OF_NODES = (
     "restarts.",
+    "snapshot.",
     "backend.init_args.cpus_per_worker",
     "backend.init_args.memory_mb",
 )
@@ -154,6 +155,7 @@ def prepare(
         uploading=place.uploading,
         restarts=place.restarts,
         stalls=place.stalls,
+        snapshot=place.snapshot,
         sweep=sweep,
     )
     return plan, place.backend
@@ -192,7 +194,8 @@ def flag_words(
         "--storage-root": storage_root,
     }
     kept = [flag for key, flag in settings.items() if key.startswith(_SETTINGS_OF_NODES)]
-    return [f"{flag}={value}" for flag, value in [*values.items(), *kept] if value is not None]
+    given = [(flag, value) for flag, value in [*values.items(), *kept] if value is not None]
+    return [flag if value is False else f"{flag}={value}" for flag, value in given]
 
 
 def _of_spec(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from getiaction_launch.backends.backend import Backend
 from getiaction_launch.errors import LaunchError, SpecError, disk_errors
 from getiaction_launch.launch.check import check, check_place, inspect
+from getiaction_launch.launch.freezing.freeze import freeze
 from getiaction_launch.launch.prepare import prepare, trace
 from getiaction_launch.launch.status import (
     RunStatus,
@@ -119,7 +120,7 @@ def _judge(plan: Plan, backend: Backend, *, is_checked: bool) -> bool:
 def _start(plans: Sequence[Plan], backend: Backend, max_parallel: int | None) -> list[Run]:
     runs: list[Run] = []
     try:
-        for plan in plans:
+        for plan in freeze(plans):
             make_root(plan.root)
             runs.append(Run.claim(plan.root, plan.name))
             runs[-1].write("plan", plan.to_json())

@@ -15,8 +15,10 @@ import sys
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from getiaction_launch.errors import StorageError
+from getiaction_launch.mirror.code import unpacked
 from getiaction_launch.mirror.staging import Staging
 from getiaction_launch.node.deaths import record_death
 from getiaction_launch.node.environment import (
@@ -32,7 +34,7 @@ from getiaction_launch.run.attempt import EXIT_FAILED, Attempt
 from getiaction_launch.run.loggers import tracking_variables
 from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.records import Progress
-from getiaction_launch.run.run import Run
+from getiaction_launch.run.run import CODE_VARIABLE, Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED
 from getiaction_launch.storage.rotation import LogLimit
 from getiaction_launch.system.child import die_with_parent, start_child
@@ -93,14 +95,16 @@ def run_node(
     guard = Guard(run)
     try:
         staging = Staging(run, plan, attempt.number, node_rank, attempt.resume_from, stop)
-        with staging:
+        place = working_directory or plan.working_directory
+        with staging, unpacked(run, plan, place) as copy:
             code = _run_workers(
                 replace(attempt, resume_from=staging.resume_from),
                 plan,
                 node_rank,
                 stop,
                 guard,
-                place=working_directory or plan.working_directory,
+                place=place,
+                copy=copy,
                 grace_seconds=grace_seconds,
                 warning_seconds=warning_seconds,
             )
@@ -126,6 +130,7 @@ def _run_workers(
     guard: Guard,
     *,
     place: str,
+    copy: Path | None,
     grace_seconds: float,
     warning_seconds: float,
 ) -> int:
@@ -143,6 +148,7 @@ def _run_workers(
         rank = int(variables["RANK"])
         # Ranks that log separately must not write into one run of a tracker.
         variables |= defaults | (trackers if rank == 0 else {})
+        variables[CODE_VARIABLE] = str(copy or "")
         memory, files = beats.open(rank)
         workers[rank] = _start_worker(plan, attempt, variables | memory, place, files)
         beats.opened(rank, files[0], workers[rank].pid)

@@ -14,6 +14,7 @@ from collections.abc import Collection
 from getiaction_launch.node.beats import Beats
 from getiaction_launch.node.deaths import record_stall
 from getiaction_launch.node.stacks import read_stacks
+from getiaction_launch.plan.code import Code
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import Attempt
 from getiaction_launch.run.beats.oddness import Odd, find_odd, has_timed_out, states_of
@@ -42,10 +43,11 @@ class Answers:
 
     Args:
         beats: The pulses of these ranks.
+        code: The code of the run; None for a run of an earlier version.
     """
 
-    def __init__(self, beats: Beats) -> None:
-        self._beats, self._run = beats, beats.attempt.run
+    def __init__(self, beats: Beats, code: Code | None) -> None:
+        self._beats, self._run, self._code = beats, beats.attempt.run, code
         self._period_seconds = (
             REMOTE_PERIOD_SECONDS if is_remote(self._run.directory) else (PERIOD_SECONDS)
         )
@@ -85,6 +87,8 @@ class Answers:
             {rank: pulse.pid for rank, pulse in pulses.items()},
             {rank: pulse.stacks for rank, pulse in pulses.items()},
         )
+        if self._code:
+            found = [each.with_files(self._code.as_typed) for each in found]
         NodeStacks(
             request.token, self._beats.node_rank, socket.gethostname(), time.time(), found
         ).write(self._run, request.attempt)
@@ -106,7 +110,7 @@ class Watchdog:
         self._attempt, self._plan = attempt, plan
         gpus = gpu_models() if plan.topology.gpus_per_node else []
         self.beats = Beats(attempt, node_rank, plan.stalls, gpus)
-        self._answers = Answers(self.beats)
+        self._answers = Answers(self.beats, plan.code)
         self._request: StacksRequest | None = None
         self._deadline = 0.0
         self._seen: dict[int, tuple[float, float]] = {}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from getiaction_launch.errors import SpecError
+from getiaction_launch.plan.code import Code, Snapshot
 from getiaction_launch.plan.plain import read_dataclass
 
 DEFAULT_ROOT = "experiments"
@@ -164,6 +165,8 @@ class Plan:
         sweep: The run's point of a sweep; None for a run on its own.
         log_limit_mb: Size of a worker's log, in MB, above which its middle is dropped; 0 for no
             limit.
+        snapshot: Whether the run trains a copy of the user's code that is made at submission.
+        code: The version of that code, and its copy; None for a run of an earlier version.
     """
 
     name: str
@@ -181,6 +184,8 @@ class Plan:
     stalls: Stalls = field(default_factory=Stalls)
     sweep: SweepPoint | None = None
     log_limit_mb: float = DEFAULT_LOG_LIMIT_MB
+    snapshot: Snapshot = field(default_factory=Snapshot)
+    code: Code | None = None
 
     def moved_to(self, directory: Path) -> "Plan":
         """Return the plan with its working directory, and a script in it, moved elsewhere."""

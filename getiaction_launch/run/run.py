@@ -33,6 +33,8 @@ from getiaction_launch.storage.private import why_not_private
 
 SCHEMA_VERSION = 1
 STAGING_VARIABLE = "GETIACTION_LAUNCH_STAGING_DIR"
+CODE_VARIABLE = "GETIACTION_LAUNCH_CODE"
+"""Environment variable of a worker: the directory of the copy of the user's code on its node."""
 STAGING_FIX = f"Choose another directory: export {STAGING_VARIABLE}=/disk/of/yours"
 ROUND_TRIPS = 16
 """How many requests to send to remote storage at the same time."""
@@ -233,14 +235,23 @@ def _check_private(directory: Path) -> None:
 
 def _make_staging(run: Run) -> None:
     for directory in (staging_root(), run.local.directory.parents[1]):
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckError(
-                f"the staging directory {directory} cannot be created: {error.strerror}.",
-                STAGING_FIX,
-            ) from error
-        _check_private(directory)
+        make_private(directory)
+
+
+def make_private(directory: Path) -> None:
+    """Create a directory that nobody else can write to, for staging, unless it exists.
+
+    Raises:
+        CheckError: If it cannot be created, or other users can write to it.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckError(
+            f"the staging directory {directory} cannot be created: {error.strerror}.",
+            STAGING_FIX,
+        ) from error
+    _check_private(directory)
 
 
 def _first_free(parent: Path) -> int:

@@ -23,12 +23,13 @@ from getiaction_launch.run.checkpoint import Interrupted
 from getiaction_launch.run.loggers import read_loggers
 from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.rehearsal.orders import own_orders
-from getiaction_launch.run.run import Run
+from getiaction_launch.run.run import CODE_VARIABLE, Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED
 from getiaction_launch.storage.paths import last_line
 from getiaction_launch.system.child import die_with_parent
 from getiaction_launch.system.memory import count_oom_kills, prefer_to_be_killed
 from getiaction_launch.worker.assignment import own_attempt
+from getiaction_launch.worker.frozen import use_copy
 from getiaction_launch.worker.heart import start_heart
 
 LONGEST_LINE = 300
@@ -51,10 +52,12 @@ def main() -> None:
             from getiaction_launch.worker.loggers.histories import continue_histories
 
             continue_histories(run)
-        run_plan(Plan.of(run).moved_to(Path.cwd()))
+        plan = Plan.of(run)
+        copy = os.environ.get(CODE_VARIABLE)
+        run_plan(use_copy(plan, Path(copy)) if copy else plan.moved_to(Path.cwd()))
     except Interrupted as interrupted:
         if interrupted.__cause__:  # not saved; another rank may be gone, as below
-            traceback.print_exc()
+            sys.stderr.write(_with_typed_frames(run, traceback.format_exc()))
             _exit_at_once(EXIT_INTERRUPTED)
         _leave_process_group()
         sys.exit(EXIT_INTERRUPTED)
@@ -76,8 +79,8 @@ def main() -> None:
             node_rank=int(os.environ["GROUP_RANK"]),
             host=socket.gethostname(),
             type=name,
-            message=message,
-            traceback=traceback.format_exc(),
+            message=_with_typed_frames(run, message),
+            traceback=_with_typed_frames(run, traceback.format_exc()),
             is_consequence=_is_lost_peer(error),
         )
         with contextlib.suppress(OSError):  # a full disk must not hide the error
@@ -85,7 +88,7 @@ def main() -> None:
         if isinstance(error, SpecError):
             print(f"error: {error}", file=sys.stderr)
         else:
-            traceback.print_exc()
+            sys.stderr.write(_with_typed_frames(run, traceback.format_exc()))
         _exit_at_once(1)
 
 
@@ -94,6 +97,14 @@ def _last_words(run: Run, attempt: int) -> str:
     sys.stderr.flush()
     log = run.log_directory(attempt) / f"rank_{os.environ['RANK']}.log"
     return (last_line(log) or "").strip()[:LONGEST_LINE]
+
+
+def _with_typed_frames(run: Run, text: str) -> str:
+    """Return a text in which tracebacks name the user's files, and not their copies."""
+    with contextlib.suppress(OSError, ValueError):  # the error says more
+        plan = Plan.of(run)
+        return plan.code.with_typed_frames(text) if plan.code else text
+    return text
 
 
 def _exit_at_once(code: int) -> NoReturn:

@@ -70,7 +70,7 @@ def test_two_resumes_at_once_start_one_attempt(getiaction_launch, cluster, scrip
     failing = script("raise ValueError")
     assert getiaction_launch("--cluster", cluster.name, "--wait", failing).returncode == 10
     script("open('starts', 'a').write(rank)\nwhile not os.path.exists('go'): time.sleep(0.05)")
-    command = cluster.command("resume", "@last")
+    command = cluster.command("resume", "--code", "now", "@last")
     shells = [
         subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(2)
     ]

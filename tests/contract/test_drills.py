@@ -150,7 +150,7 @@ def test_time_limit_beyond_the_budget_ends_with_its_own_exit_code(
     explained = json.loads(getiaction_launch("why", "--json", "@last").stdout)
     assert (explained["category"], explained["rank"]) == ("time limit", None)
     (tmp_path / "train.py").write_text("pass")
-    assert getiaction_launch("resume", "@last").returncode == 0
+    assert getiaction_launch("resume", "--code", "now", "@last").returncode == 0
     until(lambda: '"SUCCEEDED"' in getiaction_launch("status", "--json", "@last").stdout)
 
 

@@ -22,6 +22,8 @@ VARYING = {
     r"(?<![=\w.])\d+(\.\d+)?(e-?\d+)?(?=  | min|$)": "N",  # losses, steps and ages
     r"^elapsed  .*$": "elapsed  T",
     r'"elapsed_seconds": [\d.]+': '"elapsed_seconds": T',
+    r'"root": "[^"]*"': '"root": DIR',
+    r'"versions": \{[^}]*\}': '"versions": VERSIONS',
     r"  +": "  ",  # columns are as wide as what stands in them
 }
 

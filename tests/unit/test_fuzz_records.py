@@ -38,7 +38,18 @@ _class_paths = st.sampled_from(["this.that", *(path for path, _ in HOSTILE)]) | 
     ]
 )
 _keys = {
-    "plan.json": ("topology", "sweep", "script", "root", "name", "env_vars", "budgets", "restarts"),
+    "plan.json": (
+        "topology",
+        "sweep",
+        "script",
+        "root",
+        "name",
+        "env_vars",
+        "budgets",
+        "restarts",
+        "code",
+        "snapshot",
+    ),
     "job.json": ("job_id", "process", "step_id", "output", "job_dir", "submitted_at", "is_inside"),
     "attempt_0.json": (
         "number",

@@ -56,6 +56,7 @@ def resume(tokens: Sequence[str]) -> int:
         workers_per_node=arguments.workers_per_node,
         overrides=overrides,
         settings=read_settings(arguments),
+        is_code_now=arguments.code == "now",
     )
     roots = [arguments.root] if arguments.root else [default_root()]
     roots += [default_root(arguments.cluster)] if arguments.cluster and not arguments.root else []
@@ -123,6 +124,8 @@ def _parser() -> Parser:
     add("--gpus-per-node", metavar="N", help="GPUs of each node, 0 for none")
     workers = "Workers of each node, for a script that trains on CPUs"
     add("--workers-per-node", type=read_number, metavar="N", help=workers)
+    code = "Train a copy of the files as they are now, instead of the copy made at submission"
+    add("--code", choices=["now"], help=code)
     add_actions(parser.add_argument_group("what to do").add_argument)
     add = parser.add_argument_group("restarts").add_argument
     for flag, text in RESTARTS.values():

@@ -12,8 +12,10 @@ from typing import Any
 
 from getiaction_launch.backends.backend import Backend, record_of
 from getiaction_launch.errors import SpecError, UsageError, counted
+from getiaction_launch.launch.freezing.freeze import describe, has_changed
 from getiaction_launch.launch.prepare import Flags, check_workers, flag_words, spell_flags
 from getiaction_launch.launch.status import backend_of
+from getiaction_launch.mirror.code import check_code
 from getiaction_launch.plan.plan import Plan, Restarts, Topology, read_topology
 from getiaction_launch.plan.spec import TRAINER_KEYS, read_spec, read_trainer
 from getiaction_launch.run.records import JobRecord
@@ -54,6 +56,8 @@ class Changes:
         overrides: Dotted keys of the spec and their YAML values.
         settings: For each key of the cluster config to replace: the flag that sets it, for error
             messages, and the value.
+        is_code_now: Whether to train the user's files as they are now, and not the copy of them
+            that was made at submission.
     """
 
     cluster: str | None = None
@@ -62,6 +66,7 @@ class Changes:
     workers_per_node: int | None = None
     overrides: Sequence[tuple[str, str]] = ()
     settings: Mapping[str, tuple[str, object]] = field(default_factory=dict)
+    is_code_now: bool = False
 
     @property
     def raises_limit(self) -> bool:
@@ -142,6 +147,17 @@ def change(run: Run, changes: Changes) -> Changed:
         words=_replaced(plan, added) if plan.words else [],
     )
     notes = [f"{key} is {text} from here on." for key, text in changes.overrides]
+    if changes.is_code_now:
+        after = describe(after)
+        title = after.code.title if after.code else ""
+        notes.insert(0, f"it trains your present files from here on{title and f': {title}'}.")
+    else:
+        check_code(run, plan)
+        if has_changed(plan):
+            notes.append(
+                "your files have changed since its submission; it trains the copy of then. To "
+                "train the present ones: --code now"
+            )
     if _label(backend) != _label(former):
         notes.insert(0, f"it runs on {_label(backend)} from here on.")
     warnings = [*_geometry(plan.topology, after.topology, plan), *_warn(changes.overrides)]

@@ -13,6 +13,7 @@ from pathlib import Path
 from getiaction_launch.backends.backend import former_jobs
 from getiaction_launch.errors import CheckError, SpecError, disk_errors
 from getiaction_launch.launch.check import check_place
+from getiaction_launch.launch.freezing.freeze import freeze
 from getiaction_launch.launch.resuming.change import LIMITS, Changed, Changes, change
 from getiaction_launch.launch.resuming.continuing import commit_end
 from getiaction_launch.launch.status import backend_of, read_status
@@ -72,6 +73,10 @@ def resume(
             parse(changed.plan.arguments)
         check_place(changed.plan, backend)
         record = JobRecord.read(run) or JobRecord()
+        if changes.is_code_now:
+            changed = replace(
+                changed, plan=freeze([changed.plan], str(run.directory.parents[1]))[0]
+            )
         claim = _claim_resume(run, record) if is_remote(run.directory) else None
         with _restoring(run, claim):
             _reopen(run, changed)
@@ -111,11 +116,8 @@ def preview(run: Run, *, force: bool = False, changes: Changes = _NOTHING) -> Ch
 
 def _reopen(run: Run, changed: Changed) -> None:
     """Let the next attempt follow, by its own plan."""
-    number = len(read_attempts(run))
     if changed.plan != changed.before:
-        earlier = EARLIER_PLAN.format(number)
-        if run.read(earlier) is None:
-            run.write(earlier, run.read("plan") or {})
+        keep_plan(run)
         run.write("plan", changed.plan.to_json())
         if changed.plan.arguments != changed.before.arguments:
             commit_end(run, Done.read(run))
@@ -124,6 +126,13 @@ def _reopen(run: Run, changed: Changed) -> None:
         replace(record, previous_job_ids=former_jobs(run)).write(run)
     reopen(run)
     Done.remove(run)
+
+
+def keep_plan(run: Run) -> None:
+    """Keep the plan of the attempts so far, before the next ones get another."""
+    earlier = EARLIER_PLAN.format(len(read_attempts(run)))
+    if run.read(earlier) is None:
+        run.write(earlier, run.read("plan") or {})
 
 
 @contextlib.contextmanager

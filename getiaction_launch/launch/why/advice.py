@@ -62,7 +62,9 @@ def steps_after(failure: Failure, situation: Situation) -> list[Step]:
         then = "then resume" if steps else "resume"
         start = "from the last checkpoint" if situation.has_checkpoint else "from the beginning"
         if not any(step.command.startswith(situation.resume) for step in steps):
-            steps.append(Step(f"{then} {start}", situation.resume))
+            is_corrected = failure.category is Category.CODE and _has_copy(situation.plan)
+            command = _with_code_now(situation.resume) if is_corrected else situation.resume
+            steps.append(Step(f"{then} {start}", command))
     return steps
 
 
@@ -113,6 +115,15 @@ def _repairs(failure: Failure, situation: Situation) -> Iterator[Step]:  # noqa:
         )
     elif category is Category.TIME and "saved no progress" in failure.error:
         yield Step("give it a longer time limit, or save more often (saving.period_minutes)")
+
+
+def _has_copy(plan: Plan | None) -> bool:
+    return bool(plan and plan.code and plan.code.archive)
+
+
+def _with_code_now(command: str) -> str:
+    """Return a command that resumes a run, with its files of now."""
+    return re.sub(r"(getiaction-launch (?:resume|node))\b", r"\1 --code now", command, count=1)
 
 
 def _folder_in(error: str) -> str:

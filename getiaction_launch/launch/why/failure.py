@@ -168,6 +168,8 @@ def _from_errors(
         category = Category.HOST_MEMORY
     directory = plan.working_directory if plan else "/"
     said = "\n".join([error.traceback, error.message, *fatal(first.log, READ_LINES)])
+    if plan and plan.code:
+        said = plan.code.with_typed_frames(said)
     same = [o.error.rank for o in others if o.meaning == first.meaning and _alike(o.error, error)]
     ranks = {each.error.rank for each in reported}
     world = range(plan.topology.world_size) if plan else ()

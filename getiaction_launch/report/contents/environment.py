@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from getiaction_launch.errors import counted
+from getiaction_launch.plan.code import Code
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.beats.records import NodeBeats
 from getiaction_launch.run.records import AttemptRecord, JobRecord
@@ -43,6 +44,7 @@ def read_environment(
         rows.append(("GPU models", ", ".join(sorted(models))))
     if plan:
         rows.append(("working directory", plan.working_directory))
+        rows += _code(plan.code) if plan.code else []
         if plan.env_vars:
             rows.append(("variables set", ", ".join(plan.env_vars)))
         restarts = plan.restarts
@@ -51,6 +53,13 @@ def read_environment(
         rows.append(("restarts allowed", f"{allowed}, {limit} after interruptions"))
         rows.append(("checkpoints", f"every {plan.saving.period_minutes:g} min of training"))
     return rows
+
+
+def _code(code: Code) -> list[tuple[str, str]]:
+    how = "copied at submission" if code.archive else "read at the start of each attempt"
+    rows = [("code", ", ".join(filter(None, [code.title or code.root, how])))]
+    rows += [("code that was not copied", "; ".join(code.not_covered))] if code.not_covered else []
+    return [*rows, ("packages", code.packages)] if code.versions else rows
 
 
 def _backend(job: JobRecord) -> str:

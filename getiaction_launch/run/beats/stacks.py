@@ -7,8 +7,8 @@ had in the same way on every backend, from any shell, and of runs on remote stor
 
 import signal
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from getiaction_launch.run.records import Record, load
@@ -99,6 +99,18 @@ class RankStacks:
     is_stopped: bool = False
     threads: list[Thread] = field(default_factory=list)
     error: str = ""
+
+    def with_files(self, renamed: Callable[[str], str]) -> "RankStacks":
+        """Return the same stacks with other names of source files.
+
+        Args:
+            renamed: Returns the name to show instead of one.
+        """
+        threads = [
+            replace(thread, frames=[replace(f, file=renamed(f.file)) for f in thread.frames])
+            for thread in self.threads
+        ]
+        return replace(self, threads=threads)
 
     @property
     def frames(self) -> list[Frame]:

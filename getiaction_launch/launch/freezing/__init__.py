@@ -1,0 +1,1 @@
+"""The user's code at submission: its version, which files it is, and the copy of them."""

@@ -1,0 +1,100 @@
+"""Freezes the user's code at submission: what is changed later reaches no attempt of the run."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from getiaction_launch.errors import LaunchError
+from getiaction_launch.launch.freezing.archive import digest_of, store
+from getiaction_launch.launch.freezing.files import Files, choose
+from getiaction_launch.launch.freezing.version import (
+    commit_of,
+    diff_of,
+    editable_elsewhere,
+    packages,
+    versions,
+)
+from getiaction_launch.plan.code import Code
+from getiaction_launch.plan.plan import Plan
+from getiaction_launch.storage.probe import make_root
+
+
+def describe(plan: Plan) -> Plan:
+    """Return a plan with the version of its code, without writing anything.
+
+    Args:
+        plan: The plan of a run that is not submitted.
+
+    Raises:
+        CheckError: If its code is too large to be copied.
+    """
+    return replace(plan, code=_code_of(plan, _files_of(plan)))
+
+
+def freeze(plans: Sequence[Plan], root: str | None = None) -> list[Plan]:
+    """Copy the code of runs to where the runs are, and return their plans with it.
+
+    Args:
+        plans: The plans of a run, or of all points of a sweep, which share one copy.
+        root: Path or URL of the directory that holds all runs; that of each plan by default, from
+            which they may have been moved.
+
+    Raises:
+        CheckError: If the code is too large to be copied.
+        OSError: If a file cannot be read or written.
+        StorageError: If remote storage does not answer.
+    """
+    found: dict[tuple[str, str, str], Code] = {}
+    frozen = []
+    for plan in plans:
+        key = (plan.root, plan.working_directory, plan.script[0] if plan.script else "")
+        if key not in found:
+            files = _files_of(plan)
+            code = _code_of(plan, files)
+            if plan.snapshot.enabled:
+                make_root(root or plan.root)
+                archive, digest = store(files, root or plan.root)
+                code = replace(code, archive=archive, digest=digest)
+            found[key] = code
+        frozen.append(replace(plan, code=found[key]))
+    return frozen
+
+
+def has_changed(plan: Plan) -> bool:
+    """Whether the user's files, as far as they are here, are not those that were copied.
+
+    Args:
+        plan: The plan of a run that was submitted.
+    """
+    if plan.code is None or plan.code.archive is None or not Path(plan.code.root).is_dir():
+        return False
+    try:
+        return digest_of(_files_of(plan)) != plan.code.digest
+    except (OSError, LaunchError):  # what is there now cannot be copied
+        return True
+
+
+def _files_of(plan: Plan) -> Files:
+    script = Path(plan.script[0]) if plan.script else None
+    start = script.parent if script else Path(plan.working_directory)
+    runs = [] if "://" in plan.root else [Path(plan.root)]
+    files = choose(start, script, plan.snapshot, runs)
+    if plan.snapshot.enabled:
+        files.check_size(plan.snapshot.limit_mb)
+    return files
+
+
+def _code_of(plan: Plan, files: Files) -> Code:
+    commit, diff = commit_of(files.root), diff_of(files.root)
+    installed, is_frozen = packages(), plan.snapshot.enabled
+    return Code(
+        root=str(files.root),
+        commit=commit,
+        is_dirty=None if commit is None else bool(diff) or files.has_new,
+        diff=diff,
+        versions=versions(installed),
+        links=files.links if is_frozen else {},
+        not_covered=[*files.not_covered, *editable_elsewhere(installed, files.root)]
+        if is_frozen
+        else [],
+    )

@@ -1,0 +1,60 @@
+"""What git says about a directory; nothing if there is no git, or it refuses."""
+
+import os
+import subprocess
+from pathlib import Path
+
+LIMIT_SECONDS = 20
+_OF_HOOKS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
+"""What git sets for hooks and aliases, which would mean another repository."""
+_OPTIONS = ("-c", "core.quotePath=false", "-c", "core.fsmonitor=false")
+
+
+def ask(directory: Path | str, *words: str, limit_bytes: int | None = None) -> str | None:
+    """Run a command of git that changes nothing, and return what it prints.
+
+    Args:
+        directory: Directory to run it in.
+        words: The command and its arguments.
+        limit_bytes: How much of the output to read; the rest is not waited for.
+
+    Returns:
+        The output; None if the command failed, as it does outside a repository or in one that
+        belongs to another user.
+    """
+    # Nothing may be written, as by `git status`, since another git may run there.
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C.UTF-8"}
+    for name in _OF_HOOKS:
+        environment.pop(name, None)
+    command = ["git", "-C", str(directory), *_OPTIONS, *words]
+    try:
+        if limit_bytes is None:
+            done = subprocess.run(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=LIMIT_SECONDS,
+                check=True,
+            )
+            return os.fsdecode(done.stdout)
+        with subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            said = process.stdout.read(limit_bytes) if process.stdout else b""
+            if len(said) < limit_bytes and process.wait(LIMIT_SECONDS):
+                return None
+            process.kill()
+            return said.decode(errors="replace")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def top_level(directory: Path | str) -> Path | None:
+    """Return the top directory of the repository that a directory is in; None if it is in none."""
+    said = ask(directory, "rev-parse", "--show-toplevel")
+    return Path(said.removesuffix("\n")) if said else None

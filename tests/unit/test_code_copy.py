@@ -1,0 +1,306 @@
+"""The copy of the user's code on a node: unpacked whole or not at all, and imported from there."""
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from getiaction_launch.backends.backend import LOCAL
+from getiaction_launch.backends.local import LocalBackend
+from getiaction_launch.errors import CheckError
+from getiaction_launch.launch.freezing.freeze import freeze, has_changed
+from getiaction_launch.launch.node import continue_here
+from getiaction_launch.mirror import code
+from getiaction_launch.mirror.code import unpacked
+from getiaction_launch.plan.code import Code
+from getiaction_launch.plan.plan import Plan, Topology
+from getiaction_launch.report.contents.environment import read_environment
+from getiaction_launch.run.records import AttemptRecord, BackendRecord, JobRecord
+from getiaction_launch.run.run import Run
+from getiaction_launch.run.state import JobState
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch) -> Path:
+    """A directory of the user's, and a staging directory."""
+    monkeypatch.setenv("GETIACTION_LAUNCH_STAGING_DIR", str(tmp_path / "staging"))
+    lab = tmp_path / "lab"
+    texts = {
+        "bin/train.py": "import lib",
+        "lib.py": "x = 'old'",
+        "rows.csv": "1",
+    }
+    for name, text in texts.items():
+        (lab / name).parent.mkdir(parents=True, exist_ok=True)
+        (lab / name).write_text(text)
+    (lab / "rows").mkdir()
+    return lab
+
+
+def submitted(lab: Path, **changes: object) -> tuple[Run, Plan]:
+    """A run of a spec, whose code was copied."""
+    plan = Plan("act", str(lab / "experiments"), ["x"], [], Topology(1, 1, 0), str(lab))
+    (plan,) = freeze([plan])
+    if changes:
+        plan = replace(plan, code=replace(plan.code or Code(), **changes))
+    run = Run.claim(plan.root, plan.name)
+    run.write("plan", plan.to_json())
+    return run, plan
+
+
+def test_copy_has_the_code_and_leads_to_the_data(lab, tmp_path):
+    """It lies under one path, is private, shared by the nodes of a machine, and removed at last."""
+    run, plan = submitted(lab)
+    (lab / "lib.py").write_text("x = 'new'")
+    (lab / "later.py").touch()
+    with unpacked(run, plan, str(lab)) as tree:
+        assert tree.name == "lab"
+        assert (tree / "lib.py").read_text() == "x = 'old'"
+        assert not (tree / "later.py").exists()
+        assert (tree / "rows.csv").resolve() == lab / "rows.csv"
+        assert (tree / "rows").resolve() == lab / "rows"
+        assert (tmp_path / "staging").stat().st_mode & 0o077 == 0
+        with unpacked(run, plan, str(lab)) as other:
+            assert other == tree
+        (tree / "lib.py").unlink()  # as systemd-tmpfiles does
+    assert list((tmp_path / "staging").iterdir()) == []
+    with unpacked(run, plan, str(lab)) as again:
+        assert again == tree
+        assert (again / "lib.py").exists()
+
+
+def test_copy_that_another_run_removes_in_this_moment_is_unpacked_again(lab, monkeypatch):
+    """Both train the same code on one machine; the other one ends as this one begins."""
+    run, plan = submitted(lab)
+    removed = []
+
+    def remove(place: Path, moment: str) -> None:
+        if moment not in removed:
+            removed.append(moment)
+            shutil.rmtree(place)
+
+    def make_private(place: Path) -> None:
+        make_directory(place)
+        if place.name.startswith("code-"):
+            remove(place, "made")
+
+    def flock(descriptor: int, operation: int) -> None:
+        lock(descriptor, operation)
+        if operation == fcntl.LOCK_SH:
+            remove(Path(f"/proc/self/fd/{descriptor}").readlink(), "unpacked")
+
+    make_directory, lock = code.make_private, fcntl.flock
+    monkeypatch.setattr(code, "make_private", make_private)
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with unpacked(run, plan, str(lab)) as tree:
+        assert (tree / "lib.py").read_text() == "x = 'old'"
+    assert removed == ["made", "unpacked"]
+
+
+def test_what_a_killed_node_has_left_is_unpacked_anew(lab):
+    """A part of it may be missing."""
+    run, plan = submitted(lab)
+    with unpacked(run, plan, str(lab)) as tree:
+        pass
+    tree.mkdir(parents=True)
+    (tree / "lib.py").write_text("x = 'of a stranger'")
+    with unpacked(run, plan, str(lab)) as again:
+        assert (again / "lib.py").read_text() == "x = 'old'"
+
+
+def test_copy_where_ray_has_copied_the_working_directory_leads_there(lab, tmp_path):
+    """The user's own directory is not on that node."""
+    run, plan = submitted(lab)
+    here = tmp_path / "ray/lab"
+    here.mkdir(parents=True)
+    (here / "rows.csv").touch()
+    with unpacked(run, plan, str(here)) as tree:
+        assert (tree / "rows.csv").resolve() in (lab / "rows.csv", here / "rows.csv")
+    (lab / "rows.csv").unlink()
+    with unpacked(run, plan, str(here)) as tree:
+        assert (tree / "rows.csv").resolve() == here / "rows.csv"
+        assert (tree / "lib.py").read_text() == "x = 'old'"
+
+
+def test_missing_and_damaged_copies_are_named_with_what_to_do(lab):
+    """Nothing is unpacked of an archive whose hash is not that of the submission."""
+    run, plan = submitted(lab)
+    archive = Path(plan.root, plan.code.archive)
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[:-1])
+    with pytest.raises(CheckError, match=r"is damaged.*\n.*resume --code now"):
+        unpacked(run, plan, str(lab)).__enter__()
+    archive.unlink()
+    with pytest.raises(CheckError, match=r"is not there.\n.*resume --code now"):
+        unpacked(run, plan, str(lab)).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("../out.py", tarfile.REGTYPE),
+        ("/out.py", tarfile.REGTYPE),
+        ("a/../../out.py", tarfile.REGTYPE),
+        ("link", tarfile.SYMTYPE),
+        ("link", tarfile.LNKTYPE),
+        ("pipe", tarfile.FIFOTYPE),
+        ("a\nb.py", tarfile.REGTYPE),
+    ],
+)
+def test_archive_of_a_stranger_writes_nowhere_else(lab, tmp_path, name, kind):
+    """Only ordinary files below the copy's own directory are unpacked."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.linkname, entry.size = kind, "/etc", 2 * (kind == tarfile.REGTYPE)
+        archive.addfile(entry, io.BytesIO(b"x\n"))
+    digest = hashlib.sha256(packed.getvalue()).hexdigest()
+    run, plan = submitted(lab, archive=f".code/{digest}.tar.gz", digest=digest)
+    Path(plan.root, plan.code.archive).write_bytes(packed.getvalue())
+    before = {path for path in tmp_path.rglob("*") if "staging" not in path.parts}
+    with pytest.raises(CheckError, match="cannot be unpacked"):
+        unpacked(run, plan, str(lab)).__enter__()
+    assert {path for path in tmp_path.rglob("*") if "staging" not in path.parts} == before
+    assert not [path for path in (tmp_path / "staging").rglob("*") if path.name in ("lab", "link")]
+
+
+def test_links_of_a_stranger_s_plan_stay_below_the_code(lab, tmp_path):
+    """Names that lead elsewhere are left out, and files of the copy are not replaced."""
+    links = {"../out": "", "/out": "", "lib.py": "", "rows/../../out": "", "good": "../../etc"}
+    run, plan = submitted(lab, links={**links, "rows": ""})
+    with unpacked(run, plan, str(lab)) as tree:
+        assert sorted(path.name for path in tree.iterdir()) == ["bin", "lib.py", "rows"]
+        assert not (tree / "lib.py").is_symlink()
+    assert not (tmp_path / "out").exists()
+
+
+PROGRAM = """
+import json, subprocess, sys
+from pathlib import Path
+from getiaction_launch.plan.plan import Plan
+from getiaction_launch.run.run import Run
+from getiaction_launch.worker.frozen import use_copy
+
+plan = use_copy(Plan.of(Run(Path(sys.argv[1]))), Path(sys.argv[2]))
+sys.path[0] = plan.working_directory
+import lib, tool, mapped, installed
+child = "import tool, mapped; print(tool.__file__, mapped.__file__)"
+done = subprocess.run([sys.executable, "-c", child], cwd="/", capture_output=True, text=True)
+files = [each.__file__ for each in (lib, tool, mapped, installed)]
+print(json.dumps([*files, *done.stdout.split()]))
+"""
+FINDER = """
+import sys
+from importlib.machinery import PathFinder
+MAPPING = {{"mapped": {path!r}}}
+class Finder:
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name in MAPPING:
+            import importlib.util
+            return importlib.util.spec_from_file_location(name, MAPPING[name] + "/__init__.py")
+sys.meta_path.append(Finder)
+"""
+
+
+def test_modules_of_every_way_to_find_them_are_those_of_the_copy(lab, tmp_path):
+    """The working directory, PYTHONPATH, a .pth file and setuptools' mapping; in children, too."""
+    for name in ("src/tool.py", "flat/mapped/__init__.py", ".venv/lib/installed.py"):
+        (lab / name).parent.mkdir(parents=True, exist_ok=True)
+        (lab / name).touch()
+    run, plan = submitted(lab)
+    site = tmp_path / "site"
+    site.mkdir()
+    text = FINDER.format(path=str(lab / "flat/mapped"))
+    (site / "__editable___mapped_finder.py").write_text(text)
+    start = (
+        f"import sys; sys.path.append({str(lab / 'src')!r}); import __editable___mapped_finder\n"
+    )
+    with unpacked(run, plan, str(lab)) as tree:
+        done = subprocess.run(
+            [sys.executable, "-c", start + PROGRAM, str(run.directory), str(tree)],
+            cwd=lab,
+            env={**os.environ, "PYTHONPATH": f"{site}:{lab}/.venv/lib:{Path.cwd()}"},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        found = json.loads(done.stdout)
+        lib, *others = (str(tree / n) for n in ("lib.py", "src/tool.py", "flat/mapped/__init__.py"))
+        assert found == [lib, *others, str(lab / ".venv/lib/installed.py"), *others]
+
+
+def test_tracebacks_name_the_users_files(lab):
+    """They say what to correct; another path that does not exist in the copy stays as it is."""
+    run, plan = submitted(lab)
+    with unpacked(run, plan, str(lab)) as tree:
+        said = f'  File "{tree}/lib.py", line 1, in x\nKeyError: {tree}/rows.csv'
+    shown = plan.code.with_typed_frames(said)
+    assert shown == f'  File "{lab}/lib.py", line 1, in x\nKeyError: {tree}/rows.csv'
+    assert plan.code.as_typed(f"{tree}/lib.py") == str(lab / "lib.py")
+    assert plan.code.as_typed(f"{tree.parent}/x") == f"{tree.parent}/x"
+    assert Code(root=str(lab)).with_typed_frames(said) == said
+
+
+class Allocation:
+    """The node of rank 0 of a job."""
+
+    node_rank, job_id = 0, "7"
+
+    def allocation(self, plan: Plan) -> "Allocation":
+        """Return what a scheduler has given, as a backend does."""
+        del plan
+        return self
+
+    def owns(self, record: JobRecord) -> bool:
+        """Whether a run is that of this job."""
+        return record.job_id == self.job_id
+
+    def record(self) -> JobRecord:
+        """Return how the job is found again."""
+        return JobRecord(job_id=self.job_id)
+
+
+def test_node_continues_with_the_present_files_if_asked_to(lab, monkeypatch):
+    """In a batch script of one's own; a requeue of the job keeps what was copied then."""
+    joined = []
+    monkeypatch.setattr("getiaction_launch.launch.node.join", lambda *all_: joined.append(all_))
+    run, plan = submitted(lab)
+    AttemptRecord(0, state=JobState.FAILED, ended_at=2.0).write(run)
+    assert not has_changed(plan)
+    (lab / "lib.py").write_text("x = 'new'")
+    assert has_changed(plan)
+    continue_here(run, Allocation, is_code_now=True)
+    now = Plan.of(run)
+    with unpacked(run, now, str(lab)) as tree:
+        assert (tree / "lib.py").read_text() == "x = 'new'"
+    assert Plan.from_json(run.read("plan_before_attempt_1")) == plan
+    (lab / "lib.py").write_text("x = 'later'")
+    JobRecord(BackendRecord(LOCAL), job_id="7").write(run)
+    monkeypatch.setattr(LocalBackend, "allocation", lambda _, __: Allocation())
+    continue_here(run, Allocation, is_code_now=True)
+    assert Plan.of(run) == now
+    assert len(joined) == 2
+
+
+def test_report_says_which_code_a_run_trains(lab):
+    """With the versions of the packages, and what a change may still reach."""
+    _, plan = submitted(lab, not_covered=["camera, installed in editable mode from /opt/camera"])
+    rows = dict(read_environment(plan, None, [], {}))
+    assert rows["code"] == f"{lab}, copied at submission"
+    assert rows["code that was not copied"].startswith("camera, ")
+    assert "torch " in rows["packages"]
+    plan = replace(
+        plan, code=replace(plan.code, archive=None, commit="1a2b3c4d5e6f7", is_dirty=True)
+    )
+    rows = dict(read_environment(plan, None, [], {}))
+    assert rows["code"] == "1a2b3c4d5e6f with changes, read at the start of each attempt"
