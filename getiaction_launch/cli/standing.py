@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from getiaction_launch.cli.show import job_id, phase, short, table
@@ -13,6 +13,7 @@ from getiaction_launch.launch.status import RunStatus
 from getiaction_launch.plan.durations import duration
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.checkpoint import newest
+from getiaction_launch.run.network.records import NetworkRecord
 from getiaction_launch.run.records import AttemptRecord, read_attempts
 from getiaction_launch.run.state import JobState
 from getiaction_launch.storage.paths import is_remote
@@ -31,6 +32,8 @@ class Standing:
             attempt; None if that is not known.
         checkpoint: The checkpoint that the run would resume from.
         checkpoint_step: Steps up to that checkpoint.
+        network: The network that joins the nodes of the newest attempt; None if they have not
+            looked for one.
     """
 
     topology: Topology | None = None
@@ -39,6 +42,7 @@ class Standing:
     remaining_seconds: float | None = None
     checkpoint: Path | None = None
     checkpoint_step: int | None = None
+    network: NetworkRecord | None = None
 
 
 def read_standing(status: RunStatus) -> Standing:
@@ -47,7 +51,7 @@ def read_standing(status: RunStatus) -> Standing:
     Args:
         status: The status of the run, as it was just read.
     """
-    run, topology, checkpoint = status.run, None, None
+    run, topology, checkpoint, network = status.run, None, None, None
     attempts: tuple[AttemptRecord, ...] = ()
     with contextlib.suppress(OSError, ValueError):  # one damaged record must not hide the others
         topology = Plan.of(run).topology
@@ -55,6 +59,8 @@ def read_standing(status: RunStatus) -> Standing:
         attempts = tuple(read_attempts(run))
     with contextlib.suppress(OSError, ValueError):
         checkpoint = newest(run)
+    with contextlib.suppress(OSError, ValueError):
+        network = NetworkRecord.read(run, len(attempts) - 1) if attempts else None
     return Standing(
         topology,
         attempts,
@@ -62,6 +68,7 @@ def read_standing(status: RunStatus) -> Standing:
         _remaining_seconds(status),
         checkpoint.path if checkpoint else None,
         checkpoint.step if checkpoint else None,
+        network,
     )
 
 
@@ -104,6 +111,9 @@ def standing(status: RunStatus) -> str:
     if found.attempts:
         before = f"  (the one before: {found.attempts[-2].reason})" if found.attempts[1:] else ""
         rows += [("attempt", f"{len(found.attempts) - 1}{before}")]
+    if found.network and found.network.head:
+        names = ", ".join(dict.fromkeys(node.interface for node in found.network.nodes))
+        rows += [("network", f"{names}  rank 0 at {found.network.head}")]
     rows += sites.rows(found.attempts)
     if found.elapsed_seconds is not None:
         rows += [("elapsed", duration(found.elapsed_seconds))]
@@ -134,4 +144,5 @@ def as_json(status: RunStatus) -> dict[str, object]:
         "checkpoint": path and str(path if is_remote(path) else path.absolute()),
         "checkpoint_step": found.checkpoint_step,
         "places": sites.as_json(found.attempts),
+        "network": asdict(found.network) if found.network else None,
     }
