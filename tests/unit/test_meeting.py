@@ -2,12 +2,16 @@
 
 import contextlib
 import json
+import shutil
 import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from getiaction_launch.errors import CheckError
+from getiaction_launch.node import guard
+from getiaction_launch.node.guard import RunLostError
 from getiaction_launch.node.network.meeting import meet
 from getiaction_launch.node.node import node_command
 from getiaction_launch.plan.plan import Plan, Topology
@@ -30,6 +34,11 @@ from getiaction_launch.run.run import Run
 lead.NOTICE_SECONDS = 0.5
 attempt = meet(Attempt.read(Run.at(sys.argv[1]), 0), int(sys.argv[2]))
 print(json.dumps([attempt.head, dict(attempt.network_variables)]))
+"""
+
+IMPOSTOR = b"""{"nonce": 1}
+{"rank": 1, "proof": ""}
+{"offer": {"rank": 1, "host": "evil", "port": 1}}
 """
 
 
@@ -121,6 +130,7 @@ def test_machines_with_ipv6_only_are_joined(lan, begin, start):
     attempt = begin(2, "n1", "fd00:1::1")
     for node in [start(attempt, 0), start(attempt, 1)]:
         assert outcome(node)[0] == f"fd00:1::1:{PORT}"
+    assert NetworkRecord.read(attempt.run, 0).head == f"[fd00:1::1]:{PORT}"
 
 
 def test_pair_that_no_network_joins_ends_the_run(lan, begin):
@@ -164,19 +174,29 @@ def here(begin):
         yield begin(2, socket.gethostname(), *own_addresses(), port=port)
 
 
+@contextlib.contextmanager
+def meeting(attempt, rank):
+    """Have a node of this machine meet the others meanwhile; at the end it must stop."""
+    over = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield pool.submit(meet, attempt, rank, over.is_set)
+        finally:
+            over.set()
+
+
 def test_nodes_of_one_machine_choose_nothing_whatever_strangers_send(here):
     """They keep what they have; who does not know the token is not heard."""
     port = int(here.head.rpartition(":")[2])
-    with ThreadPoolExecutor() as pool:
-        first = pool.submit(meet, here, 0)
-        for words in (b"", b"\x80\x00\n", b'{"nonce": 1}\n{"rank": 1, "proof": ""}\n', b"[" * 4096):
+    with meeting(here, 0) as first:
+        for words in (b"", b"\x80\x00\n", b"[" * 4096, IMPOSTOR):
             with connect(port) as stranger:
                 stranger.sendall(words)
                 stranger.shutdown(socket.SHUT_WR)
-                while stranger.recv(4096):
-                    pass
-        second = pool.submit(meet, here, 1)
-        assert first.result(LIMIT_SECONDS) == second.result(LIMIT_SECONDS) == here
+                heard = b"".join(iter(lambda: stranger.recv(4096), b""))
+            assert b"offers" not in heard
+        with meeting(here, 1) as second:
+            assert first.result(LIMIT_SECONDS) == second.result(LIMIT_SECONDS) == here
     assert NetworkRecord.read(here.run, 0).said == "all nodes are on one machine"
 
 
@@ -192,6 +212,16 @@ def test_stop_ends_the_meeting(here, rank):
     """A run that is cancelled while it waits for a node is not held up."""
     answers = iter([False, False, False])
     assert meet(here, rank, lambda: next(answers, True)) == here
+
+
+def test_removed_run_waits_for_nobody(here, monkeypatch):
+    """Its directory is removed while the first node waits for the other."""
+    monkeypatch.setattr(guard, "PERIOD_SECONDS", 0.1)
+    with meeting(here, 0) as first:
+        connect(int(here.head.rpartition(":")[2])).close()
+        shutil.rmtree(here.run.directory)
+        with pytest.raises(RunLostError, match="removed"):
+            first.result(LIMIT_SECONDS)
 
 
 def test_single_node_and_loopback_try_nothing(begin, monkeypatch):

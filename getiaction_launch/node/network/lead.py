@@ -122,7 +122,7 @@ class Lead:
             answers = await self._ask_all(seats, offers, limit_seconds)
             if choice := choose(offers, answers):
                 address = choice.links[0].address
-                head = f"{address}:{self.port}"
+                head = f"[{address}]:{self.port}" if ":" in address else f"{address}:{self.port}"
                 said = explain(choice, offers, answers, head)
                 return [
                     Verdict(address, socket_variables(link, equals, offer.own), said)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from getiaction_launch.errors import CheckError, StorageError, UnreachableError
+from getiaction_launch.node.guard import Guard, RunLostError
 from getiaction_launch.node.head import reach_head, record_failure
 from getiaction_launch.node.network.variables import own_settings
 from getiaction_launch.node.network.verdict import Verdict
@@ -47,16 +48,23 @@ def meet(
     Raises:
         UnreachableError: If no network joins all nodes. It has been recorded as a node's error.
         CheckError: If the port of rank 0 is taken. That has been recorded, too.
+        RunLostError: If the run does not belong to this job any more.
     """
     plan = Plan.of(attempt.run)
     name, _, port = attempt.head.rpartition(":")
     if plan.topology.num_nodes == 1 or not name or _is_loopback(name):
         return reach_head(attempt, node_rank, is_stopped)
-    own = own_settings(plan.env_vars)
+    own, guard = own_settings(plan.env_vars), Guard(attempt.run)
+
+    def must_end() -> object:
+        return is_stopped() or guard.loss()
+
     if node_rank == 0:
-        verdict = _lead(attempt, int(port), plan.topology.num_nodes, own, is_stopped)
+        verdict = _lead(attempt, int(port), plan.topology.num_nodes, own, must_end)
     else:
-        verdict = _follow(attempt, node_rank, own, is_stopped)
+        verdict = _follow(attempt, node_rank, own, must_end)
+    if loss := guard.loss():
+        raise RunLostError(loss)
     if verdict.said:
         print(verdict.said, flush=True)
     if not verdict.address:

@@ -1,5 +1,6 @@
 """What the node of rank 0 has decided for another node."""
 
+import ipaddress
 from dataclasses import dataclass, field
 
 from getiaction_launch.node.network.variables import GLOO, NCCL
@@ -22,5 +23,7 @@ class Verdict:
     error: str = ""
 
     def __post_init__(self) -> None:
+        if self.address:
+            ipaddress.ip_address(self.address)
         if strange := set(self.variables) - {GLOO, NCCL}:
             raise ValueError(f"{strange} are not variables of a network")
