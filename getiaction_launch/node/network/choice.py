@@ -107,10 +107,10 @@ def explain(choice: Choice, offers: Sequence[Offer], answers: Sequence[Answer], 
     for link, answer in first.items():
         caller, whose = offers[answer.caller].host, offers[answer.rank].host
         address = address_of(offers, answer)
-        why = f"{caller} cannot reach {address} of {whose} ({answer.complaint})"
+        why = f"{caller} cannot reach {address} ({answer.complaint})"
         if answer.complaint == HERE:
-            why = f"{caller} itself has {address}, as {whose} has"
-        said.append(f"{link} was not taken: {why}")
+            why = f"{caller} itself has {address}"
+        said.append(f"{link} of {whose} was not taken: {why}")
     return "; ".join(said)
 
 

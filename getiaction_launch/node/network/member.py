@@ -53,6 +53,7 @@ async def _first(
     finally:
         for each in tries:
             each.cancel()
+        await asyncio.gather(*tries, return_exceptions=True)
     return None
 
 
