@@ -19,6 +19,7 @@ from getiaction_launch.node.guard import Guard, RunLostError
 from getiaction_launch.node.head import reach_head, record_failure
 from getiaction_launch.node.network.variables import own_settings
 from getiaction_launch.node.network.verdict import Verdict
+from getiaction_launch.node.outage import persist
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt
 from getiaction_launch.run.network.records import NetworkRecord
@@ -49,8 +50,16 @@ def meet(
         UnreachableError: If no network joins all nodes. It has been recorded as a node's error.
         CheckError: If the port of rank 0 is taken. That has been recorded, too.
         RunLostError: If the run does not belong to this job any more.
+        StorageError: If the plan cannot be read. That has been recorded, too.
     """
-    plan = Plan.of(attempt.run)
+    try:
+        plan = persist(
+            *(attempt.run, "the nodes cannot meet", lambda: Plan.of(attempt.run)),
+            lambda: bool(is_stopped()),
+        )
+    except StorageError as failure:
+        attempt.write_node_error(node_rank, type(failure).__name__, str(failure))
+        raise
     name, _, port = attempt.head.rpartition(":")
     if plan.topology.num_nodes == 1 or not name or _is_loopback(name):
         return reach_head(attempt, node_rank, is_stopped)
