@@ -22,7 +22,7 @@ from getiaction_launch.run.run import Run
 from getiaction_launch.system.addresses import own_addresses
 from getiaction_launch.system.ports import reserve_port
 
-LIMIT_SECONDS = 60
+LIMIT_SECONDS = 120
 PORT = 20001
 DOCKER = "172.17.0.1"
 NODE = """
@@ -36,6 +36,13 @@ attempt = meet(Attempt.read(Run.at(sys.argv[1]), 0), int(sys.argv[2]))
 print(json.dumps([attempt.head, dict(attempt.network_variables)]))
 """
 
+SUM = """
+import os, torch, torch.distributed as dist
+dist.init_process_group('gloo')
+total = torch.full((1,), dist.get_rank() + 1.0)
+dist.all_reduce(total)
+print('SUM', total.item(), os.environ['MASTER_ADDR'], os.environ['GLOO_SOCKET_IFNAME'])
+"""
 IMPOSTOR = b"""{"nonce": 1}
 {"rank": 1, "proof": ""}
 {"offer": {"rank": 1, "host": "evil", "port": 1}}
@@ -48,7 +55,7 @@ def begin(tmp_path):
 
     def begin(num_nodes, address, *others, port=PORT):
         run = Run.claim(str(tmp_path), "act")
-        plan = Plan("act", str(tmp_path), [], ["t.py"], Topology(num_nodes, 1, 0), "/")
+        plan = Plan("act", str(tmp_path), [], ["t.py"], Topology(num_nodes, 1, 0), str(tmp_path))
         run.write("plan", plan.to_json())
         return Attempt.begin(run, "1.0.0", address, port, others)
 
@@ -123,14 +130,28 @@ def test_own_setting_of_one_node_is_kept(lan, begin, start):
     assert second == {"NCCL_SOCKET_IFNAME": "=eth0"}
 
 
-def test_machines_with_ipv6_only_are_joined(lan, begin, start):
-    """Nothing has an address of IPv4 but the loopback."""
+def test_machines_with_ipv6_only_are_joined(lan, begin, tmp_path):
+    """Nothing has an address of IPv4 but the loopback, and workers exchange what they have."""
     for rank in (1, 2):
         lan.add(f"n{rank}", {"eth0": f"fd00:1::{rank}/64"}, f"fd00:1::{rank} n{rank}")
+    (tmp_path / "t.py").write_text(SUM)
     attempt = begin(2, "n1", "fd00:1::1")
-    for node in [start(attempt, 0), start(attempt, 1)]:
-        assert outcome(node)[0] == f"fd00:1::1:{PORT}"
+    for node in start_nodes(lan, attempt, 2):
+        said = node.communicate(timeout=LIMIT_SECONDS)[0]
+        assert node.returncode == 0, said
+    for rank in (0, 1):
+        log = attempt.run.log_directory(0) / f"rank_{rank}.log"
+        assert "SUM 3.0 fd00:1::1 eth0\n" in log.read_text()
     assert NetworkRecord.read(attempt.run, 0).head == f"[fd00:1::1]:{PORT}"
+
+
+def start_nodes(lan, attempt, num_nodes):
+    """Start the process of each node, as backends do."""
+    directory = str(attempt.run.directory)
+    return [
+        lan.start(f"n{rank + 1}", *node_command(directory, 0, rank, 5)[1:])
+        for rank in range(num_nodes)
+    ]
 
 
 def test_pair_that_no_network_joins_ends_the_run(lan, begin):
@@ -139,8 +160,7 @@ def test_pair_that_no_network_joins_ends_the_run(lan, begin):
         lan.add(f"n{rank}", {"eth0": f"10.1.0.{rank}/24"}, f"10.1.0.1 n1\n10.1.0.{rank} n{rank}")
     lan.drop_packets("n2", "eth0", "10.1.0.3")
     attempt = begin(3, "n1", "10.1.0.1")
-    commands = [node_command(str(attempt.run.directory), 0, rank, 5)[1:] for rank in range(3)]
-    nodes = [lan.start(f"n{rank + 1}", *words) for rank, words in enumerate(commands)]
+    nodes = start_nodes(lan, attempt, 3)
     for node in nodes:
         said = node.communicate(timeout=LIMIT_SECONDS)[0]
         assert node.returncode == 1, said
