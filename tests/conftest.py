@@ -1,5 +1,6 @@
 """Fixtures that every kind of test uses."""
 
+import contextlib
 import os
 import re
 import shlex
@@ -15,6 +16,7 @@ from clusters.browser import Browser
 from clusters.browser import missing as missing_browser
 from clusters.ceph import Ceph
 from clusters.ceph import missing as missing_ceph
+from clusters.lan import Lan, missing_tools
 from clusters.ray_cluster import RayCluster
 from clusters.ray_cluster import missing as missing_ray
 from clusters.s3 import S3, moto, rclone
@@ -90,6 +92,14 @@ def skip_without(name: str, reason: str | None) -> None:
         pytest.fail(reason)
     if reason:
         pytest.skip(reason)
+
+
+@pytest.fixture
+def lan(tmp_path: Path) -> Iterator[Lan]:
+    """Machines of which only the network is real."""
+    skip_without("slurm", missing_tools())
+    with contextlib.closing(Lan(tmp_path)) as machines:
+        yield machines
 
 
 @pytest.fixture(scope="session")

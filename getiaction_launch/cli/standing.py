@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from getiaction_launch.cli.show import job_id, phase, short, table
@@ -14,6 +14,7 @@ from getiaction_launch.plan.code import Code
 from getiaction_launch.plan.durations import duration
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.checkpoint import newest
+from getiaction_launch.run.network.records import NetworkRecord
 from getiaction_launch.run.records import AttemptRecord, read_attempts
 from getiaction_launch.run.state import JobState
 from getiaction_launch.storage.paths import is_remote
@@ -33,6 +34,8 @@ class Standing:
             attempt; None if that is not known.
         checkpoint: The checkpoint that the run would resume from.
         checkpoint_step: Steps up to that checkpoint.
+        network: The network that joins the nodes of the newest attempt; None if they have not
+            looked for one.
     """
 
     topology: Topology | None = None
@@ -42,6 +45,7 @@ class Standing:
     remaining_seconds: float | None = None
     checkpoint: Path | None = None
     checkpoint_step: int | None = None
+    network: NetworkRecord | None = None
 
 
 def read_standing(status: RunStatus) -> Standing:
@@ -50,7 +54,7 @@ def read_standing(status: RunStatus) -> Standing:
     Args:
         status: The status of the run, as it was just read.
     """
-    run, topology, code, checkpoint = status.run, None, None, None
+    run, topology, code, checkpoint, network = status.run, None, None, None, None
     attempts: tuple[AttemptRecord, ...] = ()
     with contextlib.suppress(OSError, ValueError):  # one damaged record must not hide the others
         plan = Plan.of(run)
@@ -59,6 +63,8 @@ def read_standing(status: RunStatus) -> Standing:
         attempts = tuple(read_attempts(run))
     with contextlib.suppress(OSError, ValueError):
         checkpoint = newest(run)
+    with contextlib.suppress(OSError, ValueError):
+        network = NetworkRecord.read(run, len(attempts) - 1) if attempts else None
     return Standing(
         topology,
         code,
@@ -67,6 +73,7 @@ def read_standing(status: RunStatus) -> Standing:
         _remaining_seconds(status),
         checkpoint.path if checkpoint else None,
         checkpoint.step if checkpoint else None,
+        network,
     )
 
 
@@ -111,6 +118,9 @@ def standing(status: RunStatus) -> str:
     if found.attempts:
         before = f"  (the one before: {found.attempts[-2].reason})" if found.attempts[1:] else ""
         rows += [("attempt", f"{len(found.attempts) - 1}{before}")]
+    if found.network and found.network.head:
+        names = ", ".join(dict.fromkeys(node.interface for node in found.network.nodes))
+        rows += [("network", f"{names}  rank 0 at {found.network.head}")]
     rows += sites.rows(found.attempts)
     if found.elapsed_seconds is not None:
         rows += [("elapsed", duration(found.elapsed_seconds))]
@@ -142,4 +152,5 @@ def as_json(status: RunStatus) -> dict[str, object]:
         "checkpoint_step": found.checkpoint_step,
         "code": found.code and found.code.summary(),
         "places": sites.as_json(found.attempts),
+        "network": asdict(found.network) if found.network else None,
     }

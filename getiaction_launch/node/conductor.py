@@ -16,13 +16,13 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from signal import SIGKILL, SIGTERM
 
-from getiaction_launch.errors import LaunchError
+from getiaction_launch.errors import CheckError, LaunchError, UnreachableError
 from getiaction_launch.node.allocation import Allocation, Limits
 from getiaction_launch.node.deaths import record_kills
 from getiaction_launch.node.guard import Guard, RunLostError
-from getiaction_launch.node.head import reach_head
+from getiaction_launch.node.network.meeting import meet
 from getiaction_launch.node.node import SAVE_LIMIT_SECONDS, await_save, run_node
-from getiaction_launch.node.nodes import NodeHandle, Nodes
+from getiaction_launch.node.nodes import Nodes, watch
 from getiaction_launch.node.opening import await_attempt, begin
 from getiaction_launch.node.outage import outlast
 from getiaction_launch.node.sidecar import NodeLostError, Sidecar
@@ -82,8 +82,8 @@ def _lead(run: Run, allocation: Allocation, stop: StopRequest) -> int:
             *(run, allocation.key, (allocation.address, port), lambda: bool(stop.signal)),
             other_addresses=own_addresses(),
         )
-        with contextlib.closing(allocation.make_sidecar(attempt, 0, stop)) as sidecar:
-            end = _run_share(attempt, 0, allocation.limits, stop, sidecar)
+        with contextlib.ExitStack() as stack:
+            end = _meet_and_run(attempt, allocation, stop, stack)
 
             def gather() -> list[NodeEnd | None]:
                 return _gather_ends(attempt, end, allocation.limits, stop)
@@ -97,9 +97,23 @@ def _lead(run: Run, allocation: Allocation, stop: StopRequest) -> int:
     return outlast(attempt, conclude, lambda: bool(stop.signal), lambda _: EXIT_FAILED)
 
 
+def _meet_and_run(
+    attempt: Attempt, allocation: Allocation, stop: StopRequest, stack: contextlib.ExitStack
+) -> NodeEnd:
+    """Be the node of rank 0 until its workers have ended; its sidecar stays up for the others."""
+    try:
+        attempt = meet(attempt, 0, lambda: stop.signal)
+    except (UnreachableError, CheckError) as error:  # recorded as the error of a worker
+        print(f"node 0: {error}", flush=True)
+        return NodeEnd(EXIT_FAILED)
+    sidecar = allocation.make_sidecar(attempt, 0, stop)
+    stack.enter_context(contextlib.closing(sidecar))
+    return _run_share(attempt, 0, allocation.limits, stop, sidecar)
+
+
 def _follow(attempt: Attempt, allocation: Allocation, stop: StopRequest) -> int:
     node_rank = allocation.node_rank
-    attempt = reach_head(attempt, node_rank, lambda: stop.signal)
+    attempt = meet(attempt, node_rank, lambda: stop.signal)
     with contextlib.closing(allocation.make_sidecar(attempt, node_rank, stop)) as sidecar:
         end = _run_share(attempt, node_rank, allocation.limits, stop, sidecar)
         end.write(attempt.run, attempt.number, node_rank)
@@ -267,7 +281,7 @@ def _run_attempt(
         handles = nodes.start(attempt)
     except (NodeLostError, LaunchError) as error:
         return _fail(attempt, error, is_stopped), False
-    exit_codes = _watch(handles, nodes, is_stopped, patience_seconds)
+    exit_codes = watch(handles, nodes, is_stopped, patience_seconds)
     record_kills(attempt, dict(enumerate(exit_codes)), kills)
     nodes.clean(exit_codes)
     if loss := guard.confirm_loss():
@@ -305,39 +319,3 @@ def _abandon(loss: str) -> Ending:
     """End without writing anything: the run does not belong to this job any more."""
     print(f"ended, because {loss}", flush=True)
     return Ending(JobState.FAILED, Cause.NODE_FAILURE, loss)
-
-
-def _poll(handle: NodeHandle) -> tuple[bool, int | None]:
-    """Return whether a node has ended, and its exit code; None for a node that is lost."""
-    try:
-        code = handle.poll()
-    except NodeLostError:
-        return True, None
-    return code is not None, code
-
-
-def _watch(
-    handles: Sequence[NodeHandle],
-    nodes: Nodes,
-    is_stopped: Callable[[], bool],
-    patience_seconds: float | None,
-) -> list[int | None]:
-    """Wait for all nodes and return their exit codes; None for a node that has gone silent."""
-    codes: dict[int, int | None] = {}
-    stopped_at: float | None = None
-    while len(codes) < len(handles):
-        for rank, handle in enumerate(handles):
-            has_ended, code = (False, None) if rank in codes else _poll(handle)
-            if has_ended:
-                codes[rank] = code
-        has_failed = any(code != 0 for code in codes.values())
-        if stopped_at is None and (has_failed or is_stopped() or nodes.stop_cause()):
-            stopped_at = time.monotonic()
-            for handle in handles:
-                handle.stop()
-        waited_seconds = 0 if stopped_at is None else time.monotonic() - stopped_at
-        if patience_seconds is not None and waited_seconds > patience_seconds:
-            break
-        if len(codes) < len(handles):
-            time.sleep(nodes.poll_seconds)
-    return [codes.get(rank) for rank in range(len(handles))]

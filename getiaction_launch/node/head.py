@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from getiaction_launch.errors import UnreachableError
+from getiaction_launch.errors import LaunchError, UnreachableError
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt
 from getiaction_launch.run.node_records import NodeEnd
 from getiaction_launch.system.addresses import complaint, own_addresses
@@ -54,9 +54,24 @@ def reach_head(
         if time.monotonic() > deadline:
             why = f"{socket.gethostname()} cannot reach the node of rank 0 at {attempt.head}"
             error = UnreachableError(f"{why} ({'; '.join(complaints)})")
-            message = f"{NOT_STARTED}: {error}"
-            attempt.write_node_error(node_rank, type(error).__name__, message)
-            NodeEnd(EXIT_FAILED).write(attempt.run, attempt.number, node_rank)
-            raise error
+            raise record_failure(attempt, node_rank, error)
         time.sleep(RETRY_SECONDS)
     return attempt
+
+
+def record_failure(
+    attempt: Attempt, node_rank: int, error: LaunchError, host: str | None = None
+) -> LaunchError:
+    """Record why a node cannot start its workers; returns the error, to be raised.
+
+    Args:
+        attempt: The attempt that the node belongs to.
+        node_rank: Rank of the node, from 0.
+        error: Why its workers cannot start.
+        host: Host name of the node; this machine's by default.
+    """
+    message = f"{NOT_STARTED}: {error}"
+    attempt.write_node_error(node_rank, type(error).__name__, message, host)
+    if host is None and node_rank > 0:
+        NodeEnd(EXIT_FAILED).write(attempt.run, attempt.number, node_rank)
+    return error

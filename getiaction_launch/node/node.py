@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from getiaction_launch.errors import StorageError
+from getiaction_launch.errors import CheckError, StorageError, UnreachableError
 from getiaction_launch.mirror.code import unpacked
 from getiaction_launch.mirror.staging import Staging
 from getiaction_launch.node.deaths import record_death
@@ -27,7 +27,8 @@ from getiaction_launch.node.environment import (
     worker_environment,
 )
 from getiaction_launch.node.guard import Guard, RunLostError
-from getiaction_launch.node.head import NOT_STARTED, reach_head
+from getiaction_launch.node.head import NOT_STARTED
+from getiaction_launch.node.network.meeting import meet
 from getiaction_launch.node.watchdog import Watchdog
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt
@@ -210,6 +211,7 @@ def _start_worker(
         log_path,
         {
             "OMP_NUM_THREADS": str(threads),
+            **attempt.network_variables,
             **without_mpi(os.environ),
             **plan.env_vars,
             **variables,
@@ -302,7 +304,7 @@ def main() -> int:
     attempt = Attempt.read(Run.at(arguments.run), arguments.attempt)
     try:
         return run_node(
-            reach_head(attempt, arguments.node_rank, lambda: stop.signal),
+            meet(attempt, arguments.node_rank, lambda: stop.signal),
             arguments.node_rank,
             arguments.grace_seconds,
             stop,
@@ -310,7 +312,9 @@ def main() -> int:
         )
     except RunLostError as loss:
         sys.stderr.write(f"node {arguments.node_rank}: ended, because {loss}\n")
-        return EXIT_FAILED
+    except (UnreachableError, CheckError) as error:  # recorded as the error of a worker
+        sys.stderr.write(f"node {arguments.node_rank}: {error}\n")
+    return EXIT_FAILED
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""What :func:`~getiaction_launch.node.conductor.drive` needs of the nodes that it starts."""
+"""The nodes that :func:`~getiaction_launch.node.conductor.drive` starts, and the wait for them."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from getiaction_launch.node.sidecar import NodeLostError
 from getiaction_launch.run.attempt import Attempt
 from getiaction_launch.run.state import Cause
 
@@ -52,3 +54,47 @@ class Nodes(Protocol):
         Args:
             exit_codes: Exit code of each node's process; None for a node that has gone silent.
         """
+
+
+def _poll(handle: NodeHandle) -> tuple[bool, int | None]:
+    """Return whether a node has ended, and its exit code; None for a node that is lost."""
+    try:
+        code = handle.poll()
+    except NodeLostError:
+        return True, None
+    return code is not None, code
+
+
+def watch(
+    handles: Sequence[NodeHandle],
+    nodes: Nodes,
+    is_stopped: Callable[[], bool],
+    patience_seconds: float | None,
+) -> list[int | None]:
+    """Wait for all nodes and return their exit codes; None for a node that has gone silent.
+
+    Args:
+        handles: The nodes, in the order of ranks.
+        nodes: What they are nodes of.
+        is_stopped: Returns whether somebody has asked for the run's end.
+        patience_seconds: How long nodes may take to stop before they count as silent; None for as
+            long as they need.
+    """
+    codes: dict[int, int | None] = {}
+    stopped_at: float | None = None
+    while len(codes) < len(handles):
+        for rank, handle in enumerate(handles):
+            has_ended, code = (False, None) if rank in codes else _poll(handle)
+            if has_ended:
+                codes[rank] = code
+        has_failed = any(code != 0 for code in codes.values())
+        if stopped_at is None and (has_failed or is_stopped() or nodes.stop_cause()):
+            stopped_at = time.monotonic()
+            for handle in handles:
+                handle.stop()
+        waited_seconds = 0 if stopped_at is None else time.monotonic() - stopped_at
+        if patience_seconds is not None and waited_seconds > patience_seconds:
+            break
+        if len(codes) < len(handles):
+            time.sleep(nodes.poll_seconds)
+    return [codes.get(rank) for rank in range(len(handles))]

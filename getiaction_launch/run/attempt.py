@@ -7,8 +7,8 @@ other nodes read from it where rank 0 listens and which checkpoint all of them r
 import contextlib
 import socket
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from getiaction_launch.errors import CheckError, RecordError, StorageError
@@ -65,6 +65,8 @@ class Attempt:
         resume_from: The committed checkpoint that all workers start from; None for a new start.
         token: A random word by which processes of this start are known.
         other_addresses: IP addresses of the same machine, for nodes that cannot reach ``head``.
+        network_variables: Variables by which this node's workers use the network that joins all
+            nodes, unless the user has set them.
     """
 
     run: Run
@@ -73,6 +75,7 @@ class Attempt:
     resume_from: str | None
     token: str = ""
     other_addresses: Sequence[str] = ()
+    network_variables: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def begin(

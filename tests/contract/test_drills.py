@@ -177,7 +177,7 @@ def test_memory_beyond_the_limit_is_named(cluster, getiaction_launch, script, ra
 def test_node_whose_name_others_cannot_resolve_is_reached_by_its_address(
     cluster, getiaction_launch, script, tmp_path
 ):
-    """Its workers get the address that their node could reach, and the node's log says which."""
+    """All workers get the address that every node could reach, and the nodes' logs say which."""
     slurm = cluster.cluster
     hosts = (slurm.directory / "hosts").read_text().splitlines(keepends=True)
     (tmp_path / "hosts").write_text("".join(line for line in hosts if " n1\n" not in line))
@@ -194,8 +194,7 @@ def test_node_whose_name_others_cannot_resolve_is_reached_by_its_address(
         slurm.on("n2", "umount", "/etc/hosts")
     assert result.returncode == 0, result.stdout
     logs = getiaction_launch("logs", "@last").stdout
-    assert f"MASTER {slurm.address_of('n1')}\n" in logs
-    assert "MASTER n1\n" in logs
+    assert logs.count(f"MASTER {slurm.address_of('n1')}\n") == 2
     (said,) = (tmp_path / RUN / "launch/slurm").glob("*_1_log.out")
     assert f"rank 0 is at {slurm.address_of('n1')}:" in said.read_text()
 

@@ -14,6 +14,7 @@ from getiaction_launch.run.beats.stacks import NodeStacks, StacksRequest
 from getiaction_launch.run.checkpoint import Marker
 from getiaction_launch.run.lease import Lease
 from getiaction_launch.run.loggers import LoggersRecord
+from getiaction_launch.run.network.records import NetworkRecord
 from getiaction_launch.run.state import JobState
 
 PAGE = (ROOT / "docs/how-it-works.md").read_text()
@@ -38,11 +39,12 @@ def test_every_record_has_its_row():
     expected = {c.__name__ for c in classes if c.__module__ in modules} - PARTS
     others = {c.__name__ for c in (Lease, LoggersRecord, Placement, RayRecord, Plan, Marker)}
     others |= {NodeBeats.__name__, NodeStacks.__name__, StacksRequest.__name__}
+    others |= {NetworkRecord.__name__}
     shown = {row[1].strip("`"): row[0].strip("`") for row in FILES if row[1]}
     assert shown.keys() == expected | others
     for record in [*records.Record.__subclasses__(), records.Done]:
         assert shown[record.__name__] == f"launch/{record.NAME}.json"
-    own = (records.AttemptRecord, node_records.NodeEnd, node_records.WorkerError)
+    own = (records.AttemptRecord, node_records.NodeEnd, node_records.WorkerError, NetworkRecord)
     for record in own:  # their files have numbers, as their docstrings say
         name = re.search(r"``(.*?)``", record.__doc__)[1]
         assert shown[record.__name__] == f"launch/{name}"

@@ -71,6 +71,7 @@ _keys = {
     "logs/attempt_0/stacks_0.json": ("token", "node_rank", "host", "taken_at", "ranks"),
     "ray.json": ("attempt", "port"),
     "logs/attempt_0/node_0.json": ("exit_code", "lost"),
+    "logs/attempt_0/network.json": ("head", "said", "error", "seconds", "nodes", "refused"),
     "logs/attempt_0/error_rank_0.json": ("rank", "type", "message", "failed_at"),
     "checkpoints/fit_0_step_1.json": ("step", "size_bytes", "fit"),
 }

@@ -16,6 +16,7 @@ from getiaction_launch.cli.main import VERBS, main
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.beats import NodeBeats, RankBeat, Stall
 from getiaction_launch.run.checkpoint import Marker
+from getiaction_launch.run.network.records import NetworkRecord, NodeLink
 from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.records import AttemptRecord, Done, Progress
 from getiaction_launch.run.run import Run
@@ -125,6 +126,20 @@ def test_rank_that_reported_nothing_is_named_where_all_others_miss_it(run, why):
     assert found["category"] == "network"
     assert "rank 2 reported nothing" in found["summary"]
     assert "logs --rank 2" in commands(found)
+
+
+def test_network_that_nodes_used_is_quoted_where_it_may_be_at_fault(run, why, capsys):
+    """With what was not taken, and why; ``status`` has it, too."""
+    error(run, 0, "RuntimeError", LOST)
+    said = "rank 0 is at 10.0.0.1:29400 over eth0; docker0 of n1 was not taken: n2 itself has it"
+    nodes = [NodeLink("n1", "eth0", "10.0.0.1"), NodeLink("n2", "eth0", "10.0.0.2")]
+    NetworkRecord("10.0.0.1:29400", said, nodes=nodes).write(run, 0)
+    FAILED.write(run)
+    (quoted,) = (each for each in why()["evidence"] if each["source"].endswith("network.json"))
+    assert quoted["lines"] == [said]
+    assert main(["status", "--json", str(run.directory)]) == 0
+    network = json.loads(capsys.readouterr().out)["network"]
+    assert (network["said"], network["nodes"][1]["interface"]) == (said, "eth0")
 
 
 def test_same_error_on_all_ranks_is_said_once(run, why):

@@ -9,8 +9,6 @@ import socket
 import subprocess
 from collections.abc import Mapping
 
-import psutil
-
 from getiaction_launch.errors import CheckError
 from getiaction_launch.node.deaths import record_kills
 from getiaction_launch.node.node import node_command
@@ -59,7 +57,6 @@ class NodeAgent:
         attempt: int,
         node_rank: int,
         grace_seconds: float,
-        address: str,
         variables: Mapping[str, str],
         *,
         is_shipped: bool,
@@ -70,7 +67,6 @@ class NodeAgent:
             attempt: Number of the attempt, from 0.
             node_rank: Rank of this node, from 0.
             grace_seconds: How long the workers may take between SIGTERM and SIGKILL.
-            address: Address of this node, as other nodes reach it.
             variables: Environment variables for the workers.
             is_shipped: Whether Ray has copied the user's working directory to this node.
         """
@@ -78,7 +74,7 @@ class NodeAgent:
         if is_shipped:
             command += ["--working-directory", os.getcwd()]  # noqa: PTH109 - Ray's spelling of it
         log_path = self._run.make_log_directory(attempt) / f"node_{node_rank}.log"
-        variables = {**_interface(address), **os.environ, **variables}
+        variables = {**os.environ, **variables}
         self._place = Attempt.read(self._run, attempt), node_rank, count_oom_kills()
         self._node = start_child(command, log_path, variables)
 
@@ -102,15 +98,3 @@ class NodeAgent:
             token: The token of the attempt that the processes belong to.
         """
         kill_processes_of(str(self._run.local.directory), [token])
-
-
-def _interface(address: str) -> dict[str, str]:
-    """Return the environment variables that make workers use the network interface of ``address``.
-
-    By default Gloo uses the one that the host name resolves to, often the loopback, and NCCL the
-    first one that is up, often a container's bridge.
-    """
-    for name, addresses in psutil.net_if_addrs().items():
-        if address in (entry.address for entry in addresses):
-            return {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
-    return {}

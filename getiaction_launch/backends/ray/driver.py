@@ -199,12 +199,10 @@ class _RayNodes:
         with node_errors():
             starts = [
                 agent.start.remote(
-                    *(attempt.number, rank, self._backend.grace_seconds, address, variables),
+                    *(attempt.number, rank, self._backend.grace_seconds, variables),
                     is_shipped=self._backend.is_shipped,
                 )
-                for rank, (agent, (address, *_)) in enumerate(
-                    zip(self.agents, self._places, strict=True)
-                )
+                for rank, agent in enumerate(self.agents)
             ]
             ray.get(starts)
         return [

@@ -19,7 +19,9 @@ from getiaction_launch.launch.why.failure import (
 from getiaction_launch.launch.why.pace import Pace, read_pace, stall_sources
 from getiaction_launch.launch.why.reading import Records
 from getiaction_launch.launch.why.signs import Category
+from getiaction_launch.plan.text import shorten
 from getiaction_launch.run.beats import NodeBeats
+from getiaction_launch.run.network.records import NetworkRecord
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import JobState
 
@@ -179,7 +181,7 @@ def _last_failure(run: Run, records: Records) -> tuple[Failure | None, int]:
         failure = find_failure(run, latest, records.plan, records.damaged)
         if failure is None:
             return None, 0
-        failure = _with_beats(failure, records.beats)
+        failure = _with_network(_with_beats(failure, records.beats), run, latest.number)
         repeats = 1
         for earlier in reversed(attempts[:-1][-MOST_REPEATS:]):
             before = find_failure(run, earlier, records.plan, records.damaged)
@@ -204,6 +206,19 @@ def _with_beats(failure: Failure, beats: Sequence[NodeBeats]) -> Failure:
         return failure
     host = next((node.host for node in beats if node.node_rank == failure.node and node.host), None)
     return replace(failure, host=host)
+
+
+def _with_network(failure: Failure, run: Run, attempt: int) -> Failure:
+    """Add by which network the nodes were joined, if that may be at fault."""
+    record = None
+    if failure.category is Category.NETWORK:
+        with contextlib.suppress(OSError, ValueError):
+            record = NetworkRecord.read(run, attempt)
+    if record is None or not record.said:
+        return failure
+    source = relative(run, run.log_directory(attempt) / "network.json")
+    said = Evidence(source, [shorten(record.said)])
+    return replace(failure, evidence=[*failure.evidence, said])
 
 
 def _blamed(found: Diagnosis, failure: Failure, repeats: int) -> Diagnosis:
