@@ -164,8 +164,7 @@ def _run_workers(
                     failed = True
                     is_oom = count_oom_kills() > oom_kills
                     record_death(attempt, rank, node_rank, worker.returncode, is_oom=is_oom)
-    if failed:
-        watchdog.note_failure(_first_error(attempt), alive)
+    watchdog.note_failure(_first_error(attempt), alive)
     was_warned = stop.signal is signal.SIGUSR2
     patience_seconds = max(grace_seconds, warning_seconds) if was_warned else grace_seconds
     if guard.confirm_loss():
@@ -173,7 +172,7 @@ def _run_workers(
     else:
         _stop(attempt, list(workers.values()), patience_seconds)
     kill_processes_of(str(run.local.directory), [attempt.token], GROUP_RANK=str(node_rank))
-    beats.close()
+    watchdog.close()
     if failed:
         return EXIT_FAILED
     was_interrupted = any(worker.returncode == EXIT_INTERRUPTED for worker in workers.values())

@@ -188,6 +188,25 @@ def test_the_record_says_step_phase_and_pace(clock, tmp_path):
     assert rank.phase_seconds == {"forward": 8.0, "optimizing": 0.5}
 
 
+def test_recent_steps_are_kept_apart_from_those_of_the_whole_attempt(both):
+    """A rank that has become slow is found although it was fast for hours."""
+    heart, pulse, after = both
+    heart.begin_steps(0)
+    step(heart, after, 1)
+    assert pulse.recent_seconds == {}
+    for _ in range(100):
+        step(heart, after, 1)
+    assert pulse.recent_seconds == pytest.approx(
+        {"fetching": 0.1, "forward": 1, "optimizing": 0.1}, rel=0.01
+    )
+    for _ in range(module._MARKS):
+        step(heart, after, 3)
+    assert pulse.recent_seconds["forward"] == pytest.approx(3)
+    heart.begin_steps(0)
+    step(heart, after, 2)
+    assert pulse.recent_seconds == {}, "another fit of the program"
+
+
 def test_what_cannot_be_a_beat_is_left_out():
     """As what a program writes there that happens to have the descriptor."""
     descriptor = create_memory()

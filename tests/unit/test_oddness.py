@@ -156,6 +156,7 @@ def test_ranks_that_did_not_arrive_are_named():
     odd = find_absent([state(0, "finished"), state(1, "fetching", LOCK, STEP)])
     assert odd.ranks == [1]
     assert "is fetching a batch, at training_step (me/train.py:31)" in odd.reason
+    assert find_absent([state(0, "finished"), state(1, "validating", STEP)]).ranks == [1]
     assert find_absent([state(0, "finished"), state(1, "finished")]) is None
     assert find_absent([state(0, "forward"), state(1, "forward")]) is None
 

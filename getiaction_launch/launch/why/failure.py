@@ -12,7 +12,7 @@ from getiaction_launch.launch.why.frames import fatal, quoted, user_frame
 from getiaction_launch.launch.why.signs import Category, Meaning, meaning
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.text import shorten
-from getiaction_launch.run.node_records import NodeEnd, WorkerError
+from getiaction_launch.run.node_records import COLLECTIVE_TIMED_OUT, NodeEnd, WorkerError
 from getiaction_launch.run.records import AttemptRecord, load
 from getiaction_launch.run.run import ROUND_TRIPS, Run
 from getiaction_launch.run.state import Cause, JobState
@@ -33,6 +33,10 @@ _CAUSES = {
     Cause.STALL: Category.STALL,
 }
 _UNEXPLAINED = "it ended without recording why"
+_ABSENT = re.compile(
+    rf"{COLLECTIVE_TIMED_OUT}: rank (?P<rank>\d{{1,9}}) on node (?P<node>\d{{1,9}}) "
+    r"\((?P<host>[^()]{0,255})\)"
+)
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,8 @@ def _from_errors(
     reported: Sequence[_Reported],
 ) -> Failure:
     first, *others = reported
+    if first.is_echo and (absent := _ABSENT.match(record.reason)):
+        return _from_timeout(record, absent, reported)
     error, category = first.error, first.meaning.category
     if first.error.type == "WorkerDied" and record.cause is Cause.OUT_OF_MEMORY:
         category = Category.HOST_MEMORY
@@ -183,6 +189,22 @@ def _from_errors(
         same=same,
         silent=silent if first.is_echo else [],
         evidence=[*_evidence(run, first), *([_reason(record)] if first.is_echo else [])],
+    )
+
+
+def _from_timeout(
+    record: AttemptRecord, absent: "re.Match[str]", reported: Sequence[_Reported]
+) -> Failure:
+    """Name the rank that did not arrive in a collective; those that waited report the timeout."""
+    rank = int(absent["rank"])
+    return Failure(
+        Category.STALL,
+        rank,
+        int(absent["node"]),
+        absent["host"] or None,
+        shorten(record.reason),
+        echoes=[each.error.rank for each in reported if each.error.rank != rank],
+        evidence=[_reason(record)],
     )
 
 

@@ -29,6 +29,7 @@ class Category(str, Enum):
     NODE = "node"
     KILLED = "killed from outside"
     STALL = "stall"
+    SLOW = "slow rank"
     TIME = "time limit"
     PREEMPTION = "preemption"
     CANCELLED = "cancelled"

@@ -21,6 +21,7 @@ _LIBRARIES = re.compile(
 )
 _TIMEOUT = re.compile(r"timed? ?out|timeout")
 _IN_STEP = ("fetching", "forward", "backward", "optimizing")
+_IN_FIT = (*_IN_STEP, "validating", "saving")
 _SHOWN = 4
 
 
@@ -129,7 +130,7 @@ def find_odd(states: Sequence[RankState]) -> Odd:
     if len(states) == 1:
         return Odd([states[0].rank], f"{states[0]} {states[0].what}")
     stopped = [each for each in states if each.stacks.is_stopped]
-    absent = [each for each in states if not each.is_waiting]
+    absent = _without_waiting([each for each in states if not each.is_waiting])
     if not stopped and not absent:
         return _of_collectives(states)
     odd = stopped or (absent if len(absent) < len(states) else None)
@@ -158,11 +159,16 @@ def find_absent(states: Sequence[RankState]) -> Odd | None:
     Returns:
         These ranks; None if it cannot be said. Ranks that have failed had waited.
     """
-    absent = [each for each in states if not each.is_waiting and each.phase in _IN_STEP]
+    absent = [each for each in states if not each.is_waiting and each.phase in _IN_FIT]
     gone = [each for each in states if each not in absent]
-    if not all(each.stacks.frames for each in absent):
-        absent = _behind(absent) or absent  # who is in its backward pass may have waited there
+    absent = _without_waiting(absent)
     return _odd(absent, states) if absent and gone else None
+
+
+def _without_waiting(absent: list[RankState]) -> list[RankState]:
+    """Leave out ranks that may wait in their backward pass, where stacks do not say so."""
+    is_known = all(each.stacks.frames for each in absent)
+    return absent if is_known else _behind(absent) or absent
 
 
 def _odd(odd: Sequence[RankState], states: Sequence[RankState]) -> Odd:
