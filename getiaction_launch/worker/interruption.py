@@ -30,7 +30,6 @@ from getiaction_launch.run.checkpoint import Interrupted
 from getiaction_launch.run.run import Run
 from getiaction_launch.system.stop import on_sigterm
 from getiaction_launch.worker.assignment import own_attempt, own_run
-from getiaction_launch.worker.beats import Beats
 from getiaction_launch.worker.fitting.agreement import Agreement, Verdict
 from getiaction_launch.worker.fitting.background import saving_in_background
 from getiaction_launch.worker.fitting.epoch import Epoch
@@ -347,4 +346,4 @@ def _request(*_signal: object) -> None:
     Interruption.is_requested = True
 
 
-_KINDS = (Interruption, ProgressReport, Histories, Leftovers, Beats)
+_KINDS = (Interruption, ProgressReport, Histories, Leftovers)

@@ -42,6 +42,14 @@ CASES = {
             "the other one waits"
         ),
     ),
+    "a program without Lightning": (
+        [state(0, "starting", LOCK, STEP), state(1, "starting", ENGINE, STEP)],
+        [0],
+        (
+            "rank 0 on node 0 (n0) is outside of the training loop, at training_step "
+            "(me/train.py:31); the other one waits"
+        ),
+    ),
     "a loader, while the others agree": (
         [state(0, "fetching", LOCK, STEP), *(state(n, "waiting", REDUCE) for n in (1, 2))],
         [0],

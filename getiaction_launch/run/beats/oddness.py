@@ -56,7 +56,9 @@ class RankState:
         innermost = self.stacks.frames[:1]
         if not innermost:
             return False
-        is_engine = self.phase == "backward" and innermost[0].function == _ENGINE
+        # Without Lightning, the phase stays the first one.
+        is_backward = self.phase in ("backward", "starting")
+        is_engine = is_backward and innermost[0].function == _ENGINE
         return is_engine or bool(_COLLECTIVES.search(innermost[0].file))
 
     @property
