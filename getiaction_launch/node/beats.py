@@ -138,6 +138,7 @@ class Beats:
         self.stall: Stall | None = None
         self._looked_at = time.monotonic()
         self._write_at = 0.0
+        self._is_kept = False
 
     def open(self, rank: int) -> tuple[dict[str, str], tuple[int, int]]:
         """Make the files of one rank.
@@ -168,6 +169,8 @@ class Beats:
         Args:
             alive: Ranks of the workers that still run.
         """
+        if self._is_kept:
+            return False
         now = time.monotonic()
         passed, self._looked_at = now - self._looked_at, now
         for rank in alive:
@@ -213,6 +216,11 @@ class Beats:
             silent_seconds=round(pulse.silent_seconds, 3),
             limit_seconds=pulse.limit_seconds(self.stalls),
         )
+
+    def keep(self) -> None:
+        """Let the record say what the ranks do now, before they are ended and do something else."""
+        self.look(self.pulses)
+        self._is_kept = True
 
     def close(self) -> None:
         """Write down the end of the attempt, and close the files."""

@@ -142,14 +142,14 @@ class Watchdog:
         return True
 
     def note_failure(self, error: WorkerError | None, alive: Collection[int]) -> None:
-        """Keep the stacks of ranks that others have waited for until a collective timed out.
+        """Keep where ranks are that others have waited for until a collective timed out.
 
         Args:
             error: What the rank that failed has recorded.
             alive: Ranks of this node's workers that still run, and are about to be ended.
         """
         if error and has_timed_out(error) and alive:
-            self.beats.look(alive)
+            self.beats.keep()  # SIGTERM frees a rank that hangs in a system call
             self._answers.wait()
             self._answers.answer(StacksRequest.make(self._attempt.number), alive)
             self._answers.wait()

@@ -207,6 +207,23 @@ def test_recent_steps_are_kept_apart_from_those_of_the_whole_attempt(both):
     assert pulse.recent_seconds == {}, "another fit of the program"
 
 
+def test_what_ranks_do_before_they_are_ended_can_be_kept(clock, tmp_path):
+    """SIGTERM may free the one that the others have waited for, and then it does something else."""
+    run = Run.claim(str(tmp_path), "act")
+    beats = Beats(Attempt(run, 0, "n1:1", None, "token"), 0, LEARNED)
+    _, (memory, _) = beats.open(3)
+    heart = Heart(BeatMemory(memory))
+    beats.opened(3, memory, pid=17)
+    heart.in_step("forward")
+    beats.keep()
+    heart.beat("finished", Pause.UNKNOWN)
+    clock.seconds += 5
+    assert beats.look([3]) is False
+    beats.close()
+    (rank,) = NodeBeats.read(run, 0, 0).ranks
+    assert rank.phase == "forward"
+
+
 def test_what_cannot_be_a_beat_is_left_out():
     """As what a program writes there that happens to have the descriptor."""
     descriptor = create_memory()

@@ -141,6 +141,7 @@ def test_many_odd_ranks_are_counted():
     ("error", "expected"),
     [
         (("RuntimeError", "[gloo] Timed out waiting 1800000ms for recv", True), True),
+        (("RuntimeError", "Application timeout caused pair closure", True), True),
         (("DistBackendError", "Watchdog caught collective operation timeout", True), True),
         (
             (WORKER_DIED, "the worker was killed by SIGABRT because a collective timed out", False),

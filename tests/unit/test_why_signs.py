@@ -96,6 +96,7 @@ ECHOES = [
     NCCL,
     f"RuntimeError: {GLOO}Connection closed by peer [10.0.0.2]:41231",
     f"RuntimeError: {GLOO}Timed out waiting 1800000ms for recv operation to complete",
+    "RuntimeError: Application timeout caused pair closure",
     "DistNetworkError: The client socket has timed out after 60000ms while trying to connect to",
     "DistStoreError: Timed out after 61 seconds waiting for clients. 1/2 clients joined.",
     "BrokenPipeError: [Errno 32] Broken pipe",

@@ -123,7 +123,7 @@ SIGNS = (
         Category.NETWORK,
         r"connection (was )?(closed|reset|aborted)|closed by (remote )?peer|broken pipe"
         r"|(connection|collective) timed out|connection refused|socket timeout"
-        r"|ConnectionResetError|BrokenPipeError"
+        r"|ConnectionResetError|BrokenPipeError|timeout caused pair closure"
         r"|\bgloo\b|\bNCCL\b|^Dist\w*Error|TCPStore|store->get|recvValue|Watchdog caught collective"
         r"|timed out waiting \d+ ?ms|ncclRemoteError|remote process exited|ProcessGroup\w* watchdog"
         r"|^Ray\w*Error|ActorDiedError|killed by SIGTERM|^SystemExit: .*SIGTERM|^SIGTERM",
