@@ -24,6 +24,9 @@ TORCH = "/env/lib/python3.11/site-packages/torch"
 REDUCE = Frame("all_reduce", f"{TORCH}/distributed/distributed_c10d.py", 9)
 ENGINE = Frame("_engine_run_backward", f"{TORCH}/autograd/graph.py", 979)
 STEP = Frame("training_step", "/home/me/train.py", 31)
+BARRIER = Frame("barrier", f"{TORCH}/distributed/distributed_c10d.py", 5)
+FIT = Frame("fit", "/env/lib/python3.11/site-packages/lightning/pytorch/trainer/trainer.py", 1)
+MAIN = Frame("<module>", "/home/me/train.py", 60)
 LOCK = Frame("wait", "/usr/lib/python3.11/threading.py", 327)
 
 
@@ -81,6 +84,18 @@ CASES = {
             "ranks wait in different collectives: rank 0 on node 0 (n0) waits in a collective "
             "(all_reduce) while forward, at training_step (me/train.py:31); rank 1 on node 1 (n1) "
             "waits in a collective while backward, at _engine_run_backward (autograd/graph.py:979)"
+        ),
+    ),
+    "of many collectives, one is called by a hook of the user's own": (
+        [
+            state(0, "optimizing", REDUCE, FIT, MAIN),
+            state(1, "optimizing", REDUCE, STEP, FIT, MAIN),
+            state(2, "waiting", BARRIER, FIT, MAIN),
+        ],
+        [1],
+        (
+            "ranks wait in different collectives: rank 1 on node 1 (n1) waits in a collective "
+            "(all_reduce) while optimizing, at training_step (me/train.py:31)"
         ),
     ),
     "all are in the same collective": (

@@ -19,6 +19,7 @@ _ENGINE = "_engine_run_backward"
 _LIBRARIES = re.compile(
     r"(site|dist)-packages/|lib/python\d|^<|getiaction_launch/|importlib|^(threading|queue)\.py"
 )
+_LIGHTNING = re.compile(r"/(lightning/|pytorch_lightning/)")
 _TIMEOUT = re.compile(r"timed? ?out|timeout")
 _IN_STEP = ("fetching", "forward", "backward", "optimizing")
 _IN_FIT = (*_IN_STEP, "validating", "saving")
@@ -60,6 +61,18 @@ class RankState:
         is_backward = self.phase in ("backward", "starting")
         is_engine = is_backward and innermost[0].function == _ENGINE
         return is_engine or bool(_COLLECTIVES.search(innermost[0].file))
+
+    @property
+    def is_in_own_collective(self) -> bool:
+        """Whether the user's own code waits in a hook that Lightning has called.
+
+        Lightning's own collectives are the same on all ranks, those of a hook may not be.
+        """
+        calls = [bool(_LIBRARIES.search(frame.file)) for frame in self.stacks.frames]
+        if all(calls):
+            return False
+        callers = self.stacks.frames[calls.index(False) :]
+        return any(_LIGHTNING.search(frame.file) for frame in callers)
 
     @property
     def place(self) -> Frame | None:
@@ -183,10 +196,11 @@ def _odd(odd: Sequence[RankState], states: Sequence[RankState]) -> Odd:
 
 def _of_collectives(states: Sequence[RankState]) -> Odd:
     """Find the ranks that wait in another collective than the others."""
-    few = _fewest(states, _frames)
-    if not few and len({_frames(each) for each in states}) < 2:  # noqa: PLR2004 - all the same
+    if len({_frames(each) for each in states}) < 2:  # noqa: PLR2004 - all the same
         return Odd([], f"all ranks wait in the same collective: {states[0]} {states[0].what}")
-    odd = few or list(states)
+    own = [each for each in states if each.is_in_own_collective]
+    few = own if 2 * len(own) < len(states) else []
+    odd = few or _fewest(states, _frames) or sorted(states, key=lambda each: each not in own)
     words = "; ".join(f"{each} {each.what}" for each in odd[:_SHOWN])
     return Odd([each.rank for each in odd], f"ranks wait in different collectives: {words}")
 
