@@ -45,7 +45,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 CONTROL_GROUPS = Path("/sys/fs/cgroup/memory")
 GROUP_BYTES, DISK_BYTES = 3 << 30, 16 << 20
 POLL_SECONDS = 0.25
-LIMIT_SECONDS = 600
+LIMIT_SECONDS = 240
 WATCH_SECONDS, ASK_SECONDS = 20, 2
 """How long a healthy run is watched, and how often ``why`` is asked about a run that trains."""
 TORCHRUN_SECONDS = 60

@@ -216,6 +216,7 @@ class Interruption(OwnCallback):
         prepare_loader(loader, trainer)
         if trainer.training:
             self._epoch_order.prepare(loader)
+            heart().prepare_fetch()
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let SIGTERM end the process: before training there is nothing to save."""
