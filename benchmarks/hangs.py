@@ -84,7 +84,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parallel", type=int, default=4, help="runs at the same time")
     parser.add_argument("--limit-seconds", type=float, default=20, help="limit of the watchdog")
-    parser.add_argument("--without-torchrun", action="store_true", help="only the launcher")
+    starters = ("launcher", "torchrun")
+    parser.add_argument("--by", choices=starters, help="only what one of them says")
     args = parser.parse_args()
     cases = [case for case in plant(args.seed) if not args.only or args.only in str(case)]
     if os.geteuid() != 0 or not (CONTROL_GROUPS / "cgroup.procs").exists():
@@ -103,15 +104,16 @@ def main() -> None:
             return outcome
 
         with ThreadPoolExecutor(args.parallel) as pool:
-            outcomes = list(pool.map(attempt, enumerate(cases)))
-        report(outcomes)
-        if not args.without_torchrun:
-            firsts = {case.kind: case for case in reversed(cases)}
-            others = [case for case in firsts.values() if has_rival(case)]
-            with ThreadPoolExecutor(args.parallel) as pool:
+            if args.by != "torchrun":
+                report(list(pool.map(attempt, enumerate(cases))))
+            if args.by != "launcher":
+                firsts = {case.kind: case for case in reversed(cases)}
+                others = [case for case in firsts.values() if has_rival(case)]
                 named = list(pool.map(lambda case: by_torchrun(case, Path(name)), others))
-            kinds = ", ".join(sorted(c.kind for c, is_ in zip(others, named, strict=True) if is_))
-            print(f"torchrun names the rank in {sum(named)} of {len(others)}: {kinds or 'none'}")
+                kinds = sorted(c.kind for c, is_ in zip(others, named, strict=True) if is_)
+                print(
+                    f"torchrun names the rank in {sum(named)} of {len(others)}:", *kinds, sep="\n  "
+                )
     print(f"seconds: {time.monotonic() - started_at:.0f}")
 
 
@@ -160,7 +162,7 @@ class Trial:
 
     def __exit__(self, *_: object) -> None:
         """End its processes, and remove its files."""
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
+        with contextlib.suppress(CaseError, OSError, subprocess.SubprocessError):
             self.type("cancel", str(self.run))
         for process in processes_in(self.directory):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -398,10 +400,11 @@ def by_torchrun(case: Case, folder: Path) -> bool:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(TORCHRUN_SECONDS)
         text = log.read_text(errors="replace")
-        for each in psutil.Process(process.pid).children(recursive=True):
-            each.kill()
-        process.kill()
-        process.wait()
+        if process.poll() is None:
+            for each in psutil.Process(process.pid).children(recursive=True):
+                each.kill()
+            process.kill()
+            process.wait()
     cause = re.search(r"Root Cause .*?\n\s+rank\s+: (\d+) ", text, re.DOTALL)
     return cause is not None and int(cause[1]) == case.rank
 
