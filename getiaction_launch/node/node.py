@@ -304,6 +304,10 @@ def main() -> int:
     except RunLostError as loss:
         sys.stderr.write(f"node {arguments.node_rank}: ended, because {loss}\n")
         return EXIT_FAILED
+    finally:
+        # Beware: an interpreter that ends resets handlers. If another node fails at the same time,
+        # the signal that ends the others would kill this one, which would count as lost.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 if __name__ == "__main__":
