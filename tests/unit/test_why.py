@@ -137,6 +137,25 @@ def test_same_error_on_all_ranks_is_said_once(run, why):
     assert "Ranks 1, 2 and 3 failed with the same error" in found["summary"]
 
 
+def test_crash_in_a_process_of_a_loader_is_read_in_the_log(run, why):
+    """The worker only sees that the process has gone; faulthandler has printed its stack."""
+    error(
+        run,
+        1,
+        "RuntimeError",
+        "DataLoader worker (pid(s) 8483) exited unexpectedly",
+        traceback='  File "/home/me/train.py", line 9, in <module>\nRuntimeError: it has exited',
+    )
+    (run.log_directory(0) / "rank_1.log").write_text(
+        "Fatal Python error: Segmentation fault\n\nThread 0x1 (most recent call first):\n"
+        '  File "/home/me/camera.py", line 7 in grab\n  File "/home/me/train.py", line 3 in load\n'
+    )
+    FAILED.write(run)
+    found = why()
+    assert (found["category"], found["rank"]) == ("native code", 1)
+    assert found["where"] == "camera.py:7 in grab"
+
+
 def test_host_memory_asks_for_twice_as_much(run, slurm, why):
     """On SLURM the fitting command is a resume with more memory, and it works."""
     run.write("job", {"job_id": "11", "backend": {**SLURM, "init_args": {"memory_mb": 4000}}})

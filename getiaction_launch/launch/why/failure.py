@@ -9,7 +9,7 @@ from pathlib import Path
 
 from getiaction_launch.launch.logs import read_lines
 from getiaction_launch.launch.why.frames import fatal, quoted, user_frame
-from getiaction_launch.launch.why.signs import Category, Meaning, meaning
+from getiaction_launch.launch.why.signs import Category, Meaning, meaning, says_little
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.text import shorten
 from getiaction_launch.run.node_records import COLLECTIVE_TIMED_OUT, NodeEnd, WorkerError
@@ -146,7 +146,7 @@ def _read_errors(run: Run, attempt: int, damaged: list[str]) -> Iterator[_Report
         if error is None:
             return None
         log: list[str] = []
-        if not error.traceback:
+        if not error.traceback or says_little(error.summary):
             log = log_tail(path.with_name(f"rank_{error.rank}.log"), READ_LINES)
             log = fatal(log, READ_LINES) or log[-LOG_LINES:]
         return _Reported(error, path, log, meaning(error.summary, "\n".join(log)))
@@ -173,7 +173,8 @@ def _from_errors(
     if first.error.type == "WorkerDied" and record.cause is Cause.OUT_OF_MEMORY:
         category = Category.HOST_MEMORY
     directory = plan.working_directory if plan else "/"
-    said = "\n".join([error.traceback, error.message, *fatal(first.log, READ_LINES)])
+    crash = "\n".join(fatal(first.log, READ_LINES))
+    said = crash or f"{error.traceback}\n{error.message}"
     same = [o.error.rank for o in others if o.meaning == first.meaning and _alike(o.error, error)]
     ranks = {each.error.rank for each in reported}
     world = range(plan.topology.world_size) if plan else ()

@@ -162,6 +162,11 @@ IN_LOGS = (
         is_echo=True,
     ),
     Sign(Category.ENVIRONMENT, r"^(ModuleNotFoundError|ImportError): |cannot open shared object"),
+    Sign(
+        Category.NATIVE,
+        # Not Aborted: that is how NCCL ends a process whose collective has timed out.
+        r"^Fatal Python error: (Segmentation fault|Illegal instruction|Floating point)",
+    ),
     Sign(Category.CODE, r"^Traceback \(most recent call last\):"),
 )
 """What the end of a log says of a worker that could not report an exception itself."""
@@ -182,6 +187,11 @@ class Meaning:
     is_echo: bool = False
 
 
+def says_little(summary: str) -> bool:
+    """Whether only the log of a worker can say what an error means."""
+    return re.search(_UNSAID, summary) is not None
+
+
 def meaning(summary: str, log: str = "") -> Meaning:
     """Return what an error means; an exception without a sign is one of the user's program.
 
@@ -190,7 +200,7 @@ def meaning(summary: str, log: str = "") -> Meaning:
         log: The end of that worker's log, which counts if the error says little itself.
     """
     found = next((sign for sign in SIGNS if sign.fits(summary)), None)
-    if log and re.search(_UNSAID, summary) and not (found and found.category in _CERTAIN):
+    if log and says_little(summary) and not (found and found.category in _CERTAIN):
         said = next((s for s in IN_LOGS if re.search(s.words, log, re.MULTILINE)), None)
         found = said or found
     if found:
