@@ -157,6 +157,9 @@ def faults() -> Iterator[Case]:
             case = Case(kind, deed, place, category, words, lasts=category == SLOW)
             if program:
                 case = replace(case, program=program[0])
+            if not is_hang and category != SLOW:
+                # What ends by itself may be slow to do so: memory is reclaimed before it runs out.
+                case = replace(case, limit_minutes=10)
             if deed.startswith("missing"):
                 case = replace(case, category="environment")
             if place == "loader" and category == STALL:
