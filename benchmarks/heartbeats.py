@@ -38,7 +38,7 @@ RESULT = "seconds.json"
 def main() -> None:
     """Measure, and print the medians and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=150, help="pairs of blocks of 40 steps")
+    parser.add_argument("--pairs", type=int, default=30, help="pairs of blocks of 40 steps")
     parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.train:

@@ -138,7 +138,7 @@ def test_same_error_on_all_ranks_is_said_once(run, why):
 
 
 def test_crash_in_a_process_of_a_loader_is_read_in_the_log(run, why):
-    """The worker only sees that the process has gone; faulthandler has printed its stack."""
+    """The worker only sees that it has gone; torch or faulthandler has printed why."""
     error(
         run,
         1,
@@ -154,6 +154,10 @@ def test_crash_in_a_process_of_a_loader_is_read_in_the_log(run, why):
     found = why()
     assert (found["category"], found["rank"]) == ("native code", 1)
     assert found["where"] == "camera.py:7 in grab"
+    lines = ["ERROR: Unexpected segmentation fault encountered in worker.", *["  a frame"] * 40]
+    (run.log_directory(0) / "rank_1.log").write_text("\n".join(lines))
+    found = why()
+    assert (found["category"], found["where"]) == ("native code", "train.py:9")
 
 
 def test_host_memory_asks_for_twice_as_much(run, slurm, why):

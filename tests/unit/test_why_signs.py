@@ -112,6 +112,7 @@ LOGS = [
     (Category.NETWORK, True, "[rank1]:[E] Watchdog caught collective operation timeout: WorkNCCL("),
     (Category.DISK, False, "cp: error writing 'x': No space left on device"),
     (Category.NATIVE, False, "training"),
+    (Category.NATIVE, False, "ERROR: Unexpected segmentation fault encountered in worker."),
     (Category.NATIVE, False, "Fatal Python error: Segmentation fault\n\nCurrent thread 0x1"),
 ]
 

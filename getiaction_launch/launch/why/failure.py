@@ -148,7 +148,8 @@ def _read_errors(run: Run, attempt: int, damaged: list[str]) -> Iterator[_Report
         log: list[str] = []
         if not error.traceback or says_little(error.summary):
             log = log_tail(path.with_name(f"rank_{error.rank}.log"), READ_LINES)
-            log = fatal(log, READ_LINES) or log[-LOG_LINES:]
+            # What a loader's process has printed comes before the traceback of its worker.
+            log = fatal(log, READ_LINES) or log[-(READ_LINES if error.traceback else LOG_LINES) :]
         return _Reported(error, path, log, meaning(error.summary, "\n".join(log)))
 
     if is_remote(run.directory):

@@ -165,7 +165,8 @@ IN_LOGS = (
     Sign(
         Category.NATIVE,
         # Not Aborted: that is how NCCL ends a process whose collective has timed out.
-        r"^Fatal Python error: (Segmentation fault|Illegal instruction|Floating point)",
+        r"^Fatal Python error: (Segmentation fault|Illegal instruction|Floating point)"
+        r"|Unexpected (segmentation fault|floating-point exception) encountered in worker",
     ),
     Sign(Category.CODE, r"^Traceback \(most recent call last\):"),
 )
