@@ -208,6 +208,10 @@ def fewer_batches() -> None:
     """Have less data than the others."""
 
 
+def nothing() -> None:
+    """Be healthy."""
+
+
 def slow() -> None:
     """Take longer than the others."""
     time.sleep(SLOW_SECONDS)
