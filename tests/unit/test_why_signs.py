@@ -24,6 +24,7 @@ MEANT = [
     ),
     (Category.SHARED_MEMORY, "WorkerDied: the worker was killed by SIGBUS"),
     (Category.SHARED_MEMORY, "RuntimeError: unable to mmap 8 bytes from file </torch_1_2>: x (12)"),
+    (Category.DISK, "OSError: Not enough free space to write 536870912 bytes after offset 128"),
     (Category.DISK, "OSError: [Errno 28] No space left on device: '/scratch/a.ckpt'"),
     (Category.DISK, "OSError: [Errno 122] Disk quota exceeded"),
     (Category.DISK, "OSError: [Errno 116] Stale file handle"),

@@ -73,7 +73,8 @@ SIGNS = (
     ),
     Sign(
         Category.DISK,
-        r"No space left on device|Disk quota exceeded|Read-only file system|Stale file handle"
+        r"No space left on device|Not enough free space to write|Disk quota exceeded"
+        r"|Read-only file system|Stale file handle"
         r"|Input/output error|\[Errno (5|28|30|116|122)\]"
         r"|PytorchStreamWriter failed|inline_container\.cc.*unexpected pos",
     ),
