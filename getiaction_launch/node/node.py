@@ -29,7 +29,7 @@ from getiaction_launch.node.environment import (
 from getiaction_launch.node.guard import Guard, RunLostError
 from getiaction_launch.node.head import NOT_STARTED
 from getiaction_launch.node.network.meeting import meet
-from getiaction_launch.node.watchdog import Watchdog
+from getiaction_launch.node.watching.watchdog import Watchdog
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt
 from getiaction_launch.run.loggers import tracking_variables
@@ -171,8 +171,7 @@ def _run_workers(
                     failed = True
                     is_oom = count_oom_kills() > oom_kills
                     record_death(attempt, rank, node_rank, worker.returncode, is_oom=is_oom)
-    if failed:
-        watchdog.note_failure(_first_error(attempt), alive)
+    watchdog.note_failure(_first_error(attempt), alive)
     was_warned = stop.signal is signal.SIGUSR2
     patience_seconds = max(grace_seconds, warning_seconds) if was_warned else grace_seconds
     if guard.confirm_loss():
@@ -180,7 +179,7 @@ def _run_workers(
     else:
         _stop(attempt, list(workers.values()), patience_seconds)
     kill_processes_of(str(run.local.directory), [attempt.token], GROUP_RANK=str(node_rank))
-    beats.close()
+    watchdog.close()
     if failed:
         return EXIT_FAILED
     was_interrupted = any(worker.returncode == EXIT_INTERRUPTED for worker in workers.values())
@@ -314,6 +313,10 @@ def main() -> int:
         sys.stderr.write(f"node {arguments.node_rank}: ended, because {loss}\n")
     except (UnreachableError, CheckError) as error:  # recorded as the error of a worker
         sys.stderr.write(f"node {arguments.node_rank}: {error}\n")
+    finally:
+        # Beware: an interpreter that ends resets handlers. If another node fails at the same time,
+        # the signal that ends the others would kill this one, which would count as lost.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return EXIT_FAILED
 
 

@@ -20,7 +20,7 @@ def duration(seconds: float) -> str:
 
 
 def age(seconds: float) -> str:
-    """Write how long ago something was; what lies in the future, by another clock, is now.
+    """Write how long ago something was, or began; what lies in the future, by a clock, is now.
 
     Args:
         seconds: How many seconds have passed since then.

@@ -17,6 +17,9 @@ WORKER_DIED = "WorkerDied"
 TIMED_OUT = "because a collective timed out"
 """How the message about a worker ends that NCCL's watchdog has aborted."""
 
+COLLECTIVE_TIMED_OUT = "a collective timed out"
+"""How the reason of an attempt begins that names the ranks for which a collective has waited."""
+
 STALLED = "Stalled"
 """Type of the error of a rank that the others have waited for in vain."""
 

@@ -18,7 +18,12 @@ from getiaction_launch.run.beats.records import read_beats
 from getiaction_launch.run.beats.stacks import NodeStacks
 from getiaction_launch.run.checkpoint import newest
 from getiaction_launch.run.finished import finished_fits
-from getiaction_launch.run.node_records import STALLED, WORKER_DIED, WorkerError
+from getiaction_launch.run.node_records import (
+    COLLECTIVE_TIMED_OUT,
+    STALLED,
+    WORKER_DIED,
+    WorkerError,
+)
 from getiaction_launch.run.records import AttemptRecord, Cancel, Done, Progress, read_attempts
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED, Cause, JobState
@@ -86,7 +91,7 @@ def _of_error(
     if error.type == STALLED:
         return Ending(JobState.INTERRUPTED, Cause.STALL, error.message)
     if has_timed_out(error) and (absent := _absent(run, attempt)):
-        reason = f"a collective timed out: {absent.reason}; {error}"
+        reason = f"{COLLECTIVE_TIMED_OUT}: {absent.reason}; {error}"
         return Ending(JobState.FAILED, Cause.CRASH, reason)
     is_oom = error.type == "OutOfMemory"
     is_oom = is_oom or (error.type == WORKER_DIED and stopped_by is Cause.OUT_OF_MEMORY)

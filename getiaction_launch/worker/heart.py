@@ -59,6 +59,10 @@ class Heart:
         """Note that the next batch is being fetched."""
         self.beat("fetching", self._in_step)
 
+    def prepare_fetch(self) -> None:
+        """Note that a loader is about to be read for the first time, of a stream at once."""
+        self.beat("fetching", Pause.SETUP)
+
     def begin_steps(self, done: int) -> None:
         """Note how many steps there have been when training begins or resumes.
 

@@ -30,7 +30,6 @@ from getiaction_launch.run.checkpoint import Interrupted
 from getiaction_launch.run.run import Run
 from getiaction_launch.system.stop import on_sigterm
 from getiaction_launch.worker.assignment import own_attempt, own_run
-from getiaction_launch.worker.beats import Beats
 from getiaction_launch.worker.fitting.agreement import Agreement, Verdict, is_due
 from getiaction_launch.worker.fitting.background import saving_in_background
 from getiaction_launch.worker.fitting.epoch import Epoch
@@ -217,6 +216,7 @@ class Interruption(OwnCallback):
         prepare_loader(loader, trainer)
         if trainer.training:
             self._epoch_order.prepare(loader)
+            heart().prepare_fetch()
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let SIGTERM end the process: before training there is nothing to save."""
@@ -347,4 +347,4 @@ def _request(*_signal: object) -> None:
     Interruption.is_requested = True
 
 
-_KINDS = (Interruption, ProgressReport, Histories, Leftovers, Beats)
+_KINDS = (Interruption, ProgressReport, Histories, Leftovers)

@@ -1,4 +1,7 @@
-"""Reports how far training is: rank 0 writes ``launch/progress.json`` for everybody who watches."""
+"""Reports how far training is: rank 0 writes ``launch/progress.json`` for everybody who watches.
+
+What each rank does at the moment is noted for its node (:mod:`getiaction_launch.worker.beats`).
+"""
 
 import contextlib
 import math
@@ -17,9 +20,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from getiaction_launch.run.metric import LOSS, warnings
 from getiaction_launch.run.records import STARTING, Progress
 from getiaction_launch.run.run import Run
+from getiaction_launch.worker.beats import Beats
 from getiaction_launch.worker.fitting.batches import batches_done, total_batches
 from getiaction_launch.worker.fitting.judgement import LossWatch, monitored
-from getiaction_launch.worker.fitting.ownership import OwnCallback
 from getiaction_launch.worker.kept import named_checkpoints
 from getiaction_launch.worker.lightning_seams import LightningState
 
@@ -37,7 +40,7 @@ def say(message: str) -> None:
     sys.stderr.write(f"getiaction-launch: {message}\n")
 
 
-class ProgressReport(OwnCallback):
+class ProgressReport(Beats):
     """Writes ``launch/progress.json`` when training starts, once a second, and when it ends.
 
     Args:
@@ -71,7 +74,7 @@ class ProgressReport(OwnCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report how many steps and epochs there are."""
-        del pl_module
+        super().on_train_start(trainer, pl_module)
         self._losses = LossWatch()
         self._started_at, self._first_step = time.time(), batches_done(trainer)
         if trainer.is_global_zero:
@@ -93,6 +96,7 @@ class ProgressReport(OwnCallback):
         self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor
     ) -> None:
         """Note whether the loss is finite."""
+        super().on_before_backward(trainer, pl_module, loss)
         del pl_module
         self._losses.see(loss, batches_done(trainer))
 
@@ -107,6 +111,7 @@ class ProgressReport(OwnCallback):
         """Report the step, at most once in :data:`PERIOD_SECONDS`."""
         del pl_module, outputs, batch, batch_idx
         self._losses.end_batch()
+        super().on_train_batch_end()
         if trainer.is_global_zero and time.monotonic() >= self._next_at:
             self._next_at = time.monotonic() + PERIOD_SECONDS
             self._report_step(trainer, "training")
@@ -124,6 +129,7 @@ class ProgressReport(OwnCallback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: LightningState
     ) -> None:
         """Keep in the launcher's checkpoints since when the loss has not been finite."""
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
         del trainer, pl_module
         if STATE_KEY in checkpoint:
             checkpoint[STATE_KEY]["not_finite"] = self._not_finite | self._loss_since()

@@ -71,8 +71,10 @@ def main() -> None:
             # Such as argparse's complaint, which stands in no exception.
             said = _last_words(run, attempt)
             message = f"{said} (exit code {error.code})" if said else f"exit code {error.code}"
+        is_consequence = _is_lost_peer(error)
         # A loader process that the kernel kills to free memory raises a plain RuntimeError here.
-        if _is_out_of_memory(error) or count_oom_kills() > oom_kills:
+        has_lost_process = count_oom_kills() > oom_kills and not is_consequence
+        if _is_out_of_memory(error) or has_lost_process:
             name, message = "OutOfMemory", f"{name}: {message}"
         record = WorkerError(
             rank=int(os.environ["RANK"]),
@@ -81,7 +83,7 @@ def main() -> None:
             type=name,
             message=_with_typed_frames(run, message),
             traceback=_with_typed_frames(run, traceback.format_exc()),
-            is_consequence=_is_lost_peer(error),
+            is_consequence=is_consequence,
         )
         with contextlib.suppress(OSError):  # a full disk must not hide the error
             run.write_error(attempt, record)
@@ -151,7 +153,10 @@ def _run_script(script: list[str]) -> None:
 def _is_lost_peer(error: BaseException) -> bool:
     """Whether a collective raises such an error when another rank is gone."""
     text = f"{type(error).__name__}: {error}".lower()
-    words = ("gloo", "nccl", "connection closed by peer", "connection reset", "sigterm")
+    words = (
+        *("gloo", "nccl", "connection closed by peer", "connection reset", "sigterm"),
+        "timeout caused pair closure",  # of gloo, which does not name itself here
+    )
     is_rays = type(error).__module__.startswith("ray.exceptions")  # an actor on another node
     is_torchs = type(error).__name__.startswith("Dist")
     return is_rays or is_torchs or any(word in text for word in words)

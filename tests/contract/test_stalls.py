@@ -124,7 +124,8 @@ def test_when_a_collective_times_out_the_rank_that_did_not_come_is_named(
     status = status_of(getiaction_launch, str(run))
     assert (status["state"], status["cause"]) == ("FAILED", "crash")
     assert status["reason"].startswith("a collective timed out: rank 1 on node 1 (")
-    assert "is in its forward pass" in status["reason"]
+    assert "is in its forward pass, at in_a_lock (" in status["reason"]
+    assert json.loads(getiaction_launch("why", "--json", str(run)).stdout)["rank"] == 1
 
 
 @pytest.mark.parametrize("cluster", ["local", "slurm"], indirect=True)

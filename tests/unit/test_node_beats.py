@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from getiaction_launch.node import beats as module
-from getiaction_launch.node.beats import FLOOR_SECONDS, LONGEST_LOOK_SECONDS, Beats, Pulse
+from getiaction_launch.node.watching import beats as module
+from getiaction_launch.node.watching.beats import FLOOR_SECONDS, LONGEST_LOOK_SECONDS, Beats, Pulse
 from getiaction_launch.plan.plan import Stalls
 from getiaction_launch.run.attempt import Attempt
 from getiaction_launch.run.beats import NodeBeats
@@ -186,6 +186,42 @@ def test_the_record_says_step_phase_and_pace(clock, tmp_path):
     assert (rank.step_at, rank.phase_since) == (clock.seconds - 0.5, clock.seconds)
     assert rank.seconds_per_step == pytest.approx(2)
     assert rank.phase_seconds == {"forward": 8.0, "optimizing": 0.5}
+
+
+def test_recent_steps_are_kept_apart_from_those_of_the_whole_attempt(both):
+    """A rank that has become slow is found although it was fast for hours."""
+    heart, pulse, after = both
+    heart.begin_steps(0)
+    step(heart, after, 1)
+    assert pulse.recent_seconds == {}
+    for _ in range(100):
+        step(heart, after, 1)
+    assert pulse.recent_seconds == pytest.approx(
+        {"fetching": 0.1, "forward": 1, "optimizing": 0.1}, rel=0.01
+    )
+    for _ in range(module._MARKS):
+        step(heart, after, 3)
+    assert pulse.recent_seconds["forward"] == pytest.approx(3)
+    heart.begin_steps(0)
+    step(heart, after, 2)
+    assert pulse.recent_seconds == {}, "another fit of the program"
+
+
+def test_what_ranks_do_before_they_are_ended_can_be_kept(clock, tmp_path):
+    """SIGTERM may free the one that the others have waited for, and then it does something else."""
+    run = Run.claim(str(tmp_path), "act")
+    beats = Beats(Attempt(run, 0, "n1:1", None, "token"), 0, LEARNED, [])
+    _, (memory, _) = beats.open(3)
+    heart = Heart(BeatMemory(memory))
+    beats.opened(3, memory, pid=17)
+    heart.in_step("forward")
+    beats.keep()
+    heart.beat("finished", Pause.UNKNOWN)
+    clock.seconds += 5
+    assert beats.look([3]) is False
+    beats.close()
+    (rank,) = NodeBeats.read(run, 0, 0).ranks
+    assert rank.phase == "forward"
 
 
 def test_what_cannot_be_a_beat_is_left_out():

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from getiaction_launch.node import stacks as module
-from getiaction_launch.node.stacks import is_stopped, parse_faulthandler, read_stacks
+from getiaction_launch.node.watching import stacks as module
+from getiaction_launch.node.watching.stacks import is_stopped, parse_faulthandler, read_stacks
 from getiaction_launch.run.beats.memory import BEAT_VARIABLE, create_memory
 
 LIMIT_SECONDS = 60

@@ -24,6 +24,9 @@ TORCH = "/env/lib/python3.11/site-packages/torch"
 REDUCE = Frame("all_reduce", f"{TORCH}/distributed/distributed_c10d.py", 9)
 ENGINE = Frame("_engine_run_backward", f"{TORCH}/autograd/graph.py", 979)
 STEP = Frame("training_step", "/home/me/train.py", 31)
+BARRIER = Frame("barrier", f"{TORCH}/distributed/distributed_c10d.py", 5)
+FIT = Frame("fit", "/env/lib/python3.11/site-packages/lightning/pytorch/trainer/trainer.py", 1)
+MAIN = Frame("<module>", "/home/me/train.py", 60)
 LOCK = Frame("wait", "/usr/lib/python3.11/threading.py", 327)
 
 
@@ -40,6 +43,14 @@ CASES = {
         (
             "rank 1 on node 1 (n1) is in its forward pass, at training_step (me/train.py:31); "
             "the other one waits"
+        ),
+    ),
+    "a program without Lightning": (
+        [state(0, "starting", LOCK, STEP), state(1, "starting", ENGINE, STEP)],
+        [0],
+        (
+            "rank 0 on node 0 (n0) is outside of the training loop, at training_step "
+            "(me/train.py:31); the other one waits"
         ),
     ),
     "a loader, while the others agree": (
@@ -73,6 +84,18 @@ CASES = {
             "ranks wait in different collectives: rank 0 on node 0 (n0) waits in a collective "
             "(all_reduce) while forward, at training_step (me/train.py:31); rank 1 on node 1 (n1) "
             "waits in a collective while backward, at _engine_run_backward (autograd/graph.py:979)"
+        ),
+    ),
+    "of many collectives, one is called by a hook of the user's own": (
+        [
+            state(0, "optimizing", REDUCE, FIT, MAIN),
+            state(1, "optimizing", REDUCE, STEP, FIT, MAIN),
+            state(2, "waiting", BARRIER, FIT, MAIN),
+        ],
+        [1],
+        (
+            "ranks wait in different collectives: rank 1 on node 1 (n1) waits in a collective "
+            "(all_reduce) while optimizing, at training_step (me/train.py:31)"
         ),
     ),
     "all are in the same collective": (
@@ -133,6 +156,7 @@ def test_many_odd_ranks_are_counted():
     ("error", "expected"),
     [
         (("RuntimeError", "[gloo] Timed out waiting 1800000ms for recv", True), True),
+        (("RuntimeError", "Application timeout caused pair closure", True), True),
         (("DistBackendError", "Watchdog caught collective operation timeout", True), True),
         (
             (WORKER_DIED, "the worker was killed by SIGABRT because a collective timed out", False),
@@ -156,6 +180,7 @@ def test_ranks_that_did_not_arrive_are_named():
     odd = find_absent([state(0, "finished"), state(1, "fetching", LOCK, STEP)])
     assert odd.ranks == [1]
     assert "is fetching a batch, at training_step (me/train.py:31)" in odd.reason
+    assert find_absent([state(0, "finished"), state(1, "validating", STEP)]).ranks == [1]
     assert find_absent([state(0, "finished"), state(1, "finished")]) is None
     assert find_absent([state(0, "forward"), state(1, "forward")]) is None
 

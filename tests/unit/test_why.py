@@ -152,6 +152,29 @@ def test_same_error_on_all_ranks_is_said_once(run, why):
     assert "Ranks 1, 2 and 3 failed with the same error" in found["summary"]
 
 
+def test_crash_in_a_process_of_a_loader_is_read_in_the_log(run, why):
+    """The worker only sees that it has gone; torch or faulthandler has printed why."""
+    error(
+        run,
+        1,
+        "RuntimeError",
+        "DataLoader worker (pid(s) 8483) exited unexpectedly",
+        traceback='  File "/home/me/train.py", line 9, in <module>\nRuntimeError: it has exited',
+    )
+    (run.log_directory(0) / "rank_1.log").write_text(
+        "Fatal Python error: Segmentation fault\n\nThread 0x1 (most recent call first):\n"
+        '  File "/home/me/camera.py", line 7 in grab\n  File "/home/me/train.py", line 3 in load\n'
+    )
+    FAILED.write(run)
+    found = why()
+    assert (found["category"], found["rank"]) == ("native code", 1)
+    assert found["where"] == "camera.py:7 in grab"
+    lines = ["ERROR: Unexpected segmentation fault encountered in worker.", *["  a frame"] * 40]
+    (run.log_directory(0) / "rank_1.log").write_text("\n".join(lines))
+    found = why()
+    assert (found["category"], found["where"]) == ("native code", "train.py:9")
+
+
 def test_host_memory_asks_for_twice_as_much(run, slurm, why):
     """On SLURM the fitting command is a resume with more memory, and it works."""
     run.write("job", {"job_id": "11", "backend": {**SLURM, "init_args": {"memory_mb": 4000}}})
@@ -366,13 +389,45 @@ def test_slow_step_is_compared_with_the_usual_ones(training, why):
     assert found["category"] is None
 
 
-def test_rank_that_the_others_wait_for_is_named(training, why):
-    """No node has noticed yet that no step comes."""
-    beats(training, beat(0, ago=300, phase="waiting"), beat(1, ago=300, phase="waiting"))
-    beats(training, beat(2, ago=300, phase="waiting"), beat(3, ago=300, phase="fetching"), node=1)
+@pytest.mark.parametrize(("limit", "category"), [(200.0, "stall"), (900.0, None)])
+def test_rank_that_the_others_wait_for_is_named(training, why, limit, category):
+    """It is a stall once all ranks are silent for longer than their nodes have learned."""
+
+    def silent(rank, phase, ago):
+        known = beat(rank, ago=ago, phase=phase)
+        return replace(known, silent_seconds=ago, limit_seconds=limit)
+
+    # The hung rank was the last one to enter its forward pass.
+    beats(training, silent(0, "waiting", 300), silent(1, "backward", 299))
+    beats(training, silent(2, "backward", 301), silent(3, "forward", 298), node=1)
     found = why()
-    assert (found["category"], found["rank"], found["node"], found["host"]) == ("stall", 3, 1, "n2")
-    assert "rank 3 on node 1 (n2) has been fetching a batch for 5 min" in found["summary"]
+    assert (found["category"], found["rank"]) == (category, 3)
+    assert (found["node"], found["host"]) == (1, "n2")
+    assert "rank 3 on node 1 (n2) has been in the forward pass for 5 min" in found["summary"]
+    assert ("that counts as a stall after 15 min" in found["summary"]) is (category is None)
+    assert found["next"][0]["command"].startswith("getiaction-launch stacks ")
+
+
+def test_rank_that_slows_the_others_is_named(training, why):
+    """Steps take equally long on all ranks, but the slow one does not wait in its backward pass."""
+    fast = {"fetching": 0.01, "forward": 0.1, "backward": 0.4}
+    slow = {"fetching": 0.35, "forward": 0.1, "backward": 0.06}
+    ranks = [replace(beat(n, ago=0.4), recent_seconds=slow if n == 2 else fast) for n in range(4)]
+    beats(training, *ranks[:2])
+    beats(training, *ranks[2:], node=1)
+    found = why()
+    assert (found["category"], found["rank"], found["host"]) == ("slow rank", 2, "n2")
+    said = "it needs 0.51 s of its own for a step, 3.0 times as long as the others, mostly fetching"
+    assert said in found["summary"]
+    assert found["next"][0]["command"].startswith("getiaction-launch stacks --rank 2 ")
+
+
+def test_run_that_has_not_begun_is_looked_at_by_its_stacks(training, why):
+    """Nobody judges how long a program may take before its first step."""
+    beats(training, RankBeat(0, 1, 0, "starting", time.time() - 700))
+    found = why()
+    assert (found["category"], found["rank"]) == (None, None)
+    assert found["next"][-1]["command"].startswith("getiaction-launch stacks ")
 
 
 def test_stall_that_a_node_has_noticed_is_quoted(training, why):
@@ -399,6 +454,23 @@ def test_stall_that_has_ended_an_attempt_is_explained(run, why):
     assert found["summary"].startswith("Rank 3 on node 1 (n2) stood still: rank 3 on node 1 is")
     assert "rank 0 only follow from this" in found["summary"]
     assert "launch/logs/attempt_0/stacks.txt" in [each["source"] for each in found["evidence"]]
+
+
+def test_rank_that_did_not_arrive_is_named_where_a_collective_timed_out(run, why):
+    """The record of the attempt has it from the beats and stacks; the others only have waited."""
+    timeout = "[gloo] Timed out waiting 30000ms for recv operation to complete"
+    error(run, 0, "RuntimeError", timeout, is_consequence=True)
+    reason = (
+        "a collective timed out: rank 3 on node 1 (n2) is in its forward pass, at load (a.py:7)"
+    )
+    replace(FAILED, reason=f"{reason}; the others wait; rank 0 on node 0 (n1): {timeout}").write(
+        run
+    )
+    found = why()
+    assert (found["category"], found["rank"], found["node"]) == ("stall", 3, 1)
+    assert found["host"] == "n2"
+    assert "at load (a.py:7)" in found["summary"]
+    assert "rank 0 only follow from this" in found["summary"]
 
 
 def test_silent_node_is_named(training, why):

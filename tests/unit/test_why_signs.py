@@ -24,6 +24,7 @@ MEANT = [
     ),
     (Category.SHARED_MEMORY, "WorkerDied: the worker was killed by SIGBUS"),
     (Category.SHARED_MEMORY, "RuntimeError: unable to mmap 8 bytes from file </torch_1_2>: x (12)"),
+    (Category.DISK, "OSError: Not enough free space to write 536870912 bytes after offset 128"),
     (Category.DISK, "OSError: [Errno 28] No space left on device: '/scratch/a.ckpt'"),
     (Category.DISK, "OSError: [Errno 122] Disk quota exceeded"),
     (Category.DISK, "OSError: [Errno 116] Stale file handle"),
@@ -96,6 +97,7 @@ ECHOES = [
     NCCL,
     f"RuntimeError: {GLOO}Connection closed by peer [10.0.0.2]:41231",
     f"RuntimeError: {GLOO}Timed out waiting 1800000ms for recv operation to complete",
+    "RuntimeError: Application timeout caused pair closure",
     "DistNetworkError: The client socket has timed out after 60000ms while trying to connect to",
     "DistStoreError: Timed out after 61 seconds waiting for clients. 1/2 clients joined.",
     "BrokenPipeError: [Errno 32] Broken pipe",
@@ -111,6 +113,8 @@ LOGS = [
     (Category.NETWORK, True, "[rank1]:[E] Watchdog caught collective operation timeout: WorkNCCL("),
     (Category.DISK, False, "cp: error writing 'x': No space left on device"),
     (Category.NATIVE, False, "training"),
+    (Category.NATIVE, False, "ERROR: Unexpected segmentation fault encountered in worker."),
+    (Category.NATIVE, False, "Fatal Python error: Segmentation fault\n\nCurrent thread 0x1"),
 ]
 
 

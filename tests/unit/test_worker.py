@@ -18,6 +18,7 @@ from getiaction_launch.worker.worker import _is_lost_peer
     [
         (RuntimeError("[.../gloo/transport/tcp/pair.cc:534] Connection closed by peer"), True),
         (torch.distributed.DistBackendError("NCCL communicator was aborted on rank 0"), True),
+        (RuntimeError("Application timeout caused pair closure"), True),
         (ConnectionResetError("Connection reset by peer"), True),
         (ValueError("no such gripper"), False),
         (FileNotFoundError("checkpoint.ckpt"), False),
@@ -100,6 +101,11 @@ def test_a_loader_process_that_the_kernel_killed_is_want_of_memory(tmp_path, mon
 
     error = last_word(script, [3, 3], tmp_path / "another", monkeypatch)
     assert (error.type, error.message) == ("RuntimeError", words)
+
+    words = "[.../gloo/transport/tcp/pair.cc:553] Connection closed by peer"
+    script = f"raise RuntimeError({words!r})"
+    error = last_word(script, [3, 4], tmp_path / "peer", monkeypatch)
+    assert (error.type, error.is_consequence) == ("RuntimeError", True), "another rank was killed"
 
 
 @pytest.mark.parametrize(

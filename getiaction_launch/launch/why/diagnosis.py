@@ -268,15 +268,24 @@ def _running(found: Diagnosis, records: Records, failure: Failure | None, place:
     pace = read_pace(records.status.progress, records.beats)
     evidence = [Evidence(source, [line]) for source, line in pace.sources]
     steps = [Step("see what it logs", f"getiaction-launch logs -f {place}")]
-    if pace.is_stalled:
+    stacks = Step("see where each rank is", f"getiaction-launch stacks {place}")
+    if pace.category is Category.SLOW:
+        look = Step(
+            "see where that rank is", f"getiaction-launch stacks --rank {pace.rank} {place}"
+        )
+        steps = [look, Step("compare all ranks", f"getiaction-launch report {place}")]
+    elif pace.category or pace.rank is not None:
         steps = [
+            stacks,
             Step("see what the ranks log", f"getiaction-launch logs -n 20 {place}"),
             Step("end it if it does not recover", f"getiaction-launch cancel {place}"),
             Step("then resume", f"getiaction-launch resume {place}"),
         ]
+    elif records.beats and not any(beat.step_at for node in records.beats for beat in node.ranks):
+        steps.append(stacks)  # nobody judges how long a program may take to begin
     return replace(
         _paced(found, pace),
-        category=Category.STALL if pace.is_stalled else None,
+        category=pace.category,
         summary=words.running(records, pace, failure),
         evidence=evidence,
         next=steps,

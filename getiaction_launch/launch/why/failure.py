@@ -9,10 +9,10 @@ from pathlib import Path
 
 from getiaction_launch.launch.logs import read_lines
 from getiaction_launch.launch.why.frames import fatal, quoted, user_frame
-from getiaction_launch.launch.why.signs import Category, Meaning, meaning
+from getiaction_launch.launch.why.signs import Category, Meaning, meaning, says_little
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.text import shorten
-from getiaction_launch.run.node_records import NodeEnd, WorkerError
+from getiaction_launch.run.node_records import COLLECTIVE_TIMED_OUT, NodeEnd, WorkerError
 from getiaction_launch.run.records import AttemptRecord, load
 from getiaction_launch.run.run import ROUND_TRIPS, Run
 from getiaction_launch.run.state import Cause, JobState
@@ -33,6 +33,10 @@ _CAUSES = {
     Cause.STALL: Category.STALL,
 }
 _UNEXPLAINED = "it ended without recording why"
+_ABSENT = re.compile(
+    rf"{COLLECTIVE_TIMED_OUT}: rank (?P<rank>\d{{1,9}}) on node (?P<node>\d{{1,9}}) "
+    r"\((?P<host>[^()]{0,255})\)"
+)
 
 
 @dataclass(frozen=True)
@@ -142,9 +146,10 @@ def _read_errors(run: Run, attempt: int, damaged: list[str]) -> Iterator[_Report
         if error is None:
             return None
         log: list[str] = []
-        if not error.traceback:
+        if not error.traceback or says_little(error.summary):
             log = log_tail(path.with_name(f"rank_{error.rank}.log"), READ_LINES)
-            log = fatal(log, READ_LINES) or log[-LOG_LINES:]
+            # What a loader's process has printed comes before the traceback of its worker.
+            log = fatal(log, READ_LINES) or log[-(READ_LINES if error.traceback else LOG_LINES) :]
         return _Reported(error, path, log, meaning(error.summary, "\n".join(log)))
 
     if is_remote(run.directory):
@@ -163,11 +168,14 @@ def _from_errors(
     reported: Sequence[_Reported],
 ) -> Failure:
     first, *others = reported
+    if first.is_echo and (absent := _ABSENT.match(record.reason)):
+        return _from_timeout(record, absent, reported)
     error, category = first.error, first.meaning.category
     if first.error.type == "WorkerDied" and record.cause is Cause.OUT_OF_MEMORY:
         category = Category.HOST_MEMORY
     directory = plan.working_directory if plan else "/"
-    said = "\n".join([error.traceback, error.message, *fatal(first.log, READ_LINES)])
+    crash = "\n".join(fatal(first.log, READ_LINES))
+    said = crash or f"{error.traceback}\n{error.message}"
     if plan and plan.code:
         said = plan.code.with_typed_frames(said)
     same = [o.error.rank for o in others if o.meaning == first.meaning and _alike(o.error, error)]
@@ -185,6 +193,22 @@ def _from_errors(
         same=same,
         silent=silent if first.is_echo else [],
         evidence=[*_evidence(run, first), *([_reason(record)] if first.is_echo else [])],
+    )
+
+
+def _from_timeout(
+    record: AttemptRecord, absent: "re.Match[str]", reported: Sequence[_Reported]
+) -> Failure:
+    """Name the rank that did not arrive in a collective; those that waited report the timeout."""
+    rank = int(absent["rank"])
+    return Failure(
+        Category.STALL,
+        rank,
+        int(absent["node"]),
+        absent["host"] or None,
+        shorten(record.reason),
+        echoes=[each.error.rank for each in reported if each.error.rank != rank],
+        evidence=[_reason(record)],
     )
 
 

@@ -2,11 +2,14 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from getiaction_launch.launch.why.signs import Category
 from getiaction_launch.plan.durations import age
 from getiaction_launch.plan.text import shorten
-from getiaction_launch.run.beats import NodeBeats, RankBeat, Stall
+from getiaction_launch.run.beats import NodeBeats, Phase, RankBeat, Stall
+from getiaction_launch.run.beats.oddness import find_odd, states_of
+from getiaction_launch.run.beats.stragglers import Straggler, find_straggler
 from getiaction_launch.run.records import Progress
 
 SLOW = 1.5
@@ -24,7 +27,7 @@ class Pace:
     """What the ranks of a run do at present.
 
     Attributes:
-        is_stalled: Whether training stands still.
+        category: STALL if training stands still, SLOW if one rank slows the others; else None.
         words: What can be said of it, in sentences.
         step: The last step that has ended.
         rank: The rank that the others wait for; None if there is none.
@@ -33,7 +36,7 @@ class Pace:
         sources: The records that say so, with the lines that matter.
     """
 
-    is_stalled: bool = False
+    category: Category | None = None
     words: str = ""
     step: int | None = None
     rank: int | None = None
@@ -73,9 +76,10 @@ def read_pace(progress: Progress, beats: list[NodeBeats]) -> Pace:
         return _by_beats(stepped, ranks, now)
     if ranks:
         beat, node = min(ranks, key=lambda each: each[0].phase_since or now)
+        since = age(now - (beat.phase_since or now))
         words = (
             f"no step of this attempt has ended yet; rank {beat.rank} on node {node.node_rank} "
-            f"({node.host}) has been {_doing(beat)} for {age(now - (beat.phase_since or now))}"
+            f"({node.host}) has been {_doing(beat.phase)} for {since}"
         )
         return Pace(words=words, step=progress.step, sources=(_source(node, _line(beat)),))
     return _by_progress(progress, now)
@@ -87,7 +91,7 @@ def _stalled(node: NodeBeats, stall: Stall, beats: list[NodeBeats]) -> Pace:
     since = age(time.time() - stall.noticed_at)
     words = f"stalled after step {stall.step}, noticed {since} ago: {shorten(stall.reason)}"
     return Pace(
-        True,
+        Category.STALL,
         words,
         stall.step,
         odd,
@@ -114,19 +118,13 @@ def _by_beats(
     usual = last.seconds_per_step
     ago = f"last step {age(waited)} ago"
     pace = f", {usual:.3g} s per step" if usual else ""
-    others = [each for each in ranks if each[0].phase not in ("waiting", "finished")]
-    busy = f"{_doing(last)}" if last.phase in ("validating", "saving") else ""
+    busy = f"{_doing(last.phase)}" if last.phase in ("validating", "saving") else ""
+    are_late = all(beat.silent_seconds > (beat.limit_seconds or now) for beat, _ in ranks)
+    if are_late or (not busy and usual and waited > max(SLOWEST_SECONDS, PACES * usual)):
+        often = f", although one usually takes {usual:.3g} s" if usual else ""
+        return _without_step(f"no step for {age(waited)}{often}", step, ranks, are_late, now)
     if busy:
         return Pace(words=f"{busy} since step {step}, {ago}{pace}", step=step)
-    if usual and waited > max(SLOWEST_SECONDS, PACES * usual):
-        odd, where = min(others or ranks, key=lambda each: (each[0].step, each[0].phase_since))
-        words = (
-            f"no step for {age(waited)}, although one usually takes {usual:.3g} s; rank {odd.rank} "
-            f"on node {where.node_rank} ({where.host}) has been {_doing(odd)} for "
-            f"{age(now - odd.phase_since)}"
-        )
-        place = (odd.rank, where.node_rank, where.host)
-        return Pace(True, words, step, *place, (_source(where, _line(odd)),))
     if usual and waited > max(SLOW * usual, usual + 1):
         return Pace(
             words=f"slower than usual since step {step}: {ago}, although one usually takes "
@@ -135,7 +133,49 @@ def _by_beats(
             sources=(_source(node, _line(last)),),
         )
     words = f"training at its usual pace, {ago}{pace}" if usual else f"training, {ago}"
+    if slow := find_straggler(_nodes(ranks)):
+        return _slowed(slow, words, step, ranks)
     return Pace(words=words, step=step, sources=(_source(node, _line(last)),))
+
+
+def _without_step(
+    words: str,
+    step: int,
+    ranks: list[tuple[RankBeat, NodeBeats]],
+    are_late: bool,
+    now: float,
+) -> Pace:
+    """Name the rank that holds up the others, and say what their nodes have learned to expect."""
+    odd = find_odd(states_of(_nodes(ranks), [])).ranks[:1]
+    beat, node = next((each for each in ranks if [each[0].rank] == odd), ranks[0])
+    limits = [each.limit_seconds for each, _ in ranks]
+    place = f"rank {beat.rank} on node {node.node_rank} ({node.host})"
+    words += f"; {place} has been {_doing(beat.phase)} for {age(now - beat.phase_since)}"
+    if not are_late and None not in limits:
+        words += f"; that counts as a stall after {age(max(limit or 0 for limit in limits))}"
+    found = Pace(Category.STALL if are_late else None, words, step)
+    if odd:
+        found = replace(found, rank=beat.rank, node=node.node_rank, host=node.host)
+    return replace(found, sources=(_source(node, _line(beat)),))
+
+
+def _nodes(ranks: list[tuple[RankBeat, NodeBeats]]) -> list[NodeBeats]:
+    return list({node.node_rank: node for _, node in ranks}.values())
+
+
+def _slowed(
+    slow: Straggler, words: str, step: int, ranks: list[tuple[RankBeat, NodeBeats]]
+) -> Pace:
+    beat, node = next(each for each in ranks if each[0].rank == slow.rank)
+    words += (
+        f"; rank {slow.rank} on node {slow.node_rank} ({slow.host}) slows all ranks: it needs "
+        f"{slow.seconds:.3g} s of its own for a step, {slow.ratio:.1f} times as long as the "
+        f"others, mostly {_doing(slow.phase)}, and the others wait"
+    )
+    place = (slow.rank, slow.node_rank, slow.host)
+    spent = ", ".join(f"{name} {seconds:.3g} s" for name, seconds in beat.recent_seconds.items())
+    line = f"rank {slow.rank}, per step: {spent}"
+    return Pace(Category.SLOW, words, step, *place, sources=(_source(node, line),))
 
 
 def _by_progress(progress: Progress, now: float) -> Pace:
@@ -156,8 +196,8 @@ def _by_progress(progress: Progress, now: float) -> Pace:
     return Pace(words=words, step=progress.step, sources=source)
 
 
-def _doing(beat: RankBeat) -> str:
-    words = {
+def _doing(phase: Phase) -> str:
+    words: dict[Phase, str] = {
         "starting": "starting",
         "fetching": "fetching a batch",
         "forward": "in the forward pass",
@@ -168,7 +208,7 @@ def _doing(beat: RankBeat) -> str:
         "waiting": "waiting for the other ranks",
         "finished": "finished",
     }
-    return words[beat.phase]
+    return words[phase]
 
 
 def _line(beat: RankBeat) -> str:

@@ -29,6 +29,7 @@ class Category(str, Enum):
     NODE = "node"
     KILLED = "killed from outside"
     STALL = "stall"
+    SLOW = "slow rank"
     TIME = "time limit"
     PREEMPTION = "preemption"
     CANCELLED = "cancelled"
@@ -72,7 +73,8 @@ SIGNS = (
     ),
     Sign(
         Category.DISK,
-        r"No space left on device|Disk quota exceeded|Read-only file system|Stale file handle"
+        r"No space left on device|Not enough free space to write|Disk quota exceeded"
+        r"|Read-only file system|Stale file handle"
         r"|Input/output error|\[Errno (5|28|30|116|122)\]"
         r"|PytorchStreamWriter failed|inline_container\.cc.*unexpected pos",
     ),
@@ -122,7 +124,7 @@ SIGNS = (
         Category.NETWORK,
         r"connection (was )?(closed|reset|aborted)|closed by (remote )?peer|broken pipe"
         r"|(connection|collective) timed out|connection refused|socket timeout"
-        r"|ConnectionResetError|BrokenPipeError"
+        r"|ConnectionResetError|BrokenPipeError|timeout caused pair closure"
         r"|\bgloo\b|\bNCCL\b|^Dist\w*Error|TCPStore|store->get|recvValue|Watchdog caught collective"
         r"|timed out waiting \d+ ?ms|ncclRemoteError|remote process exited|ProcessGroup\w* watchdog"
         r"|^Ray\w*Error|ActorDiedError|killed by SIGTERM|^SystemExit: .*SIGTERM|^SIGTERM",
@@ -161,6 +163,12 @@ IN_LOGS = (
         is_echo=True,
     ),
     Sign(Category.ENVIRONMENT, r"^(ModuleNotFoundError|ImportError): |cannot open shared object"),
+    Sign(
+        Category.NATIVE,
+        # Not Aborted: that is how NCCL ends a process whose collective has timed out.
+        r"^Fatal Python error: (Segmentation fault|Illegal instruction|Floating point)"
+        r"|Unexpected (segmentation fault|floating-point exception) encountered in worker",
+    ),
     Sign(Category.CODE, r"^Traceback \(most recent call last\):"),
 )
 """What the end of a log says of a worker that could not report an exception itself."""
@@ -181,6 +189,11 @@ class Meaning:
     is_echo: bool = False
 
 
+def says_little(summary: str) -> bool:
+    """Whether only the log of a worker can say what an error means."""
+    return re.search(_UNSAID, summary) is not None
+
+
 def meaning(summary: str, log: str = "") -> Meaning:
     """Return what an error means; an exception without a sign is one of the user's program.
 
@@ -189,7 +202,7 @@ def meaning(summary: str, log: str = "") -> Meaning:
         log: The end of that worker's log, which counts if the error says little itself.
     """
     found = next((sign for sign in SIGNS if sign.fits(summary)), None)
-    if log and re.search(_UNSAID, summary) and not (found and found.category in _CERTAIN):
+    if log and says_little(summary) and not (found and found.category in _CERTAIN):
         said = next((s for s in IN_LOGS if re.search(s.words, log, re.MULTILINE)), None)
         found = said or found
     if found:

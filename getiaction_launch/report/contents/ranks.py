@@ -1,9 +1,6 @@
 """How fast each rank was, and which ones the others had to wait for.
 
-In data-parallel training all ranks take a step together, so a slow rank slows all of them and their
-step times are equal. DDP waits in the backward pass, which is shortest in the rank that waits
-least. So the own time of a rank is what it spends in the other phases of its steps, and the
-shortest backward pass of all ranks.
+:mod:`getiaction_launch.run.beats.stragglers` says what the own time of a rank is.
 """
 
 from collections.abc import Sequence
@@ -11,11 +8,10 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from getiaction_launch.run.beats.records import NodeBeats, RankBeat
+from getiaction_launch.run.beats.stragglers import OWN, SHARED, own_seconds
 
 SLOWER_THAN_MEDIAN = 1.2
 """From which ratio to the median on a rank counts as a straggler."""
-_OWN = ("fetching", "forward", "optimizing")
-_SHARED = "backward"
 
 
 @dataclass(frozen=True)
@@ -105,16 +101,14 @@ def spread(nodes: Sequence[NodeBeats], first_step: int) -> Spread | None:
 
 def _own_seconds(beats: Sequence[RankBeat], first_step: int) -> list[float | None]:
     """Return the own time of each rank per step, in seconds; None where it is unknown."""
-    own: list[float | None] = []
-    shared: list[float] = []
-    for beat in beats:
-        steps = beat.step - first_step
-        if steps > 0 and _SHARED in beat.phase_seconds:
-            own.append(sum(beat.phase_seconds.get(name, 0.0) for name in _OWN) / steps)
-            shared.append(beat.phase_seconds[_SHARED] / steps)
-        else:
-            own.append(None)
-    return [None if seconds is None else seconds + min(shared) for seconds in own]
+    is_known = [beat.step > first_step and SHARED in beat.phase_seconds for beat in beats]
+    phases = [
+        {name: seconds / (beat.step - first_step) for name, seconds in beat.phase_seconds.items()}
+        for beat, known in zip(beats, is_known, strict=True)
+        if known
+    ]
+    own = iter(own_seconds(phases))
+    return [next(own) if known else None for known in is_known]
 
 
 def _slowest_phase(beat: RankBeat, beats: Sequence[RankBeat]) -> str:
@@ -122,6 +116,6 @@ def _slowest_phase(beat: RankBeat, beats: Sequence[RankBeat]) -> str:
     extra = {
         name: seconds - median(other.phase_seconds.get(name, 0.0) for other in beats)
         for name, seconds in beat.phase_seconds.items()
-        if name in _OWN
+        if name in OWN
     }
     return max(extra, key=extra.__getitem__, default="")

@@ -19,8 +19,10 @@ _ENGINE = "_engine_run_backward"
 _LIBRARIES = re.compile(
     r"(site|dist)-packages/|lib/python\d|^<|getiaction_launch/|importlib|^(threading|queue)\.py"
 )
+_LIGHTNING = re.compile(r"/(lightning/|pytorch_lightning/)")
 _TIMEOUT = re.compile(r"timed? ?out|timeout")
 _IN_STEP = ("fetching", "forward", "backward", "optimizing")
+_IN_FIT = (*_IN_STEP, "validating", "saving")
 _SHOWN = 4
 
 
@@ -55,8 +57,22 @@ class RankState:
         innermost = self.stacks.frames[:1]
         if not innermost:
             return False
-        is_engine = self.phase == "backward" and innermost[0].function == _ENGINE
+        # Without Lightning, the phase stays the first one.
+        is_backward = self.phase in ("backward", "starting")
+        is_engine = is_backward and innermost[0].function == _ENGINE
         return is_engine or bool(_COLLECTIVES.search(innermost[0].file))
+
+    @property
+    def is_in_own_collective(self) -> bool:
+        """Whether the user's own code waits in a hook that Lightning has called.
+
+        Lightning's own collectives are the same on all ranks, those of a hook may not be.
+        """
+        calls = [bool(_LIBRARIES.search(frame.file)) for frame in self.stacks.frames]
+        if all(calls):
+            return False
+        callers = self.stacks.frames[calls.index(False) :]
+        return any(_LIGHTNING.search(frame.file) for frame in callers)
 
     @property
     def place(self) -> Frame | None:
@@ -129,7 +145,7 @@ def find_odd(states: Sequence[RankState]) -> Odd:
     if len(states) == 1:
         return Odd([states[0].rank], f"{states[0]} {states[0].what}")
     stopped = [each for each in states if each.stacks.is_stopped]
-    absent = [each for each in states if not each.is_waiting]
+    absent = _without_waiting([each for each in states if not each.is_waiting])
     if not stopped and not absent:
         return _of_collectives(states)
     odd = stopped or (absent if len(absent) < len(states) else None)
@@ -158,11 +174,16 @@ def find_absent(states: Sequence[RankState]) -> Odd | None:
     Returns:
         These ranks; None if it cannot be said. Ranks that have failed had waited.
     """
-    absent = [each for each in states if not each.is_waiting and each.phase in _IN_STEP]
+    absent = [each for each in states if not each.is_waiting and each.phase in _IN_FIT]
     gone = [each for each in states if each not in absent]
-    if not all(each.stacks.frames for each in absent):
-        absent = _behind(absent) or absent  # who is in its backward pass may have waited there
+    absent = _without_waiting(absent)
     return _odd(absent, states) if absent and gone else None
+
+
+def _without_waiting(absent: list[RankState]) -> list[RankState]:
+    """Leave out ranks that may wait in their backward pass, where stacks do not say so."""
+    is_known = all(each.stacks.frames for each in absent)
+    return absent if is_known else _behind(absent) or absent
 
 
 def _odd(odd: Sequence[RankState], states: Sequence[RankState]) -> Odd:
@@ -175,10 +196,11 @@ def _odd(odd: Sequence[RankState], states: Sequence[RankState]) -> Odd:
 
 def _of_collectives(states: Sequence[RankState]) -> Odd:
     """Find the ranks that wait in another collective than the others."""
-    few = _fewest(states, _frames)
-    if not few and len({_frames(each) for each in states}) < 2:  # noqa: PLR2004 - all the same
+    if len({_frames(each) for each in states}) < 2:  # noqa: PLR2004 - all the same
         return Odd([], f"all ranks wait in the same collective: {states[0]} {states[0].what}")
-    odd = few or list(states)
+    own = [each for each in states if each.is_in_own_collective]
+    few = own if 2 * len(own) < len(states) else []
+    odd = few or _fewest(states, _frames) or sorted(states, key=lambda each: each not in own)
     words = "; ".join(f"{each} {each.what}" for each in odd[:_SHOWN])
     return Odd([each.rank for each in odd], f"ranks wait in different collectives: {words}")
 

@@ -48,6 +48,8 @@ class RankBeat:
             the first one.
         seconds_per_step: Usual time from one step to the next, in seconds; None until it is known.
         phase_seconds: Time spent in each phase during this attempt, in seconds.
+        recent_seconds: The same per step, during about the last 30 steps or 30 seconds; empty until
+            that is known.
         silent_seconds: How long the rank has shown no sign of life when this was written.
         limit_seconds: How long it may show none before that counts as a stall; None where nobody
             can say, as outside of a fit.
@@ -61,6 +63,7 @@ class RankBeat:
     step_at: float | None = None
     seconds_per_step: float | None = None
     phase_seconds: dict[str, float] = field(default_factory=dict)
+    recent_seconds: dict[str, float] = field(default_factory=dict)
     silent_seconds: float = 0
     limit_seconds: float | None = None
 

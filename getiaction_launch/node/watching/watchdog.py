@@ -8,13 +8,15 @@ where it is: a rank that waits for another one proves nothing while that one may
 
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import Collection
 
-from getiaction_launch.node.beats import Beats
 from getiaction_launch.node.deaths import record_stall
-from getiaction_launch.node.stacks import read_stacks
+from getiaction_launch.node.watching.beats import Beats
+from getiaction_launch.node.watching.stacks import read_stacks
 from getiaction_launch.plan.code import Code
+from getiaction_launch.plan.durations import age
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import Attempt
 from getiaction_launch.run.beats.oddness import Odd, find_odd, has_timed_out, states_of
@@ -36,10 +38,14 @@ REMOTE_PERIOD_SECONDS = 15.0
 ANSWER_SECONDS = 30.0
 REMOTE_ANSWER_SECONDS = 60.0
 """How long the watchdog waits for the stacks of other nodes."""
+LAST_ANSWER_SECONDS = 25.0
+"""How long the end of an attempt waits for stacks that are being read."""
 
 
 class Answers:
     """Answers requests for the stacks of this node's ranks.
+
+    They are read in a thread: meanwhile, the node must notice signals and the end of its workers.
 
     Args:
         beats: The pulses of these ranks.
@@ -53,6 +59,7 @@ class Answers:
         )
         self._look_at = 0.0
         self._answered = ""
+        self._thread: threading.Thread | None = None
 
     def look(self, alive: Collection[int]) -> None:
         """Answer if somebody has asked since the last look.
@@ -63,35 +70,43 @@ class Answers:
         if time.monotonic() < self._look_at:
             return
         self._look_at = time.monotonic() + self._period_seconds
-        with contextlib.suppress(OSError, ValueError):  # who asks will ask again
+        with contextlib.suppress(OSError, ValueError):  # storage that fails, or a damaged request
             request = StacksRequest.read(self._run)
             if request and request.attempt == self._beats.attempt.number:
                 self.answer(request, alive)
 
     def answer(self, request: StacksRequest, alive: Collection[int]) -> None:
-        """Answer one request, once.
+        """Begin to answer one request, once; one that comes meanwhile is looked for again.
 
         Args:
             request: The request, which names an attempt.
             alive: Ranks of the workers that still run.
-
-        Raises:
-            OSError: If the disk refuses the answer.
-            StorageError: If the write to remote storage fails.
         """
-        if request.token == self._answered:
+        if request.token == self._answered or (self._thread and self._thread.is_alive()):
             return
         self._answered = request.token
         pulses = {rank: self._beats.pulses[rank] for rank in alive}
-        found = read_stacks(
-            {rank: pulse.pid for rank, pulse in pulses.items()},
-            {rank: pulse.stacks for rank, pulse in pulses.items()},
+        pids = {rank: pulse.pid for rank, pulse in pulses.items()}
+        files = {rank: pulse.stacks for rank, pulse in pulses.items()}
+        self._thread = threading.Thread(
+            target=self._write, args=(request, pids, files), name="stacks", daemon=True
         )
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until no stacks are being read, for a limited time."""
+        if self._thread:
+            self._thread.join(LAST_ANSWER_SECONDS)
+
+    def _write(self, request: StacksRequest, pids: dict[int, int], files: dict[int, int]) -> None:
+        found = read_stacks(pids, files)
         if self._code:
             found = [each.with_files(self._code.as_typed) for each in found]
-        NodeStacks(
+        answer = NodeStacks(
             request.token, self._beats.node_rank, socket.gethostname(), time.time(), found
-        ).write(self._run, request.attempt)
+        )
+        with contextlib.suppress(OSError, ValueError):  # who asks will ask again
+            answer.write(self._run, request.attempt)
 
 
 class Watchdog:
@@ -131,17 +146,22 @@ class Watchdog:
         return True
 
     def note_failure(self, error: WorkerError | None, alive: Collection[int]) -> None:
-        """Keep the stacks of ranks that others have waited for until a collective timed out.
+        """Keep where ranks are that others have waited for until a collective timed out.
 
         Args:
             error: What the rank that failed has recorded.
             alive: Ranks of this node's workers that still run, and are about to be ended.
         """
         if error and has_timed_out(error) and alive:
-            self.beats.look(alive)
-            with contextlib.suppress(OSError):
-                request = StacksRequest.make(self._attempt.number)
-                self._answers.answer(request, alive)
+            self.beats.keep()  # SIGTERM frees a rank that hangs in a system call
+            self._answers.wait()
+            self._answers.answer(StacksRequest.make(self._attempt.number), alive)
+            self._answers.wait()
+
+    def close(self) -> None:
+        """Write down the end of the attempt, and close the files that the ranks write into."""
+        self._answers.wait()
+        self.beats.close()
 
     def _look(self, alive: Collection[int]) -> Stall | None:
         """Return what was found if training stands still; None while it does not, or may not."""
@@ -203,14 +223,14 @@ class Watchdog:
         step = min(rank.step for rank in ranks)
         limit = max(rank.limit_seconds or 0 for rank in ranks)
         name = STACKS_FILE if stacks and self._write(odd, silent, step, stacks) else None
-        reason = f"no rank has shown a sign of life for {_span(silent)} after step {step}: "
+        reason = f"no rank has shown a sign of life for {age(silent)} after step {step}: "
         stall = Stall(time.time(), step, limit, odd.ranks, f"{reason}{odd.reason}", name)
         self.beats.stall = stall
         self.beats.write()
         return stall
 
     def _write(self, odd: Odd, silent: float, step: int, stacks: list[NodeStacks]) -> bool:
-        head = f"No sign of life for {_span(silent)} after step {step}.\n{odd.reason}\n\n"
+        head = f"No sign of life for {age(silent)} after step {step}.\n{odd.reason}\n\n"
         text = as_text(grouped(stacks, odd.ranks), is_full=True)
         path = self._attempt.run.local.log_directory(self._attempt.number) / STACKS_FILE
         try:
@@ -223,9 +243,3 @@ class Watchdog:
 def _is_late(rank: RankBeat, age_seconds: float = 0) -> bool:
     limit = rank.limit_seconds
     return limit is not None and rank.silent_seconds + age_seconds > limit
-
-
-def _span(seconds: float) -> str:
-    if seconds < 120:  # noqa: PLR2004 - then minutes are easier to read
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min"

@@ -20,8 +20,10 @@ from pathlib import Path
 
 from getiaction_launch.run.beats.stacks import DUMP_SIGNAL, Frame, RankStacks, Thread
 
-LIMIT_SECONDS = 20.0
+LIMIT_SECONDS = 15.0
+LAST_SECONDS = 5.0
 WRITE_SECONDS = 3.0
+"""How long py-spy may take, and once more if it found nothing; then the worker writes itself."""
 MAIN_THREAD = "MainThread"
 _MAX_BYTES = 4 << 20
 _THREAD = re.compile(
@@ -52,10 +54,10 @@ def is_stopped(pid: int) -> bool:
 
 def _read(rank: int, pid: int, file: int | None) -> RankStacks:
     found = RankStacks(rank, pid, is_stopped(pid))
-    threads, error = _spy(pid, "--nonblocking")
+    threads, error = _spy(pid, LIMIT_SECONDS, "--nonblocking")
     if not threads and not found.is_stopped:
         # Beware: it pauses the process, which fails and may last if a signal has stopped it.
-        threads, error = _spy(pid)
+        threads, error = _spy(pid, LAST_SECONDS)
     if not threads and not found.is_stopped and file is not None:
         threads = _ask(pid, file)
     return replace(found, threads=_main_first(threads), error="" if threads else error)
@@ -65,7 +67,7 @@ def _main_first(threads: Sequence[Thread]) -> list[Thread]:
     return sorted(threads, key=lambda thread: thread.name != MAIN_THREAD)
 
 
-def _spy(pid: int, *flags: str) -> tuple[list[Thread], str]:
+def _spy(pid: int, limit_seconds: float, *flags: str) -> tuple[list[Thread], str]:
     beside = Path(sys.executable).with_name("py-spy")
     program = str(beside) if beside.exists() else shutil.which("py-spy")
     if program is None:
@@ -74,11 +76,11 @@ def _spy(pid: int, *flags: str) -> tuple[list[Thread], str]:
         done = subprocess.run(
             [program, "dump", "--pid", str(pid), "--json", "--full-filenames", *flags],
             capture_output=True,
-            timeout=LIMIT_SECONDS,
+            timeout=limit_seconds,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return [], f"py-spy has not answered in {LIMIT_SECONDS:.0f} s"
+        return [], f"py-spy has not answered in {limit_seconds:.0f} s"
     except OSError as error:
         return [], f"py-spy: {error.strerror}"
     if done.returncode != 0:

@@ -33,7 +33,9 @@ SETUP_AGAIN = 2
 """How many times the longest wait of the first steps: an epoch may begin, or compile, like them."""
 LONGEST_LOOK_SECONDS = 5.0
 """What counts of the time between two looks: if all processes were suspended, nothing was late."""
-_PACES = 50
+MARK_SECONDS = 1.0
+"""Time between two marks, by which recent steps are compared with those of other ranks."""
+_PACES, _MARKS, _FEWEST_STEPS = 50, 30, 5
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Pulse:
         silent_seconds: How long it has noted nothing since, as far as this node was watching.
         longest: The longest time between two notes, for each kind of pause.
         paces: Seconds for each of the last steps.
+        marks: What it noted at the ends of some of the last steps.
     """
 
     memory: BeatMemory
@@ -57,6 +60,7 @@ class Pulse:
     silent_seconds: float = 0.0
     longest: dict[Pause, float] = field(default_factory=dict)
     paces: deque[float] = field(default_factory=lambda: deque(maxlen=_PACES))
+    marks: deque[Beat] = field(default_factory=lambda: deque(maxlen=_MARKS))
 
     def look(self, passed_seconds: float) -> None:
         """Read what the worker has noted.
@@ -75,7 +79,24 @@ class Pulse:
         if beat.step > before.step and before.step_at:
             steps = beat.step - before.step
             self.paces.append((beat.step_at - before.step_at) / steps)
+        self._mark(beat)
         self.beat, self.silent_seconds = beat, 0.0
+
+    def _mark(self, beat: Beat) -> None:
+        if self.marks and beat.step < self.marks[-1].step:
+            self.marks.clear()  # another fit of the program
+        last = self.marks[-1] if self.marks else Beat()
+        if beat.step > last.step and beat.step_at - last.step_at >= MARK_SECONDS:
+            self.marks.append(beat)
+
+    @property
+    def recent_seconds(self) -> dict[str, float]:
+        """Seconds per step in each phase, lately; empty after few steps."""
+        first, last = (self.marks[0], self.marks[-1]) if self.marks else (Beat(), Beat())
+        if (steps := last.step - first.step) < _FEWEST_STEPS:
+            return {}
+        totals = zip(PHASES, first.totals, last.totals, strict=True)
+        return {name: (after - before) / steps for name, before, after in totals if after > before}
 
     def limit_seconds(self, stalls: Stalls) -> float | None:
         """Return how long the worker may note nothing more; None where nobody can say."""
@@ -117,6 +138,7 @@ class Beats:
         self.stall: Stall | None = None
         self._looked_at = time.monotonic()
         self._write_at = 0.0
+        self._is_kept = False
 
     def open(self, rank: int) -> tuple[dict[str, str], tuple[int, int]]:
         """Make the files of one rank.
@@ -147,6 +169,8 @@ class Beats:
         Args:
             alive: Ranks of the workers that still run.
         """
+        if self._is_kept:
+            return False
         now = time.monotonic()
         passed, self._looked_at = now - self._looked_at, now
         for rank in alive:
@@ -186,9 +210,17 @@ class Beats:
             phase_seconds={
                 phase: round(seconds, 3) for phase, seconds in totals.items() if seconds
             },
+            recent_seconds={
+                phase: round(seconds, 6) for phase, seconds in pulse.recent_seconds.items()
+            },
             silent_seconds=round(pulse.silent_seconds, 3),
             limit_seconds=pulse.limit_seconds(self.stalls),
         )
+
+    def keep(self) -> None:
+        """Let the record say what the ranks do now, before they are ended and do something else."""
+        self.look(self.pulses)
+        self._is_kept = True
 
     def close(self) -> None:
         """Write down the end of the attempt, and close the files."""
