@@ -200,7 +200,6 @@ def node(tokens: Sequence[str]) -> int:
 
     srun --ntasks-per-node=1 getiaction-launch node --nodes 2 --config act.yaml
     srun --ntasks-per-node=1 getiaction-launch node pusht_act_v1/version_0
-    srun --ntasks-per-node=1 getiaction-launch node --code now pusht_act_v1/version_0
     """
     from getiaction_launch.launch.cluster import cluster_of_job, find_cluster, read_cluster
     from getiaction_launch.launch.node import continue_here, start_here

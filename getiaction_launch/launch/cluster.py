@@ -201,13 +201,19 @@ def _check_groups(path: Path, content: Mapping[str, object]) -> None:
 
 
 def _check_times(path: Path) -> None:
-    """Refuse times of day and the like without quotes: YAML 1.1 reads 16:00 as the number 960."""
+    """Refuse times of day and the like without quotes: YAML 1.1 reads 16:00 as the number 960.
+
+    The parser of a number reads it so with quotes, too.
+    """
     import yaml
 
+    key = ""
     for token in yaml.scan(path.read_text(encoding="utf-8")):
         if not isinstance(token, yaml.ScalarToken):
             continue
-        if token.plain and _SEXAGESIMAL.fullmatch(token.value):
+        key, before = token.value, key
+        is_number = token.plain or before.endswith(("_minutes", "_seconds"))
+        if is_number and _SEXAGESIMAL.fullmatch(token.value):
             raise ClusterConfigError(
                 f"{path}, line {token.start_mark.line + 1}: YAML reads {token.value} as a number.",
                 f"A time of day: '{token.value}', in quotes. A duration: one number, of minutes.",

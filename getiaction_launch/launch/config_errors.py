@@ -10,7 +10,7 @@ from pathlib import Path
 from getiaction_launch.backends import shipped_settings
 from getiaction_launch.backends.backend import CLASS_PATHS, LOCAL
 from getiaction_launch.errors import ClusterConfigError, nearest_first
-from getiaction_launch.plan.yaml_text import KEEP_ONE, clock_time, duplicate_key, read_yaml
+from getiaction_launch.plan.yaml_text import KEEP_ONE, duplicate_key, read_yaml
 
 EXAMPLE = "A complete example: cluster_configs/local.yaml"
 _INIT_ARGS = "backend.init_args"
@@ -32,8 +32,8 @@ def read_content(path: Path) -> Mapping[str, object]:
     """Read a cluster config's YAML.
 
     Raises:
-        ClusterConfigError: If the file cannot be read, is not a mapping in YAML, sets a key twice,
-            or has a clock's time where a number belongs.
+        ClusterConfigError: If the file cannot be read, is not a mapping in YAML, or sets a key
+            twice.
     """
     try:
         text, content = read_yaml(path)
@@ -48,12 +48,6 @@ def read_content(path: Path) -> Mapping[str, object]:
         raise ClusterConfigError(f"{path} holds {kind}, not a mapping.", EXAMPLE)
     if found := duplicate_key(text):
         raise ClusterConfigError(f"{path}: {found}.", KEEP_ONE)
-    if clock := clock_time(text):
-        key, value = clock
-        raise ClusterConfigError(
-            f"{path}: {key}: {value} is written like a clock's time, which YAML does not know.",
-            f"Give a number, as in: {key}: 90",
-        )
     return content
 
 

@@ -1,11 +1,8 @@
-"""What is wrong with YAML that users write: where it cannot be parsed, keys set twice, clock times.
+"""What is wrong with YAML that users write: where it cannot be parsed, and keys set twice.
 
-YAML's loaders silently keep the last of two equal keys, and take 4:00:00 for 14400, as a number of
-base 60 (https://yaml.org/type/int.html).
+YAML's loaders silently keep the last of two equal keys.
 """
 
-import itertools
-import re
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +10,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import yaml
 
-_UNITS = ("_minutes", "_seconds")
-_CLOCK = re.compile(r"[\d-]+(:\d\d)+")
 KEEP_ONE = "Join the two, or remove one: YAML would silently drop the first."
 """What to do about a duplicate key."""
 
@@ -67,28 +62,6 @@ def duplicate_key(text: str) -> str | None:
         return next(_duplicates(document, "", set()), None) if document else None
     except (yaml.YAMLError, RecursionError):
         return None
-
-
-def clock_time(text: str) -> tuple[str, str] | None:
-    """Find a number of minutes or seconds that is written like a clock's time.
-
-    Args:
-        text: A document in YAML; one that cannot be parsed has none.
-
-    Returns:
-        The key, which ends with ``_minutes`` or ``_seconds``, and the value in the document; None
-        if every one is a plain number.
-    """
-    import yaml
-
-    try:
-        tokens = [each for each in yaml.scan(text) if isinstance(each, yaml.ScalarToken)]
-    except (yaml.YAMLError, RecursionError):
-        return None
-    for key, value in itertools.pairwise(tokens):
-        if key.value.endswith(_UNITS) and _CLOCK.fullmatch(value.value):
-            return key.value, value.value
-    return None
 
 
 def _duplicates(node: "yaml.Node", path: str, seen: set[int]) -> Iterator[str]:

@@ -31,9 +31,11 @@ def trainer(tmp_path, monkeypatch):
     """A Trainer with the launcher's report of progress, and what it has noted."""
     monkeypatch.setattr(module, "_hearts", [Heart(None)])
     run = Run.claim(str(tmp_path), "act")
-    # The report is behind the user's callbacks, as in a run.
     watch = Watch()
-    trainer = Trainer(**QUIET, max_epochs=1, callbacks=[watch, ProgressReport(run)])
+    trainer = Trainer(**QUIET, max_epochs=1, callbacks=[watch])
+    # Behind the user's callbacks, as in a run; a process that has been a worker keeps it out of
+    # the list that users give.
+    trainer.callbacks.append(ProgressReport(run))
     return trainer, watch
 
 

@@ -11,6 +11,8 @@ import secrets
 from collections.abc import Mapping
 from typing import TypeAlias
 
+from getiaction_launch.storage.strict_json import dumps
+
 MOST_BYTES = 1 << 22
 Reader: TypeAlias = asyncio.StreamReader
 Writer: TypeAlias = asyncio.StreamWriter
@@ -30,7 +32,7 @@ async def send(writer: Writer, content: Mapping[str, object]) -> None:
     Raises:
         OSError: If the other side is gone.
     """
-    writer.write(json.dumps(content).encode() + b"\n")
+    writer.write(dumps(content).encode() + b"\n")
     await writer.drain()
 
 
