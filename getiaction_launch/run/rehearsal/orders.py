@@ -12,6 +12,7 @@ from typing import Literal
 
 from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.run.run import Run
+from getiaction_launch.storage.strict_json import dumps
 
 ORDERS_VARIABLE = "GETIACTION_LAUNCH_DRILL"
 """Environment variable of the workers of a drill: their orders, as JSON."""
@@ -47,7 +48,7 @@ class Orders:
 
     def to_env(self) -> dict[str, str]:
         """Return the environment variables that give workers these orders."""
-        return {ORDERS_VARIABLE: json.dumps(asdict(self))}
+        return {ORDERS_VARIABLE: dumps(asdict(self))}
 
 
 def own_orders() -> Orders | None:

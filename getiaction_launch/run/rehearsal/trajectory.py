@@ -16,6 +16,7 @@ from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.run.rehearsal.orders import drill_directory, fault_path
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import read_json, write_json
+from getiaction_launch.storage.strict_json import dumps
 
 _NAME = re.compile(r"attempt_(\d{1,4})_rank_(\d{1,6})\.jsonl")
 
@@ -123,7 +124,7 @@ class Recorder:
         """Append a row; it stays when this process is killed."""
         content = {key: value for key, value in asdict(row).items() if value not in ("", {}, [])}
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(f"{json.dumps(content)}\n")
+            file.write(f"{dumps(content)}\n")
 
 
 def read_attempts_of(run: Run) -> list[Ranks]:
