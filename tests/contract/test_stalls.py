@@ -128,7 +128,7 @@ def test_when_a_collective_times_out_the_rank_that_did_not_come_is_named(
     assert json.loads(getiaction_launch("why", "--json", str(run)).stdout)["rank"] == 1
 
 
-@pytest.mark.parametrize("cluster", ["local", "slurm"], indirect=True)
+@pytest.mark.parametrize("cluster", ["local", "slurm", "ray"], indirect=True)
 def test_stacks_of_all_nodes_are_shown_now(getiaction_launch, cluster, script, until, tmp_path):
     """Of a program without Lightning, too; ranks at the same place are one group, the last one."""
     name = script(

@@ -116,7 +116,7 @@ class Lead:
         offers = [self.me, *(seat.offer for seat in seats)]
         if all(self.me.is_same_stack(offer) for offer in offers):
             said = "all nodes are on one machine"
-            return [Verdict(said=said)] * len(offers), _record(offers, [], said=said)
+            return [Verdict()] * len(offers), _record(offers, [], said=said)
         answers: list[Answer] = []
         for limit_seconds in (QUICK_SECONDS, PATIENT_SECONDS):
             answers = await self._ask_all(seats, offers, limit_seconds)
@@ -124,8 +124,9 @@ class Lead:
                 address = choice.links[0].address
                 head = f"[{address}]:{self.port}" if ":" in address else f"{address}:{self.port}"
                 said = explain(choice, offers, answers, head)
+                told = said if refusals(answers) else ""
                 return [
-                    Verdict(address, socket_variables(link, equals, offer.own), said)
+                    Verdict(address, socket_variables(link, equals, offer.own), told)
                     for offer, link, equals in zip(offers, choice.links, choice.equals, strict=True)
                 ], _record(offers, answers, choice.links, head=head, said=said)
         caller, error = explain_none(offers, answers)

@@ -13,7 +13,7 @@ class Verdict:
     Attributes:
         address: IP address of rank 0; empty if nothing had to be chosen.
         variables: Environment variables for the node's workers.
-        said: Why, in a sentence for people.
+        said: Why, in a sentence for people; empty if nothing was in the way.
         error: Why no network joins all nodes; empty if one does.
     """
 
