@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from signal import SIGKILL, SIGTERM
 
-from getiaction_launch.errors import CheckError, LaunchError, UnreachableError
+from getiaction_launch.errors import LaunchError
 from getiaction_launch.node.allocation import Allocation, Limits
 from getiaction_launch.node.deaths import record_kills
 from getiaction_launch.node.guard import Guard, RunLostError
@@ -103,7 +103,9 @@ def _meet_and_run(
     """Be the node of rank 0 until its workers have ended; its sidecar stays up for the others."""
     try:
         attempt = meet(attempt, 0, lambda: stop.signal)
-    except (UnreachableError, CheckError) as error:  # recorded as the error of a worker
+    except RunLostError:
+        raise
+    except Exception as error:  # noqa: BLE001 - recorded; the attempt must still be ended
         print(f"node 0: {error}", flush=True)
         return NodeEnd(EXIT_FAILED)
     sidecar = allocation.make_sidecar(attempt, 0, stop)

@@ -12,6 +12,7 @@ import pytest
 from getiaction_launch.errors import CheckError
 from getiaction_launch.node import guard
 from getiaction_launch.node.guard import RunLostError
+from getiaction_launch.node.network import meeting as module
 from getiaction_launch.node.network.meeting import meet
 from getiaction_launch.node.node import node_command
 from getiaction_launch.plan.plan import Plan, Topology
@@ -209,7 +210,8 @@ def test_nodes_of_one_machine_choose_nothing_whatever_strangers_send(here):
     """They keep what they have; who does not know the token is not heard."""
     port = int(here.head.rpartition(":")[2])
     with meeting(here, 0) as first:
-        for words in (b"", b"\x80\x00\n", b"[" * 4096, IMPOSTOR):
+        half = b'{"nonce": "\\ud800"}\n{"rank": 1, "proof": "\\ud800"}\n'
+        for words in (b"", b"\x80\x00\n", b"[" * 4096, IMPOSTOR, half):
             with connect(port) as stranger:
                 stranger.sendall(words)
                 stranger.shutdown(socket.SHUT_WR)
@@ -218,6 +220,21 @@ def test_nodes_of_one_machine_choose_nothing_whatever_strangers_send(here):
         with meeting(here, 1) as second:
             assert first.result(LIMIT_SECONDS) == second.result(LIMIT_SECONDS) == here
     assert NetworkRecord.read(here.run, 0).said == "all nodes are on one machine"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_whatever_fails_is_known_to_the_others(here, monkeypatch, rank):
+    """A node that cannot read its own settings must not be waited for."""
+
+    def fail(_):
+        raise OSError("Too many open files")
+
+    monkeypatch.setattr(module, "own_settings", fail)
+    with pytest.raises(OSError, match="Too many open files"):
+        meet(here, rank)
+    error = here.run.first_error(0)
+    assert (error.type, error.node_rank) == ("OSError", rank)
+    assert NodeEnd.read(here.run, 0, rank).exit_code == 1
 
 
 def connect(port):

@@ -13,6 +13,7 @@ from getiaction_launch.errors import nearest_first
 _ADDING = {"add_argument"}
 _OPEN = {"parse_known_args", "add_subparsers", "add_parser", "set_defaults", "add_arguments"}
 """Calls after which a parser takes other options than those that are read here."""
+_PARSERS = {"ArgumentParser", "add_argument_group", "add_mutually_exclusive_group"}
 _OF_OTHERS = {"parents", "prefix_chars", "fromfile_prefix_chars"}
 _SHORTEST = 3
 """Letters of the shortest abbreviation of an option, with its dashes."""
@@ -39,7 +40,8 @@ def check_arguments(tree: ast.Module, script: Path, words: Sequence[str]) -> Ite
                 f"{script.name}:{node.lineno}: the script requires {name}, which is not given.",
                 f"Give it behind the script: {script.name} {name} VALUE",
             )
-            yield found if node in certain else replace(found, verdict="doubtful")
+            is_sure = node in certain and not any(_calls(tree, _OPEN))
+            yield found if is_sure else replace(found, verdict="doubtful")
 
 
 def _of_unknown(
@@ -47,7 +49,7 @@ def _of_unknown(
 ) -> Iterator[Finding]:
     """Find options that a script's only parser does not have."""
     parsers = list(_calls(tree, {"ArgumentParser"}))
-    if len(parsers) != 1 or any(_calls(tree, _OPEN)):
+    if len(parsers) != 1 or any(_calls(tree, _OPEN)) or _is_handed_on(tree):
         return
     if any(word.arg is None or word.arg in _OF_OTHERS for word in parsers[0].keywords):
         return
@@ -67,10 +69,32 @@ def _of_unknown(
             )
 
 
+def _is_handed_on(tree: ast.Module) -> bool:
+    """Whether a parser, or a group of its options, may get options from elsewhere."""
+    named = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    parsers = {
+        target.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and _last(node.value) in _PARSERS
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    used = [node for node in named if node.id in parsers]
+    stored = [node for node in used if isinstance(node.ctx, ast.Store)]
+    called = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    is_passed = any(id(node) not in called for node in used if isinstance(node.ctx, ast.Load))
+    return not parsers or len(stored) > len(parsers) or is_passed
+
+
+def _last(node: ast.expr) -> str:
+    """Return the last name of what is called; empty for anything but a call."""
+    return ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
+
+
 def _calls(tree: ast.Module, names: set[str]) -> Iterator[ast.Call]:
     """Yield the calls of functions and methods of these names."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in names:
+        if isinstance(node, ast.Call) and _last(node) in names:
             yield node
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from getiaction_launch.errors import CheckError, StorageError, UnreachableError
 from getiaction_launch.node.guard import Guard, RunLostError
-from getiaction_launch.node.head import reach_head, record_failure
+from getiaction_launch.node.head import NOT_STARTED, reach_head, record_failure
 from getiaction_launch.node.network.variables import own_settings
 from getiaction_launch.node.network.verdict import Verdict
 from getiaction_launch.node.outage import persist
@@ -50,16 +50,25 @@ def meet(
         UnreachableError: If no network joins all nodes. It has been recorded as a node's error.
         CheckError: If the port of rank 0 is taken. That has been recorded, too.
         RunLostError: If the run does not belong to this job any more.
-        StorageError: If the plan cannot be read. That has been recorded, too.
+        Exception: Whatever else fails. That has been recorded, too.
     """
     try:
-        plan = persist(
-            *(attempt.run, "the nodes cannot meet", lambda: Plan.of(attempt.run)),
-            lambda: bool(is_stopped()),
-        )
-    except StorageError as failure:
-        attempt.write_node_error(node_rank, type(failure).__name__, str(failure))
+        return _meet(attempt, node_rank, is_stopped)
+    except (UnreachableError, CheckError, RunLostError):
         raise
+    except Exception as failure:  # the other nodes must learn of it
+        words = f"{NOT_STARTED}: {failure}"
+        attempt.write_node_error(node_rank, type(failure).__name__, words)
+        with contextlib.suppress(StorageError):
+            NodeEnd(EXIT_FAILED).write(attempt.run, attempt.number, node_rank)
+        raise
+
+
+def _meet(attempt: Attempt, node_rank: int, is_stopped: Callable[[], object]) -> Attempt:
+    plan = persist(
+        *(attempt.run, "the nodes cannot meet", lambda: Plan.of(attempt.run)),
+        lambda: bool(is_stopped()),
+    )
     name, _, port = attempt.head.rpartition(":")
     if plan.topology.num_nodes == 1 or not name or _is_loopback(name):
         return reach_head(attempt, node_rank, is_stopped)

@@ -103,9 +103,13 @@ async def answer(reader: Reader, writer: Writer, token: str, me: int) -> int:
 
 
 def _proof(token: str, role: str, nonce: str) -> str:
-    return hmac.new(token.encode(), f"{role} {nonce}".encode(), "sha256").hexdigest()
+    return hmac.new(token.encode(), _encode(f"{role} {nonce}"), "sha256").hexdigest()
 
 
 def _check(message: Mapping[str, object], proof: str) -> None:
-    if not hmac.compare_digest(str(message.get("proof")).encode(), proof.encode()):
+    if not hmac.compare_digest(_encode(str(message.get("proof"))), proof.encode()):
         raise StrangerError("something else answers there")
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")  # a stranger's JSON may hold half a character
