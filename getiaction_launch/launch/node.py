@@ -53,9 +53,10 @@ def start_here(plan: Plan, backend: Backend) -> int:
     run = find()
     if run is None and allocation.node_rank == 0:
         make_root(plan.root)
+        frozen = freeze([plan])[0]
         run = Run.claim(plan.root, plan.name)
         allocation.record().write(run)
-        run.write("plan", freeze([plan])[0].to_json())  # last: from here on the other nodes find it
+        run.write("plan", frozen.to_json())  # last: from here on the other nodes find it
     if run is None:
         run = _await(
             find,

@@ -13,6 +13,7 @@ import pytest
 from getiaction_launch.cli.main import main
 from getiaction_launch.errors import CheckError, RecordError
 from getiaction_launch.launch.freezing import files as chosen
+from getiaction_launch.launch.freezing import git as git_module
 from getiaction_launch.launch.freezing.archive import store
 from getiaction_launch.launch.freezing.files import Files, choose
 from getiaction_launch.launch.freezing.freeze import describe, freeze
@@ -43,11 +44,12 @@ def repository(tmp_path) -> Path:
     write(root, "train.py", "package/__init__.py", "package/model.py", "conf/a.yaml", "notes.txt")
     (root / "package/weights.bin").write_bytes(b"\0" * (chosen.TRACKED_BYTES + 1))
     (root / "alias").symlink_to("package")
-    write(root, ".gitignore", text="data/\n*.so\n_version.py\n")
+    write(root, ".gitignore", text="data/\n*.so\n_version.py\nsecrets.json\n")
     git(tmp_path, "init", "-q", str(root))
     git(root, "add", ".")
     git(root, "commit", "-qm", "first")
     write(root, "data/rows.csv", "package/_version.py", "package/fast.so", "package/new.py")
+    write(root, "conf/secrets.json")
     write(root, "frames/1.png", "frames/2.png", "package/__pycache__/new.cpython-311.pyc")
     write(root, "experiments/train/version_0/config.yaml", ".env", ".venv/lib/torch.py")
     return root
@@ -69,7 +71,7 @@ def test_code_is_what_git_tracks_and_python_that_it_does_not(repository):
     ]
     assert found.links.pop("alias") == "package"
     assert sorted(found.links) == [
-        *(".env", ".gitignore", ".venv", "data", "experiments", "frames"),
+        *(".env", ".gitignore", ".venv", "conf/secrets.json", "data", "experiments", "frames"),
         *("package/fast.so", "package/weights.bin"),
     ]
     assert set(found.links.values()) == {""}
@@ -234,3 +236,14 @@ def test_archive_of_a_stranger_s_plan_lies_where_archives_do(archive):
     content["code"] = {"archive": archive, "digest": "1" * 64}
     with pytest.raises(RecordError, match=r"plan.json: code.archive="):
         Plan.from_json(content)
+
+
+def test_git_that_hangs_holds_up_no_submission(repository, monkeypatch):
+    """As on a file server that does not answer; the difference is then not recorded."""
+    place = repository.parent / "bin"
+    write(place, "git", text="#!/bin/sh\nexec sleep 600\n")
+    (place / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
+    monkeypatch.setattr(git_module, "LIMIT_SECONDS", 0.2)
+    assert git_module.ask(repository, "diff", limit_bytes=100) is None
+    assert git_module.ask(repository, "diff") is None

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import threading
 from pathlib import Path
 
 LIMIT_SECONDS = 20
@@ -45,11 +46,15 @@ def ask(directory: Path | str, *words: str, limit_bytes: int | None = None) -> s
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         ) as process:
-            said = process.stdout.read(limit_bytes) if process.stdout else b""
-            if len(said) < limit_bytes and process.wait(LIMIT_SECONDS):
-                return None
-            process.kill()
-            return said.decode(errors="replace")
+            timer = threading.Timer(LIMIT_SECONDS, process.kill)
+            timer.start()
+            try:
+                said = process.stdout.read(limit_bytes) if process.stdout else b""
+                has_failed = len(said) < limit_bytes and process.wait() != 0
+            finally:
+                process.kill()
+                timer.cancel()
+            return None if has_failed else said.decode(errors="replace")
     except (OSError, subprocess.SubprocessError):
         return None
 

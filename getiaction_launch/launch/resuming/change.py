@@ -127,6 +127,7 @@ def change(run: Run, changes: Changes) -> Changed:
             env_vars=place.env_vars,
             forward_env_vars=place.forward_env_vars,
             saving=place.saving,
+            snapshot=place.snapshot,
             uploading=place.uploading,
             log_limit_mb=place.log_limit_mb,
         )
