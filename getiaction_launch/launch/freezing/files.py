@@ -209,7 +209,7 @@ def _list(directory: Path, prefix: str = "") -> list[tuple[str, bool | None]] | 
     ignored = _names(directory, "--others", "--ignored", "--exclude-standard", "--directory")
     if tracked is None or others is None or ignored is None:
         return None
-    # Of the rest, such as local settings, much is ignored since it is secret.
+    # What else git ignores, such as local settings, is often secret.
     modules = [name for name in ignored if name.endswith(PYTHON)]
     found: list[tuple[str, bool | None]] = [(f"{prefix}{name}", None) for name in modules]
     for name, is_new in [*((name, False) for name in tracked), *((name, True) for name in others)]:
