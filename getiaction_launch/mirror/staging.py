@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 SALVAGE_SECONDS = 300
 LOCK_SECONDS = 600
+_LOGS = "launch/logs/"
 
 
 @dataclass
@@ -185,7 +186,8 @@ def prepare(run: Run, number: int, node_rank: int, resume_from: str | None) -> N
 
 def _forget(local: Run) -> None:
     """Remove outdated files; logs are kept, as no other machine writes them."""
-    if unsaved := unsaved_files(local):
+    unsaved = [path for path in unsaved_files(local) if not path.startswith(_LOGS)]
+    if unsaved:
         say(f"{local.directory}: removed outdated files, not uploaded: {', '.join(unsaved)}")
     kept = {local.launch_directory, local.launch_directory / "logs"}
     for path in (*children(local.directory), *children(local.launch_directory)):
@@ -193,7 +195,7 @@ def _forget(local: Run) -> None:
             remove(path)
     for lane in LANES:
         ledger = Ledger(local.directory, lane)
-        logs = {p: entry for p, entry in ledger.files.items() if p.startswith("launch/logs/")}
+        logs = {p: entry for p, entry in ledger.files.items() if p.startswith(_LOGS)}
         ledger.files = logs
         ledger.write()
 

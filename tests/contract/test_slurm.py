@@ -394,7 +394,7 @@ def test_run_with_any_name_in_any_directory_trains(cluster, getiaction_launch, s
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    (run,) = (place / "experiments").glob("*/*")
+    (run,) = (place / "experiments").glob("*/version_*")
     assert run.parent.name == ODD
     assert f"HERE {place}\n" in (run / "launch/logs/attempt_0/rank_0.log").read_text()
     job = read_job(str(run))

@@ -137,6 +137,16 @@ def test_outdated_files_of_a_machine_are_removed(run, tmp_path, monkeypatch):
     assert (run.directory / best).read_text() == "new"
 
 
+def test_log_that_a_node_has_begun_is_not_outdated(run, capfd):
+    """What the node has said before its files are prepared is uploaded with the rest."""
+    log = run.local.make_log_directory(0) / "node_0.log"
+    log.write_text("eth1 was not taken\n")
+    prepare(run, 0, 0, None)
+    assert "outdated" not in capfd.readouterr().err
+    sync(run)
+    assert log.read_text() == "eth1 was not taken\n"
+
+
 def test_checkpoint_of_a_killed_node_is_uploaded(run):
     """The next attempt resumes from a checkpoint that was committed here, but not uploaded."""
     prepare(run, 0, 0, None)
