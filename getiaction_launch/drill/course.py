@@ -23,10 +23,12 @@ from getiaction_launch.drill.judgement import (
     repeated_steps,
 )
 from getiaction_launch.drill.rows import compare_loggers
-from getiaction_launch.errors import CheckError, SpecError
+from getiaction_launch.errors import CheckError, SpecError, disk_errors
 from getiaction_launch.launch import submit
 from getiaction_launch.launch.check import check_place
+from getiaction_launch.launch.freezing.freeze import freeze
 from getiaction_launch.launch.status import RunStatus
+from getiaction_launch.plan.code import MOST_MB
 from getiaction_launch.plan.plan import Plan, Restarts
 from getiaction_launch.run.records import read_attempts
 from getiaction_launch.run.rehearsal.orders import Fault, Orders
@@ -73,6 +75,7 @@ class Drill:
         self._orders, self._say = orders, say
         self._volatile = Volatile()
 
+    @disk_errors()
     def rehearse(self, faults: Sequence[Fault], *, with_baseline: bool = False) -> Certificate:
         """Have each fault come to a run of its own, and compare it with an undisturbed one.
 
@@ -84,7 +87,12 @@ class Drill:
             CheckError: If the program cannot be drilled: it fails without a fault, it does not call
                 ``Trainer.fit``, or it is too short.
         """
-        check_place(replace(self._plan, root=str(self._root)), LocalBackend())
+        # No limit of size: there is no --no-snapshot here, and files of data are links in any case.
+        snapshot = replace(self._plan.snapshot, limit_mb=MOST_MB)
+        plan = replace(self._plan, root=str(self._root), snapshot=snapshot)
+        check_place(plan, LocalBackend())
+        # Once for all runs: otherwise an edit during the drill would be blamed on a loader.
+        (self._plan,) = freeze([plan])
         whole = replace(self._orders, is_detailed=True)
         reference = self._undisturbed("undisturbed", whole)
         steps, epoch_steps, epochs = self._length(reference)
@@ -179,7 +187,6 @@ class Drill:
     def _train(self, name: str, orders: Orders) -> Ended:
         plan = replace(
             self._plan,
-            root=str(self._root),
             name=name,
             saving=replace(self._plan.saving, when_busy="wait"),
             restarts=_RESTARTS,
