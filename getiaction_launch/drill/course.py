@@ -38,6 +38,7 @@ from getiaction_launch.run.state import JobState
 from getiaction_launch.system.orphans import processes_of
 
 _RESTARTS = Restarts(crashes=3, node_failures=3, interruptions=None)
+_NO_RESTARTS = Restarts(crashes=0, node_failures=0, interruptions=0)
 ORPHAN_SECONDS = 5.0
 """How long processes of a run that has ended may take to disappear."""
 
@@ -137,13 +138,18 @@ class Drill:
 
     def _undisturbed(self, name: str, orders: Orders) -> Ended:
         self._say("undisturbed run ..." if name == "undisturbed" else "undisturbed run again ...")
-        ended = self._train(name, orders)
+        ended = self._train(name, orders, _NO_RESTARTS)
         if ended.status.state is not JobState.SUCCEEDED:
             error = ended.run.first_error(0)
             if error and error.type == SpecError.__name__:
                 raise SpecError(*error.message.split("\n", 1))
             raise CheckError(
                 f"the program fails without any fault: {ended.status.reason}",
+                f"See why: getiaction-launch why {shlex.quote(str(ended.run.directory))}",
+            )
+        if (starts := len(ended.trained.records)) != 1:
+            raise CheckError(
+                f"the undisturbed run was started {starts} times, and not only once.",
                 f"See why: getiaction-launch why {shlex.quote(str(ended.run.directory))}",
             )
         return ended
@@ -184,12 +190,12 @@ class Drill:
         epoch_steps = sum(row.epoch == steps[0].epoch for row in steps)
         return len(steps), epoch_steps, len({row.epoch for row in steps})
 
-    def _train(self, name: str, orders: Orders) -> Ended:
+    def _train(self, name: str, orders: Orders, restarts: Restarts = _RESTARTS) -> Ended:
         plan = replace(
             self._plan,
             name=name,
             saving=replace(self._plan.saving, when_busy="wait"),
-            restarts=_RESTARTS,
+            restarts=restarts,
             env_vars={**self._plan.env_vars, **orders.to_env()},
         )
         run = Run.claim(plan.root, plan.name)

@@ -7,9 +7,10 @@ import pytest
 
 from getiaction_launch.drill import course
 from getiaction_launch.drill.course import Drill
+from getiaction_launch.errors import CheckError
 from getiaction_launch.launch import submit
 from getiaction_launch.launch.status import RunStatus
-from getiaction_launch.plan.plan import Plan, Topology
+from getiaction_launch.plan.plan import Plan, Restarts, Topology
 from getiaction_launch.run.records import AttemptRecord
 from getiaction_launch.run.rehearsal.orders import ORDERS_VARIABLE, Orders, read_orders
 from getiaction_launch.run.rehearsal.trajectory import FaultNote, Recorder, Row
@@ -70,3 +71,12 @@ def test_all_runs_train_one_copy_of_the_code(played):
     assert [plan.name for plan in played.plans] == ["undisturbed", "warning", "time-limit"]
     ((root, archive),) = {(plan.root, plan.code.archive) for plan in played.plans}
     assert (Path(root) / archive).is_file()
+
+
+def test_a_run_that_was_started_twice_is_not_an_undisturbed_one(played):
+    """It gets no restarts, and what it has trained after one is compared with nothing."""
+    played.meanwhile = lambda run: AttemptRecord(1).write(run)
+    with pytest.raises(CheckError, match="the undisturbed run was started 2 times"):
+        played.drill.rehearse(["warning"])
+    (plan,) = played.plans
+    assert plan.restarts == Restarts(crashes=0, node_failures=0, interruptions=0)
