@@ -81,7 +81,7 @@ class Drill:
         """Have each fault come to a run of its own, and compare it with an undisturbed one.
 
         Args:
-            faults: The faults, in the order in which they are rehearsed.
+            faults: The faults, in the order in which they are rehearsed; each one only once.
             with_baseline: Whether to have them come to the program under Lightning alone, too.
 
         Raises:
@@ -94,6 +94,7 @@ class Drill:
         check_place(plan, LocalBackend())
         # Once for all runs: otherwise an edit during the drill would be blamed on a loader.
         (self._plan,) = freeze([plan])
+        faults = list(dict.fromkeys(faults))  # each has its own directory, by its name
         whole = replace(self._orders, is_detailed=True)
         reference = self._undisturbed("undisturbed", whole)
         steps, epoch_steps, epochs = self._length(reference)

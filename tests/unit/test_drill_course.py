@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from getiaction_launch.drill import course
+from getiaction_launch.drill.baseline import Baseline, BaselineResult
 from getiaction_launch.drill.course import Drill
+from getiaction_launch.drill.judgement import Trained
 from getiaction_launch.errors import CheckError
 from getiaction_launch.launch import submit
 from getiaction_launch.launch.status import RunStatus
@@ -80,3 +82,12 @@ def test_a_run_that_was_started_twice_is_not_an_undisturbed_one(played):
         played.drill.rehearse(["warning"])
     (plan,) = played.plans
     assert plan.restarts == Restarts(crashes=0, node_failures=0, interruptions=0)
+
+
+def test_a_fault_that_is_named_twice_is_rehearsed_once(played, monkeypatch):
+    """Under Lightning alone, too, where its second directory would be the first one."""
+    answer = Trained([{}]), BaselineResult("warning", "warning signal")
+    monkeypatch.setattr(Baseline, "train", lambda *_: answer)
+    certificate = played.drill.rehearse(["warning", "sigterm", "warning"], with_baseline=True)
+    assert [each.fault for each in certificate.results] == ["warning", "sigterm"]
+    assert len(certificate.baseline) == 2
