@@ -159,8 +159,10 @@ def blame_program(place: Place, expected: Row, found: Row) -> Difference:
             fix = "Look for a random generator that is not seeded, or an operation whose result "
             return Difference("randomness", f"{what}.", f"{fix}varies.", *about)
         return Difference("randomness", f"{what}{_named(generators, own)}.", SEED, *about)
-    what = f"{said}one of them has not come as far as the other."
-    return Difference("training", what, "", *about)
+    what = "In two undisturbed runs, all steps are the same, but the last checkpoint has other "
+    fix = "Have it saved after a number of steps or epochs: train_time_interval, for one, saves it "
+    fix += "in another step each time."
+    return Difference("checkpoint", f"{what}{_list(place.names)} each time.", fix, *about)
 
 
 def blame_resume(

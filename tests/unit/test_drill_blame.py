@@ -151,6 +151,15 @@ def test_a_program_that_differs_from_itself(changed, owner, said):
     assert said in difference.what
 
 
+def test_a_program_whose_last_checkpoint_differs_is_told_so():
+    """Although both runs have trained the same steps to their end."""
+    last = end(checkpoint={"weights": "1", "optimizers": "2"})
+    difference = judge_program(UNDISTURBED, trained(last=last).ranks, Volatile())
+    assert difference.owner == "checkpoint"
+    assert "the last checkpoint has other optimizers each time" in difference.what
+    assert "train_time_interval" in difference.fix
+
+
 def test_what_differs_between_undisturbed_runs_is_not_compared():
     """Times that are logged, and paths among the attributes."""
     volatile = Volatile()
