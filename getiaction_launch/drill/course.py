@@ -9,7 +9,7 @@ from pathlib import Path
 
 from getiaction_launch.backends.local import LocalBackend
 from getiaction_launch.drill.baseline import Baseline, BaselineResult
-from getiaction_launch.drill.blame import Rows, find_first
+from getiaction_launch.drill.blame import Difference, Rows, find_first
 from getiaction_launch.drill.certificate import Certificate, FaultResult, versions
 from getiaction_launch.drill.faults import FEWEST_STEPS, TITLES, orders_for
 from getiaction_launch.drill.job import start
@@ -22,7 +22,7 @@ from getiaction_launch.drill.judgement import (
     problems_of,
     repeated_steps,
 )
-from getiaction_launch.drill.rows import compare_loggers
+from getiaction_launch.drill.rows import compare_loggers, differing_names
 from getiaction_launch.errors import CheckError, SpecError, disk_errors
 from getiaction_launch.launch import submit
 from getiaction_launch.launch.check import check_place
@@ -51,11 +51,13 @@ class Ended:
         run: The run, whose directory has its records.
         status: How the run has ended.
         trained: What its workers have recorded.
+        orphans: Which of its processes have outlived it, in sentences.
     """
 
     run: Run
     status: RunStatus
     trained: Trained
+    orphans: list[str]
 
 
 class Drill:
@@ -99,7 +101,8 @@ class Drill:
         reference = self._undisturbed("undisturbed", whole)
         steps, epoch_steps, epochs = self._length(reference)
         length = steps, epoch_steps
-        difference, results = None, []
+        difference: Difference | None = None
+        rehearsed: list[tuple[Ended, Fault, Orders]] = []
         for fault in faults:
             orders = orders_for(fault, *length, self._orders)
             where = " and ".join(map(str, orders.steps))
@@ -110,13 +113,17 @@ class Drill:
             )
             if difference:
                 break  # what comes after the fault cannot be compared
-            results.append(self._judge(reference, ended, fault, orders))
+            rehearsed.append((ended, fault, orders))
+        results = [self._judge(reference, *each) for each in rehearsed]
         found = [each for result in results for each in result.differences]
         if difference is None and not all(each.parts for each in found):
             # Nothing was seen that was not restored: perhaps the program differs from itself.
             again = self._undisturbed("again", self._orders)
             ranks = reference.trained.ranks
             difference = judge_program(ranks, again.trained.ranks, self._volatile)
+            if difference is None:
+                self._volatile.logged |= differing_names(reference.run, again.run)
+                results = [self._judge(reference, *each) for each in rehearsed]
         baseline = []
         if with_baseline and difference is None:
             baseline = [
@@ -209,14 +216,15 @@ class Drill:
             raise
         attempts = read_attempts_of(run)
         notes = [FaultNote.read(run, number) for number in range(len(attempts))]
-        return Ended(run, status, Trained(attempts, read_attempts(run), notes))
+        trained = Trained(attempts, read_attempts(run), notes)
+        return Ended(run, status, trained, [*_orphans(run)])
 
     def _judge(self, reference: Ended, ended: Ended, fault: Fault, orders: Orders) -> FaultResult:
         expected, trained = reference.trained.ranks, ended.trained
         problems = problems_of(trained, len(expected), len(orders.steps))
         if ended.status.state is not JobState.SUCCEEDED:
             problems.append(f"The run ended as {ended.status.state.value}: {ended.status.reason}.")
-        problems += _orphans(ended.run)
+        problems += ended.orphans
         notes = notes_of(expected, trained.ranks)
         differences = []
         if found := judge_resume(expected, trained, self._volatile):

@@ -4,6 +4,7 @@ import csv
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ from getiaction_launch.run.run import Run
 
 T = TypeVar("T")
 TABLE = "metrics.csv"
+_ALWAYS = {"epoch", "step"}
 _FIX = "Let the logger continue its history when training resumes, or log to TensorBoard or CSV."
 
 
@@ -31,6 +33,26 @@ def compare_loggers(expected: Run, found: Run, left_out: Collection[str]) -> lis
         if words:
             differences.append(Difference("logger", f"{table} {words}.", _FIX))
     return differences
+
+
+def differing_names(expected: Run, found: Run) -> set[str]:
+    """Return the names of what loggers have written otherwise in another undisturbed run.
+
+    Callbacks hand times and loads of the machine to loggers alone, so no step has them.
+
+    Args:
+        expected: One run that nothing has happened to.
+        found: Another run of the same program.
+    """
+    own, others = read_curves(expected, []), read_curves(found, [])
+    curves = {name: _compare_curve(own[name], others.get(name, Curve())) for name in own}
+    names = {name.rpartition(": ")[2] for name, words in curves.items() if words}
+    for path in _tables(expected):
+        table = found.directory / path.relative_to(expected.directory)
+        if table.is_file():
+            columns, other = _columns(path), _columns(table)
+            names |= {name for name in columns if columns[name] != other.get(name)}
+    return names - _ALWAYS
 
 
 def _tables(run: Run) -> Iterator[Path]:
@@ -81,5 +103,15 @@ def _lines(path: Path, left_out: Collection[str]) -> Iterator[str]:
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
         for row in csv.DictReader(file):
             kept = {str(k): v for k, v in row.items() if k not in left_out and v}
-            if kept.keys() - {"epoch", "step"}:
+            if kept.keys() - _ALWAYS:
                 yield ", ".join(f"{key}={kept[key]}" for key in sorted(kept))
+
+
+def _columns(path: Path) -> dict[str, "Counter[str]"]:
+    """Return the steps and values of each column of a table."""
+    columns: dict[str, Counter[str]] = {}
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        for row in csv.DictReader(file):
+            for key, value in filter(itemgetter(1), row.items()):
+                columns.setdefault(str(key), Counter())[f"{row.get('step')}: {value}"] += 1
+    return columns

@@ -17,7 +17,7 @@ from getiaction_launch.drill.judgement import (
     problems_of,
     repeated_steps,
 )
-from getiaction_launch.drill.rows import compare_loggers
+from getiaction_launch.drill.rows import compare_loggers, differing_names
 from getiaction_launch.errors import RecordError
 from getiaction_launch.plan.plan import Topology
 from getiaction_launch.run.records import AttemptRecord
@@ -242,6 +242,15 @@ def test_rows_of_loggers_that_are_lost_or_doubled_are_named(runs, rows, said):
     tables = [each for each in found if "csv/metrics.csv" in each.what]
     assert [each.owner for each in found] == ["logger"] * len(found)
     assert (said is None and not found) or said in tables[0].what
+
+
+def test_what_loggers_of_undisturbed_runs_do_not_share_is_named(runs):
+    """By columns of a table, and by curves, which event files or other directories may hold."""
+    assert differing_names(*runs) == {"time"}  # no curve, as it is not a number
+    write_rows(runs[1], ["1,0.5,", "2,0.4,0.9", "4,0.3,"])
+    assert differing_names(*runs) == {"time", "loss"}
+    (runs[1].directory / "csv").rename(runs[1].directory / "other")
+    assert differing_names(*runs) == {"loss"}
 
 
 def test_what_workers_record_is_read_again_and_damage_is_named(tmp_path):

@@ -53,6 +53,10 @@ class Played:
                 FaultNote(last, orders.fault, [last]).write(run, number)
             first = last + 1
         Recorder(run, number, 0).write(Row("end", 0, STEPS))
+        (run.directory / "csv").mkdir()
+        rows = [f"{step},{step / 2},{len(self.plans) + step}" for step in range(1, STEPS + 1)]
+        table = "\n".join(["step,loss,sec_per_step", *rows])
+        (run.directory / "csv/metrics.csv").write_text(table)
         self.meanwhile(run)
 
 
@@ -70,7 +74,8 @@ def test_all_runs_train_one_copy_of_the_code(played):
     played.meanwhile = lambda _: played.script.write_text(f"import order{len(played.plans)}\n")
     certificate = played.drill.rehearse(["warning", "time-limit"])
     assert certificate.is_passed
-    assert [plan.name for plan in played.plans] == ["undisturbed", "warning", "time-limit"]
+    names = [plan.name for plan in played.plans]
+    assert names == ["undisturbed", "warning", "time-limit", "again"]
     ((root, archive),) = {(plan.root, plan.code.archive) for plan in played.plans}
     assert (Path(root) / archive).is_file()
 
@@ -91,3 +96,20 @@ def test_a_fault_that_is_named_twice_is_rehearsed_once(played, monkeypatch):
     certificate = played.drill.rehearse(["warning", "sigterm", "warning"], with_baseline=True)
     assert [each.fault for each in certificate.results] == ["warning", "sigterm"]
     assert len(certificate.baseline) == 2
+
+
+def test_values_that_only_a_logger_sees_may_differ_as_in_undisturbed_runs(played):
+    """They are left out and named, in curves and tables, and whatever else is lost is a fault."""
+
+    def lose(run: Run) -> None:
+        table = run.directory / "csv/metrics.csv"
+        if Plan.of(run).name == "sigterm":
+            table.write_text(table.read_text().replace("\n3,1.5,", "\n3,,"))
+
+    played.meanwhile = lose
+    certificate = played.drill.rehearse(["sigterm", "lost-rank"])
+    assert certificate.left_out == ["sec_per_step"]
+    bad, good = certificate.results
+    assert [each.owner for each in bad.differences] == ["logger", "logger"]
+    assert all("loss" in each.what for each in bad.differences)
+    assert good.is_passed
