@@ -15,7 +15,11 @@ from getiaction_launch.run.run import Run
 T = TypeVar("T")
 TABLE = "metrics.csv"
 _ALWAYS = {"epoch", "step"}
-_FIX = "Let the logger continue its history when training resumes, or log to TensorBoard or CSV."
+_FIX = (
+    "Let the logger continue its history when training resumes, or log to TensorBoard or CSV. If a "
+    "value differs in the same step, what it is computed from must be in the checkpoint: the "
+    "counts of Lightning's ThroughputMonitor are not."
+)
 
 
 def compare_loggers(expected: Run, found: Run, left_out: Collection[str]) -> list[Difference]:
