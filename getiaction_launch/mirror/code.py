@@ -23,6 +23,8 @@ from getiaction_launch.storage.paths import is_remote, kind_of, open_path
 from getiaction_launch.storage.tree import place_below
 from getiaction_launch.storage.untrusted import open_regular
 
+MOST_REMOVALS = 100
+"""How often other nodes may remove a directory in the moment in which it is made here."""
 _PARTIAL = ".partial"
 
 
@@ -83,16 +85,23 @@ def _lock(run: Run, plan: Plan, tree: Path, here: str) -> int:
 
 
 def _open(place: Path) -> int:
-    """Open a private directory, which is created if it does not exist."""
-    while True:
+    """Open a private directory, which is created if it does not exist.
+
+    Raises:
+        CheckError: If it cannot be created, or another user may write to it.
+    """
+    for _ in range(MOST_REMOVALS):
         try:
             make_private(place)
             return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except FileNotFoundError:  # noqa: PERF203 - another node has removed it in this moment
             continue
-        except CheckError:
-            if os.path.lexists(place) or not place.parent.is_dir():
+        except CheckError as error:
+            # The same, a moment earlier; but a full disk, or one that is read-only, stays so.
+            was_there = isinstance(error.__cause__, FileExistsError | None)
+            if not was_there or os.path.lexists(place):
                 raise
+    raise CheckError(f"the copy of the code, {place}, is removed whenever it is made.")
 
 
 def _is_open(place: Path, descriptor: int) -> bool:

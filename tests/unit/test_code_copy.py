@@ -1,5 +1,6 @@
 """The copy of the user's code on a node: unpacked whole or not at all, and imported from there."""
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -104,6 +105,28 @@ def test_copy_that_another_run_removes_in_this_moment_is_unpacked_again(lab, mon
     with unpacked(run, plan, str(lab)) as tree:
         assert (tree / "lib.py").read_text() == "x = 'old'"
     assert removed == ["made", "unpacked"]
+
+
+@pytest.mark.parametrize("refusal", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EEXIST])
+def test_copy_that_cannot_be_made_ends_the_attempt(lab, monkeypatch, refusal):
+    """A disk that is full is not asked again; others that remove it each time, for a while."""
+    run, plan = submitted(lab)
+    make, asked = os.mkdir, []
+
+    def mkdir(path: Path, mode: int = 0o777) -> None:
+        if not Path(path).name.startswith("code-"):
+            return make(path, mode)
+        asked.append(path)
+        if len(asked) > code.MOST_REMOVALS:
+            pytest.exit("it is tried without end")
+        raise OSError(refusal, os.strerror(refusal), str(path))
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    is_race = refusal == errno.EEXIST
+    why = "removed whenever it is made" if is_race else os.strerror(refusal)
+    with pytest.raises(CheckError, match=why):
+        unpacked(run, plan, str(lab)).__enter__()
+    assert len(asked) == (code.MOST_REMOVALS if is_race else 1)
 
 
 def test_what_a_killed_node_has_left_is_unpacked_anew(lab):
