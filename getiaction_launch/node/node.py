@@ -29,6 +29,7 @@ from getiaction_launch.node.environment import (
 from getiaction_launch.node.guard import Guard, RunLostError
 from getiaction_launch.node.head import NOT_STARTED
 from getiaction_launch.node.network.meeting import meet
+from getiaction_launch.node.outage import persist
 from getiaction_launch.node.watching.watchdog import Watchdog
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt
@@ -97,7 +98,13 @@ def run_node(
     try:
         staging = Staging(run, plan, attempt.number, node_rank, attempt.resume_from, stop)
         place = working_directory or plan.working_directory
-        with staging, unpacked(run, plan, place) as copy:
+        with staging, contextlib.ExitStack() as stack:
+            copy = persist(
+                run,
+                "the copy of the code cannot be unpacked",
+                lambda: stack.enter_context(unpacked(run, plan, place)),
+                lambda: bool(stop.signal),
+            )
             code = _run_workers(
                 replace(attempt, resume_from=staging.resume_from),
                 plan,

@@ -17,17 +17,20 @@ import pytest
 
 from getiaction_launch.backends.backend import LOCAL
 from getiaction_launch.backends.local import LocalBackend
-from getiaction_launch.errors import CheckError
+from getiaction_launch.errors import CheckError, StorageError
 from getiaction_launch.launch.freezing.freeze import freeze, has_changed
 from getiaction_launch.launch.node import continue_here
 from getiaction_launch.mirror import code
 from getiaction_launch.mirror.code import unpacked
+from getiaction_launch.node import node, outage
 from getiaction_launch.plan.code import Code
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.report.contents.environment import read_environment
+from getiaction_launch.run.attempt import Attempt
 from getiaction_launch.run.records import AttemptRecord, BackendRecord, JobRecord
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import JobState
+from getiaction_launch.system.stop import StopRequest
 
 
 @pytest.fixture
@@ -165,6 +168,31 @@ def test_missing_and_damaged_copies_are_named_with_what_to_do(lab):
     archive.unlink()
     with pytest.raises(CheckError, match=r"is not there.\n.*resume --code now"):
         unpacked(run, plan, str(lab)).__enter__()
+
+
+def test_storage_that_fails_once_costs_no_attempt_before_workers_start(lab, monkeypatch):
+    """The copy is looked for, and unpacked, again; the workers start in it then."""
+    run, _ = submitted(lab)
+    find, answers = code.kind_of, [StorageError("Connect timeout.")]
+
+    def kind_of(path: Path) -> str | None:
+        if answers:
+            raise answers.pop()
+        return find(path)
+
+    def run_workers(*_: object, copy: Path, **__: object) -> int:
+        started.append((copy / "lib.py").read_text())
+        return 0
+
+    started: list[str] = []
+    monkeypatch.setattr(code, "kind_of", kind_of)
+    monkeypatch.setattr(outage, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(node, "_run_workers", run_workers)
+    attempt = Attempt.begin(run, "k", "127.0.0.1", 0)
+    with StopRequest() as stop:
+        assert node.run_node(attempt, 0, 5, stop) == 0
+    assert (started, answers) == (["x = 'old'"], [])
+    assert run.first_error(0) is None
 
 
 @pytest.mark.parametrize(
