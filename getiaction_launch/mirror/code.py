@@ -10,10 +10,12 @@ import os
 import shutil
 import tarfile
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from getiaction_launch.errors import CheckError, StorageError
+from getiaction_launch.mirror.sweep import CODE_PREFIX, sweep_code
 from getiaction_launch.mirror.transfer import download, hash_of
 from getiaction_launch.plan.code import MOST_MB, Code
 from getiaction_launch.plan.plan import Plan
@@ -48,7 +50,7 @@ def unpacked(run: Run, plan: Plan, here: str) -> Iterator[Path | None]:
         yield None
         return
     make_private(staging_root())
-    place = staging_root() / f"code-{_key(plan.code, here)}"
+    place = staging_root() / f"{CODE_PREFIX}{_key(plan.code, here)}"
     tree = place / plan.code.folder
     descriptor = -1
     while not tree.is_dir() or descriptor < 0 or not _is_open(place, descriptor):
@@ -56,6 +58,8 @@ def unpacked(run: Run, plan: Plan, here: str) -> Iterator[Path | None]:
             os.close(descriptor)
         descriptor = _lock(run, plan, tree, here)
     try:
+        # Here, too, as runs on this machine's own disks have no other staging directory.
+        threading.Thread(target=sweep_code, args=(staging_root(),), daemon=True).start()
         yield tree
     finally:
         with contextlib.suppress(BlockingIOError):  # another node of this machine uses it

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,6 +142,29 @@ def test_what_a_killed_node_has_left_is_unpacked_anew(lab):
     (tree / "lib.py").write_text("x = 'of a stranger'")
     with unpacked(run, plan, str(lab)) as again:
         assert (again / "lib.py").read_text() == "x = 'old'"
+
+
+def test_copies_that_killed_nodes_have_left_are_removed(lab, tmp_path):
+    """By the next run on that machine; not one that is in use, nor one that has just been left."""
+    run, plan = submitted(lab)
+    root = tmp_path / "staging"
+    for name in ("code-0", "code-1", "code-2", ".removed-code-3-7", "bucket-4"):
+        (root / name / "lab/version_0").mkdir(parents=True, mode=0o700)
+        (root / name / "lab/version_0/notes.txt").touch()
+        for path in (root / name, *(root / name).rglob("*")):
+            os.utime(path, (0, 0))
+    os.utime(root / "code-1/lab")
+    root.chmod(0o700)
+    used = os.open(root / "code-2", os.O_RDONLY)
+    fcntl.flock(used, fcntl.LOCK_SH)
+    deadline = time.monotonic() + 60
+    with unpacked(run, plan, str(lab)) as tree:
+        kept = {"code-1", "code-2", "bucket-4", tree.parent.name}
+        while {path.name for path in root.iterdir()} != kept and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert {path.name for path in root.iterdir()} == kept
+        assert (root / "code-2/lab/version_0/notes.txt").exists()
+    os.close(used)
 
 
 def test_copy_where_ray_has_copied_the_working_directory_leads_there(lab, tmp_path):
