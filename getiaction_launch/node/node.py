@@ -66,6 +66,7 @@ def run_node(
     *,
     warning_seconds: float = 0,
     working_directory: str | None = None,
+    until_closed: contextlib.ExitStack | None = None,
 ) -> int:
     """Start this node's workers and watch them until all have ended.
 
@@ -84,6 +85,8 @@ def run_node(
         warning_seconds: Replaces a shorter ``grace_seconds`` if a warning (SIGUSR2) set ``stop``.
         working_directory: Directory to start the workers in; the plan's by default. Ray gives each
             node a copy of it in another place.
+        until_closed: Keeps the copy of the code on this node until the caller closes it; by
+            default, the copy is removed when the workers have ended.
 
     Returns:
         0 if every worker succeeded, ``EXIT_INTERRUPTED`` if they were stopped, otherwise
@@ -102,7 +105,7 @@ def run_node(
             copy = persist(
                 run,
                 "the copy of the code cannot be unpacked",
-                lambda: stack.enter_context(unpacked(run, plan, place)),
+                lambda: (until_closed or stack).enter_context(unpacked(run, plan, place)),
                 lambda: bool(stop.signal),
             )
             code = _run_workers(

@@ -13,6 +13,7 @@ import tarfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -23,7 +24,9 @@ from getiaction_launch.launch.freezing.freeze import freeze, has_changed
 from getiaction_launch.launch.node import continue_here
 from getiaction_launch.mirror import code
 from getiaction_launch.mirror.code import unpacked
-from getiaction_launch.node import node, outage
+from getiaction_launch.node import conductor, node, outage
+from getiaction_launch.node.allocation import Limits
+from getiaction_launch.node.sidecar import Sidecar
 from getiaction_launch.plan.code import Code
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.report.contents.environment import read_environment
@@ -365,6 +368,37 @@ def test_node_continues_with_the_present_files_if_asked_to(lab, monkeypatch):
     continue_here(run, Allocation, is_code_now=True)
     assert Plan.of(run) == now
     assert len(joined) == 2
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_copy_stays_as_long_as_the_sidecar(lab, monkeypatch, tmp_path, rank):
+    """Until then, it may start processes for other nodes, which import the user's modules."""
+    run, _ = submitted(lab)
+    seen = []
+
+    def has_copy() -> bool:
+        return any((tmp_path / "staging").glob("code-*/lab/lib.py"))
+
+    class Server(Sidecar):
+        def await_others(self) -> None:
+            seen.append(has_copy())
+
+        def close(self) -> None:
+            seen.append(has_copy())
+
+    class Node(Allocation):
+        node_rank, key, address, limits = rank, "k", "127.0.0.1", Limits(5)
+        environment: ClassVar = {}
+        make_sidecar = Server
+
+    monkeypatch.setattr(node, "_run_workers", lambda *_, **__: 0)
+    monkeypatch.setattr(conductor, "meet", lambda attempt, *_: attempt)
+    if rank:
+        Attempt.begin(run, "k", "127.0.0.1", 0)
+    with StopRequest() as stop:
+        assert conductor.join(run, Node(), stop) == 0
+    assert seen == [True] * (rank + 1)
+    assert not has_copy()
 
 
 def test_report_says_which_code_a_run_trains(lab):
