@@ -10,10 +10,12 @@ import os
 import shutil
 import tarfile
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from getiaction_launch.errors import CheckError, StorageError
+from getiaction_launch.mirror.sweep import CODE_PREFIX, sweep_code
 from getiaction_launch.mirror.transfer import download, hash_of
 from getiaction_launch.plan.code import MOST_MB, Code
 from getiaction_launch.plan.plan import Plan
@@ -23,6 +25,8 @@ from getiaction_launch.storage.paths import is_remote, kind_of, open_path
 from getiaction_launch.storage.tree import place_below
 from getiaction_launch.storage.untrusted import open_regular
 
+MOST_REMOVALS = 100
+"""How often other nodes may remove a directory in the moment in which it is made here."""
 _PARTIAL = ".partial"
 
 
@@ -46,7 +50,7 @@ def unpacked(run: Run, plan: Plan, here: str) -> Iterator[Path | None]:
         yield None
         return
     make_private(staging_root())
-    place = staging_root() / f"code-{_key(plan.code, here)}"
+    place = staging_root() / f"{CODE_PREFIX}{_key(plan.code, here)}"
     tree = place / plan.code.folder
     descriptor = -1
     while not tree.is_dir() or descriptor < 0 or not _is_open(place, descriptor):
@@ -54,6 +58,8 @@ def unpacked(run: Run, plan: Plan, here: str) -> Iterator[Path | None]:
             os.close(descriptor)
         descriptor = _lock(run, plan, tree, here)
     try:
+        # Here, too, as runs on this machine's own disks have no other staging directory.
+        threading.Thread(target=sweep_code, args=(staging_root(),), daemon=True).start()
         yield tree
     finally:
         with contextlib.suppress(BlockingIOError):  # another node of this machine uses it
@@ -83,16 +89,23 @@ def _lock(run: Run, plan: Plan, tree: Path, here: str) -> int:
 
 
 def _open(place: Path) -> int:
-    """Open a private directory, which is created if it does not exist."""
-    while True:
+    """Open a private directory, which is created if it does not exist.
+
+    Raises:
+        CheckError: If it cannot be created, or another user may write to it.
+    """
+    for _ in range(MOST_REMOVALS):
         try:
             make_private(place)
             return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except FileNotFoundError:  # noqa: PERF203 - another node has removed it in this moment
             continue
-        except CheckError:
-            if os.path.lexists(place) or not place.parent.is_dir():
+        except CheckError as error:
+            # The same, a moment earlier; but a full disk, or one that is read-only, stays so.
+            was_there = isinstance(error.__cause__, FileExistsError | None)
+            if not was_there or os.path.lexists(place):
                 raise
+    raise CheckError(f"the copy of the code, {place}, is removed whenever it is made.")
 
 
 def _is_open(place: Path, descriptor: int) -> bool:

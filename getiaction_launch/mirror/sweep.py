@@ -1,7 +1,8 @@
 """Removes what runs that are over have left in this machine's staging directories.
 
 A run removes its staging directory when it finishes. That of a run which was started here and
-continued on another machine, or was given up, would stay for ever.
+continued on another machine, or was given up, would stay for ever; so would the copy of the code of
+a node that was killed.
 """
 
 import contextlib
@@ -36,7 +37,22 @@ IDLE_SECONDS = 3600.0
 """How long nothing may have changed in a directory before it is looked at."""
 UNSAVED_SECONDS = 30 * 86400.0
 """How long files stay that storage does not have."""
+CODE_PREFIX = "code-"
+"""How the name of a directory begins that holds a copy of code."""
 _TRASH = ".removed-"
+
+
+def sweep_code(root: Path) -> None:
+    """Remove old copies of code that killed nodes have left; storage is not asked about them.
+
+    Args:
+        root: The directory of this machine's staging directories.
+    """
+    for trash in root.glob(f"{_TRASH}{CODE_PREFIX}*"):
+        shutil.rmtree(trash, ignore_errors=True)
+    for place in root.glob(f"{CODE_PREFIX}*"):
+        with contextlib.suppress(OSError, ValueError, LaunchError):  # another time, then
+            _sweep(root, place)
 
 
 def sweep(root: Path, own: Run) -> None:
@@ -59,7 +75,8 @@ def sweep(root: Path, own: Run) -> None:
 
 
 def _sweep(root: Path, place: Path) -> None:
-    locals_ = [Run(path) for path in place.glob("*/version_*")]
+    is_code = place.name.startswith(CODE_PREFIX)
+    locals_ = [] if is_code else [Run(path) for path in place.glob("*/version_*")]
     with _alone(place) as is_alone:
         idle_seconds = time.time() - max(_times(place))
         if not is_alone or idle_seconds < IDLE_SECONDS:

@@ -108,16 +108,21 @@ def _meet_and_run(
     except Exception as error:  # noqa: BLE001 - recorded; the attempt must still be ended
         print(f"node 0: {error}", flush=True)
         return NodeEnd(EXIT_FAILED)
+    # First, so it is closed last: the sidecar may serve other nodes from the copy of the code.
+    until_closed = stack.enter_context(contextlib.ExitStack())
     sidecar = allocation.make_sidecar(attempt, 0, stop)
     stack.enter_context(contextlib.closing(sidecar))
-    return _run_share(attempt, 0, allocation.limits, stop, sidecar)
+    return _run_share(attempt, 0, allocation.limits, stop, sidecar, until_closed=until_closed)
 
 
 def _follow(attempt: Attempt, allocation: Allocation, stop: StopRequest) -> int:
     node_rank = allocation.node_rank
     attempt = meet(attempt, node_rank, lambda: stop.signal)
-    with contextlib.closing(allocation.make_sidecar(attempt, node_rank, stop)) as sidecar:
-        end = _run_share(attempt, node_rank, allocation.limits, stop, sidecar)
+    sidecar = allocation.make_sidecar(attempt, node_rank, stop)
+    with contextlib.ExitStack() as until_closed, contextlib.closing(sidecar):
+        end = _run_share(
+            attempt, node_rank, allocation.limits, stop, sidecar, until_closed=until_closed
+        )
         end.write(attempt.run, attempt.number, node_rank)
         if end.exit_code == 0:
             sidecar.await_others()
@@ -128,13 +133,21 @@ def _follow(attempt: Attempt, allocation: Allocation, stop: StopRequest) -> int:
 
 
 def _run_share(
-    attempt: Attempt, node_rank: int, limits: Limits, stop: StopRequest, sidecar: Sidecar
+    attempt: Attempt,
+    node_rank: int,
+    limits: Limits,
+    stop: StopRequest,
+    sidecar: Sidecar,
+    *,
+    until_closed: contextlib.ExitStack,
 ) -> NodeEnd:
     warning_seconds = max(limits.warning_seconds - MARGIN_SECONDS, limits.grace_seconds)
     try:
         sidecar.start()
         code = run_node(
-            attempt, node_rank, limits.grace_seconds, stop, warning_seconds=warning_seconds
+            *(attempt, node_rank, limits.grace_seconds, stop),
+            warning_seconds=warning_seconds,
+            until_closed=until_closed,
         )
         sidecar.check(code)
     except NodeLostError as loss:

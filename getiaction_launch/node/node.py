@@ -29,6 +29,7 @@ from getiaction_launch.node.environment import (
 from getiaction_launch.node.guard import Guard, RunLostError
 from getiaction_launch.node.head import NOT_STARTED
 from getiaction_launch.node.network.meeting import meet
+from getiaction_launch.node.outage import persist
 from getiaction_launch.node.watching.watchdog import Watchdog
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt
@@ -65,6 +66,7 @@ def run_node(
     *,
     warning_seconds: float = 0,
     working_directory: str | None = None,
+    until_closed: contextlib.ExitStack | None = None,
 ) -> int:
     """Start this node's workers and watch them until all have ended.
 
@@ -83,6 +85,8 @@ def run_node(
         warning_seconds: Replaces a shorter ``grace_seconds`` if a warning (SIGUSR2) set ``stop``.
         working_directory: Directory to start the workers in; the plan's by default. Ray gives each
             node a copy of it in another place.
+        until_closed: Keeps the copy of the code on this node until the caller closes it; by
+            default, the copy is removed when the workers have ended.
 
     Returns:
         0 if every worker succeeded, ``EXIT_INTERRUPTED`` if they were stopped, otherwise
@@ -97,7 +101,13 @@ def run_node(
     try:
         staging = Staging(run, plan, attempt.number, node_rank, attempt.resume_from, stop)
         place = working_directory or plan.working_directory
-        with staging, unpacked(run, plan, place) as copy:
+        with staging, contextlib.ExitStack() as stack:
+            copy = persist(
+                run,
+                "the copy of the code cannot be unpacked",
+                lambda: (until_closed or stack).enter_context(unpacked(run, plan, place)),
+                lambda: bool(stop.signal),
+            )
             code = _run_workers(
                 replace(attempt, resume_from=staging.resume_from),
                 plan,

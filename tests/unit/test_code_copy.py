@@ -1,5 +1,6 @@
 """The copy of the user's code on a node: unpacked whole or not at all, and imported from there."""
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -9,24 +10,31 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from getiaction_launch.backends.backend import LOCAL
 from getiaction_launch.backends.local import LocalBackend
-from getiaction_launch.errors import CheckError
+from getiaction_launch.errors import CheckError, StorageError
 from getiaction_launch.launch.freezing.freeze import freeze, has_changed
 from getiaction_launch.launch.node import continue_here
 from getiaction_launch.mirror import code
 from getiaction_launch.mirror.code import unpacked
+from getiaction_launch.node import conductor, node, outage
+from getiaction_launch.node.allocation import Limits
+from getiaction_launch.node.sidecar import Sidecar
 from getiaction_launch.plan.code import Code
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.report.contents.environment import read_environment
+from getiaction_launch.run.attempt import Attempt
 from getiaction_launch.run.records import AttemptRecord, BackendRecord, JobRecord
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import JobState
+from getiaction_launch.system.stop import StopRequest
 
 
 @pytest.fixture
@@ -106,6 +114,28 @@ def test_copy_that_another_run_removes_in_this_moment_is_unpacked_again(lab, mon
     assert removed == ["made", "unpacked"]
 
 
+@pytest.mark.parametrize("refusal", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EEXIST])
+def test_copy_that_cannot_be_made_ends_the_attempt(lab, monkeypatch, refusal):
+    """A disk that is full is not asked again; others that remove it each time, for a while."""
+    run, plan = submitted(lab)
+    make, asked = os.mkdir, []
+
+    def mkdir(path: Path, mode: int = 0o777) -> None:
+        if not Path(path).name.startswith("code-"):
+            return make(path, mode)
+        asked.append(path)
+        if len(asked) > code.MOST_REMOVALS:
+            pytest.exit("it is tried without end")
+        raise OSError(refusal, os.strerror(refusal), str(path))
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    is_race = refusal == errno.EEXIST
+    why = "removed whenever it is made" if is_race else os.strerror(refusal)
+    with pytest.raises(CheckError, match=why):
+        unpacked(run, plan, str(lab)).__enter__()
+    assert len(asked) == (code.MOST_REMOVALS if is_race else 1)
+
+
 def test_what_a_killed_node_has_left_is_unpacked_anew(lab):
     """A part of it may be missing."""
     run, plan = submitted(lab)
@@ -115,6 +145,29 @@ def test_what_a_killed_node_has_left_is_unpacked_anew(lab):
     (tree / "lib.py").write_text("x = 'of a stranger'")
     with unpacked(run, plan, str(lab)) as again:
         assert (again / "lib.py").read_text() == "x = 'old'"
+
+
+def test_copies_that_killed_nodes_have_left_are_removed(lab, tmp_path):
+    """By the next run on that machine; not one that is in use, nor one that has just been left."""
+    run, plan = submitted(lab)
+    root = tmp_path / "staging"
+    for name in ("code-0", "code-1", "code-2", ".removed-code-3-7", "bucket-4"):
+        (root / name / "lab/version_0").mkdir(parents=True, mode=0o700)
+        (root / name / "lab/version_0/notes.txt").touch()
+        for path in (root / name, *(root / name).rglob("*")):
+            os.utime(path, (0, 0))
+    os.utime(root / "code-1/lab")
+    root.chmod(0o700)
+    used = os.open(root / "code-2", os.O_RDONLY)
+    fcntl.flock(used, fcntl.LOCK_SH)
+    deadline = time.monotonic() + 60
+    with unpacked(run, plan, str(lab)) as tree:
+        kept = {"code-1", "code-2", "bucket-4", tree.parent.name}
+        while {path.name for path in root.iterdir()} != kept and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert {path.name for path in root.iterdir()} == kept
+        assert (root / "code-2/lab/version_0/notes.txt").exists()
+    os.close(used)
 
 
 def test_copy_where_ray_has_copied_the_working_directory_leads_there(lab, tmp_path):
@@ -142,6 +195,31 @@ def test_missing_and_damaged_copies_are_named_with_what_to_do(lab):
     archive.unlink()
     with pytest.raises(CheckError, match=r"is not there.\n.*resume --code now"):
         unpacked(run, plan, str(lab)).__enter__()
+
+
+def test_storage_that_fails_once_costs_no_attempt_before_workers_start(lab, monkeypatch):
+    """The copy is looked for, and unpacked, again; the workers start in it then."""
+    run, _ = submitted(lab)
+    find, answers = code.kind_of, [StorageError("Connect timeout.")]
+
+    def kind_of(path: Path) -> str | None:
+        if answers:
+            raise answers.pop()
+        return find(path)
+
+    def run_workers(*_: object, copy: Path, **__: object) -> int:
+        started.append((copy / "lib.py").read_text())
+        return 0
+
+    started: list[str] = []
+    monkeypatch.setattr(code, "kind_of", kind_of)
+    monkeypatch.setattr(outage, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(node, "_run_workers", run_workers)
+    attempt = Attempt.begin(run, "k", "127.0.0.1", 0)
+    with StopRequest() as stop:
+        assert node.run_node(attempt, 0, 5, stop) == 0
+    assert (started, answers) == (["x = 'old'"], [])
+    assert run.first_error(0) is None
 
 
 @pytest.mark.parametrize(
@@ -290,6 +368,37 @@ def test_node_continues_with_the_present_files_if_asked_to(lab, monkeypatch):
     continue_here(run, Allocation, is_code_now=True)
     assert Plan.of(run) == now
     assert len(joined) == 2
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_copy_stays_as_long_as_the_sidecar(lab, monkeypatch, tmp_path, rank):
+    """Until then, it may start processes for other nodes, which import the user's modules."""
+    run, _ = submitted(lab)
+    seen = []
+
+    def has_copy() -> bool:
+        return any((tmp_path / "staging").glob("code-*/lab/lib.py"))
+
+    class Server(Sidecar):
+        def await_others(self) -> None:
+            seen.append(has_copy())
+
+        def close(self) -> None:
+            seen.append(has_copy())
+
+    class Node(Allocation):
+        node_rank, key, address, limits = rank, "k", "127.0.0.1", Limits(5)
+        environment: ClassVar = {}
+        make_sidecar = Server
+
+    monkeypatch.setattr(node, "_run_workers", lambda *_, **__: 0)
+    monkeypatch.setattr(conductor, "meet", lambda attempt, *_: attempt)
+    if rank:
+        Attempt.begin(run, "k", "127.0.0.1", 0)
+    with StopRequest() as stop:
+        assert conductor.join(run, Node(), stop) == 0
+    assert seen == [True] * (rank + 1)
+    assert not has_copy()
 
 
 def test_report_says_which_code_a_run_trains(lab):
