@@ -151,7 +151,8 @@ def blame_program(place: Place, expected: Row, found: Row) -> Difference:
         what = f"{said}{loader} gives other batches each time, as its order or what it draws is "
         return Difference("loader", f"{what}not seeded{_named(generators, own)}.", SEED, *about)
     if place.kind == "weights":
-        what = f"{said}training begins with other weights each time{_named(generators, own)}."
+        when = "training begins with" if step <= 1 else "the same batches give"
+        what = f"{said}{when} other weights each time{_named(generators, own)}."
         return Difference("randomness", what, SEED, *about)
     if place.kind == "loss":
         what = f"{said}the same batch and weights give another loss each time"

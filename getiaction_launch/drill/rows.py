@@ -60,7 +60,8 @@ def differing_names(expected: Run, found: Run) -> set[str]:
 
 
 def _tables(run: Run) -> Iterator[Path]:
-    return (path for path in run.directory.rglob(TABLE) if "launch" not in path.parts)
+    own = run.launch_directory
+    return (path for path in run.directory.rglob(TABLE) if not path.is_relative_to(own))
 
 
 def _compare_curves(expected: Run, found: Run, left_out: Collection[str]) -> Iterator[Difference]:
