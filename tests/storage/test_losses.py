@@ -143,9 +143,10 @@ def test_file_that_cannot_be_uploaded_does_not_stop_the_others(run, local, tmp_p
     (local / "latest").symlink_to("checkpoints")
     os.mkfifo(local / "pipe")
     with socket.socket(socket.AF_UNIX) as server:
+        here = Path.cwd()
         os.chdir(local)  # the address is limited to 107 bytes
         server.bind("socket")
-        os.chdir(tmp_path)
+        os.chdir(here)
         (local / "a\x1b]0;b").write_text("x")
         (local / os.fsdecode(b"\xff")).write_text("x")
         (local / "notes.txt").write_text("mine")
