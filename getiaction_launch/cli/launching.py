@@ -20,7 +20,6 @@ from getiaction_launch.cli.typed.behind_script import own_words
 from getiaction_launch.errors import UsageError
 from getiaction_launch.launch import submit
 from getiaction_launch.launch.check import parse_only
-from getiaction_launch.launch.freezing.freeze import describe
 from getiaction_launch.launch.sweep import expand
 from getiaction_launch.plan.plan import Plan, SweepPoint
 from getiaction_launch.plan.spec import leaves
@@ -36,6 +35,8 @@ def launch(tokens: Sequence[str], parser: Parser) -> int:
     arguments, plans, backend = prepare(tokens, parser)
     plan = plans[0]
     if arguments.dry_run:
+        from getiaction_launch.launch.freezing.freeze import describe  # slow to import
+
         plan = describe(plan)
         spec, *_ = [parse_only(each, backend) for each in plans]
         values = leaves(spec) if spec else {}

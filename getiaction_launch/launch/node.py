@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from getiaction_launch.backends.backend import Backend, check_installed, former_jobs
 from getiaction_launch.errors import CheckError, UsageError
-from getiaction_launch.launch.freezing.freeze import freeze
+from getiaction_launch.launch.freezing.freeze import freeze, freeze_again
 from getiaction_launch.launch.resuming.resume import check_resumable, keep_plan
 from getiaction_launch.launch.status import backend_of
 from getiaction_launch.launch.trust import check_owner
@@ -94,7 +94,7 @@ def continue_here(
             check_resumable(run)
             if is_code_now:
                 keep_plan(run)
-                run.write("plan", freeze([plan], str(run.directory.parents[1]))[0].to_json())
+                run.write("plan", freeze_again(run, plan).to_json())
             reopen(run)
             replace(
                 allocation.record(),

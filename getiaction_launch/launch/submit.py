@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from getiaction_launch.backends.backend import Backend
 from getiaction_launch.errors import LaunchError, SpecError, disk_errors
 from getiaction_launch.launch.check import check, check_place, inspect
-from getiaction_launch.launch.freezing.freeze import freeze
 from getiaction_launch.launch.prepare import prepare, trace
 from getiaction_launch.launch.status import (
     RunStatus,
@@ -118,6 +117,8 @@ def _judge(plan: Plan, backend: Backend, *, is_checked: bool) -> bool:
 
 
 def _start(plans: Sequence[Plan], backend: Backend, max_parallel: int | None) -> list[Run]:
+    from getiaction_launch.launch.freezing.freeze import freeze  # slow to import
+
     runs: list[Run] = []
     try:
         for plan in freeze(plans):

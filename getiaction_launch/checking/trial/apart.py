@@ -19,8 +19,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import psutil
-
 from getiaction_launch.checking.finding import Finding
 from getiaction_launch.storage.strict_json import dumps
 
@@ -112,8 +110,12 @@ class Apart:
         os._exit(0)
 
     def _receive(self, receiver: int) -> Iterator[Finding]:
+        import psutil  # slow to import
+
         deadline = time.monotonic() + (self._limit_seconds or float("inf"))
-        process, most_bytes = psutil.Process(self._pid), self._memory_limit_bytes()
+        process, most_bytes = psutil.Process(self._pid), float("inf")
+        if self._limit_seconds is not None:
+            most_bytes = _MEMORY_SHARE * psutil.virtual_memory().available
         rest = b""
         while True:
             # Looked at before the pipe: all that an ended process has sent is then in there.
@@ -137,11 +139,6 @@ class Apart:
                 if content is None:
                     return
                 yield Finding(**content)
-
-    def _memory_limit_bytes(self) -> float:
-        if self._limit_seconds is None:
-            return float("inf")
-        return _MEMORY_SHARE * psutil.virtual_memory().available
 
     def _is_over(self) -> bool:
         """Whether the process has ended; it is not reaped, so that its group's number stays its."""

@@ -12,12 +12,10 @@ from getiaction_launch.cli.follow import EXIT_FAILED
 from getiaction_launch.cli.grammar import read_number, split_tokens
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.typed.behind_script import own_words
-from getiaction_launch.drill.faults import FEWEST_STEPS, TITLES
 from getiaction_launch.errors import LaunchError, UsageError
 from getiaction_launch.launch import submit
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.text import clean
-from getiaction_launch.run.rehearsal.orders import Orders
 
 STEPS = 24
 
@@ -31,8 +29,10 @@ def drill(tokens: Sequence[str]) -> int:
     # Other verbs do without these.
     from getiaction_launch.cli.drilling.text import as_text
     from getiaction_launch.drill.course import Drill, as_json
+    from getiaction_launch.drill.faults import FEWEST_STEPS, TITLES
+    from getiaction_launch.run.rehearsal.orders import Orders
 
-    parser = _parser()
+    parser = _parser(list(TITLES))
     own, overrides, script = split_tokens(tokens, parser.value_flags)
     arguments = parser.parse(own)
     script = own_words(parser, list(tokens), script)
@@ -72,7 +72,7 @@ def drill(tokens: Sequence[str]) -> int:
     return 0 if certificate.is_passed else EXIT_FAILED
 
 
-def _parser() -> Parser:
+def _parser(faults: Sequence[str]) -> Parser:
     usage = (
         "getiaction-launch drill [flags] --config YAML [--trainer.KEY=VALUE ...]\n"
         "       getiaction-launch drill [flags] train.py [arguments]"
@@ -81,8 +81,8 @@ def _parser() -> Parser:
     add = parser.add_argument
     help_ = "Spec to rehearse with, as in `getiaction fit --config`; may be repeated"
     add("--config", action="append", default=[], metavar="YAML", help=help_)
-    help_ = f"Rehearse only this fault; may be repeated: {', '.join(TITLES)}"
-    add("--fault", action="append", choices=list(TITLES), metavar="FAULT", help=help_)
+    help_ = f"Rehearse only this fault; may be repeated: {', '.join(faults)}"
+    add("--fault", action="append", choices=faults, metavar="FAULT", help=help_)
     help_ = f"Train for about N steps, in two epochs or more (default: {STEPS})"
     add("--steps", type=read_number, default=STEPS, metavar="N", help=help_)
     help_ = "Seed the random generators before the program begins, if it does not do so"

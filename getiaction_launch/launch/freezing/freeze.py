@@ -16,6 +16,7 @@ from getiaction_launch.launch.freezing.version import (
 )
 from getiaction_launch.plan.code import Code
 from getiaction_launch.plan.plan import Plan
+from getiaction_launch.run.run import Run
 from getiaction_launch.storage.probe import make_root
 
 
@@ -36,8 +37,7 @@ def freeze(plans: Sequence[Plan], root: str | None = None) -> list[Plan]:
 
     Args:
         plans: The plans of a run, or of all points of a sweep, which share one copy.
-        root: Path or URL of the directory that holds all runs; that of each plan by default, from
-            which they may have been moved.
+        root: Path or URL of the directory that holds all runs; that of each plan by default.
 
     Raises:
         CheckError: If the code is too large to be copied.
@@ -58,6 +58,21 @@ def freeze(plans: Sequence[Plan], root: str | None = None) -> list[Plan]:
             found[key] = code
         frozen.append(replace(plan, code=found[key]))
     return frozen
+
+
+def freeze_again(run: Run, plan: Plan) -> Plan:
+    """Copy the code of a run that exists anew, and return its plan with it.
+
+    Args:
+        run: The run, beside which the copy is written, wherever it has been moved.
+        plan: The plan of its next attempts.
+
+    Raises:
+        CheckError: If the code is too large to be copied.
+        OSError: If a file cannot be read or written.
+        StorageError: If remote storage does not answer.
+    """
+    return freeze([plan], str(run.directory.parents[1]))[0]
 
 
 def has_changed(plan: Plan) -> bool:

@@ -12,10 +12,8 @@ from typing import Any
 
 from getiaction_launch.backends.backend import Backend, record_of
 from getiaction_launch.errors import SpecError, UsageError, counted
-from getiaction_launch.launch.freezing.freeze import describe, has_changed
 from getiaction_launch.launch.prepare import Flags, check_workers, flag_words, spell_flags
 from getiaction_launch.launch.status import backend_of
-from getiaction_launch.mirror.code import check_code
 from getiaction_launch.plan.plan import Plan, Restarts, Topology, read_topology
 from getiaction_launch.plan.spec import TRAINER_KEYS, read_spec, read_trainer
 from getiaction_launch.run.records import JobRecord
@@ -114,6 +112,8 @@ def change(run: Run, changes: Changes) -> Changed:
         override,
         read_cluster,
     )
+    from getiaction_launch.launch.freezing.freeze import describe, has_changed
+    from getiaction_launch.mirror.code import check_code
 
     plan, record = Plan.of(run), JobRecord.read(run) or JobRecord()
     after, added = plan, []

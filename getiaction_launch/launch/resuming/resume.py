@@ -13,7 +13,6 @@ from pathlib import Path
 from getiaction_launch.backends.backend import former_jobs
 from getiaction_launch.errors import CheckError, SpecError, disk_errors
 from getiaction_launch.launch.check import check_place
-from getiaction_launch.launch.freezing.freeze import freeze
 from getiaction_launch.launch.resuming.change import LIMITS, Changed, Changes, change
 from getiaction_launch.launch.resuming.continuing import commit_end
 from getiaction_launch.launch.status import backend_of, read_status
@@ -74,9 +73,9 @@ def resume(
         check_place(changed.plan, backend)
         record = JobRecord.read(run) or JobRecord()
         if changes.is_code_now:
-            changed = replace(
-                changed, plan=freeze([changed.plan], str(run.directory.parents[1]))[0]
-            )
+            from getiaction_launch.launch.freezing.freeze import freeze_again  # slow to import
+
+            changed = replace(changed, plan=freeze_again(run, changed.plan))
         claim = _claim_resume(run, record) if is_remote(run.directory) else None
         with _restoring(run, claim):
             _reopen(run, changed)
