@@ -381,8 +381,8 @@ def test_dry_run_of_a_script_has_no_spec(capsys):
     Path("train.py").touch()
     assert main(["--dry-run", "train.py", "--lr", "1"]) == 0
     plan = capsys.readouterr().out.partition("\n\n")[0]
-    assert re.split("  +", plan.splitlines()[-1])[0] == "script"
-    assert plan.endswith("train.py --lr 1  command line")
+    shown = re.split("  +", plan.splitlines()[-1])
+    assert shown == ["script", f"{Path('train.py').absolute()} --lr 1", "command line"]
     assert main(["--dry-run", "--json", "train.py"]) == 0
     plan = json.loads(capsys.readouterr().out)["plan"]
     assert (plan["spec"], plan["origins"], plan["arguments"]) == ({}, {}, [])
