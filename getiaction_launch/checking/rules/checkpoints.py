@@ -1,7 +1,6 @@
 """Checkpoints that would never be saved, cannot be written, or cannot be loaded."""
 
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +86,7 @@ def _of_callback(built: Built, callback: Any, key: str) -> Iterator[Finding]:  #
             f"train_time_interval: '0:{min(59, max(1, limit / 6)):02.0f}:00', or a longer limit: "
             f"-t {2 * minutes:.0f}",
         )
-    longest = _seconds(built.arguments.get("max_time"))
+    longest = _longest_seconds(built)
     if longest and interval is not None and interval.total_seconds() >= longest:
         yield doubt(
             "checkpoints",
@@ -109,16 +108,12 @@ def _of_callback(built: Built, callback: Any, key: str) -> Iterator[Finding]:  #
         yield from check_directory(built, f"{key}.dirpath", str(callback.dirpath))
 
 
-def _seconds(limit: object) -> float:
-    """Return a Trainer's ``max_time`` in seconds: "DD:HH:MM:SS", a timedelta, or its arguments."""
-    if isinstance(limit, timedelta):
-        return limit.total_seconds()
-    if isinstance(limit, Mapping):
-        return timedelta(**limit).total_seconds()
-    if not isinstance(limit, str):
-        return 0
-    days, hours, minutes, seconds = (int(part) for part in limit.strip().split(":"))
-    return timedelta(days, seconds, 0, 0, minutes, hours).total_seconds()
+def _longest_seconds(built: Built) -> float | None:
+    """Return how long a Trainer may train, by its ``max_time`` or a timer; None for any time."""
+    from lightning.pytorch.callbacks import Timer
+
+    timers = [each for each in built.trainer.callbacks if isinstance(each, Timer)]
+    return next(filter(None, (timer.time_remaining() for timer in timers)), None)
 
 
 def check_directory(built: Built, key: str, directory: str) -> Iterator[Finding]:

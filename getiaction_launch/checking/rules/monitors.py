@@ -75,7 +75,11 @@ def _is_slip(built: Built, monitor: str, logged: Collection[str], *, has_validat
 
 
 def _is_of_validation(monitor: str) -> bool:
-    return not _OF_VALIDATION.isdisjoint(re.split(r"[/._-]", monitor.lower()))
+    return not _OF_VALIDATION.isdisjoint(_words_of(monitor))
+
+
+def _words_of(monitor: str) -> set[str]:
+    return {*re.split(r"[/._-]", monitor.lower())}
 
 
 def _is_written(monitor: str, owners: Iterable[object]) -> bool:
@@ -101,7 +105,7 @@ def _of_modes(built: Built) -> Iterator[Finding]:
         monitor, mode = getattr(callback, "monitor", None), getattr(callback, "mode", None)
         if not isinstance(monitor, str) or mode not in _WORST:
             continue
-        if _WORST[mode] & set(re.split(r"[/._-]", monitor.lower())):
+        if _WORST[mode] & _words_of(monitor):
             key = built.key_of(type(callback).__name__, "trainer.callbacks")
             other = "min" if mode == "max" else "max"
             what = f"{key}.mode={mode} takes the worst value of {monitor!r} for the best."

@@ -3,11 +3,10 @@
 import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from getiaction_launch.checking.finding import Finding, refusal
-from getiaction_launch.checking.script.constants import Constants
-from getiaction_launch.checking.script.reach import always_executed
+from getiaction_launch.checking.script.reach import called_name
+from getiaction_launch.checking.script.source import Source
 from getiaction_launch.errors import nearest_first
 
 _ADDING = {"add_argument"}
@@ -19,43 +18,43 @@ _SHORTEST = 3
 """Letters of the shortest abbreviation of an option, with its dashes."""
 
 
-def check_arguments(tree: ast.Module, script: Path, words: Sequence[str]) -> Iterator[Finding]:
+def check_arguments(source: Source, words: Sequence[str]) -> Iterator[Finding]:
     """Find options that argparse will miss, or not know.
 
     Args:
-        tree: The syntax tree of the script.
-        script: The path of the script.
+        source: The script, as it was read.
         words: The arguments of the script.
     """
-    constants, certain = Constants(tree), always_executed(tree)
-    yield from _of_unknown(tree, script, words, constants)
-    for node in _calls(tree, {"add_argument"}):
-        is_required = constants.arguments_of(node).get("required") is True
-        options = [str(constants.value_of(each)) for each in node.args]
+    yield from _of_unknown(source, words)
+    is_open = any(_calls(source.tree, _OPEN))
+    for node in _calls(source.tree, _ADDING):
+        is_required = source.constants.arguments_of(node).get("required") is True
+        options = [str(source.constants.value_of(each)) for each in node.args]
         if is_required and options and not any(_is_given(option, words) for option in options):
             name = max(options, key=len)
             found = refusal(
                 "script",
                 name,
-                f"{script.name}:{node.lineno}: the script requires {name}, which is not given.",
-                f"Give it behind the script: {script.name} {name} VALUE",
+                f"{source.at(node)}: the script requires {name}, which is not given.",
+                f"Give it behind the script: {source.name} {name} VALUE",
             )
-            is_sure = node in certain and not any(_calls(tree, _OPEN))
-            yield found if is_sure else replace(found, verdict="doubtful")
+            yield replace(found, verdict="doubtful") if is_open else source.judged(found, node)
 
 
-def _of_unknown(
-    tree: ast.Module, script: Path, words: Sequence[str], constants: Constants
-) -> Iterator[Finding]:
+def _of_unknown(source: Source, words: Sequence[str]) -> Iterator[Finding]:
     """Find options that a script's only parser does not have."""
-    parsers = list(_calls(tree, {"ArgumentParser"}))
-    if len(parsers) != 1 or any(_calls(tree, _OPEN)) or _is_handed_on(tree):
+    parsers = list(_calls(source.tree, {"ArgumentParser"}))
+    if len(parsers) != 1 or any(_calls(source.tree, _OPEN)) or _is_handed_on(source.tree):
         return
     if any(word.arg is None or word.arg in _OF_OTHERS for word in parsers[0].keywords):
         return
-    values = [constants.value_of(each) for call in _calls(tree, _ADDING) for each in call.args]
+    values = [
+        source.constants.value_of(each)
+        for call in _calls(source.tree, _ADDING)
+        for each in call.args
+    ]
     known = [value for value in values if isinstance(value, str)]
-    if len(known) < len(values) or not any(_calls(tree, {"parse_args"})):
+    if len(known) < len(values) or not any(_calls(source.tree, {"parse_args"})):
         return
     for word in words:
         option = word.partition("=")[0]
@@ -64,7 +63,7 @@ def _of_unknown(
             yield refusal(
                 "script",
                 option,
-                f"{script.name} has no option {option}, so it would end at once.",
+                f"{source.name} has no option {option}, so it would end at once.",
                 nearest_first(option, [name for name in known if name.startswith("--")]),
             )
 
@@ -75,7 +74,7 @@ def _is_handed_on(tree: ast.Module) -> bool:
     parsers = {
         target.id
         for node in ast.walk(tree)
-        if isinstance(node, ast.Assign) and _last(node.value) in _PARSERS
+        if isinstance(node, ast.Assign) and called_name(node.value) in _PARSERS
         for target in node.targets
         if isinstance(target, ast.Name)
     }
@@ -86,15 +85,10 @@ def _is_handed_on(tree: ast.Module) -> bool:
     return not parsers or len(stored) > len(parsers) or is_passed
 
 
-def _last(node: ast.expr) -> str:
-    """Return the last name of what is called; empty for anything but a call."""
-    return ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
-
-
 def _calls(tree: ast.Module, names: set[str]) -> Iterator[ast.Call]:
     """Yield the calls of functions and methods of these names."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and _last(node) in names:
+        if isinstance(node, ast.Call) and called_name(node) in names:
             yield node
 
 

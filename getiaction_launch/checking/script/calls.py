@@ -2,13 +2,10 @@
 
 import ast
 from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from getiaction_launch.checking.finding import Finding, refusal
-from getiaction_launch.checking.script.constants import Constants
-from getiaction_launch.checking.script.reach import always_executed
+from getiaction_launch.checking.script.source import Source
 from getiaction_launch.checking.script.trainer import check_fabric, check_trainer
 from getiaction_launch.plan.plan import Topology
 
@@ -18,59 +15,22 @@ _SPAWNS = {"torch.multiprocessing.spawn", "torch.multiprocessing.start_processes
 _FIXED_RANKS = {"rank", "world_size"}
 
 
-class Names:
-    """What each name in a script means, as far as its imports say so.
-
-    Args:
-        tree: The syntax tree of the script.
-    """
-
-    def __init__(self, tree: ast.Module) -> None:
-        self._names: dict[str, str] = {}
-        self.modules: set[str] = set()
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                for alias in node.names:
-                    self.modules.add(alias.name.partition(".")[0])
-                    short = alias.asname or alias.name.partition(".")[0]
-                    self._names[short] = alias.name if alias.asname else short
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                self.modules.add(node.module.partition(".")[0])
-                for alias in node.names:
-                    self._names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
-
-    def of(self, node: ast.expr) -> str:
-        """Return the whole name of what is called; empty if it is not known."""
-        text = ast.unparse(node) if isinstance(node, (ast.Name, ast.Attribute)) else ""
-        first, dot, rest = text.partition(".")
-        return f"{self._names[first]}{dot}{rest}" if first in self._names else ""
-
-
-def check_calls(tree: ast.Module, script: Path, topology: Topology) -> Iterator[Finding]:
+def check_calls(source: Source, topology: Topology) -> Iterator[Finding]:
     """Find calls that contradict the launch, or that start processes of their own.
 
-    What stands below an ``if`` or a ``try``, or in a function that only they call, may never be
-    reached, so it is only a doubt.
-
     Args:
-        tree: The syntax tree of the script.
-        script: The path of the script.
+        source: The script, as it was read.
         topology: Nodes and workers of the run.
     """
-    names, constants = Names(tree), Constants(tree)
-    certain = always_executed(tree)
-    for node in ast.walk(tree):
+    for node in ast.walk(source.tree):
         if isinstance(node, ast.Call):
-            for finding in _of_call(node, names, constants, script, topology):
-                yield finding if node in certain else replace(finding, verdict="doubtful")
+            for finding in _of_call(node, source, topology):
+                yield source.judged(finding, node)
 
 
-def _of_call(
-    node: ast.Call, names: Names, constants: Constants, script: Path, topology: Topology
-) -> Iterator[Finding]:
-    called = names.of(node.func)
-    at = f"{script.name}:{node.lineno}"
-    given = constants.arguments_of(node)
+def _of_call(node: ast.Call, source: Source, topology: Topology) -> Iterator[Finding]:
+    called, at = source.names.of(node.func), source.at(node)
+    given = source.constants.arguments_of(node)
     if called.endswith(".Trainer") and called.partition(".")[0] in _TRAINERS:
         if node.args and not isinstance(node.args[0], ast.Starred):
             what = f"{at}: Trainer({ast.unparse(node.args[0])}, ...) takes keywords only."
@@ -105,7 +65,7 @@ def _of_call(
             "os.environ['WORLD_SIZE']",
         )
     elif called.endswith("distributed.init_process_group") and called.startswith("torch"):
-        first = {"backend": constants.value_of(node.args[0])} if node.args else {}
+        first = {"backend": source.constants.value_of(node.args[0])} if node.args else {}
         yield from _of_group(at, first | given, topology)
 
 

@@ -2,13 +2,11 @@
 
 import ast
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from getiaction_launch.checking.finding import Finding, doubt, refusal
-from getiaction_launch.checking.script.calls import Names
-from getiaction_launch.checking.script.constants import Constants
-from getiaction_launch.checking.script.reach import always_executed, is_main
+from getiaction_launch.checking.script.reach import is_main
+from getiaction_launch.checking.script.source import Source
 from getiaction_launch.plan.plan import Plan
 
 _DEBUGGERS = {"breakpoint", "pdb.set_trace", "ipdb.set_trace"}
@@ -17,31 +15,26 @@ _RANKS = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE"}
 _WORDS_OF_CKPT_PATH = ("best", "last", "hpc", "registry")
 
 
-def check_detached(tree: ast.Module, script: Path, plan: Plan) -> Iterator[Finding]:
+def check_detached(source: Source, plan: Plan) -> Iterator[Finding]:
     """Find what needs a terminal, overwrites the launcher's variables, or ends before training.
 
     Args:
-        tree: The syntax tree of the script.
-        script: The path of the script.
+        source: The script, as it was read.
         plan: The plan of the run.
     """
-    names, constants = Names(tree), Constants(tree)
-    certain = always_executed(tree)
-    for node in ast.walk(tree):
+    for node in ast.walk(source.tree):
+        found: list[Finding] = []
         if isinstance(node, ast.Call):
-            at = f"{script.name}:{node.lineno}"
-            found = [*_of_call(node, at, names), *_of_checkpoint(node, at, constants, plan)]
+            found = [*_of_call(node, source), *_of_checkpoint(node, source, plan)]
         elif isinstance(node, ast.Assign):
-            found = list(_of_variable(node, f"{script.name}:{node.lineno}", names, plan))
-        else:
-            continue
+            found = [*_of_variable(node, source, plan)]
         for finding in found:
-            yield finding if node in certain else replace(finding, verdict="doubtful")
-    yield from _of_ends(tree, script, names)
+            yield source.judged(finding, node)
+    yield from _of_ends(source)
 
 
-def _of_call(node: ast.Call, at: str, names: Names) -> Iterator[Finding]:
-    called = _name(node.func, names)
+def _of_call(node: ast.Call, source: Source) -> Iterator[Finding]:
+    called, at = _name(node.func, source), source.at(node)
     if called == "input":
         what = f"{at}: input() waits for the keyboard, but a worker has no terminal."
         yield refusal("terminal", "input", what, "Read it from the script's arguments: argparse")
@@ -57,10 +50,10 @@ def _of_call(node: ast.Call, at: str, names: Names) -> Iterator[Finding]:
         )
 
 
-def _of_checkpoint(node: ast.Call, at: str, constants: Constants, plan: Plan) -> Iterator[Finding]:
+def _of_checkpoint(node: ast.Call, source: Source, plan: Plan) -> Iterator[Finding]:
     if not (isinstance(node.func, ast.Attribute) and node.func.attr == "fit"):
         return
-    path = constants.arguments_of(node).get("ckpt_path")
+    path = source.constants.arguments_of(node).get("ckpt_path")
     if not isinstance(path, str) or "://" in path:
         return
     if path.partition(":")[0] in _WORDS_OF_CKPT_PATH:
@@ -69,45 +62,46 @@ def _of_checkpoint(node: ast.Call, at: str, constants: Constants, plan: Plan) ->
         yield doubt(
             "checkpoints",
             "ckpt_path",
-            f"{at}: fit(ckpt_path={path!r}): there is no such file in {plan.working_directory}.",
+            f"{source.at(node)}: fit(ckpt_path={path!r}): there is no such file in "
+            f"{plan.working_directory}.",
             f"Name a checkpoint that is there: ls {Path(path).parent}",
         )
 
 
-def _of_variable(node: ast.Assign, at: str, names: Names, plan: Plan) -> Iterator[Finding]:
+def _of_variable(node: ast.Assign, source: Source, plan: Plan) -> Iterator[Finding]:
     for target in node.targets:
         if not (isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Constant)):
             continue
         variable = target.slice.value
         is_rank = variable in _RANKS and plan.topology.world_size > 1
         is_address = variable == "MASTER_ADDR" and plan.topology.num_nodes > 1
-        if names.of(target.value) == "os.environ" and (is_rank or is_address):
+        if source.names.of(target.value) == "os.environ" and (is_rank or is_address):
             yield refusal(
                 "processes",
                 str(variable),
-                f"{at}: os.environ[{variable!r}] is overwritten, by which the "
+                f"{source.at(node)}: os.environ[{variable!r}] is overwritten, by which the "
                 f"{plan.topology.world_size} workers find each other.",
                 f"Remove the line, or keep what is set: os.environ.setdefault({variable!r}, ...)",
             )
 
 
-def _of_ends(tree: ast.Module, script: Path, names: Names) -> Iterator[Finding]:
+def _of_ends(source: Source) -> Iterator[Finding]:
     """Find an exit in the middle of a script, left there by somebody who looked for a fault."""
-    guards = [each for each in tree.body if isinstance(each, ast.If) and is_main(each.test)]
-    for body in (tree.body, *(guard.body for guard in guards)):
+    guards = [each for each in source.tree.body if isinstance(each, ast.If) and is_main(each.test)]
+    for body in (source.tree.body, *(guard.body for guard in guards)):
         for statement in body[:-1]:
             call = statement.value if isinstance(statement, ast.Expr) else None
-            if isinstance(call, ast.Call) and _name(call.func, names) in _ENDS:
+            if isinstance(call, ast.Call) and _name(call.func, source) in _ENDS:
                 yield doubt(
                     "script",
                     "exit",
-                    f"{script.name}:{statement.lineno}: the script ends here, and what stands "
+                    f"{source.at(statement)}: the script ends here, and what stands "
                     "behind it is never run.",
                     "Remove the line, if it is left of looking for a fault",
                 )
                 return
 
 
-def _name(node: ast.expr, names: Names) -> str:
+def _name(node: ast.expr, source: Source) -> str:
     """Return the whole name of what is called, or that of a builtin function."""
-    return names.of(node) or (node.id if isinstance(node, ast.Name) else "")
+    return source.names.of(node) or (node.id if isinstance(node, ast.Name) else "")

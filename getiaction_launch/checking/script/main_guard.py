@@ -2,10 +2,9 @@
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
 from getiaction_launch.checking.finding import Finding, refusal
-from getiaction_launch.checking.script.calls import Names
+from getiaction_launch.checking.script.source import Names, Source
 
 _METHODS = {"spawn", "forkserver"}
 _STARTS = {"Process", "Pool", "ProcessPoolExecutor", "spawn", "start_processes"}
@@ -13,14 +12,13 @@ _PACKAGES = ("multiprocessing", "torch", "concurrent")
 _THREADS = "multiprocessing.dummy"
 
 
-def check_guard(tree: ast.Module, script: Path) -> Iterator[Finding]:
+def check_guard(source: Source) -> Iterator[Finding]:
     """Find a start of processes at the top level of a script that spawns them.
 
     Args:
-        tree: The syntax tree of the script.
-        script: The path of the script.
+        source: The script, as it was read.
     """
-    names = Names(tree)
+    tree, names = source.tree, source.names
     if not any(_spawns(node, names) for node in ast.walk(tree)):
         return
     starts = _Starts(tree, names)
@@ -33,7 +31,7 @@ def check_guard(tree: ast.Module, script: Path) -> Iterator[Finding]:
             yield refusal(
                 "processes",
                 "__main__",
-                f"{script.name}:{statement.lineno}: {started} starts processes that import this "
+                f"{source.at(statement)}: {started} starts processes that import this "
                 "script again, and it has no main guard.",
                 "Put what the script does below: if __name__ == '__main__':",
             )

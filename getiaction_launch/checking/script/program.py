@@ -1,6 +1,5 @@
 """A script is read, and not run: its imports, its Trainers, and the processes that it starts."""
 
-import ast
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from getiaction_launch.checking.script.calls import check_calls
 from getiaction_launch.checking.script.detached import check_detached
 from getiaction_launch.checking.script.imports import check_imports, count_imports
 from getiaction_launch.checking.script.main_guard import check_guard
+from getiaction_launch.checking.script.source import Source
 from getiaction_launch.plan.plan import Plan
 
 
@@ -21,18 +21,17 @@ def check_program(plan: Plan, place: Place) -> Iterator[Finding]:
         plan: The plan of the run, whose script can be parsed.
         place: Where the run would be started.
     """
-    script = Path(plan.script[0])
-    tree = ast.parse(script.read_bytes(), str(script))
+    source = Source(Path(plan.script[0]))
     if key := place.other_environment:
         yield unknown("imports", f"the workers may have other packages, by the setting {key}")
     else:
-        found = list(check_imports(tree, script, place.settings.get("working_dir")))
-        yield from found or [ok("imports", f"{count_imports(tree)} modules are found")]
+        found = list(check_imports(source.tree, source.path, place.settings.get("working_dir")))
+        yield from found or [ok("imports", f"{count_imports(source.tree)} modules are found")]
     found = [
-        *check_calls(tree, script, plan.topology),
-        *check_guard(tree, script),
-        *check_detached(tree, script, plan),
-        *check_arguments(tree, script, plan.script[1:]),
+        *check_calls(source, plan.topology),
+        *check_guard(source),
+        *check_detached(source, plan),
+        *check_arguments(source, plan.script[1:]),
     ]
-    yield from found or [ok("script", f"{script.name} fits the launch, as far as it can be read")]
+    yield from found or [ok("script", f"{source.name} fits the launch, as far as it can be read")]
     yield unknown("training", "a script is not run before its run")

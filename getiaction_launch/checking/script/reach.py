@@ -42,7 +42,7 @@ def may_leave(statement: ast.stmt, *, is_caught: bool) -> bool:
             return True
         if isinstance(node, ast.Raise) and "SystemExit" in ast.unparse(node):
             return True
-        if isinstance(node, ast.Call) and _last(node.func) in _ENDING:
+        if called_name(node) in _ENDING:
             return True
     return False
 
@@ -92,7 +92,8 @@ def _executed(
         yield from _executed(ast.iter_child_nodes(node), conditions)
 
 
-def _last(node: ast.expr) -> str:
-    return (
-        ast.unparse(node).rpartition(".")[2] if isinstance(node, (ast.Name, ast.Attribute)) else ""
-    )
+def called_name(node: ast.AST) -> str:
+    """Return the last part of the name of what is called; empty for anything but a call by name."""
+    if isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute)):
+        return ast.unparse(node.func).rpartition(".")[2]
+    return ""

@@ -1,0 +1,73 @@
+"""A script that was read: its syntax tree, with what several checks ask of it."""
+
+import ast
+from dataclasses import replace
+from pathlib import Path
+
+from getiaction_launch.checking.finding import Finding
+from getiaction_launch.checking.script.constants import Constants
+from getiaction_launch.checking.script.reach import always_executed
+
+
+class Names:
+    """What each name in a script means, as far as its imports say so.
+
+    Args:
+        tree: The syntax tree of the script.
+    """
+
+    def __init__(self, tree: ast.Module) -> None:
+        self._names: dict[str, str] = {}
+        self.modules: set[str] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    self.modules.add(alias.name.partition(".")[0])
+                    short = alias.asname or alias.name.partition(".")[0]
+                    self._names[short] = alias.name if alias.asname else short
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                self.modules.add(node.module.partition(".")[0])
+                for alias in node.names:
+                    self._names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+
+    def of(self, node: ast.expr) -> str:
+        """Return the whole name of what is called; empty if it is not known."""
+        text = ast.unparse(node) if isinstance(node, (ast.Name, ast.Attribute)) else ""
+        first, dot, rest = text.partition(".")
+        return f"{self._names[first]}{dot}{rest}" if first in self._names else ""
+
+
+class Source:
+    """A script.
+
+    Args:
+        path: The path of the script, which can be parsed.
+
+    Attributes:
+        name: Its file name, for messages.
+        tree: Its syntax tree.
+        names: What each name in it means.
+        constants: The names that it sets once, to a literal.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.name = path, path.name
+        self.tree = ast.parse(path.read_bytes(), str(path))
+        self.names, self.constants = Names(self.tree), Constants(self.tree)
+        self._certain = always_executed(self.tree)
+
+    def at(self, node: ast.expr | ast.stmt) -> str:
+        """Return file and line of a node, for messages."""
+        return f"{self.name}:{node.lineno}"
+
+    def judged(self, finding: Finding, node: ast.AST) -> Finding:
+        """Return what was found at a node; a doubt only if a good run may never get there.
+
+        That is so for what stands below an ``if`` or a ``try``, or in a function that only they
+        call.
+
+        Args:
+            finding: What was found.
+            node: Where in the script it was found.
+        """
+        return finding if node in self._certain else replace(finding, verdict="doubtful")
