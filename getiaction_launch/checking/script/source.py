@@ -44,8 +44,9 @@ class Source:
         path: The path of the script, which can be parsed.
 
     Attributes:
-        name: Its file name, for messages.
-        tree: Its syntax tree.
+        path: Where the script is.
+        name: The name of its file, for messages.
+        tree: The syntax tree of the script.
         names: What each name in it means.
         constants: The names that it sets once, to a literal.
     """
@@ -67,7 +68,7 @@ class Source:
         call.
 
         Args:
-            finding: What was found.
+            finding: What a check has found.
             node: Where in the script it was found.
         """
         return finding if node in self._certain else replace(finding, verdict="doubtful")
