@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from getiaction_launch.drill.faults import TITLES
-from getiaction_launch.drill.judgement import Trained
+from getiaction_launch.drill.judgement import Trained, count_repeated
 from getiaction_launch.node.environment import trainer_defaults
 from getiaction_launch.plan.plan import DEFAULT_ROOT, Plan
 from getiaction_launch.run.rehearsal.orders import Fault, Orders
@@ -124,7 +124,7 @@ class Baseline:
             [note.what for note in notes if note] or ["the fault did not come"],
             happened,
             starts,
-            _repeated(attempts, starts),
+            count_repeated(attempts, starts),
             is_finished,
         )
         return Trained(attempts), result
@@ -255,14 +255,6 @@ def renumbered(attempts: Sequence[Ranks]) -> list[Ranks]:
 def _start(ranks: Ranks) -> int:
     first = [rows[0].step for rows in ranks.values() if rows]
     return min(first, default=1) - 1
-
-
-def _repeated(attempts: Sequence[Ranks], starts: Sequence[int]) -> int:
-    total = 0
-    for before, start in zip(attempts, starts, strict=False):
-        steps = [row.step for row in before.get(0, []) if row.kind == "step" and row.fit == 0]
-        total += max(0, max(steps, default=0) - start)
-    return total
 
 
 def _last_words(run: Run, attempt: int) -> str:

@@ -18,6 +18,7 @@ from getiaction_launch.drill.judgement import (
     Volatile,
     judge_program,
     judge_resume,
+    means_of,
     notes_of,
     problems_of,
     repeated_steps,
@@ -100,11 +101,11 @@ class Drill:
         whole = replace(self._orders, is_detailed=True)
         reference = self._undisturbed("undisturbed", whole)
         steps, epoch_steps, epochs = self._length(reference)
-        length = steps, epoch_steps
+        ordered = [orders_for(fault, steps, epoch_steps, self._orders) for fault in faults]
         difference: Difference | None = None
-        rehearsed: list[tuple[Ended, Fault, Orders]] = []
-        for fault in faults:
-            orders = orders_for(fault, *length, self._orders)
+        rehearsed: list[tuple[Ended, Orders]] = []
+        for orders in ordered:
+            fault = orders.fault
             where = " and ".join(map(str, orders.steps))
             self._say(f"{TITLES[fault]}: in step {where} of {steps} ...")
             ended = self._train(fault, orders)
@@ -113,7 +114,7 @@ class Drill:
             )
             if difference:
                 break  # what comes after the fault cannot be compared
-            rehearsed.append((ended, fault, orders))
+            rehearsed.append((ended, orders))
         results = [self._judge(reference, *each) for each in rehearsed]
         found = [each for result in results for each in result.differences]
         if difference is None and not all(each.parts for each in found):
@@ -126,10 +127,7 @@ class Drill:
                 results = [self._judge(reference, *each) for each in rehearsed]
         baseline = []
         if with_baseline and difference is None:
-            baseline = [
-                self._rehearse_alone(reference, orders_for(fault, *length, self._orders), length[1])
-                for fault in faults
-            ]
+            baseline = [self._rehearse_alone(reference, each, epoch_steps) for each in ordered]
         return Certificate(
             self._program,
             versions(),
@@ -178,8 +176,7 @@ class Drill:
 
     def _left_out(self, ranks: Sequence[Rows]) -> set[str]:
         """Return the names of logged values that are not compared."""
-        means = {name for rows in ranks for row in rows.values() for name in row.means}
-        return self._volatile.logged | means
+        return self._volatile.logged | means_of(ranks)
 
     def _length(self, reference: Ended) -> tuple[int, int, int]:
         """Return steps, steps of the first epoch, and epochs of the first fit."""
@@ -219,7 +216,7 @@ class Drill:
         trained = Trained(attempts, read_attempts(run), notes)
         return Ended(run, status, trained, [*_orphans(run)])
 
-    def _judge(self, reference: Ended, ended: Ended, fault: Fault, orders: Orders) -> FaultResult:
+    def _judge(self, reference: Ended, ended: Ended, orders: Orders) -> FaultResult:
         expected, trained = reference.trained.ranks, ended.trained
         problems = problems_of(trained, len(expected), len(orders.steps))
         if ended.status.state is not JobState.SUCCEEDED:
@@ -234,8 +231,8 @@ class Drill:
             differences += compare_loggers(reference.run, ended.run, left_out)
         kept = [note for note in trained.notes if note]
         return FaultResult(
-            fault,
-            TITLES[fault],
+            orders.fault,
+            TITLES[orders.fault],
             orders.steps,
             [note.what for note in kept],
             [f"{record.state.value}: {record.reason}" for record in trained.records[: len(kept)]],

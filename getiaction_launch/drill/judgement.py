@@ -95,7 +95,7 @@ def judge_resume(
         volatile: What is of no account.
     """
     found = trained.ranks
-    means = _means(expected)
+    means = means_of(expected)
     if len(found) != len(expected):
         return Difference("training", "Not every rank has trained.")
     place = find_first(expected, found, {*volatile.logged, *means})
@@ -111,19 +111,20 @@ def judge_resume(
 
 def _resumed_row(trained: Trained, place: Place) -> Row | None:
     """Return the first row of the attempt in which a difference was seen."""
-    fit, step, kind = place.key
+    fit, step, _ = place.key
     firsts = [ranks[place.rank][0] for ranks in trained.attempts[1:] if ranks.get(place.rank)]
     before = [row for row in firsts if row.kind == "step" and (row.fit < fit or row.step <= step)]
-    return before[-1] if before or kind == "end" else None
+    return before[-1] if before else None
 
 
-def _means(ranks: Sequence[Rows]) -> set[str]:
+def means_of(ranks: Sequence[Rows]) -> set[str]:
+    """Return the names of the logged values that are means over an epoch."""
     return {name for rows in ranks for row in rows.values() for name in row.means}
 
 
 def notes_of(expected: Sequence[Rows], found: Sequence[Rows]) -> list[str]:
     """Say which means over an epoch cover only a part of it: Lightning does not save them."""
-    means = _means(expected)
+    means = means_of(expected)
     names = {
         name
         for own, rows in zip(expected, found, strict=False)
@@ -178,9 +179,19 @@ def _resumed_wrongly(trained: Trained, number: int, num_ranks: int, note: FaultN
 
 
 def repeated_steps(trained: Trained) -> int:
-    """Return how many steps were trained again after they had been finished on rank 0."""
+    """Return how many steps of a run were trained again, by the launcher's own records."""
+    return count_repeated(trained.attempts, [record.first_step for record in trained.records[1:]])
+
+
+def count_repeated(attempts: Sequence[Ranks], starts: Sequence[int]) -> int:
+    """Return how many steps were trained again after they had been finished on rank 0.
+
+    Args:
+        attempts: The rows of each attempt.
+        starts: After which step each attempt but the first one began.
+    """
     total = 0
-    for before, record in zip(trained.attempts, trained.records[1:], strict=False):
+    for before, start in zip(attempts, starts, strict=False):
         steps = [row.step for row in before.get(0, []) if row.kind == "step" and row.fit == 0]
-        total += max(0, max(steps, default=0) - record.first_step)
+        total += max(0, max(steps, default=0) - start)
     return total

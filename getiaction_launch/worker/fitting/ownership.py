@@ -69,14 +69,22 @@ def own_callbacks(
         own[0].claim(trainer)
     others = kinds[len(own) :]
     users = [each for each in untyped.callbacks if not isinstance(each, kinds)]
-    # Lightning runs checkpoint callbacks last.
-    place = next((n for n, each in enumerate(users) if isinstance(each, Checkpoint)), len(users))
-    added = [kind(run) for kind in others]
-    untyped.callbacks = [*users[:place], *own, *added, *users[place:]]
+    untyped.callbacks = before_checkpoints(users, [*own, *(kind(run) for kind in others)])
     try:
         yield own[0]
     finally:
         untyped.callbacks = [each for each in untyped.callbacks if not isinstance(each, others)]
+
+
+def before_checkpoints(users: Sequence[Callback], added: Sequence[Callback]) -> list[Callback]:
+    """Add callbacks behind the user's own: Lightning runs those that save checkpoints last.
+
+    Args:
+        users: The callbacks of a Trainer, in their order.
+        added: The callbacks to add.
+    """
+    place = next((n for n, each in enumerate(users) if isinstance(each, Checkpoint)), len(users))
+    return [*users[:place], *added, *users[place:]]
 
 
 def _check_company(trainer: Trainer, world_size: int) -> None:

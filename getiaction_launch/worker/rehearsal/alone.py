@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
 
 from getiaction_launch.errors import CheckError
 from getiaction_launch.plan.plan import Plan
@@ -23,6 +22,7 @@ from getiaction_launch.run.rehearsal.trajectory import FaultNote
 from getiaction_launch.run.run import Run
 from getiaction_launch.system.child import die_with_parent
 from getiaction_launch.worker.assignment import own_attempt
+from getiaction_launch.worker.fitting.ownership import before_checkpoints
 from getiaction_launch.worker.lightning_seams import watch_fits
 from getiaction_launch.worker.rehearsal.faults import DyingFile, await_that, die, size_bytes
 from getiaction_launch.worker.rehearsal.rehearsal import Rehearsal
@@ -121,9 +121,7 @@ def _run() -> Run:
 def _watching(trainer: Trainer, _fit: int) -> Iterator[dict[str, object]]:
     untyped: Any = trainer
     users = untyped.callbacks
-    # Lightning runs checkpoint callbacks last.
-    place = next((n for n, each in enumerate(users) if isinstance(each, Checkpoint)), len(users))
-    untyped.callbacks = [*users[:place], LoneRehearsal(_run()), *users[place:]]
+    untyped.callbacks = before_checkpoints(users, [LoneRehearsal(_run())])
     try:
         yield {}
     finally:

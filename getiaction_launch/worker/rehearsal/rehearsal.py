@@ -77,10 +77,9 @@ class Rehearsal(OwnCallback):
         trainer: Trainer,
         pl_module: LightningModule,
         batch: Any,  # noqa: ANN401 - the user's
-        batch_idx: int,
+        *_: object,
     ) -> None:
         """Record what this rank sees and has before the step; then the fault may come."""
-        del batch_idx
         if self._fit is None:
             return
         step, is_first = batches_done(trainer), self._is_first
@@ -105,11 +104,10 @@ class Rehearsal(OwnCallback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,  # noqa: ANN401 - Lightning's own type is a union of Any
-        batch: Any,  # noqa: ANN401 - the user's
-        batch_idx: int,
+        *_: object,
     ) -> None:
         """Record what came of the step."""
-        del pl_module, batch, batch_idx
+        del pl_module
         if self._fit is None or self._row is None:
             return
         self._means |= seams.epoch_means(trainer)
