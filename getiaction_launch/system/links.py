@@ -11,9 +11,12 @@ from pathlib import Path
 
 import psutil
 
+from getiaction_launch.system.machine import Machine
+
 LOOKUP_SECONDS = 1.0
 """How long a name server may take; a broken one would hold up every node."""
 _INTERFACES = Path("/sys/class/net")
+_NAMESPACE = Path("/proc/self/ns/net")
 _NAME = re.compile(r"[^\s/:,=^]{1,15}")  # NCCL's lists of interfaces use these signs
 _ETHERNET, _INFINIBAND = 1, 32  # ARPHRD_ETHER and ARPHRD_INFINIBAND of Linux's if_arp.h
 
@@ -104,9 +107,9 @@ def resolve(name: str) -> list[str]:
 
 def network_stack() -> str:
     """Return a word that two processes share if they use the same interfaces; empty if unknown."""
+    boot_id = Machine.here().boot_id
     with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot}.{Path('/proc/self/ns/net').stat().st_ino}"
+        return f"{boot_id}.{_NAMESPACE.stat().st_ino}" if boot_id else ""
     return ""
 
 

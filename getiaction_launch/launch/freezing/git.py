@@ -29,16 +29,6 @@ def ask(directory: Path | str, *words: str, limit_bytes: int | None = None) -> s
         environment.pop(name, None)
     command = ["git", "-C", str(directory), *_OPTIONS, *words]
     try:
-        if limit_bytes is None:
-            done = subprocess.run(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=LIMIT_SECONDS,
-                check=True,
-            )
-            return os.fsdecode(done.stdout)
         with subprocess.Popen(
             command,
             env=environment,
@@ -49,14 +39,15 @@ def ask(directory: Path | str, *words: str, limit_bytes: int | None = None) -> s
             timer = threading.Timer(LIMIT_SECONDS, process.kill)
             timer.start()
             try:
-                said = process.stdout.read(limit_bytes) if process.stdout else b""
-                has_failed = len(said) < limit_bytes and process.wait() != 0
+                said = process.stdout.read(limit_bytes or -1) if process.stdout else b""
+                is_whole = limit_bytes is None or len(said) < limit_bytes
+                has_failed = is_whole and process.wait() != 0
             finally:
                 process.kill()
                 timer.cancel()
-            return None if has_failed else said.decode(errors="replace")
-    except (OSError, subprocess.SubprocessError):
+    except OSError:
         return None
+    return None if has_failed else os.fsdecode(said)
 
 
 def top_level(directory: Path | str) -> Path | None:

@@ -35,7 +35,8 @@ def diff_of(directory: Path) -> str:
     """
     options = ("--no-color", "--no-ext-diff", "--no-textconv", "--relative")
     said = ask(directory, "diff", *options, "HEAD", "--", ".", limit_bytes=DIFF_BYTES) or ""
-    return _QUOTED.sub(_hide, said)
+    # A record holds text, and what is not or was cut in a character can be anything.
+    return _QUOTED.sub(_hide, os.fsencode(said).decode(errors="replace"))
 
 
 def _hide(found: re.Match[str]) -> str:
