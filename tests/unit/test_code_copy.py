@@ -318,7 +318,7 @@ def test_modules_of_every_way_to_find_them_are_those_of_the_copy(lab, tmp_path):
 
 
 def test_tracebacks_name_the_users_files(lab):
-    """They say what to correct; another path that does not exist in the copy stays as it is."""
+    """Tracebacks show the files to correct, and paths that the copy does not have are unchanged."""
     run, plan = submitted(lab)
     with unpacked(run, plan, str(lab)) as tree:
         said = f'  File "{tree}/lib.py", line 1, in x\nKeyError: {tree}/rows.csv'

@@ -12,7 +12,6 @@ from getiaction_launch.plan.plan import Saving
 from getiaction_launch.storage.probe import is_writable
 
 _DEFAULT_PERIOD_MINUTES = Saving().period_minutes
-_DEFAULT_LOG_STEPS = 50
 _SHOWN = 3
 _OF_SHARDED = (".metadata", "meta.pt", "checkpoint", "latest")
 """Files of which a sharded checkpoint has one."""
@@ -165,21 +164,12 @@ def check_resume(built: Built) -> Iterator[Finding]:
 
 
 def check_steps(built: Built, steps: int | None) -> Iterator[Finding]:
-    """Check that training has as many steps as lie between two checkpoints, and two logs.
+    """Check that training has as many steps as lie between two checkpoints.
 
     Args:
         built: What the spec names.
         steps: Number of optimizer steps of the whole training; None if it is not known.
     """
-    seldom = built.arguments.get("log_every_n_steps") or 0
-    if steps and seldom > max(steps, _DEFAULT_LOG_STEPS):
-        yield doubt(
-            "loggers",
-            "trainer.log_every_n_steps",
-            f"trainer.log_every_n_steps={seldom} is more than the {steps} steps of training, so no "
-            "curve has a point.",
-            f"--trainer.log_every_n_steps={max(1, steps // 10)}",
-        )
     for callback in _checkpoint_callbacks(built):
         every = getattr(callback, "_every_n_train_steps", 0) or 0
         if steps and every > steps:

@@ -1,4 +1,4 @@
-"""Loggers: what they need on the nodes, and where they write."""
+"""Loggers: what they need on the nodes, where they write, and how often."""
 
 import netrc
 import os
@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from getiaction_launch.checking.built import Built
-from getiaction_launch.checking.finding import Finding, ok, refusal, unknown
+from getiaction_launch.checking.finding import Finding, doubt, ok, refusal, unknown
 from getiaction_launch.checking.rules.checkpoints import check_directory
 
+_DEFAULT_LOG_STEPS = 50
 _WANDB_HOST = "api.wandb.ai"
 _OTHER_LOGINS = ("WANDB_BASE_URL", "WANDB_IDENTITY_TOKEN_FILE")
 _ANONYMOUS = ("allow", "must")
@@ -38,6 +39,24 @@ def check_loggers(built: Built) -> Iterator[Finding]:
     yield from found
     if not any(finding.is_refusal for finding in found):
         yield ok("loggers", ", ".join(names) or "none")
+
+
+def check_intervals(built: Built, steps: int | None) -> Iterator[Finding]:
+    """Check that training has as many steps as lie between two points of a curve.
+
+    Args:
+        built: What the spec names.
+        steps: Number of optimizer steps of the whole training; None if it is not known.
+    """
+    seldom = built.arguments.get("log_every_n_steps") or 0
+    if steps and seldom > max(steps, _DEFAULT_LOG_STEPS):
+        yield doubt(
+            "loggers",
+            "trainer.log_every_n_steps",
+            f"trainer.log_every_n_steps={seldom} is more than the {steps} steps of training, so no "
+            "curve has a point.",
+            f"--trainer.log_every_n_steps={max(1, steps // 10)}",
+        )
 
 
 def _of_wandb(built: Built, logger: Any, key: str) -> Iterator[Finding]:  # noqa: ANN401

@@ -16,6 +16,7 @@ from getiaction_launch.checking.rules.checkpoints import (
     compare_weights,
 )
 from getiaction_launch.checking.rules.epochs import count_steps
+from getiaction_launch.checking.rules.loggers import check_intervals
 from getiaction_launch.checking.rules.monitors import check_monitors, uncheckable
 from getiaction_launch.checking.rules.optimizers import check_gradients, check_optimizers
 from getiaction_launch.checking.trial.batches import (
@@ -72,7 +73,12 @@ class Trial:
             built.send(unknown("step", f"{error}; --deep tries it all the same"))
             return
         steps = self._steps()
-        found = (*self._judge(trainer), *check_steps(built, steps), *compare_weights(built))
+        found = (
+            *self._judge(trainer),
+            *check_steps(built, steps),
+            *check_intervals(built, steps),
+            *compare_weights(built),
+        )
         for finding in found:
             built.send(finding)
 
