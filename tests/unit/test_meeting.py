@@ -120,6 +120,17 @@ def test_network_that_joins_all_is_found_among_decoys(lan, begin, start):
     assert "docker0 of n" in record.said
 
 
+def test_address_is_told_where_the_name_does_not_lead_there(lan, begin, start):
+    """One node finds the first one by its name, and has nothing to say; the other does not."""
+    lan.add("n1", {"eth0": "10.1.0.1/24"}, "10.1.0.1 n1")
+    lan.add("n2", {"eth0": "10.1.0.2/24"}, "10.1.0.9 n1")
+    attempt = begin(2, "n1", "10.1.0.1")
+    nodes = [start(attempt, rank) for rank in (0, 1)]
+    outputs = [node.communicate(timeout=LIMIT_SECONDS)[0] for node in nodes]
+    (_,), (said, _) = (output.splitlines() for output in outputs)
+    assert said == f"rank 0 is at 10.1.0.1:{PORT} over eth0, which joins all 2 nodes"
+
+
 def test_own_setting_of_one_node_is_kept(lan, begin, start):
     """The other variable follows the test, and so does the other node."""
     for rank in (1, 2):

@@ -124,9 +124,9 @@ class Lead:
                 address = choice.links[0].address
                 head = f"[{address}]:{self.port}" if ":" in address else f"{address}:{self.port}"
                 said = explain(choice, offers, answers, head)
-                told = said if refusals(answers) else ""
+                is_plain = not refusals(answers)
                 return [
-                    Verdict(address, socket_variables(link, equals, offer.own), told)
+                    Verdict(address, socket_variables(link, equals, offer.own), said, is_plain)
                     for offer, link, equals in zip(offers, choice.links, choice.equals, strict=True)
                 ], _record(offers, answers, choice.links, head=head, said=said)
         caller, error = explain_none(offers, answers)

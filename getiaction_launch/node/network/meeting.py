@@ -83,7 +83,8 @@ def _meet(attempt: Attempt, node_rank: int, is_stopped: Callable[[], object]) ->
         verdict = _follow(attempt, node_rank, own, must_end)
     if loss := guard.loss():
         raise RunLostError(loss)
-    if verdict.said:
+    # What every node would have found by rank 0's name is not worth a line in each log.
+    if verdict.said and not (verdict.is_plain and verdict.address in resolve(name)):
         print(verdict.said, flush=True)
     if not verdict.address:
         return reach_head(attempt, node_rank, is_stopped)

@@ -13,13 +13,15 @@ class Verdict:
     Attributes:
         address: IP address of rank 0; empty if nothing had to be chosen.
         variables: Environment variables for the node's workers.
-        said: Why, in a sentence for people; empty if nothing was in the way.
+        said: Why, in a sentence for people.
+        is_plain: Whether every interface that was tried could be reached.
         error: Why no network joins all nodes; empty if one does.
     """
 
     address: str = ""
     variables: dict[str, str] = field(default_factory=dict)
     said: str = ""
+    is_plain: bool = False
     error: str = ""
 
     def __post_init__(self) -> None:
