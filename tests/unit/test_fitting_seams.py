@@ -21,6 +21,7 @@ from tiny import (
 from torch.utils.data import DataLoader, IterableDataset
 
 from getiaction_launch.worker.fitting import lightning_seams as seams
+from getiaction_launch.worker.heart import heart
 from getiaction_launch.worker.lightning_seams import is_between_steps
 
 
@@ -248,6 +249,31 @@ def test_watching_steps(num_read):
         trainer.fit(model, loader())
     steps = ["before", "step"] * (4 // (num_read or 1))
     assert events == ["epoch", *steps]
+
+
+def test_the_wait_for_rank_0_before_a_step_is_noted(monkeypatch):
+    """Lightning broadcasts from it there, and the ranks that wait for it must not look slow."""
+    phases, undo = [], contextlib.ExitStack()
+
+    def note(*_: object, **__: object) -> None:
+        phases.append(heart().now[0])
+
+    def watch(trainer: Trainer) -> None:
+        undo.enter_context(seams.watching_steps(trainer, lambda: None, lambda: None))
+        monkeypatch.setattr(torch.distributed, "broadcast", note)
+        monkeypatch.setattr(Trainer, "world_size", 2)
+
+    words = {"max_epochs": 1, "limit_val_batches": 0, "limit_train_batches": 3}
+    trainer = Trainer(**{**QUIET, **words}, callbacks=[at("on_train_start", watch)])
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    undo.callback(torch.distributed.destroy_process_group)
+    model = Tiny()
+    model.configure_optimizers = lambda: torch.optim.SGD(model.parameters(), 0.1)
+    with undo:
+        trainer.fit(model, loader())
+    assert phases == ["waiting"] * 3
+    assert heart().now[0] != "waiting"
 
 
 def test_set_batches(middle):

@@ -202,7 +202,7 @@ def _doing(phase: Phase) -> str:
         "fetching": "fetching a batch",
         "forward": "in the forward pass",
         "backward": "in the backward pass",
-        "optimizing": "in the optimizer",
+        "optimizing": "in the optimizer or in hooks between two steps",
         "validating": "validating",
         "saving": "saving a checkpoint",
         "waiting": "waiting for the other ranks",

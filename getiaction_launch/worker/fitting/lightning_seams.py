@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher, _PrefetchDataFetcher
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
+from getiaction_launch.worker.heart import during
 from getiaction_launch.worker.lightning_seams import Replaced, watching_fetches
 
 
@@ -150,7 +151,21 @@ def watching_steps(
 
     The latter if ``training_step`` reads from the loader itself: then a fetch is in the middle of
     a step, and no hook comes before it.
+
+    Before each step Lightning broadcasts from rank 0 whether it has received SIGTERM. If rank 0 is
+    slow, the others wait there, and that wait is no work of theirs.
     """
+    loop = trainer.fit_loop.epoch_loop
+    broadcast = during("waiting")(loop._broadcast_sigterm_tensor)  # noqa: SLF001
+    with Replaced.replacing(loop, "_broadcast_sigterm_tensor", broadcast):
+        with _watching_boundaries(trainer, before_step, before_epoch):
+            yield
+
+
+@contextlib.contextmanager
+def _watching_boundaries(
+    trainer: Trainer, before_step: Callable[[], None], before_epoch: Callable[[], object]
+) -> Iterator[None]:
     if not takes_batches_itself(trainer):
         with watching_fetches(trainer, before_step, before_epoch):
             yield
