@@ -80,6 +80,7 @@ def place(cluster, monkeypatch):
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as directory:
         ordinary_user.own(Path(directory))
         monkeypatch.setenv("TMPDIR", directory)
+        monkeypatch.setenv("RAY_worker_niceness", "0")  # they would give way to other tests
         yield Path(directory)
 
 

@@ -10,9 +10,7 @@ import pytest
 from drill import status_of
 
 LIMIT_SECONDS = 120
-CONFIG = """
-backend: {class_path: getiaction_launch.backends.local.LocalBackend}
-"""
+LOCAL = "backend: {class_path: getiaction_launch.backends.local.LocalBackend}\n"
 PROGRAM = """
 import datetime, signal, threading
 import torch
@@ -52,11 +50,12 @@ Trainer(
 
 
 @pytest.fixture
-def train(getiaction_launch, script, tmp_path):
+def train(getiaction_launch, cluster, script, tmp_path):
     """Start two ranks, of which rank 1 hangs in its sixth step; return the run's directory."""
 
     def start(config: str, *arguments: str) -> Path:
-        (tmp_path / "stalls.yaml").write_text(f"{CONFIG}{config}")
+        backend = LOCAL if cluster.name == "local" else cluster.config.read_text()
+        (tmp_path / "stalls.yaml").write_text(f"{backend}{config}")
         words = ("--cluster", "./stalls.yaml", "--parsable", "--nodes", "2", script(PROGRAM))
         result = getiaction_launch(*words, "--", *arguments)
         assert result.returncode == 0, result.stderr
@@ -70,7 +69,7 @@ def read(path: Path) -> dict:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-@pytest.mark.parametrize("cluster", ["local"], indirect=True)
+@pytest.mark.parametrize("cluster", ["slurm"], indirect=True)
 def test_a_hang_is_named_and_the_run_restarts(train, until):
     """A validation longer than the limit is not a hang: each of its batches is a sign of life."""
     run = train("stalls: {limit_minutes: 0.25}\n", "in_a_lock", "6", "600")
@@ -114,7 +113,7 @@ def test_a_stopped_rank_is_reported_and_may_continue(getiaction_launch, train, u
     assert not (run / "launch/attempt_1.json").exists()
 
 
-@pytest.mark.parametrize("cluster", ["local"], indirect=True)
+@pytest.mark.parametrize("cluster", ["ray"], indirect=True)
 def test_when_a_collective_times_out_the_rank_that_did_not_come_is_named(
     getiaction_launch, train, until
 ):
