@@ -38,6 +38,11 @@ _KNOWN = (
         "Give data and weights one type: tensor.float() where the data is read",
     ),
     (
+        "No `configure_optimizers()` method defined",
+        "model",
+        "Define configure_optimizers, in this spelling: Lightning calls no other method",
+    ),
+    (
         "`train_dataloader` must be implemented",
         "data",
         "Name the data: --data=getiaction.data.LeRobotDataModule --data.root=DIRECTORY",
@@ -53,6 +58,8 @@ _NEEDS_GPU = re.compile(r"not compiled with CUDA|no NVIDIA (driver|GPU)|CUDA GPU
 """What torch says where there is no GPU."""
 _NOISE = "- Not a valid subclass"
 """How a parser begins what it has tried besides the class that a user has named."""
+_OF_CLASS = re.compile(r"Problem with given class_path '([\w.]+)':\s*(.+)")
+"""What a parser says of the class that a user has named, among much else."""
 _ALIASES = {"learning rate": ("lr", "learning_rate", "optimizer_lr")}
 """Words of torch's messages, and the arguments that they are about."""
 _OF_THIS_MACHINE = re.compile(
@@ -65,7 +72,7 @@ _OF_THIS_MACHINE = re.compile(
 """Words of errors that come of a trial on the CPU, in one process, within this machine's limits."""
 _OF_RANKS = re.compile(
     r"shape|size|dimension|mat1|expected|out of (range|bounds)|no attribute|require grad|"
-    r"second time|scalar outputs|unsigned char|byte|dataloader_idx"
+    r"second time|scalar outputs|unsigned char|byte|dataloader_idx|non-empty"
 )
 _PLAIN = (
     KeyError,
@@ -118,19 +125,19 @@ def blame(
         is_of_trainer: Whether building the Trainer has raised it, for which there are stand-ins
             for the cluster's devices.
     """
-    chain = _chain(error)
-    what, fix = _words(error)
+    chain = chain_of(error)
+    what, fix = words_of(error)
     on_cpu = (spec.get("trainer") or {}).get("accelerator") == "cpu"
     is_certain = is_of_trainer or (on_cpu and bool(_NEEDS_GPU.search(str(chain[-1]))))
-    if why := _not_tried(error, chain, default_key, is_certain=is_certain):
+    if why := untried(error, chain, default_key, is_certain=is_certain):
         return unknown(check, why)
     owner = next(filter(None, (_owner(each, spec) for each in chain)), default_key)
     if known := _of_known(check, what, owner, spec, chain[-1]):
         return known
     key, value = _mentioned(f"{what} {fix}", owner, spec)
-    package = _package(chain[0], f"{what} {fix}")
+    package = package_of(chain[0], f"{what} {fix}")
     lacking = package if package != "torch" else None
-    if why := _reason_elsewhere(chain, key, value, lacking, place):
+    if why := reason_elsewhere(chain, key, value, lacking, place):
         return unknown(check, why)
     if lacking:
         what = f"{key} needs the package {lacking!r}, which is not installed here."
@@ -166,20 +173,35 @@ def _of_known(
     return None
 
 
-def _not_tried(
-    error: BaseException, chain: list[BaseException], key: str, *, is_certain: bool
+def untried(
+    error: BaseException, chain: list[BaseException], key: str, *, is_certain: bool = False
 ) -> str:
-    """Return why an error says nothing about the run, which has other devices and other limits."""
+    """Return why an error says nothing about the run, which has other devices and other limits.
+
+    Args:
+        error: The exception that a trial has raised.
+        chain: The exception and those that it was made of, the original one first.
+        key: What has raised it, for a sentence.
+        is_certain: Whether it would be raised wherever the run is.
+    """
     if wish := wish_of(error):
         return f"a check does not {wish}, which {key} needs"
     if is_certain:
         return ""
     said = " ".join(f"{type(each).__name__}: {each}" for each in chain)
+    if "ermission denied" in said and not any(map(_is_unreadable, chain)):
+        return f"a check does not write what {key} does: {str(chain[0]).strip()[:_LONGEST]}"
     if any(isinstance(each, MemoryError) for each in chain) or _OF_THIS_MACHINE.search(said):
         first = str(chain[-1]).strip().partition("\n")[0]
         shown = f"{type(chain[-1]).__name__}: {first}" if first else type(chain[-1]).__name__
         return f"{key} cannot be tried on this machine: {shown[:_LONGEST]}"
     return ""
+
+
+def _is_unreadable(error: BaseException) -> bool:
+    """Whether a file is there that the user may not even read."""
+    path = getattr(error, "filename", None)
+    return isinstance(path, str) and os.path.exists(path) and not os.access(path, os.R_OK)  # noqa: PTH110
 
 
 def _is_of_program(chain: list[BaseException]) -> bool:
@@ -188,7 +210,7 @@ def _is_of_program(chain: list[BaseException]) -> bool:
     return isinstance(last, _PLAIN) or bool(_OF_RANKS.search(str(last).lower()))
 
 
-def _reason_elsewhere(
+def reason_elsewhere(
     chain: list[BaseException], key: str, value: object, package: str | None, place: Place
 ) -> str:
     """Return why the workers may have what is lacking here; empty if they will not."""
@@ -206,12 +228,15 @@ def _reason_elsewhere(
     return ""
 
 
-def _words(error: BaseException) -> tuple[str, str]:
+def words_of(error: BaseException) -> tuple[str, str]:
     """Return what an exception says is wrong, and the fix that it names, if any."""
     if isinstance(error, LaunchError):
         what, fix = error.what.removeprefix("- "), error.fix
     else:
-        what, _, fix = str(error).strip().partition("\n")
+        text = str(error).strip()
+        if found := _OF_CLASS.search(text):
+            text = f"{found[1].rpartition('.')[2]}: {found[2]}"
+        what, _, fix = text.partition("\n")
         what = what or "it gives no reason"
         if not isinstance(error, (ValueError, OSError)) or " " not in what:
             what = f"{type(error).__name__}: {what}"
@@ -225,10 +250,12 @@ def _fix(key: str, error: BaseException) -> str:
     if "." in key and "[" not in key:
         return f"Leave it out, or give it another value: --{key}=VALUE"
     place = where(error)
-    return f"It was raised at {place}" if place else f"Change {key}, or leave it out"
+    return (
+        f"It was raised at {place}{_line_of(error)}" if place else f"Change {key}, or leave it out"
+    )
 
 
-def _chain(error: BaseException) -> list[BaseException]:
+def chain_of(error: BaseException) -> list[BaseException]:
     """Return an exception and those that it was made of, the original one first."""
     chain = [error]
     while (cause := chain[0].__cause__ or chain[0].__context__) and cause not in chain:
@@ -243,7 +270,20 @@ def where(error: BaseException) -> str:
     return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
-def _package(error: BaseException, said: str) -> str | None:
+def _line_of(error: BaseException) -> str:
+    """Return the line of the user's own code that has raised an exception; may be empty."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not any(part in frame.filename for part in _NOT_OWN)]
+    return f": {own[-1].line}" if own and own[-1].line else ""
+
+
+def package_of(error: BaseException, said: str) -> str | None:
+    """Return the package that an exception misses, if it is about one.
+
+    Args:
+        error: The exception that a trial has raised.
+        said: The text of this exception.
+    """
     if isinstance(error, ModuleNotFoundError) and error.name:
         return error.name.partition(".")[0]
     found = _NO_MODULE.search(said) or _PIP.search(said)

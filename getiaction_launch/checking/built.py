@@ -26,11 +26,13 @@ class Place:
         has_queue: Whether the run's job waits in a queue.
         settings: Settings of the backend by name.
         env_vars: Environment variables that the workers get.
+        copied: Directory whose code is copied for the run; None if none is.
     """
 
     has_queue: bool
     settings: Mapping[str, Any]
     env_vars: Mapping[str, str]
+    copied: Path | None = None
 
     @property
     def time_limit_minutes(self) -> float | None:
@@ -65,6 +67,7 @@ class Built:
         place: Where the run would be started.
         scratch: Directory that may be written to.
         send: Function that takes each finding at once.
+        script: Name of the script that has built them; empty for a spec, which has keys.
     """
 
     trainer: Any
@@ -75,6 +78,7 @@ class Built:
     place: Place
     scratch: Path
     send: Callable[[Finding], None]
+    script: str = ""
 
     @property
     def arguments(self) -> Mapping[str, Any]:
@@ -91,6 +95,8 @@ class Built:
             name: Name of the class, without its module.
             default: What to return for a class that the spec does not name.
         """
+        if self.script:
+            return name
         keys = keys_of_classes(self.spec)
         return next((key for path, key in keys.items() if path.endswith(f".{name}")), default)
 

@@ -4,7 +4,12 @@ Each is a small function that says why no public interface does the same, and
 tests/check/test_seams.py has a test for each.
 """
 
+import contextlib
+import importlib
+import inspect
+import sys
 import traceback
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 _READS_CHECKPOINT = "_parse_ckpt_path"
@@ -47,3 +52,90 @@ def pretend_worker(dataset: Any) -> None:  # noqa: ANN401 - of any kind
     from torch.utils.data._utils import worker
 
     worker._worker_info = worker.WorkerInfo(id=0, num_workers=1, seed=0, dataset=dataset)  # noqa: SLF001 - see above
+
+
+@contextlib.contextmanager
+def watching_trainers(note: Callable[[Any, dict[str, Any]], None]) -> Iterator[None]:
+    """Call a function with each Trainer that is built, and with all of its arguments by name.
+
+    A Trainer keeps few of them. Its ``__init__`` cannot be replaced: LightningCLI reads its
+    signature and its source.
+
+    Args:
+        note: Function to call, before the Trainer is complete.
+    """
+    module: Any = importlib.import_module("lightning.pytorch.trainer.trainer")
+    names = set(inspect.signature(module.Trainer.__init__).parameters) - {"self"}
+    connector = module._AcceleratorConnector  # noqa: SLF001 - see above
+
+    def connect(*args: Any, **arguments: Any) -> Any:  # noqa: ANN401 - as the class
+        given = sys._getframe(1).f_locals  # noqa: SLF001 - of Trainer.__init__
+        note(given["self"], {name: given[name] for name in names if name in given})
+        return connector(*args, **arguments)
+
+    module._AcceleratorConnector = connect  # noqa: SLF001
+    try:
+        yield
+    finally:
+        module._AcceleratorConnector = connector  # noqa: SLF001
+
+
+@contextlib.contextmanager
+def watching_entries(take: Callable[[str, Any, tuple[Any, ...]], None]) -> Iterator[None]:
+    """Call a function in place of what ``Trainer.fit``, ``validate``, ``test`` or ``predict`` does.
+
+    They have looked at their arguments by then. They cannot be replaced themselves, as LightningCLI
+    reads their signatures.
+
+    Args:
+        take: Function to call with ``fit`` or another name, the Trainer, and the arguments.
+    """
+    call: Any = importlib.import_module("lightning.pytorch.trainer.call")
+    enter = call._call_and_handle_interrupt  # noqa: SLF001 - see above
+
+    def entered(trainer: Any, function: Callable[..., Any], *args: Any, **_: object) -> None:  # noqa: ANN401
+        take(function.__name__.strip("_").partition("_")[0], trainer, args)
+
+    call._call_and_handle_interrupt = entered  # noqa: SLF001
+    try:
+        yield
+    finally:
+        call._call_and_handle_interrupt = enter  # noqa: SLF001
+
+
+def give_rank_its_share(trainer: Any, loader: Any) -> None:  # noqa: ANN401 - as Lightning's
+    """Have Lightning replace the sampler of a loader, as it does where a fit begins.
+
+    Args:
+        trainer: The Trainer, which knows all ranks.
+        loader: What ``train_dataloader`` has returned.
+
+    Raises:
+        Exception: If the loader's sampler cannot be replaced.
+    """
+    from lightning.pytorch.trainer.states import RunningStage
+
+    connector = trainer._data_connector  # noqa: SLF001 - a fit does it after it has set up strategies
+    connector._prepare_dataloader(loader, shuffle=True, mode=RunningStage.TRAINING)  # noqa: SLF001
+
+
+def epochs_done(content: Mapping[str, Any]) -> int:
+    """Return how many epochs a checkpoint counts as done, by which a fit that resumes goes.
+
+    Args:
+        content: The content of a checkpoint of Lightning.
+    """
+    loops: Any = content.get("loops") or {}
+    with contextlib.suppress(KeyError, TypeError):
+        return int(loops["fit_loop"]["epoch_progress"]["current"]["processed"])
+    return int(content.get("epoch") or 0)
+
+
+def prepare_parsing() -> None:
+    """Have jsonargparse find its stubs, for which it starts a program, and keeps what that says.
+
+    A script that parses by it, as LightningCLI does, would otherwise be parsed without them.
+    """
+    with contextlib.suppress(Exception):  # an optional part of jsonargparse
+        stubs: Any = importlib.import_module("jsonargparse._stubs_resolver")
+        stubs.get_stubs_resolver()

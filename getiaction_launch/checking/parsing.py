@@ -46,6 +46,10 @@ def refusal_of_parsing(error: SpecError, plan: Plan) -> Finding:
     if found is None and "of lightning.Callback." in error.what:
         fix = "Name its class: --trainer.callbacks=EarlyStopping --trainer.callbacks.monitor=NAME"
         found = refusal("spec", "trainer.callbacks", f"trainer.callbacks: {error.what}", fix)
+    if found is None and "unknown key 'class_path'" in error.what:
+        what = "a class has arguments beside its class_path, and takes them below init_args only."
+        fix = "model: {class_path: package.Class, init_args: {chunk_size: 10}}"
+        found = refusal("spec", "init_args", f"{error.what} That is, {what}", fix)
     if found is None and not error.fix:
         found = refusal("spec", "", error.what, _HELP)
     return found or refusal_of("spec", error)

@@ -4,7 +4,6 @@ The command line interface of specs parses; where it would build Trainer, model 
 the process continues, with the environment of the worker of rank 0 and stand-ins for the GPUs.
 """
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from getiaction_launch.checking.finding import Finding, Report, ok, refusal, unk
 from getiaction_launch.checking.former import fix_of_value
 from getiaction_launch.checking.parsing import refusal_of_parsing
 from getiaction_launch.checking.rules.epochs import check_extent
+from getiaction_launch.checking.rules.ownership import check_requeue
 from getiaction_launch.checking.trial.apart import Apart
 from getiaction_launch.errors import SpecError
-from getiaction_launch.node.environment import worker_environment
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.spec import read_printed, read_trainer, run_cli, writing_errors
 
@@ -25,9 +24,6 @@ LIMIT_SECONDS = 60
 
 _NO_MODULE = "No module named"
 _NO_DRIVER = re.compile(r"lib(cuda|cudart|nv|nccl|hip|roc)\w*\.so|CUDA_HOME|NVIDIA driver")
-_CACHE = "GETIACTION_CACHE"
-_HEAD = "127.0.0.1:29500"
-_LEAKING = ("SLURM_", "GETIACTION_LAUNCH_", "PL_TRAINER_", "PMI_", "OMPI_", "LSB_", "JSM_")
 
 
 class _ParsedError(Exception):
@@ -109,11 +105,7 @@ class _Trial:
                 return built
 
             def fit(self, **_: object) -> None:
-                try:
-                    trial.judge(self)
-                except Exception as error:  # noqa: BLE001 - a fault of a check is none of the run
-                    why = f"{type(error).__name__}: {error}".partition("\n")[0]
-                    trial.apart.send(unknown("trial", f"a check has failed itself: {why}"))
+                trial.judge(self)
 
         return Trying
 
@@ -130,6 +122,7 @@ class _Trial:
         """
         self.findings.append(ok("spec", "parsed: every key and type fits"))
         self.findings.extend(check_extent(self.spec))
+        self.findings.extend(check_requeue(self.spec))
         try:
             self.findings.extend(self.apart.fork())
         except TimeoutError:
@@ -139,25 +132,9 @@ class _Trial:
             self.findings.append(unknown("trial", f"the process that builds the spec {error}"))
         if not self.apart.is_inside:
             raise _ParsedError
-        self._enter()
+        from getiaction_launch.checking.trial.rank import become_rank_0
 
-    def _enter(self) -> None:
-        import torch
-
-        from getiaction_launch.checking.trial.sandbox import close_off, overlay
-
-        for name in [name for name in os.environ if name.startswith(_LEAKING)]:
-            del os.environ[name]
-        scratch = self.apart.scratch
-        os.environ.update(worker_environment(self._plan.topology, 0, 0, _HEAD, "check"))
-        os.environ.update(self._plan.env_vars)
-        os.environ["GETIACTION_RUN_DIR"] = str(scratch / "run")
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is tried is tried on the CPU
-        os.environ["TORCH_COMPILE_DISABLE"] = os.environ["TORCHDYNAMO_DISABLE"] = "1"
-        # OpenMP's threads are not there any more, if this process had some before it was forked.
-        torch.set_num_threads(1)
-        overlay(_CACHE, _cache(), scratch)
-        close_off(scratch)
+        become_rank_0(self._plan, self.apart.scratch)
 
     def judge(self, cli: Any) -> None:  # noqa: ANN401 - a LightningCLI
         """Check what was built, in the process apart.
@@ -165,13 +142,8 @@ class _Trial:
         Args:
             cli: The interface, which has built the spec.
         """
-        from getiaction_launch.checking.rules.checkpoints import check_checkpoints
-        from getiaction_launch.checking.rules.combinations import check_combination
-        from getiaction_launch.checking.rules.loggers import check_loggers
-        from getiaction_launch.checking.rules.ownership import check_owners
-        from getiaction_launch.checking.trial.step import Trial
+        from getiaction_launch.checking.trial.whole import judge
 
-        self.apart.send(ok("model", type(cli.model).__name__))
         built = Built(
             trainer=cli.trainer,
             model=cli.model,
@@ -182,11 +154,7 @@ class _Trial:
             scratch=self.apart.scratch,
             send=self.apart.send,
         )
-        checks = (check_combination, check_checkpoints, check_loggers, check_owners)
-        for check in checks:
-            for finding in check(built):
-                self.apart.send(finding)
-        Trial(built, is_deep=self._is_deep).run()
+        judge(built, is_deep=self._is_deep)
 
     def report(self, error: BaseException) -> None:
         """Report an exception of the process apart, which ends with it."""
@@ -208,9 +176,3 @@ class _Trial:
             if successor := fix_of_value(name, given):
                 finding = refusal("devices", f"trainer.{name}", finding.evidence, successor)
         self.apart.send(finding)
-
-
-def _cache() -> Path:
-    import platformdirs
-
-    return Path(os.environ.get(_CACHE) or platformdirs.user_cache_dir("getiaction"))

@@ -1,7 +1,9 @@
 """Everything that can be known about a run before it starts or waits in a queue."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from getiaction_launch.backends.backend import Backend, check_installed, record_of
 from getiaction_launch.checking.built import Place
@@ -9,6 +11,7 @@ from getiaction_launch.checking.finding import Finding, Report, ok, refusal_of, 
 from getiaction_launch.checking.script.program import check_program
 from getiaction_launch.checking.spec import check_spec
 from getiaction_launch.errors import CheckError, LaunchError, counted
+from getiaction_launch.launch.freezing.freeze import copied_root
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.sharding import check_sharding
 from getiaction_launch.plan.spec import parse
@@ -20,13 +23,13 @@ def inspect(plan: Plan, backend: Backend, *, is_deep: bool = False) -> Report:
     """Check a run as far as that is possible without starting it.
 
     A spec is built and trains one batch on the CPU, in a process of its own, to which files outside
-    a scratch directory, other programs and the network are refused as far as Python sees them used.
-    A script is read, and not run.
+    a scratch directory, other programs and the network are refused. A script is read, and one that
+    uses Lightning is run there up to its first fit, and then trains one batch, too.
 
     Args:
         plan: The plan of the run.
         backend: The backend that would start it.
-        is_deep: Whether the trial of a spec may take any time and any memory.
+        is_deep: Whether the trial may take any time and any memory.
 
     Returns:
         The findings of all checks, of which refusals are not raised.
@@ -38,7 +41,9 @@ def inspect(plan: Plan, backend: Backend, *, is_deep: bool = False) -> Report:
     if plan.arguments:
         report = check_spec(plan, place, is_deep=is_deep)
         return Report([*report.findings, *findings], report.spec)
-    return Report([*check_program(plan, place), *findings])
+    with contextlib.suppress(OSError):
+        place = replace(place, copied=copied_root(plan))
+    return Report([*check_program(plan, place, is_deep=is_deep), *findings])
 
 
 def check(plan: Plan, backend: Backend) -> dict[str, object]:

@@ -77,6 +77,8 @@ def place(tmp_path_factory):
     (place / "act.yaml").write_text(ACT)
     (place / "model.yaml").write_text(NET.replace("data: lab.Data", ""))
     (place / "site.yaml").write_text(SITE)
+    beside = NET.replace("model: lab.Net", "model: {class_path: lab.Net, lr: 0.1}")
+    (place / "beside.yaml").write_text(beside)
     for name, text in CONFIGS.items():
         (place / name).write_text(f"{SITE}{text}\n")
     (place / "bin").mkdir()
@@ -115,6 +117,9 @@ def _save_other_entries(place):
     weights = content["state_dict"]
     extra = {**weights, "_extra_state": {"calls": 1}}
     torch.save({**content, "state_dict": extra}, place / "extra.ckpt")
+    progress = {"current": {"processed": 4}}
+    later = {**content, "loops": {"fit_loop": {"epoch_progress": progress}}}
+    torch.save(later, place / "later.ckpt")
     former = {f"net.{name}": value for name, value in weights.items()}
     torch.save({**content, "state_dict": former}, place / "former.ckpt")
 

@@ -1,5 +1,8 @@
 """Classes whose faults a trial sees late: in the second batch, or in what one batch leaves out."""
 
+import signal
+import sys
+
 import torch
 from lab import SAMPLES, Data, Net
 from lightning.pytorch import LightningModule
@@ -169,3 +172,59 @@ class Idle(Net):
     def training_step(self, batch, batch_idx):
         """Forget it."""
         return super().training_step(batch, batch_idx)
+
+
+class Requeueing(Net):
+    """Takes the signal that asks for a checkpoint."""
+
+    def on_train_start(self):
+        """End at once."""
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+
+
+class Misspelled(LightningModule):
+    """Has its optimizers in a method that Lightning does not call."""
+
+    def __init__(self):
+        """Make one layer."""
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 1)
+
+    def training_step(self, batch, batch_idx):
+        """Return a loss."""
+        del batch_idx
+        return self.layer(batch).mean()
+
+    def configure_optimisers(self):
+        """Return one."""
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class Gathering(Net):
+    """Gathers on rank 0 what the other ranks do not give."""
+
+    def on_validation_epoch_end(self):
+        """Return early on the others."""
+        if self.global_rank != 0:
+            return
+        self.all_gather(torch.ones(1))
+
+
+class Pairs:
+    """Batches that take no sampler."""
+
+    def __iter__(self):
+        """Yield neighbours."""
+        return iter([[0, 1], [2, 3]])
+
+    def __len__(self):
+        """Return how many there are."""
+        return 2
+
+
+class OwnBatches(Data):
+    """Chooses its batches itself."""
+
+    def train_dataloader(self):
+        """Return a loader whose batches Lightning cannot divide."""
+        return DataLoader(TensorDataset(torch.ones(SAMPLES, 4)), batch_sampler=Pairs())

@@ -1,16 +1,25 @@
 """What a check uses of Lightning's internals is still there."""
 
+import contextlib
 import struct
 
 import pytest
-from torch.utils.data import get_worker_info
+import torch
+from jsonargparse import _stubs_resolver
+from lightning.pytorch import Trainer
+from torch.utils.data import BatchSampler, DataLoader, get_worker_info
 from torch.utils.data._utils import worker
 
 from getiaction.cli import CLI
 from getiaction_launch.checking.lightning_seams import (
     content_besides_weights,
+    epochs_done,
+    give_rank_its_share,
     is_of_checkpoint,
+    prepare_parsing,
     pretend_worker,
+    watching_entries,
+    watching_trainers,
 )
 
 
@@ -37,10 +46,63 @@ def test_what_a_model_adds_to_a_checkpoint_is_seen(place, monkeypatch):
     monkeypatch.syspath_prepend(place)
     import lab
     import later
-    from lightning.pytorch import Trainer
 
     trainer = Trainer(accelerator="cpu", fast_dev_run=1, enable_progress_bar=False)
     trainer.fit(later.Unwritable(), lab.Data())
     content = content_besides_weights(trainer)
     assert callable(content["scale"])
     assert not {"state_dict", "optimizer_states"} & set(content)
+
+
+def test_trainers_are_noted_with_their_arguments():
+    """Also those that are left out; and LightningCLI still reads the signature."""
+    noted = []
+    with watching_trainers(lambda trainer, given: noted.append((trainer, given))):
+        trainer = Trainer(accelerator="cpu", max_epochs=3, logger=False)
+    ((found, given),) = noted
+    assert found is trainer
+    assert (given["max_epochs"], given["precision"]) == (3, None)
+    assert "self" not in given
+
+
+def test_entries_of_a_trainer_are_taken_over(place, monkeypatch):
+    """With what was given to them, and nothing is trained."""
+    monkeypatch.syspath_prepend(place)
+    import lab
+
+    taken = []
+    with watching_entries(lambda name, _, given: taken.append((name, given[0]))):
+        trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False)
+        model = lab.Net()
+        trainer.fit(model, lab.Data())
+        trainer.validate(model, lab.Data())
+    assert taken == [("fit", model), ("validate", model)]
+    assert trainer.global_step == 0
+
+
+@pytest.mark.parametrize("is_torchs", [True, False])
+def test_a_rank_gets_its_share_unless_the_batches_take_no_sampler(place, monkeypatch, is_torchs):
+    """As a fit does it, with the number of ranks that its strategy has."""
+    monkeypatch.syspath_prepend(place)
+    import later
+    from lightning.pytorch.strategies import DDPStrategy
+
+    trainer = Trainer(accelerator="cpu", devices=1, num_nodes=2, strategy=DDPStrategy())
+    batches = BatchSampler(range(4), 2, drop_last=False) if is_torchs else later.Pairs()
+    loader = DataLoader(range(4), batch_sampler=batches)
+    failing = pytest.raises(TypeError, match="BatchSampler")
+    with contextlib.nullcontext() if is_torchs else failing:
+        give_rank_its_share(trainer, loader)
+
+
+def test_epochs_of_a_checkpoint_are_read(place):
+    """They are what a fit that resumes from it begins with."""
+    content = torch.load(place / "bare.ckpt", weights_only=True)
+    assert epochs_done(content) == 1
+    assert epochs_done({"epoch": 3}) == 3
+
+
+def test_stubs_of_the_parser_are_found():
+    """Or it would start a program for them."""
+    prepare_parsing()
+    assert _stubs_resolver.stubs_resolver is not None

@@ -6,8 +6,9 @@ from typing import Any
 
 from getiaction_launch.checking.built import Built, is_elsewhere
 from getiaction_launch.checking.finding import Finding, doubt, ok, refusal, unknown
-from getiaction_launch.checking.lightning_seams import content_besides_weights
+from getiaction_launch.checking.lightning_seams import content_besides_weights, epochs_done
 from getiaction_launch.checking.pickling import why_unpicklable
+from getiaction_launch.checking.trial.sandbox import wishes
 from getiaction_launch.plan.plan import Saving
 from getiaction_launch.storage.probe import is_writable
 
@@ -153,6 +154,13 @@ def check_resume(built: Built) -> Iterator[Finding]:
         built: What the spec names.
     """
     path = built.spec.get("ckpt_path")
+    if isinstance(path, (str, Path)) and _is_missing(str(path)):
+        if wishes or (built.place.has_queue and is_elsewhere(str(path))):
+            yield unknown("checkpoints", f"ckpt_path={path} is not on this machine")
+        else:
+            what = f"ckpt_path={path}: there is no such file."
+            fix = "Name a checkpoint that exists; those here: find . -name '*.ckpt'"
+            yield refusal("checkpoints", "ckpt_path", what, fix)
     if path in _OF_FIRST_RUN:
         yield refusal(
             "checkpoints",
@@ -161,6 +169,11 @@ def check_resume(built: Built) -> Iterator[Finding]:
             "Leave it out: a run resumes from its newest checkpoint, and another one is named by "
             "its path: --ckpt_path=PATH",
         )
+
+
+def _is_missing(path: str) -> bool:
+    is_name = path in (*_OF_FIRST_RUN, "last") or path.startswith("registry")
+    return not is_name and "://" not in path and not Path(path).exists()
 
 
 def check_steps(built: Built, steps: int | None) -> Iterator[Finding]:
@@ -229,6 +242,7 @@ def compare_weights(built: Built) -> Iterator[Finding]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         saved: Mapping[str, Any] = content["state_dict"]
+        done = epochs_done(content)
     except Exception as error:  # noqa: BLE001 - whatever is in the file
         kind = type(error).__name__
         if kind == "UnpicklingError" and "weights_only" in str(error):
@@ -239,6 +253,16 @@ def compare_weights(built: Built) -> Iterator[Finding]:
             "ckpt_path",
             f"ckpt_path={path} is not a checkpoint of Lightning: {kind}.",
             f"Name a .ckpt file that a Trainer has saved; those there: ls {Path(path).parent}",
+        )
+        return
+    most = built.arguments.get("max_epochs")
+    if isinstance(most, int) and 0 <= most < done:
+        yield refusal(
+            "checkpoints",
+            "ckpt_path",
+            f"ckpt_path={path} has been trained for {done} epochs, and trainer.max_epochs={most}: "
+            "Lightning refuses to resume from it.",
+            f"--trainer.max_epochs={2 * done}, or load only its weights in the model",
         )
         return
     own = built.model.state_dict()

@@ -42,11 +42,12 @@ def _of_devices(built: Built) -> Iterator[Finding]:
     if topology.world_size > 1 and trainer.world_size != topology.world_size:
         strategy = arguments.get("strategy")
         shown = strategy.get("class_path") if isinstance(strategy, dict) else strategy
+        shown = shown if isinstance(shown, (str, type(None))) else type(shown).__name__
         yield refusal(
             "devices",
             "trainer.strategy",
             f"trainer.strategy={shown!r} has each of {topology.world_size} workers train alone.",
-            "Use ddp: --trainer.strategy=ddp",
+            _fix_of_world(built) if built.script else "Use ddp: --trainer.strategy=ddp",
         )
     if arguments.get("sync_batchnorm") and not topology.gpus_per_node and _has_batch_norm(built):
         yield refusal(
@@ -55,6 +56,15 @@ def _of_devices(built: Built) -> Iterator[Finding]:
             "trainer.sync_batchnorm=True needs GPUs, and this run trains on CPUs.",
             "--trainer.sync_batchnorm=false, or GPUs: --gpus-per-node 1",
         )
+
+
+def _fix_of_world(built: Built) -> str:
+    nodes, workers = built.plan.topology.num_nodes, built.plan.topology.workers_per_node
+    return (
+        "Leave num_nodes, devices and strategy out of Trainer(...), and they follow the launch; a "
+        f"LightningCLI sets them all, and needs: --trainer.num_nodes={nodes} "
+        f"--trainer.devices={workers} --trainer.strategy=ddp"
+    )
 
 
 def _has_batch_norm(built: Built) -> bool:

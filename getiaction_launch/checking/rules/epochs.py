@@ -54,6 +54,7 @@ def _of_seed(seed: object) -> Iterator[Finding]:
 
 
 def _refusals(arguments: Mapping[str, Any]) -> Iterator[Finding]:
+    yield from _of_texts(arguments)
     for name, least in _LEAST.items():
         value = arguments.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value < least:
@@ -72,12 +73,12 @@ def _refusals(arguments: Mapping[str, Any]) -> Iterator[Finding]:
     if isinstance(time, str) and not time.replace(":", "").strip("0"):
         what = f"trainer.max_time={time!r} trains nothing: the run would succeed at once."
         yield refusal("trainer", "trainer.max_time", what, _A_DAY)
-    elif isinstance(time, str) and not _TIME.fullmatch(time.strip()):
+    elif isinstance(time, str) and not time.startswith("{") and not _TIME.fullmatch(time.strip()):
         what = f"trainer.max_time={time!r} is not a time: DAYS:HOURS:MINUTES:SECONDS."
         yield refusal("trainer", "trainer.max_time", what, _A_DAY)
     for unit in ("epochs", "steps"):
         fewest, most = arguments.get(f"min_{unit}"), arguments.get(f"max_{unit}")
-        if fewest and most is not None and 0 < most < fewest:
+        if isinstance(most, int) and isinstance(fewest, int) and 0 < most < fewest:
             yield doubt(
                 "trainer",
                 f"trainer.min_{unit}",
@@ -93,6 +94,16 @@ def _refusals(arguments: Mapping[str, Any]) -> Iterator[Finding]:
             "--trainer.gradient_clip_val=1.0, or leave it out",
         )
     yield from _of_intervals(arguments)
+
+
+def _of_texts(arguments: Mapping[str, Any]) -> Iterator[Finding]:
+    """Find numbers that a script has read as text: a spec has them converted."""
+    for name in _LEAST:
+        value = arguments.get(name)
+        if isinstance(value, str):
+            what = f"trainer.{name}={value!r} is text, and not a number."
+            fix = f"Convert it: {name}=int({value!r}); with argparse: add_argument(..., type=int)"
+            yield refusal("trainer", f"trainer.{name}", what, fix)
 
 
 def _of_intervals(arguments: Mapping[str, Any]) -> Iterator[Finding]:

@@ -29,7 +29,7 @@ def check_loggers(built: Built) -> Iterator[Finding]:
         name = type(logger).__name__
         names.append(name)
         key = built.key_of(name, "")
-        if not key:
+        if not key or (built.script and not built.arguments.get("logger")):
             continue  # the default one, which writes to the run's directory
         if name == "WandbLogger":
             found += _of_wandb(built, logger, key)

@@ -1,8 +1,10 @@
 """Monitors: the metrics that callbacks and schedulers wait for must be logged."""
 
+import ast
 import difflib
 import inspect
 import re
+import textwrap
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -25,6 +27,11 @@ _WORST = {
 }
 """Words of metrics of which a mode chooses the worst."""
 _LIBRARIES = ("torch.", "lightning.", "builtins")
+_SILENT = ("getiaction.train.",)
+"""Modules with callbacks that log nothing."""
+_OUTSIDE = re.compile(r"^(on_)?(test|predict)")
+_LOGGING = {"log", "log_dict", "callback_metrics", "logged_metrics"}
+_ITSELF = {"self", "trainer", "pl_module"}
 
 
 def check_monitors(
@@ -41,7 +48,9 @@ def check_monitors(
         has_validation: Whether the run validates at all.
     """
     logged = set(trial.callback_metrics)
-    found, monitored = [], []
+    found: list[Finding] = []
+    monitored = []
+    found += _of_too_early(built, has_validation=has_validation)
     for key, monitor, is_needed in _monitors(built, trial, has_validation=has_validation):
         monitored.append(f"{key}={monitor}")
         if monitor not in logged | _ALWAYS:
@@ -67,11 +76,92 @@ def _is_slip(built: Built, monitor: str, logged: Collection[str], *, has_validat
         return not _is_written(monitor, callbacks)
     if any(_LOADER.sub("", name) == monitor for name in logged):
         return True
+    others = [each for each in callbacks if not type(each).__module__.startswith(_SILENT)]
+    names = names_of([built.model, *others])
+    if names is not None and monitor.removesuffix("_step").removesuffix("_epoch") not in names:
+        return True
     logged = {*logged, *(f"{name}{end}" for name in logged for end in ("_step", "_epoch"))}
     plain = {name.translate(_SEPARATORS) for name in logged}
     if not difflib.get_close_matches(monitor.translate(_SEPARATORS), plain, n=1, cutoff=_NEAR):
         return False
     return not _is_written(monitor, [built.model, *callbacks])
+
+
+def _of_too_early(built: Built, *, has_validation: bool) -> Iterator[Finding]:
+    """Find early stopping that looks for a metric before it was ever logged."""
+    from lightning.pytorch.callbacks import EarlyStopping
+
+    every = built.arguments.get("check_val_every_n_epoch") or 1
+    for callback in built.trainer.callbacks:
+        if not isinstance(callback, EarlyStopping) or not callback.strict or every <= 1:
+            continue
+        is_early = getattr(callback, "_check_on_train_epoch_end", None) is True
+        if is_early and has_validation and _is_of_validation(callback.monitor):
+            key = built.key_of(type(callback).__name__, "trainer.callbacks")
+            yield refusal(
+                "monitors",
+                f"{key}.check_on_train_epoch_end",
+                f"{key}.check_on_train_epoch_end=True looks for {callback.monitor!r} after the "
+                f"first epoch, and trainer.check_val_every_n_epoch={every} logs it later.",
+                "Leave check_on_train_epoch_end out, or validate after each epoch: "
+                "--trainer.check_val_every_n_epoch=1",
+            )
+
+
+def names_of(owners: Iterable[object]) -> set[str] | None:
+    """Return the names of all metrics that classes log in a fit; None if they make up names.
+
+    Args:
+        owners: A model and callbacks, of users and of libraries.
+    """
+    found: set[str] = set()
+    for source in _sources(owners):
+        try:
+            tree = ast.parse(textwrap.dedent(source))
+        except SyntaxError:
+            return None
+        names = _literal_names(tree)
+        if names is None:
+            return None
+        found |= names
+    return found
+
+
+def _parts_of_fits(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield what is below a node, without methods for tests and predictions."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef) and _OUTSIDE.search(child.name):
+            continue
+        yield child
+        yield from _parts_of_fits(child)
+
+
+def _literal_names(tree: ast.AST) -> set[str] | None:
+    """Return the names that a class logs; None if one of them may not be written out."""
+    parts = list(_parts_of_fits(tree))
+    calls = [node for node in parts if isinstance(node, ast.Call)]
+    logging = [call.func for call in calls if _last_name(call.func) == "log"]
+    for node in parts:
+        is_other = isinstance(node, ast.Attribute) and node.attr in _LOGGING
+        if (is_other and node not in logging) or _hands_itself_on(node):
+            return None
+    names = [call.args[0] if call.args else None for call in calls if call.func in logging]
+    found = {name.value for name in names if isinstance(name, ast.Constant)}
+    return {str(each) for each in found} if len(names) == len(_constants(names)) else None
+
+
+def _constants(nodes: Iterable[ast.AST | None]) -> list[ast.Constant]:
+    return [node for node in nodes if isinstance(node, ast.Constant)]
+
+
+def _last_name(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def _hands_itself_on(node: ast.AST) -> bool:
+    """Whether a call gives a model or a Trainer to somebody else, who may log."""
+    words = node.args if isinstance(node, ast.Call) else []
+    return any(isinstance(each, ast.Name) and each.id in _ITSELF for each in words)
 
 
 def _is_of_validation(monitor: str) -> bool:

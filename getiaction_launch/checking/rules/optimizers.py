@@ -1,5 +1,8 @@
 """Optimizers and their schedules, and the loss and the gradients of the first batch."""
 
+import ast
+import inspect
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -94,7 +97,8 @@ def check_gradients(
             "Look for NaN in the data, and for a division by zero in training_step",
         )
     if loss is None and built.model.automatic_optimization:
-        yield doubt(
+        judged = refusal if _returns_nothing(type(built.model)) else doubt
+        yield judged(
             "step",
             "model.training_step",
             f"{type(built.model).__name__}.training_step has returned no loss for the first "
@@ -109,6 +113,17 @@ def check_gradients(
             "trainer.strategy=ddp ends training at the second step.",
             "--trainer.strategy=ddp_find_unused_parameters_true",
         )
+
+
+def _returns_nothing(kind: type) -> bool:
+    """Whether no line of ``training_step`` returns anything."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(kind.training_step)))  # type: ignore[attr-defined]
+    except (OSError, TypeError, SyntaxError):
+        return False
+    returned = (node.value for node in ast.walk(tree) if isinstance(node, ast.Return))
+    names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    return names == {"training_step"} and not any(returned)
 
 
 def _is_strict_ddp(trainer: Any) -> bool:  # noqa: ANN401 - Lightning's Trainer

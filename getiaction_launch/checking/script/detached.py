@@ -1,15 +1,21 @@
 """What a script does that a worker cannot: ask a terminal, choose its own rank, end too early."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from getiaction_launch.checking.finding import Finding, doubt, refusal
+from getiaction_launch.checking.rules.ownership import words_of_collective
+from getiaction_launch.checking.script.rank_zero import collectives_of_rank_0
 from getiaction_launch.checking.script.reach import is_main
 from getiaction_launch.checking.script.source import Source
 from getiaction_launch.plan.plan import Plan
 
 _DEBUGGERS = {"breakpoint", "pdb.set_trace", "ipdb.set_trace"}
+_SHELLS = {"os.system", "os.popen", "subprocess.Popen", "subprocess.call", "subprocess.run"}
+_BACKGROUND = re.compile(r"(\bnohup\b.*\bpython|\bpython[\d.]*\b.*&\s*['\"]?$)", re.DOTALL)
+_NEVER_THE_NAME = ("main", "__main", "main__", "_main_", "__name__", "__Main__")
 _ENDS = {"exit", "quit", "sys.exit", "os._exit"}
 _RANKS = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE"}
 _WORDS_OF_CKPT_PATH = ("best", "last", "hpc", "registry")
@@ -31,6 +37,28 @@ def check_detached(source: Source, plan: Plan) -> Iterator[Finding]:
         for finding in found:
             yield source.judged(finding, node)
     yield from _of_ends(source)
+    yield from _of_guard(source)
+    if plan.topology.world_size > 1:
+        for name, line in collectives_of_rank_0(ast.Module(_outside_classes(source.tree), [])):
+            yield refusal("ranks", name, *words_of_collective(f"{source.name}:{line}", name))
+
+
+def _outside_classes(tree: ast.Module) -> list[ast.stmt]:
+    """Return a script's statements but its classes, which are looked at once they are used."""
+    return [node for node in tree.body if not isinstance(node, ast.ClassDef)]
+
+
+def _of_guard(source: Source) -> Iterator[Finding]:
+    """Find a main guard that is never true."""
+    for node in source.tree.body:
+        test = node.test if isinstance(node, ast.If) else None
+        if isinstance(test, ast.Compare) and ast.unparse(test.left) == "__name__":
+            (*_, last) = test.comparators
+            if not isinstance(last, ast.Constant) or not isinstance(test.ops[0], ast.Eq):
+                continue
+            if last.value in _NEVER_THE_NAME:
+                what = f"{source.at(node)}: __name__ is never {last.value!r}, so nothing is run."
+                yield refusal("script", "__name__", what, "Write: if __name__ == '__main__':")
 
 
 def _of_call(node: ast.Call, source: Source) -> Iterator[Finding]:
@@ -41,6 +69,10 @@ def _of_call(node: ast.Call, source: Source) -> Iterator[Finding]:
     elif called in _DEBUGGERS:
         what = f"{at}: {called}() stops at a breakpoint, but a worker has no terminal."
         yield refusal("terminal", called, what, "Remove the breakpoint")
+    elif called in _SHELLS and _BACKGROUND.search(_text(node.args)):
+        what = f"{at}: {called} starts a program in the background, and does not wait for it."
+        fix = "Launch that program itself, or wait for it: subprocess.run([...], check=True)"
+        yield refusal("processes", called, what, fix)
     elif called.startswith("submitit.") and called.endswith("Executor"):
         yield doubt(
             "processes",
@@ -100,6 +132,10 @@ def _of_ends(source: Source) -> Iterator[Finding]:
                     "Remove the line, if it is left of looking for a fault",
                 )
                 return
+
+
+def _text(arguments: list[ast.expr]) -> str:
+    return ast.unparse(arguments[0]) if arguments else ""
 
 
 def _name(node: ast.expr, source: Source) -> str:

@@ -6,10 +6,11 @@ from typing import Any
 
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, ok, refusal
-from getiaction_launch.checking.lightning_seams import pretend_worker
+from getiaction_launch.checking.lightning_seams import give_rank_its_share, pretend_worker
 from getiaction_launch.checking.pickling import why_unpicklable
 from getiaction_launch.checking.rules.epochs import check_validation
 
+_LONGEST = 300
 TRIAL_SAMPLES = 2
 """Samples of a trial batch: one alone would not do for batch normalisation."""
 
@@ -57,6 +58,23 @@ def _sharing(built: Built) -> int:
     return built.plan.topology.world_size if is_divided else 1
 
 
+def _of_sampler(built: Built, loader: Any) -> Iterator[Finding]:  # noqa: ANN401 - of any kind
+    """Have Lightning give this rank its share, which it cannot of every loader."""
+    if built.plan.topology.world_size == 1:
+        return
+    try:
+        give_rank_its_share(built.trainer, loader)
+    except Exception as error:  # noqa: BLE001 - Lightning's or the sampler's own
+        said = str(error).strip().partition("\n")[0]
+        yield refusal(
+            "data",
+            _batch_key(built),
+            f"train_dataloader: Lightning cannot give each rank its share: {said[:_LONGEST]}",
+            "Derive the batch sampler from torch.utils.data.BatchSampler and take its arguments, "
+            "or divide the samples yourself: --trainer.use_distributed_sampler=false",
+        )
+
+
 def _limit_key(built: Built) -> str:
     """Return the argument that limits the batches: overfit_batches replaces the other."""
     return "overfit_batches" if built.arguments.get("overfit_batches") else "limit_train_batches"
@@ -97,6 +115,7 @@ def _of_training(built: Built, loader: Any, batches: int | None) -> Iterator[Fin
             f"--{key}={max(1, samples // world)} or less, or fewer ranks, or more samples",
         )
     yield from _of_shares(built, loader)
+    yield from _of_sampler(built, loader)
     yield from _of_processes(loader)
     name = _limit_key(built)
     limit = arguments.get(name)

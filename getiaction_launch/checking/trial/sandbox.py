@@ -2,8 +2,9 @@
 
 Python reports each of these to audit hooks, which cannot be removed again, so this is for a process
 that ends after the trial. What is refused looks like a read-only disk or a network that is down,
-which libraries know how to live with. Python does not see what C code writes; of that, only
-``torch.save`` and SQLite are refused.
+which libraries know how to live with. Python does not see what C code writes: that is refused by
+Linux, where it can (:mod:`getiaction_launch.checking.trial.landlock`), and elsewhere only for
+``torch.save`` and SQLite.
 """
 
 import contextlib
@@ -14,6 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from getiaction_launch.checking.trial.landlock import forbid_writing
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CHANGES = {
@@ -31,8 +34,12 @@ _CHANGES = {
 }
 """Events of files, with how many paths are their first arguments."""
 _CALLS = {"socket.connect", "socket.getaddrinfo", "socket.sendto"}
-_PROGRAMS = {"subprocess.Popen", "os.exec", "os.posix_spawn", "os.system"}
+_PROGRAMS = {"subprocess.Popen", "os.exec", "os.posix_spawn", "os.system", "os.kill"}
 _DEVICES = ("/dev/", "/proc/self/")
+
+
+wishes: list[str] = []
+"""What the trial of this process has wanted to do and must not, in this order."""
 
 
 class BlockedError(PermissionError):
@@ -45,6 +52,7 @@ class BlockedError(PermissionError):
     def __init__(self, wish: str) -> None:
         super().__init__(1, f"a check may not {wish}")
         self.wish = wish
+        wishes.append(wish)
 
 
 def close_off(scratch: Path) -> None:
@@ -55,6 +63,7 @@ def close_off(scratch: Path) -> None:
     """
     os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
     sys.dont_write_bytecode = True
+    forbid_writing([scratch, *map(Path, _DEVICES)])
     allowed = (str(scratch), *_DEVICES)
 
     def judge(event: str, arguments: tuple[Any, ...]) -> None:

@@ -89,14 +89,27 @@ def has_changed(plan: Plan) -> bool:
         return True
 
 
+def copied_root(plan: Plan) -> Path | None:
+    """Return the directory whose code would be copied for a run; None if none would be.
+
+    Args:
+        plan: The plan of a run that is not submitted.
+    """
+    return _chosen(plan).root if plan.snapshot.enabled else None
+
+
 def _files_of(plan: Plan) -> Files:
-    script = Path(plan.script[0]) if plan.script else None
-    start = script.parent if script else Path(plan.working_directory)
-    runs = [] if "://" in plan.root else [Path(plan.root)]
-    files = choose(start, script, plan.snapshot, runs)
+    files = _chosen(plan)
     if plan.snapshot.enabled:
         files.check_size(plan.snapshot.limit_mb)
     return files
+
+
+def _chosen(plan: Plan) -> Files:
+    script = Path(plan.script[0]) if plan.script else None
+    start = script.parent if script else Path(plan.working_directory)
+    runs = [] if "://" in plan.root else [Path(plan.root)]
+    return choose(start, script, plan.snapshot, runs)
 
 
 def _code_of(plan: Plan, files: Files) -> Code:

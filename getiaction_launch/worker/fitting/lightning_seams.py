@@ -153,13 +153,15 @@ def watching_steps(
     a step, and no hook comes before it.
 
     Before each step Lightning broadcasts from rank 0 whether it has received SIGTERM. If rank 0 is
-    slow, the others wait there, and that wait is no work of theirs.
+    slow, the others wait there, and are not slow themselves.
     """
     loop = trainer.fit_loop.epoch_loop
     broadcast = during("waiting")(loop._broadcast_sigterm_tensor)  # noqa: SLF001
-    with Replaced.replacing(loop, "_broadcast_sigterm_tensor", broadcast):
-        with _watching_boundaries(trainer, before_step, before_epoch):
-            yield
+    with (
+        Replaced.replacing(loop, "_broadcast_sigterm_tensor", broadcast),
+        _watching_boundaries(trainer, before_step, before_epoch),
+    ):
+        yield
 
 
 @contextlib.contextmanager

@@ -1,0 +1,74 @@
+"""Collectives that rank 0 calls alone: it waits in them for the other ranks, which never come."""
+
+import ast
+import re
+from collections.abc import Iterator
+
+_ONLY = re.compile(r"(?<![\w.])(not )?[\w.]*\b(is_global_zero|rank_zero_only\.rank == 0)$")
+_ZERO = re.compile(r"[\w.()\[\]'\"]*\b(global_rank|rank|get_rank\(\)|RANK'\]\)?) (==|!=) '?0'?$")
+_DECORATOR = "rank_zero_only"
+_OF_TRAINER = {"save_checkpoint", "all_gather", "barrier", "broadcast", "reduce"}
+_OF_TORCH = {"all_reduce", "all_gather_into_tensor", "all_gather_object", "broadcast_object_list"}
+_FILES = {"os", "torch", "shutil", "json", "np", "numpy", "pickle", "functools"}
+"""Modules with functions of the same names that are not collectives."""
+
+
+def collectives_of_rank_0(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Yield the name and the line of each collective that only rank 0 comes to.
+
+    Args:
+        tree: The syntax tree of a script, or of a class.
+    """
+    if any("barrier" in ast.unparse(node) for node in _others(tree)):
+        return  # the other ranks may meet it there
+    for node in ast.walk(tree):
+        for statement in _alone(node):
+            yield from _collectives(statement)
+
+
+def _alone(node: ast.AST) -> Iterator[ast.stmt]:
+    """Yield statements below a node that rank 0 alone executes."""
+    if isinstance(node, ast.If) and _means(node.test) == "rank 0":
+        yield from node.body
+    elif isinstance(node, ast.If) and _means(node.test) == "others":
+        yield from node.orelse
+    elif isinstance(node, ast.FunctionDef):
+        if any(ast.unparse(each).endswith(_DECORATOR) for each in node.decorator_list):
+            yield from node.body
+        for number, statement in enumerate(node.body):
+            is_guard = isinstance(statement, ast.If) and _means(statement.test) == "others"
+            if is_guard and isinstance(statement.body[-1], (ast.Return, ast.Raise)):  # type: ignore[attr-defined]
+                yield from node.body[number + 1 :]
+
+
+def _others(tree: ast.AST) -> Iterator[ast.stmt]:
+    """Yield what the other ranks execute where rank 0 does something else."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and _means(node.test):
+            yield from node.orelse if _means(node.test) == "rank 0" else node.body
+
+
+def _means(test: ast.expr) -> str:
+    """Return which ranks a condition is for; empty if it is about something else."""
+    text = ast.unparse(test)
+    if found := _ONLY.fullmatch(text):
+        return "others" if found[1] else "rank 0"
+    if found := _ZERO.fullmatch(text):
+        return "rank 0" if found[2] == "==" else "others"
+    return ""
+
+
+def _collectives(statement: ast.stmt) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(statement):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        name, owner = node.func.attr, ast.unparse(node.func.value)
+        is_of_trainer = name in _OF_TRAINER and owner.partition(".")[0] not in _FILES
+        is_of_torch = name in _OF_TORCH or (
+            name in _OF_TRAINER and owner.endswith(("dist", "distributed"))
+        )
+        is_synced = name == "log" and any(
+            word.arg == "sync_dist" and ast.unparse(word.value) == "True" for word in node.keywords
+        )
+        if is_of_trainer or is_of_torch or is_synced:
+            yield (f"{name}(sync_dist=True)" if is_synced else name), node.lineno

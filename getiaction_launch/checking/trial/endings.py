@@ -1,0 +1,155 @@
+"""How a script has ended before its first fit, as a finding: an exception, or an exit."""
+
+import contextlib
+import os
+import re
+import traceback
+from pathlib import Path
+
+from getiaction_launch.checking.blame import (
+    chain_of,
+    package_of,
+    reason_elsewhere,
+    untried,
+    words_of,
+)
+from getiaction_launch.checking.built import Place
+from getiaction_launch.checking.finding import Finding, doubt, refusal, unknown
+from getiaction_launch.checking.former import fix_of_argument
+from getiaction_launch.checking.trial.sandbox import wishes
+
+_PARSERS = ("/argparse.py", "/jsonargparse/", "/click/", "/typer/", "/absl/flags/", "/fire/")
+_SURE = (ImportError, SyntaxError, NameError, TypeError, EOFError)
+"""What does not come of a file that a check does not write, nor of a network that it has not."""
+_KEYWORD = re.compile(r"unexpected keyword argument '(\w+)'")
+_LIBRARIES = ("site-packages", "/getiaction_launch/", "<frozen", os.path.dirname(os.__file__))  # noqa: PTH120
+_NOT_A_MODEL = "`model` must be a `LightningModule`"
+_LONGEST, _LONGEST_LINE = 300, 80
+
+
+def ending_of(error: BaseException, script: str, said: str, place: Place) -> Finding:
+    """Return what the end of a script stands for that has not come to a fit.
+
+    Args:
+        error: What has ended it.
+        script: Path of the script.
+        said: What it has written to stderr.
+        place: Where the run would be started.
+    """
+    if isinstance(error, SystemExit):
+        return _of_exit(error, script, said, place)
+    chain = chain_of(error)
+    at = _location(error, script)
+    if why := untried(error, chain, "the script"):
+        return unknown("training", why)
+    if wishes and not isinstance(error, _SURE):
+        why = f"a check does not {wishes[0]}; the script then failed at {at}"
+        return unknown("training", f"{why}: {type(error).__name__}: {error}"[:_LONGEST])
+    what, fix = words_of(error)
+    package = package_of(chain[0], f"{what} {fix}")
+    if why := reason_elsewhere(chain, at, None, package, place):
+        return unknown("training", why)
+    if _is_of_variable(error) and place.has_queue:
+        return unknown("training", f"{at}: the variable {error} is not set here")
+    what, fix = _explained(error, what, fix, package, script)
+    line = _own_frames(error)[-1].line if _own_frames(error) else ""
+    shown = f"{at} ({line[:_LONGEST_LINE]})" if line else at
+    return refusal("training", at, f"{shown}: {what}", fix or _advice(at))
+
+
+def _explained(
+    error: BaseException, what: str, fix: str, package: str | None, script: str
+) -> tuple[str, str]:
+    """Return what is wrong and its fix, in better words than an exception has, if there are any."""
+    if isinstance(error, EOFError):
+        return "it reads from the terminal, but a worker has none.", "Read it from arguments"
+    if _is_of_variable(error):
+        return f"the environment variable {error} is not set.", f"export {error.args[0]}=..."
+    if package and isinstance(error, ModuleNotFoundError):
+        if (beside := _beside(package, script)) is not None:
+            what = f"No module named {package!r}, which is {beside}."
+            return what, f"Have Python look there: export PYTHONPATH={beside.parent}"
+        what = f"{what.rstrip('.')}: the package {package!r} is not installed here."
+        return what, f"Install it where the workers run: pip install {package}"
+    if _NOT_A_MODEL in what:
+        return what, _fix_of_model(error)
+    found = _KEYWORD.search(what)
+    return what, fix or (fix_of_argument(found[1]) if found else "") or ""
+
+
+def _of_exit(error: SystemExit, script: str, said: str, place: Place) -> Finding:
+    name, code = Path(script).name, error.code
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    if code in (None, 0):
+        if wishes:
+            return unknown("training", f"a check does not {wishes[0]}; the script then ended")
+        return doubt(
+            "training",
+            name,
+            f"{name} ends without Trainer.fit: the run would succeed at once.",
+            "Call what trains, below: if __name__ == '__main__':",
+        )
+    shown = code if isinstance(code, str) else (lines or [f"exit code {code}"])[-1]
+    at = _location(error, script)
+    is_of_parser = any(
+        part in frame.filename
+        for frame in traceback.extract_tb(error.__traceback__)
+        for part in _PARSERS
+    )
+    what = f"{name}: it ends with: {shown[:_LONGEST]}"
+    if is_of_parser and not any(wish.startswith("start") for wish in wishes):
+        return refusal("training", name, what, f"See what it takes: python {script} --help")
+    if wishes or place.has_queue:
+        return doubt("training", at, what, f"It was at {at}")
+    return refusal("training", at, what, f"It was at {at}")
+
+
+def _location(error: BaseException, script: str) -> str:
+    """Return file and line of the user's own code that has raised an exception."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{_short(error.filename)}:{error.lineno}"
+    own = _own_frames(error)
+    return f"{_short(own[-1].filename)}:{own[-1].lineno}" if own else Path(script).name
+
+
+def _own_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    frames = traceback.extract_tb(error.__traceback__)
+    return [frame for frame in frames if not any(part in frame.filename for part in _LIBRARIES)]
+
+
+def _short(file: str) -> str:
+    with contextlib.suppress(ValueError):
+        return str(Path(file).resolve().relative_to(Path.cwd()))
+    return file
+
+
+def _fix_of_model(error: BaseException) -> str:
+    """Return why what was given to ``Trainer.fit`` as its model is none for this Trainer."""
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+    model = next((each["model"] for each in reversed(frames) if "model" in each), None)
+    if any(kind.__module__.startswith("pytorch_lightning") for kind in type(model).__mro__):
+        return (
+            "Its class is of pytorch_lightning, and the Trainer of lightning: import both from "
+            "one of them, as in: import lightning.pytorch as pl"
+        )
+    return "The model comes first: trainer.fit(model, data)"
+
+
+def _is_of_variable(error: BaseException) -> bool:
+    if not isinstance(error, KeyError) or not error.args:
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    return frames[-1].filename in (os.__file__, "<frozen os>")
+
+
+def _beside(package: str, script: str) -> Path | None:
+    """Return a module of the user's own that lies above the script's directory."""
+    for folder in Path(script).resolve().parents[1:3]:
+        for place in (folder / package, folder / f"{package}.py"):
+            if place.exists() and folder != Path("/"):
+                return place
+    return None
+
+
+def _advice(at: str) -> str:
+    return f"Correct it at {at}, or see it fail: run the script on this machine"

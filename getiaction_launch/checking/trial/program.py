@@ -1,0 +1,247 @@
+"""A script is run up to its first fit, in a process apart, and what it would train is tried there.
+
+Many a fault is in what a script does before: a module that a function imports, an argument, a file
+that it reads. What the script gives to ``Trainer.fit`` is then checked as what a spec names.
+"""
+
+import ast
+import contextlib
+import io
+import multiprocessing
+import os
+import re
+import runpy
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from getiaction_launch.checking.built import Built, Place
+from getiaction_launch.checking.finding import Finding, refusal, unknown
+from getiaction_launch.checking.lightning_seams import (
+    prepare_parsing,
+    watching_entries,
+    watching_trainers,
+)
+from getiaction_launch.checking.script.reach import is_main
+from getiaction_launch.checking.trial.apart import Apart
+from getiaction_launch.checking.trial.rank import become_rank_0
+from getiaction_launch.checking.trial.sandbox import wishes
+from getiaction_launch.plan.plan import Plan
+
+LIMIT_SECONDS = 60
+"""How long a script may take to its first fit, and for two batches, without being asked for."""
+_OF_THE_LAUNCH = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
+_ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
+_TRAINER_KEY = re.compile(r"--trainer\.(\w+)=(\S+?)(?=[\s,;]|$)")
+_SECTION = re.compile(r"(?<![\w.-])(trainer|data|model)\.(?=\w)")
+
+
+class _UntriedError(BaseException):
+    """The script does what a check does not do; no handler of the script's may catch it."""
+
+
+def try_program(plan: Plan, place: Place, *, is_deep: bool) -> Iterator[Finding]:
+    """Run a script up to its first fit, and train two batches of what it would train.
+
+    Args:
+        plan: The plan of the run, with a script that uses Lightning.
+        place: Where the run would be started.
+        is_deep: Whether to take any time and any memory for it.
+    """
+    apart = Apart(None if is_deep else LIMIT_SECONDS)
+    try:
+        yield from apart.fork()
+    except TimeoutError:
+        why = f"the script has not trained two batches within {LIMIT_SECONDS} s"
+        yield unknown("training", f"{why}; --deep gives it any time")
+    except OSError as error:
+        yield unknown("training", f"the process that runs the script {error}")
+    if apart.is_inside:
+        try:
+            _Program(plan, place, apart, is_deep=is_deep).run()
+        except BaseException as error:  # noqa: BLE001 - it must not get out of this process
+            apart.send(unknown("training", f"a check has failed itself: {error!r}"))
+        finally:
+            apart.leave()
+
+
+class _Program:
+    """The script, in the process apart."""
+
+    def __init__(self, plan: Plan, place: Place, apart: Apart, *, is_deep: bool) -> None:
+        self._plan, self._place, self._apart, self._is_deep = plan, place, apart, is_deep
+        self._arguments: dict[int, dict[str, Any]] = {}
+        self._said = io.StringIO()
+
+    def run(self) -> None:
+        """Run the script, and report how it ends if it ends before its first fit."""
+        import lightning.pytorch  # noqa: F401 - before this process is closed off
+
+        from getiaction_launch.checking.devices import standing_in
+
+        prepare_parsing()
+        become_rank_0(self._plan, self._apart.scratch)
+        wishes.clear()
+        self._own = {name: os.environ.get(name) for name in (*_OF_THE_LAUNCH, *_ADDRESS)}
+        script = self._plan.script
+        sys.argv, sys.path[0] = list(script), str(Path(script[0]).parent)
+        self._path = list(sys.path)
+        sys.stderr = self._said
+        with standing_in(self._plan.topology.gpus_per_node), self._watching():
+            try:
+                runpy.run_path(script[0], run_name="__main__")
+            except _UntriedError as error:
+                self._apart.send(unknown("training", str(error)))
+            except BaseException as error:  # noqa: BLE001 - whatever the script raises
+                self._report(error)
+            else:
+                self._report(SystemExit(0))
+
+    def _report(self, error: BaseException) -> None:
+        from getiaction_launch.checking.trial.endings import ending_of
+
+        script = self._plan.script[0]
+        self._apart.send(ending_of(error, script, self._said.getvalue(), self._place))
+
+    @contextlib.contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Note what each Trainer is given, and take over where one fits."""
+        import torch
+
+        def note(trainer: Any, arguments: dict[str, Any]) -> None:  # noqa: ANN401 - Lightning's
+            self._arguments[id(trainer)] = arguments
+
+        def enter(name: str, trainer: Any, given: tuple[Any, ...]) -> None:  # noqa: ANN401
+            if name != "fit":
+                raise _UntriedError(f"the script calls Trainer.{name} before it fits")
+            undo.close()
+            self._take_over(trainer, *given)
+
+        def join(*_: object, **__: object) -> NoReturn:
+            raise _UntriedError("the script joins the other ranks itself before it fits")
+
+        with contextlib.ExitStack() as undo:
+            undo.enter_context(watching_trainers(note))
+            undo.enter_context(watching_entries(enter))
+            before = torch.distributed.init_process_group
+            undo.callback(setattr, torch.distributed, "init_process_group", before)
+            torch.distributed.init_process_group = join
+            yield
+
+    def _take_over(  # noqa: PLR0917 - as Lightning passes them on
+        self,
+        trainer: Any,  # noqa: ANN401 - Lightning's
+        model: Any,  # noqa: ANN401 - a LightningModule
+        train: Any = None,  # noqa: ANN401 - a loader or loaders of any kind
+        validation: Any = None,  # noqa: ANN401 - as above
+        data: Any = None,  # noqa: ANN401 - a LightningDataModule
+        ckpt_path: object = None,
+        *_: object,
+    ) -> NoReturn:
+        """Check what a Trainer would train, and end this process."""
+        from getiaction_launch.checking.rules.epochs import check_extent
+        from getiaction_launch.checking.trial.whole import judge
+
+        built = Built(
+            trainer=trainer,
+            model=model,
+            data=_data_of(train, validation, data),
+            spec={"trainer": self._arguments.get(id(trainer), {}), "ckpt_path": ckpt_path},
+            plan=self._plan,
+            place=self._place,
+            scratch=self._apart.scratch,
+            send=self._send,
+            script=Path(self._plan.script[0]).name,
+        )
+        found = [*self._changed(), *self._of_copy(), *self._of_processes(train, validation)]
+        for finding in (*found, *check_extent(built.spec)):
+            self._send(finding)
+        if not any(finding.is_refusal for finding in found):
+            judge(built, is_deep=self._is_deep)
+        self._apart.leave()
+        raise SystemExit  # the process has left
+
+    def _of_copy(self) -> Iterator[Finding]:
+        """Find a module that lies where the script is now, and not where its copy will be."""
+        root, script = self._place.copied, Path(self._plan.script[0])
+        if root is None or "__file__" not in script.read_text(encoding="utf-8", errors="replace"):
+            return
+        added = [Path(entry).resolve() for entry in sys.path if entry not in self._path]
+        for module in list(sys.modules.values()):
+            file = Path(getattr(module, "__file__", None) or os.devnull)
+            if file.is_relative_to(root) or not any(map(file.is_relative_to, added)):
+                continue
+            above = os.path.commonpath([file, root])
+            yield refusal(
+                "imports",
+                "__file__",
+                f"{script.name}: {file.name} is imported from where the script lies, and the run "
+                f"uses a copy of {root}, which does not have {file}.",
+                f"git init {above}, and all of it is copied; or copy nothing: --no-snapshot",
+            )
+            return
+
+    def _of_processes(self, *loaders: object) -> Iterator[Finding]:
+        """Find a loader whose processes import the script again, which would train once more."""
+        path = Path(self._plan.script[0])
+        tree = ast.parse(path.read_bytes())
+        if any(isinstance(each, ast.If) and is_main(each.test) for each in ast.walk(tree)):
+            return
+        for loader in loaders:
+            context = getattr(loader, "multiprocessing_context", None)
+            method = context.get_start_method() if context else multiprocessing.get_start_method()
+            number = getattr(loader, "num_workers", 0)
+            if number and method != "fork":
+                yield refusal(
+                    "processes",
+                    "__main__",
+                    f"{path.name}: the processes of a loader (num_workers={number}, "
+                    f"by {method}) import this script again, and it has no main guard.",
+                    "Put what the script does below: if __name__ == '__main__':",
+                )
+                return
+
+    def _send(self, finding: Finding) -> None:
+        """Send a finding with the names of Python in place of the keys of a spec."""
+        texts = (finding.evidence, finding.key, finding.fix)
+        evidence, key, fix = (
+            text
+            if "LightningCLI" in text
+            else _SECTION.sub("", _TRAINER_KEY.sub(r"Trainer(\1=\2)", text))
+            for text in texts
+        )
+        self._apart.send(replace(finding, evidence=evidence, key=key, fix=fix))
+
+    def _changed(self) -> Iterator[Finding]:
+        """Find variables of the launch that the script has overwritten."""
+        world = self._plan.topology.world_size
+        for name, value in self._own.items():
+            now = os.environ.get(name)
+            if now != value and world > 1 and (name in _OF_THE_LAUNCH or now is not None):
+                yield refusal(
+                    "processes",
+                    name,
+                    f"the script sets {name} to {now!r}, by which the {world} workers find each "
+                    "other.",
+                    f"Remove it, or keep what is set: os.environ.setdefault({name!r}, ...)",
+                )
+
+
+def _data_of(train: Any, validation: Any, data: Any) -> Any:  # noqa: ANN401 - of any kind
+    """Return the datamodule of a fit, or one that has its loaders."""
+    from lightning.pytorch import LightningDataModule
+
+    if isinstance(train, LightningDataModule) or train is None:
+        return train or data
+
+    class Given(LightningDataModule):
+        def train_dataloader(self) -> Any:  # noqa: ANN401 - the user's
+            return train
+
+    class GivenBoth(Given):
+        def val_dataloader(self) -> Any:  # noqa: ANN401 - the user's
+            return validation
+
+    return Given() if validation is None else GivenBoth()

@@ -1,0 +1,42 @@
+"""The process apart becomes the worker of rank 0, without a GPU and without a way out."""
+
+import os
+from pathlib import Path
+
+from getiaction_launch.node.environment import trainer_defaults, worker_environment
+from getiaction_launch.plan.plan import Plan
+
+_CACHE = "GETIACTION_CACHE"
+_HEAD = "127.0.0.1:29500"
+_LEAKING = ("SLURM_", "GETIACTION_LAUNCH_", "PL_TRAINER_", "PMI_", "OMPI_", "LSB_", "JSM_")
+
+
+def become_rank_0(plan: Plan, scratch: Path) -> None:
+    """Take the environment of the worker of rank 0, and close this process off.
+
+    Args:
+        plan: The plan of the run.
+        scratch: Directory that may be written to.
+    """
+    import torch
+
+    from getiaction_launch.checking.trial.sandbox import close_off, overlay
+
+    for name in [name for name in os.environ if name.startswith(_LEAKING)]:
+        del os.environ[name]
+    os.environ.update(worker_environment(plan.topology, 0, 0, _HEAD, "check"))
+    os.environ.update(trainer_defaults(plan.topology, plan.env_vars))
+    os.environ.update(plan.env_vars)
+    os.environ["GETIACTION_RUN_DIR"] = str(scratch / "run")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is tried is tried on the CPU
+    os.environ["TORCH_COMPILE_DISABLE"] = os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    # OpenMP's threads are not there any more, if this process had some before it was forked.
+    torch.set_num_threads(1)
+    overlay(_CACHE, _cache(), scratch)
+    close_off(scratch)
+
+
+def _cache() -> Path:
+    import platformdirs
+
+    return Path(os.environ.get(_CACHE) or platformdirs.user_cache_dir("getiaction"))
