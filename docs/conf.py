@@ -32,6 +32,7 @@ PAGES = {
     "Project": ("CHANGELOG", "CONTRIBUTING"),
 }
 include_patterns = ["*.md", "docs/*.md"]
+exclude_patterns = [".*", "build", "dist", "experiments", "oldest"]  # need not be looked through
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 
 myst_enable_extensions = ["deflist"]
