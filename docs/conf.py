@@ -25,7 +25,7 @@ release = version_of("getiaction-launch")
 root_doc = "README"
 PAGES = {
     "Start": ("docs/getting-started", "docs/how-it-works"),
-    "Clusters": ("docs/slurm", "docs/ray", "docs/storage", "docs/new-backend"),
+    "Clusters": ("docs/local", "docs/slurm", "docs/ray", "docs/storage", "docs/new-backend"),
     "Guides": ("docs/cli", "docs/recipes", "docs/trainer", "docs/policy", "docs/data"),
     "What to expect": ("docs/what-can-go-wrong", "docs/security", "docs/benchmarks"),
     "Reference": ("docs/commands", "docs/python"),
