@@ -8,7 +8,7 @@ from clusters import browser, ceph, debian, slurm
 from reader import ROOT, blocks, shell
 
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
-SETUP, TESTS, OLDEST = (code for kind, code in blocks("CONTRIBUTING.md") if kind == "bash")
+SETUP, TESTS, OLDEST, _SITE = (code for kind, code in blocks("CONTRIBUTING.md") if kind == "bash")
 PACKAGES, REQUIRE, RELEASE = (code for kind, code in blocks("CONTRIBUTING.md") if not kind)
 BY_HAND = re.findall(r"`(?:\w+=\S+ )?(python tests/clusters/.*?)`", PAGE)
 

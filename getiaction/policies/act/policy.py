@@ -40,8 +40,8 @@ class ACT(LightningModule):
 
     Args:
         pretrained_name_or_path: Weights to start from: a directory or Hugging Face Hub repository
-            that lerobot wrote, or a checkpoint of this class (*.ckpt). They determine the shape of
-            the network, and arguments about the shape are ignored.
+            that lerobot wrote, or a checkpoint of this class (`*.ckpt`). They determine the shape
+            of the network, and arguments about the shape are ignored.
         n_obs_steps: Number of observations that the policy uses; must be 1.
         chunk_size: Number of actions that are predicted at once.
         n_action_steps: Number of actions of a chunk that `select_action` returns before it predicts
