@@ -14,6 +14,7 @@ from getiaction_launch.cli.check import check
 from getiaction_launch.cli.drilling.verb import drill
 from getiaction_launch.cli.grammar import launch_parser
 from getiaction_launch.cli.launching import launch
+from getiaction_launch.cli.listing.verb import ls
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.report import report
 from getiaction_launch.cli.resuming.verb import resume
@@ -33,7 +34,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": verbs.run,
     "check": check,
     "drill": drill,
-    "ls": verbs.ls,
+    "ls": ls,
     "status": verbs.status,
     "logs": verbs.logs,
     "why": why,

@@ -1,13 +1,13 @@
 """How far a run is: nodes, attempt, elapsed and remaining time, and its newest checkpoint."""
 
 import contextlib
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from getiaction_launch.cli.show import job_id, phase, short, table
 from getiaction_launch.errors import counted
 from getiaction_launch.launch import pulse
+from getiaction_launch.launch.listing.entry import elapsed_seconds
 from getiaction_launch.launch.resuming import sites
 from getiaction_launch.launch.status import RunStatus
 from getiaction_launch.plan.code import Code
@@ -69,20 +69,12 @@ def read_standing(status: RunStatus) -> Standing:
         topology,
         code,
         attempts,
-        _elapsed_seconds(attempts),
+        elapsed_seconds(attempts),
         _remaining_seconds(status),
         checkpoint.path if checkpoint else None,
         checkpoint.step if checkpoint else None,
         network,
     )
-
-
-def _elapsed_seconds(attempts: tuple[AttemptRecord, ...]) -> float | None:
-    if not attempts:
-        return None
-    ended_at = attempts[-1].ended_at
-    is_over = ended_at is not None and not attempts[-1].goes_on
-    return max(0, (ended_at if is_over and ended_at else time.time()) - attempts[0].started_at)
 
 
 def _remaining_seconds(status: RunStatus) -> float | None:
