@@ -5,12 +5,9 @@ The docstring of a verb's function is its help. Torch, Lightning and Ray are nev
 
 import os
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
-from getiaction_launch.backends.flag import read_count
 from getiaction_launch.cli import show, standing
-from getiaction_launch.cli.follow import print_logs
 from getiaction_launch.cli.grammar import (
     TRUST,
     VARIABLE,
@@ -26,7 +23,6 @@ from getiaction_launch.errors import LaunchError, UsageError
 from getiaction_launch.launch import submit
 from getiaction_launch.plan.plan import DEFAULT_ROOT
 from getiaction_launch.plan.text import clean_line
-from getiaction_launch.run.attempt import last_attempt
 from getiaction_launch.run.run import find_run
 from getiaction_launch.storage.paths import is_remote
 from getiaction_launch.system.gpus import visible_gpus
@@ -56,33 +52,6 @@ def status(tokens: Sequence[str]) -> int:
     else:
         print(standing.standing(found))
     return 0
-
-
-def logs(tokens: Sequence[str]) -> int:
-    """Print the logs of a run.
-
-    getiaction-launch logs -f @last
-    getiaction-launch logs -n 20 --rank 1 --attempt 0 pusht_act_v1/version_0
-    """
-    parser = runs_parser(logs)
-    follow = "Print new lines until the run has ended"
-    parser.add_argument("-f", "--follow", action="store_true", help=follow)
-    rank = "Print the log of this worker only"
-    parser.add_argument("--rank", type=int, metavar="N", help=rank)
-    lines = "Print only the last N lines of each log; with -f, new lines follow"
-    parser.add_argument("-n", "--lines", type=partial(read_count, least=0), metavar="N", help=lines)
-    number = "Print the logs of this attempt (default: the newest)"
-    parser.add_argument("--attempt", type=int, metavar="N", help=number)
-    arguments = parse_runs(parser, tokens)
-    newest = last_attempt(arguments.run)
-    attempt = newest if arguments.attempt is None else arguments.attempt
-    if not 0 <= attempt <= newest:
-        raise UsageError(
-            f"--attempt {attempt}: there is no such attempt.",
-            f"Attempts of this run go from 0 to {newest}.",
-        )
-    watch = show.Watch() if arguments.follow else None
-    return print_logs(arguments.run, arguments.rank, attempt, watch, arguments.lines)
 
 
 def cancel(tokens: Sequence[str]) -> int:

@@ -3,14 +3,13 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from getiaction_launch.run.run import ROUND_TRIPS, Run
-from getiaction_launch.storage.keys import why_refused
-from getiaction_launch.storage.paths import file_system, is_remote, modified_at, reaching
+from getiaction_launch.storage.entries import read_entries
+from getiaction_launch.storage.paths import is_remote, modified_at
 
 DEEPEST = 4
 """How many levels below a directory to look: ``bucket/team/experiments/name/version_N``."""
@@ -91,7 +90,7 @@ def _look(directory: Path) -> Found | None:
         )
     if not _VERSION.fullmatch(directory.name):
         return None
-    entries = list(_entries(directory))
+    entries = read_entries(directory)
     times = [entry.written_at for entry in entries if _TRAINED.fullmatch(entry.name)]
     if not times or any(entry.name == "launch" for entry in entries):
         return None
@@ -101,58 +100,12 @@ def _look(directory: Path) -> Found | None:
 
 
 def _folders(directory: Path) -> list[Path]:
-    return [directory / entry.name for entry in _entries(directory) if entry.is_folder]
-
-
-@dataclass(frozen=True)
-class _Entry:
-    name: str
-    is_folder: bool
-    written_at: float | None
-
-
-def _entries(directory: Path) -> Iterable[_Entry]:
-    """List what is in a directory."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        if is_remote(directory):
-            with reaching(directory):  # which is for it to say whether a bucket is missing
-                fs, key = file_system(directory)
-                found = fs.ls(key, detail=True)
-            entries = [
-                _Entry(
-                    info["name"].rstrip("/").rpartition("/")[2],
-                    info["type"] == "directory",
-                    _time_of(info),
-                )
-                for info in found
-            ]
-            return [entry for entry in entries if not why_refused(entry.name)]
-        with contextlib.suppress(PermissionError), os.scandir(directory) as entries_here:
-            return [_entry_of(entry) for entry in entries_here if entry.name[0] != "."]
-    return []
-
-
-def _entry_of(entry: "os.DirEntry[str]") -> _Entry:
-    is_folder, written_at = False, None
-    with contextlib.suppress(OSError):  # a link that leads to itself, or removed since
-        is_folder = entry.is_dir()
-        if _TRAINED.fullmatch(entry.name):
-            written_at = entry.stat(follow_symlinks=False).st_mtime
-    return _Entry(entry.name, is_folder, written_at)
-
-
-def _time_of(info: dict[str, object]) -> float | None:
-    """Return when an object was written, by the names that file systems have for it."""
-    for key in ("LastModified", "last_modified", "mtime", "updated", "created"):
-        if (time := info.get(key)) is not None:
-            stamp = getattr(time, "timestamp", None)
-            return float(stamp()) if stamp else float(time) if isinstance(time, float) else None
-    return None
+    return [directory / entry.name for entry in read_entries(directory) if entry.is_folder]
 
 
 def contents_of(directory: Path) -> str:
     """Return the first names in a directory, for a message; empty if there are none."""
-    entries = _entries(directory)
+    entries = read_entries(directory)
     names = sorted(f"{entry.name}/" if entry.is_folder else entry.name for entry in entries)
     more = ["..."] if len(names) > _MOST_NAMES else []
     return ", ".join([*names[:_MOST_NAMES], *more])
