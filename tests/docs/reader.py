@@ -22,6 +22,8 @@ VARYING = {
     r"(?<=  )\d+ (s|min|h)( \d+ (s|min))?(?=  |$)": "T",
     r"(?<![=\w.])\d+(\.\d+)?(e-?\d+)?(?=  | min|$)": "N",  # losses, steps and ages
     r"^elapsed  .*$": "elapsed  T",
+    r"^hosts  .*$": "hosts  HOSTS",
+    r"^memory  .*$": "memory  MEMORY",
     r'"elapsed_seconds": [\d.]+': '"elapsed_seconds": T',
     r'"root": "[^"]*"': '"root": DIR',
     r'"versions": \{[^}]*\}': '"versions": VERSIONS',
