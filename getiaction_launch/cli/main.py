@@ -15,7 +15,7 @@ from getiaction_launch.cli.drilling.verb import drill
 from getiaction_launch.cli.grammar import launch_parser
 from getiaction_launch.cli.launching import launch
 from getiaction_launch.cli.listing.verb import ls
-from getiaction_launch.cli.logs import logs
+from getiaction_launch.cli.logs.verb import logs
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.report import report
 from getiaction_launch.cli.resuming.verb import resume

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from getiaction_launch.cli.logs import read_since
+from getiaction_launch.cli.logs.verb import read_since
 from getiaction_launch.cli.main import main
 from getiaction_launch.errors import UsageError
 from getiaction_launch.launch.logs import read_lines

@@ -40,7 +40,7 @@ def logs(tokens: Sequence[str]) -> int:
     since = "Print only lines since then: 10m, 1h30m, 2d, or a time such as 2026-11-29T16:00"
     parser.add_argument("--since", metavar="TIME", help=since)
     number = "Print the logs of this attempt, or of all (default: the newest)"
-    parser.add_argument("--attempt", metavar="N", help=number)
+    parser.add_argument("--attempt", metavar="N|all", help=number)
     arguments = parse_runs(parser, tokens)
     chosen = Selection(
         arguments.rank,
