@@ -2,8 +2,10 @@
 
 import argparse
 import contextlib
+import re
 import sys
 import time
+from dataclasses import dataclass, replace
 from typing import TextIO
 
 from getiaction_launch.cli import show
@@ -63,7 +65,7 @@ def _stay(run: Run, logs: TextIO | None) -> submit.RunStatus:
     try:
         if logs:
             with contextlib.redirect_stdout(logs):
-                print_logs(run, None, last_attempt(run), watch)
+                print_logs(run, last_attempt(run), watch, Selection())
         return submit.wait(run, watch)
     except KeyboardInterrupt:
         watch.close()
@@ -74,17 +76,33 @@ def _stay(run: Run, logs: TextIO | None) -> submit.RunStatus:
         watch.close()
 
 
-def print_logs(
-    run: Run, rank: int | None, attempt: int, watch: show.Watch | None, lines: int | None = None
-) -> int:
+@dataclass(frozen=True)
+class Selection:
+    """Which lines of a run's logs are printed.
+
+    Attributes:
+        rank: Rank of the only worker whose log is wanted; None for all logs.
+        last: How many lines of each log to print, the last ones; None for all.
+        since: Time from which on lines are printed, in seconds since the epoch; None for all.
+        pattern: What a line must contain; None for all lines.
+        names_attempt: Whether to write the attempt before each line.
+    """
+
+    rank: int | None = None
+    last: int | None = None
+    since: float | None = None
+    pattern: re.Pattern[str] | None = None
+    names_attempt: bool = False
+
+
+def print_logs(run: Run, attempt: int, watch: show.Watch | None, chosen: Selection) -> int:
     """Print an attempt's logs; with ``watch``, also later attempts', until the run has ended.
 
     Args:
         run: The run that wrote the logs.
-        rank: Rank of the only worker whose log is wanted; None for all logs.
         attempt: Number of the attempt, from 0.
         watch: Shows the run's progress while there is nothing to read; None not to follow.
-        lines: How many lines of each log of this attempt to print, the last ones; None for all.
+        chosen: Which lines to print; of later attempts, all since their beginning.
     """
     lost_at: float | None = None
 
@@ -100,7 +118,8 @@ def print_logs(
         return time.monotonic() - lost_at > LOST_SECONDS
 
     while True:
-        files = log_files(run, rank, attempt, may_come=watch is not None and not is_over())
+        may_come = watch is not None and not is_over()
+        files = log_files(run, chosen.rank, attempt, may_come=may_come)
         is_last = watch is None
 
         def has_ended(attempt: int = attempt) -> bool:
@@ -108,11 +127,13 @@ def print_logs(
             is_last = is_last or is_over()
             return is_last or last_attempt(run) > attempt
 
-        for name, line in read_lines(files, has_ended, lines):
-            text = show.log_line(line)
-            prefix = f"[{clean_line(name)}] " if len(files) > 1 else ""
-            print(f"{prefix}{text}", flush=watch is not None)
+        lines = read_lines(files, has_ended, chosen.last, chosen.since, chosen.pattern)
+        for name, line in lines:
+            place = [clean_line(name)] if len(files) > 1 else []
+            place = [f"attempt {attempt}", *place] if chosen.names_attempt else place
+            prefix = f"[{', '.join(place)}] " if place else ""
+            print(f"{prefix}{show.log_line(line)}", flush=watch is not None)
         if is_last:
             return UnreachableError.exit_code if lost_at else 0
-        attempt, lines = attempt + 1, None
+        attempt, chosen = attempt + 1, replace(chosen, last=None, since=None)
         show.say(f"[attempt {attempt}]")

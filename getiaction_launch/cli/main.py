@@ -14,6 +14,8 @@ from getiaction_launch.cli.check import check
 from getiaction_launch.cli.drilling.verb import drill
 from getiaction_launch.cli.grammar import launch_parser
 from getiaction_launch.cli.launching import launch
+from getiaction_launch.cli.listing.verb import ls
+from getiaction_launch.cli.logs.verb import logs
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.report import report
 from getiaction_launch.cli.resuming.verb import resume
@@ -33,9 +35,9 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": verbs.run,
     "check": check,
     "drill": drill,
-    "ls": verbs.ls,
+    "ls": ls,
     "status": verbs.status,
-    "logs": verbs.logs,
+    "logs": logs,
     "why": why,
     "stacks": stacks,
     "cancel": verbs.cancel,

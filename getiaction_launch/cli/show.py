@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from getiaction_launch.errors import UnreachableError, counted
 from getiaction_launch.launch import checkpoints, pulse
 from getiaction_launch.launch.resuming import sites
-from getiaction_launch.launch.status import RunStatus, attach, sweep_point
+from getiaction_launch.launch.status import RunStatus, attach
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.spec import DEFAULT
 from getiaction_launch.plan.text import clean, clean_line, clean_log, shorten
@@ -22,7 +22,7 @@ from getiaction_launch.run.metric import shown_metric, warnings
 from getiaction_launch.run.records import JobRecord, Progress, read_attempts
 from getiaction_launch.run.run import SCHEMA_VERSION, Run
 from getiaction_launch.run.state import JobState
-from getiaction_launch.storage.paths import is_remote, modified_at
+from getiaction_launch.storage.paths import is_remote
 from getiaction_launch.storage.strict_json import dumps
 
 if TYPE_CHECKING:
@@ -260,40 +260,6 @@ def transfer(title: str) -> Iterator[Callable[[int, int], None]]:
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(clean_line(title), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def listing(statuses: Sequence[RunStatus]) -> str:
-    """Runs, a line each."""
-    points = [sweep_point(status.run) for status in statuses]
-    bests = [_best(status.progress) for status in statuses]
-    ages = [pulse.last_step(status) for status in statuses]
-    columns = (("LAST STEP", ages), ("BEST", bests), ("SWEEP", points))
-    optional = {title: cells for title, cells in columns if any(cells)}
-    # Names say enough where all runs lie under one root.
-    has_one_root = len({status.run.directory.parent.parent for status in statuses}) == 1
-    losses = [final_loss(status.progress).split("  ")[0] for status in statuses]
-    are_losses = all("loss" in loss or loss == "-" for loss in losses)
-    rows = [("RUN", "STATE", "STEP", "LOSS" if are_losses else "METRIC", "AGE", *optional)]
-    for number, (status, loss) in enumerate(zip(statuses, losses, strict=True)):
-        age = time.time() - _submitted_at(status.run)
-        step = "-" if status.progress.step is None else str(status.progress.step)
-        state = status.state.value + (", stalled" if pulse.stall_of(status) else "")
-        name = status.run.name if has_one_root else short(status.run.directory)
-        more = [cells[number] for cells in optional.values()]
-        rows.append((name, state, step, loss, f"{age / 60:.0f} min", *more))
-    return table(rows)
-
-
-def _submitted_at(run: Run) -> float:
-    try:
-        return modified_at(run.launch_directory / "plan.json")
-    except OSError:  # a link that leads to itself, or removed since it was listed
-        return time.time()
-
-
-def _best(progress: Progress) -> str:
-    """The best value so far of each metric that a ModelCheckpoint of the user monitors."""
-    return "  ".join(f"{name} {value:.4g}" for name, value in progress.best.items())
 
 
 def as_json(status: RunStatus) -> dict[str, object]:

@@ -5,13 +5,15 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from getiaction_launch.cli import ranks
 from getiaction_launch.cli.show import job_id, phase, short, table
 from getiaction_launch.errors import counted
 from getiaction_launch.launch import pulse
+from getiaction_launch.launch.listing.entry import elapsed_seconds
 from getiaction_launch.launch.resuming import sites
 from getiaction_launch.launch.status import RunStatus
 from getiaction_launch.plan.code import Code
-from getiaction_launch.plan.durations import duration
+from getiaction_launch.plan.durations import age, duration
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.checkpoint import newest
 from getiaction_launch.run.network.records import NetworkRecord
@@ -34,6 +36,7 @@ class Standing:
             attempt; None if that is not known.
         checkpoint: The checkpoint that the run would resume from.
         checkpoint_step: Steps up to that checkpoint.
+        checkpoint_saved_at: When it was saved, in seconds since the epoch.
         network: The network that joins the nodes of the newest attempt; None if they have not
             looked for one.
     """
@@ -45,6 +48,7 @@ class Standing:
     remaining_seconds: float | None = None
     checkpoint: Path | None = None
     checkpoint_step: int | None = None
+    checkpoint_saved_at: float | None = None
     network: NetworkRecord | None = None
 
 
@@ -69,20 +73,13 @@ def read_standing(status: RunStatus) -> Standing:
         topology,
         code,
         attempts,
-        _elapsed_seconds(attempts),
+        elapsed_seconds(attempts),
         _remaining_seconds(status),
         checkpoint.path if checkpoint else None,
         checkpoint.step if checkpoint else None,
+        checkpoint.saved_at if checkpoint else None,
         network,
     )
-
-
-def _elapsed_seconds(attempts: tuple[AttemptRecord, ...]) -> float | None:
-    if not attempts:
-        return None
-    ended_at = attempts[-1].ended_at
-    is_over = ended_at is not None and not attempts[-1].goes_on
-    return max(0, (ended_at if is_over and ended_at else time.time()) - attempts[0].started_at)
 
 
 def _remaining_seconds(status: RunStatus) -> float | None:
@@ -113,6 +110,8 @@ def standing(status: RunStatus) -> str:
         where = f"  {counted(topology.gpus_per_node, 'GPU')}" if topology.gpus_per_node else "  CPU"
         workers = counted(topology.workers_per_node, "worker")
         rows += [("nodes", f"{topology.num_nodes} x {workers}{where}")]
+    if hosts := ranks.hosts(status):
+        rows += [("hosts", hosts)]
     if found.code and found.code.title:
         rows += [("code", found.code.title)]
     if found.attempts:
@@ -129,8 +128,9 @@ def standing(status: RunStatus) -> str:
     if last := pulse.last_step(status):
         rows += [("last step", last)]
     if found.checkpoint:
-        rows += [("checkpoint", f"step {found.checkpoint_step}  {short(found.checkpoint)}")]
-    return table(rows)
+        saved = f", {age(time.time() - (found.checkpoint_saved_at or 0))} ago"
+        rows += [("checkpoint", f"step {found.checkpoint_step}{saved}  {short(found.checkpoint)}")]
+    return table([*rows, *ranks.memory_rows(status)])
 
 
 def as_json(status: RunStatus) -> dict[str, object]:
@@ -150,7 +150,9 @@ def as_json(status: RunStatus) -> dict[str, object]:
         "eta_seconds": found.remaining_seconds,
         "checkpoint": path and str(path if is_remote(path) else path.absolute()),
         "checkpoint_step": found.checkpoint_step,
+        "checkpoint_saved_at": found.checkpoint_saved_at,
         "code": found.code and found.code.summary(),
         "places": sites.as_json(found.attempts),
         "network": asdict(found.network) if found.network else None,
+        "ranks": ranks.as_json(status),
     }

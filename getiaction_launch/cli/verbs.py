@@ -5,16 +5,12 @@ The docstring of a verb's function is its help. Torch, Lightning and Ray are nev
 
 import os
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
-from getiaction_launch.backends.flag import read_count
 from getiaction_launch.cli import show, standing
-from getiaction_launch.cli.follow import print_logs
 from getiaction_launch.cli.grammar import (
     TRUST,
     VARIABLE,
-    add_cluster,
     add_json,
     add_trust,
     default_root,
@@ -25,12 +21,10 @@ from getiaction_launch.cli.launching import launch, parser_of, prepare
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.errors import LaunchError, UsageError
 from getiaction_launch.launch import submit
-from getiaction_launch.launch.below import contents_of, runs_below
 from getiaction_launch.plan.plan import DEFAULT_ROOT
 from getiaction_launch.plan.text import clean_line
-from getiaction_launch.run.attempt import last_attempt
-from getiaction_launch.run.run import find_run, list_runs
-from getiaction_launch.storage.paths import is_remote, kind_of, open_path
+from getiaction_launch.run.run import find_run
+from getiaction_launch.storage.paths import is_remote
 from getiaction_launch.system.gpus import visible_gpus
 
 
@@ -41,53 +35,6 @@ def run(tokens: Sequence[str]) -> int:
     getiaction-launch run --cluster slurm --gpus-per-node 4 train.py --lr 3e-4
     """
     return launch(tokens, parser_of(run, "run"))
-
-
-def ls(tokens: Sequence[str]) -> int:
-    """List runs below a directory or URL, the newest first.
-
-    getiaction-launch ls
-    getiaction-launch ls --json s3://bucket/experiments
-    """
-    parser = Parser.of(ls)
-    root = "Directory or URL in which to look (default: ./experiments)"
-    parser.add_argument("root", metavar="DIR", nargs="?", help=root)
-    add_cluster(parser)
-    arguments = add_json(parser).parse(tokens)
-    if arguments.root:
-        root = _directory_to_list(arguments.root, default_root(arguments.cluster))
-        runs = runs_below(root)
-    else:
-        root = default_root(arguments.cluster)
-        runs = list_runs(root)
-    if not runs:
-        there = contents_of(open_path(root))
-        show.say(f"no runs in {root}{there and f', which contains: {there}'}")
-    statuses = submit.read_statuses(runs)
-    if arguments.json:
-        show.print_json({"runs": [show.as_json(status) for status in statuses]})
-    elif runs:
-        print(show.listing(statuses))
-    return 0
-
-
-def _directory_to_list(named: str, root: str) -> str:
-    """Return the directory that a user has named; a run's name is looked for under ``root``."""
-    place = open_path(named)
-    kind = kind_of(place)
-    if kind is None and "://" not in named and (open_path(root) / named).is_dir():
-        return f"{root}/{named}"
-    if kind is None:
-        raise UsageError(
-            f"ls {named}: there is no such directory.",
-            f"Those here: ls -d */   Runs of {root}: getiaction-launch ls",
-        )
-    if kind == "file":
-        raise UsageError(
-            f"ls {named}: it is a file, not a directory.",
-            f"getiaction-launch ls {show.short(place.parent)}",
-        )
-    return named
 
 
 def status(tokens: Sequence[str]) -> int:
@@ -105,33 +52,6 @@ def status(tokens: Sequence[str]) -> int:
     else:
         print(standing.standing(found))
     return 0
-
-
-def logs(tokens: Sequence[str]) -> int:
-    """Print the logs of a run.
-
-    getiaction-launch logs -f @last
-    getiaction-launch logs -n 20 --rank 1 --attempt 0 pusht_act_v1/version_0
-    """
-    parser = runs_parser(logs)
-    follow = "Print new lines until the run has ended"
-    parser.add_argument("-f", "--follow", action="store_true", help=follow)
-    rank = "Print the log of this worker only"
-    parser.add_argument("--rank", type=int, metavar="N", help=rank)
-    lines = "Print only the last N lines of each log; with -f, new lines follow"
-    parser.add_argument("-n", "--lines", type=partial(read_count, least=0), metavar="N", help=lines)
-    number = "Print the logs of this attempt (default: the newest)"
-    parser.add_argument("--attempt", type=int, metavar="N", help=number)
-    arguments = parse_runs(parser, tokens)
-    newest = last_attempt(arguments.run)
-    attempt = newest if arguments.attempt is None else arguments.attempt
-    if not 0 <= attempt <= newest:
-        raise UsageError(
-            f"--attempt {attempt}: there is no such attempt.",
-            f"Attempts of this run go from 0 to {newest}.",
-        )
-    watch = show.Watch() if arguments.follow else None
-    return print_logs(arguments.run, arguments.rank, attempt, watch, arguments.lines)
 
 
 def cancel(tokens: Sequence[str]) -> int:

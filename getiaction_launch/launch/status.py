@@ -38,6 +38,7 @@ class RunStatus:
             the state follows from what the job last wrote.
         beats: What the ranks of each node do, while the run is running.
         job: What the run's scheduler or machine has answered; None if it was not asked.
+        records: Every attempt so far, the first one first.
     """
 
     run: Run
@@ -50,6 +51,7 @@ class RunStatus:
     is_certain: bool = True
     beats: tuple[NodeBeats, ...] = ()
     job: JobStatus | None = None
+    records: tuple[AttemptRecord, ...] = ()
 
 
 def attach(run: Run) -> Job | None:
@@ -111,6 +113,7 @@ def _read_status(run: Run) -> RunStatus:
         is_certain=status.is_certain,
         beats=_beats(run, attempts) if state is JobState.RUNNING else (),
         job=status,
+        records=tuple(attempts),
     )
 
 
@@ -151,15 +154,8 @@ def _read_ended(run: Run) -> RunStatus | None:
         return None
     state, cause, reason = end.ending.state, end.ending.cause, end.ending.reason
     progress = end.done or Progress.read(run) or Progress()
-    return RunStatus(run, state, reason, cause, len(end.attempts), progress)
-
-
-def sweep_point(run: Run) -> str:
-    """Describe a run's point of a sweep for people; empty for a run on its own."""
-    point = sweep_of(run)
-    values = point.values.items() if point else ()
-    words = [f"{key.rpartition('.')[2]}={value}" for key, value in values]
-    return " ".join([point.group, *words]) if point else ""
+    attempts = tuple(end.attempts)
+    return RunStatus(run, state, reason, cause, len(attempts), progress, records=attempts)
 
 
 def sweep_of(run: Run) -> SweepPoint | None:

@@ -39,6 +39,7 @@ from getiaction_launch.run.records import Progress
 from getiaction_launch.run.run import CODE_VARIABLE, Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED
 from getiaction_launch.storage.rotation import LogLimit
+from getiaction_launch.storage.times import LogTimes
 from getiaction_launch.system.child import die_with_parent, start_child
 from getiaction_launch.system.memory import count_oom_kills
 from getiaction_launch.system.mpi import without_mpi
@@ -164,12 +165,16 @@ def _run_workers(
         workers[rank] = _start_worker(plan, attempt, variables | memory, place, files)
         beats.opened(rank, files[0], workers[rank].pid)
     log_directory = run.local.log_directory(attempt.number)
-    logs = LogLimit((log_directory / f"rank_{rank}.log" for rank in workers), plan.log_limit_mb)
+    paths = [log_directory / f"rank_{rank}.log" for rank in workers]
+    logs = LogLimit(paths, plan.log_limit_mb)
+    # On remote storage, each segment of a log has a time.
+    times = LogTimes(paths if run.local is run else [])
     alive = dict(workers)
     failed = False
     while alive and not (failed or stop.signal or guard.loss()):
         time.sleep(POLL_SECONDS)
         logs.keep()
+        times.note()
         failed = watchdog.must_end(alive)
         for rank, worker in list(alive.items()):
             if worker.poll() is not None:

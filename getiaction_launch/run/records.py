@@ -1,8 +1,7 @@
 """Every JSON file of a run's ``launch/`` directory, as a dataclass with one writer.
 
 Other modules use these classes and never the files' text keys. Files of earlier versions stay
-readable: unknown keys are ignored, and missing ones have defaults. A damaged file raises a
-``RecordError`` that names the file and the key.
+readable: unknown keys are ignored, missing ones have defaults. A damaged one is a ``RecordError``.
 
 Some files have modules of their own: ``plan.json`` (:class:`~getiaction_launch.plan.plan.Plan`),
 the markers of committed checkpoints (:mod:`getiaction_launch.run.checkpoint`), and what nodes and
@@ -245,6 +244,7 @@ class Progress(Record):
         monitored: What the user's callbacks and schedulers monitor, the most important first.
         not_finite: Since which step the loss and other metrics have been NaN or infinite.
         checkpoints: Paths of the ``best``, the ``last`` and the launcher's ``own`` checkpoint.
+        modes: ``min`` or ``max``, whichever the user's callbacks look for in what they monitor.
         notice: What the current epoch repeats or skips since training resumed.
         reported: Names of the values that have been reported; not written itself.
     """
@@ -268,6 +268,7 @@ class Progress(Record):
     monitored: list[str] = field(default_factory=list)
     not_finite: dict[str, int] = field(default_factory=dict)
     checkpoints: dict[str, str] = field(default_factory=dict)
+    modes: dict[str, str] = field(default_factory=dict)
     notice: str | None = None
     reported: tuple[str, ...] = field(default=(), compare=False, repr=False)
 

@@ -22,7 +22,7 @@ from getiaction_launch.run.records import STARTING, Progress
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker.beats import Beats
 from getiaction_launch.worker.fitting.batches import batches_done, total_batches
-from getiaction_launch.worker.fitting.judgement import LossWatch, monitored
+from getiaction_launch.worker.fitting.judgement import LossWatch, modes, monitored
 from getiaction_launch.worker.kept import named_checkpoints
 from getiaction_launch.worker.lightning_seams import LightningState
 
@@ -154,6 +154,7 @@ class ProgressReport(Beats):
             seconds_per_step=(time.time() - self._started_at) / steps if steps else None,
             metrics=metrics,
             monitored=monitored(trainer),
+            modes=modes(trainer),
             not_finite=self._since_when(batches_done(trainer), metrics),
             checkpoints=self._earlier | named_checkpoints(trainer, self._run) | self._own,
             best={

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -141,6 +142,10 @@ def test_log_has_a_limit_and_workers_a_clean_environment(getiaction_launch, scri
     assert sum("bytes were dropped here" in line for line in lines) == 1
     said = getiaction_launch("logs", "-n", "2", "@last").stdout
     assert said.splitlines()[0].startswith("line 59999 ")
+    found = getiaction_launch("logs", "-n", "1", "--grep", "^line", "--since", "1h", "@last")
+    assert found.stdout == said.splitlines(keepends=True)[0]
+    (times,) = tmp_path.glob("experiments/*/version_0/launch/logs/attempt_0/rank_0.times")
+    assert re.match(r"\d{10} \d+\n", times.read_text())
 
 
 def test_hangup_saves_and_restarts_nothing(drill, until):

@@ -19,8 +19,11 @@ VARYING = {
     r"\([\w.-]+\)(?=: | failed first: )": "(HOST)",
     r'File "/\S*/': 'File "DIR/',
     r"sweep-[0-9a-f]{8}": "SWEEP",
+    r"(?<=  )\d+ (s|min|h)( \d+ (s|min))?(?=  |$)": "T",
     r"(?<![=\w.])\d+(\.\d+)?(e-?\d+)?(?=  | min|$)": "N",  # losses, steps and ages
     r"^elapsed  .*$": "elapsed  T",
+    r"^hosts  .*$": "hosts  HOSTS",
+    r"^memory  .*$": "memory  MEMORY",
     r'"elapsed_seconds": [\d.]+': '"elapsed_seconds": T',
     r'"root": "[^"]*"': '"root": DIR',
     r'"versions": \{[^}]*\}': '"versions": VERSIONS',

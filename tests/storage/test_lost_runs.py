@@ -1,10 +1,13 @@
 """Runs on remote storage that were removed, and logs there whose middle was dropped."""
 
 import shutil
+import time
+from dataclasses import replace
 
 import pytest
 from staged import append, names, sync
 
+from getiaction_launch.launch import logs
 from getiaction_launch.launch.logs import read_lines
 from getiaction_launch.mirror.staging import Staging
 from getiaction_launch.node import guard as guard_module
@@ -140,3 +143,28 @@ def test_last_lines_need_the_last_segments_alone(run, monkeypatch):
 def _segments(run: Run) -> list[bytes]:
     directory = run.log_directory(0)
     return [(directory / name).read_bytes() for name in names(directory)]
+
+
+def test_segments_of_before_a_time_are_not_read(run, monkeypatch):
+    """Each has a time on storage; all lines of a segment were written before it."""
+    log = run.local.log_directory(0) / "rank_0.log"
+    for number in range(3):
+        append(log, f"{number} one\n{number} two\n")
+        sync(run)
+    path = run.log_directory(0) / "rank_0.log"
+
+    def since(seconds, last=None):
+        return [line for _, line in read_lines({"": path}, lambda: True, last, seconds)]
+
+    assert len(since(time.time() - 3600)) == 6
+    assert since(time.time() + 3600) == since(time.time() + 3600, 1) == []
+    listed = logs.read_entries
+    times = {"rank_0.log": 1.0, "rank_0.log.000001": 2.0, "rank_0.log.000002": 3.0}
+    monkeypatch.setattr(
+        logs,
+        "read_entries",
+        lambda folder: [replace(e, written_at=times.get(e.name)) for e in listed(folder)],
+    )
+    assert since(2.0) == ["1 one", "1 two", "2 one", "2 two"]
+    assert since(2.0, 3) == ["1 two", "2 one", "2 two"]
+    assert since(2.0, 9) == ["1 one", "1 two", "2 one", "2 two"]

@@ -1,12 +1,16 @@
 """What a person sees of a run."""
 
 import math
+import time
 from pathlib import Path
 
 import pytest
 
-from getiaction_launch.cli.show import Watch, final_loss, listing, phase, summary
+from getiaction_launch.cli.listing.table import listing
+from getiaction_launch.cli.show import Watch, final_loss, phase, summary
 from getiaction_launch.cli.standing import standing
+from getiaction_launch.launch.listing.below import Found
+from getiaction_launch.launch.listing.entry import Entry
 from getiaction_launch.launch.status import RunStatus
 from getiaction_launch.run.beats import NodeBeats, RankBeat, Stall
 from getiaction_launch.run.node_records import WorkerError
@@ -51,6 +55,11 @@ def test_phase_tells_what_keeps_checkpoints_from_storage():
     assert said == "step 7/90  no checkpoint can be uploaded: AccessDenied"
 
 
+def listed(status: RunStatus) -> Entry:
+    """A run in a list, which was submitted now."""
+    return Entry(Found(status.run, time.time()), status)
+
+
 def test_listing_shows_the_best_metric_of_runs_that_watch_one(tmp_path):
     """Where nothing is watched there is no such column."""
     runs = [Run.claim(str(tmp_path), "act") for _ in range(2)]
@@ -58,11 +67,11 @@ def test_listing_shows_the_best_metric_of_runs_that_watch_one(tmp_path):
         run.write("plan", {})
     plain, watched = (RunStatus(run, JobState.RUNNING, progress=Progress(step=3)) for run in runs)
     watched.progress.best["val/loss"] = 0.125
-    first, second, third = listing([plain, watched]).splitlines()
+    first, second, third = listing([listed(plain), listed(watched)]).splitlines()
     assert first.split() == ["RUN", "STATE", "STEP", "LOSS", "AGE", "BEST"]
-    assert second.endswith("0 min")
-    assert third.endswith("0 min  val/loss 0.125")
-    assert "BEST" not in listing([plain])
+    assert second.endswith("0 s")
+    assert third.endswith("0 s  val/loss 0.125")
+    assert "BEST" not in listing([listed(plain)])
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 1e300, -1.0])
@@ -74,7 +83,7 @@ def test_what_ranks_do_is_shown_whatever_the_record_says(tmp_path, number):
     beats = NodeBeats(0, 0, "h", number, [rank], Stall(number, reason="\x1b]0;owned\x07"))
     progress = Progress(step=3, phase="training")
     status = RunStatus(run, JobState.RUNNING, progress=progress, beats=(beats,))
-    for text in (listing([status]), standing(status)):
+    for text in (listing([listed(status)]), standing(status)):
         assert "stalled" in text
         assert " ago (a step takes " in text
         assert "\x1b" not in text

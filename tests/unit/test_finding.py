@@ -100,7 +100,7 @@ def test_status_shows_how_far_a_run_is(capsys, monkeypatch):
     assert rows["elapsed"] == "2 h 1 min"
     assert rows["eta"] == "1 min 30 s"
     path = "experiments/act/version_0/launch/checkpoints/fit_0_step_20.ckpt"
-    assert rows["checkpoint"] == f"step 20  {path}"
+    assert rows["checkpoint"] == f"step 20, 0 s ago  {path}"
     assert main(["status", "--json", "@last"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["nodes"], shown["workers_per_node"], shown["gpus_per_node"]) == (2, 4, 4)
@@ -108,6 +108,7 @@ def test_status_shows_how_far_a_run_is(capsys, monkeypatch):
     assert 7300 <= shown["elapsed_seconds"] < 7400
     assert shown["eta_seconds"] == 90
     assert (shown["checkpoint"], shown["checkpoint_step"]) == (str(Path(path).absolute()), 20)
+    assert 0 <= time.time() - shown["checkpoint_saved_at"] < 60
 
 
 def test_status_of_a_run_that_has_not_begun_leaves_out_what_is_not_known(capsys):

@@ -10,7 +10,10 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from tiny import Tiny
 
-from getiaction_launch.cli.show import as_json, final_loss, listing, phase, print_json, summary
+from getiaction_launch.cli.listing.table import listing
+from getiaction_launch.cli.show import as_json, final_loss, phase, print_json, summary
+from getiaction_launch.launch.listing.below import Found
+from getiaction_launch.launch.listing.entry import Entry
 from getiaction_launch.launch.status import RunStatus, read_status
 from getiaction_launch.run.checkpoint import newest
 from getiaction_launch.run.metric import shown_metric, warnings
@@ -51,7 +54,7 @@ def test_what_is_monitored_comes_before_any_loss(tmp_path, capsys):
     run.write("plan", {})
     running = RunStatus(run, JobState.RUNNING, progress=progress)
     assert phase(running) == "step 1/?  val/acc 0.5"
-    header, row = listing([running]).splitlines()
+    header, row = listing([Entry(Found(run, 0.0), running)]).splitlines()
     assert header.split()[3] == "METRIC"
     assert "val/acc 0.5" in row
     print_json(as_json(running))
@@ -73,7 +76,9 @@ def test_a_worker_reports_what_callbacks_and_schedulers_monitor(worker):
             return super().training_step(batch, batch_idx)
 
     worker.fit_again(kind=Logging, callbacks=callbacks, enable_checkpointing=True)
-    assert Progress.read(worker.run).monitored == ["lr", "loss", "val"]
+    progress = Progress.read(worker.run)
+    assert progress.monitored == ["lr", "loss", "val"]
+    assert progress.modes == {"step": "max", "lr": "min", "loss": "min"}
 
 
 class Diverging(Tiny):

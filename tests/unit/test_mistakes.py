@@ -295,10 +295,10 @@ def test_help_of_a_verb_shows_only_its_own_flags(capsys, verb):
 def test_storage_that_fails_is_one_line(capsys, monkeypatch):
     """An error of the operating system that nobody has foreseen is no traceback."""
 
-    def fail(root: str) -> None:
+    def fail(root: str, *_: object) -> None:
         raise OSError(28, "No space left on device", f"{root}/x")
 
-    monkeypatch.setattr("getiaction_launch.cli.verbs.list_runs", fail)
+    monkeypatch.setattr("getiaction_launch.cli.listing.verb.runs_below", fail)
     assert main(["ls"]) == 5
     what, _ = capsys.readouterr().err.splitlines()
     assert what == "error: experiments/x: No space left on device."

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from getiaction_launch.node.watching.usage import Usage
 from getiaction_launch.plan.plan import Stalls
 from getiaction_launch.run.attempt import Attempt
 from getiaction_launch.run.beats.memory import (
@@ -123,6 +124,7 @@ class Beats:
         node_rank: Rank of this node, from 0.
         stalls: How long nothing may happen, and what to do then.
         gpus: Models of the GPUs of this machine, if the run uses them.
+        usage: What reads the memory of the ranks; None to read that of the host alone.
 
     Attributes:
         pulses: What is known of each rank.
@@ -130,10 +132,15 @@ class Beats:
     """
 
     def __init__(
-        self, attempt: Attempt, node_rank: int, stalls: Stalls, gpus: Sequence[str]
+        self,
+        attempt: Attempt,
+        node_rank: int,
+        stalls: Stalls,
+        gpus: Sequence[str],
+        usage: Usage | None = None,
     ) -> None:
         self.attempt, self.node_rank, self.stalls = attempt, node_rank, stalls
-        self._gpus = list(gpus)
+        self._gpus, self._usage = list(gpus), usage or Usage()
         self.pulses: dict[int, Pulse] = {}
         self.stall: Stall | None = None
         self._looked_at = time.monotonic()
@@ -189,7 +196,11 @@ class Beats:
     def record(self) -> NodeBeats:
         """Return what the ranks of this node do."""
         now, monotonic = time.time(), time.monotonic()
-        ranks = [self._rank(rank, now - monotonic) for rank in sorted(self.pulses)]
+        used = self._usage.of({rank: pulse.pid for rank, pulse in self.pulses.items()})
+        ranks = [
+            replace(self._rank(rank, now - monotonic), **vars(used[rank]))
+            for rank in sorted(self.pulses)
+        ]
         return NodeBeats(
             *(self.attempt.number, self.node_rank, socket.gethostname(), now, ranks, self.stall),
             gpus=self._gpus,

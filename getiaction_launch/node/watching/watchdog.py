@@ -15,6 +15,7 @@ from collections.abc import Collection
 from getiaction_launch.node.deaths import record_stall
 from getiaction_launch.node.watching.beats import Beats
 from getiaction_launch.node.watching.stacks import read_stacks
+from getiaction_launch.node.watching.usage import Usage
 from getiaction_launch.plan.code import Code
 from getiaction_launch.plan.durations import age
 from getiaction_launch.plan.plan import Plan
@@ -123,8 +124,9 @@ class Watchdog:
 
     def __init__(self, attempt: Attempt, node_rank: int, plan: Plan) -> None:
         self._attempt, self._plan = attempt, plan
-        gpus = gpu_models() if plan.topology.gpus_per_node else []
-        self.beats = Beats(attempt, node_rank, plan.stalls, gpus)
+        num_gpus = plan.topology.gpus_per_node
+        gpus = gpu_models() if num_gpus else []
+        self.beats = Beats(attempt, node_rank, plan.stalls, gpus, Usage(num_gpus))
         self._answers = Answers(self.beats, plan.code)
         self._request: StacksRequest | None = None
         self._deadline = 0.0

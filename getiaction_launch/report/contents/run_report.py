@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from getiaction_launch.errors import RecordError
+from getiaction_launch.launch.listing.better import is_lower_better
 from getiaction_launch.launch.status import RunStatus
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.report.contents import curves as drawn
@@ -25,7 +26,6 @@ from getiaction_launch.run.state import JobState
 from getiaction_launch.storage.paths import is_remote, modified_at
 
 T = TypeVar("T")
-_MORE = ("acc", "accuracy", "reward", "success", "return", "f1", "iou", "score", "map")
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def read_report(status: RunStatus) -> RunReport:
     curve = curves.get(metric or "") or curves.get(f"{metric}_epoch")
     is_finished = status.state is JobState.SUCCEEDED
     saved = read_checkpoints(run, progress, curve, is_finished=is_finished, notes=notes)
-    is_lower = _is_lower_better(metric, progress.best, curve)
+    is_lower = _is_lower_better(metric, progress, curve)
     submitted_at = _submitted_at(run, job)
     timeline = read_timeline(
         attempts,
@@ -194,23 +194,19 @@ def _submitted_at(run: Run, job: JobRecord | None) -> float | None:
     return None
 
 
-def _is_lower_better(
-    metric: str | None, best: dict[str, float], curve: Curve | None
-) -> bool | None:
+def _is_lower_better(metric: str | None, progress: Progress, curve: Curve | None) -> bool | None:
     """Return which values of a metric are better, by what its ModelCheckpoint has kept or its name.
 
-    A record does not say whether a ``ModelCheckpoint`` looks for the lowest or the highest value,
-    but the value that it has kept is one of the two.
+    The record of an earlier version does not say whether a ``ModelCheckpoint`` looks for the lowest
+    or the highest value, but the value that it has kept is one of the two.
     """
     if metric is None:
         return None
     values = [value for value in curve.values if math.isfinite(value)] if curve else []
-    if metric in best and values and min(values) < max(values):
+    best = progress.best
+    if metric not in progress.modes and metric in best and values and min(values) < max(values):
         return abs(best[metric] - min(values)) <= abs(best[metric] - max(values))
-    if "loss" in metric or "error" in metric:
-        return True
-    words = metric.lower().replace("/", "_").split("_")
-    return False if any(word in _MORE for word in words) else None
+    return is_lower_better(metric, progress.modes)
 
 
 def _best(

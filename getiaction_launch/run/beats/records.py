@@ -53,6 +53,10 @@ class RankBeat:
         silent_seconds: How long the rank has shown no sign of life when this was written.
         limit_seconds: How long it may show none before that counts as a stall; None where nobody
             can say, as outside of a fit.
+        memory_bytes: Host memory of the worker's process (resident set size), without its loaders;
+            None where it cannot be read, here and below.
+        gpu_memory_bytes: Memory that is in use on the worker's GPU, by whomever.
+        gpu_memory_total_bytes: Memory of that GPU in all.
     """
 
     rank: int
@@ -66,6 +70,9 @@ class RankBeat:
     recent_seconds: dict[str, float] = field(default_factory=dict)
     silent_seconds: float = 0
     limit_seconds: float | None = None
+    memory_bytes: int | None = None
+    gpu_memory_bytes: int | None = None
+    gpu_memory_total_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,21 @@ def _monitored(trainer: Trainer) -> Iterator[object]:
     yield from (getattr(callback, "monitor", None) for callback in users)
 
 
+def modes(trainer: Trainer) -> dict[str, str]:
+    """Return for each metric that callbacks monitor whether they look for its ``min`` or ``max``.
+
+    Args:
+        trainer: The Trainer, with its callbacks.
+    """
+    users: list[object] = [*trainer.callbacks]  # type: ignore[attr-defined] # set in another module
+    found: dict[str, str] = {}
+    for kind in (ModelCheckpoint, EarlyStopping):
+        for callback in users:
+            if isinstance(callback, kind) and callback.monitor:
+                found.setdefault(callback.monitor, callback.mode)
+    return found
+
+
 class LossWatch:
     """Notes since which step the loss has not been finite, without waiting for the device.
 

@@ -1,0 +1,111 @@
+"""Finds runs below any directory, folder of a bucket or bucket, however deep they lie."""
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from getiaction_launch.run.run import ROUND_TRIPS, Run
+from getiaction_launch.storage.entries import read_entries
+from getiaction_launch.storage.paths import is_remote, modified_at
+
+DEEPEST = 4
+"""How many levels below a directory to look: ``bucket/team/experiments/name/version_N``."""
+OF_ROOT = 2
+"""How many levels below a directory of runs they lie: ``name/version_N``."""
+_MOST_NAMES = 5
+_VERSION = re.compile(r"version_\d+")
+_TRAINED = re.compile(
+    r"config\.yaml|hparams\.yaml|metrics\.csv|checkpoints|events\.out\.tfevents.*"
+)
+"""What a training leaves that nobody launched, such as that of ``getiaction fit``."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run that is there.
+
+    Attributes:
+        run: The run, by its directory.
+        submitted_at: When it was submitted, or began if nobody launched it, in seconds since the
+            epoch.
+        last_written_at: When a run that nobody launched has last written a file of its own; None
+            for one that was launched.
+    """
+
+    run: Run
+    submitted_at: float
+    last_written_at: float | None = None
+
+    @property
+    def is_launched(self) -> bool:
+        """Whether this launcher has started it; otherwise nobody can say where it stands."""
+        return self.last_written_at is None
+
+
+def runs_below(place: str, pattern: str = "*", deepest: int = DEEPEST) -> list[Found]:
+    """List all runs at or below a path or URL, the one that was submitted last first.
+
+    Args:
+        place: A run's directory, or any directory or URL with runs below it.
+        pattern: What the names of the runs must match, as in a shell: ``act*``, or
+            ``act*/version_0``. Nothing is read of the others.
+        deepest: How many levels below the place to look.
+
+    Raises:
+        StorageError: If remote storage does not answer.
+    """
+    from concurrent.futures import ThreadPoolExecutor  # slow to import
+
+    here = Run.at(place).directory
+    here = here if is_remote(here) else Path(os.path.abspath(here))  # noqa: PTH100 - links stay as typed
+    name, _, version = pattern.partition("/")
+    versions, level = [here], [here]
+    with ThreadPoolExecutor(ROUND_TRIPS) as pool:
+        for depth in range(deepest):
+            if depth == OF_ROOT - 1 == deepest - 1:  # what lies here can only be names of runs
+                level = [path for path in level if fnmatchcase(path.name, name)]
+            below = [path for paths in pool.map(_folders, level) for path in paths]
+            versions += [path for path in below if _VERSION.fullmatch(path.name)]
+            level = [path for path in below if not _VERSION.fullmatch(path.name)]
+        wanted = [
+            path
+            for path in versions
+            if fnmatchcase(path.parent.name, name) and fnmatchcase(path.name, version or "*")
+        ]
+        found = [each for each in pool.map(_look, wanted) if each]
+    return sorted(found, key=lambda each: each.submitted_at, reverse=True)
+
+
+def _look(directory: Path) -> Found | None:
+    # A version without a plan was not launched, or is being claimed or discarded.
+    denied = () if is_remote(directory) else (PermissionError,)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, *denied):
+        plan = directory / "launch" / "plan.json"
+        # A link that leads to itself is there, too: who reads it says what is wrong.
+        return Found(
+            Run(directory), modified_at(plan) if is_remote(plan) else plan.lstat().st_mtime
+        )
+    if not _VERSION.fullmatch(directory.name):
+        return None
+    entries = read_entries(directory)
+    times = [entry.written_at for entry in entries if _TRAINED.fullmatch(entry.name)]
+    if not times or any(entry.name == "launch" for entry in entries):
+        return None
+    # Object storage has no times of folders.
+    known = [time for time in times if time is not None] or [0.0]
+    return Found(Run(directory), min(known), max(known))
+
+
+def _folders(directory: Path) -> list[Path]:
+    return [directory / entry.name for entry in read_entries(directory) if entry.is_folder]
+
+
+def contents_of(directory: Path) -> str:
+    """Return the first names in a directory, for a message; empty if there are none."""
+    entries = read_entries(directory)
+    names = sorted(f"{entry.name}/" if entry.is_folder else entry.name for entry in entries)
+    more = ["..."] if len(names) > _MOST_NAMES else []
+    return ", ".join([*names[:_MOST_NAMES], *more])
