@@ -1,31 +1,44 @@
-"""A script is read, and not run: its imports, its Trainers, and the processes that it starts."""
+"""A program is read, and not run: its imports, its Trainers, and the processes that it starts."""
 
+import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from getiaction_launch.checking.built import Place
-from getiaction_launch.checking.finding import Finding, ok, unknown
+from getiaction_launch.checking.finding import Finding, ok, refusal, unknown
 from getiaction_launch.checking.script.arguments import check_arguments
 from getiaction_launch.checking.script.calls import check_calls
 from getiaction_launch.checking.script.detached import check_detached
 from getiaction_launch.checking.script.imports import check_imports, count_imports
 from getiaction_launch.checking.script.main_guard import check_guard
 from getiaction_launch.checking.script.source import Source
+from getiaction_launch.errors import SpecError
 from getiaction_launch.plan.plan import Plan
+from getiaction_launch.plan.program import require_command, source_of
 
 
 def check_program(plan: Plan, place: Place) -> Iterator[Finding]:
-    """Check a script as far as its source says something.
+    """Check a program as far as its source says something.
 
     Args:
-        plan: The plan of the run, whose script can be parsed.
+        plan: The plan of the run, whose program is there and can be parsed.
         place: Where the run would be started.
     """
-    source = Source(Path(plan.script[0]))
-    if key := place.other_environment:
+    key = place.other_environment
+    if plan.program == "command":
+        yield from _of_command(plan, key)
+        return
+    path = None if key and plan.program == "module" else source_of(plan)
+    if path is None:
+        why = f"the workers may have another one, by the setting {key}" if key else "it is compiled"
+        yield unknown("script", f"module {plan.script[0]} is not read: {why}")
+        return
+    source = Source(path)
+    if key:
         yield unknown("imports", f"the workers may have other packages, by the setting {key}")
     else:
-        found = list(check_imports(source.tree, source.path, place.settings.get("working_dir")))
+        module = plan.script[0] if plan.program == "module" else None
+        home = plan.working_directory if module else place.settings.get("working_dir")
+        found = list(check_imports(source.tree, source.path, home, module))
         yield from found or [ok("imports", f"{count_imports(source.tree)} modules are found")]
     found = [
         *check_calls(source, plan.topology),
@@ -34,4 +47,28 @@ def check_program(plan: Plan, place: Place) -> Iterator[Finding]:
         *check_arguments(source, plan.script[1:]),
     ]
     yield from found or [ok("script", f"{source.name} fits the launch, as far as it can be read")]
-    yield unknown("training", "a script is not run before its run")
+    yield unknown("training", f"a {plan.program} is not run before its run")
+
+
+def _of_command(plan: Plan, key: str | None) -> Iterator[Finding]:
+    """Look up a command; what stands in a package that somebody else maintains is not judged."""
+    name = plan.script[0]
+    if key:
+        yield unknown("script", f"the workers may have another {name}, by the setting {key}")
+        return
+    entry = require_command(name)
+    owner = f" of {entry.dist.name} {entry.dist.version}" if entry.dist else ""
+    try:
+        source_of(plan)
+    except SpecError:
+        yield refusal(
+            "script",
+            name,
+            f"{name} is a command{owner} that calls {entry.value}, but there is no module "
+            f"{entry.module!r} in this environment.",
+            f"Install the package again: {sys.executable} -m pip install --force-reinstall "
+            f"{entry.dist.name if entry.dist else 'PACKAGE'}",
+        )
+    else:
+        yield ok("script", f"{name}{owner} calls {entry.value}")
+    yield unknown("training", "a command is not run before its run")
