@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from getiaction_launch.errors import SpecError, nearest_first
-from getiaction_launch.plan.plan import Plan
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -121,24 +120,28 @@ def find_module(name: str, directory: str) -> Path | None:
     Raises:
         SpecError: If there is no such module.
     """
-    places: list[str] = []
-    parts = name.split(".")
-    for end, part in enumerate(parts):
-        places = places if end else [directory, *sys.path[1:]]
-        found = _find(part, places, is_first=not end)
-        if found is None:
-            raise _missing(name, ".".join(parts[: end + 1]), places[:1] if not end else places)
-        places = list(found.submodule_search_locations or ())
-    if places and found is not None:
-        package, found = found, _find("__main__", places, is_first=False)
-        if found is None:
-            below = [f"{name}.{each}" for each in _modules_in(places)]
+    found = _locate(name, directory)
+    if places := list(found.submodule_search_locations or ()):
+        main = _find("__main__", places, is_first=False)
+        if main is None:
+            below = _modules_in(places) or ["train"]
             raise SpecError(
                 f"-m {name}: this package has no module __main__, so it cannot be run.",
-                f"Name one of its modules: -m {(below or [f'{package.name}.train'])[0]}",
+                f"Name one of its modules: -m {name}.{below[0]}",
             )
-    origin = found.origin if found else None
-    return Path(origin) if origin and origin.endswith(".py") else None
+        found = main
+    return Path(found.origin) if found.origin and found.origin.endswith(".py") else None
+
+
+def _locate(name: str, directory: str) -> importlib.machinery.ModuleSpec:
+    parts = name.split(".")
+    places = [directory, *sys.path[1:]]
+    for end, part in enumerate(parts):
+        found = _find(part, places, is_first=not end)
+        if found is None:
+            raise _missing(name, ".".join(parts[: end + 1]), places if end else places[:1])
+        places = list(found.submodule_search_locations or ())
+    return found  # type: ignore[return-value] # split() returns one part at least
 
 
 def _find(name: str, places: list[str], *, is_first: bool) -> importlib.machinery.ModuleSpec | None:
@@ -208,14 +211,14 @@ def _commands() -> "Sequence[EntryPoint]":
     return [*entry_points(group="console_scripts")]
 
 
-def source_of(plan: Plan) -> Path | None:
-    """Return the file of a plan's program; None if it has none.
+def is_whole(command: "EntryPoint") -> bool:
+    """Return whether the module that a command calls is there.
 
-    Raises:
-        SpecError: If there is no such module or command.
+    Args:
+        command: What :func:`require_command` has returned.
     """
-    if plan.program == "script":
-        return plan.script_path
-    if plan.program == "module":
-        return find_module(plan.script[0], plan.working_directory)
-    return find_module(require_command(plan.script[0]).module, "")
+    try:
+        _locate(command.module, sysconfig.get_path("scripts"))
+    except SpecError:
+        return False
+    return True

@@ -4,9 +4,8 @@ Other modules use these classes and never the files' text keys. Files of earlier
 readable: unknown keys are ignored, and missing ones have defaults. A damaged file raises a
 ``RecordError`` that names the file and the key.
 
-Some files have modules of their own: ``plan.json`` (:class:`~getiaction_launch.plan.plan.Plan`),
-the markers of committed checkpoints (:mod:`getiaction_launch.run.checkpoint`), and what nodes and
-workers write next to their logs (:mod:`getiaction_launch.run.node_records`).
+``plan.json`` has a class of its own, :class:`~getiaction_launch.plan.plan.Plan`, and so have the
+records in :mod:`getiaction_launch.run.checkpoint` and :mod:`getiaction_launch.run.node_records`.
 """
 
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -171,7 +170,7 @@ class AttemptRecord:
         key: A name that all nodes of this start share with no other start.
         head: ``address:port`` where the worker of rank 0 listens.
         resume_from: Path or URL of the checkpoint that all workers start from.
-        first_step: Steps up to that checkpoint; 0 for a new start.
+        first_step: Steps up to that checkpoint; 0 for a new start. Of an own report, the first step.
         started_at: When the attempt began, in seconds since the epoch.
         state: How the attempt ended; RUNNING until then.
         cause: What ended the attempt; None after success and while it runs.
@@ -246,6 +245,7 @@ class Progress(Record):
         not_finite: Since which step the loss and other metrics have been NaN or infinite.
         checkpoints: Paths of the ``best``, the ``last`` and the launcher's ``own`` checkpoint.
         notice: What the current epoch repeats or skips since training resumed.
+        is_own: Whether the program, which keeps its own checkpoints, has reported this.
         reported: Names of the values that have been reported; not written itself.
     """
 
@@ -269,6 +269,7 @@ class Progress(Record):
     not_finite: dict[str, int] = field(default_factory=dict)
     checkpoints: dict[str, str] = field(default_factory=dict)
     notice: str | None = None
+    is_own: bool = False
     reported: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @classmethod

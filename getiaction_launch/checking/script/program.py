@@ -11,9 +11,8 @@ from getiaction_launch.checking.script.detached import check_detached
 from getiaction_launch.checking.script.imports import check_imports, count_imports
 from getiaction_launch.checking.script.main_guard import check_guard
 from getiaction_launch.checking.script.source import Source
-from getiaction_launch.errors import SpecError
 from getiaction_launch.plan.plan import Plan
-from getiaction_launch.plan.program import require_command, source_of
+from getiaction_launch.plan.program import find_module, is_whole, require_command
 
 
 def check_program(plan: Plan, place: Place) -> Iterator[Finding]:
@@ -27,7 +26,9 @@ def check_program(plan: Plan, place: Place) -> Iterator[Finding]:
     if plan.program == "command":
         yield from _of_command(plan, key)
         return
-    path = None if key and plan.program == "module" else source_of(plan)
+    path = plan.script_path
+    if plan.program == "module" and not key:
+        path = find_module(plan.script[0], plan.working_directory)
     if path is None:
         why = f"the workers may have another one, by the setting {key}" if key else "it is compiled"
         yield unknown("script", f"module {plan.script[0]} is not read: {why}")
@@ -58,9 +59,9 @@ def _of_command(plan: Plan, key: str | None) -> Iterator[Finding]:
         return
     entry = require_command(name)
     owner = f" of {entry.dist.name} {entry.dist.version}" if entry.dist else ""
-    try:
-        source_of(plan)
-    except SpecError:
+    if is_whole(entry):
+        yield ok("script", f"{name}{owner} calls {entry.value}")
+    else:
         yield refusal(
             "script",
             name,
@@ -69,6 +70,4 @@ def _of_command(plan: Plan, key: str | None) -> Iterator[Finding]:
             f"Install the package again: {sys.executable} -m pip install --force-reinstall "
             f"{entry.dist.name if entry.dist else 'PACKAGE'}",
         )
-    else:
-        yield ok("script", f"{name}{owner} calls {entry.value}")
     yield unknown("training", "a command is not run before its run")
