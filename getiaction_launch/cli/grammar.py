@@ -1,7 +1,8 @@
 """The command line's grammar: which flags a launch has.
 
 Plain flags belong to the launcher, dotted ones to the spec, and everything behind a program's name
-to the program (:mod:`getiaction_launch.cli.typed.words`). A scheduler's flags are declared on the fields of its backend's settings.
+to the program (:mod:`getiaction_launch.cli.typed.words`). A scheduler's flags are declared on the
+fields of its backend's settings.
 """
 
 import argparse

@@ -71,7 +71,7 @@ class _Training:
     trainer: Mapping[str, object]
     default_name: str
     arguments: list[str] = field(default_factory=list)
-    program: Program = Program()
+    program: Program = field(default_factory=Program)
 
 
 def prepare(

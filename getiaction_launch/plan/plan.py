@@ -199,7 +199,7 @@ class Plan:
 
     @property
     def program_words(self) -> list[str]:
-        """The user's own program, as it is typed behind the launcher's flags."""
+        """The words behind the launcher's flags that name the user's program."""
         marks = {"script": [], "module": ["-m"], "command": ["--"]}
         return [*marks[self.program], *self.script] if self.script else []
 

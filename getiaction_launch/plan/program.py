@@ -29,9 +29,9 @@ class Program:
     """A user's own program.
 
     Attributes:
-        kind: What names it.
+        kind: What the first of the words names.
         words: Its name and its arguments; the absolute path of a script.
-        typed: The same as it is typed behind the launcher's flags.
+        typed: The words behind the launcher's flags that name it.
         default_name: The name of a run that is given none.
     """
 
@@ -45,7 +45,7 @@ def read_program(typed: Sequence[str], directory: str, *, is_here: bool) -> Prog
     """Return what a program is, if it can be run.
 
     Args:
-        typed: The program as it is typed: a path, or ``-m`` and a module, or the name of a command;
+        typed: What the user has typed: a path, or ``-m`` and a module, or the name of a command;
             and its arguments.
         directory: The directory in which it would be started.
         is_here: Whether it would be started with the packages of this environment.

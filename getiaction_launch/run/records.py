@@ -170,7 +170,7 @@ class AttemptRecord:
         key: A name that all nodes of this start share with no other start.
         head: ``address:port`` where the worker of rank 0 listens.
         resume_from: Path or URL of the checkpoint that all workers start from.
-        first_step: Steps up to that checkpoint; 0 for a new start. Of an own report, the first step.
+        first_step: Steps up to that checkpoint; 0 for a new start.
         started_at: When the attempt began, in seconds since the epoch.
         state: How the attempt ended; RUNNING until then.
         cause: What ended the attempt; None after success and while it runs.

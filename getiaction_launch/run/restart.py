@@ -148,9 +148,7 @@ def allow_another(run: Run, ending: Ending) -> Ending:
     if limit is not None and used >= limit:
         spent = f"{ending.reason} (not restarted: restarts.{budget}={limit} is used up)"
         return replace(ending, reason=spent if limit else ending.reason)
-    if ending.cause in (Cause.TIME_LIMIT, Cause.STALL) and stands_still(
-        run, records, ending.cause
-    ):
+    if ending.cause in (Cause.TIME_LIMIT, Cause.STALL) and stands_still(run, records, ending.cause):
         reason = f"{ending.reason} (not restarted: two attempts in a row saved no progress)"
         is_stall = ending.cause is Cause.STALL  # it would stand still there again
         state = JobState.FAILED if is_stall else JobState.INTERRUPTED

@@ -16,7 +16,8 @@ from typing import SupportsFloat
 from getiaction_launch.run.metric import warnings
 from getiaction_launch.run.records import Progress
 from getiaction_launch.run.run import Run
-from getiaction_launch.worker.assignment import RUN_VARIABLE, own_run
+from getiaction_launch.system.orphans import RUN_VARIABLE
+from getiaction_launch.worker.assignment import own_run
 
 PERIOD_SECONDS = 1.0
 """Shortest time between two reports; the last step is always reported."""
@@ -71,9 +72,9 @@ _reports: dict[Path, _Report] = {}
 def progress(step: int, total: int | None = None, **metrics: SupportsFloat) -> None:
     """Report how far training is, for ``status``, ``ls`` and ``--wait``.
 
-    For programs without a Lightning Trainer, which reports by itself. Call it after each step, on
-    every rank; rank 0 writes at most once a second, and reads the metrics only then. Outside of a
-    launch it does nothing.
+    For programs without a Lightning Trainer, whose progress is known anyway. Call it after each
+    step, on every rank; rank 0 writes at most once a second, and reads the metrics only then.
+    Outside of a launch it does nothing.
 
     Args:
         step: Steps so far, over all attempts of the run.

@@ -215,7 +215,7 @@ def _imports(
     """Yield the modules that a statement imports, and the names that it takes from each.
 
     Args:
-        node: The statement.
+        node: The statement that imports.
         package: The package that the importing module is in, if that is known.
     """
     if isinstance(node, ast.Import):

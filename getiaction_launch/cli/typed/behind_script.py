@@ -55,26 +55,30 @@ def own_words(parser: Parser, tokens: Sequence[str], script: Sequence[str]) -> l
         return [*named, *rest[1:]] if end == 0 and rest else list(script)
     raise UsageError(
         f"{', '.join(map(' '.join, moved))}: flags of getiaction-launch must stand before "
-        f"{' '.join(named)}; behind it they are passed to the {'module' if is_module else 'script'}.",
-        _fix(parser.prog, head, moved, named, [*kept, *rest[end:]], rest),
+        f"{' '.join(named)}; behind it they are passed to the {_noun(named)}.",
+        _fix([parser.prog, *head], moved, named, kept=[*kept, *rest[end:]], rest=rest),
     )
 
 
 def _fix(
-    prog: str,
     head: Sequence[str],
     moved: Sequence[Sequence[str]],
     named: Sequence[str],
+    *,
     kept: Sequence[str],
     rest: Sequence[str],
 ) -> str:
-    own = shlex.join([*head, *named, "--", *(word for word in rest if word != "--")])
-    what = "module" if named[0] == "-m" else "script"
+    prog, *typed = head
+    own = shlex.join([*typed, *named, "--", *(word for word in rest if word != "--")])
     if any(words[0] in _HELP for words in moved):
         return f"{prog} --help   or   python {shlex.join(named)} --help"
     flags = [word for words in moved for word in words]
-    command = shlex.join([*head, *flags, *named, *kept])
-    return f"{prog} {command}\nIf it is the {what}'s own flag: {prog} {own}"
+    command = shlex.join([*typed, *flags, *named, *kept])
+    return f"{prog} {command}\nIf it is the {_noun(named)}'s own flag: {prog} {own}"
+
+
+def _noun(named: Sequence[str]) -> str:
+    return "module" if named[0] == "-m" else "script"
 
 
 def _flag_of(word: str, flags: set[str]) -> tuple[str | None, bool]:

@@ -15,7 +15,7 @@ def begins_program(word: str) -> bool:
     """Return whether this word and everything behind it belong to a program.
 
     Args:
-        word: A word of the command line that is no flag's value.
+        word: A word of the command line, unless it is the value of a flag.
     """
     return word in PROGRAM_MARKS or (not word.startswith("-") and word.endswith(".py"))
 

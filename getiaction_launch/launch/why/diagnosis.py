@@ -284,7 +284,7 @@ def _running(found: Diagnosis, records: Records, failure: Failure | None, place:
     elif records.beats and not any(beat.step_at for node in records.beats for beat in node.ranks):
         steps.append(stacks)  # nobody judges how long a program may take to begin
     return replace(
-        _paced(found, pace),
+        _paced(found, pace, records),
         category=pace.category,
         summary=words.running(records, pace, failure),
         evidence=evidence,
@@ -292,7 +292,7 @@ def _running(found: Diagnosis, records: Records, failure: Failure | None, place:
     )
 
 
-def _paced(found: Diagnosis, pace: Pace) -> Diagnosis:
+def _paced(found: Diagnosis, pace: Pace, records: Records) -> Diagnosis:
     step = found.last_step if pace.step is None else pace.step
     found = replace(found, last_step=step, rank=pace.rank, node=pace.node, host=pace.host)
     return replace(found, lost_steps=_lost_steps(found, records))

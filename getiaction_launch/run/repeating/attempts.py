@@ -16,7 +16,7 @@ def stands_still(run: Run, records: Sequence[AttemptRecord], cause: Cause) -> bo
     """Return whether the last two attempts ended for the same cause and saved nothing in between.
 
     Args:
-        run: The run.
+        run: The run that was restarted.
         records: All attempts of the run.
         cause: What ended the last one, which its record may not say yet.
     """
@@ -42,7 +42,7 @@ def repeated_epoch(run: Run) -> str | None:
     """Say which epoch is begun anew in every attempt; None if none is.
 
     Args:
-        run: The run.
+        run: The run that was restarted.
     """
     checkpoint = newest(run)
     if checkpoint is None or (checkpoint.restarts or 0) < EPOCH_RESTARTS:
