@@ -78,7 +78,7 @@ def test_program_is_named_by_a_module_or_a_command(typed, kind, name, words):
     [
         ("-m package.trian", "there is no module 'package.trian' in package", "mean 'train'?"),
         ("-m other.train", "there is no module 'other' here", "holds other, as for"),
-        ("-m package", "has no module __main__", "-m package.model"),
+        ("-m package", "has no module __main__", "-m package.inner"),
         ("-m", "-m needs a module", "-m package.train"),
         ("-m package.zbroken", "'-m package.zbroken' is not Python", "py_compile"),
         ("pytset", "'pytset' is not a command of this environment", "Did you mean 'pytest'?"),
