@@ -173,7 +173,7 @@ def test_program_without_lightning_is_interrupted_and_resumes(
     started = getiaction_launch(*words, "-m", "package.train", "--steps", "3000")
     assert started.returncode == 0, started.stderr
     run = Path(started.stdout.strip())
-    until(lambda: (run / "launch/progress.json").exists())
+    until((run / "launch/progress.json").exists)
     for process in cluster.processes(run):
         process.send_signal(signal.SIGTERM)
     until(lambda: not cluster.processes(run))

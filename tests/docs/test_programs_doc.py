@@ -24,8 +24,8 @@ def test_plain_ddp_can_be_launched(clone):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_flags_are_those_of_the_launcher(command):
-    """lerobot is not installed here, so the words before its command are only parsed."""
-    program, *words = shlex.split(command)
+    """Only the words before a command are parsed, since lerobot is not installed here."""
+    program, *words = shlex.split(command.replace("\\\n", " "))
     assert program == "getiaction-launch"
     parser = launch_parser(program, "")
     own, overrides, typed = split_tokens(words, parser.value_flags)
