@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from getiaction_launch.plan.plan import Plan
     from getiaction_launch.run.run import Run, find_run, list_runs
     from getiaction_launch.run.state import Cause, JobState
+    from getiaction_launch.worker.own_progress import progress
 
 __all__ = [
     "Backend",
@@ -36,6 +37,7 @@ __all__ = [
     "find_run",
     "list_runs",
     "prepare",
+    "progress",
     "read_status",
     "resume",
     "submit",
@@ -52,6 +54,7 @@ _MODULES = {
     "plan.plan": ("Plan",),
     "run.run": ("Run", "find_run", "list_runs"),
     "run.state": ("Cause", "JobState"),
+    "worker.own_progress": ("progress",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -1,7 +1,8 @@
-"""The command line's grammar: whose each word is, and which flags a launch has.
+"""The command line's grammar: which flags a launch has.
 
-Plain flags belong to the launcher, dotted ones to the spec, and everything behind a script's path
-to the script. A scheduler's flags are declared on the fields of its backend's settings.
+Plain flags belong to the launcher, dotted ones to the spec, and everything behind a program's name
+to the program (:mod:`getiaction_launch.cli.typed.words`). A scheduler's flags are declared on the
+fields of its backend's settings.
 """
 
 import argparse
@@ -17,7 +18,6 @@ from getiaction_launch.backends.flag import Flag, Setting, help_of, read_count, 
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.errors import UsageError
 from getiaction_launch.plan.plan import DEFAULT_ROOT
-from getiaction_launch.plan.spec import SECTIONS
 from getiaction_launch.run.run import find_run
 from getiaction_launch.storage.paths import use_options
 
@@ -43,36 +43,6 @@ RESTARTS = {
 """By key of the cluster config, which the flag sets for one run."""
 
 
-def split_tokens(
-    tokens: Sequence[str], value_flags: set[str]
-) -> tuple[list[str], list[tuple[str, str]], list[str]]:
-    """Split words into the launcher's flags, the spec's overrides, and a script with arguments.
-
-    Args:
-        tokens: The words of the command line behind the verb.
-        value_flags: The launcher's flags that take a value, which may be a word of any form.
-    """
-    own: list[str] = []
-    overrides: list[tuple[str, str]] = []
-    rest = list(tokens)
-    while rest:
-        word = rest.pop(0)
-        flag, equals, value = word.partition("=")
-        if word == "--" or (not word.startswith("-") and word.endswith(".py")):
-            return own, overrides, rest if word == "--" else [word, *rest]
-        if not word.startswith("-") and word.endswith((".yaml", ".yml")):
-            own += ["--config", word]
-        elif flag.startswith("--") and ("." in flag or flag[2:].rstrip("+") in SECTIONS):
-            if not equals and (not rest or rest[0].startswith("--")):
-                raise UsageError(f"{flag} needs a value.", f"{flag}=VALUE")
-            overrides.append((flag[2:], value if equals else rest.pop(0)))
-        else:
-            own.append(word)
-            if word in value_flags and rest:
-                own.append(rest.pop(0))
-    return own, overrides, []
-
-
 def launch_parser(
     prog: str,
     about: str | None,
@@ -91,7 +61,7 @@ def launch_parser(
     """
     usage = (
         f"{prog} [flags] --config YAML [--trainer.KEY=VALUE ...]\n"
-        f"       {prog} [flags] train.py [arguments]"
+        f"       {prog} [flags] train.py | -m MODULE | -- COMMAND  [arguments]"
     )
     usage += f"\n       {prog} RUN" if verb == "node" else ""
     short_epilog = short_epilog or f"All flags: {prog} --help"
@@ -100,6 +70,10 @@ def launch_parser(
     config = add("--config", action="append", default=[], metavar="YAML")
     config.help = "Spec to train, as in `getiaction fit --config`; may be repeated"
     add("--name", metavar="NAME", help="Name of the run; sets trainer.experiment_name")
+    resume = add("--resume-args", type=_split_words, default=[], metavar="ARGS")
+    resume.help = (
+        "Arguments for a program from its second attempt on, in one word (`--resume=true`)"
+    )
     parser.set_defaults(sweep=[], max_parallel=None, dry_run=False, json=False, parsable=False)
     parser.set_defaults(no_check=False, deep=False)
     if verb != "node":
@@ -164,6 +138,14 @@ def add_actions(add: Callable[..., argparse.Action]) -> list[argparse.Action]:
     help_ = "Submit to a queue without building the spec or reading the script first"
     add("--no-check", action="store_true", help=help_)
     return [dry_run, wait, follow]
+
+
+def _split_words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        words = f"invalid arguments {text!r}: {error}"
+        raise argparse.ArgumentTypeError(words.lower()) from error
 
 
 def read_number(text: str) -> int:

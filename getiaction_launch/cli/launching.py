@@ -13,10 +13,10 @@ from getiaction_launch.cli.grammar import (
     read_environment,
     read_gpus,
     read_settings,
-    split_tokens,
 )
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.typed.behind_script import own_words
+from getiaction_launch.cli.typed.words import split_tokens
 from getiaction_launch.errors import UsageError
 from getiaction_launch.launch import submit
 from getiaction_launch.launch.check import parse_only
@@ -115,6 +115,7 @@ def prepare(
             settings=settings,
             sweep=point,
             free_gpus=free_gpus,
+            resume_args=arguments.resume_args,
         )
         plans.append(plan)
     return arguments, plans, backend.resolve_runs(plans[0].root)

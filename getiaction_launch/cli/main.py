@@ -5,6 +5,7 @@ Torch, Lightning and Ray are never imported here.
 
 import io
 import os
+import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from getiaction_launch.cli.report import report
 from getiaction_launch.cli.resuming.verb import resume
 from getiaction_launch.cli.show import print_error, say
 from getiaction_launch.cli.stacks import stacks
+from getiaction_launch.cli.typed.words import begins_program
 from getiaction_launch.cli.why import why
 from getiaction_launch.errors import (
     LaunchError,
@@ -55,6 +57,7 @@ Launch a training spec or script as multi-node DDP, on this machine or on a clus
 
 getiaction-launch --nodes 2 --config act.yaml --trainer.max_epochs=200
 getiaction-launch --cluster slurm --nodes 2 --gpus-per-node 4 train.py --lr 3e-4
+getiaction-launch --nodes 2 -m package.train --lr 3e-4
 """
 EPILOG = """\
 --trainer.*, --model.*, --data.* and the other keys of a spec override it, as in `getiaction fit`.
@@ -109,11 +112,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _own_words(tokens: Sequence[str]) -> list[str]:
-    """Return the words that are not a script's."""
+    """Return the words that are not a program's."""
     if tokens and ALIASES.get(tokens[0], tokens[0]) in VERBS.keys() - LAUNCHING:
         return list(tokens)
-    is_end = (word == "--" or (word[:1] != "-" and word.endswith(".py")) for word in tokens)
-    return list(tokens[: next((i for i, ends in enumerate(is_end) if ends), len(tokens))])
+    end = next((i for i, word in enumerate(tokens) if begins_program(word)), len(tokens))
+    return list(tokens[:end])
 
 
 def _report(error: LaunchError, *, as_json: bool) -> int:
@@ -134,7 +137,8 @@ def _run_verb(tokens: list[str]) -> int:
     if not word.startswith("-") and not word.endswith(".py") and word != "fit":
         raise UsageError(
             f"{word!r} is neither a verb nor a script: a script's name ends in .py.",
-            f"{nearest_first(word, VERBS)} All verbs: getiaction-launch --help",
+            f"{nearest_first(word, VERBS)} All verbs: getiaction-launch --help\n"
+            f"If it is a command of this environment: getiaction-launch -- {shlex.join(tokens)}",
         )
     return launch(tokens, _parser())
 

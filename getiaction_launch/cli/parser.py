@@ -90,7 +90,8 @@ class Parser(argparse.ArgumentParser):
         if unknown and not unknown[0].startswith("-"):
             raise UsageError(
                 f"unknown argument {unknown[0]!r}.",
-                "A verb is the first word, a script's name ends in .py, and a spec's in .yaml. "
+                "A verb is the first word, a script's name ends in .py, a spec's in .yaml, and a "
+                "command of this environment stands behind --: -- lerobot-train --steps=10. "
                 f"See {self.prog} --help",
             )
         if unknown:

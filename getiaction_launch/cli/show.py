@@ -89,7 +89,9 @@ def plan_text(
         rows += [("code", " ".join(filter(None, [code.root, code.title])), how)]
         rows += [("not copied", words, "read at each start") for words in code.not_covered]
         rows += [("packages", code.packages, "of this environment")]
-    rows += [("script", " ".join(plan.script), "command line")] if plan.script else []
+    rows += [(plan.program, " ".join(plan.script), "command line")] if plan.script else []
+    if plan.resume_args:
+        rows += [("when resumed", " ".join(plan.resume_args), "added from the second attempt on")]
     rows += [
         (key, dumps(value), origins[key])
         for key, value in values.items()

@@ -4,10 +4,13 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from getiaction_launch.backends.backend import Backend
+from getiaction_launch.backends.backend import Backend, record_of
+from getiaction_launch.checking.built import Place
 from getiaction_launch.errors import SpecError
 from getiaction_launch.plan.plan import DEFAULT_NAME, DEFAULT_ROOT, Plan, SweepPoint, read_topology
+from getiaction_launch.plan.program import Program, read_program
 from getiaction_launch.plan.secrets import has_credentials
 from getiaction_launch.plan.spec import find_origins, read_spec, read_trainer
 from getiaction_launch.plan.text import check_name
@@ -26,6 +29,10 @@ _SETTINGS_OF_NODES = (
     "backend.init_args.cpus_per_worker",
     "backend.init_args.memory_mb",
 )
+
+
+if TYPE_CHECKING:
+    from getiaction_launch.launch.cluster import ClusterConfig
 
 
 @dataclass(frozen=True)
@@ -57,14 +64,14 @@ class _Training:
     Attributes:
         trainer: The Trainer's keys that decide the topology and where the run's directory lies.
         default_name: The name of the run if the Trainer has no ``experiment_name``.
-        arguments: The arguments of ``getiaction fit``; empty if there is a script.
-        script: The path of the user's own program, and its arguments; empty if there is a spec.
+        arguments: The arguments of ``getiaction fit``; empty if there is a program.
+        program: The user's own program; an empty one if there is a spec.
     """
 
     trainer: Mapping[str, object]
     default_name: str
     arguments: list[str] = field(default_factory=list)
-    script: list[str] = field(default_factory=list)
+    program: Program = field(default_factory=Program)
 
 
 def prepare(
@@ -81,13 +88,15 @@ def prepare(
     settings: Mapping[str, tuple[str, object]] | None = None,
     sweep: SweepPoint | None = None,
     free_gpus: Callable[[int], int | None] | None = None,
+    resume_args: Sequence[str] = (),
 ) -> tuple[Plan, Backend]:
     """Decide everything about a run, without starting or writing anything.
 
     Args:
         config: The spec's YAML files, of which later ones win over earlier ones.
         overrides: Dotted keys of the spec and their YAML values, which win over its files.
-        script: The path of a ``train.py`` and its arguments, instead of a spec.
+        script: A program and its arguments, instead of a spec: the path of a ``train.py``, ``-m``
+            and a module, or the name of a command of this environment.
         cluster: The name or the path of a cluster config.
         nodes: How many nodes to use; sets the Trainer's ``num_nodes``.
         gpus_per_node: How many GPUs to use on each node; sets the Trainer's ``devices``. 0 for CPU.
@@ -98,6 +107,7 @@ def prepare(
             messages, and the value.
         sweep: The run's point of a sweep, whose values are added to the spec or script.
         free_gpus: Replaces the function of the backend that counts the GPUs of a node.
+        resume_args: Arguments that the program gets from the second attempt on, behind its own.
 
     Raises:
         LaunchError: If something is missing, contradicts something else, or cannot be read.
@@ -121,7 +131,16 @@ def prepare(
             f"give {what}.",
             "getiaction-launch --config act.yaml   or   getiaction-launch train.py --lr 3e-4",
         )
-    training = _of_script(script, flags) if script else _of_spec(config, overrides, flags)
+    if script:
+        training = _of_program(script, flags, place, str(place.backend.working_directory() or here))
+    elif resume_args:
+        raise SpecError(
+            f"--resume-args {shlex.join(resume_args)}: a spec takes no such arguments; it resumes "
+            "from the launcher's checkpoint.",
+            "Leave out --resume-args",
+        )
+    else:
+        training = _of_spec(config, overrides, flags)
     root = str(training.trainer.get("default_root_dir") or DEFAULT_ROOT)
     root = resolve_root(root, storage_root or place.storage_root or here)
     if has_credentials(root):
@@ -139,14 +158,15 @@ def prepare(
         name=_check_name(training.trainer.get("experiment_name") or training.default_name),
         root=root,
         arguments=training.arguments,
-        script=training.script,
+        script=training.program.words,
         topology=read_topology(training.trainer, free_gpus or place.backend.free_gpus),
         working_directory=str(place.backend.working_directory() or here),
         words=[
             f"--cluster={config_path.absolute()}",
             *flag_words(flags, storage_root, settings),
             *(f"--config={Path(path).absolute()}" for path in config),
-            *(script or (f"--{key}={value}" for key, value in overrides)),
+            *([f"--resume-args={shlex.join(resume_args)}"] if resume_args else []),
+            *(training.program.typed or (f"--{key}={value}" for key, value in overrides)),
         ],
         env_vars=place.env_vars,
         forward_env_vars=place.forward_env_vars,
@@ -157,6 +177,8 @@ def prepare(
         stalls=place.stalls,
         snapshot=place.snapshot,
         sweep=sweep,
+        program=training.program.kind,
+        resume_args=[*resume_args],
     )
     return plan, place.backend
 
@@ -172,8 +194,7 @@ def trace(plan: Plan, keys: Iterable[str]) -> dict[str, str]:
         For each key a config file's path, ``command line``, the same with the launcher's flag that
         sets it, or ``default``.
     """
-    own = plan.words[: len(plan.words) - len(plan.script)]  # a script may have a --config too
-    words = [word.partition("=") for word in own]
+    words = [word.partition("=") for word in plan.own_words]
     origins = [_show_path(Path(value)) for flag, _, value in words if flag == "--config"]
     for argument in plan.arguments[2 * len(origins) :]:
         key = argument.partition("=")[0].rpartition(".")[2]
@@ -234,26 +255,17 @@ def spell_flags(flags: Flags, typed: Mapping[str, object]) -> list[str]:
     return arguments
 
 
-def _of_script(script: Sequence[str], flags: Flags) -> _Training:
-    """Check a script; its Trainer cannot be read, so the flags stand for it."""
-    path = Path(script[0])
+def _of_program(
+    typed: Sequence[str], flags: Flags, place: "ClusterConfig", directory: str
+) -> _Training:
+    """Check a program; its Trainer cannot be read, so the flags stand for it."""
     check_workers(flags)
-    try:
-        compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
-    except OSError as error:
-        raise SpecError(
-            f"script {script[0]!r}: {error.strerror}.",
-            f"Name a script that can be read; those there: ls {shlex.quote(str(path.parent))}/*.py",
-        ) from error
-    except (SyntaxError, ValueError) as error:
-        raise SpecError(
-            f"script {script[0]!r} is not Python: {error}.",
-            f"Fix it and try again: python -m py_compile {shlex.quote(script[0])}",
-        ) from error
+    site = Place(place.backend.has_queue, record_of(place.backend).init_args, place.env_vars)
+    program = read_program(typed, directory, is_here=not site.other_environment)
     trainer = {"num_nodes": 1, **flags.trainer}
     if not flags.gpus_per_node and flags.workers_per_node is not None:
         trainer["devices"] = flags.workers_per_node
-    return _Training(trainer, path.stem, script=[str(path.absolute()), *script[1:]])
+    return _Training(trainer, program.default_name, program=program)
 
 
 def check_workers(flags: Flags) -> None:

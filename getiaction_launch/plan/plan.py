@@ -150,7 +150,10 @@ class Plan:
         name: The run's name, which is that of its directory under ``root``.
         root: Absolute path or URL of the directory that holds all runs.
         arguments: The arguments of ``getiaction fit``; empty if there is a script.
-        script: The path of the user's own program, and its arguments; empty if there is a spec.
+        script: The user's own program, and its arguments; empty if there is a spec.
+        program: What names the program: the path of a script, a module, as behind ``python -m``, or
+            a command, which is a console script of the environment.
+        resume_args: Arguments for the program from the second attempt on, behind its own.
         topology: How many nodes, workers and GPUs the run has.
         working_directory: The directory in which the workers run, so that they find relative paths
             and the user's own modules.
@@ -186,11 +189,31 @@ class Plan:
     log_limit_mb: float = DEFAULT_LOG_LIMIT_MB
     snapshot: Snapshot = field(default_factory=Snapshot)
     code: Code | None = None
+    program: Literal["script", "module", "command"] = "script"
+    resume_args: list[str] = field(default_factory=list)
+
+    @property
+    def script_path(self) -> Path | None:
+        """The path of the user's script; None for a module, a command and a spec."""
+        return Path(self.script[0]) if self.script and self.program == "script" else None
+
+    @property
+    def program_words(self) -> list[str]:
+        """The words behind the launcher's flags that name the user's program."""
+        marks = {"script": [], "module": ["-m"], "command": ["--"]}
+        return [*marks[self.program], *self.script] if self.script else []
+
+    @property
+    def own_words(self) -> list[str]:
+        """The launcher's own part of the words, without the program, which may have such flags."""
+        return self.words[: len(self.words) - len(self.program_words)]
 
     def moved_to(self, directory: Path) -> "Plan":
         """Return the plan with its working directory, and a script in it, moved elsewhere."""
         home = os.path.realpath(self.working_directory)
-        script = os.path.realpath(self.script[0]) if self.script else ""
+        if self.program == "module":
+            return replace(self, working_directory=str(directory))
+        script = os.path.realpath(self.script_path) if self.script_path else ""
         if str(directory) == home or not Path(script).is_relative_to(home):
             return self
         words = [str(directory / os.path.relpath(script, home)), *self.script[1:]]

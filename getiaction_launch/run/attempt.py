@@ -196,7 +196,9 @@ class Attempt:
             with contextlib.suppress(OSError, StorageError):  # they only take space
                 remove_needless(self.run)
         record = AttemptRecord.read(self.run, self.number) or AttemptRecord(self.number)
-        write_end(self.run, replace(record, last_step=progress.step), ending)
+        first_step = progress.first_step or 0 if progress.is_own else record.first_step
+        record = replace(record, first_step=first_step, last_step=progress.step)
+        write_end(self.run, record, ending)
 
 
 def _site_of(run: Run) -> Site | None:

@@ -3,9 +3,8 @@
 Other modules use these classes and never the files' text keys. Files of earlier versions stay
 readable: unknown keys are ignored, missing ones have defaults. A damaged one is a ``RecordError``.
 
-Some files have modules of their own: ``plan.json`` (:class:`~getiaction_launch.plan.plan.Plan`),
-the markers of committed checkpoints (:mod:`getiaction_launch.run.checkpoint`), and what nodes and
-workers write next to their logs (:mod:`getiaction_launch.run.node_records`).
+``plan.json`` has a class of its own, :class:`~getiaction_launch.plan.plan.Plan`, and so have the
+records in :mod:`getiaction_launch.run.checkpoint` and :mod:`getiaction_launch.run.node_records`.
 """
 
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -246,6 +245,7 @@ class Progress(Record):
         checkpoints: Paths of the ``best``, the ``last`` and the launcher's ``own`` checkpoint.
         modes: ``min`` or ``max``, whichever the user's callbacks look for in what they monitor.
         notice: What the current epoch repeats or skips since training resumed.
+        is_own: Whether the program, which keeps its own checkpoints, has reported this.
         reported: Names of the values that have been reported; not written itself.
     """
 
@@ -270,6 +270,7 @@ class Progress(Record):
     checkpoints: dict[str, str] = field(default_factory=dict)
     modes: dict[str, str] = field(default_factory=dict)
     notice: str | None = None
+    is_own: bool = False
     reported: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @classmethod

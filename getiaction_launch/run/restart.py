@@ -16,15 +16,14 @@ from getiaction_launch.run.attempt import EXIT_FAILED, Ending, attempts_of, reco
 from getiaction_launch.run.beats.oddness import Odd, find_absent, has_timed_out, states_of
 from getiaction_launch.run.beats.records import read_beats
 from getiaction_launch.run.beats.stacks import NodeStacks
-from getiaction_launch.run.checkpoint import newest
-from getiaction_launch.run.finished import finished_fits
 from getiaction_launch.run.node_records import (
     COLLECTIVE_TIMED_OUT,
     STALLED,
     WORKER_DIED,
     WorkerError,
 )
-from getiaction_launch.run.records import AttemptRecord, Cancel, Done, Progress, read_attempts
+from getiaction_launch.run.records import AttemptRecord, Cancel, Done, read_attempts
+from getiaction_launch.run.repeating.attempts import repeated_epoch, stands_still
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED, Cause, JobState
 
@@ -44,8 +43,6 @@ _INTERRUPTIONS = {
     Cause.CANCEL: "cancelled by you",
 }
 _SILENT = Ending(JobState.FAILED, Cause.NODE_FAILURE, "it ended without recording why")
-EPOCH_RESTARTS = 2
-"""How often an epoch may begin anew before the run is not restarted any more."""
 CANCELLED = Ending(JobState.CANCELLED, Cause.CANCEL, "cancelled by you")
 """How a cancelled run ends."""
 
@@ -151,44 +148,15 @@ def allow_another(run: Run, ending: Ending) -> Ending:
     if limit is not None and used >= limit:
         spent = f"{ending.reason} (not restarted: restarts.{budget}={limit} is used up)"
         return replace(ending, reason=spent if limit else ending.reason)
-    if ending.cause in (Cause.TIME_LIMIT, Cause.STALL) and _stands_still(
-        run, records, ending.cause
-    ):
+    if ending.cause in (Cause.TIME_LIMIT, Cause.STALL) and stands_still(run, records, ending.cause):
         reason = f"{ending.reason} (not restarted: two attempts in a row saved no progress)"
         is_stall = ending.cause is Cause.STALL  # it would stand still there again
         state = JobState.FAILED if is_stall else JobState.INTERRUPTED
         return Ending(state, ending.cause, reason)
-    if budget == "interruptions" and (repeated := _repeated_epoch(run)):
+    if budget == "interruptions" and (repeated := repeated_epoch(run)):
         reason = f"{ending.reason} (not restarted: {repeated})"
         return Ending(JobState.INTERRUPTED, ending.cause, reason)
     return replace(ending, goes_on=True)
-
-
-def _stands_still(run: Run, records: Sequence[AttemptRecord], cause: Cause) -> bool:
-    if len(records) < 2:  # noqa: PLR2004 - two in a row
-        return False
-    if cause is Cause.TIME_LIMIT and Progress.read(run) is None:
-        return False  # a script that reports no progress may keep its state itself
-    before, last = records[-2:]
-    if before.cause != cause:
-        return False  # a preemption may come before the first step, and again
-    if any(fit.attempt >= before.number for fit in finished_fits(run).values()):
-        return False
-    checkpoint = newest(run)
-    path = str(checkpoint.path) if checkpoint else None
-    return before.resume_from == last.resume_from == path
-
-
-def _repeated_epoch(run: Run) -> str | None:
-    """Say which epoch is begun anew in every attempt; None if none is."""
-    checkpoint = newest(run)
-    if checkpoint is None or (checkpoint.restarts or 0) < EPOCH_RESTARTS:
-        return None
-    return (
-        f"epoch {checkpoint.epoch} was begun anew {checkpoint.restarts} times and not finished, "
-        "since its data loader does not resume; give it state_dict() and load_state_dict(), or "
-        "make the epoch shorter with limit_train_batches"
-    )
 
 
 def reopen(run: Run) -> AttemptRecord | None:

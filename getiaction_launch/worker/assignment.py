@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from getiaction_launch.run.run import Run
+from getiaction_launch.system.orphans import RUN_VARIABLE
 
 
 def own_run() -> Run:
@@ -12,7 +13,7 @@ def own_run() -> Run:
     Raises:
         KeyError: If no node has started this process.
     """
-    return Run(Path(os.environ["GETIACTION_RUN_DIR"]))
+    return Run(Path(os.environ[RUN_VARIABLE]))
 
 
 def own_attempt() -> int:

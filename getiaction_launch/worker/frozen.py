@@ -39,7 +39,7 @@ def use_copy(plan: Plan, tree: Path) -> Plan:
     if words:
         os.environ["PYTHONPATH"] = os.pathsep.join(words)
     script = plan.script
-    if script:
+    if plan.script_path:
         folder, name = os.path.split(script[0])
         script = [str(Path(_moved(folder, pairs), name)), *script[1:]]
     home = _moved(plan.working_directory, pairs)

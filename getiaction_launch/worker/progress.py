@@ -31,7 +31,7 @@ STATE_KEY = "getiaction_launch"
 PERIOD_SECONDS = 1.0
 """Shortest time between two reports during training."""
 # What a process has reported outlives its Trainers: one that is made later knows no metrics.
-_reports: dict[Path, Progress] = {}
+reports: dict[Path, Progress] = {}
 _lock = threading.Lock()
 
 
@@ -56,7 +56,7 @@ class ProgressReport(Beats):
         self._earlier: dict[str, str] = {}
         self._own: dict[str, str] = {}
         # The spec has been parsed by now, and its objects are being built.
-        if os.environ.get("RANK", "0") == "0" and run.directory not in _reports:
+        if os.environ.get("RANK", "0") == "0" and run.directory not in reports:
             self.update(phase=STARTING)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -183,7 +183,7 @@ class ProgressReport(Beats):
 
     @property
     def _report(self) -> Progress:
-        return _reports.get(self._run.directory) or Progress()
+        return reports.get(self._run.directory) or Progress()
 
     @property
     def phase(self) -> str | None:
@@ -200,7 +200,7 @@ class ProgressReport(Beats):
         """
         with _lock:
             report = self._report.updated(**changes, updated_at=time.time())
-            _reports[self._run.directory] = report
+            reports[self._run.directory] = report
             # Training must not wait for the disk every second, nor end because it is full.
             with contextlib.suppress(OSError):
                 report.write(self._run, durable=False)

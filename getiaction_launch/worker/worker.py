@@ -9,7 +9,6 @@ in the same way. A worker that fails leaves its exception as a record in the run
 import contextlib
 import faulthandler
 import os
-import runpy
 import signal
 import socket
 import sys
@@ -31,6 +30,7 @@ from getiaction_launch.system.memory import count_oom_kills, prefer_to_be_killed
 from getiaction_launch.worker.assignment import own_attempt
 from getiaction_launch.worker.frozen import use_copy
 from getiaction_launch.worker.heart import start_heart
+from getiaction_launch.worker.program import run_program
 
 LONGEST_LINE = 300
 
@@ -54,7 +54,8 @@ def main() -> None:
             continue_histories(run)
         plan = Plan.of(run)
         copy = os.environ.get(CODE_VARIABLE)
-        run_plan(use_copy(plan, Path(copy)) if copy else plan.moved_to(Path.cwd()))
+        plan = use_copy(plan, Path(copy)) if copy else plan.moved_to(Path.cwd())
+        run_plan(plan, is_first=not attempt)
     except Interrupted as interrupted:
         if interrupted.__cause__:  # not saved; another rank may be gone, as below
             sys.stderr.write(_with_typed_frames(run, traceback.format_exc()))
@@ -116,8 +117,13 @@ def _exit_at_once(code: int) -> NoReturn:
     os._exit(code)
 
 
-def run_plan(plan: Plan) -> None:
-    """Fit the plan's spec, or run its script as ``__main__``."""
+def run_plan(plan: Plan, *, is_first: bool = True) -> None:
+    """Fit the plan's spec, or run its program as ``__main__``.
+
+    Args:
+        plan: The plan of the run.
+        is_first: Whether this is the first attempt of the run.
+    """
     sys.path[0] = plan.working_directory
     orders = own_orders()
     if orders and orders.seed is not None:
@@ -125,7 +131,7 @@ def run_plan(plan: Plan) -> None:
 
         seed_everything(orders.seed, workers=True)
     if plan.script:
-        _run_script(plan.script)
+        run_program(plan, is_first=is_first)
     else:
         from getiaction_launch.plan.spec import fit
 
@@ -138,16 +144,6 @@ def _leave_process_group() -> None:
     if torch and torch.distributed.is_available() and torch.distributed.is_initialized():
         # Lightning destroys only NCCL's group. Gloo's threads can abort an exiting interpreter.
         torch.distributed.destroy_process_group()
-
-
-def _run_script(script: list[str]) -> None:
-    sys.argv = script
-    sys.path[0] = str(Path(script[0]).parent)
-    try:
-        runpy.run_path(script[0], run_name="__main__")
-    except SystemExit as error:
-        if error.code not in (None, 0) or type(error) is not SystemExit:
-            raise
 
 
 def _is_lost_peer(error: BaseException) -> bool:

@@ -13,6 +13,8 @@ import pytest
 
 from getiaction_launch.plan.plan import Saving
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
 pytestmark = pytest.mark.parametrize("cluster", ["local"], indirect=True)
 
 
@@ -160,6 +162,35 @@ def test_hangup_saves_and_restarts_nothing(drill, until):
     assert record["state"] == "INTERRUPTED"
     checkpoints = [path.name for path in (drill.run / "launch/checkpoints").glob("*.json")]
     assert f"fit_0_step_{record['last_step']}.json" in checkpoints
+
+
+def test_program_without_lightning_is_interrupted_and_resumes(
+    getiaction_launch, cluster, tmp_path, until
+):
+    """After SIGTERM it saves and exits with 0, which is no success; then it gets `--resume`.
+
+    It is a module of a package, with a relative import.
+    """
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package/ddp.py").write_text((EXAMPLES / "plain_ddp.py").read_text())
+    (tmp_path / "package/train.py").write_text("from .ddp import main\nmain()\n")
+    words = ("--nodes", "2", "--parsable", "--resume-args", "--resume")
+    started = getiaction_launch(*words, "-m", "package.train", "--steps", "3000")
+    assert started.returncode == 0, started.stderr
+    run = Path(started.stdout.strip())
+    until((run / "launch/progress.json").exists)
+    for process in cluster.processes(run):
+        process.send_signal(signal.SIGTERM)
+    until(lambda: not cluster.processes(run))
+    status = json.loads(getiaction_launch("status", "--json", str(run)).stdout)
+    assert status["state"] == "INTERRUPTED"
+    assert "the program keeps its own checkpoints" in getiaction_launch("why", str(run)).stdout
+
+    resumed = getiaction_launch("resume", "--wait", "--json", str(run))
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    done = json.loads((run / "launch/done.json").read_text())
+    assert (done["step"], done["phase"]) == (3000, "finished")
+    assert "resumed at step" in (run / "launch/logs/attempt_1/rank_0.log").read_text()
 
 
 def test_machine_that_was_renamed_is_the_same(getiaction_launch, cluster, script, until):

@@ -9,13 +9,13 @@ import pytest
 from getiaction_launch.errors import CheckError
 from getiaction_launch.plan.plan import Plan, Restarts, Topology
 from getiaction_launch.run import attempt as attempts
-from getiaction_launch.run import restart
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt, Ending, read_end
 from getiaction_launch.run.beats import NodeBeats, RankBeat
 from getiaction_launch.run.checkpoint import Checkpoint, commit, partial_path
 from getiaction_launch.run.finished import commit_finished, partial_of
 from getiaction_launch.run.node_records import STALLED, TIMED_OUT, WORKER_DIED, WorkerError
 from getiaction_launch.run.records import read_attempts
+from getiaction_launch.run.repeating import attempts as repeating
 from getiaction_launch.run.restart import allow_another, judge, may_begin, reopen
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED, Cause, JobState
@@ -150,7 +150,7 @@ def test_each_cause_has_its_own_budget(run):
 def test_endless_requeues_without_a_step_are_stopped(run, monkeypatch):
     """The time limit twice in a row from the same step: a third attempt would get no further."""
     checkpoint = None
-    for module in (attempts, restart):
+    for module in (attempts, repeating):
         monkeypatch.setattr(module, "newest", lambda _run: checkpoint)
     run.write("progress", {"phase": "starting"})
     for step, goes_on in ((None, True), (50, True), (50, True), (50, False)):
@@ -162,6 +162,18 @@ def test_endless_requeues_without_a_step_are_stopped(run, monkeypatch):
         attempt.end(allowed)
     assert "saved no progress" in allowed.reason
     assert allowed.state is JobState.INTERRUPTED
+
+
+def test_program_that_keeps_its_own_checkpoints_is_judged_by_where_it_begins(run):
+    """Twice in a row from the same step means that it does not resume, whatever it saves."""
+    for first_step, goes_on in ((1, True), (51, True), (101, True), (101, False)):
+        attempt = begin(run)
+        progress = {"phase": "training", "first_step": first_step, "step": 120, "is_own": True}
+        run.write("progress", progress)
+        allowed = allow_another(run, WARNED)
+        assert allowed.goes_on is goes_on
+        attempt.end(allowed)
+    assert [record.first_step for record in read_attempts(run)] == [1, 51, 101, 101]
 
 
 def test_the_same_hang_without_progress_ends_the_run(run):

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from getiaction_launch.cli.grammar import launch_parser, split_tokens
+from getiaction_launch.cli.grammar import launch_parser
 from getiaction_launch.cli.main import VERBS, main
+from getiaction_launch.cli.typed.words import split_tokens
 from getiaction_launch.run.run import Run
 
 

@@ -119,12 +119,12 @@ class RayBackend(RaySettings):
             raise CheckError(
                 f"--working-dir {source}: there is no such directory.", "--working-dir ."
             )
-        if plan.script and source:
-            script = plan.script[0]
-            if not Path(script).is_relative_to(source):
+        if plan.script_path and source:
+            script = plan.script_path
+            if not script.is_relative_to(source):
                 raise CheckError(
                     f"script {script} is not in the working directory that Ray copies, {source}.",
-                    f"--working-dir {Path(script).parent}",
+                    f"--working-dir {script.parent}",
                 )
         if self.address == "local":
             return

@@ -145,10 +145,10 @@ class SlurmBackend(SlurmSettings):
 
     def describe(self, plan: Plan) -> list[str]:
         """Return the lines of the batch script; submitted by hand, it trains the same."""
-        end = len(plan.words) - len(plan.script)
-        # Without --, flags of the script that are also flags of the launcher would be refused.
-        has_flags = any(word.startswith("-") for word in plan.script)
-        words = [*plan.words[:end], *(["--"] if has_flags else []), *plan.words[end:]]
+        own = plan.own_words
+        # Without --, flags of the program that are also flags of the launcher would be refused.
+        has_flags = any(word.startswith("-") for word in plan.script) and plan.program != "command"
+        words = [*own, *(["--"] if has_flags else []), *plan.words[len(own) :]]
         command = f"{self._python} -m getiaction_launch.cli node {shlex.join(words)}"
         return self._script(plan, Path(plan.working_directory), command).splitlines()
 

@@ -31,27 +31,32 @@ _OF_EVERY_MODULE = {"__name__", "__file__", "__doc__", "__path__", "__spec__"}
 _PIP = {"cv2": "opencv-python", "PIL": "pillow", "yaml": "PyYAML", "sklearn": "scikit-learn"}
 
 
-def check_imports(tree: ast.Module, script: Path, shipped: str | None = None) -> Iterator[Finding]:
+def check_imports(
+    tree: ast.Module, script: Path, shipped: str | None = None, name: str | None = None
+) -> Iterator[Finding]:
     """Find imports that fail wherever a script is run, in the script and in modules beside it.
 
     Args:
         tree: The syntax tree of the script.
         script: The path of the script, whose directory is searched first.
-        shipped: A directory that is copied to the workers, and that they search too.
+        shipped: A directory that the workers search too, such as the one that they are started in.
+        name: The whole name of the module that the script is run as; its own directory is not
+            searched then.
     """
-    own = [str(script.parent), *([str(shipped)] if shipped else [])]
+    own = [str(place) for place in (None if name else script.parent, shipped) if place]
     finder = _Finder([*own, *sys.path[1:]], len(own))
-    if (name := _shadowed(tree, script, finder)) is not None:
-        what = f"{script.name}: the script is imported in place of {name!r}."
+    if not name and (other := _shadowed(tree, script, finder)) is not None:
+        what = f"{script.name}: the script is imported in place of {other!r}."
         fix = f"Rename the script: mv {script.name} run_{script.name}"
-        yield refusal("imports", name, what, fix)
+        yield refusal("imports", other, what, fix)
         return
-    files = _Files(script, tree)
+    files = _Files(script, tree, Path(shipped) if name and shipped else None)
+    package = name or "" if script.stem == "__main__" else (name or "").rpartition(".")[0]
     found: dict[tuple[str, str], Finding] = {}
     uncertain: list[str] = []
     for file, content in files:
         for node in _unconditional(content.body, functions_of(content)):
-            for module, names in _imports(node):
+            for module, names in _imports(node, package if file == script else ""):
                 is_trusted = file != script or files.is_in_package  # its package says where it is
                 if module.startswith(".") and is_trusted:
                     continue
@@ -90,14 +95,16 @@ class _Files:
     Args:
         script: The path of the script.
         tree: The syntax tree of the script.
+        home: The directory in which a module is started; None for a script.
 
     Attributes:
         change_path: Whether one of those read so far changes where Python looks for modules.
         is_in_package: Whether the script says itself in which package it is.
     """
 
-    def __init__(self, script: Path, tree: ast.Module) -> None:
+    def __init__(self, script: Path, tree: ast.Module, home: Path | None = None) -> None:
         self.change_path = False
+        self._home, self._is_module = home or script.parent, home is not None
         self.is_in_package = any(
             isinstance(node, ast.Name) and node.id == "__package__" and _is_set(node)
             for node in ast.walk(tree)
@@ -115,14 +122,19 @@ class _Files:
             yield file, content
             for node in _unconditional(content.body, functions_of(content)):
                 for module, _ in _imports(node):
-                    beside = self._script.parent / f"{module}.py"
+                    beside = self._home / f"{module}.py"
                     if beside.resolve() not in seen and beside.is_file():
                         seen.add(beside.resolve())
                         with contextlib.suppress(OSError, SyntaxError, ValueError):
                             todo.append((beside, ast.parse(beside.read_bytes())))
 
     def may_be_around(self, module: str) -> bool:
-        """Return whether a module lies above the script, or where the command was started."""
+        """Return whether a module lies above the script, or where the command was started.
+
+        For a module that is run there, nothing else is searched.
+        """
+        if self._is_module:
+            return False
         top = module.partition(".")[0]
         folders = (*self._script.resolve().parents[1:], Path.cwd())
         beside = self._script.resolve().parent
@@ -141,7 +153,7 @@ class _Files:
     def _texts(self, module: str, names: list[str]) -> Iterator[str]:
         parts = module.split(".")
         for end in range(1, len(parts) + 1):
-            place = self._script.parent.joinpath(*parts[:end])
+            place = self._home.joinpath(*parts[:end])
             files = [place.with_suffix(".py"), place / "__init__.py"]
             if end == len(parts):
                 files += [place / f"{name}.py" for name in names]
@@ -197,11 +209,22 @@ def _catches(kind: ast.expr | None) -> bool:
     return bool(names & _CATCHING) or not names <= set(vars(builtins))
 
 
-def _imports(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, list[str]]]:
+def _imports(
+    node: ast.Import | ast.ImportFrom, package: str = ""
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield the modules that a statement imports, and the names that it takes from each.
+
+    Args:
+        node: The statement that imports.
+        package: The package that the importing module is in, if that is known.
+    """
     if isinstance(node, ast.Import):
         yield from ((alias.name, []) for alias in node.names)
     elif node.level == 0 and node.module:
         yield node.module, [alias.name for alias in node.names]
+    elif package and node.level <= package.count(".") + 1:
+        above = package.split(".")[: package.count(".") + 2 - node.level]
+        yield ".".join(filter(None, [*above, node.module])), [alias.name for alias in node.names]
     elif node.level:
         yield "." * node.level + (node.module or ""), []
 

@@ -1,11 +1,12 @@
-"""A script is read, and then run up to its first fit if nothing was found in it."""
+"""A program is read, and then run up to its first fit if nothing was found in it."""
 
 import contextlib
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from getiaction_launch.checking.built import Place
-from getiaction_launch.checking.finding import Finding, ok, unknown
+from getiaction_launch.checking.finding import Finding, ok, refusal, unknown
 from getiaction_launch.checking.script.arguments import check_arguments
 from getiaction_launch.checking.script.calls import check_calls
 from getiaction_launch.checking.script.detached import check_detached
@@ -13,6 +14,7 @@ from getiaction_launch.checking.script.imports import check_imports, count_impor
 from getiaction_launch.checking.script.main_guard import check_guard
 from getiaction_launch.checking.script.source import Source
 from getiaction_launch.plan.plan import Plan
+from getiaction_launch.plan.program import find_module, is_whole, require_command
 
 _LIGHTNING = {"lightning", "getiaction"}
 _MOST_FILES = 200
@@ -20,35 +22,46 @@ _MOST_FILES = 200
 
 
 def check_program(plan: Plan, place: Place, *, is_deep: bool) -> Iterator[Finding]:
-    """Check a script by its source, and what it would train by a trial.
+    """Check a program by its source, and what it would train by a trial.
 
     Args:
-        plan: The plan of the run, whose script can be parsed.
+        plan: The plan of the run, whose program is there and can be parsed.
         place: Where the run would be started.
         is_deep: Whether the trial may take any time and any memory.
     """
-    found = list(_read(plan, place))
+    key = place.other_environment
+    if plan.program == "command":
+        yield from _of_command(plan, key)
+        return
+    path = plan.script_path
+    if plan.program == "module" and not key:
+        path = find_module(plan.script[0], plan.working_directory)
+    if path is None:
+        why = f"the workers may have another one, by the setting {key}" if key else "it is compiled"
+        yield unknown("script", f"module {plan.script[0]} is not read: {why}")
+        return
+    source = Source(path)
+    found = list(_read(source, plan, place))
     yield from found
     if any(finding.is_refusal for finding in found):
         return
-    if place.other_environment:
-        yield unknown(
-            "training", f"the workers have another environment: {place.other_environment}"
-        )
-    elif not _uses_lightning(Source(Path(plan.script[0]))):
-        yield unknown("training", "a script without Lightning is not run before its run")
+    if key:
+        yield unknown("training", f"the workers have another environment, by the setting {key}")
+    elif not _uses_lightning(source, Path(plan.working_directory)):
+        yield unknown("training", f"a {plan.program} without Lightning is not run before its run")
     else:
         from getiaction_launch.checking.trial.program import try_program
 
-        yield from try_program(plan, place, is_deep=is_deep)
+        yield from try_program(plan, path, place, is_deep=is_deep)
 
 
-def _read(plan: Plan, place: Place) -> Iterator[Finding]:
-    source = Source(Path(plan.script[0]))
+def _read(source: Source, plan: Plan, place: Place) -> Iterator[Finding]:
     if key := place.other_environment:
         yield unknown("imports", f"the workers may have other packages, by the setting {key}")
     else:
-        found = list(check_imports(source.tree, source.path, place.settings.get("working_dir")))
+        module = plan.script[0] if plan.program == "module" else None
+        home = plan.working_directory if module else place.settings.get("working_dir")
+        found = list(check_imports(source.tree, source.path, home, module))
         yield from found or [ok("imports", f"{count_imports(source.tree)} modules are found")]
     found = [
         *check_calls(source, plan.topology),
@@ -59,13 +72,14 @@ def _read(plan: Plan, place: Place) -> Iterator[Finding]:
     yield from found or [ok("script", f"{source.name} fits the launch, as far as it can be read")]
 
 
-def _uses_lightning(source: Source) -> bool:
-    """Whether a script, or a module beside it that it imports, imports Lightning."""
+def _uses_lightning(source: Source, home: Path) -> bool:
+    """Whether a program, or a module beside it that it imports, imports Lightning."""
     todo, seen = [source], {source.path}
     for each in todo:
         if not _LIGHTNING.isdisjoint(each.names.modules):
             return True
-        for path in _beside(source.path.parent, each.names.modules):
+        folders = dict.fromkeys((source.path.parent, home))
+        for path in (p for folder in folders for p in _beside(folder, each.names.modules)):
             if path not in seen and len(seen) < _MOST_FILES:
                 seen.add(path)
                 with contextlib.suppress(OSError, SyntaxError, ValueError):
@@ -79,3 +93,25 @@ def _beside(folder: Path, modules: Iterable[str]) -> Iterator[Path]:
             yield folder / f"{name}.py"
         elif (folder / name).is_dir():
             yield from sorted((folder / name).rglob("*.py"))
+
+
+def _of_command(plan: Plan, key: str | None) -> Iterator[Finding]:
+    """Look up a command; what stands in a package that somebody else maintains is not judged."""
+    name = plan.script[0]
+    if key:
+        yield unknown("script", f"the workers may have another {name}, by the setting {key}")
+        return
+    entry = require_command(name)
+    owner = f" of {entry.dist.name} {entry.dist.version}" if entry.dist else ""
+    if is_whole(entry):
+        yield ok("script", f"{name}{owner} calls {entry.value}")
+    else:
+        yield refusal(
+            "script",
+            name,
+            f"{name} is a command{owner} that calls {entry.value}, but there is no module "
+            f"{entry.module!r} in this environment.",
+            f"Install the package again: {sys.executable} -m pip install --force-reinstall "
+            f"{entry.dist.name if entry.dist else 'PACKAGE'}",
+        )
+    yield unknown("training", "a command is not run before its run")

@@ -42,11 +42,12 @@ class _UntriedError(BaseException):
     """The script does what a check does not do; no handler of the script's may catch it."""
 
 
-def try_program(plan: Plan, place: Place, *, is_deep: bool) -> Iterator[Finding]:
+def try_program(plan: Plan, path: Path, place: Place, *, is_deep: bool) -> Iterator[Finding]:
     """Run a script up to its first fit, and train two batches of what it would train.
 
     Args:
-        plan: The plan of the run, with a script that uses Lightning.
+        plan: The plan of the run, with a script or a module that uses Lightning.
+        path: Where this script or module is.
         place: Where the run would be started.
         is_deep: Whether to take any time and any memory for it.
     """
@@ -60,7 +61,7 @@ def try_program(plan: Plan, place: Place, *, is_deep: bool) -> Iterator[Finding]
         yield unknown("training", f"the process that runs the script {error}")
     if apart.is_inside:
         try:
-            _Program(plan, place, apart, is_deep=is_deep).run()
+            _Program(plan, path, place, apart, is_deep=is_deep).run()
         except BaseException as error:  # noqa: BLE001 - it must not get out of this process
             apart.send(unknown("training", f"a check has failed itself: {error!r}"))
         finally:
@@ -70,8 +71,11 @@ def try_program(plan: Plan, place: Place, *, is_deep: bool) -> Iterator[Finding]
 class _Program:
     """The script, in the process apart."""
 
-    def __init__(self, plan: Plan, place: Place, apart: Apart, *, is_deep: bool) -> None:
-        self._plan, self._place, self._apart, self._is_deep = plan, place, apart, is_deep
+    def __init__(
+        self, plan: Plan, path: Path, place: Place, apart: Apart, *, is_deep: bool
+    ) -> None:
+        self._plan, self._file, self._place = plan, path, place
+        self._apart, self._is_deep = apart, is_deep
         self._arguments: dict[int, dict[str, Any]] = {}
         self._said = io.StringIO()
 
@@ -85,13 +89,17 @@ class _Program:
         become_rank_0(self._plan, self._apart.scratch)
         wishes.clear()
         self._own = {name: os.environ.get(name) for name in (*_OF_THE_LAUNCH, *_ADDRESS)}
-        script = self._plan.script
-        sys.argv, sys.path[0] = list(script), str(Path(script[0]).parent)
+        words, is_module = self._plan.script, self._plan.program == "module"
+        sys.argv = [str(self._file), *words[1:]]
+        sys.path[0] = self._plan.working_directory if is_module else str(self._file.parent)
         self._path = list(sys.path)
         sys.stderr = self._said
         with standing_in(self._plan.topology.gpus_per_node), self._watching():
             try:
-                runpy.run_path(script[0], run_name="__main__")
+                if is_module:
+                    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+                else:
+                    runpy.run_path(words[0], run_name="__main__")
             except _UntriedError as error:
                 self._apart.send(unknown("training", str(error)))
             except BaseException as error:  # noqa: BLE001 - whatever the script raises
@@ -102,8 +110,8 @@ class _Program:
     def _report(self, error: BaseException) -> None:
         from getiaction_launch.checking.trial.endings import ending_of
 
-        script = self._plan.script[0]
-        self._apart.send(ending_of(error, script, self._said.getvalue(), self._place))
+        said = self._said.getvalue()
+        self._apart.send(ending_of(error, str(self._file), said, self._place))
 
     @contextlib.contextmanager
     def _watching(self) -> Iterator[None]:
@@ -153,7 +161,7 @@ class _Program:
             place=self._place,
             scratch=self._apart.scratch,
             send=self._send,
-            script=Path(self._plan.script[0]).name,
+            script=self._file.name,
         )
         found = [*self._changed(), *self._of_copy(), *self._of_processes(train, validation)]
         for finding in (*found, *check_extent(built.spec)):
@@ -165,7 +173,7 @@ class _Program:
 
     def _of_copy(self) -> Iterator[Finding]:
         """Find a module that lies where the script is now, and not where its copy will be."""
-        root, script = self._place.copied, Path(self._plan.script[0])
+        root, script = self._place.copied, self._file
         if root is None or "__file__" not in script.read_text(encoding="utf-8", errors="replace"):
             return
         added = [Path(entry).resolve() for entry in sys.path if entry not in self._path]
@@ -185,7 +193,7 @@ class _Program:
 
     def _of_processes(self, *loaders: object) -> Iterator[Finding]:
         """Find a loader whose processes import the script again, which would train once more."""
-        path = Path(self._plan.script[0])
+        path = self._file
         tree = ast.parse(path.read_bytes())
         if any(isinstance(each, ast.If) and is_main(each.test) for each in ast.walk(tree)):
             return

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from getiaction_launch.cli import show
 from getiaction_launch.cli.follow import EXIT_FAILED
-from getiaction_launch.cli.grammar import read_number, split_tokens
+from getiaction_launch.cli.grammar import read_number
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.typed.behind_script import own_words
+from getiaction_launch.cli.typed.words import split_tokens
 from getiaction_launch.errors import LaunchError, UsageError
 from getiaction_launch.launch import submit
 from getiaction_launch.plan.plan import Plan
@@ -111,11 +112,13 @@ def _make_root(keep: str | None) -> Path:
 
 def _typed(plan: Plan, config: Sequence[str], overrides: Sequence[tuple[str, str]]) -> str:
     """Return the program as it was typed, without the flags of the drill."""
+    if path := plan.script_path:
+        return shlex.join([os.path.relpath(path), *plan.script[1:]])
     if plan.script:
-        return shlex.join([os.path.relpath(plan.script[0]), *plan.script[1:]])
+        return shlex.join(plan.program_words)
     values = (f"--{key}={value}" for key, value in overrides)
     return shlex.join([*(f"--config={path}" for path in config), *values])
 
 
 def _name(plan: Plan) -> str:
-    return Path(plan.script[0]).name if plan.script else plan.name
+    return plan.script_path.name if plan.script_path else plan.name

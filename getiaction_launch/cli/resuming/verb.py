@@ -16,10 +16,10 @@ from getiaction_launch.cli.grammar import (
     read_gpus,
     read_number,
     read_settings,
-    split_tokens,
 )
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.resuming.dry_run import show_changes
+from getiaction_launch.cli.typed.words import split_tokens
 from getiaction_launch.errors import CheckError, LaunchError, UsageError
 from getiaction_launch.launch.resuming.change import Changed, Changes
 from getiaction_launch.launch.resuming.find import find_runs

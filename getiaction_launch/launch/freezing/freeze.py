@@ -47,7 +47,7 @@ def freeze(plans: Sequence[Plan], root: str | None = None) -> list[Plan]:
     found: dict[tuple[str, str, str], Code] = {}
     frozen = []
     for plan in plans:
-        key = (plan.root, plan.working_directory, plan.script[0] if plan.script else "")
+        key = (plan.root, plan.working_directory, str(plan.script_path or ""))
         if key not in found:
             files = _files_of(plan)
             code = _code_of(plan, files)
@@ -106,7 +106,7 @@ def _files_of(plan: Plan) -> Files:
 
 
 def _chosen(plan: Plan) -> Files:
-    script = Path(plan.script[0]) if plan.script else None
+    script = plan.script_path
     start = script.parent if script else Path(plan.working_directory)
     runs = [] if "://" in plan.root else [Path(plan.root)]
     return choose(start, script, plan.snapshot, runs)

@@ -262,7 +262,7 @@ def _workers(before: Topology, after: Topology, plan: Plan) -> list[str]:
 
 def _restarts(plan: Plan, of_cluster: Restarts, changes: Changes) -> Restarts:
     """Return the restart budgets: those that were typed for this run win over the cluster's."""
-    if not any(word.startswith("--max-") for word in _own(plan)):
+    if not any(word.startswith("--max-") for word in plan.own_words):
         return of_cluster
     group = "restarts."
     typed: dict[str, Any] = {
@@ -273,15 +273,11 @@ def _restarts(plan: Plan, of_cluster: Restarts, changes: Changes) -> Restarts:
     return replace(plan.restarts, **typed)
 
 
-def _own(plan: Plan) -> list[str]:
-    return plan.words[: len(plan.words) - len(plan.script)]  # a script may have such flags too
-
-
 def _replaced(plan: Plan, words: Sequence[str]) -> list[str]:
     """Return the words of a plan with others added, in place of those for the same flags."""
     flags = {word.partition("=")[0] for word in words if "." not in word.partition("=")[0]}
-    kept = [word for word in _own(plan) if word.partition("=")[0] not in flags]
-    return [*kept, *words, *plan.script]
+    kept = [word for word in plan.own_words if word.partition("=")[0] not in flags]
+    return [*kept, *words, *plan.program_words]
 
 
 def _label(backend: Backend) -> str:

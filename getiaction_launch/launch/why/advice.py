@@ -39,6 +39,7 @@ class Situation:
         memory_mb: Memory that each node of the job has asked for, if that is known.
         limits_memory: Whether the scheduler limits memory, so that a job can ask for more.
         has_checkpoint: Whether there is a checkpoint to resume from.
+        keeps_own: Whether the program keeps its own checkpoints.
     """
 
     place: str
@@ -48,6 +49,7 @@ class Situation:
     memory_mb: int | None = None
     limits_memory: bool = False
     has_checkpoint: bool = False
+    keeps_own: bool = False
 
 
 def steps_after(failure: Failure, situation: Situation) -> list[Step]:
@@ -61,6 +63,9 @@ def steps_after(failure: Failure, situation: Situation) -> list[Step]:
     if failure.category is not Category.SPEC:
         then = "then resume" if steps else "resume"
         start = "from the last checkpoint" if situation.has_checkpoint else "from the beginning"
+        if situation.keeps_own:
+            resume_args = shlex.join(situation.plan.resume_args) if situation.plan else ""
+            start = f"with {resume_args}" if resume_args else "as the program itself does"
         if not any(step.command.startswith(situation.resume) for step in steps):
             is_corrected = failure.category is Category.CODE and _has_copy(situation.plan)
             command = _with_code_now(situation.resume) if is_corrected else situation.resume

@@ -109,7 +109,7 @@ def diagnose(run: Run, place: str | None = None) -> Diagnosis:
         checkpoint_step=records.checkpoint.step if records.checkpoint else None,
         scheduler=records.job_status.said if records.job_status else "",
     )
-    found = replace(found, lost_steps=_lost_steps(found))
+    found = replace(found, lost_steps=_lost_steps(found, records))
     failure, repeats = _last_failure(run, records)
     situation = _situation(run, records, place)
     if status.state is JobState.SUCCEEDED:
@@ -136,8 +136,8 @@ def _last_step(records: Records) -> int | None:
     return max((step for step in steps if step is not None), default=None)
 
 
-def _lost_steps(found: Diagnosis) -> int | None:
-    if found.last_step is None:
+def _lost_steps(found: Diagnosis, records: Records) -> int | None:
+    if found.last_step is None or records.keeps_own:
         return None
     # A checkpoint that is newer belongs to another fit of the program.
     lost = found.last_step - (found.checkpoint_step or 0)
@@ -160,6 +160,7 @@ def _situation(run: Run, records: Records, place: str) -> Situation:
         limits_memory="slurm" in (records.job.backend.class_path.lower() if records.job else "")
         and records.resume is None,
         has_checkpoint=records.checkpoint is not None,
+        keeps_own=records.keeps_own,
     )
 
 
@@ -245,9 +246,8 @@ def _ended(
     if failure is None:
         failure = _without_attempt(records)
     found = _blamed(found, failure, repeats)
-    summary = " ".join(
-        [words.end(records, failure), words.repeated(records, repeats), words.lost(found)]
-    )
+    lost = words.lost(found, keeps_own=records.keeps_own)
+    summary = " ".join([words.end(records, failure), words.repeated(records, repeats), lost])
     return replace(found, summary=" ".join(summary.split()), next=steps_after(failure, situation))
 
 
@@ -284,7 +284,7 @@ def _running(found: Diagnosis, records: Records, failure: Failure | None, place:
     elif records.beats and not any(beat.step_at for node in records.beats for beat in node.ranks):
         steps.append(stacks)  # nobody judges how long a program may take to begin
     return replace(
-        _paced(found, pace),
+        _paced(found, pace, records),
         category=pace.category,
         summary=words.running(records, pace, failure),
         evidence=evidence,
@@ -292,10 +292,10 @@ def _running(found: Diagnosis, records: Records, failure: Failure | None, place:
     )
 
 
-def _paced(found: Diagnosis, pace: Pace) -> Diagnosis:
+def _paced(found: Diagnosis, pace: Pace, records: Records) -> Diagnosis:
     step = found.last_step if pace.step is None else pace.step
     found = replace(found, last_step=step, rank=pace.rank, node=pace.node, host=pace.host)
-    return replace(found, lost_steps=_lost_steps(found))
+    return replace(found, lost_steps=_lost_steps(found, records))
 
 
 def _waiting(

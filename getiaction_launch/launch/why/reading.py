@@ -57,6 +57,12 @@ class Records:
                     found.job_status = found.status.job or job.status()
         return found
 
+    @property
+    def keeps_own(self) -> bool:
+        """Whether the program, and not the launcher, keeps the checkpoints to resume from."""
+        is_told = bool(self.plan and self.plan.resume_args)
+        return self.checkpoint is None and (self.status.progress.is_own or is_told)
+
     @contextlib.contextmanager
     def noting(self) -> Iterator[None]:
         """Keep what cannot be read, in words."""

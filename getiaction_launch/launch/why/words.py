@@ -125,10 +125,12 @@ def repeated(records: "Records", repeats: int) -> str:
     return f"That is the {count} time in a row{where}."
 
 
-def lost(found: "Diagnosis") -> str:
-    """Say what a resumed run must train again."""
+def lost(found: "Diagnosis", *, keeps_own: bool) -> str:
+    """Say what a resumed run must train again, as far as the launcher knows."""
     if found.last_step in (None, 0):
         return "No step was trained, so nothing is lost." if found.last_step == 0 else ""
+    if keeps_own:
+        return f"It had reached step {found.last_step}; the program keeps its own checkpoints."
     if found.checkpoint is None:
         return f"It had reached step {found.last_step}, and no checkpoint was committed yet."
     point = f"The last committed checkpoint is that of step {found.checkpoint_step}"

@@ -1,0 +1,1 @@
+"""Runs that are restarted and get no further."""
