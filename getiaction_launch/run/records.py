@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from getiaction_launch.run.run import Run
 
 T = TypeVar("T")
-STARTING = "starting"
-"""The phase in which the objects of a spec are built."""
+STARTING = "starting"  # the phase in which the objects of a spec are built
 
 
 def load(cls: type[T], path: Path) -> T | None:
