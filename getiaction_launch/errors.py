@@ -34,8 +34,9 @@ _SYNONYMS = (
     {"ls", "jobs", "queue", "squeue", "runs", "show"},
     {"status", "info", "describe", "state"},
     {"logs", "log", "tail", "output"},
-    {"cancel", "kill", "scancel", "delete", "rm", "abort"},
-    {"resume", "continue", "restart", "requeue", "retry", "rerun"},
+    {"cancel", "kill", "scancel", "abort"},
+    {"wait", "watch", "join", "srun"},
+    {"resume", "continue", "restart", "requeue", "retry"},
     {"pull", "download", "get", "fetch", "cp", "sync"},
 )
 """Words that people type for the same thing, in the spelling of :func:`_plain`."""

@@ -17,6 +17,7 @@ from getiaction_launch.cli.launching import launch
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.report import report
 from getiaction_launch.cli.resuming.verb import resume
+from getiaction_launch.cli.runs.wait import wait
 from getiaction_launch.cli.show import print_error, say
 from getiaction_launch.cli.stacks import stacks
 from getiaction_launch.cli.why import why
@@ -38,6 +39,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "logs": verbs.logs,
     "why": why,
     "stacks": stacks,
+    "wait": wait,
     "cancel": verbs.cancel,
     "resume": resume,
     "pull": verbs.pull,

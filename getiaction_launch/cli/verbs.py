@@ -23,6 +23,7 @@ from getiaction_launch.cli.grammar import (
 )
 from getiaction_launch.cli.launching import launch, parser_of, prepare
 from getiaction_launch.cli.parser import Parser
+from getiaction_launch.cli.runs.board import total
 from getiaction_launch.errors import LaunchError, UsageError
 from getiaction_launch.launch import submit
 from getiaction_launch.launch.below import contents_of, runs_below
@@ -91,15 +92,19 @@ def _directory_to_list(named: str, root: str) -> str:
 
 
 def status(tokens: Sequence[str]) -> int:
-    """Show where a run stands, or how it ended.
+    """Show where a run stands, or how it ended; of several or a sweep, a line each.
 
     getiaction-launch status @last
     getiaction-launch status --json pusht_act_v1/version_0
     """
-    arguments = parse_runs(add_json(runs_parser(status)), tokens)
-    found = submit.read_status(arguments.run)
+    arguments = parse_runs(add_json(runs_parser(status, nargs="+")), tokens)
+    statuses = submit.read_statuses(arguments.runs)
+    found = statuses[0]
     if arguments.json:
-        show.print_json({**show.as_json(found), **standing.as_json(found)})
+        listed = [{**show.as_json(each), **standing.as_json(each)} for each in statuses]
+        show.print_json({"runs": listed} if len(listed) > 1 else listed[0])
+    elif len(statuses) > 1:
+        print(f"{show.listing(statuses)}\n{total(statuses)}")
     elif found.state.is_over:
         print(show.summary(found))
     else:
@@ -138,7 +143,7 @@ def cancel(tokens: Sequence[str]) -> int:
     """Cancel runs; returns once every process has stopped.
 
     getiaction-launch cancel @last
-    getiaction-launch cancel pusht_act_v1/version_0 pusht_act_v1/version_1
+    getiaction-launch cancel sweep-1a2b3c4d pusht_act_v1/version_1
     """
     arguments = parse_runs(add_trust(add_json(runs_parser(cancel, nargs="+"))), tokens)
     ended, errors = [], []

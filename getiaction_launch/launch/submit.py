@@ -14,6 +14,7 @@ from getiaction_launch.launch.status import (
     read_status,
     read_statuses,
     wait,
+    wait_for,
 )
 from getiaction_launch.launch.trust import check_owner
 from getiaction_launch.plan.plan import Plan, Topology
@@ -35,6 +36,7 @@ __all__ = [
     "submit_sweep",
     "trace",
     "wait",
+    "wait_for",
 ]
 
 POLL_SECONDS = 0.1

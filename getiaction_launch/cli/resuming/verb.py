@@ -21,8 +21,8 @@ from getiaction_launch.cli.grammar import (
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.resuming.dry_run import show_changes
 from getiaction_launch.errors import CheckError, LaunchError, UsageError
+from getiaction_launch.launch.finding.find import find_runs
 from getiaction_launch.launch.resuming.change import Changed, Changes
-from getiaction_launch.launch.resuming.find import find_runs
 from getiaction_launch.launch.resuming.resume import resume as start_again
 from getiaction_launch.launch.status import read_status
 from getiaction_launch.run.run import Run
