@@ -37,6 +37,7 @@ _SYNONYMS = (
     {"cancel", "kill", "scancel", "abort"},
     {"wait", "watch", "join", "srun"},
     {"resume", "continue", "restart", "requeue", "retry"},
+    {"rerun", "repeat", "relaunch", "again", "resubmit"},
     {"pull", "download", "get", "fetch", "cp", "sync"},
 )
 """Words that people type for the same thing, in the spelling of :func:`_plain`."""

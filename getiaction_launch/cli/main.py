@@ -16,6 +16,7 @@ from getiaction_launch.cli.grammar import launch_parser
 from getiaction_launch.cli.launching import launch
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.report import report
+from getiaction_launch.cli.resuming.rerun import rerun
 from getiaction_launch.cli.resuming.verb import resume
 from getiaction_launch.cli.runs.wait import wait
 from getiaction_launch.cli.show import print_error, say
@@ -42,6 +43,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "wait": wait,
     "cancel": verbs.cancel,
     "resume": resume,
+    "rerun": rerun,
     "pull": verbs.pull,
     "report": report,
     "node": verbs.node,

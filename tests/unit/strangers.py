@@ -10,7 +10,7 @@ from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.run import Run
 
 LOCAL = {"class_path": "getiaction_launch.backends.local.LocalBackend", "init_args": {}}
-READING = ("status", "logs", "why", "wait", "report", "cancel")
+READING = ("status", "logs", "why", "report", "cancel")
 """Verbs that name a run, but for those that start something."""
 HOSTILE = [
     ("subprocess.Popen", {"args": ["sh", "-c", "id > PWNED"]}),

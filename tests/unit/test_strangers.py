@@ -42,7 +42,7 @@ def _here(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("class_path", "init_args"), HOSTILE, ids=[path for path, _ in HOSTILE])
-@pytest.mark.parametrize("verb", ["ls", *READING, "resume", "resume --trust"])
+@pytest.mark.parametrize("verb", ["ls", *READING, "resume", "resume --trust", "rerun"])
 def test_a_class_that_a_record_names_is_never_made(verb, class_path, init_args, capsys):
     """No verb imports or calls it; the run's row says why, and the other run is listed."""
     Path("evil.py").write_text("open('PWNED', 'w')")

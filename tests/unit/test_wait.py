@@ -35,7 +35,7 @@ def claim(group: str = "", state: str = "SUCCEEDED") -> Run:
 
 
 def test_wait_returns_when_the_last_run_has_ended(monkeypatch, capsys):
-    """Each change of state is one line, the end is a table and a total, the worst result the code."""
+    """Each change of state is a line, the end a table and a total, the largest result the code."""
     claim("act-1a2b3c4d")
     waiting = claim("act-1a2b3c4d", state="")
     claim("act-99999999", state="")  # of another sweep: nobody waits for it
@@ -102,7 +102,9 @@ def test_ctrl_c_leaves_the_runs_alone(monkeypatch, capsys):
     assert main(["wait", "act-1a2b3c4d"]) == 130
     assert "To end them: getiaction-launch cancel act-1a2b3c4d\n" in capsys.readouterr().err
     assert main(["wait", "@last"]) == 130
-    assert "To end it: getiaction-launch cancel experiments/act/version_1" in capsys.readouterr().err
+    assert "To end it: getiaction-launch cancel experiments/act/version_1" in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("rows", [24, 4])
