@@ -38,6 +38,7 @@ _SYNONYMS = (
     {"wait", "watch", "join", "srun"},
     {"resume", "continue", "restart", "requeue", "retry"},
     {"rerun", "repeat", "relaunch", "again", "resubmit"},
+    {"rm", "remove", "delete", "del", "prune", "clean"},
     {"pull", "download", "get", "fetch", "cp", "sync"},
 )
 """Words that people type for the same thing, in the spelling of :func:`_plain`."""

@@ -18,6 +18,7 @@ from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.report import report
 from getiaction_launch.cli.resuming.rerun import rerun
 from getiaction_launch.cli.resuming.verb import resume
+from getiaction_launch.cli.runs.rm import rm
 from getiaction_launch.cli.runs.wait import wait
 from getiaction_launch.cli.show import print_error, say
 from getiaction_launch.cli.stacks import stacks
@@ -44,6 +45,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "cancel": verbs.cancel,
     "resume": resume,
     "rerun": rerun,
+    "rm": rm,
     "pull": verbs.pull,
     "report": report,
     "node": verbs.node,
@@ -51,7 +53,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "version": verbs.version,
 }
 LAUNCHING = {"run", "check", "drill", "node"}
-ALIASES = {"--version": "version", "list": "ls", "ps": "ls", "stop": "cancel"}
+ALIASES = {"--version": "version", "list": "ls", "ps": "ls", "stop": "cancel", "remove": "rm"}
 ABOUT = """\
 Launch a training spec or script as multi-node DDP, on this machine or on a cluster.
 
