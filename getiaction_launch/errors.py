@@ -39,6 +39,7 @@ _SYNONYMS = (
     {"resume", "continue", "restart", "requeue", "retry"},
     {"rerun", "repeat", "relaunch", "again", "resubmit"},
     {"rm", "remove", "delete", "del", "prune", "clean"},
+    {"compare", "diff", "cmp"},
     {"pull", "download", "get", "fetch", "cp", "sync"},
 )
 """Words that people type for the same thing, in the spelling of :func:`_plain`."""

@@ -18,6 +18,7 @@ from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.report import report
 from getiaction_launch.cli.resuming.rerun import rerun
 from getiaction_launch.cli.resuming.verb import resume
+from getiaction_launch.cli.runs.compare import compare
 from getiaction_launch.cli.runs.rm import rm
 from getiaction_launch.cli.runs.wait import wait
 from getiaction_launch.cli.show import print_error, say
@@ -48,6 +49,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "rm": rm,
     "pull": verbs.pull,
     "report": report,
+    "compare": compare,
     "node": verbs.node,
     "clusters": verbs.clusters,
     "version": verbs.version,
