@@ -87,9 +87,7 @@ def test_a_run_that_may_still_run_is_refused(monkeypatch, capsys):
     monkeypatch.setattr(remove, "read_status", lambda _: running)
     capsys.readouterr()
     assert main(["rm", "--yes", "--force", str(live.directory)]) == 3
-    said = (
-        "error: run live/version_0 is RUNNING; it is not removed.\nEnd it first: getiaction-launch"
-    )
+    said = "error: run live/version_0 is RUNNING; it is not removed.\nEnd it first: "
     assert capsys.readouterr().err == f"{said}getiaction-launch cancel {live.directory}\n"
     assert live.directory.exists()
 
