@@ -111,6 +111,9 @@ def test_links_are_removed_and_not_followed(tmp_path, capsys):
         (run.directory / name).symlink_to(precious)
     Path("experiments/act/version_1").symlink_to(precious)
     Path("experiments/other").symlink_to(precious.parent)
+    Path("experiments/act/version_2").symlink_to(run.directory)
+    assert main(["rm", "--yes", "act/version_2"]) == 3
+    assert f"reached by a link that leads to {run.directory}." in capsys.readouterr().err
     assert main(["rm", "--yes", "act/version_0"]) == 0
     for name in ("act/version_1", "other/version_0"):
         assert main(["rm", "--yes", name]) == 3
