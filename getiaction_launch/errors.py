@@ -34,8 +34,12 @@ _SYNONYMS = (
     {"ls", "jobs", "queue", "squeue", "runs", "show"},
     {"status", "info", "describe", "state"},
     {"logs", "log", "tail", "output"},
-    {"cancel", "kill", "scancel", "delete", "rm", "abort"},
-    {"resume", "continue", "restart", "requeue", "retry", "rerun"},
+    {"cancel", "kill", "scancel", "abort"},
+    {"wait", "watch", "join", "srun"},
+    {"resume", "continue", "restart", "requeue", "retry"},
+    {"rerun", "repeat", "relaunch", "again", "resubmit"},
+    {"rm", "remove", "delete", "del", "prune", "clean"},
+    {"compare", "diff", "cmp"},
     {"pull", "download", "get", "fetch", "cp", "sync"},
 )
 """Words that people type for the same thing, in the spelling of :func:`_plain`."""

@@ -5,12 +5,16 @@ import contextlib
 import re
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TextIO
 
 from getiaction_launch.cli import show
+from getiaction_launch.cli.listing.table import listing
+from getiaction_launch.cli.runs.board import Board, total
 from getiaction_launch.errors import UnreachableError
 from getiaction_launch.launch import submit
+from getiaction_launch.launch.listing.entry import entries_of
 from getiaction_launch.launch.logs import log_files, read_lines
 from getiaction_launch.launch.status import LOST_SECONDS
 from getiaction_launch.plan.text import clean_line
@@ -38,15 +42,50 @@ def report(arguments: argparse.Namespace, runs: list[Run]) -> int:
     stays = arguments.wait or arguments.follow
     if stays:
         show.say(show.next_commands(runs))
-    logs = sys.stderr if arguments.json or arguments.parsable else sys.stdout
-    statuses = [_stay(run, logs if arguments.follow else None) for run in runs] if stays else []
-    statuses = statuses or [submit.read_status(run) for run in runs]
-    if arguments.json:
+    if arguments.follow:
+        logs = sys.stderr if arguments.json or arguments.parsable else sys.stdout
+        statuses = [_follow(run, logs) for run in runs]
+    else:
+        statuses = stay(runs) if stays else submit.read_statuses(runs)
+    if arguments.parsable:
+        return max(map(_exit_code, statuses))
+    if stays or arguments.json or (len(runs) == 1 and statuses[0].state.is_over):
+        return print_result(statuses, as_json=arguments.json, is_list=bool(arguments.sweep))
+    print(show.next_commands(runs))
+    return max(map(_exit_code, statuses))
+
+
+def stay(runs: Sequence[Run]) -> list[submit.RunStatus]:
+    """Wait until all runs have ended, and show their progress meanwhile."""
+    if len(runs) == 1:
+        one = show.Watch()
+        with _leaving_alone(runs, one):
+            return [submit.wait(runs[0], one)]
+    board = Board()
+    with _leaving_alone(runs, board):
+        return submit.wait_for(runs, board)
+
+
+def print_result(statuses: Sequence[submit.RunStatus], *, as_json: bool, is_list: bool) -> int:
+    """Print how runs have ended, or where they stand; return the exit code.
+
+    Args:
+        statuses: The status of each run, as it was just read.
+        as_json: Whether to print one JSON document, for machines.
+        is_list: Whether that document is a list of runs, also if it is only one.
+    """
+    if as_json:
         listed = [show.as_json(status) for status in statuses]
-        show.print_json({"runs": listed} if arguments.sweep else listed[0])
-    elif not arguments.parsable:
-        ended = [show.summary(status) for status in statuses if status.state.is_over]
-        print("\n\n".join(ended) if stays or len(ended) == 1 else show.next_commands(runs))
+        show.print_json({"runs": listed} if is_list else listed[0])
+    elif len(statuses) > 1:
+        print(f"{listing(entries_of(statuses))}\n{total(statuses)}")
+        for status in statuses:
+            if status.state.is_over and status.state is not JobState.SUCCEEDED:
+                show.say(f"why: getiaction-launch why {show.short(status.run.directory)}")
+    elif statuses[0].state.is_over:
+        print(show.summary(statuses[0]))
+    else:
+        print(clean_line(f"run {statuses[0].run.name} {show.phase(statuses[0])}"))
     return max(map(_exit_code, statuses))
 
 
@@ -60,17 +99,23 @@ def _exit_code(status: submit.RunStatus) -> int:
     return EXIT_CODES.get(status.cause, EXIT_FAILED) if status.cause else EXIT_FAILED
 
 
-def _stay(run: Run, logs: TextIO | None) -> submit.RunStatus:
+def _follow(run: Run, logs: TextIO) -> submit.RunStatus:
     watch = show.Watch()
-    try:
-        if logs:
-            with contextlib.redirect_stdout(logs):
-                print_logs(run, last_attempt(run), watch, Selection())
+    with _leaving_alone([run], watch):
+        with contextlib.redirect_stdout(logs):
+            print_logs(run, last_attempt(run), watch, Selection())
         return submit.wait(run, watch)
+
+
+@contextlib.contextmanager
+def _leaving_alone(runs: Sequence[Run], watch: show.Watch | Board) -> Iterator[None]:
+    """Close what shows the runs' progress; after Ctrl-C, say that they continue."""
+    try:
+        yield
     except KeyboardInterrupt:
         watch.close()
-        place = show.short(run.directory)
-        show.say(f"\nThe run continues. To end it: getiaction-launch cancel {place}")
+        what = "The run continues. To end it" if len(runs) == 1 else "All continue. To end them"
+        show.say(f"\n{what}: getiaction-launch cancel {show.names(runs)}")
         raise
     finally:
         watch.close()

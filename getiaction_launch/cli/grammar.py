@@ -17,8 +17,8 @@ from getiaction_launch.backends import shipped_settings
 from getiaction_launch.backends.flag import Flag, Setting, help_of, read_count, settings_of
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.errors import UsageError
+from getiaction_launch.launch.finding.find import find_runs
 from getiaction_launch.plan.plan import DEFAULT_ROOT
-from getiaction_launch.run.run import find_run
 from getiaction_launch.storage.paths import use_options
 
 BACKEND = "backend.init_args"
@@ -91,10 +91,7 @@ def launch_parser(
     nodes = add("-N", "--nodes", type=read_number, metavar="N")
     nodes.help = "Number of nodes; sets trainer.num_nodes"
     gpus = add("--gpus-per-node", metavar="N")
-    gpus.help = (
-        "GPUs of each node, 0 for none; sets trainer.devices; a100:4 names a type, where the "
-        "scheduler knows types"
-    )
+    gpus.help = "GPUs of each node, 0 for none; sets trainer.devices; a100:4 names a type of GPU"
     help_ = "Workers of each node, for a script that trains on CPUs"
     add("--workers-per-node", type=read_number, metavar="N", help=help_)
     root = add("--storage-root", metavar="DIR")
@@ -282,8 +279,9 @@ def runs_parser(verb: Callable[..., int], nargs: int | str = 1) -> Parser:
         verb: The function of the verb, whose docstring is its help.
         nargs: How many runs can be named, as argparse takes it.
     """
-    parser = Parser.of(verb)
-    names = "Directory or URL of the run, name/version_N, or @last"
+    parser, sweep = Parser.of(verb), "" if nargs == 1 else "a sweep as `ls` shows it, "
+    parser.set_defaults(only=parser.prog if nargs == 1 else "")
+    names = f"Directory or URL of the run, name/version_N, {sweep}or @last"
     parser.add_argument("runs", metavar="RUN", nargs=nargs, help=names)
     root = "Directory or URL in which to find name/version_N (default: ./experiments)"
     parser.add_argument("--root", metavar="DIR", help=root)
@@ -314,7 +312,7 @@ def parse_runs(parser: Parser, tokens: Sequence[str]) -> argparse.Namespace:
     """Parse a command and find the ``runs`` that it names; ``run`` is the first of them."""
     arguments = parser.parse(tokens)
     root = arguments.root or default_root(arguments.cluster)
-    arguments.runs = [find_run(name, root) for name in arguments.runs]
+    arguments.runs = find_runs(arguments.runs, [root], arguments.only)
     arguments.run = arguments.runs[0]
     return arguments
 

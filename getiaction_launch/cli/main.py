@@ -19,7 +19,11 @@ from getiaction_launch.cli.listing.verb import ls
 from getiaction_launch.cli.logs.verb import logs
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.report import report
+from getiaction_launch.cli.resuming.rerun import rerun
 from getiaction_launch.cli.resuming.verb import resume
+from getiaction_launch.cli.runs.compare import compare
+from getiaction_launch.cli.runs.rm import rm
+from getiaction_launch.cli.runs.wait import wait
 from getiaction_launch.cli.show import print_error, say
 from getiaction_launch.cli.stacks import stacks
 from getiaction_launch.cli.typed.words import begins_program
@@ -42,16 +46,20 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "logs": logs,
     "why": why,
     "stacks": stacks,
+    "wait": wait,
     "cancel": verbs.cancel,
     "resume": resume,
+    "rerun": rerun,
+    "rm": rm,
     "pull": verbs.pull,
     "report": report,
+    "compare": compare,
     "node": verbs.node,
     "clusters": verbs.clusters,
     "version": verbs.version,
 }
 LAUNCHING = {"run", "check", "drill", "node"}
-ALIASES = {"--version": "version", "list": "ls", "ps": "ls", "stop": "cancel"}
+ALIASES = {"--version": "version", "list": "ls", "ps": "ls", "stop": "cancel", "remove": "rm"}
 ABOUT = """\
 Launch a training spec or script as multi-node DDP, on this machine or on a cluster.
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from getiaction_launch.errors import UnreachableError, counted
 from getiaction_launch.launch import checkpoints, pulse
 from getiaction_launch.launch.resuming import sites
-from getiaction_launch.launch.status import RunStatus, attach
-from getiaction_launch.plan.plan import Plan
+from getiaction_launch.launch.status import RunStatus, attach, sweep_of
+from getiaction_launch.plan.plan import DEFAULT_ROOT, Plan
 from getiaction_launch.plan.spec import DEFAULT
 from getiaction_launch.plan.text import clean, clean_line, clean_log, shorten
 from getiaction_launch.run.attempt import last_attempt
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 WIDEST = 60
 QUIET_PERIOD_SECONDS = 10
 REASON_LINES = 8
+_OF_SWEEP = ("wait", "cancel")
 
 
 def say(text: str) -> None:
@@ -107,14 +108,24 @@ def next_commands(runs: Sequence[Run]) -> str:
         root = short(runs[0].directory.parent.parent)
         rows = [("runs", f"{runs[0].name} to {runs[-1].directory.name}")]
         rows += [("job", job_id(run)) for run in runs[:1]]
+        named = names(runs)
         rows += [("status", f"getiaction-launch ls {root}")]
-        places = " ".join(short(run.directory) for run in runs)
-        return table([*rows, ("cancel", f"getiaction-launch cancel {places}")])
+        return table([*rows, *((verb, f"getiaction-launch {verb} {named}") for verb in _OF_SWEEP)])
     run = runs[0]
     place = short(run.directory)
     verbs = {"status": "status", "logs": "logs -f", "cancel": "cancel"}
     rows = [(title, f"getiaction-launch {verb} {place}") for title, verb in verbs.items()]
     return table([("run", run.name), ("job", job_id(run)), ("directory", place), *rows])
+
+
+def names(runs: Sequence[Run]) -> str:
+    """What to type for these runs behind a verb: the name of their sweep, or each directory."""
+    points = [sweep_of(run) for run in runs] if len(runs) > 1 else []
+    groups = {point.group if point else "" for point in points}
+    if len(groups) != 1 or "" in groups:
+        return " ".join(short(run.directory) for run in runs)
+    root = short(runs[0].directory.parent.parent)
+    return ("" if root == DEFAULT_ROOT else f"--root {root} ") + shlex.quote(groups.pop())
 
 
 def job_id(run: Run) -> str:

@@ -18,9 +18,12 @@ from getiaction_launch.cli.grammar import (
     runs_parser,
 )
 from getiaction_launch.cli.launching import launch, parser_of, prepare
+from getiaction_launch.cli.listing.table import listing
 from getiaction_launch.cli.parser import Parser
+from getiaction_launch.cli.runs.board import total
 from getiaction_launch.errors import LaunchError, UsageError
 from getiaction_launch.launch import submit
+from getiaction_launch.launch.listing.entry import entries_of
 from getiaction_launch.plan.plan import DEFAULT_ROOT
 from getiaction_launch.plan.text import clean_line
 from getiaction_launch.run.run import find_run
@@ -38,15 +41,19 @@ def run(tokens: Sequence[str]) -> int:
 
 
 def status(tokens: Sequence[str]) -> int:
-    """Show where a run stands, or how it ended.
+    """Show where a run stands, or how it ended; of several or a sweep, a line each.
 
     getiaction-launch status @last
     getiaction-launch status --json pusht_act_v1/version_0
     """
-    arguments = parse_runs(add_json(runs_parser(status)), tokens)
-    found = submit.read_status(arguments.run)
+    arguments = parse_runs(add_json(runs_parser(status, nargs="+")), tokens)
+    statuses = submit.read_statuses(arguments.runs)
+    found = statuses[0]
     if arguments.json:
-        show.print_json({**show.as_json(found), **standing.as_json(found)})
+        listed = [{**show.as_json(each), **standing.as_json(each)} for each in statuses]
+        show.print_json({"runs": listed} if len(listed) > 1 else listed[0])
+    elif len(statuses) > 1:
+        print(f"{listing(entries_of(statuses))}\n{total(statuses)}")
     elif found.state.is_over:
         print(show.summary(found))
     else:
@@ -58,7 +65,7 @@ def cancel(tokens: Sequence[str]) -> int:
     """Cancel runs; returns once every process has stopped.
 
     getiaction-launch cancel @last
-    getiaction-launch cancel pusht_act_v1/version_0 pusht_act_v1/version_1
+    getiaction-launch cancel sweep-1a2b3c4d pusht_act_v1/version_1
     """
     arguments = parse_runs(add_trust(add_json(runs_parser(cancel, nargs="+"))), tokens)
     ended, errors = [], []

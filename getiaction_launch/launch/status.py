@@ -1,6 +1,7 @@
 """The state of a run, read from its directory first and then from its scheduler."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -177,12 +178,32 @@ def wait(run: Run, watch: Callable[[RunStatus], None]) -> RunStatus:
     Returns:
         How the run ended, or UNKNOWN if its state could not be read for :data:`LOST_SECONDS`.
     """
-    seen_at = time.monotonic()
+    return wait_for([run], lambda statuses: watch(statuses[0]))[0]
+
+
+def wait_for(runs: Sequence[Run], watch: Callable[[Sequence[RunStatus]], None]) -> list[RunStatus]:
+    """Wait until all of these runs have ended.
+
+    Args:
+        runs: The runs to wait for, at least one.
+        watch: Called with the newest status of each run whenever those that had not ended were
+            read.
+
+    Returns:
+        How each run ended, or UNKNOWN if its state could not be read for :data:`LOST_SECONDS`.
+    """
+    found: dict[Run, RunStatus] = {}
+    seen_at = dict.fromkeys(runs, time.monotonic())
+    left = list(runs)
     while True:
-        status = read_status(run)
-        watch(status)
-        if status.state is not JobState.UNKNOWN:
-            seen_at = time.monotonic()
-        if status.state.is_over or time.monotonic() - seen_at > LOST_SECONDS:
-            return status
-        time.sleep(REMOTE_WATCH_SECONDS if is_remote(run.directory) else WATCH_SECONDS)
+        for status in read_statuses(left):
+            found[status.run] = status
+            if status.state is not JobState.UNKNOWN:
+                seen_at[status.run] = time.monotonic()
+        watch([found[run] for run in runs])
+        lost_at = time.monotonic() - LOST_SECONDS
+        left = [run for run in left if not found[run].state.is_over and seen_at[run] > lost_at]
+        if not left:
+            return [found[run] for run in runs]
+        period = REMOTE_WATCH_SECONDS if is_remote(runs[0].directory) else WATCH_SECONDS
+        time.sleep(period * math.ceil(len(left) / ROUND_TRIPS))  # many are looked at less often

@@ -14,6 +14,7 @@ from getiaction_launch.launch.status import (
     read_status,
     read_statuses,
     wait,
+    wait_for,
 )
 from getiaction_launch.launch.trust import check_owner
 from getiaction_launch.plan.plan import Plan, Topology
@@ -35,6 +36,7 @@ __all__ = [
     "submit_sweep",
     "trace",
     "wait",
+    "wait_for",
 ]
 
 POLL_SECONDS = 0.1
@@ -59,7 +61,7 @@ def submit(plan: Plan, backend: Backend, *, is_checked: bool = True) -> Run:
             after Ctrl-C.
     """
     is_judged = _judge(plan, backend, is_checked=is_checked)
-    (run,) = _start([plan], backend, None)
+    (run,) = start([plan], backend, None)
     try:
         if plan.arguments and not is_judged:
             _await_verdict(run, plan, backend)
@@ -94,7 +96,7 @@ def submit_sweep(
         checked.add(plan.topology)
         if plan.arguments and not (is_judged and plan is plans[0]):
             parse(plan.arguments)
-    runs = _start(plans, backend, max_parallel)
+    runs = start(plans, backend, max_parallel)
     try:
         if plans[0].arguments and not is_judged:
             _await_verdict(runs[0], plans[0], backend)
@@ -116,7 +118,18 @@ def _judge(plan: Plan, backend: Backend, *, is_checked: bool) -> bool:
     return True
 
 
-def _start(plans: Sequence[Plan], backend: Backend, max_parallel: int | None) -> list[Run]:
+def start(plans: Sequence[Plan], backend: Backend, max_parallel: int | None) -> list[Run]:
+    """Claim a run directory for each plan and start them; nothing of the plans is checked.
+
+    Args:
+        plans: The plans of a run, or of all points of a sweep.
+        backend: The backend that starts the runs.
+        max_parallel: How many of the runs may run at the same time; None for the backend's own
+            default.
+
+    Raises:
+        LaunchError: If the runs cannot be started. No run directory is left behind then.
+    """
     from getiaction_launch.launch.freezing.freeze import freeze  # slow to import
 
     runs: list[Run] = []

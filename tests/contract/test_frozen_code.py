@@ -51,7 +51,7 @@ def test_sweep_and_resume_train_the_code_of_the_submission(  # noqa: PLR0917 - f
 ):
     """A point that starts, and a run that is resumed, after the files were changed train the old.
 
-    ``resume --code now`` trains the new ones.
+    So does the next version by ``rerun``. ``resume --code now`` trains the new ones.
     """
     words = ("--cluster", cluster.name, "--sweep", "v=1,2", "--max-parallel", "1", "--parsable")
     submitted = getiaction_launch(*words, script(TRAIN))
@@ -73,6 +73,9 @@ def test_sweep_and_resume_train_the_code_of_the_submission(  # noqa: PLR0917 - f
     assert "correct train.py:16" in why
     assert "getiaction-launch resume --code now experiments/train/version_0" in why
     assert (tmp_path / "seen_1").read_text() == "old old old old "
+    rerun = getiaction_launch("rerun", "--wait", first)
+    assert "run          train/version_2 FAILED" in rerun.stdout, rerun.stderr
+    assert (tmp_path / "seen_1").read_text() == "old old " * 3
     (tmp_path / "calm").touch()
     (tmp_path / "train.py").write_text("from package import lib\nlib.note('now')\n")
     now = getiaction_launch("resume", "--wait", "--code", "now", first)

@@ -42,7 +42,7 @@ def _here(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("class_path", "init_args"), HOSTILE, ids=[path for path, _ in HOSTILE])
-@pytest.mark.parametrize("verb", ["ls", *READING, "resume", "resume --trust"])
+@pytest.mark.parametrize("verb", ["ls", *READING, "resume", "resume --trust", "rerun", "rm --yes"])
 def test_a_class_that_a_record_names_is_never_made(verb, class_path, init_args, capsys):
     """No verb imports or calls it; the run's row says why, and the other run is listed."""
     Path("evil.py").write_text("open('PWNED', 'w')")
@@ -191,7 +191,7 @@ def test_a_link_under_the_name_of_a_temporary_file_is_not_followed(tmp_path):
     assert run.read("cancel")["requested_at"] == 1.0
 
 
-@pytest.mark.parametrize("verb", ["resume", "cancel"])
+@pytest.mark.parametrize("verb", ["resume", "cancel", "rerun", "rm"])
 @pytest.mark.parametrize("name", ["", "launch", "launch/plan.json", "launch/checkpoints/a.ckpt"])
 def test_acting_on_the_run_of_another_user_is_refused(verb, name, monkeypatch, capsys):
     """So it is if only one of the files that the verb would obey is somebody else's."""

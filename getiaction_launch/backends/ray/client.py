@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 CONNECT_SECONDS = 5
 _ADDRESS = re.compile(r"https?://(\[[\da-fA-F:.]+\]|[\w.-]+)(:\d{1,5})?(/[\w~-][\w.~-]*)*/?")
+_FOREIGN = re.compile(r"(?!(https?|ray)://)[^/]*://")
 _JOB_ID = re.compile(r"(?!\.+$)[^/?#%\\\x00-\x1f\x7f-\x9f]+")  # it becomes part of a URL
 ANSWER_SECONDS = 30
 submitted_to: set[str] = set()
@@ -40,9 +41,16 @@ def connect(address: str | None) -> "JobSubmissionClient":
 
     Raises:
         CheckError: If no cluster is named, and none runs on this machine.
-        UnreachableError: If the named cluster does not answer.
+        UnreachableError: If the named cluster does not answer, or has no address of Ray's.
     """
-    return _connect(address or from_environment(RaySettings, "address") or HERE)
+    address = address or from_environment(RaySettings, "address") or HERE
+    if _FOREIGN.match(address):
+        # Beware: Ray would import the module of that name, and a record may be a stranger's.
+        raise UnreachableError(
+            f"{address!r} is not the address of a Ray cluster.",
+            "Give the address of its dashboard: --address http://HEAD:8265",
+        )
+    return _connect(address)
 
 
 def check_record(address: str, job_id: str, owner: int | None) -> None:

@@ -1,10 +1,10 @@
-"""What ``resume --dry-run`` prints: how runs would continue."""
+"""What ``--dry-run`` prints of ``resume`` and ``rerun``: how runs would continue."""
 
 from collections.abc import Sequence
 
 from getiaction_launch.cli import show
 from getiaction_launch.errors import counted
-from getiaction_launch.launch.resuming.change import Changes
+from getiaction_launch.launch.resuming.change import Changed, Changes
 from getiaction_launch.launch.resuming.resume import preview
 from getiaction_launch.plan.plan import Topology
 from getiaction_launch.plan.spec import parse
@@ -47,6 +47,25 @@ def show_changes(runs: Sequence[Run], changes: Changes, *, force: bool, as_json:
             print(show.table(rows))
     if as_json:
         show.print_json({"runs": listed} if len(listed) > 1 else listed[0])
+    return 0
+
+
+def show_rerun(run: Run, changed: Changed, *, as_json: bool) -> int:
+    """Print how a run would be trained again; returns the exit code.
+
+    Args:
+        run: The run that was named on the command line.
+        changed: How its next version would be trained.
+        as_json: Whether to print one JSON document, for machines.
+    """
+    if changed.plan.arguments != changed.before.arguments:
+        parse(changed.plan.arguments)
+    if as_json:
+        show.print_json({"run": run.name, "plan": changed.plan.to_json(), "notes": changed.notes})
+        return 0
+    rows = [("run", f"{changed.plan.name}/version_N  (N is claimed at submission)")]
+    rows += [("like", run.name), ("nodes", _geometry(changed.plan.topology))]
+    print(show.table([*rows, *(("change", words) for words in changed.notes)]))
     return 0
 
 

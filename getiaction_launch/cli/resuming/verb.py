@@ -5,24 +5,13 @@ from functools import partial
 
 from getiaction_launch.cli import show
 from getiaction_launch.cli.follow import report
-from getiaction_launch.cli.grammar import (
-    RESTARTS,
-    add_actions,
-    add_flag,
-    add_json,
-    add_settings,
-    add_trust,
-    default_root,
-    read_gpus,
-    read_number,
-    read_settings,
-)
+from getiaction_launch.cli.grammar import add_json, add_trust
 from getiaction_launch.cli.parser import Parser
+from getiaction_launch.cli.resuming.changing import add_changes, parse_changes, roots_of
 from getiaction_launch.cli.resuming.dry_run import show_changes
-from getiaction_launch.cli.typed.words import split_tokens
-from getiaction_launch.errors import CheckError, LaunchError, UsageError
+from getiaction_launch.errors import CheckError, LaunchError
+from getiaction_launch.launch.finding.find import find_runs
 from getiaction_launch.launch.resuming.change import Changed, Changes
-from getiaction_launch.launch.resuming.find import find_runs
 from getiaction_launch.launch.resuming.resume import resume as start_again
 from getiaction_launch.launch.status import read_status
 from getiaction_launch.run.run import Run
@@ -35,32 +24,8 @@ def resume(tokens: Sequence[str]) -> int:
     getiaction-launch resume --cluster slurm --nodes 1 pusht_act_v1/version_0
     getiaction-launch resume --trainer.max_epochs=400 --wait pusht_act_v1/version_0
     """
-    parser = _parser()
-    own, overrides, script = split_tokens(tokens, parser.value_flags)
-    if script:
-        raise UsageError(
-            f"{script[0]!r}: resume takes no script and no arguments of one; a run keeps its own.",
-            "To change them, start another run: getiaction-launch train.py ...",
-        )
-    arguments = parser.parse(own)
-    if arguments.json and arguments.parsable:
-        raise UsageError(
-            "--json and --parsable both say what to print.", "--json has the directories, too."
-        )
-    kind, gpus = read_gpus(arguments.gpus_per_node)
-    del kind  # one of the settings
-    changes = Changes(
-        cluster=arguments.cluster,
-        nodes=arguments.nodes,
-        gpus_per_node=gpus,
-        workers_per_node=arguments.workers_per_node,
-        overrides=overrides,
-        settings=read_settings(arguments),
-        is_code_now=arguments.code == "now",
-    )
-    roots = [arguments.root] if arguments.root else [default_root()]
-    roots += [default_root(arguments.cluster)] if arguments.cluster and not arguments.root else []
-    runs = find_runs(arguments.runs, roots)
+    arguments, changes = parse_changes(_parser(), tokens, "resume")
+    runs = find_runs(arguments.runs, roots_of(arguments))
     arguments.sweep = len(runs) > 1  # --json has a list then
     if arguments.dry_run:
         return show_changes(runs, changes, force=arguments.force, as_json=arguments.json)
@@ -117,21 +82,7 @@ def _parser() -> Parser:
         "checkpoint\ndecides, such as --model.*, cannot change. A script keeps its own arguments.\n"
         "Whatever is not given stays as it was."
     )
-    add = parser.add_argument_group("where to continue").add_argument
-    add("--cluster", metavar="NAME", help="Cluster config, by name or path (default: as before)")
-    nodes = "Number of nodes; with another number of workers, the order of samples differs"
-    add("-N", "--nodes", type=read_number, metavar="N", help=nodes)
-    add("--gpus-per-node", metavar="N", help="GPUs of each node, 0 for none")
-    workers = "Workers of each node, for a script that trains on CPUs"
-    add("--workers-per-node", type=read_number, metavar="N", help=workers)
-    code = "Train a copy of the files as they are now, instead of the copy made at submission"
-    add("--code", choices=["now"], help=code)
-    add_actions(parser.add_argument_group("what to do").add_argument)
-    add = parser.add_argument_group("restarts").add_argument
-    for flag, text in RESTARTS.values():
-        add_flag(add, flag).help = text
-    add_settings(parser, None)
-    return parser
+    return add_changes(parser, "where to continue")
 
 
 def _is_settled(run: Run, changes: Changes) -> str:

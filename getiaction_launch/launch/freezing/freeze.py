@@ -35,6 +35,8 @@ def describe(plan: Plan) -> Plan:
 def freeze(plans: Sequence[Plan], root: str | None = None) -> list[Plan]:
     """Copy the code of runs to where the runs are, and return their plans with it.
 
+    A plan whose code was copied before keeps that copy.
+
     Args:
         plans: The plans of a run, or of all points of a sweep, which share one copy.
         root: Path or URL of the directory that holds all runs; that of each plan by default.
@@ -47,6 +49,9 @@ def freeze(plans: Sequence[Plan], root: str | None = None) -> list[Plan]:
     found: dict[tuple[str, str, str], Code] = {}
     frozen = []
     for plan in plans:
+        if plan.code and plan.code.archive:
+            frozen.append(plan)
+            continue
         key = (plan.root, plan.working_directory, str(plan.script_path or ""))
         if key not in found:
             files = _files_of(plan)

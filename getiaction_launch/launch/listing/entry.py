@@ -15,7 +15,7 @@ from getiaction_launch.plan.plan import SweepPoint, Topology
 from getiaction_launch.run.records import AttemptRecord, JobRecord, Progress
 from getiaction_launch.run.run import ROUND_TRIPS, Run
 from getiaction_launch.run.state import JobState
-from getiaction_launch.storage.paths import children, is_remote
+from getiaction_launch.storage.paths import children, is_remote, modified_at
 
 T = TypeVar("T")
 NOT_LAUNCHED = "NOT_LAUNCHED"
@@ -72,10 +72,29 @@ def read_entry(found: Found) -> Entry:
     Args:
         found: The run that is there.
     """
-    run = found.run
     if not found.is_launched:
         return _not_launched(found)
-    status = read_status(run)
+    return _entry(found, read_status(found.run))
+
+
+def entries_of(statuses: Sequence[RunStatus]) -> list[Entry]:
+    """Return the entries of runs whose status was just read.
+
+    Args:
+        statuses: The status of each run.
+    """
+    return [_entry(Found(status.run, _submitted_at(status.run)), status) for status in statuses]
+
+
+def _submitted_at(run: Run) -> float:
+    try:
+        return modified_at(run.launch_directory / "plan.json")
+    except OSError:  # a link that leads to itself, or removed since it was listed
+        return time.time()
+
+
+def _entry(found: Found, status: RunStatus) -> Entry:
+    run = found.run
     attempts, plan = status.records, _plan(run)
     sweep, topology = _part(plan, "sweep", SweepPoint), _part(plan, "topology", Topology)
     site = attempts[-1].site if attempts else None

@@ -2,7 +2,7 @@
 
 The run stays in its directory, and its weights and optimizers come from its checkpoint. So only
 what fits these may change: where it runs, how long it trains, what it watches and logs. What would
-make another training of it is refused, or said.
+make another training of it is refused, or said. A new version of the run may train anything.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,9 +32,12 @@ _SILENT = (
 """The Trainer's keys that change nothing of what was trained so far, nor how it is trained."""
 _SPEED = ("num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "val_batch_size")
 """Arguments of datamodules that usually change no training batch."""
+_OF_PLACE = {
+    "trainer.experiment_name": "the new version is beside the run",
+    "trainer.default_root_dir": "the new version is beside the run",
+}
 _OF_RUN = {
-    "trainer.experiment_name": "the run stays in its directory",
-    "trainer.default_root_dir": "the run stays in its directory",
+    **dict.fromkeys(_OF_PLACE, "the run stays in its directory"),
     "ckpt_path": "the run resumes from its own checkpoint",
     "weights_only": "the run resumes from its own checkpoint",
     "seed_everything": "random numbers continue from the checkpoint",
@@ -96,12 +99,13 @@ class Changed:
     warnings: list[str]
 
 
-def change(run: Run, changes: Changes) -> Changed:
+def change(run: Run, changes: Changes, *, is_new: bool = False) -> Changed:
     """Decide how a run continues, without starting or writing anything.
 
     Args:
         run: The run to continue.
         changes: What shall be different.
+        is_new: Whether it is for another run, which may train anything.
 
     Raises:
         LaunchError: If that does not fit the run.
@@ -137,7 +141,7 @@ def change(run: Run, changes: Changes) -> Changed:
         if changes.settings:
             place = override(Path(_label(former)), place, changes.settings)
     backend = place.backend.resolve_runs(plan.root)
-    after = _trained(after, backend, changes)
+    after = _trained(after, backend, changes, is_new=is_new)
     directory = backend.working_directory() or plan.working_directory
     added += flag_words(changes.flags, None, changes.settings)
     added += [f"--{key}={value}" for key, value in changes.overrides]
@@ -147,11 +151,12 @@ def change(run: Run, changes: Changes) -> Changed:
         working_directory=str(directory),
         words=_replaced(plan, added) if plan.words else [],
     )
-    notes = [f"{key} is {text} from here on." for key, text in changes.overrides]
+    since = "" if is_new else " from here on"
+    notes = [f"{key} is {text}{since}." for key, text in changes.overrides]
     if changes.is_code_now:
         after = describe(after)
         title = after.code.title if after.code else ""
-        notes.insert(0, f"it trains your present files from here on{title and f': {title}'}.")
+        notes.insert(0, f"it trains your present files{since}{title and f': {title}'}.")
     else:
         check_code(run, plan)
         if has_changed(plan):
@@ -160,12 +165,12 @@ def change(run: Run, changes: Changes) -> Changed:
                 "train the present ones: --code now"
             )
     if _label(backend) != _label(former):
-        notes.insert(0, f"it runs on {_label(backend)} from here on.")
+        notes.insert(0, f"it runs on {_label(backend)}{since}.")
     warnings = [*_geometry(plan.topology, after.topology, plan), *_warn(changes.overrides)]
-    return Changed(plan, after, backend, notes, warnings)
+    return Changed(plan, after, backend, notes, [] if is_new else warnings)
 
 
-def _trained(plan: Plan, backend: Backend, changes: Changes) -> Plan:
+def _trained(plan: Plan, backend: Backend, changes: Changes, *, is_new: bool) -> Plan:
     """Return the plan with another spec or other workers."""
     keys = {key.removeprefix("trainer.") for key, _ in changes.overrides}
     is_geometry = bool(changes.flags.trainer or changes.workers_per_node or keys & {*TRAINER_KEYS})
@@ -178,7 +183,10 @@ def _trained(plan: Plan, backend: Backend, changes: Changes) -> Plan:
             )
         check_workers(changes.flags)
         return replace(plan, topology=_of_script(plan.topology, changes)) if is_geometry else plan
-    _check_keys(changes.overrides)
+    if is_new:
+        _refuse(changes.overrides, _OF_PLACE, "rerun")
+    else:
+        _check_keys(changes.overrides)
     added = read_spec([], changes.overrides)
     added += spell_flags(changes.flags, read_trainer(added))
     arguments = [*plan.arguments, *added]
@@ -205,20 +213,24 @@ def _check_keys(overrides: Iterable[tuple[str, str]]) -> None:
     Raises:
         UsageError: Naming the first such key.
     """
+    _refuse(overrides, _OF_RUN, "resume")
     for key, text in overrides:
-        name = key.rstrip("+")
-        section = name.partition(".")[0]
-        if why := _OF_RUN.get(name):
-            raise UsageError(
-                f"--{key}={text}: resume cannot change it, as {why}.",
-                f"Leave out --{key}, or start another run: getiaction-launch --config ...",
-            )
+        section = key.rstrip("+").partition(".")[0]
         if section in _OF_CHECKPOINT:
             raise UsageError(
                 f"--{key}={text}: resume cannot change the {section}, whose state comes from the "
                 "checkpoint.",
                 "To train from these weights with another setting, start another run with "
                 "--ckpt_path=CHECKPOINT",
+            )
+
+
+def _refuse(overrides: Iterable[tuple[str, str]], fixed: Mapping[str, str], verb: str) -> None:
+    for key, text in overrides:
+        if why := fixed.get(key.rstrip("+")):
+            raise UsageError(
+                f"--{key}={text}: {verb} cannot change it, as {why}.",
+                f"Leave out --{key}, or start another run: getiaction-launch --config ...",
             )
 
 

@@ -4,24 +4,31 @@ from collections.abc import Sequence
 
 from getiaction_launch.errors import RunNotFoundError, UsageError
 from getiaction_launch.launch.status import sweep_of
-from getiaction_launch.run.run import Run, find_run, list_runs
-from getiaction_launch.storage.paths import modified_at
+from getiaction_launch.run.run import ROUND_TRIPS, Run, find_run, list_runs
+from getiaction_launch.storage.paths import is_remote, modified_at
 
 
-def find_runs(names: Sequence[str], roots: Sequence[str]) -> list[Run]:
+def find_runs(names: Sequence[str], roots: Sequence[str], only: str = "") -> list[Run]:
     """Find all runs that are named, each once.
 
     Args:
-        names: Directories, URLs, ``name/version_N``, ``@last``, or groups of sweeps.
+        names: Directories, URLs, ``name/version_N``, ``@last``, or sweeps as ``ls`` shows them.
         roots: Paths or URLs of the directories in which to look; the first one's error is shown.
+        only: A command that takes one run for each name, and so no sweep; empty if sweeps fit.
 
     Raises:
         RunNotFoundError: If a name means no run.
-        UsageError: If a name means other runs in another root.
+        UsageError: If a name means other runs in another root, or a sweep where none fits.
     """
     found: dict[str, Run] = {}
     for name in names:
-        for run in _find(name, list(dict.fromkeys(roots))):
+        runs = _find(name, list(dict.fromkeys(roots)))
+        if only and len(runs) > 1:
+            raise UsageError(
+                f"{name!r} is a sweep of {len(runs)} runs, from {runs[0].name} to {runs[-1].name}.",
+                f"Name one of them: {only} {runs[0].directory}",
+            )
+        for run in runs:
             found.setdefault(str(run.directory), run)
     return list(found.values())
 
@@ -37,8 +44,14 @@ def _find(name: str, roots: Sequence[str]) -> list[Run]:
             runs = [] if name == "@last" else _sweep(name, root)
         if runs:
             places.setdefault(str(runs[0].directory), runs)
-    if not places:
+    if not places and name == "@last":
         raise errors[0]
+    if not places:
+        raise RunNotFoundError(
+            f"no such run: {name!r} is neither a run's directory, nor name/version_N or a sweep "
+            f"under {roots[0]}.",
+            errors[0].fix,
+        )
     if name == "@last":
         return max(places.values(), key=lambda runs: _submitted_at(runs[0]))
     if len(places) > 1:
@@ -51,7 +64,14 @@ def _find(name: str, roots: Sequence[str]) -> list[Run]:
 def _sweep(group: str, root: str) -> list[Run]:
     """Return the runs of a sweep, the first point first."""
     runs = [] if "/" in group else list_runs(root)
-    points = [run for run in runs if (point := sweep_of(run)) and point.group == group]
+    if runs and is_remote(runs[0].directory):
+        from concurrent.futures import ThreadPoolExecutor  # slow to import
+
+        with ThreadPoolExecutor(ROUND_TRIPS) as pool:
+            found = list(pool.map(sweep_of, runs))
+    else:
+        found = [sweep_of(run) for run in runs]
+    points = [r for r, point in zip(runs, found, strict=True) if point and point.group == group]
     return sorted(points, key=lambda run: (len(run.name), run.name))
 
 

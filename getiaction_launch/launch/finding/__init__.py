@@ -1,0 +1,1 @@
+"""Finds what a user names: runs and sweeps."""
