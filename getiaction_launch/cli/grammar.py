@@ -117,10 +117,7 @@ def launch_parser(
     nodes = add("-N", "--nodes", type=read_number, metavar="N")
     nodes.help = "Number of nodes; sets trainer.num_nodes"
     gpus = add("--gpus-per-node", metavar="N")
-    gpus.help = (
-        "GPUs of each node, 0 for none; sets trainer.devices; a100:4 names a type, where the "
-        "scheduler knows types"
-    )
+    gpus.help = "GPUs of each node, 0 for none; sets trainer.devices; a100:4 names their type, too"
     help_ = "Workers of each node, for a script that trains on CPUs"
     add("--workers-per-node", type=read_number, metavar="N", help=help_)
     root = add("--storage-root", metavar="DIR")
@@ -137,6 +134,8 @@ def launch_parser(
     if verb != "node":
         add("--json", action="store_true", help="Print JSON instead of text")
     add("--debug", action="store_true", help="Show the traceback of an error")
+    help_ = "Tell this URL, or the one in this variable, how the run is doing; may be repeated"
+    add("--notify", action="append", metavar="URL", help=help_)
     add("--no-snapshot", action="store_true", help="Train your files as they are at each start")
 
     add = parser.add_argument_group("restarts").add_argument

@@ -9,6 +9,7 @@ from getiaction_launch.checking.finding import Finding, Report, ok, refusal_of, 
 from getiaction_launch.checking.script.program import check_program
 from getiaction_launch.checking.spec import check_spec
 from getiaction_launch.errors import CheckError, LaunchError, counted
+from getiaction_launch.launch.telling import check_addresses
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.sharding import check_sharding
 from getiaction_launch.plan.spec import parse
@@ -106,6 +107,9 @@ def _of_place(plan: Plan, backend: Backend) -> Iterator[Finding]:
         ("cluster", f"takes {shape}", lambda: backend.check(plan)),
         ("storage", f"{plan.root} can be written to", lambda: check_root(plan.root)),
     ]
+    if plan.notify:
+        told = f"{counted(len(plan.notify), 'address')} that apprise understands"
+        checks.append(("notify", told, lambda: check_addresses(plan.notify)))
     for name, evidence, run in checks:
         try:
             run()

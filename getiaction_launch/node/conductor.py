@@ -26,6 +26,7 @@ from getiaction_launch.node.nodes import Nodes, watch
 from getiaction_launch.node.opening import await_attempt, begin
 from getiaction_launch.node.outage import outlast
 from getiaction_launch.node.sidecar import NodeLostError, Sidecar
+from getiaction_launch.node.telling.notices import end
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt, Ending
 from getiaction_launch.run.node_records import WORKER_DIED, NodeEnd
@@ -208,16 +209,16 @@ def _conclude(
     if ending.state is JobState.INTERRUPTED and stopped_by is Cause.STOP:
         # Only the scheduler knows whether this was a requeue or a cancellation, so it decides
         # what follows.
-        attempt.end(replace(ending, goes_on=True))
+        end(attempt, replace(ending, goes_on=True))
         return 0
     ending = allow_another(run, ending)
-    attempt.end(ending)
+    end(attempt, ending)
     if ending.goes_on:
         if (refusal := allocation.requeue()) is None:
             return 0
         if further := allocation.hand_over(run):
             reason = f"{ending.reason}; it could not be requeued: {refusal}; {further}"
-            attempt.end(replace(ending, reason=reason, goes_on=False))
+            end(attempt, replace(ending, reason=reason, goes_on=False))
     # Also if another job continues the run: jobs that wait for this one's success must not start.
     return 0 if ending.state is JobState.SUCCEEDED else EXIT_FAILED
 
@@ -324,7 +325,7 @@ def _record(
 
     def conclude() -> Ending:
         ending = decide()
-        attempt.end(ending)
+        end(attempt, ending)
         return ending
 
     return outlast(attempt, conclude, is_stopped, lambda ending: ending)

@@ -71,14 +71,16 @@ def read(path: Path) -> dict:
 
 
 @pytest.mark.parametrize("cluster", ["local"], indirect=True)
-def test_a_hang_is_named_and_the_run_restarts(train, until):
+def test_a_hang_is_named_and_the_run_restarts(train, until, hook):
     """A validation longer than the limit is not a hang: each of its batches is a sign of life."""
-    run = train("stalls: {limit_minutes: 0.25}\n", "in_a_lock", "6", "600")
+    limit = f"stalls: {{limit_minutes: 0.25}}\nnotify: [{hook.url}]\n"
+    run = train(limit, "in_a_lock", "6", "600")
     until((run / "launch/done.json").exists, 3 * LIMIT_SECONDS)
     ended = read(run / "launch/attempt_0.json")
     assert (ended["state"], ended["cause"]) == ("INTERRUPTED", "stall")
     assert "after step 5: rank 1 on node 1 (" in ended["reason"]
     assert "is in its forward pass, at in_a_lock (" in ended["reason"]
+    assert hook.await_title(f"{run.parent.name}/{run.name} stalled")[0] == ended["reason"]
     stacks = (run / "launch/logs/attempt_0/stacks.txt").read_text()
     assert stacks.index("in_a_lock (") < stacks.index("_engine_run_backward (")
     (rank,) = read(run / "launch/beats/attempt_1_node_1.json")["ranks"]

@@ -1,0 +1,1 @@
+"""Tells people how a run is doing, where its plan says so."""
