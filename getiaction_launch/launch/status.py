@@ -171,12 +171,12 @@ def sweep_of(run: Run) -> SweepPoint | None:
         return None
 
 
-def wait(run: Run, watch: Callable[[RunStatus], None]) -> RunStatus:
+def wait(run: Run, watch: Callable[[RunStatus], None] | None = None) -> RunStatus:
     """Wait for the end of a run.
 
     Args:
         run: The run to wait for.
-        watch: Called with the run's status each time it was read.
+        watch: Called with the run's status each time it was read; None to wait silently.
 
     Returns:
         How the run ended, or UNKNOWN if its state could not be read for :data:`LOST_SECONDS`.
@@ -184,7 +184,8 @@ def wait(run: Run, watch: Callable[[RunStatus], None]) -> RunStatus:
     seen_at = time.monotonic()
     while True:
         status = read_status(run)
-        watch(status)
+        if watch:
+            watch(status)
         if status.state is not JobState.UNKNOWN:
             seen_at = time.monotonic()
         if status.state.is_over or time.monotonic() - seen_at > LOST_SECONDS:

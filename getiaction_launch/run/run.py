@@ -10,8 +10,11 @@ import random
 import re
 import shutil
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from getiaction_launch.errors import FAILING, CheckError, RecordError, RunNotFoundError
 from getiaction_launch.plan.secrets import holds_private
@@ -30,6 +33,9 @@ from getiaction_launch.storage.paths import (
     write_json,
 )
 from getiaction_launch.storage.private import why_not_private
+
+if TYPE_CHECKING:
+    from getiaction_launch.launch.status import RunStatus
 
 SCHEMA_VERSION = 1
 STAGING_VARIABLE = "GETIACTION_LAUNCH_STAGING_DIR"
@@ -151,7 +157,8 @@ class Run:
                 write to it.
         """
         if self.local is not self:
-            _make_staging(self)
+            for private in (staging_root(), self.local.directory.parents[1]):
+                make_private(private)
         directory = self.local.log_directory(attempt)
         directory.mkdir(parents=True, exist_ok=True)
         return directory
@@ -202,11 +209,32 @@ class Run:
         errors = [e for path in self.error_files(attempt) if (e := load(WorkerError, path))]
         return min(errors, key=lambda e: (e.is_consequence, e.failed_at), default=None)
 
+    def status(self) -> "RunStatus":
+        """Read where the run stands, or how it ended."""
+        return cast("RunStatus", _public("read_status")(self))
+
+    def wait(self, watch: "Callable[[RunStatus], None] | None" = None) -> "RunStatus":
+        """Wait for the end of the run; ``watch`` is called with each status that was read."""
+        return cast("RunStatus", _public("wait")(self, watch))
+
+    def cancel(self) -> "RunStatus":
+        """End the run on all its nodes; returns once every process has stopped."""
+        return cast("RunStatus", _public("cancel")(self))
+
+    def logs(self, *, follow: bool = False) -> Iterator[str]:
+        """Yield the lines of the newest attempt's logs; if ``follow``, until the run has ended."""
+        return cast("Iterator[str]", _public("read_logs")(self, follow=follow))
+
     def discard(self) -> None:
         """Delete the run's directory; only for a run that has not trained anything."""
         if is_remote(self.directory):
             remove(self.directory)
         shutil.rmtree(self.local.directory, ignore_errors=True)
+
+
+def _public(name: str) -> Callable[..., object]:
+    # The functions stand on floors above, whose modules are loaded when one of them is called.
+    return cast("Callable[..., object]", getattr(import_module("getiaction_launch"), name))
 
 
 def staging_root() -> Path:
@@ -231,11 +259,6 @@ def check_staging(run: Run) -> None:
 def _check_private(directory: Path) -> None:
     if os.path.lexists(directory) and (reason := why_not_private(directory)):
         raise CheckError(f"the staging directory cannot be used: {reason}.", STAGING_FIX)
-
-
-def _make_staging(run: Run) -> None:
-    for directory in (staging_root(), run.local.directory.parents[1]):
-        make_private(directory)
 
 
 def make_private(directory: Path) -> None:
