@@ -46,11 +46,9 @@ def tell_begin(attempt: Attempt) -> None:
         _tell(attempt.run, plan, verb, f"{shape}, {where}", why)
 
 
-def tell_stall(run: Run, reason: str) -> None:
+def tell_stall(run: Run, plan: Plan, reason: str) -> None:
     """Tell that training stands still."""
-    plan = _plan(run)
-    if plan:
-        _tell(run, plan, "stalled", reason, kind="warning")
+    _tell(run, plan, "stalled", reason, kind="warning")
 
 
 def end(attempt: Attempt, ending: Ending) -> None:

@@ -228,7 +228,7 @@ class Watchdog:
         stall = Stall(time.time(), step, limit, odd.ranks, f"{reason}{odd.reason}", name)
         self.beats.stall = stall
         self.beats.write()
-        tell_stall(self._attempt.run, stall.reason)
+        tell_stall(self._attempt.run, self._plan, stall.reason)
         return stall
 
     def _write(self, odd: Odd, silent: float, step: int, stacks: list[NodeStacks]) -> bool:
