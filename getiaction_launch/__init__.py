@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from getiaction_launch.backends.backend import Backend, Job, JobStatus
     from getiaction_launch.errors import LaunchError
-    from getiaction_launch.launch.lines import read_logs
     from getiaction_launch.launch.prepare import prepare
+    from getiaction_launch.launch.programs.lines import read_logs
+    from getiaction_launch.launch.programs.start import start
     from getiaction_launch.launch.resuming.change import Changes
     from getiaction_launch.launch.resuming.resume import resume
-    from getiaction_launch.launch.start import start
     from getiaction_launch.launch.status import RunStatus, attach, read_status, wait
     from getiaction_launch.launch.submit import cancel, check, submit
     from getiaction_launch.plan.plan import Plan
@@ -48,11 +48,11 @@ __all__ = [
 _MODULES = {
     "backends.backend": ("Backend", "Job", "JobStatus"),
     "errors": ("LaunchError",),
-    "launch.lines": ("read_logs",),
+    "launch.programs.lines": ("read_logs",),
     "launch.prepare": ("prepare",),
     "launch.resuming.change": ("Changes",),
     "launch.resuming.resume": ("resume",),
-    "launch.start": ("start",),
+    "launch.programs.start": ("start",),
     "launch.status": ("RunStatus", "attach", "read_status", "wait"),
     "launch.submit": ("cancel", "check", "submit"),
     "plan.plan": ("Plan",),

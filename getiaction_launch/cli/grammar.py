@@ -134,7 +134,7 @@ def launch_parser(
     if verb != "node":
         add("--json", action="store_true", help="Print JSON instead of text")
     add("--debug", action="store_true", help="Show the traceback of an error")
-    help_ = "Tell this URL, or the one in this variable, how the run is doing; may be repeated"
+    help_ = "Send messages about the run to this URL, or to that in a variable; may be repeated"
     add("--notify", action="append", metavar="URL", help=help_)
     add("--no-snapshot", action="store_true", help="Train your files as they are at each start")
 

@@ -4,12 +4,12 @@ import os
 from collections.abc import Callable, Iterator
 
 from getiaction_launch.backends.backend import Backend, check_installed, record_of
+from getiaction_launch.checking.addresses import check_addresses
 from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, Report, ok, refusal_of, unknown
 from getiaction_launch.checking.script.program import check_program
 from getiaction_launch.checking.spec import check_spec
 from getiaction_launch.errors import CheckError, LaunchError, counted
-from getiaction_launch.launch.telling import check_addresses
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.sharding import check_sharding
 from getiaction_launch.plan.spec import parse
@@ -108,8 +108,8 @@ def _of_place(plan: Plan, backend: Backend) -> Iterator[Finding]:
         ("storage", f"{plan.root} can be written to", lambda: check_root(plan.root)),
     ]
     if plan.notify:
-        told = f"{counted(len(plan.notify), 'address')} that apprise understands"
-        checks.append(("notify", told, lambda: check_addresses(plan.notify)))
+        words = f"{counted(len(plan.notify), 'address')} that apprise understands"
+        checks.append(("notify", words, lambda: check_addresses(plan.notify)))
     for name, evidence, run in checks:
         try:
             run()

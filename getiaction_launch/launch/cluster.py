@@ -60,7 +60,7 @@ class ClusterConfig:
         log_limit_mb: Size of a worker's log, in MB, above which its middle is dropped; 0 for no
             limit.
         snapshot: Whether runs train a copy of the user's code that is made at submission.
-        notify: Who is told how a run is doing: URLs of apprise without secrets, such as
+        notify: Addresses for messages about a run: URLs of apprise without secrets, such as
             ``ntfy://topic``, or names of environment variables that hold them.
     """
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from getiaction_launch.backends.backend import Backend
+from getiaction_launch.checking.addresses import refuse_secret_urls
 from getiaction_launch.errors import SpecError
-from getiaction_launch.launch.telling import refuse_secret_urls
 from getiaction_launch.plan.notify import forwarded
 from getiaction_launch.plan.plan import DEFAULT_NAME, DEFAULT_ROOT, Plan, SweepPoint, read_topology
 from getiaction_launch.plan.secrets import has_credentials

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from getiaction_launch.mirror.staging import salvage
+from getiaction_launch.node.messages.notices import notify_begin
 from getiaction_launch.node.outage import persist
-from getiaction_launch.node.telling.notices import tell_begin
 from getiaction_launch.run.attempt import Attempt
 from getiaction_launch.run.records import read_attempts
 from getiaction_launch.run.run import Run
@@ -44,7 +44,7 @@ def begin(
         return Attempt.begin(run, key, *head, other_addresses)
 
     attempt = persist(run, "the next attempt cannot begin", act, is_stopped)
-    tell_begin(attempt)
+    notify_begin(attempt)
     return attempt
 
 

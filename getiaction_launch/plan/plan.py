@@ -166,7 +166,7 @@ class Plan:
         log_limit_mb: Size of a worker's log, in MB, above which its middle is dropped; 0 for no
             limit.
         snapshot: Whether the run trains a copy of the user's code that is made at submission.
-        notify: Who is told how the run is doing: URLs without secrets, or names of environment
+        notify: Addresses for messages about the run: URLs without secrets, or names of environment
             variables that hold them.
         code: The version of that code, and its copy; None for a run of an earlier version.
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from getiaction_launch.cli.main import main
-from getiaction_launch.node.telling.send import Message, mask, send
+from getiaction_launch.node.messages.send import Message, mask, send
 from getiaction_launch.plan.notify import variable_of
 from getiaction_launch.plan.plan import Plan
 
@@ -69,7 +69,7 @@ def test_a_url_without_a_secret_is_taken(capsys, url):
     [
         ("slak://x", 2, "notify: slak://... is not an address that apprise knows.\nDid you mean "),
         ("slack://", 2, "notify: slack://... is not a complete address for apprise."),
-        ("a b", 2, "notify: an entry that is no URL is not an address that apprise knows."),
+        ("a b", 2, "notify: an entry without :// is not an address that apprise knows."),
         ("NOWHERE", 3, "notify names NOWHERE, which is not set in this shell.\nexport NOWHERE="),
     ],
 )

@@ -7,7 +7,7 @@ import yaml
 
 from getiaction_launch import JobState, list_runs, start
 from getiaction_launch.errors import SpecError
-from getiaction_launch.launch.start import as_yaml
+from getiaction_launch.launch.programs.start import as_yaml
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from getiaction_launch.backends.backend import Backend, record_of
+from getiaction_launch.checking.addresses import refuse_secret_urls
 from getiaction_launch.errors import SpecError, UsageError, counted
 from getiaction_launch.launch.prepare import Flags, check_workers, flag_words, spell_flags
 from getiaction_launch.launch.status import backend_of
-from getiaction_launch.launch.telling import refuse_secret_urls
 from getiaction_launch.plan.notify import forwarded
 from getiaction_launch.plan.plan import Plan, Restarts, Topology, read_topology
 from getiaction_launch.plan.spec import TRAINER_KEYS, read_spec, read_trainer

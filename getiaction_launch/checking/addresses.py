@@ -1,4 +1,4 @@
-"""Checks who shall be told about a run, before the run is submitted: the entries of ``notify``."""
+"""Checks the addresses for messages about a run, before the run is submitted."""
 
 import os
 import re
@@ -93,4 +93,4 @@ _PROTOCOLS = ("protocols", "secure_protocols")
 def _shown(url: str) -> str:
     """Return as much of a URL as can be no secret."""
     scheme = _SCHEME.match(url)
-    return f"{scheme[0]}..." if scheme else "an entry that is no URL"
+    return f"{scheme[0]}..." if scheme else "an entry without ://"

@@ -74,11 +74,11 @@ def mask(text: str, url: str) -> str:
 
 
 def main() -> int:
-    """Entry of ``python -m getiaction_launch.node.telling.send``."""
+    """Entry of ``python -m getiaction_launch.node.messages.send``."""
     message = Message(**json.load(sys.stdin))
 
     def say(why: str) -> None:
-        os.write(1, f"notify: {message.shown} was not told that {message.title}: {why}\n".encode())
+        os.write(1, f"notify: {message.shown} did not get '{message.title}': {why}\n".encode())
 
     def give_up(*_: object) -> None:
         say(f"no answer within {LIMIT_SECONDS} s")

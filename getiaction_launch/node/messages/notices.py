@@ -1,4 +1,4 @@
-"""What people are told about a run: that it started, resumed, stalled, failed or finished.
+"""Messages about a run: that it has started, resumed, stalled, failed or finished.
 
 Called by the one process that knows: the node of rank 0, or the process that starts the nodes. No
 failure reaches the run: messages are sent by processes of their own, which end after some seconds,
@@ -12,7 +12,7 @@ import sys
 import time
 
 from getiaction_launch.errors import counted
-from getiaction_launch.node.telling.send import LIMIT_SECONDS, Message
+from getiaction_launch.node.messages.send import LIMIT_SECONDS, Message
 from getiaction_launch.plan.notify import variable_of
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.text import clean, shorten
@@ -27,8 +27,8 @@ _MARGIN_SECONDS = 2
 _ended: set[tuple[Run, int]] = set()
 
 
-def tell_begin(attempt: Attempt) -> None:
-    """Tell that a run has started or resumed."""
+def notify_begin(attempt: Attempt) -> None:
+    """Send that a run has started or resumed."""
     plan = _plan(attempt.run)
     if plan is None:
         return
@@ -36,40 +36,40 @@ def tell_begin(attempt: Attempt) -> None:
     nodes = counted(topology.num_nodes, "node")
     shape = f"{nodes} x {counted(topology.workers_per_node, 'worker')}"
     if attempt.number == 0:
-        _tell(attempt.run, plan, "started", shape)
+        _send(attempt.run, plan, "started", shape)
         return
     with contextlib.suppress(OSError, ValueError):  # the records may be damaged
         *_, before, now = read_attempts(attempt.run)
         verb = "resumed" if attempt.resume_from else "restarted"
         where = f"from step {now.first_step}" if attempt.resume_from else "from the beginning"
         why = f"Attempt {before.number} ended: {before.reason}" if before.reason else ""
-        _tell(attempt.run, plan, verb, f"{shape}, {where}", why)
+        _send(attempt.run, plan, verb, f"{shape}, {where}", why)
 
 
-def tell_stall(run: Run, plan: Plan, reason: str) -> None:
-    """Tell that training stands still."""
-    _tell(run, plan, "stalled", reason, kind="warning")
+def notify_stall(run: Run, plan: Plan, reason: str) -> None:
+    """Send that training stands still."""
+    _send(run, plan, "stalled", reason, kind="warning")
 
 
 def end(attempt: Attempt, ending: Ending) -> None:
-    """Record how an attempt ended, and tell it if the run has finished or failed."""
+    """Record how an attempt ended, and send it if the run has finished or failed."""
     attempt.end(ending)
-    tell_end(attempt, ending)
+    notify_end(attempt, ending)
 
 
-def tell_end(attempt: Attempt, ending: Ending) -> None:
-    """Tell that a run has finished or failed, once; cancelling it is not told to who did it."""
+def notify_end(attempt: Attempt, ending: Ending) -> None:
+    """Send that a run has finished or failed, once; who cancels a run needs no message."""
     run = attempt.run
     plan = _plan(run)
-    is_told = (run, attempt.number) in _ended
-    if plan is None or is_told or ending.goes_on or ending.state is JobState.CANCELLED:
+    is_sent = (run, attempt.number) in _ended
+    if plan is None or is_sent or ending.goes_on or ending.state is JobState.CANCELLED:
         return
     _ended.add((run, attempt.number))
     if ending.state is JobState.SUCCEEDED:
-        sent = _tell(run, plan, "finished", _result(run), kind="success")
+        sent = _send(run, plan, "finished", _result(run), kind="success")
     else:
         why = f"getiaction-launch why {run.directory}"
-        sent = _tell(run, plan, "failed", ending.reason, why, kind="failure")
+        sent = _send(run, plan, "failed", ending.reason, why, kind="failure")
     deadline = time.monotonic() + LIMIT_SECONDS + _MARGIN_SECONDS
     for process in sent:  # a scheduler kills what is left when the job's last process has ended
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -85,7 +85,7 @@ def _result(run: Run) -> str:
     return ""
 
 
-def _tell(
+def _send(
     run: Run, plan: Plan, verb: str, *lines: str, kind: str = "info"
 ) -> list["subprocess.Popen[bytes]"]:
     """Begin to send a message to every address of a plan."""
@@ -107,7 +107,7 @@ def _start(message: Message) -> "subprocess.Popen[bytes]":
     # Without the marks of this run's processes, which are ended with it.
     ours = (RUN_VARIABLE, TOKEN_VARIABLE)
     process = subprocess.Popen(
-        [sys.executable, "-m", "getiaction_launch.node.telling.send"],
+        [sys.executable, "-m", "getiaction_launch.node.messages.send"],
         stdin=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env={name: value for name, value in os.environ.items() if name not in ours},
@@ -120,7 +120,7 @@ def _start(message: Message) -> "subprocess.Popen[bytes]":
 
 
 def _plan(run: Run) -> Plan | None:
-    """Return the plan of a run that has somebody to tell; None for any other."""
+    """Return the plan of a run that sends messages; None for any other."""
     for place in (run, run.local):
         with contextlib.suppress(OSError, ValueError):  # storage that fails
             plan = Plan.of(place)

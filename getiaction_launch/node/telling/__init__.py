@@ -1,1 +1,0 @@
-"""Tells people how a run is doing, where its plan says so."""
