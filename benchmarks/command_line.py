@@ -1,4 +1,4 @@
-"""CPU time of the launcher's quick commands against ``python -c pass``.
+"""CPU time of the launcher's quick commands, and of a TAB, against ``python -c pass``.
 
 python benchmarks/command_line.py
 """
@@ -46,6 +46,12 @@ def main() -> None:
             "getiaction-launch --help": [*launcher, "--help"],
             "getiaction-launch status": [*launcher, "status", "@last"],
         }
+        script = subprocess.run(
+            [*launcher, "completion", "bash"], capture_output=True, text=True, check=True
+        )
+        Path(directory, "completion").write_text(script.stdout)
+        tab = "source completion; COMP_WORDS=(getiaction-launch status tr); COMP_CWORD=2"
+        commands["TAB behind `status tr`"] = ["bash", "-c", f"{tab}; _getiaction_launch"]
         seconds: dict[str, list[float]] = {name: [] for name in commands}
         for _ in range(arguments.runs):
             for name, command in commands.items():
@@ -53,7 +59,9 @@ def main() -> None:
         rival = statistics.median(seconds["python -c pass"])
         for name, command in commands.items():
             median = statistics.median(seconds[name])
-            heavy = heavy_imports(command, directory) or "none of " + ", ".join(HEAVY)
+            is_python = command[0] == sys.executable
+            heavy = is_python and heavy_imports(command, directory)
+            heavy = heavy or "none of " + ", ".join(HEAVY)
             print(f"{name}: {median:.3f} s of CPU, {median / rival:.1f} x; imports {heavy}")
 
 

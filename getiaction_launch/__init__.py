@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from getiaction_launch.backends.backend import Backend, Job, JobStatus
     from getiaction_launch.errors import LaunchError
     from getiaction_launch.launch.prepare import prepare
+    from getiaction_launch.launch.programs.lines import read_logs
+    from getiaction_launch.launch.programs.start import start
+    from getiaction_launch.launch.programs.started import StartedRun
     from getiaction_launch.launch.resuming.change import Changes
     from getiaction_launch.launch.resuming.resume import resume
     from getiaction_launch.launch.status import RunStatus, attach, read_status, wait
@@ -31,6 +34,7 @@ __all__ = [
     "Plan",
     "Run",
     "RunStatus",
+    "StartedRun",
     "attach",
     "cancel",
     "check",
@@ -38,17 +42,22 @@ __all__ = [
     "list_runs",
     "prepare",
     "progress",
+    "read_logs",
     "read_status",
     "resume",
+    "start",
     "submit",
     "wait",
 ]
 _MODULES = {
     "backends.backend": ("Backend", "Job", "JobStatus"),
     "errors": ("LaunchError",),
+    "launch.programs.lines": ("read_logs",),
     "launch.prepare": ("prepare",),
     "launch.resuming.change": ("Changes",),
     "launch.resuming.resume": ("resume",),
+    "launch.programs.start": ("start",),
+    "launch.programs.started": ("StartedRun",),
     "launch.status": ("RunStatus", "attach", "read_status", "wait"),
     "launch.submit": ("cancel", "check", "submit"),
     "plan.plan": ("Plan",),

@@ -20,6 +20,7 @@ from clusters.lan import Lan, missing_tools
 from clusters.ray_cluster import RayCluster
 from clusters.ray_cluster import missing as missing_ray
 from clusters.s3 import S3, moto, rclone
+from clusters.shells import missing as missing_shells
 from clusters.slurm import PACKAGES, SUITE, SlurmCluster
 from clusters.slurm import missing as missing_slurm
 from xdist.scheduler import LoadScopeScheduling
@@ -175,6 +176,12 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     skip_without("browser", missing_browser())
     with Browser(tmp_path_factory.mktemp("browser")) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def _shells() -> None:
+    """What a test needs that types in bash, zsh and fish."""
+    skip_without("shells", missing_shells())
 
 
 @pytest.fixture(scope="session")

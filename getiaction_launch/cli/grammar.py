@@ -108,6 +108,8 @@ def launch_parser(
     if verb != "node":
         add("--json", action="store_true", help="Print JSON instead of text")
     add("--debug", action="store_true", help="Show the traceback of an error")
+    help_ = "Send messages about the run to this URL, or to that in a variable; may be repeated"
+    add("--notify", action="append", metavar="URL", help=help_)
     add("--no-snapshot", action="store_true", help="Train your files as they are at each start")
 
     add = parser.add_argument_group("restarts").add_argument

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from getiaction_launch.cli import verbs
 from getiaction_launch.cli.check import check
+from getiaction_launch.cli.completing.verb import completion
 from getiaction_launch.cli.drilling.verb import drill
 from getiaction_launch.cli.grammar import launch_parser
 from getiaction_launch.cli.launching import launch
@@ -56,6 +57,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "compare": compare,
     "node": verbs.node,
     "clusters": verbs.clusters,
+    "completion": completion,
     "version": verbs.version,
 }
 LAUNCHING = {"run", "check", "drill", "node"}
@@ -140,7 +142,7 @@ def _run_verb(tokens: list[str]) -> int:
     if command := VERBS.get(ALIASES.get(word, word)):
         return command(tokens[1:])
     if not tokens:
-        _parser().show_help(sys.stderr, short=True)
+        root_parser().show_help(sys.stderr, short=True)
         return UsageError.exit_code
     if not word.startswith("-") and not word.endswith(".py") and word != "fit":
         raise UsageError(
@@ -148,11 +150,11 @@ def _run_verb(tokens: list[str]) -> int:
             f"{nearest_first(word, VERBS)} All verbs: getiaction-launch --help\n"
             f"If it is a command of this environment: getiaction-launch -- {shlex.join(tokens)}",
         )
-    return launch(tokens, _parser())
+    return launch(tokens, root_parser())
 
 
-def _parser() -> Parser:
-    """What parses a command without a verb."""
+def root_parser() -> Parser:
+    """Return what parses a command without a verb."""
     width = max(map(len, VERBS))
     abouts = {name: (verb.__doc__ or "").partition("\n")[0] for name, verb in VERBS.items()}
     lines = (f"  {name:{width}}  {about}" for name, about in abouts.items())

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TextIO
 from getiaction_launch.errors import UsageError, nearest_first
 
 HELP_COLUMN = 28
+_ASK = "--ask-for-the-parser"
 _OF_FLAG = re.compile(r"argument (?:-\w/)?(?P<flag>--?[\w-]+)(?:/--\w+)?: (?P<what>.+)")
 
 
@@ -86,6 +87,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, tokens: Sequence[str]) -> argparse.Namespace:
         """Parse all of ``tokens``, or raise UsageError."""
+        if list(tokens) == [_ASK]:
+            raise _Answer(self)
         arguments, unknown = self.parse_known_args(tokens)
         if unknown and not unknown[0].startswith("-"):
             raise UsageError(
@@ -131,6 +134,20 @@ class Parser(argparse.ArgumentParser):
         else:
             self.formatter_class = lambda prog: formatter  # noqa: ARG005 - argparse's own
             print(self.format_help(), end="", file=file)
+
+
+class _Answer(BaseException):
+    """Has the parser that was asked for; nothing may catch it on its way."""
+
+
+def parser_of(verb: Callable[[Sequence[str]], int]) -> Parser:
+    """Return the parser of a verb, which builds it when it is called, without running the verb."""
+    try:
+        verb([_ASK])
+    except _Answer as answer:
+        (parser,) = answer.args
+    assert isinstance(parser, Parser)  # noqa: S101 - each verb parses its words first
+    return parser
 
 
 class _Help(argparse.Action):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from getiaction_launch.backends.backend import Backend, check_installed, record_of
+from getiaction_launch.checking.addresses import check_addresses
 from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, Report, ok, refusal_of, unknown
 from getiaction_launch.checking.script.program import check_program
@@ -111,6 +112,9 @@ def _of_place(plan: Plan, backend: Backend) -> Iterator[Finding]:
         ("cluster", f"takes {shape}", lambda: backend.check(plan)),
         ("storage", f"{plan.root} can be written to", lambda: check_root(plan.root)),
     ]
+    if plan.notify:
+        words = f"{counted(len(plan.notify), 'address')} that apprise understands"
+        checks.append(("notify", words, lambda: check_addresses(plan.notify)))
     for name, evidence, run in checks:
         try:
             run()

@@ -60,6 +60,8 @@ class ClusterConfig:
         log_limit_mb: Size of a worker's log, in MB, above which its middle is dropped; 0 for no
             limit.
         snapshot: Whether runs train a copy of the user's code that is made at submission.
+        notify: Addresses for messages about a run: URLs of apprise without secrets, such as
+            ``ntfy://topic``, or names of environment variables that hold them.
     """
 
     backend: Backend
@@ -73,6 +75,7 @@ class ClusterConfig:
     stalls: Stalls = field(default_factory=Stalls)
     log_limit_mb: float = DEFAULT_LOG_LIMIT_MB
     snapshot: Snapshot = field(default_factory=Snapshot)
+    notify: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not 0 <= self.log_limit_mb < math.inf:

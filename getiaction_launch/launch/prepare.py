@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from getiaction_launch.backends.backend import Backend, record_of
+from getiaction_launch.checking.addresses import refuse_secret_urls
 from getiaction_launch.checking.built import Place
 from getiaction_launch.errors import SpecError
+from getiaction_launch.plan.notify import forwarded
 from getiaction_launch.plan.plan import DEFAULT_NAME, DEFAULT_ROOT, Plan, SweepPoint, read_topology
 from getiaction_launch.plan.program import Program, read_program
 from getiaction_launch.plan.secrets import has_credentials
@@ -24,6 +26,7 @@ _FLAGS_OF_KEYS = {
 }
 # Settings that the nodes of a run read; the others concern only the scheduler.
 _SETTINGS_OF_NODES = (
+    "notify",
     "restarts.",
     "snapshot.",
     "backend.init_args.cpus_per_worker",
@@ -151,6 +154,7 @@ def prepare(
             "Leave it out, and export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a "
             "profile: export AWS_PROFILE=NAME",
         )
+    refuse_secret_urls(place.notify)
     check_name("default_root_dir", root)
     check_name("the working directory", here)
     use_options(root, place.storage_options)
@@ -169,13 +173,14 @@ def prepare(
             *(training.program.typed or (f"--{key}={value}" for key, value in overrides)),
         ],
         env_vars=place.env_vars,
-        forward_env_vars=place.forward_env_vars,
+        forward_env_vars=forwarded(place.forward_env_vars, place.notify),
         saving=place.saving,
         log_limit_mb=place.log_limit_mb,
         uploading=place.uploading,
         restarts=place.restarts,
         stalls=place.stalls,
         snapshot=place.snapshot,
+        notify=place.notify,
         sweep=sweep,
         program=training.program.kind,
         resume_args=[*resume_args],
@@ -216,7 +221,12 @@ def flag_words(
     }
     kept = [flag for key, flag in settings.items() if key.startswith(_SETTINGS_OF_NODES)]
     given = [(flag, value) for flag, value in [*values.items(), *kept] if value is not None]
-    return [flag if value is False else f"{flag}={value}" for flag, value in given]
+    words = [(flag, each) for flag, value in given for each in _each(value)]
+    return [flag if value is False else f"{flag}={value}" for flag, value in words]
+
+
+def _each(value: object) -> Sequence[object]:
+    return value if isinstance(value, list) else [value]
 
 
 def _of_spec(

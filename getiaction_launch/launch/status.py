@@ -168,17 +168,17 @@ def sweep_of(run: Run) -> SweepPoint | None:
         return None
 
 
-def wait(run: Run, watch: Callable[[RunStatus], None]) -> RunStatus:
+def wait(run: Run, watch: Callable[[RunStatus], None] | None = None) -> RunStatus:
     """Wait for the end of a run.
 
     Args:
         run: The run to wait for.
-        watch: Called with the run's status each time it was read.
+        watch: Called with the run's status each time it was read; None to wait silently.
 
     Returns:
         How the run ended, or UNKNOWN if its state could not be read for :data:`LOST_SECONDS`.
     """
-    return wait_for([run], lambda statuses: watch(statuses[0]))[0]
+    return wait_for([run], lambda statuses: watch(statuses[0]) if watch else None)[0]
 
 
 def wait_for(runs: Sequence[Run], watch: Callable[[Sequence[RunStatus]], None]) -> list[RunStatus]:

@@ -20,6 +20,7 @@ from getiaction_launch.errors import LaunchError
 from getiaction_launch.node.allocation import Allocation, Limits
 from getiaction_launch.node.deaths import record_kills
 from getiaction_launch.node.guard import Guard, RunLostError
+from getiaction_launch.node.messages.notices import end
 from getiaction_launch.node.network.meeting import meet
 from getiaction_launch.node.node import SAVE_LIMIT_SECONDS, await_save, run_node
 from getiaction_launch.node.nodes import Nodes, watch
@@ -208,16 +209,16 @@ def _conclude(
     if ending.state is JobState.INTERRUPTED and stopped_by is Cause.STOP:
         # Only the scheduler knows whether this was a requeue or a cancellation, so it decides
         # what follows.
-        attempt.end(replace(ending, goes_on=True))
+        end(attempt, replace(ending, goes_on=True))
         return 0
     ending = allow_another(run, ending)
-    attempt.end(ending)
+    end(attempt, ending)
     if ending.goes_on:
         if (refusal := allocation.requeue()) is None:
             return 0
         if further := allocation.hand_over(run):
             reason = f"{ending.reason}; it could not be requeued: {refusal}; {further}"
-            attempt.end(replace(ending, reason=reason, goes_on=False))
+            end(attempt, replace(ending, reason=reason, goes_on=False))
     # Also if another job continues the run: jobs that wait for this one's success must not start.
     return 0 if ending.state is JobState.SUCCEEDED else EXIT_FAILED
 
@@ -324,7 +325,7 @@ def _record(
 
     def conclude() -> Ending:
         ending = decide()
-        attempt.end(ending)
+        end(attempt, ending)
         return ending
 
     return outlast(attempt, conclude, is_stopped, lambda ending: ending)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from getiaction_launch.mirror.staging import salvage
+from getiaction_launch.node.messages.notices import notify_begin
 from getiaction_launch.node.outage import persist
 from getiaction_launch.run.attempt import Attempt
 from getiaction_launch.run.records import read_attempts
@@ -42,7 +43,9 @@ def begin(
         salvage(run, len(records))
         return Attempt.begin(run, key, *head, other_addresses)
 
-    return persist(run, "the next attempt cannot begin", act, is_stopped)
+    attempt = persist(run, "the next attempt cannot begin", act, is_stopped)
+    notify_begin(attempt)
+    return attempt
 
 
 def await_attempt(run: Run, key: str, stop: StopRequest) -> Attempt:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from getiaction_launch.errors import StorageError
 from getiaction_launch.mirror.transfer import say
+from getiaction_launch.node.messages.notices import notify_end
 from getiaction_launch.plan.plan import Plan, Uploading
 from getiaction_launch.run.attempt import Attempt, Ending
 from getiaction_launch.run.run import Run
@@ -72,6 +73,7 @@ def outlast(
     say(ending.reason)
     with contextlib.suppress(OSError):  # then the job's log is all there is
         attempt.end_here(ending)
+    notify_end(attempt, ending)
     return otherwise(ending)
 
 

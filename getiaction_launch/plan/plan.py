@@ -169,6 +169,8 @@ class Plan:
         log_limit_mb: Size of a worker's log, in MB, above which its middle is dropped; 0 for no
             limit.
         snapshot: Whether the run trains a copy of the user's code that is made at submission.
+        notify: Addresses for messages about the run: URLs without secrets, or names of environment
+            variables that hold them.
         code: The version of that code, and its copy; None for a run of an earlier version.
     """
 
@@ -188,6 +190,7 @@ class Plan:
     sweep: SweepPoint | None = None
     log_limit_mb: float = DEFAULT_LOG_LIMIT_MB
     snapshot: Snapshot = field(default_factory=Snapshot)
+    notify: list[str] = field(default_factory=list)
     code: Code | None = None
     program: Literal["script", "module", "command"] = "script"
     resume_args: list[str] = field(default_factory=list)

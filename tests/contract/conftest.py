@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 import torch
 from clusters import ordinary_user
 from clusters.cluster import LOGIN, Cluster
+from clusters.hook import Hook
 from clusters.proxy import Proxy
 from clusters.ray_cluster import RayCluster
 from clusters.slurm import SlurmCluster
@@ -334,3 +336,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Ten
             subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=240)
         (run,) = list_runs(str(root / "experiments"))
         return weights(run.directory)
+
+
+@pytest.fixture
+def hook() -> Iterator[Hook]:
+    """A server for messages about runs."""
+    with Hook() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.is_open.set()
+        server.shutdown()

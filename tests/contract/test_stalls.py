@@ -69,15 +69,17 @@ def read(path: Path) -> dict:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-@pytest.mark.parametrize("cluster", ["slurm"], indirect=True)
-def test_a_hang_is_named_and_the_run_restarts(train, until):
+@pytest.mark.parametrize("cluster", ["local"], indirect=True)
+def test_a_hang_is_named_and_the_run_restarts(train, until, hook):
     """A validation longer than the limit is not a hang: each of its batches is a sign of life."""
-    run = train("stalls: {limit_minutes: 0.25}\n", "in_a_lock", "6", "600")
+    limit = f"stalls: {{limit_minutes: 0.25}}\nnotify: [{hook.url}]\n"
+    run = train(limit, "in_a_lock", "6", "600")
     until((run / "launch/done.json").exists, 3 * LIMIT_SECONDS)
     ended = read(run / "launch/attempt_0.json")
     assert (ended["state"], ended["cause"]) == ("INTERRUPTED", "stall")
     assert "after step 5: rank 1 on node 1 (" in ended["reason"]
     assert "is in its forward pass, at in_a_lock (" in ended["reason"]
+    assert hook.await_title(f"{run.parent.name}/{run.name} stalled")[0] == ended["reason"]
     stacks = (run / "launch/logs/attempt_0/stacks.txt").read_text()
     assert stacks.index("in_a_lock (") < stacks.index("_engine_run_backward (")
     (rank,) = read(run / "launch/beats/attempt_1_node_1.json")["ranks"]
@@ -87,7 +89,7 @@ def test_a_hang_is_named_and_the_run_restarts(train, until):
     assert rank["phase_seconds"]["validating"] >= 15
 
 
-@pytest.mark.parametrize("cluster", ["local"], indirect=True)
+@pytest.mark.parametrize("cluster", ["slurm"], indirect=True)
 def test_a_stopped_rank_is_reported_and_may_continue(getiaction_launch, train, until):
     """With ``report``, nothing is ended; ``status`` and ``stacks`` show who holds up the others."""
     limit = "stalls: {limit_minutes: 0.2, action: report}\n"

@@ -9,7 +9,7 @@ import pytest
 from reader import ROOT, blocks, examples, settled, shell
 
 from getiaction_launch.cli.launching import prepare
-from getiaction_launch.cli.main import VERBS, _parser
+from getiaction_launch.cli.main import VERBS, root_parser
 
 PAGE = (ROOT / "README.md").read_text()
 BLOCKS = blocks("README.md")
@@ -83,7 +83,7 @@ def test_commands_of_the_table_make_a_plan(command, clone, monkeypatch):
     monkeypatch.chdir(clone)
     _, _, words = command.partition("getiaction-launch ")
     tokens = words.removeprefix("node ").split()
-    _, (plan,), backend = prepare(tokens, _parser(), free_gpus=lambda _: None)
+    _, (plan,), backend = prepare(tokens, root_parser(), free_gpus=lambda _: None)
     assert plan.topology.num_nodes == 2
     expected = {"slurm": "SlurmBackend", "ray": "RayBackend", "ray-on-slurm": "RayOnSlurmBackend"}
     cluster = re.search(r"--cluster (\S+)", command)

@@ -33,6 +33,7 @@ from getiaction_launch.errors import (
 )
 from getiaction_launch.node.allocation import Allocation
 from getiaction_launch.node.node import SAVE_LIMIT_SECONDS
+from getiaction_launch.plan.notify import variables_of
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.records import BackendRecord, JobRecord
 from getiaction_launch.run.run import STAGING_VARIABLE, Run
@@ -204,7 +205,8 @@ class RayBackend(RaySettings):
         later = replace(self, address=client.get_address(), submission_id=None)
         # Before the job is submitted, since the driver reads it.
         later._write_job(run, job_id)  # noqa: SLF001 - own class
-        names = {*(plan.forward_env_vars or ()), STAGING_VARIABLE} & os.environ.keys()
+        asked = {*(plan.forward_env_vars or ()), *variables_of(plan.notify), STAGING_VARIABLE}
+        names = asked & os.environ.keys()
         forwarded = {name: os.environ[name] for name in names}
         stop_seconds = self.grace_seconds + SAVE_LIMIT_SECONDS + STOP_MARGIN_SECONDS
         variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(round(stop_seconds)), **forwarded}

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from getiaction_launch.backends.backend import Backend, record_of
+from getiaction_launch.checking.addresses import refuse_secret_urls
 from getiaction_launch.errors import SpecError, UsageError, counted
 from getiaction_launch.launch.prepare import Flags, check_workers, flag_words, spell_flags
 from getiaction_launch.launch.status import backend_of
+from getiaction_launch.plan.notify import forwarded
 from getiaction_launch.plan.plan import Plan, Restarts, Topology, read_topology
 from getiaction_launch.plan.spec import TRAINER_KEYS, read_spec, read_trainer
 from getiaction_launch.run.records import JobRecord
@@ -125,11 +127,13 @@ def change(run: Run, changes: Changes, *, is_new: bool = False) -> Changed:
     if changes.cluster:
         path = find_cluster(changes.cluster)
         place = read_cluster(path, changes.settings)
+        refuse_secret_urls(place.notify)
         use_options(plan.root, place.storage_options)
         after = replace(
             plan,
             env_vars=place.env_vars,
-            forward_env_vars=place.forward_env_vars,
+            forward_env_vars=forwarded(place.forward_env_vars, place.notify),
+            notify=place.notify,
             saving=place.saving,
             snapshot=place.snapshot,
             uploading=place.uploading,

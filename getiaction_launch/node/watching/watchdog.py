@@ -13,6 +13,7 @@ import time
 from collections.abc import Collection
 
 from getiaction_launch.node.deaths import record_stall
+from getiaction_launch.node.messages.notices import notify_stall
 from getiaction_launch.node.watching.beats import Beats
 from getiaction_launch.node.watching.stacks import read_stacks
 from getiaction_launch.node.watching.usage import Usage
@@ -229,6 +230,7 @@ class Watchdog:
         stall = Stall(time.time(), step, limit, odd.ranks, f"{reason}{odd.reason}", name)
         self.beats.stall = stall
         self.beats.write()
+        notify_stall(self._attempt.run, self._plan, stall.reason)
         return stall
 
     def _write(self, odd: Odd, silent: float, step: int, stacks: list[NodeStacks]) -> bool:

@@ -1,0 +1,1 @@
+"""Messages about a run, to the addresses in its plan."""
