@@ -12,7 +12,6 @@ from getiaction_launch.checking.finding import Finding, Report, ok, refusal_of, 
 from getiaction_launch.checking.script.program import check_program
 from getiaction_launch.checking.spec import check_spec
 from getiaction_launch.errors import CheckError, LaunchError, counted
-from getiaction_launch.launch.freezing.freeze import copied_root
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.sharding import check_sharding
 from getiaction_launch.plan.spec import parse
@@ -42,6 +41,8 @@ def inspect(plan: Plan, backend: Backend, *, is_deep: bool = False) -> Report:
     if plan.arguments:
         report = check_spec(plan, place, is_deep=is_deep)
         return Report([*report.findings, *findings], report.spec)
+    from getiaction_launch.launch.freezing.freeze import copied_root  # slow to import
+
     with contextlib.suppress(OSError):
         place = replace(place, copied=copied_root(plan))
     return Report([*check_program(plan, place, is_deep=is_deep), *findings])

@@ -131,6 +131,7 @@ def _own_path(monkeypatch):
     The command line of specs adds its directory, and here is a ``random.py``.
     """
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # of a unit test in this process
 
 
 @pytest.fixture

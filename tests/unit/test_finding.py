@@ -92,7 +92,7 @@ def test_status_shows_how_far_a_run_is(capsys, monkeypatch):
     status = standing.RunStatus(
         run, standing.JobState.RUNNING, attempts=2, progress=Progress.read(run) or Progress()
     )
-    monkeypatch.setattr("getiaction_launch.launch.submit.read_status", lambda _: status)
+    monkeypatch.setattr("getiaction_launch.launch.submit.read_statuses", lambda _: [status])
     assert main(["status", "@last"]) == 0
     rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert rows["nodes"] == "2 x 4 workers  4 GPUs"

@@ -38,6 +38,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path[1:]])
     monkeypatch.setattr(sys, "argv", [*sys.argv])
+    # Another test may have fitted in this process.
+    monkeypatch.delitem(sys.modules, "getiaction_launch.worker.interruption", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
     handler = signal.getsignal(signal.SIGTERM)
     yield tmp_path / "package"

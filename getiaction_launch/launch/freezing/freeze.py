@@ -77,7 +77,7 @@ def freeze_again(run: Run, plan: Plan) -> Plan:
         OSError: If a file cannot be read or written.
         StorageError: If remote storage does not answer.
     """
-    return freeze([plan], str(run.directory.parents[1]))[0]
+    return freeze([replace(plan, code=None)], str(run.directory.parents[1]))[0]
 
 
 def has_changed(plan: Plan) -> bool:

@@ -11,6 +11,8 @@ import signal
 import sys
 from dataclasses import asdict, dataclass
 
+from getiaction_launch.storage.strict_json import dumps
+
 LIMIT_SECONDS = 10
 SHORTEST_SECRET = 4
 
@@ -35,7 +37,7 @@ class Message:
 
     def to_json(self) -> bytes:
         """Return what :func:`main` reads."""
-        return json.dumps(asdict(self)).encode()
+        return dumps(asdict(self)).encode()
 
 
 class _Complaints(logging.Handler):
