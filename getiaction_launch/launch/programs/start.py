@@ -1,12 +1,12 @@
 """Start a run from Python in one call, with plain values."""
 
-import json
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 
 from getiaction_launch.launch.prepare import prepare
 from getiaction_launch.launch.programs.started import StartedRun
 from getiaction_launch.launch.submit import submit
+from getiaction_launch.storage.strict_json import dumps
 
 Words = str | PathLike[str] | Sequence[str | PathLike[str]]
 
@@ -74,7 +74,7 @@ def as_yaml(value: object) -> str:
         return value
     text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"))
     text = text.removesuffix("\n").removesuffix("\n...")
-    return json.dumps(value) if "\n" in text else text  # which is YAML, too
+    return dumps(value) if "\n" in text else text  # which is YAML, too
 
 
 def _listed(words: Words) -> list[str]:
