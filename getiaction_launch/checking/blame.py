@@ -72,7 +72,7 @@ _OF_THIS_MACHINE = re.compile(
 """Words of errors that come of a trial on the CPU, in one process, within this machine's limits."""
 _OF_RANKS = re.compile(
     r"shape|size|dimension|mat1|expected|out of (range|bounds)|no attribute|require grad|"
-    r"second time|scalar outputs|unsigned char|byte|dataloader_idx|non-empty"
+    r"second time|scalar outputs|unsigned char|byte|dataloader_idx|non-empty|must return a tensor"
 )
 _PLAIN = (
     KeyError,

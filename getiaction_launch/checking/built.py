@@ -68,6 +68,7 @@ class Built:
         scratch: Directory that may be written to.
         send: Function that takes each finding at once.
         script: Name of the script that has built them; empty for a spec, which has keys.
+        has_loaders: Whether the script has given loaders, which the datamodule only holds.
     """
 
     trainer: Any
@@ -79,6 +80,7 @@ class Built:
     scratch: Path
     send: Callable[[Finding], None]
     script: str = ""
+    has_loaders: bool = False
 
     @property
     def arguments(self) -> Mapping[str, Any]:

@@ -58,8 +58,9 @@ def test_run_on_s3_is_the_run_of_a_laptop(getiaction_launch, script, root, tmp_p
         told.append(json.loads(result.stdout))
     remote, local = told
     assert remote["directory"] == f"{root}/train/version_0"
-    # The rest is what a job leaves beside the run: scripts, and logs that are mostly empty.
-    rest = re.compile(r"/launch/(slurm/|ray|placement|claim|logs/.*/(job|node_.)\.)")
+    # The rest is what a job leaves beside the run: scripts, logs that are mostly empty, and the
+    # times of lines, which on storage are those of the segments.
+    rest = re.compile(r"/launch/(slurm/|ray|placement|claim|logs/.*/(job|node_.)\.|logs/.*\.times)")
     left, right = ({x for x in tree(d["directory"]) if not rest.match(x)} for d in told)
     assert left == right
     assert cluster.staged() == ""

@@ -23,10 +23,17 @@ def check_loggers(built: Built) -> Iterator[Finding]:
     Args:
         built: What the spec names.
     """
+    from lightning.pytorch.loggers import Logger
+
     found: list[Finding] = []
     names = []
     for logger in built.trainer.loggers:
         name = type(logger).__name__
+        if not isinstance(logger, Logger):
+            what = f"trainer.logger={logger!r} is not a logger, but of the class {name}."
+            fix = "Give an object: logger=TensorBoardLogger('logs'), of lightning.pytorch.loggers"
+            yield refusal("loggers", "logger", what, fix)
+            return
         names.append(name)
         key = built.key_of(name, "")
         if not key or (built.script and not built.arguments.get("logger")):

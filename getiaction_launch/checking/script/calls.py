@@ -12,6 +12,14 @@ from getiaction_launch.plan.plan import Topology
 _TRAINERS = {"lightning", "pytorch_lightning", "getiaction"}
 _METHODS = ("spawn", "fork", "forkserver")
 _SPAWNS = {"torch.multiprocessing.spawn", "torch.multiprocessing.start_processes"}
+_RENAMED = {
+    ("fit", "train_dataloader"): "train_dataloaders",
+    ("fit", "val_dataloader"): "val_dataloaders",
+    ("test", "test_dataloaders"): "dataloaders",
+    ("validate", "val_dataloaders"): "dataloaders",
+    ("predict", "predict_dataloaders"): "dataloaders",
+}
+"""Methods of a Trainer with their former arguments, and what these are called now."""
 _FIXED_RANKS = {"rank", "world_size"}
 
 
@@ -30,6 +38,7 @@ def check_calls(source: Source, topology: Topology) -> Iterator[Finding]:
 
 def _of_call(node: ast.Call, source: Source, topology: Topology) -> Iterator[Finding]:
     called, at = source.names.of(node.func), source.at(node)
+    yield from _of_method(node, at, source)
     given = source.constants.arguments_of(node)
     if called.endswith(".Trainer") and called.partition(".")[0] in _TRAINERS:
         if node.args and not isinstance(node.args[0], ast.Starred):
@@ -67,6 +76,18 @@ def _of_call(node: ast.Call, source: Source, topology: Topology) -> Iterator[Fin
     elif called.endswith("distributed.init_process_group") and called.startswith("torch"):
         first = {"backend": source.constants.value_of(node.args[0])} if node.args else {}
         yield from _of_group(at, first | given, topology)
+
+
+def _of_method(node: ast.Call, at: str, source: Source) -> Iterator[Finding]:
+    """Find arguments of a Trainer's methods that Lightning has renamed."""
+    if not isinstance(node.func, ast.Attribute) or _TRAINERS.isdisjoint(source.names.modules):
+        return
+    method = node.func.attr
+    for word in node.keywords:
+        former = _RENAMED.get((method, word.arg or ""))
+        if former:
+            what = f"{at}: Trainer.{method} has no argument {word.arg} any more."
+            yield refusal("trainer", str(word.arg), what, f"Use {former}=...")
 
 
 def _of_group(at: str, given: dict[str, Any], topology: Topology) -> Iterator[Finding]:

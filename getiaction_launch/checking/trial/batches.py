@@ -59,7 +59,15 @@ def _sharing(built: Built) -> int:
 
 
 def _of_sampler(built: Built, loader: Any) -> Iterator[Finding]:  # noqa: ANN401 - of any kind
-    """Have Lightning give this rank its share, which it cannot of every loader."""
+    """Look for samples that are not there, and have Lightning give this rank its share."""
+    weights = getattr(getattr(loader, "sampler", None), "weights", None)
+    if weights is not None and hasattr(loader.dataset, "__len__"):
+        number, samples = len(weights), len(loader.dataset)
+        if number > samples:
+            what = f"the sampler has {number} weights, and the dataset {samples} samples."
+            fix = "Give it one weight for each sample, or it draws an index that is not there"
+            yield refusal("data", "sampler", what, fix)
+            return
     if built.plan.topology.world_size == 1:
         return
     try:

@@ -23,6 +23,7 @@ _SURE = (ImportError, SyntaxError, NameError, TypeError, EOFError)
 """What does not come of a file that a check does not write, nor of a network that it has not."""
 _KEYWORD = re.compile(r"unexpected keyword argument '(\w+)'")
 _LIBRARIES = ("site-packages", "/getiaction_launch/", "<frozen", os.path.dirname(os.__file__))  # noqa: PTH120
+_NO_GROUP = "process group has not been initialized"
 _NOT_A_MODEL = "`model` must be a `LightningModule`"
 _LONGEST, _LONGEST_LINE = 300, 80
 
@@ -40,7 +41,8 @@ def ending_of(error: BaseException, script: str, said: str, place: Place) -> Fin
         return _of_exit(error, script, said, place)
     chain = chain_of(error)
     at = _location(error, script)
-    if why := untried(error, chain, "the script"):
+    is_certain = _NO_GROUP in str(error)  # nor will there be one before a fit
+    if why := untried(error, chain, "the script", is_certain=is_certain):
         return unknown("training", why)
     if wishes and not isinstance(error, _SURE):
         why = f"a check does not {wishes[0]}; the script then failed at {at}"
@@ -71,10 +73,13 @@ def _explained(
             return what, f"Have Python look there: export PYTHONPATH={beside.parent}"
         what = f"{what.rstrip('.')}: the package {package!r} is not installed here."
         return what, f"Install it where the workers run: pip install {package}"
-    if _NOT_A_MODEL in what:
-        return what, _fix_of_model(error)
-    found = _KEYWORD.search(what)
-    return what, fix or (fix_of_argument(found[1]) if found else "") or ""
+    if _NO_GROUP in what:
+        fix = "Lightning makes it where a fit begins: move this into train_dataloader"
+    elif _NOT_A_MODEL in what:
+        fix = _fix_of_model(error)
+    elif found := _KEYWORD.search(what):
+        fix = fix or fix_of_argument(found[1]) or ""
+    return what, fix
 
 
 def _of_exit(error: SystemExit, script: str, said: str, place: Place) -> Finding:

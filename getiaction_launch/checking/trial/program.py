@@ -162,7 +162,13 @@ class _Program:
             scratch=self._apart.scratch,
             send=self._send,
             script=self._file.name,
+            has_loaders=_are_loaders(train),
         )
+        if _are_loaders(train) and data is not None:
+            what = f"{self._file.name}: Trainer.fit gets both loaders and a datamodule."
+            fix = "Give it one of them: trainer.fit(model, datamodule=data)"
+            self._send(refusal("data", "fit", what, fix))
+            self._apart.leave()
         found = [*self._changed(), *self._of_copy(), *self._of_processes(train, validation)]
         for finding in (*found, *check_extent(built.spec)):
             self._send(finding)
@@ -237,19 +243,24 @@ class _Program:
                 )
 
 
+def _are_loaders(train: object) -> bool:
+    from lightning.pytorch import LightningDataModule
+
+    return train is not None and not isinstance(train, LightningDataModule)
+
+
 def _data_of(train: Any, validation: Any, data: Any) -> Any:  # noqa: ANN401 - of any kind
     """Return the datamodule of a fit, or one that has its loaders."""
     from lightning.pytorch import LightningDataModule
 
-    if isinstance(train, LightningDataModule) or train is None:
-        return train or data
+    if not _are_loaders(train):
+        return train if train is not None else data
 
     class Given(LightningDataModule):
         def train_dataloader(self) -> Any:  # noqa: ANN401 - the user's
             return train
 
-    class GivenBoth(Given):
         def val_dataloader(self) -> Any:  # noqa: ANN401 - the user's
-            return validation
+            return [] if validation is None else validation
 
-    return Given() if validation is None else GivenBoth()
+    return Given()

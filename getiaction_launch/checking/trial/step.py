@@ -138,7 +138,11 @@ class Trial:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             logging.disable(logging.WARNING)
-            trainer.fit(built.model, datamodule=built.data)
+            if built.has_loaders:  # whoever looks for them looks at the loops
+                loaders = (built.data.val_dataloader(), built.data.train_dataloader())
+                trainer.fit(built.model, loaders[1], loaders[0])
+            else:
+                trainer.fit(built.model, datamodule=built.data)
         return trainer
 
     def _replace(self, owner: Any) -> None:  # noqa: ANN401 - a datamodule, or a model with data
