@@ -69,17 +69,15 @@ def read(path: Path) -> dict:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-@pytest.mark.parametrize("cluster", ["local"], indirect=True)
-def test_a_hang_is_named_and_the_run_restarts(train, until, hook):
+@pytest.mark.parametrize("cluster", ["slurm"], indirect=True)
+def test_a_hang_is_named_and_the_run_restarts(train, until):
     """A validation longer than the limit is not a hang: each of its batches is a sign of life."""
-    limit = f"stalls: {{limit_minutes: 0.25}}\nnotify: [{hook.url}]\n"
-    run = train(limit, "in_a_lock", "6", "600")
+    run = train("stalls: {limit_minutes: 0.25}\n", "in_a_lock", "6", "600")
     until((run / "launch/done.json").exists, 3 * LIMIT_SECONDS)
     ended = read(run / "launch/attempt_0.json")
     assert (ended["state"], ended["cause"]) == ("INTERRUPTED", "stall")
     assert "after step 5: rank 1 on node 1 (" in ended["reason"]
     assert "is in its forward pass, at in_a_lock (" in ended["reason"]
-    assert hook.await_title(f"{run.parent.name}/{run.name} stalled")[0] == ended["reason"]
     stacks = (run / "launch/logs/attempt_0/stacks.txt").read_text()
     assert stacks.index("in_a_lock (") < stacks.index("_engine_run_backward (")
     (rank,) = read(run / "launch/beats/attempt_1_node_1.json")["ranks"]
@@ -89,16 +87,18 @@ def test_a_hang_is_named_and_the_run_restarts(train, until, hook):
     assert rank["phase_seconds"]["validating"] >= 15
 
 
-@pytest.mark.parametrize("cluster", ["slurm"], indirect=True)
-def test_a_stopped_rank_is_reported_and_may_continue(getiaction_launch, train, until):
+@pytest.mark.parametrize("cluster", ["local"], indirect=True)
+def test_a_stopped_rank_is_reported_and_may_continue(getiaction_launch, train, until, hook):
     """With ``report``, nothing is ended; ``status`` and ``stacks`` show who holds up the others."""
-    limit = "stalls: {limit_minutes: 0.2, action: report}\n"
+    limit = f"stalls: {{limit_minutes: 0.2, action: report}}\nnotify: [{hook.url}]\n"
     run = train(limit, "stopped", "0", "600")
     beats = run / "launch/beats"
     until(lambda: read(beats / "attempt_0_node_0.json").get("stall"), LIMIT_SECONDS)
     status = json.loads(getiaction_launch("status", "--json", str(run)).stdout)
     assert (status["state"], status["stall"]["odd_ranks"]) == ("RUNNING", [1])
     assert status["last_step_seconds"] > 0
+    told = hook.await_title(f"{run.parent.name}/{run.name} stalled")
+    assert told[0] == status["stall"]["reason"]
     said = getiaction_launch("status", str(run)).stdout
     assert "stalled: no rank has shown a sign of life" in said
     assert "was stopped by a signal (SIGSTOP) while forward; the other one waits" in said
