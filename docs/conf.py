@@ -26,7 +26,14 @@ root_doc = "README"
 PAGES = {
     "Start": ("docs/getting-started", "docs/how-it-works"),
     "Clusters": ("docs/local", "docs/slurm", "docs/ray", "docs/storage", "docs/new-backend"),
-    "Guides": ("docs/cli", "docs/recipes", "docs/trainer", "docs/policy", "docs/data"),
+    "Guides": (
+        "docs/cli",
+        "docs/recipes",
+        "docs/programs",
+        "docs/trainer",
+        "docs/policy",
+        "docs/data",
+    ),
     "What to expect": ("docs/what-can-go-wrong", "docs/security", "docs/benchmarks"),
     "Reference": ("docs/commands", "docs/python"),
     "Project": ("CHANGELOG", "CONTRIBUTING"),
