@@ -9,7 +9,7 @@ from reader import ROOT, blocks
 
 from getiaction_launch.backends.slurm import SlurmBackend
 from getiaction_launch.cli.launching import prepare
-from getiaction_launch.cli.main import VERBS, _parser
+from getiaction_launch.cli.main import VERBS, root_parser
 from getiaction_launch.launch.cluster import read_cluster
 
 PAGE = (ROOT / "docs/recipes.md").read_text()
@@ -22,7 +22,7 @@ def script_of(code, clone):
     (clone / "mylab.yaml").write_text(code)
     tokens = ["--cluster", "./mylab.yaml", "--nodes", "2", "--gpus-per-node", "0", "train.py"]
     (clone / "train.py").write_text("print()\n")
-    _, (plan,), backend = prepare(tokens, _parser(), free_gpus=lambda _: None)
+    _, (plan,), backend = prepare(tokens, root_parser(), free_gpus=lambda _: None)
     return "\n".join(backend.describe(plan))
 
 

@@ -1,5 +1,7 @@
 """A checkpoint that this user has not saved here runs no code when it is loaded."""
 
+import collections
+import contextlib
 import os
 import pickle
 import time
@@ -10,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
 from getiaction_launch.errors import CheckError
 from getiaction_launch.run.checkpoint import Marker, commit, partial_path
@@ -107,3 +110,25 @@ def test_index_of_a_downloaded_folder_runs_no_code(run, tmp_path):
     dcp.save(state, checkpoint_id=tmp_path / "whole", no_dist=True)
     (path / ".metadata").write_bytes((tmp_path / "whole/.metadata").read_bytes())
     assert weights_only_for(path) is True
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "is_taken"),
+    [
+        (_MEM_FORMAT_ENCODING, "TORCH_CONTIGUOUS_FORMAT", True),
+        (_MEM_FORMAT_ENCODING, "__class__", False),
+        (collections.OrderedDict, "fromkeys", False),
+    ],
+)
+def test_index_may_name_a_member_of_an_enumeration_as_earlier_pythons_do(
+    run, owner, name, is_taken
+):
+    """Before 3.11.4 by ``getattr``, which reaches nothing else here."""
+
+    class Reaching:
+        def __reduce__(self):
+            return getattr, (owner, name)
+
+    path = save(run, [Reaching()], is_downloaded=True)
+    with contextlib.nullcontext() if is_taken else pytest.raises(CheckError, match="getattr"):
+        assert weights_only_for(path) is True

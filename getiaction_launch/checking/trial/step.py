@@ -138,7 +138,7 @@ class Trial:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             logging.disable(logging.WARNING)
-            if built.has_loaders:  # whoever looks for them looks at the loops
+            if built.has_loaders:  # callbacks look for them there
                 loaders = (built.data.val_dataloader(), built.data.train_dataloader())
                 trainer.fit(built.model, loaders[1], loaders[0])
             else:

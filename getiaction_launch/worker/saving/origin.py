@@ -115,6 +115,13 @@ def _find(name: str) -> Any:  # noqa: ANN401 - a class or a function
         return None
 
 
+def _member(owner: object, name: str) -> object:
+    """Return a member of an enumeration; before 3.11.4, Python pickles one as a ``getattr``."""
+    if isinstance(owner, type) and issubclass(owner, enum.Enum) and name in owner.__members__:
+        return owner[name]
+    raise pickle.UnpicklingError(f"getattr of {owner!r}")
+
+
 class _IndexReader(pickle.Unpickler):
     """Reads the index of torch.distributed.checkpoint, which torch unpickles with no limits."""
 
@@ -123,6 +130,8 @@ class _IndexReader(pickle.Unpickler):
         name = f"{module_name}.{global_name}"
         if name in _INDEX_NAMES:
             return super().find_class(module_name, global_name)
+        if name == "builtins.getattr":
+            return _member
         if module_name == "torch" or module_name.startswith("torch.distributed.checkpoint."):
             found: object = super().find_class(module_name, global_name)
             is_plain = isinstance(found, torch.dtype | torch.layout | torch.memory_format)
