@@ -3,7 +3,6 @@
 import bdb
 import os
 import re
-import sys
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -98,7 +97,10 @@ _EXAMPLES = {
     "trainer.limit_val_batches": "1.0",
 }
 _LIBRARIES = ("/site-packages/torch/", "/site-packages/lightning/", "/site-packages/jsonargparse/")
-_NOT_OWN = ("site-packages", sys.base_prefix, "/getiaction_launch/", "/getiaction/")
+_NOT_OWN = (
+    *("site-packages", "dist-packages", "<frozen", os.path.dirname(os.__file__)),  # noqa: PTH120
+    *("/getiaction_launch/", "/getiaction/"),
+)
 _COMMON = ("0", "1", "None", "True", "False", "", "auto")
 """Values that stand for nothing in a message."""
 _LONGEST = 300
@@ -160,12 +162,13 @@ def _of_known(
         first, _, rest = what.partition(". ")
         fix = f"Have it monitor a metric that is logged. {rest.partition('. Condition')[0]}"
         return refusal(check, f"{key}.monitor", f"{key}.monitor={found[1]!r}: {first}.", fix)
+    places = [f"{frame.filename}:{frame.lineno}" for frame in own_frames(error)[-1:]]
+    at = "".join(f" at {place}" for place in places)
     if isinstance(error, bdb.BdbQuit):
         what = f"{owner}: it stops at a breakpoint, but a worker has no terminal."
-        return refusal(check, owner, what, f"Remove the breakpoint at {where(error)}")
+        return refusal(check, owner, what, f"Remove the breakpoint{at}")
     if _NEEDS_GPU.search(str(error)):
         fix = "Move tensors by .to(self.device), or train on GPUs: --gpus-per-node 1"
-        at = f" at {where(error)}" if where(error) else ""
         return refusal(check, owner, f"{owner} needs a GPU{at}, and this run trains on CPUs.", fix)
     for sign, key, fix in _KNOWN:
         if sign in what:
@@ -249,10 +252,10 @@ def _fix(key: str, error: BaseException) -> str:
         return f"For example: --{key}={_EXAMPLES[key]}"
     if "." in key and "[" not in key:
         return f"Leave it out, or give it another value: --{key}=VALUE"
-    place = where(error)
-    return (
-        f"It was raised at {place}{_line_of(error)}" if place else f"Change {key}, or leave it out"
-    )
+    if not (own := own_frames(error)):
+        return f"Change {key}, or leave it out"
+    line = f": {own[-1].line}" if own[-1].line else ""
+    return f"It was raised at {own[-1].filename}:{own[-1].lineno}{line}"
 
 
 def chain_of(error: BaseException) -> list[BaseException]:
@@ -263,18 +266,14 @@ def chain_of(error: BaseException) -> list[BaseException]:
     return chain
 
 
-def where(error: BaseException) -> str:
-    """Return file and line of the user's own code that has raised an exception; may be empty."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not any(part in frame.filename for part in _NOT_OWN)]
-    return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
+def own_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return the calls of the user's own code that have led to an exception, the outermost first.
 
-
-def _line_of(error: BaseException) -> str:
-    """Return the line of the user's own code that has raised an exception; may be empty."""
+    Args:
+        error: The exception that a trial has raised.
+    """
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not any(part in frame.filename for part in _NOT_OWN)]
-    return f": {own[-1].line}" if own and own[-1].line else ""
+    return [frame for frame in frames if not any(part in frame.filename for part in _NOT_OWN)]
 
 
 def package_of(error: BaseException, said: str) -> str | None:

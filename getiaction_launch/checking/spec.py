@@ -14,13 +14,10 @@ from getiaction_launch.checking.former import fix_of_value
 from getiaction_launch.checking.parsing import refusal_of_parsing
 from getiaction_launch.checking.rules.epochs import check_extent
 from getiaction_launch.checking.rules.ownership import check_requeue
-from getiaction_launch.checking.trial.apart import Apart
+from getiaction_launch.checking.trial.apart import LIMIT_SECONDS, Apart
 from getiaction_launch.errors import SpecError
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.spec import read_printed, read_trainer, run_cli, writing_errors
-
-LIMIT_SECONDS = 60
-"""How long building and trying may take without being asked for."""
 
 _NO_MODULE = "No module named"
 _NO_DRIVER = re.compile(r"lib(cuda|cudart|nv|nccl|hip|roc)\w*\.so|CUDA_HOME|NVIDIA driver")

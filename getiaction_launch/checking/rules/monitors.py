@@ -1,16 +1,14 @@
 """Monitors: the metrics that callbacks and schedulers wait for must be logged."""
 
-import ast
 import difflib
-import inspect
 import re
-import textwrap
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, doubt, ok, refusal
+from getiaction_launch.checking.rules.logged import is_written, names_of
 from getiaction_launch.errors import nearest_first
 
 _PLACE = re.compile(r"\{([\w./-]+)")
@@ -26,12 +24,8 @@ _WORST = {
     "min": {"acc", "accuracy", "success", "reward", "f1"},
 }
 """Words of metrics of which a mode chooses the worst."""
-_LIBRARIES = ("torch.", "lightning.", "builtins")
 _SILENT = ("getiaction.train.",)
 """Modules with callbacks that log nothing."""
-_OUTSIDE = re.compile(r"^(on_)?(test|predict)")
-_LOGGING = {"log", "log_dict", "callback_metrics", "logged_metrics"}
-_ITSELF = {"self", "trainer", "pl_module"}
 
 
 def check_monitors(
@@ -73,7 +67,7 @@ def _is_slip(built: Built, monitor: str, logged: Collection[str], *, has_validat
     """
     callbacks = built.trainer.callbacks
     if not has_validation and _is_of_validation(monitor):
-        return not _is_written(monitor, callbacks)
+        return not is_written(monitor, callbacks)
     if any(_LOADER.sub("", name) == monitor for name in logged):
         return True
     others = [each for each in callbacks if not type(each).__module__.startswith(_SILENT)]
@@ -84,7 +78,7 @@ def _is_slip(built: Built, monitor: str, logged: Collection[str], *, has_validat
     plain = {name.translate(_SEPARATORS) for name in logged}
     if not difflib.get_close_matches(monitor.translate(_SEPARATORS), plain, n=1, cutoff=_NEAR):
         return False
-    return not _is_written(monitor, [built.model, *callbacks])
+    return not is_written(monitor, [built.model, *callbacks])
 
 
 def _of_too_early(built: Built, *, has_validation: bool) -> Iterator[Finding]:
@@ -108,85 +102,12 @@ def _of_too_early(built: Built, *, has_validation: bool) -> Iterator[Finding]:
             )
 
 
-def names_of(owners: Iterable[object]) -> set[str] | None:
-    """Return the names of all metrics that classes log in a fit; None if they make up names.
-
-    Args:
-        owners: A model and callbacks, of users and of libraries.
-    """
-    found: set[str] = set()
-    for source in _sources(owners):
-        try:
-            tree = ast.parse(textwrap.dedent(source))
-        except SyntaxError:
-            return None
-        names = _literal_names(tree)
-        if names is None:
-            return None
-        found |= names
-    return found
-
-
-def _parts_of_fits(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield what is below a node, without methods for tests and predictions."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.FunctionDef) and _OUTSIDE.search(child.name):
-            continue
-        yield child
-        yield from _parts_of_fits(child)
-
-
-def _literal_names(tree: ast.AST) -> set[str] | None:
-    """Return the names that a class logs; None if one of them may not be written out."""
-    parts = list(_parts_of_fits(tree))
-    calls = [node for node in parts if isinstance(node, ast.Call)]
-    logging = [call.func for call in calls if _last_name(call.func) == "log"]
-    for node in parts:
-        is_other = isinstance(node, ast.Attribute) and node.attr in _LOGGING
-        if (is_other and node not in logging) or _hands_itself_on(node):
-            return None
-    names = [call.args[0] if call.args else None for call in calls if call.func in logging]
-    found = {name.value for name in names if isinstance(name, ast.Constant)}
-    return {str(each) for each in found} if len(names) == len(_constants(names)) else None
-
-
-def _constants(nodes: Iterable[ast.AST | None]) -> list[ast.Constant]:
-    return [node for node in nodes if isinstance(node, ast.Constant)]
-
-
-def _last_name(node: ast.expr) -> str:
-    return node.attr if isinstance(node, ast.Attribute) else ""
-
-
-def _hands_itself_on(node: ast.AST) -> bool:
-    """Whether a call gives a model or a Trainer to somebody else, who may log."""
-    words = node.args if isinstance(node, ast.Call) else []
-    return any(isinstance(each, ast.Name) and each.id in _ITSELF for each in words)
-
-
 def _is_of_validation(monitor: str) -> bool:
     return not _OF_VALIDATION.isdisjoint(_words_of(monitor))
 
 
 def _words_of(monitor: str) -> set[str]:
     return {*re.split(r"[/._-]", monitor.lower())}
-
-
-def _is_written(monitor: str, owners: Iterable[object]) -> bool:
-    """Whether the classes of users have the name of a metric in their source."""
-    whole = re.compile(rf"(?<!\w){re.escape(monitor)}(?!\w)")
-    return any(map(whole.search, _sources(owners)))
-
-
-def _sources(owners: Iterable[object]) -> Iterator[str]:
-    """Yield the source of the classes of users, without those of Lightning and torch."""
-    for owner in owners:
-        for kind in type(owner).__mro__:
-            if not kind.__module__.startswith(_LIBRARIES):
-                try:
-                    yield inspect.getsource(kind)
-                except (OSError, TypeError):
-                    continue
 
 
 def _of_modes(built: Built) -> Iterator[Finding]:

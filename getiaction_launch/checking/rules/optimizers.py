@@ -2,12 +2,12 @@
 
 import ast
 import inspect
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, doubt, refusal
+from getiaction_launch.checking.rules.sources import tree_of
 
 
 def check_optimizers(
@@ -118,8 +118,10 @@ def check_gradients(
 def _returns_nothing(kind: type) -> bool:
     """Whether no line of ``training_step`` returns anything."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(kind.training_step)))  # type: ignore[attr-defined]
-    except (OSError, TypeError, SyntaxError):
+        tree = tree_of(inspect.getsource(kind.training_step))  # type: ignore[attr-defined]
+    except (OSError, TypeError):
+        return False
+    if tree is None:
         return False
     returned = (node.value for node in ast.walk(tree) if isinstance(node, ast.Return))
     names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from getiaction_launch.checking.finding import Finding, doubt, refusal
-from getiaction_launch.checking.rules.ownership import words_of_collective
 from getiaction_launch.checking.script.rank_zero import collectives_of_rank_0
 from getiaction_launch.checking.script.reach import is_main
 from getiaction_launch.checking.script.source import Source
@@ -17,7 +16,7 @@ _SHELLS = {"os.system", "os.popen", "subprocess.Popen", "subprocess.call", "subp
 _BACKGROUND = re.compile(r"(\bnohup\b.*\bpython|\bpython[\d.]*\b.*&\s*['\"]?$)", re.DOTALL)
 _NEVER_THE_NAME = ("main", "__main", "main__", "_main_", "__name__", "__Main__")
 _ENDS = {"exit", "quit", "sys.exit", "os._exit"}
-_RANKS = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE"}
+RANKS = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE"}
 _WORDS_OF_CKPT_PATH = ("best", "last", "hpc", "registry")
 
 
@@ -39,13 +38,9 @@ def check_detached(source: Source, plan: Plan) -> Iterator[Finding]:
     yield from _of_ends(source)
     yield from _of_guard(source)
     if plan.topology.world_size > 1:
-        for name, line in collectives_of_rank_0(ast.Module(_outside_classes(source.tree), [])):
-            yield refusal("ranks", name, *words_of_collective(f"{source.name}:{line}", name))
-
-
-def _outside_classes(tree: ast.Module) -> list[ast.stmt]:
-    """Return a script's statements but its classes, which are looked at once they are used."""
-    return [node for node in tree.body if not isinstance(node, ast.ClassDef)]
+        # Classes are looked at once they are used.
+        outside = [node for node in source.tree.body if not isinstance(node, ast.ClassDef)]
+        yield from collectives_of_rank_0(ast.Module(outside, []), source.name)
 
 
 def _of_guard(source: Source) -> Iterator[Finding]:
@@ -105,16 +100,27 @@ def _of_variable(node: ast.Assign, source: Source, plan: Plan) -> Iterator[Findi
         if not (isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Constant)):
             continue
         variable = target.slice.value
-        is_rank = variable in _RANKS and plan.topology.world_size > 1
+        is_rank = variable in RANKS and plan.topology.world_size > 1
         is_address = variable == "MASTER_ADDR" and plan.topology.num_nodes > 1
         if source.names.of(target.value) == "os.environ" and (is_rank or is_address):
-            yield refusal(
-                "processes",
-                str(variable),
-                f"{source.at(node)}: os.environ[{variable!r}] is overwritten, by which the "
-                f"{plan.topology.world_size} workers find each other.",
-                f"Remove the line, or keep what is set: os.environ.setdefault({variable!r}, ...)",
-            )
+            where = f"{source.at(node)}: os.environ[{variable!r}] is overwritten"
+            yield of_variable(str(variable), where, plan.topology.world_size)
+
+
+def of_variable(variable: str, where: str, world_size: int) -> Finding:
+    """Return the refusal of a program that sets what the launcher has set.
+
+    Args:
+        variable: Name of the environment variable.
+        where: Where it is set, as the beginning of a sentence.
+        world_size: Number of ranks of the run.
+    """
+    return refusal(
+        "processes",
+        variable,
+        f"{where}, by which the {world_size} workers find each other.",
+        f"Remove the line, or keep what is set: os.environ.setdefault({variable!r}, ...)",
+    )
 
 
 def _of_ends(source: Source) -> Iterator[Finding]:

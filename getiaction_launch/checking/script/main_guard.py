@@ -38,6 +38,15 @@ def check_guard(source: Source) -> Iterator[Finding]:
             return
 
 
+def has_guard(source: Source) -> bool:
+    """Return whether a script says itself what it does only if it is run, and not imported.
+
+    Args:
+        source: The script, as it was read.
+    """
+    return any(map(_is_guard, ast.walk(source.tree)))
+
+
 def _spawns(node: ast.AST, names: Names) -> bool:
     if not isinstance(node, ast.Call):
         return False

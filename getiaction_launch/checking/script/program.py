@@ -1,5 +1,6 @@
 """A program is read, and then run up to its first fit if nothing was found in it."""
 
+import ast
 import contextlib
 import sys
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,7 @@ from getiaction_launch.checking.script.calls import check_calls
 from getiaction_launch.checking.script.detached import check_detached
 from getiaction_launch.checking.script.imports import check_imports, count_imports
 from getiaction_launch.checking.script.main_guard import check_guard
-from getiaction_launch.checking.script.source import Source
+from getiaction_launch.checking.script.source import Names, Source
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.program import find_module, is_whole, require_command
 
@@ -52,7 +53,7 @@ def check_program(plan: Plan, place: Place, *, is_deep: bool) -> Iterator[Findin
     else:
         from getiaction_launch.checking.trial.program import try_program
 
-        yield from try_program(plan, path, place, is_deep=is_deep)
+        yield from try_program(plan, source, place, is_deep=is_deep)
 
 
 def _read(source: Source, plan: Plan, place: Place) -> Iterator[Finding]:
@@ -74,16 +75,15 @@ def _read(source: Source, plan: Plan, place: Place) -> Iterator[Finding]:
 
 def _uses_lightning(source: Source, home: Path) -> bool:
     """Whether a program, or a module beside it that it imports, imports Lightning."""
-    todo, seen = [source], {source.path}
-    for each in todo:
-        if not _LIGHTNING.isdisjoint(each.names.modules):
+    folders, todo, seen = {source.path.parent, home}, [source.names], {source.path}
+    for names in todo:
+        if not _LIGHTNING.isdisjoint(names.modules):
             return True
-        folders = dict.fromkeys((source.path.parent, home))
-        for path in (p for folder in folders for p in _beside(folder, each.names.modules)):
+        for path in (path for folder in folders for path in _beside(folder, names.modules)):
             if path not in seen and len(seen) < _MOST_FILES:
                 seen.add(path)
                 with contextlib.suppress(OSError, SyntaxError, ValueError):
-                    todo.append(Source(path))
+                    todo.append(Names(ast.parse(path.read_bytes())))
     return False
 
 

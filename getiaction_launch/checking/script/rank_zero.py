@@ -4,6 +4,8 @@ import ast
 import re
 from collections.abc import Iterator
 
+from getiaction_launch.checking.finding import Finding, refusal
+
 _ONLY = re.compile(r"(?<![\w.])(not )?[\w.]*\b(is_global_zero|rank_zero_only\.rank == 0)$")
 _ZERO = re.compile(r"[\w.()\[\]'\"]*\b(global_rank|rank|get_rank\(\)|RANK'\]\)?) (==|!=) '?0'?$")
 _DECORATOR = "rank_zero_only"
@@ -13,17 +15,29 @@ _FILES = {"os", "torch", "shutil", "json", "np", "numpy", "pickle", "functools"}
 """Modules with functions of the same names that are not collectives."""
 
 
-def collectives_of_rank_0(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """Yield the name and the line of each collective that only rank 0 comes to.
+def collectives_of_rank_0(
+    tree: ast.AST, file: str, lines_before: int = 0, key: str = ""
+) -> Iterator[Finding]:
+    """Find each collective that only rank 0 comes to.
 
     Args:
         tree: The syntax tree of a script, or of a class.
+        file: Name of the file that it stands in.
+        lines_before: How many lines of the file come before it.
+        key: The user's key of the class; the name of what is called by default.
     """
     if any("barrier" in ast.unparse(node) for node in _others(tree)):
         return  # the other ranks may meet it there
     for node in ast.walk(tree):
         for statement in _alone(node):
-            yield from _collectives(statement)
+            for name, line in _collectives(statement):
+                yield refusal(
+                    "ranks",
+                    key or name,
+                    f"{file}:{lines_before + line}: {name} is called on rank 0 alone, where it "
+                    "waits for the other ranks forever.",
+                    f"Call {name} on all ranks, outside of the condition: only rank 0 writes files",
+                )
 
 
 def _alone(node: ast.AST) -> Iterator[ast.stmt]:

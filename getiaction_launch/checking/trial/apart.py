@@ -22,6 +22,8 @@ from pathlib import Path
 from getiaction_launch.checking.finding import Finding
 from getiaction_launch.storage.strict_json import dumps
 
+LIMIT_SECONDS = 60
+"""How long a trial may take without being asked for."""
 _CHUNK_BYTES = 1 << 16
 _MARGIN_SECONDS = 5
 _LOOK_SECONDS = 0.2

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from getiaction_launch.checking.blame import (
     chain_of,
+    own_frames,
     package_of,
     reason_elsewhere,
     untried,
@@ -22,7 +23,6 @@ _PARSERS = ("/argparse.py", "/jsonargparse/", "/click/", "/typer/", "/absl/flags
 _SURE = (ImportError, SyntaxError, NameError, TypeError, EOFError)
 """What does not come of a file that a check does not write, nor of a network that it has not."""
 _KEYWORD = re.compile(r"unexpected keyword argument '(\w+)'")
-_LIBRARIES = ("site-packages", "/getiaction_launch/", "<frozen", os.path.dirname(os.__file__))  # noqa: PTH120
 _NO_GROUP = "process group has not been initialized"
 _NOT_A_MODEL = "`model` must be a `LightningModule`"
 _LONGEST, _LONGEST_LINE = 300, 80
@@ -54,7 +54,7 @@ def ending_of(error: BaseException, script: str, said: str, place: Place) -> Fin
     if _is_of_variable(error) and place.has_queue:
         return unknown("training", f"{at}: the variable {error} is not set here")
     what, fix = _explained(error, what, fix, package, script)
-    line = _own_frames(error)[-1].line if _own_frames(error) else ""
+    line = "".join(frame.line or "" for frame in own_frames(error)[-1:])
     shown = f"{at} ({line[:_LONGEST_LINE]})" if line else at
     return refusal("training", at, f"{shown}: {what}", fix or _advice(at))
 
@@ -113,13 +113,8 @@ def _location(error: BaseException, script: str) -> str:
     """Return file and line of the user's own code that has raised an exception."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{_short(error.filename)}:{error.lineno}"
-    own = _own_frames(error)
+    own = own_frames(error)
     return f"{_short(own[-1].filename)}:{own[-1].lineno}" if own else Path(script).name
-
-
-def _own_frames(error: BaseException) -> list[traceback.FrameSummary]:
-    frames = traceback.extract_tb(error.__traceback__)
-    return [frame for frame in frames if not any(part in frame.filename for part in _LIBRARIES)]
 
 
 def _short(file: str) -> str:

@@ -24,15 +24,14 @@ from getiaction_launch.checking.lightning_seams import (
     watching_entries,
     watching_trainers,
 )
-from getiaction_launch.checking.script.reach import is_main
-from getiaction_launch.checking.trial.apart import Apart
+from getiaction_launch.checking.script.detached import RANKS, of_variable
+from getiaction_launch.checking.script.main_guard import has_guard
+from getiaction_launch.checking.script.source import Source
+from getiaction_launch.checking.trial.apart import LIMIT_SECONDS, Apart
 from getiaction_launch.checking.trial.rank import become_rank_0
 from getiaction_launch.checking.trial.sandbox import wishes
 from getiaction_launch.plan.plan import Plan
 
-LIMIT_SECONDS = 60
-"""How long a script may take to its first fit, and for two batches, without being asked for."""
-_OF_THE_LAUNCH = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
 _ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 _TRAINER_KEY = re.compile(r"--trainer\.(\w+)=(\S+?)(?=[\s,;]|$)")
 _SECTION = re.compile(r"(?<![\w.-])(trainer|data|model)\.(?=\w)")
@@ -42,12 +41,12 @@ class _UntriedError(BaseException):
     """The script does what a check does not do; no handler of the script's may catch it."""
 
 
-def try_program(plan: Plan, path: Path, place: Place, *, is_deep: bool) -> Iterator[Finding]:
+def try_program(plan: Plan, source: Source, place: Place, *, is_deep: bool) -> Iterator[Finding]:
     """Run a script up to its first fit, and train two batches of what it would train.
 
     Args:
         plan: The plan of the run, with a script or a module that uses Lightning.
-        path: Where this script or module is.
+        source: This script or module, as it was read.
         place: Where the run would be started.
         is_deep: Whether to take any time and any memory for it.
     """
@@ -61,7 +60,7 @@ def try_program(plan: Plan, path: Path, place: Place, *, is_deep: bool) -> Itera
         yield unknown("training", f"the process that runs the script {error}")
     if apart.is_inside:
         try:
-            _Program(plan, path, place, apart, is_deep=is_deep).run()
+            _Program(plan, source, place, apart, is_deep=is_deep).run()
         except BaseException as error:  # noqa: BLE001 - it must not get out of this process
             apart.send(unknown("training", f"a check has failed itself: {error!r}"))
         finally:
@@ -72,9 +71,9 @@ class _Program:
     """The script, in the process apart."""
 
     def __init__(
-        self, plan: Plan, path: Path, place: Place, apart: Apart, *, is_deep: bool
+        self, plan: Plan, source: Source, place: Place, apart: Apart, *, is_deep: bool
     ) -> None:
-        self._plan, self._file, self._place = plan, path, place
+        self._plan, self._source, self._place = plan, source, place
         self._apart, self._is_deep = apart, is_deep
         self._arguments: dict[int, dict[str, Any]] = {}
         self._said = io.StringIO()
@@ -88,10 +87,10 @@ class _Program:
         prepare_parsing()
         become_rank_0(self._plan, self._apart.scratch)
         wishes.clear()
-        self._own = {name: os.environ.get(name) for name in (*_OF_THE_LAUNCH, *_ADDRESS)}
+        self._own = {name: os.environ.get(name) for name in (*RANKS, *_ADDRESS)}
         words, is_module = self._plan.script, self._plan.program == "module"
-        sys.argv = [str(self._file), *words[1:]]
-        sys.path[0] = self._plan.working_directory if is_module else str(self._file.parent)
+        sys.argv = [str(self._source.path), *words[1:]]
+        sys.path[0] = self._plan.working_directory if is_module else str(self._source.path.parent)
         self._path = list(sys.path)
         sys.stderr = self._said
         with standing_in(self._plan.topology.gpus_per_node), self._watching():
@@ -111,7 +110,7 @@ class _Program:
         from getiaction_launch.checking.trial.endings import ending_of
 
         said = self._said.getvalue()
-        self._apart.send(ending_of(error, str(self._file), said, self._place))
+        self._apart.send(ending_of(error, str(self._source.path), said, self._place))
 
     @contextlib.contextmanager
     def _watching(self) -> Iterator[None]:
@@ -161,11 +160,11 @@ class _Program:
             place=self._place,
             scratch=self._apart.scratch,
             send=self._send,
-            script=self._file.name,
+            script=self._source.name,
             has_loaders=_are_loaders(train),
         )
         if _are_loaders(train) and data is not None:
-            what = f"{self._file.name}: Trainer.fit gets both loaders and a datamodule."
+            what = f"{self._source.name}: Trainer.fit gets both loaders and a datamodule."
             fix = "Give it one of them: trainer.fit(model, datamodule=data)"
             self._send(refusal("data", "fit", what, fix))
             self._apart.leave()
@@ -179,8 +178,9 @@ class _Program:
 
     def _of_copy(self) -> Iterator[Finding]:
         """Find a module that lies where the script is now, and not where its copy will be."""
-        root, script = self._place.copied, self._file
-        if root is None or "__file__" not in script.read_text(encoding="utf-8", errors="replace"):
+        root = self._place.copied
+        names = (each.id for each in ast.walk(self._source.tree) if isinstance(each, ast.Name))
+        if root is None or "__file__" not in names:
             return
         added = [Path(entry).resolve() for entry in sys.path if entry not in self._path]
         for module in list(sys.modules.values()):
@@ -191,17 +191,15 @@ class _Program:
             yield refusal(
                 "imports",
                 "__file__",
-                f"{script.name}: {file.name} is imported from where the script lies, and the run "
-                f"uses a copy of {root}, which does not have {file}.",
+                f"{self._source.name}: {file.name} is imported from where the script lies, and the "
+                f"run uses a copy of {root}, which does not have {file}.",
                 f"git init {above}, and all of it is copied; or copy nothing: --no-snapshot",
             )
             return
 
     def _of_processes(self, *loaders: object) -> Iterator[Finding]:
         """Find a loader whose processes import the script again, which would train once more."""
-        path = self._file
-        tree = ast.parse(path.read_bytes())
-        if any(isinstance(each, ast.If) and is_main(each.test) for each in ast.walk(tree)):
+        if has_guard(self._source):
             return
         for loader in loaders:
             context = getattr(loader, "multiprocessing_context", None)
@@ -211,7 +209,7 @@ class _Program:
                 yield refusal(
                     "processes",
                     "__main__",
-                    f"{path.name}: the processes of a loader (num_workers={number}, "
+                    f"{self._source.name}: the processes of a loader (num_workers={number}, "
                     f"by {method}) import this script again, and it has no main guard.",
                     "Put what the script does below: if __name__ == '__main__':",
                 )
@@ -233,14 +231,8 @@ class _Program:
         world = self._plan.topology.world_size
         for name, value in self._own.items():
             now = os.environ.get(name)
-            if now != value and world > 1 and (name in _OF_THE_LAUNCH or now is not None):
-                yield refusal(
-                    "processes",
-                    name,
-                    f"the script sets {name} to {now!r}, by which the {world} workers find each "
-                    "other.",
-                    f"Remove it, or keep what is set: os.environ.setdefault({name!r}, ...)",
-                )
+            if now != value and world > 1 and (name in RANKS or now is not None):
+                yield of_variable(name, f"the script sets {name} to {now!r}", world)
 
 
 def _are_loaders(train: object) -> bool:

@@ -3,9 +3,10 @@
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import ok, unknown
 from getiaction_launch.checking.rules.checkpoints import check_checkpoints
+from getiaction_launch.checking.rules.collectives import check_collectives
 from getiaction_launch.checking.rules.combinations import check_combination
 from getiaction_launch.checking.rules.loggers import check_loggers
-from getiaction_launch.checking.rules.ownership import check_collectives, check_owners
+from getiaction_launch.checking.rules.ownership import check_owners
 from getiaction_launch.checking.trial.step import Trial
 
 

@@ -1,0 +1,46 @@
+"""The source of the user's own classes: what a trial of two batches does not come to."""
+
+import ast
+import contextlib
+import inspect
+import textwrap
+from collections.abc import Iterator
+
+from getiaction_launch.checking.built import Built, keys_of_classes
+
+_LIBRARIES = ("torch.", "lightning.", "pytorch_lightning.", "builtins.", "abc.")
+
+
+def sources_of(owner: object, but: tuple[str, ...] = ()) -> Iterator[tuple[type, str]]:
+    """Yield the class of an object and those above it that are of no library, with their source.
+
+    Args:
+        owner: A model, a datamodule or a callback; None has none.
+        but: Beginnings of the names of other modules to leave out.
+    """
+    for kind in type(owner).__mro__:
+        if not f"{kind.__module__}.".startswith((*_LIBRARIES, *but)):
+            with contextlib.suppress(OSError, TypeError):
+                yield kind, inspect.getsource(kind)
+
+
+def tree_of(source: str) -> ast.Module | None:
+    """Return the syntax tree of a class or a method; None if its source does not stand alone."""
+    try:
+        return ast.parse(textwrap.dedent(source))
+    except SyntaxError:
+        return None
+
+
+def own_classes(built: Built) -> Iterator[tuple[type, str, str]]:
+    """Yield the classes of the user's own, with their keys and their source.
+
+    Args:
+        built: What the spec names.
+    """
+    keys = keys_of_classes(built.spec)
+    parts = [(each, "trainer.callbacks") for each in built.trainer.callbacks]
+    for part, default in (*parts, (built.model, "model"), (built.data, "data")):
+        for kind, source in sources_of(part, but=("getiaction",)):
+            key = keys.get(f"{kind.__module__}.{kind.__qualname__}", default)
+            yield kind, kind.__name__ if built.script else key, source
