@@ -80,6 +80,7 @@ _PLAIN = (
     TypeError,
     NameError,
     ImportError,
+    NotImplementedError,
     ValueError,
     OSError,
 )
