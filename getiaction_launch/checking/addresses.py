@@ -10,6 +10,8 @@ from getiaction_launch.plan.notify import variable_of
 from getiaction_launch.plan.secrets import is_secret
 
 _SCHEME = re.compile(r"([A-Za-z][\w+.-]*)://")
+_PROTOCOLS = ("protocols", "secure_protocols")
+"""What apprise calls the schemes of its services."""
 INSTALL = "pip install 'getiaction-launch[notify]'"
 
 
@@ -85,9 +87,6 @@ def _private_and_public(url: str, variable: str | None) -> tuple[str, str]:
         f"{nearest_first(scheme[1] if scheme else url[:20], schemes)} "
         "All of them: https://appriseit.com/services/",
     )
-
-
-_PROTOCOLS = ("protocols", "secure_protocols")
 
 
 def _shown(url: str) -> str:

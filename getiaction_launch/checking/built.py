@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from getiaction_launch.backends.backend import Backend, record_of
 from getiaction_launch.checking.finding import Finding
 from getiaction_launch.plan.plan import Plan
 
@@ -33,6 +34,16 @@ class Place:
     settings: Mapping[str, Any]
     env_vars: Mapping[str, str]
     copied: Path | None = None
+
+    @classmethod
+    def of(cls, backend: Backend, env_vars: Mapping[str, str]) -> "Place":
+        """Return the place where a backend starts a run.
+
+        Args:
+            backend: The backend that would start it.
+            env_vars: Environment variables that the workers get.
+        """
+        return cls(backend.has_queue, record_of(backend).init_args, env_vars)
 
     @property
     def time_limit_minutes(self) -> float | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from getiaction_launch.errors import UnreachableError, counted
 from getiaction_launch.launch import checkpoints, pulse
 from getiaction_launch.launch.resuming import sites
-from getiaction_launch.launch.status import RunStatus, attach, sweep_of
+from getiaction_launch.launch.status import RunStatus, attach, sweeps_of
 from getiaction_launch.plan.plan import DEFAULT_ROOT, Plan
 from getiaction_launch.plan.spec import DEFAULT
 from getiaction_launch.plan.text import clean, clean_line, clean_log, shorten
@@ -120,7 +120,7 @@ def next_commands(runs: Sequence[Run]) -> str:
 
 def names(runs: Sequence[Run]) -> str:
     """What to type for these runs behind a verb: the name of their sweep, or each directory."""
-    points = [sweep_of(run) for run in runs] if len(runs) > 1 else []
+    points = sweeps_of(runs) if len(runs) > 1 else []
     groups = {point.group if point else "" for point in points}
     if len(groups) != 1 or "" in groups:
         return " ".join(short(run.directory) for run in runs)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from getiaction_launch.backends.backend import Backend, check_installed, record_of
+from getiaction_launch.backends.backend import Backend, check_installed
 from getiaction_launch.checking.addresses import check_addresses
 from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, Report, ok, refusal_of, unknown
@@ -37,7 +37,7 @@ def inspect(plan: Plan, backend: Backend, *, is_deep: bool = False) -> Report:
     findings = list(_of_place(plan, backend))
     if not any(finding.is_refusal for finding in findings):
         findings.append(_of_offers(plan, backend))
-    place = Place(backend.has_queue, record_of(backend).init_args, plan.env_vars)
+    place = Place.of(backend, plan.env_vars)
     if plan.arguments:
         report = check_spec(plan, place, is_deep=is_deep)
         return Report([*report.findings, *findings], report.spec)

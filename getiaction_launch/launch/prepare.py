@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from getiaction_launch.backends.backend import Backend, record_of
+from getiaction_launch.backends.backend import Backend
 from getiaction_launch.checking.addresses import refuse_secret_urls
 from getiaction_launch.checking.built import Place
 from getiaction_launch.errors import SpecError
@@ -17,6 +17,9 @@ from getiaction_launch.plan.secrets import has_credentials
 from getiaction_launch.plan.spec import find_origins, read_spec, read_trainer
 from getiaction_launch.plan.text import check_name
 from getiaction_launch.storage.paths import resolve_root, use_options
+
+if TYPE_CHECKING:
+    from getiaction_launch.launch.cluster import ClusterConfig
 
 _FLAGS_OF_KEYS = {
     "num_nodes": "--nodes",
@@ -32,10 +35,6 @@ _SETTINGS_OF_NODES = (
     "backend.init_args.cpus_per_worker",
     "backend.init_args.memory_mb",
 )
-
-
-if TYPE_CHECKING:
-    from getiaction_launch.launch.cluster import ClusterConfig
 
 
 @dataclass(frozen=True)
@@ -270,7 +269,7 @@ def _of_program(
 ) -> _Training:
     """Check a program; its Trainer cannot be read, so the flags stand for it."""
     check_workers(flags)
-    site = Place(place.backend.has_queue, record_of(place.backend).init_args, place.env_vars)
+    site = Place.of(place.backend, place.env_vars)
     program = read_program(typed, directory, is_here=not site.other_environment)
     trainer = {"num_nodes": 1, **flags.trainer}
     if not flags.gpus_per_node and flags.workers_per_node is not None:

@@ -14,8 +14,9 @@ from getiaction_launch.plan.text import shorten
 from getiaction_launch.run.attempt import read_end
 from getiaction_launch.run.beats.records import NodeBeats, read_beats
 from getiaction_launch.run.records import AttemptRecord, JobRecord, Progress, read_attempts
-from getiaction_launch.run.run import ROUND_TRIPS, Run
+from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
+from getiaction_launch.storage.at_once import ROUND_TRIPS, for_each
 from getiaction_launch.storage.paths import is_remote
 
 LOST_SECONDS = 120  # how long to keep asking a scheduler that does not answer
@@ -141,12 +142,7 @@ def _explain(run: Run, attempt: int, reason: str, cause: Cause | None) -> tuple[
 
 def read_statuses(runs: Sequence[Run]) -> list[RunStatus]:
     """Read the status of each run; on remote storage, of several runs at the same time."""
-    if not runs or not is_remote(runs[0].directory):
-        return [read_status(run) for run in runs]
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(ROUND_TRIPS) as pool:
-        return list(pool.map(read_status, runs))
+    return for_each(read_status, runs, runs[0].directory) if runs else []
 
 
 def _read_ended(run: Run) -> RunStatus | None:
@@ -166,6 +162,11 @@ def sweep_of(run: Run) -> SweepPoint | None:
         return read_dataclass(SweepPoint, content, "plan.json") if content else None
     except (OSError, ValueError, AttributeError):  # damaged, or of another program
         return None
+
+
+def sweeps_of(runs: Sequence[Run]) -> list[SweepPoint | None]:
+    """Read each run's point of a sweep; on remote storage, of several runs at the same time."""
+    return for_each(sweep_of, runs, runs[0].directory) if runs else []
 
 
 def wait(run: Run, watch: Callable[[RunStatus], None] | None = None) -> RunStatus:

@@ -114,8 +114,13 @@ def _is_open(place: Path, descriptor: int) -> bool:
     return False
 
 
-def find_archive(run: Run, plan: Plan) -> Path:
+def find_archive(run: Run, plan: Plan, verb: str = "resume") -> Path:
     """Return the path or URL of the copy of a run's code.
+
+    Args:
+        run: The run, beside which the copy is looked for first.
+        plan: The plan of this run.
+        verb: What would train the present files instead, for the error message.
 
     Raises:
         CheckError: If it is not there any more.
@@ -128,18 +133,23 @@ def find_archive(run: Run, plan: Plan) -> Path:
             return place
     raise CheckError(
         f"the copy of the code of run {run.name}, {places[0]}, is not there.",
-        f"To train the files as they are now: getiaction-launch resume --code now {run.directory}",
+        f"To train the files as they are now: getiaction-launch {verb} --code now {run.directory}",
     )
 
 
-def check_code(run: Run, plan: Plan) -> None:
+def check_code(run: Run, plan: Plan, verb: str) -> None:
     """Check that the copy of a run's code is still there, if it has one.
+
+    Args:
+        run: The run whose code it is.
+        plan: The plan of this run.
+        verb: What would train the present files instead, for the error message.
 
     Raises:
         CheckError: If it is not; the message says how to do without.
     """
     if plan.code and plan.code.archive:
-        find_archive(run, plan)
+        find_archive(run, plan, verb)
 
 
 def _key(code: Code, here: str) -> str:

@@ -17,6 +17,7 @@ from getiaction_launch.errors import FAILING, CheckError, RecordError, RunNotFou
 from getiaction_launch.plan.secrets import holds_private
 from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.records import load
+from getiaction_launch.storage.at_once import ROUND_TRIPS
 from getiaction_launch.storage.claim import create
 from getiaction_launch.storage.paths import (
     children,
@@ -36,8 +37,6 @@ STAGING_VARIABLE = "GETIACTION_LAUNCH_STAGING_DIR"
 CODE_VARIABLE = "GETIACTION_LAUNCH_CODE"
 """Environment variable of a worker: the directory of the copy of the user's code on its node."""
 STAGING_FIX = f"Choose another directory: export {STAGING_VARIABLE}=/disk/of/yours"
-ROUND_TRIPS = 16
-"""How many requests to send to remote storage at the same time."""
 _VERSION = re.compile(r"version_(\d+)")
 _ERROR = re.compile(r"error_rank_\d+\.json")
 

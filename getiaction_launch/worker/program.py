@@ -35,7 +35,7 @@ def run_program(plan: Plan, *, is_first: bool) -> None:
     sys.argv = [*plan.script, *(() if is_first else plan.resume_args)]
     with noting_sigterm() as has_come:
         try:
-            _run(plan)
+            run_as_main(plan)
         except _ENDS as error:
             if has_come() and not _has_trained():
                 raise Interrupted from error
@@ -46,7 +46,15 @@ def run_program(plan: Plan, *, is_first: bool) -> None:
             raise Interrupted
 
 
-def _run(plan: Plan) -> None:
+def run_as_main(plan: Plan) -> None:
+    """Run a plan's program in this process, whose path begins with the working directory.
+
+    Args:
+        plan: The plan of the run; its program finds its arguments in ``sys.argv``.
+
+    Raises:
+        SpecError: If there is no such command.
+    """
     name = plan.script[0]
     if plan.program == "module":
         runpy.run_module(name, run_name="__main__", alter_sys=True)

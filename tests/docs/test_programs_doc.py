@@ -35,6 +35,6 @@ def test_flags_are_those_of_the_launcher(command):
 
 
 def test_progress_outside_of_a_launch_does_nothing():
-    """The block runs as it is."""
+    """A reader can paste the Python block and run it."""
     (code,) = (code for language, code in PAGE if language == "python")
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -3,11 +3,13 @@
 import os
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from fake_slurm import FakeSlurm
 
+from getiaction_launch.backends.local import LocalBackend
 from getiaction_launch.run.run import Run
 
 DATASETS = Path(__file__).parents[1] / "data" / "lerobot"
@@ -104,3 +106,16 @@ def middle(tmp_path: Path) -> Path:
     with before_each_fetch(save) as callback:
         fit(callback)
     return path
+
+
+@pytest.fixture
+def submitted(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """The runs that are submitted to this machine; none is really started."""
+    started: list[Run] = []
+
+    def submit(self: LocalBackend, runs: Sequence[Run], max_parallel: int | None) -> None:
+        del self, max_parallel
+        started.extend(runs)
+
+    monkeypatch.setattr(LocalBackend, "submit", submit)
+    return started

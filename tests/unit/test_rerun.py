@@ -2,14 +2,12 @@
 
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from strangers import make_run
 
-from getiaction_launch.backends.local import LocalBackend
 from getiaction_launch.cli.main import main
 from getiaction_launch.launch.freezing.freeze import freeze
 from getiaction_launch.plan.plan import Plan, SweepPoint, Topology
@@ -21,18 +19,11 @@ RUN = "act/version_0"
 
 
 @pytest.fixture(autouse=True)
-def started(tmp_path, monkeypatch):
+def started(tmp_path, monkeypatch, submitted):
     """The runs that were submitted, in a directory with a module; none is really started."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lib.py").write_text("OLD = 1\n")
-    started: list[Run] = []
-
-    def submit(self: LocalBackend, runs: Sequence[Run], max_parallel: int | None) -> None:
-        del self, max_parallel
-        started.extend(runs)
-
-    monkeypatch.setattr(LocalBackend, "submit", submit)
-    return started
+    return submitted
 
 
 @pytest.fixture

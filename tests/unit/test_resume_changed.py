@@ -35,17 +35,10 @@ class Late:
 
 
 @pytest.fixture(autouse=True)
-def started(tmp_path, monkeypatch):
+def started(tmp_path, monkeypatch, submitted):
     """The runs that were submitted, in a directory with nothing else; none is really started."""
     monkeypatch.chdir(tmp_path)
-    started: list[Run] = []
-
-    def submit(self: LocalBackend, runs: Sequence[Run], max_parallel: int | None) -> None:
-        del self, max_parallel
-        started.extend(runs)
-
-    monkeypatch.setattr(LocalBackend, "submit", submit)
-    return started
+    return submitted
 
 
 def make(arguments: list[str] | None = None, sweep: SweepPoint | None = None, **records) -> Run:

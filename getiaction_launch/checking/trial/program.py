@@ -10,7 +10,6 @@ import io
 import multiprocessing
 import os
 import re
-import runpy
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,6 +30,7 @@ from getiaction_launch.checking.trial.apart import LIMIT_SECONDS, Apart
 from getiaction_launch.checking.trial.rank import become_rank_0
 from getiaction_launch.checking.trial.sandbox import wishes
 from getiaction_launch.plan.plan import Plan
+from getiaction_launch.worker.program import run_as_main
 
 _ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 _TRAINER_KEY = re.compile(r"--trainer\.(\w+)=(\S+?)(?=[\s,;]|$)")
@@ -88,17 +88,12 @@ class _Program:
         become_rank_0(self._plan, self._apart.scratch)
         wishes.clear()
         self._own = {name: os.environ.get(name) for name in (*RANKS, *_ADDRESS)}
-        words, is_module = self._plan.script, self._plan.program == "module"
-        sys.argv = [str(self._source.path), *words[1:]]
-        sys.path[0] = self._plan.working_directory if is_module else str(self._source.path.parent)
-        self._path = list(sys.path)
+        sys.argv, sys.path[0] = [*self._plan.script], self._plan.working_directory
+        self._path = [*sys.path, str(self._source.path.parent)]
         sys.stderr = self._said
         with standing_in(self._plan.topology.gpus_per_node), self._watching():
             try:
-                if is_module:
-                    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
-                else:
-                    runpy.run_path(words[0], run_name="__main__")
+                run_as_main(self._plan)
             except _UntriedError as error:
                 self._apart.send(unknown("training", str(error)))
             except BaseException as error:  # noqa: BLE001 - whatever the script raises

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from getiaction_launch.errors import RunNotFoundError, UsageError
-from getiaction_launch.launch.status import sweep_of
-from getiaction_launch.run.run import ROUND_TRIPS, Run, find_run, list_runs
-from getiaction_launch.storage.paths import is_remote, modified_at
+from getiaction_launch.launch.status import sweeps_of
+from getiaction_launch.run.run import Run, find_run, list_runs
+from getiaction_launch.storage.paths import modified_at
 
 
 def find_runs(names: Sequence[str], roots: Sequence[str], only: str = "") -> list[Run]:
@@ -64,13 +64,7 @@ def _find(name: str, roots: Sequence[str]) -> list[Run]:
 def _sweep(group: str, root: str) -> list[Run]:
     """Return the runs of a sweep, the first point first."""
     runs = [] if "/" in group else list_runs(root)
-    if runs and is_remote(runs[0].directory):
-        from concurrent.futures import ThreadPoolExecutor  # slow to import
-
-        with ThreadPoolExecutor(ROUND_TRIPS) as pool:
-            found = list(pool.map(sweep_of, runs))
-    else:
-        found = [sweep_of(run) for run in runs]
+    found = sweeps_of(runs)
     points = [r for r, point in zip(runs, found, strict=True) if point and point.group == group]
     return sorted(points, key=lambda run: (len(run.name), run.name))
 

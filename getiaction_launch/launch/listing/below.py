@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from getiaction_launch.run.run import ROUND_TRIPS, Run
+from getiaction_launch.run.run import Run
+from getiaction_launch.storage.at_once import ROUND_TRIPS
 from getiaction_launch.storage.entries import read_entries
 from getiaction_launch.storage.paths import is_remote, modified_at
 
@@ -16,7 +17,7 @@ DEEPEST = 4
 OF_ROOT = 2
 """How many levels below a directory of runs they lie: ``name/version_N``."""
 _MOST_NAMES = 5
-_VERSION = re.compile(r"version_\d+")
+VERSION = re.compile(r"version_\d+")
 _TRAINED = re.compile(
     r"config\.yaml|hparams\.yaml|metrics\.csv|checkpoints|events\.out\.tfevents.*"
 )
@@ -68,8 +69,8 @@ def runs_below(place: str, pattern: str = "*", deepest: int = DEEPEST) -> list[F
             if depth == OF_ROOT - 1 == deepest - 1:  # what lies here can only be names of runs
                 level = [path for path in level if fnmatchcase(path.name, name)]
             below = [path for paths in pool.map(_folders, level) for path in paths]
-            versions += [path for path in below if _VERSION.fullmatch(path.name)]
-            level = [path for path in below if not _VERSION.fullmatch(path.name)]
+            versions += [path for path in below if VERSION.fullmatch(path.name)]
+            level = [path for path in below if not VERSION.fullmatch(path.name)]
         wanted = [
             path
             for path in versions
@@ -88,7 +89,7 @@ def _look(directory: Path) -> Found | None:
         return Found(
             Run(directory), modified_at(plan) if is_remote(plan) else plan.lstat().st_mtime
         )
-    if not _VERSION.fullmatch(directory.name):
+    if not VERSION.fullmatch(directory.name):
         return None
     entries = read_entries(directory)
     times = [entry.written_at for entry in entries if _TRAINED.fullmatch(entry.name)]

@@ -13,9 +13,10 @@ from getiaction_launch.launch.status import RunStatus, read_status
 from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.plan.plan import SweepPoint, Topology
 from getiaction_launch.run.records import AttemptRecord, JobRecord, Progress
-from getiaction_launch.run.run import ROUND_TRIPS, Run
+from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import JobState
-from getiaction_launch.storage.paths import children, is_remote, modified_at
+from getiaction_launch.storage.at_once import for_each
+from getiaction_launch.storage.paths import children, modified_at
 
 T = TypeVar("T")
 NOT_LAUNCHED = "NOT_LAUNCHED"
@@ -58,12 +59,7 @@ def read_entries(found: Sequence[Found]) -> list[Entry]:
     Args:
         found: The runs, in the order of the list.
     """
-    if not found or not is_remote(found[0].run.directory):
-        return list(map(read_entry, found))
-    from concurrent.futures import ThreadPoolExecutor  # slow to import
-
-    with ThreadPoolExecutor(ROUND_TRIPS) as pool:
-        return list(pool.map(read_entry, found))
+    return for_each(read_entry, found, found[0].run.directory) if found else []
 
 
 def read_entry(found: Found) -> Entry:

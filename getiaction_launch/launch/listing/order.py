@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -11,10 +10,9 @@ from getiaction_launch.errors import UsageError, nearest_first
 from getiaction_launch.launch.listing.below import Found
 from getiaction_launch.launch.listing.better import is_lower_better, judged_value
 from getiaction_launch.launch.listing.entry import Entry, read_entries
-from getiaction_launch.launch.status import sweep_of
-from getiaction_launch.plan.plan import SweepPoint
+from getiaction_launch.launch.status import sweeps_of
 from getiaction_launch.run.metric import shown_metric
-from getiaction_launch.run.run import ROUND_TRIPS
+from getiaction_launch.storage.at_once import ROUND_TRIPS
 
 AGE, NAME = "age", "name"
 KEYS = (AGE, NAME, "state", "step", "duration")
@@ -92,13 +90,9 @@ def points_of(group: str, found: Sequence[Found]) -> list[Found]:
         found: All runs, launched or not.
     """
     launched = [each for each in found if each.is_launched]
-    with ThreadPoolExecutor(ROUND_TRIPS) as pool:
-        points = pool.map(sweep_of, (each.run for each in launched))
-        return [each for each, point in zip(launched, points, strict=True) if _is_of(group, point)]
-
-
-def _is_of(group: str, point: SweepPoint | None) -> bool:
-    return point is not None and point.group == group
+    points = sweeps_of([each.run for each in launched])
+    pairs = zip(launched, points, strict=True)
+    return [each for each, point in pairs if point and point.group == group]
 
 
 def metric_of(entries: Sequence[Entry]) -> str | None:

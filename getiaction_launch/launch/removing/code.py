@@ -8,12 +8,12 @@ import contextlib
 import re
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from getiaction_launch.errors import LaunchError
 from getiaction_launch.plan.plan import Plan
-from getiaction_launch.run.run import ROUND_TRIPS, Run, list_runs
+from getiaction_launch.run.run import Run, list_runs
+from getiaction_launch.storage.at_once import for_each
 from getiaction_launch.storage.paths import children, is_remote, modified_at, open_path, remove
 
 YOUNG_SECONDS = 600.0
@@ -49,8 +49,7 @@ def remove_unused(root: Path, archives: Iterable[str]) -> list[Path]:
         return []
     runs = list_runs(str(root))
     try:
-        with ThreadPoolExecutor(ROUND_TRIPS if is_remote(root) else 1) as pool:
-            used = set().union(*pool.map(archives_of, runs))
+        used = set().union(*for_each(archives_of, runs, root))
     except LaunchError:  # one whose plan is damaged may need any of them
         return []
     removed = []

@@ -6,7 +6,6 @@ is still found, and can be removed again.
 
 import contextlib
 import os
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +13,12 @@ from pathlib import Path
 
 from getiaction_launch.errors import CheckError, RunNotFoundError, disk_errors
 from getiaction_launch.launch.finding.find import find_runs
+from getiaction_launch.launch.listing.below import VERSION
 from getiaction_launch.launch.status import read_status
 from getiaction_launch.launch.trust import check_owner
-from getiaction_launch.run.run import ROUND_TRIPS, Run, check_staging
+from getiaction_launch.run.run import Run, check_staging
 from getiaction_launch.run.state import JobState
+from getiaction_launch.storage.at_once import ROUND_TRIPS
 from getiaction_launch.storage.paths import (
     file_system,
     is_remote,
@@ -27,7 +28,6 @@ from getiaction_launch.storage.paths import (
     remove,
 )
 
-_VERSION = re.compile(r"version_\d+")
 _REMOVING = "removing"
 """Record that says that a run had ended when its removal began."""
 _LAST = ("plan.json", f"{_REMOVING}.json", "claim")
@@ -60,7 +60,7 @@ def _rest_of(name: str, root: str) -> Iterator[Run]:
     """Yield what is left of a run without its plan: a ``version_N`` that has a ``launch``."""
     here = [] if "://" in name else [open_path(root) / name]
     for directory in (open_path(name), *here):
-        if _VERSION.fullmatch(directory.name) and kind_of(directory / "launch") == "directory":
+        if VERSION.fullmatch(directory.name) and kind_of(directory / "launch") == "directory":
             place = directory if is_remote(directory) else Path(os.path.abspath(directory))  # noqa: PTH100 - links stay as typed
             yield Run(place)
             return

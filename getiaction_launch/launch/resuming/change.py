@@ -162,7 +162,7 @@ def change(run: Run, changes: Changes, *, is_new: bool = False) -> Changed:
         title = after.code.title if after.code else ""
         notes.insert(0, f"it trains your present files{since}{title and f': {title}'}.")
     else:
-        check_code(run, plan)
+        check_code(run, plan, "rerun" if is_new else "resume")
         if has_changed(plan):
             notes.append(
                 "your files have changed since its submission; it trains the copy of then. To "

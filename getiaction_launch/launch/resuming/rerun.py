@@ -9,12 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from getiaction_launch.errors import (
-    CheckError,
-    SpecError,
-    UsageError,
-    disk_errors,
-)
+from getiaction_launch.errors import CheckError, SpecError, UsageError, disk_errors
 from getiaction_launch.launch.check import check_place
 from getiaction_launch.launch.resuming.change import Changed, Changes, change
 from getiaction_launch.launch.status import backend_of, read_status
@@ -94,10 +89,7 @@ def plan_again(
     if from_checkpoint:
         path = _checkpoint(run, from_checkpoint, changes)
         changes = replace(changes, overrides=[*changes.overrides, ("ckpt_path", str(path))])
-    try:
-        changed = change(run, changes, is_new=True)
-    except CheckError as error:
-        raise CheckError(error.what, error.fix.replace("launch resume", "launch rerun")) from error
+    changed = change(run, changes, is_new=True)
     before, plan = changed.before, changed.plan
     is_same = not changes.overrides
     if before.code is None or before.code.archive is None:

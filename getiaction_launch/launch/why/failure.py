@@ -3,7 +3,6 @@
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,9 +13,10 @@ from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.text import shorten
 from getiaction_launch.run.node_records import COLLECTIVE_TIMED_OUT, NodeEnd, WorkerError
 from getiaction_launch.run.records import AttemptRecord, load
-from getiaction_launch.run.run import ROUND_TRIPS, Run
+from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
-from getiaction_launch.storage.paths import children, is_remote
+from getiaction_launch.storage.at_once import for_each
+from getiaction_launch.storage.paths import children
 
 MOST_RECORDS = 4096
 TRACEBACK_LINES = 12
@@ -152,12 +152,7 @@ def _read_errors(run: Run, attempt: int, damaged: list[str]) -> Iterator[_Report
             log = fatal(log, READ_LINES) or log[-(READ_LINES if error.traceback else LOG_LINES) :]
         return _Reported(error, path, log, meaning(error.summary, "\n".join(log)))
 
-    if is_remote(run.directory):
-        with ThreadPoolExecutor(ROUND_TRIPS) as pool:
-            found = list(pool.map(read, paths))
-    else:
-        found = [read(path) for path in paths]
-    known = (each for each in found if each)
+    known = (each for each in for_each(read, paths, run.directory) if each)
     return iter(sorted(known, key=lambda each: (each.is_echo, each.error.failed_at)))
 
 

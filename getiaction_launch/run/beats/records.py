@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from getiaction_launch.errors import RecordError
 from getiaction_launch.run.records import load
+from getiaction_launch.storage.at_once import for_each
 from getiaction_launch.storage.paths import children, is_remote, write_json
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ Phase = Literal[
 ]
 """What a rank is doing; ``waiting`` is in a collective, where it waits for the other ranks."""
 PHASES: tuple[Phase, ...] = get_args(Phase)
-_AT_ONCE = 16
 _NAME = re.compile(r"attempt_(\d{1,9})_node_(\d{1,9})\.json")
 
 
@@ -161,12 +161,7 @@ def read_beats(run: "Run", attempt: int) -> list[NodeBeats]:
         if name and int(name[1]) == attempt:
             found.append((int(name[2]), path))
     paths = [path for _, path in sorted(found, key=lambda each: each[0])]
-    if is_remote(run.directory) and len(paths) > 1:
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            return [record for record in pool.map(_read, paths) if record]
-    return [record for record in map(_read, paths) if record]
+    return [record for record in for_each(_read, paths, run.directory) if record]
 
 
 def _directory(run: "Run") -> Path:

@@ -1,0 +1,31 @@
+"""Does the same for several files or runs: at the same time where each waits for remote storage."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from getiaction_launch.storage.paths import is_remote
+
+ROUND_TRIPS = 16
+"""How many requests to remote storage are under way at the same time."""
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def for_each(function: Callable[[T], R], items: Sequence[T], place: Path) -> list[R]:
+    """Call a function for each item and return what it returns, in their order.
+
+    Args:
+        function: What to call; on remote storage, in several threads.
+        items: What to call it with.
+        place: Where the items lie.
+
+    Raises:
+        Exception: The first one that a call has raised.
+    """
+    if len(items) < 2 or not is_remote(place):  # noqa: PLR2004 - several
+        return list(map(function, items))
+    from concurrent.futures import ThreadPoolExecutor  # slow to import
+
+    with ThreadPoolExecutor(ROUND_TRIPS) as pool:
+        return list(pool.map(function, items))
