@@ -136,7 +136,7 @@ def start(plans: Sequence[Plan], backend: Backend, max_parallel: int | None) -> 
     try:
         for plan in freeze(plans):
             make_root(plan.root)
-            runs.append(Run.claim(plan.root, plan.name))
+            runs.append(Run.claim(plan.root, plan.name, runs[-1] if runs else None))
             runs[-1].write("plan", plan.to_json())
         backend.submit(runs, max_parallel)
     except (LaunchError, OSError, KeyboardInterrupt):

@@ -1,12 +1,15 @@
 """A sweep: the same spec or script at every point of a grid, one run for each point."""
 
 import itertools
+import re
 import uuid
 from collections.abc import Sequence
 
 from getiaction_launch.errors import UsageError
 from getiaction_launch.plan.plan import SweepPoint
 
+GROUP = re.compile(r"([^/]+)-[0-9a-f]{8}")
+"""What a sweep is called: the name of its runs, if it was given one, and a random number."""
 SHORT = {"seed": "seed_everything"}
 
 

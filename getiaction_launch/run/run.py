@@ -1,4 +1,4 @@
-"""A run is its directory: claim a new one, find one, list them all, and reach their files.
+"""A run is its directory: claim a new one, and reach its files.
 
 :mod:`getiaction_launch.run.records` describes the files of ``launch/`` and who writes each.
 """
@@ -13,19 +13,16 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from getiaction_launch.errors import FAILING, CheckError, RecordError, RunNotFoundError
+from getiaction_launch.errors import FAILING, CheckError, RecordError
 from getiaction_launch.plan.secrets import holds_private
 from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.records import load
-from getiaction_launch.storage.at_once import ROUND_TRIPS
 from getiaction_launch.storage.claim import create
 from getiaction_launch.storage.paths import (
     children,
     is_remote,
     kind_of,
-    modified_at,
     open_path,
-    read_bytes,
     read_json,
     remove,
     write_json,
@@ -58,12 +55,14 @@ class Run:
         return cls(open_path(place))
 
     @classmethod
-    def claim(cls, root: str, name: str) -> "Run":
+    def claim(cls, root: str, name: str, after: "Run | None" = None) -> "Run":
         """Create the next free ``version_N`` under ``root/name``; no two callers get the same.
 
         Args:
             root: Absolute path or URL of the directory for all runs.
             name: Name of the run, without a version.
+            after: A run that this process has just claimed. If it has the same name, the versions
+                behind it are tried without a look at which are taken.
 
         Raises:
             CheckError: If the directory cannot be created.
@@ -72,10 +71,10 @@ class Run:
         """
         parent = open_path(root) / name
         if is_remote(parent):
-            return cls._claim_remote(parent)
+            return cls._claim_remote(parent, after)
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            for version in itertools.count(_first_free(parent)):
+            for version in itertools.count(_first_free(parent, after)):
                 with contextlib.suppress(FileExistsError):
                     (parent / f"version_{version}").mkdir()
                     break
@@ -91,17 +90,16 @@ class Run:
         return run
 
     @classmethod
-    def _claim_remote(cls, parent: Path) -> "Run":
+    def _claim_remote(cls, parent: Path, after: "Run | None") -> "Run":
         # Object stores have no directories: the version belongs to the one who creates this file.
-        version = 0
+        version = _first_free(parent, after)
         for losses in itertools.count(1):
-            version = max(version, _first_free(parent))
             run = cls(parent / f"version_{version}")
             if create(run.launch_directory / "claim"):
                 return run
-            version += 1
             # Without a random delay, all who lost would try the next version at the same moment.
             time.sleep(random.uniform(0, min(0.05 * 2**losses, 2)))  # noqa: S311 - no secret
+            version = max(version + 1, _first_free(parent))
         raise AssertionError("unreachable")
 
     @property
@@ -253,73 +251,8 @@ def make_private(directory: Path) -> None:
     _check_private(directory)
 
 
-def _first_free(parent: Path) -> int:
+def _first_free(parent: Path, after: Run | None = None) -> int:
+    if after and after.directory.parent == parent:
+        return int(after.directory.name.removeprefix("version_")) + 1
     taken = [int(m[1]) for p in children(parent) if (m := _VERSION.fullmatch(p.name))]
     return max(taken, default=-1) + 1
-
-
-def list_runs(root: str) -> list[Run]:
-    """List all launched runs under a path or URL, the one that was submitted last first."""
-    place = open_path(root)
-    submitted: dict[Path, float] = {}
-
-    def look(plan: Path) -> None:
-        # A version without a plan was not launched, or is being discarded.
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-            submitted[plan] = modified_at(plan) if is_remote(place) else plan.lstat().st_mtime
-
-    if is_remote(place):
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(ROUND_TRIPS) as pool:
-            found = [v for versions in pool.map(children, children(place)) for v in versions]
-            plans = [v / "launch/plan.json" for v in found if _VERSION.fullmatch(v.name)]
-            list(pool.map(look, plans))
-    else:
-        # Not with plan.json in the pattern: it would leave out links that lead to themselves.
-        for launch in place.absolute().glob("*/version_*/launch"):
-            look(launch / "plan.json")
-    latest_first = sorted(submitted, key=submitted.__getitem__, reverse=True)
-    return [Run(plan.parent.parent) for plan in latest_first]
-
-
-def find_run(reference: str, root: str) -> Run:
-    """Find the run that a user has named.
-
-    Args:
-        reference: The run's directory or URL, ``name/version_N`` under ``root``, or ``@last``.
-        root: Path or URL of the directory in which to look for runs.
-
-    Raises:
-        RunNotFoundError: If there is no such run.
-    """
-    if reference == "@last":
-        runs = list_runs(root)
-        if not runs:
-            raise RunNotFoundError(
-                f"there are no runs under {root}.", "Choose another root: --root PATH"
-            )
-        return runs[0]
-    here = [] if "://" in reference else [open_path(root) / reference]
-    for directory in [open_path(reference), *here]:
-        if _is_run(directory):
-            if is_remote(directory):
-                return Run(directory)
-            return Run(Path(os.path.abspath(directory)))  # noqa: PTH100 - links stay as typed
-    names = ", ".join(run.name for run in list_runs(root)[:5])
-    raise RunNotFoundError(
-        f"no such run: {reference!r} is neither a run's directory nor name/version_N under {root}.",
-        f"The latest runs there: {names}." if names else "Choose another root: --root PATH",
-    )
-
-
-def _is_run(directory: Path) -> bool:
-    plan = directory / "launch" / "plan.json"
-    if not is_remote(plan):
-        return os.path.lexists(plan)  # whatever it is: who reads it says what is wrong
-    try:
-        # Read, because storage says in words why it refuses that, and not why it refuses a look.
-        read_bytes(plan)
-    except FileNotFoundError:
-        return False
-    return True

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from getiaction_launch.storage.keys import why_refused
+from getiaction_launch.storage.objects import list_objects
 from getiaction_launch.storage.paths import file_system, is_remote, reaching
 
 _TIMES = ("LastModified", "last_modified", "mtime", "updated", "created")
@@ -28,10 +29,14 @@ class DirectoryEntry:
     written_at: float | None = None
 
 
-def read_entries(directory: Path) -> list[DirectoryEntry]:
+def read_entries(directory: Path, behind: str = "") -> list[DirectoryEntry]:
     """List a directory; return nothing if it does not exist, or may not be read.
 
     Names that begin with a dot, and on remote storage those that no file can have, are left out.
+
+    Args:
+        directory: Path or URL of the directory.
+        behind: A name; on remote storage, only those that sort behind it are listed.
 
     Raises:
         StorageError: If remote storage does not answer.
@@ -39,11 +44,10 @@ def read_entries(directory: Path) -> list[DirectoryEntry]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if is_remote(directory):
             with reaching(directory):  # which is for it to say whether a bucket is missing
-                fs, key = file_system(directory)
-                found = fs.ls(key, detail=True)
+                found = list_objects(*file_system(directory), behind)
             entries = [
                 DirectoryEntry(
-                    str(info["name"]).rstrip("/").rpartition("/")[2],
+                    str(info["name"]).rpartition("/")[2],
                     info["type"] == "directory",
                     _time_of(info),
                 )

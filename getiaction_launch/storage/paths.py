@@ -22,6 +22,7 @@ from typing import Any, cast
 from getiaction_launch.errors import RecordError, SpecError, StorageError
 from getiaction_launch.storage.failures import describe, in_words, is_failure
 from getiaction_launch.storage.keys import why_refused
+from getiaction_launch.storage.objects import list_objects, read_object
 from getiaction_launch.storage.strict_json import dumps
 from getiaction_launch.storage.untrusted import parse_json, read_limited, read_tail
 
@@ -223,11 +224,10 @@ def children(directory: Path) -> list[Path]:
             return list(directory.iterdir())
         with reaching(directory):
             # Not UPath's iterdir(): it takes a refusal or a failure for a missing directory.
-            fs, root = file_system(directory)
-            keys = [str(key).rstrip("/") for key in fs.ls(root, detail=False)]
+            found = list_objects(*file_system(directory))
     except (FileNotFoundError, NotADirectoryError):
         return []
-    names = dict.fromkeys(k.rpartition("/")[2] for k in keys if k.strip("/") != root.strip("/"))
+    names = dict.fromkeys(str(entry["name"]).rpartition("/")[2] for entry in found)
     return [directory / name for name in names if not why_refused(name)]
 
 
@@ -340,10 +340,10 @@ def read_bytes(path: Path) -> bytes:
     fs, key = file_system(path)
     with reaching(path):
         try:
-            return bytes(fs.cat_file(key))
+            return read_object(fs, key)
         except Exception as error:
             # While a file is being replaced, some servers mix the old one with the new one.
             if "Checksum" not in type(error).__name__:
                 raise
         time.sleep(0.5)
-        return bytes(fs.cat_file(key))
+        return read_object(fs, key)

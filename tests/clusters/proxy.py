@@ -1,6 +1,7 @@
-"""A proxy between a server and its clients, which counts bytes and injects faults."""
+"""A proxy between a server and its clients, which counts bytes and requests and injects faults."""
 
 import contextlib
+import re
 import socket
 import threading
 from typing import Self
@@ -18,6 +19,7 @@ BUSY = b"\r\n".join(
 )
 METHODS = ("PUT", "POST", "GET", "HEAD")
 CUT_BYTES = 1 << 20
+_REQUEST = re.compile(rb"([A-Z]+) (\S+) HTTP/1\.1\r\n")
 
 
 class Proxy:
@@ -33,6 +35,8 @@ class Proxy:
             503, ``busy PUT`` one with that method.
         struck: Faults that were injected so far.
         sent_bytes: How many bytes clients have sent, with the headers of requests.
+        requests: The requests so far, each as ``GET /bucket/key``; a listing is
+            ``LIST /bucket?prefix=...``.
     """
 
     def __init__(self, endpoint: str, listener: socket.socket | None = None) -> None:
@@ -44,6 +48,7 @@ class Proxy:
         self.faults: list[str] = []
         self.struck: list[str] = []
         self.sent_bytes = 0
+        self.requests: list[str] = []
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -68,6 +73,7 @@ class Proxy:
                 while piece := client.recv(1 << 16):
                     with self._lock:
                         self.sent_bytes += len(piece)
+                        self._record(piece)
                     method = piece.partition(b" ")[0].decode(errors="replace")
                     is_request = method in METHODS
                     is_busy = self.faults and self.faults[-1] in ("busy", f"busy {method}")
@@ -82,6 +88,13 @@ class Proxy:
                     server.sendall(piece)
             server.shutdown(socket.SHUT_WR)
             back.join(10)
+
+    def _record(self, piece: bytes) -> None:
+        # A client sends the next request of a connection only after the answer to the last one.
+        if begin := _REQUEST.match(piece):
+            method, target = (word.decode() for word in begin.groups())
+            is_listing = method == "GET" and "list-type=2" in target
+            self.requests.append(f"{'LIST' if is_listing else method} {target}")
 
     def _pipe(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):

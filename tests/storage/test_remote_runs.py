@@ -20,8 +20,9 @@ from getiaction_launch.errors import (
     StorageError,
     UnreachableError,
 )
+from getiaction_launch.run.find import find_run, list_runs
 from getiaction_launch.run.node_records import WorkerError
-from getiaction_launch.run.run import Run, find_run, list_runs
+from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import children, file_system, open_path, resolve_root
 from getiaction_launch.storage.probe import LIMIT_SECONDS, check_root
 
@@ -108,10 +109,10 @@ def test_record_that_is_being_replaced_is_read_again(bucket, monkeypatch):
     fs, _ = file_system(run.directory)
     read, failures = fs.cat_file, [FlexibleChecksumError(error_msg="mixed")]
 
-    def cat_file(path: str) -> bytes:
+    def cat_file(path: str, **options: int) -> bytes:
         if failures:
             raise failures.pop()
-        return read(path)
+        return read(path, **options)
 
     monkeypatch.setattr(fs, "cat_file", cat_file)
     assert run.read("job")["job_id"] == "1"

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 from getiaction_launch.errors import RunNotFoundError, UsageError
 from getiaction_launch.launch.status import sweeps_of
-from getiaction_launch.run.run import Run, find_run, list_runs
+from getiaction_launch.launch.sweep import GROUP
+from getiaction_launch.run.find import claimed_runs, find_run
+from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import modified_at
 
 
@@ -63,7 +65,13 @@ def _find(name: str, roots: Sequence[str]) -> list[Run]:
 
 def _sweep(group: str, root: str) -> list[Run]:
     """Return the runs of a sweep, the first point first."""
-    runs = [] if "/" in group else list_runs(root)
+    if not (match := GROUP.fullmatch(group)):
+        return []  # which no sweep is called, so that the plans of all runs need not be read
+    # Runs of a sweep that was given a name have the same; those of others may have any.
+    return _points(group, claimed_runs(root, match[1])) or _points(group, claimed_runs(root))
+
+
+def _points(group: str, runs: Sequence[Run]) -> list[Run]:
     found = sweeps_of(runs)
     points = [r for r, point in zip(runs, found, strict=True) if point and point.group == group]
     return sorted(points, key=lambda run: (len(run.name), run.name))

@@ -1,0 +1,80 @@
+"""Single requests to a remote file system, where fsspec's own functions send several.
+
+Before s3fs reads an object, it asks how long that is, to read the parts of a large one at the same
+time; and where it lists nothing, it lists the directory above, too, which may be as large as the
+bucket. S3 answers each in one request, and bills each.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def read_object(fs: Any, key: str) -> bytes:  # noqa: ANN401 - fsspec has no types
+    """Read a small object in one request.
+
+    Args:
+        fs: The fsspec file system.
+        key: The key of the object.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+    """
+    whole = {"max_concurrency": 1} if _is_s3(fs) else {}
+    return bytes(fs.cat_file(key, **whole))
+
+
+def list_objects(fs: Any, key: str, behind: str = "") -> list[dict[str, Any]]:  # noqa: ANN401 - as above
+    """List what lies directly below a key, in one request for each 1,000 entries.
+
+    Args:
+        fs: The fsspec file system.
+        key: The key of a directory.
+        behind: Name in the directory; only what sorts behind it is listed.
+
+    Returns:
+        The entries as fsspec's ``ls`` describes them: ``name``, ``type`` (``file`` or
+        ``directory``), ``size`` and, of files on S3, ``LastModified`` and ``ETag``; none if nothing
+        lies there.
+    """
+    if not _is_s3(fs):
+        try:
+            found = fs.ls(key, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        entries = [{**entry, "name": str(entry["name"]).rstrip("/")} for entry in found]
+        return [entry for entry in entries if _is_behind(entry["name"], key, behind)]
+    bucket, _, path = key.strip("/").partition("/")
+    prefix = f"{path}/" if path else ""
+    return [
+        entry
+        for page in _pages(fs, bucket, prefix, behind)
+        for entry in _entries(page, bucket)
+        if entry["name"] != f"{bucket}/{prefix}"  # in place of the directory, as consoles create it
+    ]
+
+
+def _is_s3(fs: Any) -> bool:  # noqa: ANN401 - as above
+    return "s3" in fs.protocol
+
+
+def _is_behind(name: str, key: str, behind: str) -> bool:
+    return name.strip("/") != key.strip("/") and name.rpartition("/")[2] > behind
+
+
+def _pages(fs: Any, bucket: str, prefix: str, behind: str) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - as above
+    more = {"StartAfter": f"{prefix}{behind}"} if behind else {}
+    while True:
+        words = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/", **more}
+        page = fs.call_s3("list_objects_v2", **words)
+        yield page
+        if not page.get("IsTruncated"):
+            return
+        more = {"ContinuationToken": page["NextContinuationToken"]}
+
+
+def _entries(page: dict[str, Any], bucket: str) -> Iterator[dict[str, Any]]:
+    for item in page.get("Contents", ()):
+        times = {"LastModified": item["LastModified"], "ETag": item.get("ETag")}
+        yield {"name": f"{bucket}/{item['Key']}", "type": "file", "size": item["Size"], **times}
+    for item in page.get("CommonPrefixes", ()):
+        yield {"name": f"{bucket}/{item['Prefix'][:-1]}", "type": "directory", "size": 0}

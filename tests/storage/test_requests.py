@@ -1,0 +1,134 @@
+"""How many requests commands send to S3, so that none of them grows with what it need not read."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from clusters.proxy import Proxy
+from clusters.s3 import S3
+
+from getiaction_launch.errors import RunNotFoundError
+from getiaction_launch.launch.finding.find import find_runs
+from getiaction_launch.run.find import find_run
+from getiaction_launch.run.run import Run
+from getiaction_launch.storage.entries import read_entries
+from getiaction_launch.storage.paths import children, open_path
+
+
+@pytest.fixture
+def proxy(_moto: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """What records the requests of this process."""
+    with Proxy(_moto.endpoint) as between:
+        _moto.use(monkeypatch)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", between.endpoint)
+        yield between
+
+
+@pytest.fixture
+def root(_moto: S3, proxy: Proxy) -> str:  # noqa: ARG001 - clients reach it through the proxy
+    """A root on S3 that no other test uses."""
+    return f"{_moto.make_bucket()}/experiments"
+
+
+@pytest.fixture
+def sent(proxy: Proxy) -> Callable[..., list[str]]:
+    """Call a function, and return the requests that it has sent, each with its method."""
+
+    def record(function: Callable[..., object], *arguments: object) -> list[str]:
+        proxy.requests.clear()
+        function(*arguments)
+        return list(proxy.requests)
+
+    return record
+
+
+def submit(root: str, name: str, versions: int) -> list[Run]:
+    """Runs that were submitted."""
+    runs = [Run.at(f"{root}/{name}/version_{version}") for version in range(versions)]
+    for run in runs:
+        run.write("plan", {"name": name})
+    return runs
+
+
+def methods(requests: list[str]) -> list[str]:
+    """The methods of requests."""
+    return [request.partition(" ")[0] for request in requests]
+
+
+def test_a_record_is_read_in_one_request_and_so_is_a_folder(root, sent):
+    """Whether it is there or not."""
+    (run,) = submit(root, "act", 1)
+    assert methods(sent(run.read, "plan")) == ["GET"]
+    assert methods(sent(run.read, "job")) == ["GET"]
+    for directory in (run.launch_directory, open_path(f"{root}/none")):
+        assert methods(sent(children, directory)) == ["LIST"]
+        assert methods(sent(read_entries, directory)) == ["LIST"]
+
+
+def test_names_are_listed_behind_another_and_in_pages(root, sent, monkeypatch):
+    """What sorts before is not asked for; a long list is complete."""
+    (run,) = submit(root, "act", 1)
+    for name in ("a", "b", "c"):
+        run.write(name, {})
+    assert [e.name for e in read_entries(run.launch_directory, "b")] == [
+        "b.json",
+        "c.json",
+        "plan.json",
+    ]
+    assert [path.name for path in children(run.launch_directory)][:2] == ["a.json", "b.json"]
+    fs = run.directory.fs
+    ask = fs.call_s3
+    monkeypatch.setattr(fs, "call_s3", lambda method, **words: ask(method, **words, MaxKeys=2))
+    found: list[str] = []
+    requests = sent(lambda: found.extend(p.name for p in children(run.launch_directory)))
+    assert methods(requests) == ["LIST", "LIST"]
+    assert found == ["a.json", "b.json", "c.json", "plan.json"]
+
+
+def test_the_last_run_is_found_whatever_the_number_of_versions(root, sent):
+    """A list of the names, and of each a list of its versions and a look at the last one."""
+    submit(root, "act", 2)
+    submit(root, "pusht", 3)
+    for _ in range(2):
+        requests = sent(find_run, "@last", root)
+        assert sorted(methods(requests)) == ["HEAD", "HEAD", "LIST", "LIST", "LIST"]
+        submit(root, "act", 12)
+    Run.at(f"{root}/act/version_12").write("job", {})  # claimed, and not submitted
+    assert find_run("@last", root).name == "act/version_11"
+    with pytest.raises(RunNotFoundError, match="there are no runs under"):
+        find_run("@last", f"{root}/none")
+
+
+@pytest.mark.parametrize(
+    ("named", "fix"),
+    [
+        ("act/version_99", "The latest versions there: act/version_11, act/version_10"),
+        ("atc/version_0", "Did you mean 'act'?"),
+        ("atc", "Did you mean 'act'?"),
+    ],
+)
+def test_a_mistyped_name_costs_a_few_requests(root, sent, named, fix):
+    """And the error says which there are."""
+    submit(root, "act", 12)
+
+    def find() -> None:
+        with pytest.raises(RunNotFoundError, match="no such run") as caught:
+            find_runs([named], [root])
+        assert caught.value.fix.startswith(fix)
+
+    assert len(sent(find)) <= 3
+
+
+def test_a_point_of_a_sweep_is_claimed_in_two_requests(root, sent):
+    """It is created and read back; only for the first one, the taken versions are listed."""
+    Run.claim(root, "act")
+    run = Run.claim(root, "act")
+    assert run.name == "act/version_1"
+    claimed: list[Run] = [run]
+
+    def claim() -> None:
+        claimed.append(Run.claim(root, "act", claimed[-1]))
+
+    assert [methods(sent(claim)) for _ in range(3)] == [["PUT", "GET"]] * 3
+    assert claimed[-1].name == "act/version_4"
+    assert Run.claim(root, "act", run).name == "act/version_5"  # behind those of somebody else
+    assert Run.claim(root, "pusht", run).name == "pusht/version_0"
