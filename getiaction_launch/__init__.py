@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from getiaction_launch.launch.status import RunStatus, attach, read_status, wait
     from getiaction_launch.launch.submit import cancel, check, submit
     from getiaction_launch.plan.plan import Plan
-    from getiaction_launch.run.find import find_run, list_runs
+    from getiaction_launch.run.reading.find import find_run, list_runs
     from getiaction_launch.run.run import Run
     from getiaction_launch.run.state import Cause, JobState
     from getiaction_launch.worker.own_progress import progress
@@ -62,7 +62,7 @@ _MODULES = {
     "launch.status": ("RunStatus", "attach", "read_status", "wait"),
     "launch.submit": ("cancel", "check", "submit"),
     "plan.plan": ("Plan",),
-    "run.find": ("find_run", "list_runs"),
+    "run.reading.find": ("find_run", "list_runs"),
     "run.run": ("Run",),
     "run.state": ("Cause", "JobState"),
     "worker.own_progress": ("progress",),

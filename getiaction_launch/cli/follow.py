@@ -15,8 +15,8 @@ from getiaction_launch.cli.runs.board import Board, total
 from getiaction_launch.errors import UnreachableError
 from getiaction_launch.launch import submit
 from getiaction_launch.launch.listing.entry import entries_of
-from getiaction_launch.launch.logs import log_files, read_lines
-from getiaction_launch.launch.status import LOST_SECONDS
+from getiaction_launch.launch.logs.lines import log_files, read_lines
+from getiaction_launch.launch.status import LOST_SECONDS, Watched
 from getiaction_launch.plan.text import clean_line
 from getiaction_launch.run.attempt import last_attempt
 from getiaction_launch.run.run import Run
@@ -150,10 +150,12 @@ def print_logs(run: Run, attempt: int, watch: show.Watch | None, chosen: Selecti
         chosen: Which lines to print; of later attempts, all since their beginning.
     """
     lost_at: float | None = None
+    watched, newest = Watched(run), 0
 
     def is_over() -> bool:
-        nonlocal lost_at
-        status = submit.read_status(run)
+        nonlocal lost_at, newest
+        status = watched.read_status()
+        newest = max(newest, status.attempts - 1)
         if status.state is not JobState.RUNNING and watch:
             watch(status)  # why there is nothing to read
         if status.state is not JobState.UNKNOWN:
@@ -170,7 +172,7 @@ def print_logs(run: Run, attempt: int, watch: show.Watch | None, chosen: Selecti
         def has_ended(attempt: int = attempt) -> bool:
             nonlocal is_last
             is_last = is_last or is_over()
-            return is_last or last_attempt(run) > attempt
+            return is_last or newest > attempt
 
         lines = read_lines(files, has_ended, chosen.last, chosen.since, chosen.pattern)
         for name, line in lines:

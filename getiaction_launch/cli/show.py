@@ -17,9 +17,8 @@ from getiaction_launch.launch.status import RunStatus, attach, sweeps_of
 from getiaction_launch.plan.plan import DEFAULT_ROOT, Plan
 from getiaction_launch.plan.spec import DEFAULT
 from getiaction_launch.plan.text import clean, clean_line, clean_log, shorten
-from getiaction_launch.run.attempt import last_attempt
 from getiaction_launch.run.metric import shown_metric, warnings
-from getiaction_launch.run.records import JobRecord, Progress, read_attempts
+from getiaction_launch.run.records import JobRecord, Progress
 from getiaction_launch.run.run import SCHEMA_VERSION, Run
 from getiaction_launch.run.state import JobState
 from getiaction_launch.storage.paths import is_remote
@@ -141,8 +140,7 @@ def summary(status: RunStatus) -> str:
     run = status.run
     place = short(run.directory)
     rows = [("run", f"{run.name} {status.state.value}"), ("directory", place)]
-    with contextlib.suppress(UnreachableError):  # how the run ended is known all the same
-        rows += sites.rows(read_attempts(run))
+    rows += sites.rows(status.records)
     rows += [("warning", warning) for warning in warnings(status.progress)]
     if status.state is JobState.SUCCEEDED:
         rows += [("final loss", final_loss(status.progress)), *checkpoints.rows(status, short)]
@@ -151,7 +149,7 @@ def summary(status: RunStatus) -> str:
         first, *more = status.reason.splitlines() or ["unknown"]
         rows += [("reason", first), *(("", line) for line in more[:REASON_LINES])]
         with contextlib.suppress(UnreachableError):  # how the run ended is known all the same
-            attempt = last_attempt(run)
+            attempt = max(len(status.records) - 1, 0)
             error, log = run.first_error(attempt), run.log_directory(attempt)
             log = log / f"rank_{error.rank}.log" if error else log
             rows += [("log", short(log))] if error or log.exists() else []

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from getiaction_launch.cli import ranks
@@ -15,9 +15,10 @@ from getiaction_launch.launch.status import RunStatus
 from getiaction_launch.plan.code import Code
 from getiaction_launch.plan.durations import age, duration
 from getiaction_launch.plan.plan import Plan, Topology
-from getiaction_launch.run.checkpoint import newest
+from getiaction_launch.run.checkpoint import Checkpoint, newest
 from getiaction_launch.run.network.records import NetworkRecord
-from getiaction_launch.run.records import AttemptRecord, read_attempts
+from getiaction_launch.run.reading.summary import LastCheckpoint
+from getiaction_launch.run.records import AttemptRecord, JobRecord, read_attempts
 from getiaction_launch.run.state import JobState
 from getiaction_launch.storage.paths import is_remote
 
@@ -58,28 +59,34 @@ def read_standing(status: RunStatus) -> Standing:
     Args:
         status: The status of the run, as it was just read.
     """
-    run, topology, code, checkpoint, network = status.run, None, None, None, None
-    attempts: tuple[AttemptRecord, ...] = ()
+    run, topology, code, summary = status.run, None, None, status.summary
     with contextlib.suppress(OSError, ValueError):  # one damaged record must not hide the others
         plan = Plan.of(run)
         topology, code = plan.topology, plan.code
+    attempts = status.records
     with contextlib.suppress(OSError, ValueError):
-        attempts = tuple(read_attempts(run))
-    with contextlib.suppress(OSError, ValueError):
-        checkpoint = newest(run)
-    with contextlib.suppress(OSError, ValueError):
-        network = NetworkRecord.read(run, len(attempts) - 1) if attempts else None
-    return Standing(
+        attempts = attempts or tuple(read_attempts(run))
+    found = Standing(
         topology,
         code,
         attempts,
         elapsed_seconds(attempts),
         _remaining_seconds(status),
-        checkpoint.path if checkpoint else None,
-        checkpoint.step if checkpoint else None,
-        checkpoint.saved_at if checkpoint else None,
-        network,
     )
+    last: Checkpoint | LastCheckpoint | None = None
+    if summary and status.state is JobState.RUNNING:
+        last = summary.checkpoint
+        place = run.launch_directory / "checkpoints" / last.name if last else None
+        found = replace(found, checkpoint=place, network=summary.network)
+    else:
+        with contextlib.suppress(OSError, ValueError):
+            if committed := newest(run):
+                last, found = committed, replace(found, checkpoint=committed.path)
+        with contextlib.suppress(OSError, ValueError):
+            if attempts:
+                found = replace(found, network=NetworkRecord.read(run, len(attempts) - 1))
+    saved = (last.step, last.saved_at) if last else (None, None)
+    return replace(found, checkpoint_step=saved[0], checkpoint_saved_at=saved[1])
 
 
 def _remaining_seconds(status: RunStatus) -> float | None:
@@ -95,6 +102,11 @@ def _remaining_seconds(status: RunStatus) -> float | None:
     return max(0, progress.total_steps - progress.step) * progress.seconds_per_step
 
 
+def _job_id(status: RunStatus) -> str:
+    known = status.summary.records.get(JobRecord.NAME, {}) if status.summary else {}
+    return str(known.get("job_id") or job_id(status.run))
+
+
 def standing(status: RunStatus) -> str:
     """Show the state of a run that has not ended.
 
@@ -104,7 +116,7 @@ def standing(status: RunStatus) -> str:
     run, found = status.run, read_standing(status)
     words = phase(status)
     state = words if words.startswith(status.state.value) else f"{status.state.value}  {words}"
-    rows = [("run", run.name), ("job", job_id(run)), ("directory", short(run.directory))]
+    rows = [("run", run.name), ("job", _job_id(status)), ("directory", short(run.directory))]
     rows += [("state", state)]
     if topology := found.topology:
         where = f"  {counted(topology.gpus_per_node, 'GPU')}" if topology.gpus_per_node else "  CPU"

@@ -26,7 +26,7 @@ from getiaction_launch.launch import submit
 from getiaction_launch.launch.listing.entry import entries_of
 from getiaction_launch.plan.plan import DEFAULT_ROOT
 from getiaction_launch.plan.text import clean_line
-from getiaction_launch.run.find import find_run
+from getiaction_launch.run.reading.find import find_run
 from getiaction_launch.storage.paths import is_remote
 from getiaction_launch.system.gpus import visible_gpus
 

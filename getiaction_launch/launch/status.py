@@ -5,14 +5,16 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from getiaction_launch.backends.backend import Backend, Job, JobStatus, load_backend
-from getiaction_launch.errors import UnreachableError
+from getiaction_launch.errors import RecordError, UnreachableError
 from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.plan.plan import SweepPoint
 from getiaction_launch.plan.text import shorten
 from getiaction_launch.run.attempt import read_end
 from getiaction_launch.run.beats.records import NodeBeats, read_beats
+from getiaction_launch.run.reading.summary import Look, Summary, look_at
 from getiaction_launch.run.records import AttemptRecord, JobRecord, Progress, read_attempts
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
@@ -22,6 +24,9 @@ from getiaction_launch.storage.paths import is_remote
 LOST_SECONDS = 120  # how long to keep asking a scheduler that does not answer
 WATCH_SECONDS = 0.5  # a watcher must not take CPU from training on the same machine
 REMOTE_WATCH_SECONDS = 2.0  # nothing changes there more often, and each look costs
+MOST_WATCH_SECONDS = 15.0
+WATCH_SHARE = 0.01
+"""By how much the time between two looks at remote storage grows, of the time since the first."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class RunStatus:
         beats: What the ranks of each node do, while the run is running.
         job: What the run's scheduler or machine has answered; None if it was not asked.
         records: Every attempt so far, the first one first.
+        summary: What the records of a run on remote storage say together, where it has that.
     """
 
     run: Run
@@ -54,6 +60,7 @@ class RunStatus:
     beats: tuple[NodeBeats, ...] = ()
     job: JobStatus | None = None
     records: tuple[AttemptRecord, ...] = ()
+    summary: Summary | None = None
 
 
 def attach(run: Run) -> Job | None:
@@ -79,14 +86,29 @@ def read_status(run: Run) -> RunStatus:
     """Read the state of a run from its directory, then from its job.
 
     Only ``done.json`` means success. A run whose records are damaged is UNKNOWN, with the reason.
+
+    Args:
+        run: The run, or a look at it that was just taken.
     """
     try:
-        status = _read_status(run)
+        status = _judge(run if isinstance(run, Look) else look_at(run))
     except Exception as error:  # noqa: BLE001 - one damaged run must not hide the others from `ls`
         known = isinstance(error, (UnreachableError, ValueError, OSError))
         words = str(error) if known else f"{type(error).__name__}: {error}"
         status = RunStatus(run, JobState.UNKNOWN, f"its records cannot be read: {words}")
-    return replace(status, reason=shorten(status.reason))
+    return replace(status, run=Run(run.directory), reason=shorten(status.reason))
+
+
+def _judge(run: Run) -> RunStatus:
+    """Read the status from a look at the run, and from its records where that is not enough."""
+    status = _read_status(run)
+    if not isinstance(run, Look):
+        return status
+    is_recorded = status.job is None and status.state.is_over
+    if is_recorded or status.state in (JobState.RUNNING, JobState.PENDING):
+        return replace(status, summary=run.summary)
+    # What was written since the look may say how the run ended, or which job has continued it.
+    return _read_status(Run(run.directory))
 
 
 def _read_status(run: Run) -> RunStatus:
@@ -122,9 +144,23 @@ def _read_status(run: Run) -> RunStatus:
 def _beats(run: Run, attempts: Sequence[AttemptRecord]) -> tuple[NodeBeats, ...]:
     if not attempts or attempts[-1].ended_at is not None:
         return ()  # between two attempts
+    attempt, site = attempts[-1].number, attempts[-1].site
     with contextlib.suppress(OSError):  # the state is known all the same
-        return tuple(read_beats(run, attempts[-1].number))
+        known = run.summary.beats if isinstance(run, Look) and run.summary else []
+        here = {node.node_rank: node for node in known if node.attempt == attempt}
+        if not here or site is None:
+            return tuple(read_beats(run, attempt))
+        others = [rank for rank in range(site.num_nodes) if rank not in here]
+        there = for_each(partial(_read_beats, run, attempt), others, run.directory)
+        found = [*here.values(), *(node for node in there if node)]
+        return tuple(sorted(found, key=lambda node: node.node_rank))
     return ()
+
+
+def _read_beats(run: Run, attempt: int, node_rank: int) -> NodeBeats | None:
+    with contextlib.suppress(RecordError):  # damaged: it must not hide the others
+        return NodeBeats.read(run, attempt, node_rank)
+    return None
 
 
 def _explain(run: Run, attempt: int, reason: str, cause: Cause | None) -> tuple[str, Cause | None]:
@@ -145,6 +181,26 @@ def read_statuses(runs: Sequence[Run]) -> list[RunStatus]:
     return for_each(read_status, runs, runs[0].directory) if runs else []
 
 
+class Watched:
+    """A run that is looked at again and again; on remote storage, only what is new is read.
+
+    Args:
+        run: The run to look at.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._look: Run | None = None
+
+    def read_status(self) -> RunStatus:
+        """Look at the run, and read its status as :func:`read_status` does."""
+        try:
+            self._look = look_at(self.run, self._look)
+        except (OSError, ValueError):  # which is for the status to say
+            self._look = None
+        return read_status(self._look or self.run)
+
+
 def _read_ended(run: Run) -> RunStatus | None:
     end = read_end(run)
     if end.ending is None:
@@ -157,6 +213,8 @@ def _read_ended(run: Run) -> RunStatus | None:
 
 def sweep_of(run: Run) -> SweepPoint | None:
     """Read a run's point of a sweep; None for a run on its own, or if its plan is damaged."""
+    if isinstance(run, Look) and run.summary:
+        return run.summary.sweep
     try:
         content = (run.read("plan") or {}).get("sweep")
         return read_dataclass(SweepPoint, content, "plan.json") if content else None
@@ -194,10 +252,13 @@ def wait_for(runs: Sequence[Run], watch: Callable[[Sequence[RunStatus]], None]) 
         How each run ended, or UNKNOWN if its state could not be read for :data:`LOST_SECONDS`.
     """
     found: dict[Run, RunStatus] = {}
-    seen_at = dict.fromkeys(runs, time.monotonic())
+    begun_at = time.monotonic()
+    seen_at = dict.fromkeys(runs, begun_at)
+    watched = {run: Watched(run) for run in runs}
     left = list(runs)
     while True:
-        for status in read_statuses(left):
+        each = [watched[run] for run in left]
+        for status in for_each(Watched.read_status, each, runs[0].directory):
             found[status.run] = status
             if status.state is not JobState.UNKNOWN:
                 seen_at[status.run] = time.monotonic()
@@ -206,5 +267,21 @@ def wait_for(runs: Sequence[Run], watch: Callable[[Sequence[RunStatus]], None]) 
         left = [run for run in left if not found[run].state.is_over and seen_at[run] > lost_at]
         if not left:
             return [found[run] for run in runs]
-        period = REMOTE_WATCH_SECONDS if is_remote(runs[0].directory) else WATCH_SECONDS
+        period = watch_seconds(runs[0], time.monotonic() - begun_at)
         time.sleep(period * math.ceil(len(left) / ROUND_TRIPS))  # many are looked at less often
+
+
+def watch_seconds(run: Run, watched_seconds: float) -> float:
+    """Return how long to wait until the next look at a run, in seconds.
+
+    On remote storage, where each look is paid for, this grows with the time that a watcher has
+    waited already.
+
+    Args:
+        run: The run that is watched.
+        watched_seconds: For how long it has been watched.
+    """
+    if not is_remote(run.directory):
+        return WATCH_SECONDS
+    share = watched_seconds * WATCH_SHARE
+    return min(max(REMOTE_WATCH_SECONDS, share), MOST_WATCH_SECONDS)

@@ -3,6 +3,7 @@
 Each runs in a thread of its own, so that no log waits for the upload of a checkpoint.
 """
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,12 +11,24 @@ from dataclasses import replace
 from getiaction_launch.mirror.ledger import CHECKPOINTS, COMMITTED, FILES
 from getiaction_launch.mirror.sync import Sync
 from getiaction_launch.mirror.transfer import hash_of, upload
-from getiaction_launch.run.checkpoint import KEPT, Marker, all_committed, files_of, newest
+from getiaction_launch.run.beats.records import read_beats
+from getiaction_launch.run.checkpoint import (
+    KEPT,
+    Checkpoint,
+    Marker,
+    all_committed,
+    files_of,
+    newest,
+)
+from getiaction_launch.run.network.records import NetworkRecord
+from getiaction_launch.run.reading.summary import LastCheckpoint, Summary
 from getiaction_launch.run.records import Progress
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import children, open_path, remove
 
 RECORD_SECONDS = 2.0
+BEATS_SECONDS = 30.0
+"""How often to upload what ranks do while they make no progress."""
 READ_SECONDS = 60.0
 """How long a store may take to answer; after an upload in parts it may have to join them."""
 
@@ -26,6 +39,7 @@ class Files:
     Args:
         run: The run to upload; its directory is a URL.
         errors: Why a lane fails at present, by the lane's name.
+        checkpoints: The lane of the checkpoints.
 
     Attributes:
         files: Uploads the lane's files.
@@ -33,12 +47,15 @@ class Files:
 
     name = FILES
 
-    def __init__(self, run: Run, errors: Mapping[str, str]) -> None:
+    def __init__(
+        self, run: Run, errors: Mapping[str, str], checkpoints: "Checkpoints | None" = None
+    ) -> None:
         self.run = _open(run)
         self.files = Sync(self.run, self.name)
-        self._errors = errors
+        self._errors, self._checkpoints = errors, checkpoints
         self._record: Progress | None = None
-        self._record_at = 0.0
+        self._summary: Summary | None = None
+        self._record_at = self._seen_at = 0.0
 
     def sync(self, *, is_last: bool) -> None:
         """Upload everything that is new."""
@@ -46,16 +63,50 @@ class Files:
         self.files.run(is_last=is_last)
 
     def look(self, *, is_last: bool = False) -> None:
-        """Upload the progress: every two seconds, and at once when training changes its phase."""
+        """Upload the progress: every two seconds, and at once when training changes its phase.
+
+        With it goes what this machine knows of the run, for who looks at it in one request.
+        """
         record = Progress.read(self.run.local)
         if record is not None and (error := self._errors.get(CHECKPOINTS)):
             record = replace(record, upload_error=error)
-        if record is None or record == self._record:
+        if record is None:
             return
-        is_new_phase = self._record is None or record.phase != self._record.phase
-        if is_last or is_new_phase or time.monotonic() >= self._record_at:
-            record.write(self.run)
-            self._record, self._record_at = record, time.monotonic() + RECORD_SECONDS
+        before, is_first = self._record, self._record is None
+        if is_first:
+            # The process that has begun the attempt wrote it; of earlier versions, none did.
+            self._summary = Summary.of(self.run, self.run.read(Progress.NAME))
+        now = time.monotonic()
+        summary = self._add_news(self._summary) if self._summary else None
+        is_new = is_first or is_last or (before and record.phase != before.phase)
+        is_due = record != before and (is_new or now >= self._record_at)
+        if is_due or (summary and self._is_news(summary, now)):
+            if summary:
+                summary.write(self.run, record)
+            else:
+                record.write(self.run)
+            self._record, self._summary = record, summary
+            self._record_at, self._seen_at = now + RECORD_SECONDS, now + BEATS_SECONDS
+
+    def _add_news(self, summary: Summary) -> Summary:
+        local, attempt = self.run.local, summary.attempts - 1
+        with contextlib.suppress(OSError, ValueError):  # the progress says more
+            summary = replace(
+                summary,
+                beats=read_beats(local, attempt),
+                network=NetworkRecord.read(local, attempt),
+                checkpoint=self._checkpoints.uploaded if self._checkpoints else None,
+            )
+        return summary
+
+    def _is_news(self, summary: Summary, now: float) -> bool:
+        """Whether to upload the progress although training has not made any."""
+        before = self._summary
+        if before is None or summary == before:
+            return False
+        stalls = [[node.stall for node in each.beats] for each in (before, summary)]
+        known = [(each.checkpoint, each.network) for each in (before, summary)]
+        return stalls[0] != stalls[1] or known[0] != known[1] or now >= self._seen_at
 
 
 class Checkpoints:
@@ -66,6 +117,7 @@ class Checkpoints:
 
     Attributes:
         files: Uploads the lane's files but the committed checkpoints.
+        uploaded: The newest committed checkpoint on storage, as far as this machine knows.
     """
 
     name = CHECKPOINTS
@@ -73,7 +125,8 @@ class Checkpoints:
     def __init__(self, run: Run) -> None:
         self.run = _open(run)
         self.files = Sync(self.run, self.name)
-        self._uploaded: Marker | None = None
+        self.uploaded: LastCheckpoint | None = None
+        self._marker: Marker | None = None
 
     def sync(self, *, is_last: bool) -> None:
         """Upload everything that is new."""
@@ -84,12 +137,12 @@ class Checkpoints:
         """Upload the newest committed checkpoint, and commit it on storage with its marker."""
         checkpoint = newest(self.run.local)
         marker = Marker.read(checkpoint.path) if checkpoint else None
-        if checkpoint is None or marker is None or marker == self._uploaded:
+        if checkpoint is None or marker is None or marker == self._marker:
             return
         target = self.run.directory / COMMITTED / checkpoint.path.name
         stored = Marker.read(target)
         if marker.is_of(stored):
-            self._uploaded = marker
+            self._note(checkpoint, marker)
             return
         digest = hash_of(checkpoint.path)
         self._remove_uncommitted()
@@ -97,8 +150,12 @@ class Checkpoints:
             is_directory = file != checkpoint.path
             upload(file, target / file.relative_to(checkpoint.path) if is_directory else target)
         replace(marker, sha256=digest).write(target)
-        self._uploaded = marker
+        self._note(checkpoint, marker)
         self._remove_old()
+
+    def _note(self, checkpoint: Checkpoint, marker: Marker) -> None:
+        self._marker = marker
+        self.uploaded = LastCheckpoint(checkpoint.path.name, marker.step, marker.saved_at)
 
     def _remove_uncommitted(self) -> None:
         """Remove what uploads that were killed have left."""

@@ -44,9 +44,10 @@ class Mirror:
         stop: StopRequest | None = None,
     ) -> None:
         errors: dict[str, str] = {}
+        checkpoints = Checkpoints(run)
         self._lanes = [
             _Lane(work, errors, period_seconds, limit_seconds, stop)
-            for work in (Files(run, errors), Checkpoints(run))
+            for work in (Files(run, errors, checkpoints), checkpoints)
         ]
 
     def start(self) -> None:

@@ -27,8 +27,9 @@ from getiaction_launch.storage.tree import find, place_below
 
 NEWEST = "newest"
 PARALLEL = 4
-_NOT_COPIED = ("launch/job.json", "launch/claim")
-"""Records with which the copy would pass for the run itself, and cancelling it end the job."""
+_NOT_COPIED = ("launch/job.json", "launch/claim", "launch/tails/")
+"""Records with which the copy would pass for the run itself, and cancelling it end the job; and
+what the logs say, too."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from getiaction_launch.mirror.ledger import BEATS, HEAD, Ledger, Segmented, Whol
 from getiaction_launch.mirror.removals import JOURNAL, read_removals
 from getiaction_launch.mirror.transfer import say, upload
 from getiaction_launch.mirror.walk import walk
+from getiaction_launch.run.reading.tails import TailWriter
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import file_system, reaching, remove
 from getiaction_launch.storage.rotation import end_of, read_from
@@ -43,6 +44,7 @@ class Sync:
         self._ledger = Ledger(self._local, lane)
         self._waiting: dict[str, int] = {}
         self._said: set[str] = set()
+        self._tails = TailWriter(run)
         self.refused: dict[str, str] = {}
 
     def run(self, *, is_last: bool) -> None:
@@ -68,6 +70,8 @@ class Sync:
         for path in sorted(found, key=_order):
             self._upload(path, found[path], is_last=is_last)
         self._ledger.write()
+        known = self._ledger.files.items()
+        self._tails.write({p: e.segments for p, e in known if isinstance(e, Segmented)})
         for path, reason in self.refused.items():
             self._say_once(path, f"{path!r} cannot be uploaded: {reason}")
 
@@ -152,6 +156,7 @@ class Sync:
                 fs, key = file_system(target)
                 fs.pipe_file(key, content)
             self._ledger.record(path, entry)
+            self._tails.note(path, entry.segments - 1, content)
 
     def _stored(self, path: str, size_bytes: int) -> Segmented:
         """Find the segments of a file that this ledger does not know.

@@ -6,6 +6,7 @@ from getiaction_launch.mirror.staging import salvage
 from getiaction_launch.node.messages.notices import notify_begin
 from getiaction_launch.node.outage import persist
 from getiaction_launch.run.attempt import Attempt
+from getiaction_launch.run.reading.summary import write_summary
 from getiaction_launch.run.records import read_attempts
 from getiaction_launch.run.run import Run
 from getiaction_launch.system.stop import StopRequest
@@ -39,6 +40,7 @@ def begin(
         # Storage may have written the record and then failed to say so.
         for record in records[-1:]:
             if record.key == key:
+                write_summary(run)
                 return Attempt.read(run, record.number)
         salvage(run, len(records))
         return Attempt.begin(run, key, *head, other_addresses)

@@ -18,6 +18,7 @@ from getiaction_launch.plan.text import shorten
 from getiaction_launch.run.checkpoint import newest
 from getiaction_launch.run.finished import remove_needless
 from getiaction_launch.run.node_records import WorkerError
+from getiaction_launch.run.reading.summary import write_summary
 from getiaction_launch.run.records import (
     AttemptRecord,
     Done,
@@ -107,6 +108,7 @@ class Attempt:
             other_addresses=list(other_addresses),
             site=_site_of(run),
         ).write(run)
+        write_summary(run)
         return cls(run, number, head, resume_from, token, other_addresses)
 
     @property
@@ -212,6 +214,7 @@ def _site_of(run: Run) -> Site | None:
 def write_end(run: Run, record: AttemptRecord, ending: Ending) -> None:
     """Write into ``attempt_N.json`` how the attempt ended."""
     _ended(record, ending).write(run)
+    write_summary(run)
 
 
 def _ended(record: AttemptRecord, ending: Ending) -> AttemptRecord:
@@ -263,6 +266,7 @@ def record_end(run: Run, record: AttemptRecord) -> None:
     """Record on storage the end of an attempt that only this machine knows, if it is such a one."""
     if run.local is not run and _end_here(run).exists() and is_only_here(run):
         record.write(run)
+        write_summary(run)
 
 
 @dataclass(frozen=True)

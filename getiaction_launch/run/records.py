@@ -4,7 +4,8 @@ Other modules use these classes and never the files' text keys. Files of earlier
 readable: unknown keys are ignored, missing ones have defaults. A damaged one is a ``RecordError``.
 
 ``plan.json`` has a class of its own, :class:`~getiaction_launch.plan.plan.Plan`, and so have the
-records in :mod:`getiaction_launch.run.checkpoint` and :mod:`getiaction_launch.run.node_records`.
+records in :mod:`getiaction_launch.run.checkpoint`, :mod:`getiaction_launch.run.node_records` and
+:mod:`getiaction_launch.run.job_end`.
 """
 
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from getiaction_launch.run.run import Run
 
 T = TypeVar("T")
+SUMMARY = "summary"
+"""Key of ``progress.json``, on remote storage, behind which other records are repeated."""
 STARTING = "starting"  # the phase in which the objects of a spec are built
 
 
@@ -61,8 +64,7 @@ class Record:
             RecordError: If the file is damaged; the message names the file and the key.
             StorageError: If remote storage does not answer.
         """
-        path = run.launch_directory / f"{cls.NAME}.json"
-        content = read_json(path)
+        content, path = run.read(cls.NAME), run.launch_directory / f"{cls.NAME}.json"
         return None if content is None else cls.from_content(content, str(path))
 
     @classmethod
@@ -205,7 +207,11 @@ class AttemptRecord:
             RecordError: If the file is damaged; the message names the file and the key.
             StorageError: If remote storage does not answer.
         """
-        return load(cls, run.launch_directory / f"attempt_{number}.json")
+        content, path = (
+            run.read(f"attempt_{number}"),
+            f"{run.launch_directory}/attempt_{number}.json",
+        )
+        return None if content is None else read_dataclass(cls, content, path)
 
     def write(self, run: "Run") -> None:
         """Replace the file atomically; it is on the disk when this returns."""
@@ -223,6 +229,8 @@ def read_attempts(run: "Run") -> list[AttemptRecord]:
 @dataclass(frozen=True)
 class Progress(Record):
     """``progress.json``: how far training is. Written once a second by the worker of rank 0.
+
+    On remote storage it has a :class:`~getiaction_launch.run.reading.summary.Summary`, too.
 
     Attributes:
         phase: ``starting``, ``training``, ``saving``, ``interrupted`` or ``finished``.
@@ -273,13 +281,21 @@ class Progress(Record):
     reported: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @classmethod
+    def read(cls, run: "Run") -> "Self | None":
+        """Read the file; None if nothing was reported (yet), and it has no more than a summary."""
+        content = run.read(cls.NAME)
+        if content is None or content.keys() == {"schema_version", SUMMARY}:
+            return None
+        return cls.from_content(content, f"{run.launch_directory}/{cls.NAME}.json")
+
+    @classmethod
     def from_content(cls, content: dict[str, object], source: str) -> "Self":
         """Make the record from what its file holds; every key in it was reported.
 
         Raises:
             RecordError: If a value does not fit; the message names the file and the key.
         """
-        values = {key: value for key, value in content.items() if key != "reported"}
+        values = {k: v for k, v in content.items() if k not in ("reported", SUMMARY)}
         return replace(read_dataclass(cls, values, source), reported=tuple(values))
 
     def updated(self, **changes: Any) -> "Self":  # noqa: ANN401 - values of the fields
@@ -325,26 +341,3 @@ class Cancel(Record):
 
     requested_at: float = 0
     by: str = ""
-
-
-@dataclass(frozen=True)
-class JobEnd(Record):
-    """``job_end.json``: how a job ended. Written by the first process that sees it.
-
-    Attributes:
-        job_id: The scheduler's name for the job that ended.
-        state: How the job ended.
-        cause: What ended the job, if that is known.
-        reason: What ended the job, in the scheduler's words.
-        seen_at: When this was seen, in seconds since the epoch.
-        said: The scheduler's own words for the state, with its exit code if there was one.
-    """
-
-    NAME: ClassVar[str] = "job_end"
-
-    job_id: str
-    state: JobState
-    cause: Cause | None = None
-    reason: str = ""
-    seen_at: float = 0
-    said: str = ""

@@ -22,6 +22,7 @@ from getiaction_launch.run.node_records import (
     WORKER_DIED,
     WorkerError,
 )
+from getiaction_launch.run.reading.summary import forget_summary
 from getiaction_launch.run.records import AttemptRecord, Cancel, Done, read_attempts
 from getiaction_launch.run.repeating.attempts import repeated_epoch, stands_still
 from getiaction_launch.run.run import Run
@@ -165,6 +166,7 @@ def reopen(run: Run) -> AttemptRecord | None:
     Returns:
         The record of the last attempt before this call; None if no attempt has begun.
     """
+    forget_summary(run)
     records = attempts_of(run)
     if records:
         replace(records[-1], goes_on=True).write(run)

@@ -22,11 +22,13 @@ class DirectoryEntry:
         is_folder: Whether it is a directory, or a link to one.
         written_at: When it was last written, in seconds since the epoch; None if that is unknown,
             as of directories on object storage.
+        version: What differs whenever the file was replaced; None if it is not known.
     """
 
     name: str
     is_folder: bool
     written_at: float | None = None
+    version: object = None
 
 
 def read_entries(directory: Path, behind: str = "") -> list[DirectoryEntry]:
@@ -50,6 +52,7 @@ def read_entries(directory: Path, behind: str = "") -> list[DirectoryEntry]:
                     str(info["name"]).rpartition("/")[2],
                     info["type"] == "directory",
                     _time_of(info),
+                    info.get("ETag"),
                 )
                 for info in found
             ]

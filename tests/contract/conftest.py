@@ -24,7 +24,7 @@ from clusters.slurm import SlurmCluster
 from drill import Drill, weights, write_spec
 from filelock import FileLock
 
-from getiaction_launch.run.find import list_runs
+from getiaction_launch.run.reading.find import list_runs
 
 LIMIT_SECONDS = 60
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from drill import LIMIT_SECONDS, status_of
 
-from getiaction_launch.run.find import list_runs
+from getiaction_launch.run.reading.find import list_runs
 
 pytestmark = pytest.mark.timeout(2 * LIMIT_SECONDS)
 LIB = "WORDS = {words!r}\ndef note(name):\n    open(name, 'a').write(WORDS + ' ')\n"

@@ -13,7 +13,7 @@ from drill import LIMIT_SECONDS, assert_same
 
 from getiaction_launch.run.beats import read_beats
 from getiaction_launch.run.checkpoint import newest
-from getiaction_launch.run.find import list_runs
+from getiaction_launch.run.reading.find import list_runs
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.claim import create
 from getiaction_launch.storage.segment import name_and_number

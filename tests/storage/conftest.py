@@ -1,10 +1,11 @@
 """Fixtures for tests of storage."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from clusters.proxy import Proxy
 from clusters.s3 import S3
 
 from getiaction_launch.run.run import Run
@@ -60,3 +61,24 @@ def until() -> Callable[..., None]:
             time.sleep(0.02)
 
     return wait
+
+
+@pytest.fixture
+def proxy(_moto: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """What records the requests of this process."""
+    with Proxy(_moto.endpoint) as between:
+        _moto.use(monkeypatch)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", between.endpoint)
+        yield between
+
+
+@pytest.fixture
+def sent(proxy: Proxy) -> Callable[..., list[str]]:
+    """Call a function, and return the requests that it has sent, each with its method."""
+
+    def record(function: Callable[..., object], *arguments: object) -> list[str]:
+        proxy.requests.clear()
+        function(*arguments)
+        return list(proxy.requests)
+
+    return record

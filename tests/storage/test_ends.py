@@ -46,10 +46,10 @@ def test_the_reason_survives_the_outage_that_was_the_reason(run, attempt, monkey
     fs, _ = file_system(run.directory)
     read, failures = fs.cat_file, iter(range(2 if is_short else 10**6))
 
-    def cat_file(path: str) -> bytes:
+    def cat_file(path: str, **options: int) -> bytes:
         if "attempt_0" in path and next(failures, None) is not None:
             raise PermissionError("The provided token has expired")
-        return read(path)
+        return read(path, **options)
 
     monkeypatch.setattr(outage, "PAUSE_SECONDS", 0)
     monkeypatch.setattr(outage, "STOPPED_SECONDS", 0.1)

@@ -9,7 +9,7 @@ from getiaction_launch.errors import CheckError, StorageError
 from getiaction_launch.mirror.pull import NEWEST, pull_checkpoint, pull_run
 from getiaction_launch.mirror.staging import prepare, salvage
 from getiaction_launch.run.checkpoint import newest
-from getiaction_launch.run.find import list_runs
+from getiaction_launch.run.reading.find import list_runs
 from getiaction_launch.run.records import AttemptRecord
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import children, file_system

@@ -20,8 +20,8 @@ from getiaction_launch.errors import (
     StorageError,
     UnreachableError,
 )
-from getiaction_launch.run.find import find_run, list_runs
 from getiaction_launch.run.node_records import WorkerError
+from getiaction_launch.run.reading.find import find_run, list_runs
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import children, file_system, open_path, resolve_root
 from getiaction_launch.storage.probe import LIMIT_SECONDS, check_root

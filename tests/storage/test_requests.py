@@ -1,44 +1,21 @@
 """How many requests commands send to S3, so that none of them grows with what it need not read."""
 
-from collections.abc import Callable, Iterator
-
 import pytest
 from clusters.proxy import Proxy
 from clusters.s3 import S3
 
 from getiaction_launch.errors import RunNotFoundError
 from getiaction_launch.launch.finding.find import find_runs
-from getiaction_launch.run.find import find_run
+from getiaction_launch.run.reading.find import find_run
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.entries import read_entries
 from getiaction_launch.storage.paths import children, open_path
 
 
 @pytest.fixture
-def proxy(_moto: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """What records the requests of this process."""
-    with Proxy(_moto.endpoint) as between:
-        _moto.use(monkeypatch)
-        monkeypatch.setenv("AWS_ENDPOINT_URL", between.endpoint)
-        yield between
-
-
-@pytest.fixture
 def root(_moto: S3, proxy: Proxy) -> str:  # noqa: ARG001 - clients reach it through the proxy
     """A root on S3 that no other test uses."""
     return f"{_moto.make_bucket()}/experiments"
-
-
-@pytest.fixture
-def sent(proxy: Proxy) -> Callable[..., list[str]]:
-    """Call a function, and return the requests that it has sent, each with its method."""
-
-    def record(function: Callable[..., object], *arguments: object) -> list[str]:
-        proxy.requests.clear()
-        function(*arguments)
-        return list(proxy.requests)
-
-    return record
 
 
 def submit(root: str, name: str, versions: int) -> list[Run]:

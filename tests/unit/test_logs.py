@@ -10,7 +10,7 @@ import pytest
 from getiaction_launch.cli.logs.verb import read_since
 from getiaction_launch.cli.main import main
 from getiaction_launch.errors import UsageError
-from getiaction_launch.launch.logs import read_lines
+from getiaction_launch.launch.logs.lines import read_lines
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.records import AttemptRecord
 from getiaction_launch.run.run import Run

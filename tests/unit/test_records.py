@@ -8,13 +8,13 @@ import pytest
 from getiaction_launch.backends.ray.placement import Placement
 from getiaction_launch.backends.ray_on_slurm.ray_node import RayRecord
 from getiaction_launch.errors import RecordError
+from getiaction_launch.run.job_end import JobEnd
 from getiaction_launch.run.node_records import NodeEnd, WorkerError
 from getiaction_launch.run.records import (
     AttemptRecord,
     BackendRecord,
     Cancel,
     Done,
-    JobEnd,
     JobRecord,
     Progress,
     read_attempts,

@@ -6,7 +6,8 @@ import os
 import pytest
 
 from getiaction_launch.cli.main import main
-from getiaction_launch.launch.logs import PIECE_BYTES, read_lines
+from getiaction_launch.launch.logs.lines import read_lines
+from getiaction_launch.launch.logs.tail import PIECE_BYTES
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.records import AttemptRecord
 from getiaction_launch.run.run import Run

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from getiaction_launch.errors import CheckError, RunNotFoundError
-from getiaction_launch.launch.logs import log_files
+from getiaction_launch.launch.logs.lines import log_files
 from getiaction_launch.plan.plan import Plan, Topology
-from getiaction_launch.run.find import find_run, list_runs
 from getiaction_launch.run.node_records import WorkerError
+from getiaction_launch.run.reading.find import find_run, list_runs
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import read_json, write_json
 from getiaction_launch.storage.probe import check_root, make_root

@@ -11,7 +11,7 @@ from getiaction_launch.errors import (
     UsageError,
 )
 from getiaction_launch.run.attempt import read_end
-from getiaction_launch.run.find import find_run
+from getiaction_launch.run.reading.find import find_run
 from getiaction_launch.run.records import JobRecord
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import JobState
@@ -26,7 +26,7 @@ def resolve(text: str, root: str, poll_seconds: float) -> str:
 
     Args:
         text: ``type:run[:run...][,type:run...]``, where a run is a job id, or a reference as
-            :func:`~getiaction_launch.run.find.find_run` takes it.
+            :func:`~getiaction_launch.run.reading.find.find_run` takes it.
         root: Directory or URL in which to look for runs.
         poll_seconds: How old an answer of SLURM may be, in seconds.
 

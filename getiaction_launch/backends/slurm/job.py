@@ -13,10 +13,10 @@ from getiaction_launch.backends.slurm.state.log import says_out_of_memory
 from getiaction_launch.backends.slurm.state.queue import ask, find_step, forget_queue
 from getiaction_launch.backends.slurm.state.states import RESTART_SECONDS, Answer
 from getiaction_launch.errors import RefusedError, UnreachableError
+from getiaction_launch.run.job_end import JobEnd
 from getiaction_launch.run.records import (
     AttemptRecord,
     Cancel,
-    JobEnd,
     JobRecord,
     read_attempts,
 )

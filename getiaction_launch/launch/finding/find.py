@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from getiaction_launch.errors import RunNotFoundError, UsageError
 from getiaction_launch.launch.status import sweeps_of
 from getiaction_launch.launch.sweep import GROUP
-from getiaction_launch.run.find import claimed_runs, find_run
+from getiaction_launch.run.reading.find import claimed_runs, find_run
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import modified_at
 
@@ -54,7 +54,7 @@ def _find(name: str, roots: Sequence[str]) -> list[Run]:
             f"under {roots[0]}.",
             errors[0].fix,
         )
-    if name == "@last":
+    if name == "@last" and len(places) > 1:
         return max(places.values(), key=lambda runs: _submitted_at(runs[0]))
     if len(places) > 1:
         raise UsageError(

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from getiaction_launch.run.reading.summary import Look, look_at
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.at_once import ROUND_TRIPS
 from getiaction_launch.storage.entries import read_entries
-from getiaction_launch.storage.paths import is_remote, modified_at
+from getiaction_launch.storage.paths import is_remote
 
 DEEPEST = 4
 """How many levels below a directory to look: ``bucket/team/experiments/name/version_N``."""
@@ -29,7 +30,7 @@ class Found:
     """A run that is there.
 
     Attributes:
-        run: The run, by its directory.
+        run: The run, by its directory; on remote storage, as it was seen when it was found.
         submitted_at: When it was submitted, or began if nobody launched it, in seconds since the
             epoch.
         last_written_at: When a run that nobody launched has last written a file of its own; None
@@ -63,12 +64,15 @@ def runs_below(place: str, pattern: str = "*", deepest: int = DEEPEST) -> list[F
     here = Run.at(place).directory
     here = here if is_remote(here) else Path(os.path.abspath(here))  # noqa: PTH100 - links stay as typed
     name, _, version = pattern.partition("/")
-    versions, level = [here], [here]
+    folders = _folders(here) if is_remote(here) else []
+    may_be_run = folders == [] or VERSION.fullmatch(here.name) or here / "launch" in folders
+    versions, level = [here] if may_be_run else [], [here]
     with ThreadPoolExecutor(ROUND_TRIPS) as pool:
         for depth in range(deepest):
             if depth == OF_ROOT - 1 == deepest - 1:  # what lies here can only be names of runs
                 level = [path for path in level if fnmatchcase(path.name, name)]
-            below = [path for paths in pool.map(_folders, level) for path in paths]
+            below = folders or [path for paths in pool.map(_folders, level) for path in paths]
+            folders = []
             versions += [path for path in below if VERSION.fullmatch(path.name)]
             level = [path for path in below if not VERSION.fullmatch(path.name)]
         wanted = [
@@ -82,13 +86,15 @@ def runs_below(place: str, pattern: str = "*", deepest: int = DEEPEST) -> list[F
 
 def _look(directory: Path) -> Found | None:
     # A version without a plan was not launched, or is being claimed or discarded.
-    denied = () if is_remote(directory) else (PermissionError,)
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError, *denied):
-        plan = directory / "launch" / "plan.json"
-        # A link that leads to itself is there, too: who reads it says what is wrong.
-        return Found(
-            Run(directory), modified_at(plan) if is_remote(plan) else plan.lstat().st_mtime
-        )
+    look = look_at(Run(directory))
+    if isinstance(look, Look):
+        if look.submitted_at is not None:
+            return Found(look, look.submitted_at)
+    else:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            plan = directory / "launch" / "plan.json"
+            # A link that leads to itself is there, too: who reads it says what is wrong.
+            return Found(look, plan.lstat().st_mtime)
     if not VERSION.fullmatch(directory.name):
         return None
     entries = read_entries(directory)

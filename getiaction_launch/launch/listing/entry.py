@@ -79,20 +79,25 @@ def entries_of(statuses: Sequence[RunStatus]) -> list[Entry]:
     Args:
         statuses: The status of each run.
     """
-    return [_entry(Found(status.run, _submitted_at(status.run)), status) for status in statuses]
+    return [_entry(Found(status.run, _submitted_at(status)), status) for status in statuses]
 
 
-def _submitted_at(run: Run) -> float:
+def _submitted_at(status: RunStatus) -> float:
+    if status.summary:
+        return status.summary.submitted_at
     try:
-        return modified_at(run.launch_directory / "plan.json")
+        return modified_at(status.run.launch_directory / "plan.json")
     except OSError:  # a link that leads to itself, or removed since it was listed
         return time.time()
 
 
 def _entry(found: Found, status: RunStatus) -> Entry:
-    run = found.run
-    attempts, plan = status.records, _plan(run)
-    sweep, topology = _part(plan, "sweep", SweepPoint), _part(plan, "topology", Topology)
+    run, attempts, summary = found.run, status.records, status.summary
+    if summary:
+        sweep, topology = summary.sweep, summary.topology
+    else:
+        plan = _plan(run)
+        sweep, topology = _part(plan, "sweep", SweepPoint), _part(plan, "topology", Topology)
     site = attempts[-1].site if attempts else None
     if site:  # where it ran last
         topology = Topology(site.num_nodes, site.workers_per_node, site.gpus_per_node)

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from getiaction_launch.launch.logs import log_files, read_lines
-from getiaction_launch.launch.status import read_status
+from getiaction_launch.launch.logs.lines import log_files, read_lines
+from getiaction_launch.launch.status import Watched
 from getiaction_launch.plan.text import clean_line, clean_log
 from getiaction_launch.run.attempt import last_attempt
 from getiaction_launch.run.run import Run
@@ -19,13 +19,15 @@ def read_logs(run: Run, *, follow: bool = False) -> Iterator[str]:
             its state cannot be read.
     """
     attempt, is_last = last_attempt(run), not follow
+    watched, newest = Watched(run), attempt
 
     def has_ended() -> bool:
-        nonlocal is_last
+        nonlocal is_last, newest
         if not is_last:
-            state = read_status(run).state
-            is_last = state.is_over or state is JobState.UNKNOWN
-        return is_last or last_attempt(run) > attempt
+            status = watched.read_status()
+            newest = max(newest, status.attempts - 1)
+            is_last = status.state.is_over or status.state is JobState.UNKNOWN
+        return is_last or newest > attempt
 
     while True:
         files = log_files(run, None, attempt, may_come=follow and not has_ended())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from getiaction_launch.errors import LaunchError
 from getiaction_launch.plan.plan import Plan
-from getiaction_launch.run.find import list_runs
+from getiaction_launch.run.reading.find import list_runs
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.at_once import for_each
 from getiaction_launch.storage.paths import children, is_remote, modified_at, open_path, remove

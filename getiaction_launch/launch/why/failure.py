@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from getiaction_launch.launch.logs import read_lines
+from getiaction_launch.launch.logs.lines import read_lines
 from getiaction_launch.launch.why.frames import fatal, quoted, user_frame
 from getiaction_launch.launch.why.signs import Category, Meaning, meaning, says_little
 from getiaction_launch.plan.plan import Plan

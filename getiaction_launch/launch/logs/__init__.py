@@ -1,0 +1,1 @@
+"""A run's logs, one file for each worker: which there are, and their lines as they come."""

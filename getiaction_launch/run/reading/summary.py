@@ -1,0 +1,226 @@
+"""A look at a run on remote storage in one request: its records, repeated in ``progress.json``.
+
+Each request to object storage is paid for and waited for, and what `ls` and `status` show is spread
+over a dozen records. So on remote storage ``progress.json`` has them, too: the process that begins
+and ends an attempt adds them, and so does, in between, the mirror of rank 0's node, which replaces
+this file every two seconds anyway.
+
+Beware: a summary may lack what was written since. It is believed only where it says that the run
+has ended, or where the run's job says that it lives (:mod:`getiaction_launch.launch.status`). A
+resume removes it first. Runs of earlier versions, and runs that wait for their first nodes, have
+none: there, one listing says which records exist.
+"""
+
+import contextlib
+import itertools
+from dataclasses import asdict, dataclass, field, replace
+
+from getiaction_launch.errors import RecordError
+from getiaction_launch.plan.plain import read_dataclass
+from getiaction_launch.plan.plan import Plan, SweepPoint, Topology
+from getiaction_launch.run.beats.records import NodeBeats
+from getiaction_launch.run.network.records import NetworkRecord
+from getiaction_launch.run.records import SUMMARY, Done, JobRecord, Progress
+from getiaction_launch.run.run import Run
+from getiaction_launch.storage.entries import read_entries
+from getiaction_launch.storage.keys import why_refused
+from getiaction_launch.storage.paths import is_remote, modified_at
+
+_ATTEMPT = "attempt_"
+_PLAN = "plan"
+
+
+@dataclass(frozen=True)
+class LastCheckpoint:
+    """The checkpoint that a run would resume from.
+
+    Attributes:
+        name: Name of its file in ``launch/checkpoints/``.
+        step: Steps up to it.
+        saved_at: When it was saved, in seconds since the epoch.
+    """
+
+    name: str
+    step: int
+    saved_at: float
+
+    def __post_init__(self) -> None:
+        if why_refused(self.name) or "/" in self.name:
+            raise ValueError(f"{self.name!r} is not the name of a checkpoint")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the records of a run say.
+
+    Attributes:
+        directory: URL of the run; in a copy elsewhere, the summary does not count.
+        submitted_at: When the run was submitted, in seconds since the epoch.
+        records: The contents of ``job.json``, ``done.json`` and every ``attempt_N.json``, by their
+            names; those that do not exist are missing.
+        topology: The nodes and workers of the plan; None if it cannot be read.
+        sweep: The run's point of a sweep; None for a run on its own.
+        checkpoint: The newest committed checkpoint that rank 0's node has uploaded; None if there
+            is none, or once the attempt has ended.
+        network: The network that joins the nodes; None as long as they have not chosen one, or
+            once the attempt has ended.
+        beats: What the ranks do on the nodes of rank 0's machine; empty once the attempt has ended.
+    """
+
+    directory: str
+    submitted_at: float
+    records: dict[str, dict[str, object]]
+    topology: Topology | None = None
+    sweep: SweepPoint | None = None
+    checkpoint: LastCheckpoint | None = None
+    network: NetworkRecord | None = None
+    beats: list[NodeBeats] = field(default_factory=list)
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts have begun."""
+        return sum(name.startswith(_ATTEMPT) for name in self.records)
+
+    @classmethod
+    def of(cls, run: Run, content: dict[str, object] | None) -> "Summary | None":
+        """Read the summary in the content of ``progress.json``; None if it has none that counts."""
+        with contextlib.suppress(ValueError, RecordError):  # damaged: the records say it all
+            if content and (said := content.get(SUMMARY)):
+                found = read_dataclass(cls, said, "progress.json: summary")
+                return found if found.directory == str(run.directory) else None
+        return None
+
+    def write(self, run: Run, progress: Progress) -> None:
+        """Replace ``progress.json`` on remote storage.
+
+        Raises:
+            StorageError: If storage refuses the write.
+        """
+        run.write(Progress.NAME, {**progress.content(), SUMMARY: asdict(self)})
+
+
+def write_summary(run: Run) -> None:
+    """Write what the records of a run on remote storage say; after an attempt began or ended.
+
+    Raises:
+        StorageError: If storage fails.
+    """
+    if not is_remote(run.directory):
+        return
+    progress = Progress()
+    with contextlib.suppress(RecordError):  # a damaged one is replaced
+        progress = Progress.read(run) or progress
+    names = [JobRecord.NAME, Done.NAME]
+    records = {name: content for name in names if (content := run.read(name))}
+    for number in itertools.count():
+        if not (content := run.read(f"{_ATTEMPT}{number}")):
+            break
+        records[f"{_ATTEMPT}{number}"] = content
+    topology = sweep = None
+    with contextlib.suppress(ValueError, RecordError):  # damaged, or of another program
+        plan = Plan.of(run)
+        topology, sweep = plan.topology, plan.sweep
+    submitted_at = modified_at(run.launch_directory / "plan.json")
+    Summary(str(run.directory), submitted_at, records, topology, sweep).write(run, progress)
+
+
+def forget_summary(run: Run) -> None:
+    """Let the records of a run on remote storage count alone, before they are changed.
+
+    Raises:
+        StorageError: If storage fails.
+    """
+    if not is_remote(run.directory):
+        return
+    content = run.read(Progress.NAME)
+    if content and content.pop(SUMMARY, None):
+        run.write(Progress.NAME, content)
+
+
+@dataclass(frozen=True)
+class Look(Run):
+    """A run on remote storage as it was seen at one moment: nothing is read twice.
+
+    Attributes:
+        summary: What its records said; None if it has no summary.
+        listed: For a run without a summary, which records existed: the version of each, by its
+            name.
+        known: Contents of records, by their names.
+        listed_at: When the plan was written, in seconds since the epoch, by that listing.
+    """
+
+    summary: Summary | None = field(default=None, compare=False)
+    listed: dict[str, object] = field(default_factory=dict, compare=False)
+    known: dict[str, dict[str, object] | None] = field(default_factory=dict, compare=False)
+    listed_at: float | None = field(default=None, compare=False)
+
+    @property
+    def submitted_at(self) -> float | None:
+        """When the run was submitted, in seconds since the epoch; None if it was not."""
+        return self.summary.submitted_at if self.summary else self.listed_at
+
+    def read(self, record: str) -> dict[str, object] | None:
+        """Read a record, unless this look has seen it, or that it did not exist."""
+        if record not in self.known:
+            self.known[record] = None if self._is_absent(record) else super().read(record)
+        return self.known[record]
+
+    def _is_absent(self, record: str) -> bool:
+        is_attempt = record.startswith(_ATTEMPT)
+        if self.summary:
+            return is_attempt or record in (JobRecord.NAME, Done.NAME)
+        # Beware: a run that ends after the listing writes done.json before the attempt's end.
+        may_have_ended = record == Done.NAME and f"{_ATTEMPT}0" in self.listed
+        is_known = is_attempt or record in (JobRecord.NAME, Done.NAME, Progress.NAME, _PLAN)
+        return is_known and not may_have_ended and record not in self.listed
+
+
+def look_at(run: Run, before: Run | None = None) -> Run:
+    """Look at a run: in one request if it has a summary, or in two and one for each record.
+
+    Args:
+        run: The run to look at.
+        before: What the look before this one has returned, of which unchanged records are taken.
+
+    Returns:
+        The run, whose records are those of this moment; in a directory, the run itself.
+
+    Raises:
+        StorageError: If storage does not answer.
+    """
+    if not is_remote(run.directory):
+        return run
+    if isinstance(before, Look) and before.summary is None:
+        return _listed(run, before)
+    known = _read_progress(run)
+    return _summarized(run, known) or replace(_listed(run, None), known=known)
+
+
+def _read_progress(run: Run) -> dict[str, dict[str, object] | None]:
+    with contextlib.suppress(RecordError):  # damaged: who reads it again says so
+        return {Progress.NAME: run.read(Progress.NAME)}
+    return {}
+
+
+def _summarized(run: Run, known: dict[str, dict[str, object] | None]) -> Look | None:
+    summary = Summary.of(run, known.get(Progress.NAME))
+    return Look(run.directory, summary, {}, {**summary.records, **known}) if summary else None
+
+
+def _listed(run: Run, before: Look | None) -> Look:
+    """List the records of a run, and keep those that have not changed since the look before."""
+    entries = [e for e in read_entries(run.launch_directory) if e.name.endswith(".json")]
+    times = {entry.name: entry.written_at for entry in entries}
+    listed = {entry.name.removesuffix(".json"): entry.version for entry in entries}
+    kept: dict[str, dict[str, object] | None] = {}
+    if before:
+        same = {n for n, tag in before.listed.items() if tag and tag == listed.get(n)}
+        kept = {name: content for name, content in before.known.items() if name in same}
+        if Progress.NAME in listed.keys() - same:
+            kept |= _read_progress(run)
+            if look := _summarized(run, kept):
+                return look
+    at = None
+    if _PLAN in listed:
+        at = times["plan.json"] or modified_at(run.launch_directory / "plan.json")
+    return Look(run.directory, None, listed, kept, at)

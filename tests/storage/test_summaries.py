@@ -1,0 +1,232 @@
+"""A look at a run on S3 is one request, and never says what its records and its job do not."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from clusters.proxy import Proxy
+from clusters.s3 import S3
+
+from getiaction_launch.backends.backend import LOCAL
+from getiaction_launch.backends.process import write_job
+from getiaction_launch.cli.main import main
+from getiaction_launch.launch.listing.below import OF_ROOT, runs_below
+from getiaction_launch.launch.listing.entry import Entry, read_entries
+from getiaction_launch.launch.status import Watched, read_status
+from getiaction_launch.mirror.lanes import Checkpoints, Files
+from getiaction_launch.plan.plan import Plan, SweepPoint, Topology
+from getiaction_launch.run.attempt import Attempt, Ending
+from getiaction_launch.run.beats.records import NodeBeats, RankBeat, Stall
+from getiaction_launch.run.checkpoint import commit, partial_path
+from getiaction_launch.run.reading.summary import Look, forget_summary, look_at
+from getiaction_launch.run.records import BackendRecord, Cancel, Done, Progress, read_attempts
+from getiaction_launch.run.restart import reopen
+from getiaction_launch.run.run import Run
+from getiaction_launch.run.state import Cause, JobState
+
+POINT = SweepPoint("sweep-1a2b3c4d", {"lr": "1e-3"})
+
+
+@pytest.fixture
+def root(
+    _moto: S3,
+    proxy: Proxy,  # noqa: ARG001 - clients reach the server through it
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> str:
+    """A root on S3 that no other test uses."""
+    monkeypatch.setenv("GETIACTION_LAUNCH_STAGING_DIR", str(tmp_path / "staging"))
+    return f"{_moto.make_bucket()}/experiments"
+
+
+@pytest.fixture(autouse=True)
+def lives(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+    """Whether the processes of jobs live, by this machine's process table."""
+    answer = [True]
+    monkeypatch.setattr("getiaction_launch.backends.process.is_process", lambda *_: answer[0])
+    return answer
+
+
+def begin(root: str, version: int) -> Attempt:
+    """A run whose job process is on this machine, and has begun an attempt."""
+    run = Run.at(f"{root}/act/version_{version}")
+    plan = Plan("act", root, ["--x"], [], Topology(1, 2, 0), "/", sweep=POINT)
+    run.write("plan", plan.to_json())
+    write_job(run, BackendRecord(LOCAL))
+    return train(run)
+
+
+def train(run: Run) -> Attempt:
+    """Begin an attempt, and report what its mirror does."""
+    attempt = Attempt.begin(run, f"key {time.monotonic_ns()}", "host", 1)
+    run.make_log_directory(attempt.number)
+    for place in (run.local, run):  # the mirror uploads it with the other files
+        NodeBeats(attempt.number, 0, "node-a", 1.0, [RankBeat(0)]).write(place)
+    Progress(phase="training", step=7, metrics={"train/loss": 0.5}).write(run.local)
+    Files(run, {}).look()
+    return attempt
+
+
+def end(attempt: Attempt, state: JobState = JobState.SUCCEEDED) -> Run:
+    """End a run."""
+    cause = None if state is JobState.SUCCEEDED else Cause.CRASH
+    attempt.end(Ending(state, cause, "it ended"))
+    return attempt.run
+
+
+def methods(requests: list[str]) -> list[str]:
+    """The methods of requests."""
+    return [request.partition(" ")[0] for request in requests]
+
+
+def ls(root: str) -> list[Entry]:
+    """Read what `ls` shows."""
+    return read_entries(runs_below(root, "*", OF_ROOT))
+
+
+def shown(entries: list[Entry]) -> list[Entry]:
+    """The same, without how it was found out."""
+    return [
+        replace(
+            entry,
+            found=replace(entry.found, run=Run(entry.found.run.directory)),
+            status=replace(entry.status, summary=None),
+            elapsed_seconds=round(entry.elapsed_seconds or 0, -2),
+        )
+        for entry in entries
+    ]
+
+
+def test_ls_sends_one_request_for_each_run(root, sent):
+    """And one for each name and one for the root, whether a run has ended or is running."""
+    numbers = []
+    for version in range(4):
+        attempt = begin(root, version)
+        if version < 3:
+            end(attempt, JobState.FAILED if version else JobState.SUCCEEDED)
+        numbers.append(len(sent(ls, root)))
+    assert numbers == [3, 4, 5, 6]
+
+
+def test_ls_shows_the_same_of_runs_without_a_summary(root, sent):
+    """Those of earlier versions are listed with a few requests each."""
+    end(begin(root, 0))
+    end(begin(root, 1), JobState.FAILED)
+    begin(root, 2)
+    before = ls(root)
+    assert [entry.state for entry in before] == ["RUNNING", "FAILED", "SUCCEEDED"]
+    assert all(entry.status.summary for entry in before)
+    assert before[0].sweep == POINT
+    for entry in before:
+        forget_summary(Run(entry.found.run.directory))
+    assert len(sent(ls, root)) <= 2 + 6 * 3
+    assert shown(ls(root)) == shown(before)
+
+
+def test_status_of_a_running_run_is_three_requests(root, sent, capsys):
+    """With the checkpoint, the ranks and the code, all from one record but the plan."""
+    run = begin(root, 0).run
+    path = partial_path(run.local, 0, 5)
+    path.parent.mkdir(parents=True)
+    path.write_text("weights")
+    commit(run.local, attempt=0, fit=0, step=5, epoch=0, reason="period", saved_at=time.time())
+    checkpoints = Checkpoints(run)
+    checkpoints.look()
+    Files(run, {}, checkpoints).look()
+    requests = sent(main, ["status", str(run.directory)])
+    assert sorted(methods(requests)) == ["GET", "GET", "GET"]
+    said = capsys.readouterr().out
+    assert "RUNNING  step 7" in said
+    assert "checkpoint  step 5" in said
+    assert "node-a" in said
+    assert len(sent(main, ["status", "--root", root, "@last"])) == 5
+
+
+def test_a_look_while_waiting_is_one_request(root, sent):
+    """Of a run that trains, and of one that waits for its first nodes."""
+    run = begin(root, 0).run
+    waiting = Run.at(f"{root}/act/version_1")
+    waiting.write("plan", run.read("plan"))
+    write_job(waiting, BackendRecord(LOCAL))
+    for each, state in ((run, JobState.RUNNING), (waiting, JobState.PENDING)):
+        watched = Watched(each)
+        assert watched.read_status().state is state
+        assert [len(sent(watched.read_status)) for _ in range(2)] == [1, 1]
+    attempt = train(waiting)
+    assert watched.read_status().state is JobState.RUNNING
+    assert len(sent(watched.read_status)) == 1
+    end(attempt)
+    assert watched.read_status().state is JobState.SUCCEEDED
+
+
+def test_a_run_whose_job_is_gone_does_not_live(root, lives):
+    """Although its summary could not say so, as its machine was lost or storage failed."""
+    killed, finished, cancelled = (begin(root, version).run for version in range(3))
+    Done(finished_at=1.0).write(finished)
+    Cancel(1.0).write(cancelled)
+    lives[0] = False
+    assert all(isinstance(look_at(run), Look) for run in (killed, finished, cancelled))
+    assert read_status(killed).state is JobState.FAILED
+    assert read_status(finished).state is JobState.SUCCEEDED
+    assert read_status(cancelled).state is JobState.CANCELLED
+
+
+def test_a_resumed_run_has_not_ended(root):
+    """From the moment in which it is resumed until its next attempt begins, and behind that."""
+    run = end(begin(root, 0), JobState.FAILED)
+    assert read_status(run).state is JobState.FAILED
+    reopen(run)
+    write_job(run, BackendRecord(LOCAL))
+    assert read_status(run).state is JobState.RUNNING
+    train(run)
+    status = read_status(run)
+    assert (status.state, status.attempts) == (JobState.RUNNING, 2)
+    assert list(status.records) == read_attempts(run)
+
+
+def test_a_summary_that_is_of_another_run_or_damaged_does_not_count(root):
+    """A copy of a run, and what a stranger wrote, are judged by their records."""
+    run = end(begin(root, 0))
+    content = run.read("progress")
+    copy = Run.at(f"{root}/act/version_1")
+    copy.write("plan", {})
+    copy.write("progress", content)
+    assert read_status(copy).state is JobState.PENDING
+    for damage in ("x", {"directory": str(run.directory)}, {**content["summary"], "records": 1}):
+        run.write("progress", {**content, "summary": damage})
+        assert read_status(run).state is JobState.SUCCEEDED
+
+
+def test_a_run_that_ends_after_it_was_listed_has_finished(root, monkeypatch):
+    """done.json is written before the end of the attempt, and read after it."""
+    attempt = begin(root, 0)
+    forget_summary(attempt.run)
+    read = Run.read
+
+    def late(run: Run, record: str) -> dict[str, object] | None:
+        if record == "attempt_0" and attempt in waiting:
+            waiting.remove(attempt)
+            Done(finished_at=1.0).write(attempt.run)
+            record_of = read_attempts(Run(run.directory))[0]
+            replace(record_of, state=JobState.SUCCEEDED, ended_at=2.0).write(attempt.run)
+        return read(run, record)
+
+    waiting = [attempt]
+    monkeypatch.setattr(Run, "read", late)
+    assert read_status(attempt.run).state is JobState.SUCCEEDED
+
+
+def test_a_stall_is_uploaded_although_there_is_no_progress(root):
+    """With the progress of before, by the mirror of rank 0's node."""
+    run = begin(root, 0).run
+    files = Files(run, {})
+    files.look()
+    NodeBeats(0, 0, "node-b", 1.0, [RankBeat(0)], Stall(1.0, reason="rank 1 hangs")).write(
+        run.local
+    )
+    files.look()
+    (node,) = read_status(run).beats
+    assert node.stall == Stall(1.0, reason="rank 1 hangs")
+    assert asdict(look_at(run).summary)["beats"][0]["host"] == "node-b"
