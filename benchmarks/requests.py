@@ -32,9 +32,10 @@ from getiaction_launch.cli.main import main as command
 from getiaction_launch.launch.logs.remote import RemoteTails
 from getiaction_launch.launch.status import Watched, read_status
 from getiaction_launch.mirror.lanes import Files
+from getiaction_launch.run.attempt import Attempt, Ending
 from getiaction_launch.run.reading.summary import forget_summary
 from getiaction_launch.run.run import STAGING_VARIABLE, Run
-from getiaction_launch.run.state import JobState
+from getiaction_launch.run.state import Cause, JobState
 from getiaction_launch.storage.at_once import for_each
 
 LAUNCHER = [sys.executable, "-m", "getiaction_launch.cli"]
@@ -123,8 +124,8 @@ def measure(proxy: Proxy, root: str, count: int, ended: Run, running: Run) -> di
         "`status` of a mistyped name": of("status", "--root", root, "nmae_1"),
         "`why` of a run that has ended": of("why", one),
         "`compare` of two runs": of("compare", one, two),
-        "`report` of a run": of("report", "-o", "page.html", one),
-        "`resume --dry-run`": of("resume", "--dry-run", one),
+        "`report` of a run": of("report", "--output", "page.html", one),
+        "`resume --dry-run` of a run that has failed": of("resume", "--dry-run", fail(runs[2])),
     }
     watched = Watched(running)
     expect(watched.read_status().state, JobState.RUNNING)
@@ -137,6 +138,13 @@ def measure(proxy: Proxy, root: str, count: int, ended: Run, running: Run) -> di
     rows["`ls`, runs of an earlier version"] = of("ls", root)
     expect(read_status(runs[-1]).state, JobState.SUCCEEDED)
     return rows
+
+
+def fail(run: Run) -> str:
+    """Let a run count as one that has failed; returns its URL."""
+    run.forget("done")
+    Attempt.read(run, 0).end(Ending(JobState.FAILED, Cause.CRASH, "it failed"))
+    return str(run.directory)
 
 
 def expect(seen: JobState, right: JobState) -> None:

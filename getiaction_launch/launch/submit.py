@@ -10,6 +10,7 @@ from getiaction_launch.launch.check import check, check_place, inspect
 from getiaction_launch.launch.prepare import prepare, trace
 from getiaction_launch.launch.status import (
     RunStatus,
+    Watched,
     attach,
     read_status,
     read_statuses,
@@ -19,9 +20,10 @@ from getiaction_launch.launch.status import (
 from getiaction_launch.launch.trust import check_owner
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.plan.spec import parse
-from getiaction_launch.run.records import STARTING, Progress, read_attempts
+from getiaction_launch.run.records import STARTING, read_attempts
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import JobState
+from getiaction_launch.storage.paths import is_remote
 from getiaction_launch.storage.probe import make_root
 
 __all__ = [
@@ -169,19 +171,19 @@ def _await_verdict(run: Run, plan: Plan, backend: Backend) -> None:
     """
     submitted_at = time.monotonic()
     parsed_at: float | None = None
+    watched = Watched(run)
     while True:
-        progress = Progress.read(run)
-        if progress and progress.phase not in (None, STARTING):
+        status = watched.read_status()
+        state, progress = status.state, status.progress
+        if progress.phase not in (None, STARTING):
             return
-        status = read_status(run)
-        state = status.state
         if state.is_over:
             error = run.first_error(0)
             if error and error.type == SpecError.__name__:
                 raise SpecError(*error.message.split("\n", 1))
             return
         now = time.monotonic()
-        if progress:
+        if progress.reported:
             # The spec is right; its data may still be missing.
             parsed_at = parsed_at or now
             if now - parsed_at > SETUP_SECONDS:
@@ -190,7 +192,7 @@ def _await_verdict(run: Run, plan: Plan, backend: Backend) -> None:
         if is_late and state is JobState.PENDING and not read_attempts(run):
             parse(plan.arguments)
             return
-        time.sleep(POLL_SECONDS)
+        time.sleep(run.poll_seconds if is_remote(run.directory) else POLL_SECONDS)
 
 
 @disk_errors()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from getiaction_launch.mirror.ledger import CHECKPOINTS, COMMITTED, FILES
+from getiaction_launch.mirror.ledger import CHECKPOINTS, COMMITTED, FILES, Head
 from getiaction_launch.mirror.sync import Sync
 from getiaction_launch.mirror.transfer import hash_of, upload
 from getiaction_launch.run.beats.records import read_beats
@@ -21,7 +21,7 @@ from getiaction_launch.run.checkpoint import (
     newest,
 )
 from getiaction_launch.run.network.records import NetworkRecord
-from getiaction_launch.run.reading.summary import LastCheckpoint, Summary
+from getiaction_launch.run.reading.summary import LastCheckpoint, Summary, read_summary
 from getiaction_launch.run.records import Progress
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import children, open_path, remove
@@ -67,20 +67,22 @@ class Files:
 
         With it goes what this machine knows of the run, for who looks at it in one request.
         """
-        record = Progress.read(self.run.local)
+        head = Head.read(self.run.local)
+        # Otherwise what is here is of an earlier attempt, in which rank 0 was on this machine.
+        record = Progress.read(self.run.local) if head.attempt == head.prepared else None
         if record is not None and (error := self._errors.get(CHECKPOINTS)):
             record = replace(record, upload_error=error)
         if record is None:
             return
-        before, is_first = self._record, self._record is None
+        before, is_first, now = self._record, self._record is None, time.monotonic()
+        is_new = is_first or is_last or (before and record.phase != before.phase)
+        if not is_new and now < self._record_at:
+            return
         if is_first:
             # The process that has begun the attempt wrote it; of earlier versions, none did.
-            self._summary = Summary.of(self.run, self.run.read(Progress.NAME))
-        now = time.monotonic()
+            self._summary = read_summary(self.run)
         summary = self._add_news(self._summary) if self._summary else None
-        is_new = is_first or is_last or (before and record.phase != before.phase)
-        is_due = record != before and (is_new or now >= self._record_at)
-        if is_due or (summary and self._is_news(summary, now)):
+        if record != before or (summary and self._is_news(summary, now)):
             if summary:
                 summary.write(self.run, record)
             else:

@@ -68,12 +68,17 @@ class Sync:
         self._remove(removed, found)
         self._report_vanished(removed, found)
         for path in sorted(found, key=_order):
+            if not only_grows(path):
+                self._write_tails()  # people watch logs, and other files may be large
             self._upload(path, found[path], is_last=is_last)
+        self._write_tails()
         self._ledger.write()
-        known = self._ledger.files.items()
-        self._tails.write({p: e.segments for p, e in known if isinstance(e, Segmented)})
         for path, reason in self.refused.items():
             self._say_once(path, f"{path!r} cannot be uploaded: {reason}")
+
+    def _write_tails(self) -> None:
+        known = self._ledger.files.items()
+        self._tails.write({p: e.segments for p, e in known if isinstance(e, Segmented)})
 
     def _upload(self, path: str, stat: os.stat_result, *, is_last: bool) -> None:
         try:

@@ -60,8 +60,11 @@ def test_run_on_s3_is_the_run_of_a_laptop(getiaction_launch, script, root, tmp_p
     remote, local = told
     assert remote["directory"] == f"{root}/train/version_0"
     # The rest is what a job leaves beside the run: scripts, logs that are mostly empty, and the
-    # times of lines, which on storage are those of the segments.
-    rest = re.compile(r"/launch/(slurm/|ray|placement|claim|logs/.*/(job|node_.)\.|logs/.*\.times)")
+    # times of lines, which on storage are those of the segments. There, the summary is in
+    # progress.json, although this program reports none, and nodes say what they have uploaded.
+    rest = re.compile(
+        r"/launch/(slurm/|ray|placement|claim|progress|tails/|logs/.*(/(job|node_.)\.|\.times))"
+    )
     left, right = ({x for x in tree(d["directory"]) if not rest.match(x)} for d in told)
     assert left == right
     assert cluster.staged() == ""

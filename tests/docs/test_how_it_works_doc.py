@@ -12,9 +12,11 @@ from getiaction_launch.run import node_records, records
 from getiaction_launch.run.beats import NodeBeats
 from getiaction_launch.run.beats.stacks import NodeStacks, StacksRequest
 from getiaction_launch.run.checkpoint import Marker
+from getiaction_launch.run.job_end import JobEnd
 from getiaction_launch.run.lease import Lease
 from getiaction_launch.run.loggers import LoggersRecord
 from getiaction_launch.run.network.records import NetworkRecord
+from getiaction_launch.run.reading.tails import Tail
 from getiaction_launch.run.state import JobState
 
 PAGE = (ROOT / "docs/how-it-works.md").read_text()
@@ -37,7 +39,9 @@ def test_every_record_has_its_row():
     modules = {module.__name__: module for module in (records, node_records)}
     classes = [c for each in modules.values() for c in vars(each).values() if isinstance(c, type)]
     expected = {c.__name__ for c in classes if c.__module__ in modules} - PARTS
-    others = {c.__name__ for c in (Lease, LoggersRecord, Placement, RayRecord, Plan, Marker)}
+    others = {
+        c.__name__ for c in (JobEnd, Lease, LoggersRecord, Placement, RayRecord, Plan, Marker, Tail)
+    }
     others |= {NodeBeats.__name__, NodeStacks.__name__, StacksRequest.__name__}
     others |= {NetworkRecord.__name__}
     shown = {row[1].strip("`"): row[0].strip("`") for row in FILES if row[1]}

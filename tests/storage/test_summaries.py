@@ -16,6 +16,7 @@ from getiaction_launch.launch.listing.below import OF_ROOT, runs_below
 from getiaction_launch.launch.listing.entry import Entry, read_entries
 from getiaction_launch.launch.status import Watched, read_status
 from getiaction_launch.mirror.lanes import Checkpoints, Files
+from getiaction_launch.mirror.ledger import Head
 from getiaction_launch.plan.plan import Plan, SweepPoint, Topology
 from getiaction_launch.run.attempt import Attempt, Ending
 from getiaction_launch.run.beats.records import NodeBeats, RankBeat, Stall
@@ -197,6 +198,15 @@ def test_a_summary_that_is_of_another_run_or_damaged_does_not_count(root):
     for damage in ("x", {"directory": str(run.directory)}, {**content["summary"], "records": 1}):
         run.write("progress", {**content, "summary": damage})
         assert read_status(run).state is JobState.SUCCEEDED
+    (run.launch_directory / "progress.json").write_text("{")
+    Progress(step=1).write(run.local)
+    Files(run, {}).look()
+    assert Progress.read(run).step == 1
+    (run.launch_directory / "progress.json").write_text("{")
+    (run.launch_directory / "job.json").write_text("{")
+    reopen(run)
+    end(Attempt.read(run, 0), JobState.FAILED)
+    assert read_attempts(run)[0].state is JobState.FAILED
 
 
 def test_a_run_that_ends_after_it_was_listed_has_finished(root, monkeypatch):
@@ -218,9 +228,10 @@ def test_a_run_that_ends_after_it_was_listed_has_finished(root, monkeypatch):
     assert read_status(attempt.run).state is JobState.SUCCEEDED
 
 
-def test_a_stall_is_uploaded_although_there_is_no_progress(root):
+def test_a_stall_is_uploaded_although_there_is_no_progress(root, monkeypatch):
     """With the progress of before, by the mirror of rank 0's node."""
     run = begin(root, 0).run
+    monkeypatch.setattr("getiaction_launch.mirror.lanes.RECORD_SECONDS", 0)
     files = Files(run, {})
     files.look()
     NodeBeats(0, 0, "node-b", 1.0, [RankBeat(0)], Stall(1.0, reason="rank 1 hangs")).write(
@@ -230,3 +241,15 @@ def test_a_stall_is_uploaded_although_there_is_no_progress(root):
     (node,) = read_status(run).beats
     assert node.stall == Stall(1.0, reason="rank 1 hangs")
     assert asdict(look_at(run).summary)["beats"][0]["host"] == "node-b"
+
+
+def test_only_the_machine_of_rank_0_uploads_the_progress(root):
+    """One that had rank 0 in the attempt before still has the progress of then."""
+    run = begin(root, 0).run
+    Head(attempt=0, prepared=1).write(run.local)
+    Progress(phase="training", step=99).write(run.local)
+    Files(run, {}).look()
+    assert Progress.read(run).step == 7
+    Head(attempt=1, prepared=1).write(run.local)
+    Files(run, {}).look()
+    assert Progress.read(run).step == 99

@@ -104,7 +104,7 @@ def read_report(status: RunStatus) -> RunReport:
         progress = _tried(lambda: Progress.read(run), notes) or progress
     plan = _tried(lambda: Plan.of(run), notes)
     job = _tried(lambda: JobRecord.read(run), notes)
-    attempts = _tried(lambda: attempts_of(run), notes) or []
+    attempts = list(status.records) or _tried(lambda: attempts_of(run), notes) or []
     beats = read_beats(run, notes)
     curves = read_curves(run, notes)
     metric = shown_metric(progress)

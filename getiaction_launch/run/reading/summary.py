@@ -99,17 +99,30 @@ class Summary:
         run.write(Progress.NAME, {**progress.content(), SUMMARY: asdict(self)})
 
 
+def read_summary(run: Run) -> Summary | None:
+    """Read the summary of a run on remote storage; None if it has none that counts.
+
+    Raises:
+        StorageError: If remote storage does not answer.
+    """
+    with contextlib.suppress(RecordError):  # damaged: the records say it all
+        return Summary.of(run, run.read(Progress.NAME))
+    return None
+
+
 def write_summary(run: Run) -> None:
     """Write what the records of a run on remote storage say; after an attempt began or ended.
 
     Raises:
-        StorageError: If storage fails.
+        StorageError: If remote storage does not answer.
     """
-    if not is_remote(run.directory):
-        return
-    progress = Progress()
-    with contextlib.suppress(RecordError):  # a damaged one is replaced
-        progress = Progress.read(run) or progress
+    if is_remote(run.directory):
+        # A damaged record, and a run that is being removed, must not keep the attempt from ending.
+        with contextlib.suppress(RecordError, FileNotFoundError):
+            _summarize(run).write(run, Progress.read(run) or Progress())
+
+
+def _summarize(run: Run) -> Summary:
     names = [JobRecord.NAME, Done.NAME]
     records = {name: content for name in names if (content := run.read(name))}
     for number in itertools.count():
@@ -117,24 +130,25 @@ def write_summary(run: Run) -> None:
             break
         records[f"{_ATTEMPT}{number}"] = content
     topology = sweep = None
-    with contextlib.suppress(ValueError, RecordError):  # damaged, or of another program
+    with contextlib.suppress(ValueError, RecordError):  # of another program
         plan = Plan.of(run)
         topology, sweep = plan.topology, plan.sweep
     submitted_at = modified_at(run.launch_directory / "plan.json")
-    Summary(str(run.directory), submitted_at, records, topology, sweep).write(run, progress)
+    return Summary(str(run.directory), submitted_at, records, topology, sweep)
 
 
 def forget_summary(run: Run) -> None:
     """Let the records of a run on remote storage count alone, before they are changed.
 
     Raises:
-        StorageError: If storage fails.
+        StorageError: If remote storage does not answer.
     """
     if not is_remote(run.directory):
         return
-    content = run.read(Progress.NAME)
-    if content and content.pop(SUMMARY, None):
-        run.write(Progress.NAME, content)
+    with contextlib.suppress(RecordError):  # a damaged one has no summary that counts
+        content = run.read(Progress.NAME)
+        if content and content.pop(SUMMARY, None):
+            run.write(Progress.NAME, content)
 
 
 @dataclass(frozen=True)
@@ -222,5 +236,6 @@ def _listed(run: Run, before: Look | None) -> Look:
                 return look
     at = None
     if _PLAN in listed:
-        at = times["plan.json"] or modified_at(run.launch_directory / "plan.json")
+        with contextlib.suppress(FileNotFoundError):  # removed since
+            at = times["plan.json"] or modified_at(run.launch_directory / "plan.json")
     return Look(run.directory, None, listed, kept, at)

@@ -70,7 +70,7 @@ class TailWriter:
         Args:
             path: Path of the file, relative to the run's directory.
             number: Number of the segment.
-            content: What it holds.
+            content: What the segment holds.
         """
         if match := _LOG.fullmatch(path):
             self._new[int(match[1])][match[2]] = number, content
