@@ -96,7 +96,8 @@ def read_status(run: Run) -> RunStatus:
         known = isinstance(error, (UnreachableError, ValueError, OSError))
         words = str(error) if known else f"{type(error).__name__}: {error}"
         status = RunStatus(run, JobState.UNKNOWN, f"its records cannot be read: {words}")
-    return replace(status, run=Run(run.directory), reason=shorten(status.reason))
+    run = Run(run.directory) if isinstance(run, Look) else run
+    return replace(status, run=run, reason=shorten(status.reason))
 
 
 def _judge(run: Run) -> RunStatus:
@@ -198,7 +199,7 @@ class Watched:
             self._look = look_at(self.run, self._look)
         except (OSError, ValueError):  # which is for the status to say
             self._look = None
-        return read_status(self._look or self.run)
+        return replace(read_status(self._look or self.run), run=self.run)
 
 
 def _read_ended(run: Run) -> RunStatus | None:

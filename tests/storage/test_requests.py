@@ -109,3 +109,17 @@ def test_a_point_of_a_sweep_is_claimed_in_two_requests(root, sent):
     assert claimed[-1].name == "act/version_4"
     assert Run.claim(root, "act", run).name == "act/version_5"  # behind those of somebody else
     assert Run.claim(root, "pusht", run).name == "pusht/version_0"
+
+
+def test_the_points_of_a_sweep_are_found_below_its_name(root, sent):
+    """Only their plans are read; those of a sweep without a name may have any name."""
+    for number, run in enumerate(submit(root, "act", 3)):
+        group = "act-1a2b3c4d" if number else "sweep-1a2b3c4d"
+        run.write("plan", {"sweep": {"group": group, "values": {}}})
+    submit(root, "pusht", 9)
+    found: list[Run] = []
+    requests = sent(lambda: found.extend(find_runs(["act-1a2b3c4d"], [root])))
+    assert [run.name for run in found] == ["act/version_1", "act/version_2"]
+    # First, it was looked for as a run, and which ones there are instead.
+    assert methods(requests) == ["GET", "LIST", "LIST", "LIST", "GET", "GET", "GET"]
+    assert [run.name for run in find_runs(["sweep-1a2b3c4d"], [root])] == ["act/version_0"]

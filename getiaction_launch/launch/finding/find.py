@@ -7,7 +7,7 @@ from getiaction_launch.launch.status import sweeps_of
 from getiaction_launch.launch.sweep import GROUP
 from getiaction_launch.run.reading.find import claimed_runs, find_run
 from getiaction_launch.run.run import Run
-from getiaction_launch.storage.paths import modified_at
+from getiaction_launch.storage.paths import is_remote, modified_at, open_path
 
 
 def find_runs(names: Sequence[str], roots: Sequence[str], only: str = "") -> list[Run]:
@@ -65,6 +65,8 @@ def _find(name: str, roots: Sequence[str]) -> list[Run]:
 
 def _sweep(group: str, root: str) -> list[Run]:
     """Return the runs of a sweep, the first point first."""
+    if not is_remote(open_path(root)):
+        return [] if "/" in group else _points(group, claimed_runs(root))
     if not (match := GROUP.fullmatch(group)):
         return []  # which no sweep is called, so that the plans of all runs need not be read
     # Runs of a sweep that was given a name have the same; those of others may have any.
