@@ -93,11 +93,16 @@ def read_status(run: Run) -> RunStatus:
     try:
         status = _judge(run if isinstance(run, Look) else look_at(run))
     except Exception as error:  # noqa: BLE001 - one damaged run must not hide the others from `ls`
-        known = isinstance(error, (UnreachableError, ValueError, OSError))
-        words = str(error) if known else f"{type(error).__name__}: {error}"
-        status = RunStatus(run, JobState.UNKNOWN, f"its records cannot be read: {words}")
+        status = _unreadable(run, error)
     run = Run(run.directory) if isinstance(run, Look) else run
     return replace(status, run=run, reason=shorten(status.reason))
+
+
+def _unreadable(run: Run, error: Exception) -> RunStatus:
+    known = isinstance(error, (UnreachableError, ValueError, OSError))
+    words = str(error) if known else f"{type(error).__name__}: {error}"
+    reason = shorten(f"its records cannot be read: {words}")
+    return RunStatus(run, JobState.UNKNOWN, reason)
 
 
 def _judge(run: Run) -> RunStatus:
@@ -197,9 +202,10 @@ class Watched:
         """Look at the run, and read its status as :func:`read_status` does."""
         try:
             self._look = look_at(self.run, self._look)
-        except (OSError, ValueError):  # which is for the status to say
+        except (OSError, ValueError) as error:
             self._look = None
-        return replace(read_status(self._look or self.run), run=self.run)
+            return _unreadable(self.run, error)
+        return replace(read_status(self._look), run=self.run)
 
 
 def _read_ended(run: Run) -> RunStatus | None:

@@ -26,6 +26,7 @@ from getiaction_launch.run.records import BackendRecord, Cancel, Done, Progress,
 from getiaction_launch.run.restart import reopen
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
+from getiaction_launch.storage.paths import file_system
 
 POINT = SweepPoint("sweep-1a2b3c4d", {"lr": "1e-3"})
 
@@ -258,3 +259,22 @@ def test_only_the_machine_of_rank_0_uploads_the_progress(root):
     Head(attempt=1, prepared=1).write(run.local)
     Files(run, {}).look()
     assert Progress.read(run).step == 99
+
+
+def test_a_look_at_storage_that_fails_is_sent_once(root, sent, monkeypatch):
+    """The run is UNKNOWN then, and the next look finds it again."""
+    watched = Watched(begin(root, 0).run)
+    assert watched.read_status().state is JobState.RUNNING
+    fs, _ = file_system(watched.run.directory)
+    failures = []
+
+    def fail(*_: object, **__: object) -> bytes:
+        failures.append(1)
+        raise PermissionError("The provided token has expired")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fs, "cat_file", fail)
+        status = watched.read_status()
+    assert (status.state, len(failures)) == (JobState.UNKNOWN, 1)
+    assert "expired" in status.reason
+    assert [watched.read_status().state, len(sent(watched.read_status))] == [JobState.RUNNING, 1]
