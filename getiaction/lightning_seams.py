@@ -21,8 +21,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import _PLUGIN_INPUT as Plugin  # noqa: N811
 from lightning.pytorch.utilities.argparse import _parse_env_variables
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 if TYPE_CHECKING:
+    import torch
+
     # Not at run time: the import takes time that only the command line should pay.
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -36,8 +40,10 @@ __all__ = [
     "environment_defaults",
     "has_event_file",
     "init_without_environment_defaults",
+    "input_dtype",
     "loop_data",
     "requeue_checkpoint",
+    "sees_batches_before_transfer",
     "silence_empty_validation_warning",
     "subcommand_parsers",
     "uses_distributed_sampler",
@@ -99,6 +105,44 @@ def uses_distributed_sampler(trainer: Trainer) -> bool:
         The argument's value.
     """
     return trainer._accelerator_connector.use_distributed_sampler  # noqa: SLF001 - see the docstring
+
+
+def input_dtype(trainer: Trainer) -> torch.dtype:
+    """Return the type that a Trainer converts floating-point inputs to, by its precision.
+
+    Precision plugins have no common attribute for it, and convert before the batch is moved.
+
+    Args:
+        trainer: Trainer that runs one of its loops.
+    """
+    import torch
+
+    converted: torch.Tensor = trainer.precision_plugin.convert_input(torch.zeros(()))
+    return converted.dtype
+
+
+def sees_batches_before_transfer(trainer: Trainer) -> bool:
+    """Return whether the code of model or datamodule gets batches that are not on the device yet.
+
+    So it does if one of them has a hook for that, or if a step takes the loader's iterator. Both
+    helpers that Lightning itself uses to find out are not documented.
+
+    Args:
+        trainer: Trainer that runs one of its loops.
+    """
+    module, data = trainer.lightning_module, getattr(trainer, "datamodule", None)
+    hooks = ("on_before_batch_transfer", "transfer_batch_to_device")
+    steps = ("training_step", "validation_step", "test_step", "predict_step")
+    return any(
+        is_overridden(hook, owner)
+        for owner in (module, data)
+        if owner is not None
+        for hook in hooks
+    ) or any(
+        is_param_in_hook_signature(step, "dataloader_iter", explicit=True)
+        for name in steps
+        if callable(step := getattr(module, name, None))
+    )
 
 
 def loop_data(trainer: Trainer) -> list[object]:

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
+from getiaction.data.batch import Collate
 from getiaction.data.dataset import LeRobotDataset
 from getiaction.data.errors import DatasetError
 from getiaction.data.lerobot import LeRobotDataModule
-from getiaction.data.loader import Collate
 from getiaction.data.observation import PolicyDataset, find_policy_dataset
 
 __all__ = [

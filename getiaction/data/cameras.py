@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from getiaction.data.batch import ByteImages, empty_pixels
 from getiaction.data.depth import DepthUnit, codes_to_depth, unit_factor
 from getiaction.data.errors import DatasetError
 from getiaction.data.image import decode_image
@@ -82,15 +83,7 @@ class CameraReader:
         Raises:
             DatasetError: The image cannot be read or does not fit its description.
         """
-        try:
-            pixels = decode_image(self._columns[key][row].as_py())
-        except DatasetError as error:
-            msg = (
-                f'{self._metadata.root}: "{key}" of frame {row}: {error}. '
-                "Download or copy the data again."
-            )
-            raise DatasetError(msg) from error
-        image = self._to_tensor(key, pixels, f"frame {row}")
+        image = self._to_tensor(key, self._decode(key, row))
         if key in self._depth_keys:
             image *= unit_factor(self._features[key], self._depth_unit)
         return image
@@ -109,11 +102,40 @@ class CameraReader:
         Raises:
             DatasetError: A frame cannot be read or does not fit its description.
         """
-        name, start_s = self._metadata.episodes[int(self._rows.episode[rows[0]])].videos[key]
-        times_s = (start_s + self._rows.times_s[rows]).tolist()
-        path, depth = self._metadata.root / name, key in self._depth_keys
-        frames = self._videos.read(path, times_s, self._tolerance_s, depth=depth)
-        return self._to_tensor(key, frames, name).squeeze(0)
+        frames = {row: self._decode(key, row) for row in sorted({int(row) for row in rows})}
+        stacked: NDArray[Any] = np.stack([frames[int(row)] for row in rows])
+        return self._to_tensor(key, stacked).squeeze(0)
+
+    def read_batch(self, key: str, rows: NDArray[np.int64]) -> ByteImages | torch.Tensor:
+        """Read the images of some rows, each one once, and in the order of the files.
+
+        Args:
+            key: Key of the camera.
+            rows: Numbers of rows, an array of any shape.
+
+        Returns:
+            The images, (*rows.shape, C, H, W): colours of 8 bits as bytes, everything else as
+            `read_image` and `read_video` return it.
+
+        Raises:
+            DatasetError: An image cannot be read or does not fit its description.
+        """
+        distinct, places = np.unique(rows, return_inverse=True)
+        places = places.reshape(-1)
+        batch: torch.Tensor | None = None
+        for number, row in enumerate(distinct.tolist() if key not in self._depth_keys else ()):
+            pixels = self._decode(key, row)
+            if batch is None:
+                batch = empty_pixels(rows.size, pixels)
+            if pixels.dtype != np.uint8 or pixels.shape != batch.shape[1:]:
+                batch = None
+                break
+            for place in np.flatnonzero(places == number):
+                batch.numpy()[place] = pixels
+        if batch is not None:
+            return ByteImages(batch.view(*rows.shape, *batch.shape[1:]))
+        images = torch.stack([self._read(key, row) for row in distinct.tolist()])
+        return images[torch.from_numpy(places)].view(*rows.shape, *images.shape[1:])
 
     def sample(self, key: str) -> NDArray[np.float32]:
         """Read some images of a camera, evenly spaced over the rows.
@@ -154,8 +176,27 @@ class CameraReader:
             )
             raise DatasetError(msg) from error
 
-    def _to_tensor(self, key: str, pixels: NDArray[Any], place: str) -> torch.Tensor:
-        """Turn pixels (..., H, W, C) into float32 (..., C, H, W), colours in [0, 1]."""
+    def _decode(self, key: str, row: int) -> NDArray[Any]:
+        """Decode the stored image of a row, (H, W, C), and check its shape."""
+        if key in self._columns:
+            try:
+                pixels: NDArray[Any] = decode_image(self._columns[key][row].as_py())
+            except DatasetError as error:
+                msg = (
+                    f'{self._metadata.root}: "{key}" of frame {row}: {error}. '
+                    "Download or copy the data again."
+                )
+                raise DatasetError(msg) from error
+            self._check_shape(key, pixels, f"frame {row}")
+            return pixels
+        name, start_s = self._metadata.episodes[int(self._rows.episode[row])].videos[key]
+        time_s = float(start_s + self._rows.times_s[row])
+        path, depth = self._metadata.root / name, key in self._depth_keys
+        pixels = self._videos.read(path, [time_s], self._tolerance_s, depth=depth)[0]
+        self._check_shape(key, pixels, name)
+        return pixels
+
+    def _check_shape(self, key: str, pixels: NDArray[Any], place: str) -> None:
         channels, *promised = channel_first_shape(self._features[key])
         found = pixels.shape[-3:-1]
         problem = ""
@@ -169,6 +210,9 @@ class CameraReader:
                 "Correct the shape there."
             )
             raise DatasetError(msg)
+
+    def _to_tensor(self, key: str, pixels: NDArray[Any]) -> torch.Tensor:
+        """Turn pixels (..., H, W, C) into float32 (..., C, H, W), colours in [0, 1]."""
         tensor = torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, -1, -3)))
         if pixels.dtype == np.uint16:
             return codes_to_depth(tensor, self._features[key], self._depth_unit)

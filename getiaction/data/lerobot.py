@@ -9,16 +9,20 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torch.utils.data import DataLoader
 
-from getiaction.data.dataset import LeRobotDataset, check_options, plain_episodes
+from getiaction.data.arguments import check_counts, check_options, plain_episodes
+from getiaction.data.batch import Collate, WholeBatches, object_keys
+from getiaction.data.dataset import LeRobotDataset
 from getiaction.data.depth import DepthUnit
 from getiaction.data.errors import DatasetError
-from getiaction.data.loader import Collate, EpochSampler, ResumableLoader, auto_workers
+from getiaction.data.loader import BatchLoader, EpochSampler, ResumableLoader, auto_workers
 from getiaction.data.rows import NonFinite
 from getiaction.data.source import Source, check_episodes, fetch_dataset, fetch_metadata
 from getiaction.lightning_seams import (
+    input_dtype,
+    sees_batches_before_transfer,
     silence_empty_validation_warning,
     uses_distributed_sampler,
 )
@@ -107,20 +111,8 @@ class LeRobotDataModule(LightningDataModule):
         if repo_id is None and root is None:
             msg = 'no dataset given. Pass repo_id="lerobot/pusht" or root="/path/to/dataset".'
             raise DatasetError(msg)
-        if not 0 <= val_split < 1:
-            msg = (
-                f"val_split must be in [0, 1), got {val_split}. Use val_split=0.1 to hold out a "
-                "tenth of the episodes."
-            )
-            raise DatasetError(msg)
         sizes = {"train_batch_size": train_batch_size, "val_batch_size": val_batch_size}
-        for name, size in sizes.items():
-            if size is not None and size < 1:
-                msg = f"{name} must be at least 1, got {size}."
-                raise DatasetError(msg)
-        if num_workers != "auto" and num_workers < 0:
-            msg = f'num_workers must be at least 0 or "auto", got {num_workers}.'
-            raise DatasetError(msg)
+        check_counts(val_split, num_workers, **sizes)
         check_options(depth_output_unit, non_finite)
         if episodes is not None:
             episodes = plain_episodes(episodes)
@@ -321,18 +313,31 @@ class LeRobotDataModule(LightningDataModule):
         # numbers of training would depend on how often this process has validated.
         generator = torch.Generator()
         options = self._loader_options(dataset, self.val_batch_size)
-        return DataLoader(dataset, generator=generator, **options)
+        is_whole = isinstance(options["collate_fn"], WholeBatches)
+        return (BatchLoader if is_whole else DataLoader)(dataset, generator=generator, **options)
 
     def _loader_options(self, dataset: LeRobotDataset, batch_size: int) -> dict[str, Any]:
         num_workers = auto_workers() if self.num_workers == "auto" else self.num_workers
         pin_memory = torch.cuda.is_available() if self.pin_memory == "auto" else self.pin_memory
         return {
             "batch_size": batch_size,
-            "collate_fn": Collate(keys) if (keys := _object_keys(dataset)) else None,
+            "collate_fn": self._collate(dataset),
             "num_workers": num_workers,
             "pin_memory": pin_memory,
             "persistent_workers": self.persistent_workers and num_workers > 0,
         }
+
+    def _collate(self, dataset: LeRobotDataset) -> Collate | None:
+        keys = object_keys(dataset)
+        # A subclass with samples of its own is read sample by sample.
+        if getattr(type(dataset), "__getitem__", None) is not LeRobotDataset.__getitem__:
+            return Collate(keys) if keys else None
+        trainer = self.trainer
+        is_running = trainer is not None and trainer.state.status == TrainerStatus.RUNNING
+        # Only a Trainer moves batches to a device, where their images become numbers.
+        if trainer is None or not is_running or sees_batches_before_transfer(trainer):
+            return WholeBatches(keys)
+        return WholeBatches(keys, input_dtype(trainer))
 
 
 def _ready(dataset: LeRobotDataset | None) -> LeRobotDataset:
@@ -340,10 +345,3 @@ def _ready(dataset: LeRobotDataset | None) -> LeRobotDataset:
         msg = "the datamodule has no data yet. Call setup() before you ask for a loader."
         raise DatasetError(msg)
     return dataset
-
-
-def _object_keys(dataset: Any) -> frozenset[str]:  # noqa: ANN401 - users replace datasets
-    """Find the keys of Python objects, also of a dataset that was put into a `Subset`."""
-    while not hasattr(dataset, "object_keys") and hasattr(dataset, "dataset"):
-        dataset = dataset.dataset
-    return getattr(dataset, "object_keys", frozenset())

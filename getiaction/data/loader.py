@@ -12,43 +12,18 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 from torch.utils.data.sampler import BatchSampler
 
+from getiaction.data.batch import BatchReads, WholeBatches, unchanged
+
 MAX_AUTO_WORKERS = 8
-
-
-@dataclass(frozen=True)
-class Collate:
-    """Stacks samples to a batch as torch does, and collects Python objects in lists.
-
-    Attributes:
-        object_keys: Keys whose values are neither tensors nor texts, such as `language_events`.
-    """
-
-    object_keys: frozenset[str]
-
-    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Make a batch of samples.
-
-        Args:
-            samples: Samples that have the same keys.
-
-        Returns:
-            For each key, in the samples' order, stacked tensors or a list of the samples' values.
-        """
-        return {
-            key: values if key in self.object_keys else default_collate(values)
-            for key in samples[0]
-            for values in [[sample[key] for sample in samples]]
-        }
 
 
 class EpochSampler(DistributedSampler[Any]):
@@ -88,7 +63,27 @@ class EpochSampler(DistributedSampler[Any]):
         return self.first + math.ceil(rest / self.num_replicas) * self.num_replicas
 
 
-class ResumableLoader(DataLoader[Any]):
+class BatchLoader(DataLoader[Any]):
+    """A DataLoader that has its dataset read whole batches if its `collate_fn` is `WholeBatches`.
+
+    It has the arguments of `torch.utils.data.DataLoader`, and `dataset` stays what was given.
+    """
+
+    def _get_iterator(self) -> Any:  # noqa: ANN401 - torch's private iterators
+        loader, collate = copy.copy(self), self.collate_fn
+        reads: Dataset[Any] = self.dataset
+        if isinstance(collate, WholeBatches):
+            reads = BatchReads(self.dataset, collate.image_dtype)  # type: ignore[arg-type] # it reads batches
+            loader.collate_fn = unchanged
+        # Written past torch's setter, which forbids it.
+        loader.__dict__["dataset"] = self._reads(reads)
+        return DataLoader._get_iterator(loader)  # noqa: SLF001 - no public method makes an iterator
+
+    def _reads(self, dataset: Dataset[Any]) -> Dataset[Any]:
+        return dataset
+
+
+class ResumableLoader(BatchLoader):
     """A DataLoader over a map-style dataset that resumes from a saved position.
 
     The position is the epoch and the number of batches returned in it, the same on every rank. To
@@ -167,11 +162,8 @@ class ResumableLoader(DataLoader[Any]):
     def _index_sampler(self) -> "_SeededBatches":
         return self._batches
 
-    def _get_iterator(self) -> Any:  # noqa: ANN401 - torch's private iterators
-        loader = copy.copy(self)
-        # Written past torch's setter, which forbids it, so that `dataset` stays the user's own.
-        loader.__dict__["dataset"] = _SeededReads(self.dataset)
-        return DataLoader._get_iterator(loader)  # noqa: SLF001 - no public method makes an iterator
+    def _reads(self, dataset: Dataset[Any]) -> Dataset[Any]:
+        return _SeededReads(dataset)
 
 
 class _Batch(list[int]):
@@ -265,11 +257,10 @@ class _SeededReads(Dataset[Any]):
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
 
-    def __getitems__(self, batch: _Batch) -> list[Any]:
+    def __getitems__(self, batch: _Batch) -> Any:  # noqa: ANN401 - a whole batch or samples
         with _random_numbers(batch.seed):
             if hasattr(self.dataset, "__getitems__"):
-                items: list[Any] = self.dataset.__getitems__(batch)
-                return items
+                return self.dataset.__getitems__(batch)
             return [self.dataset[index] for index in batch]
 
 

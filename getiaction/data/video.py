@@ -20,6 +20,11 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 MAX_OPEN_VIDEOS = 64
 
 
+# Loader processes are the threads of a reader. PyAV 17 and later would start one per CPU of the
+# machine for each open video; earlier ones know neither these threads nor the argument.
+SCALING = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}  # noqa: PLR2004 - see above
+
+
 class VideoDecoder:
     """One open video file.
 
@@ -86,10 +91,12 @@ class VideoDecoder:
             raise DatasetError(msg)
         self._check_bits(frame, depth=depth)
         if not depth:
-            colours = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
+            colours = self._reformatter.reformat(frame, format="rgb24", **SCALING).to_ndarray()
             pixels: NDArray[np.uint8] = np.asarray(colours, np.uint8)
             return pixels
-        plane = memoryview(self._reformatter.reformat(frame, format="gray12le").planes[0])
+        plane = memoryview(
+            self._reformatter.reformat(frame, format="gray12le", **SCALING).planes[0]
+        )
         rows: NDArray[np.uint16] = np.frombuffer(plane, np.uint16).reshape(frame.height, -1)
         codes: NDArray[np.uint16] = rows[:, : frame.width, None].copy()
         return codes
@@ -190,6 +197,8 @@ class VideoReader:
         """
         decoder = self._open(path)
         frames = {t: decoder.read(t, tolerance_s, depth=depth) for t in sorted(set(times_s))}
+        if len(times_s) == 1:
+            return frames[times_s[0]][None]  # without a copy
         stacked: NDArray[Any] = np.stack([frames[t] for t in times_s])
         return stacked
 

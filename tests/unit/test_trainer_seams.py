@@ -6,6 +6,7 @@ from pathlib import Path
 
 import lightning
 import pytest
+import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
@@ -150,3 +151,41 @@ def test_parsers_of_subcommands_know_their_keys() -> None:
     with_subcommands, without = seen
     assert "trainer.max_epochs" in with_subcommands["fit"].get_defaults().keys()  # noqa: SIM118 - a Namespace
     assert without == {}
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("32-true", torch.float32), ("bf16-true", torch.bfloat16), ("64-true", torch.float64)],
+)
+def test_type_of_inputs_is_that_of_the_precision(precision: str, dtype: torch.dtype) -> None:
+    """A plugin converts numbers before they are moved."""
+    trainer = lightning.Trainer(precision=precision, **QUIET)
+    assert seams.input_dtype(trainer) == dtype
+
+
+def test_who_sees_batches_before_they_are_moved_is_known() -> None:
+    """Hooks of the model and of the datamodule count, and steps that take the iterator."""
+
+    class Hook(BoringModel):
+        def on_before_batch_transfer(self, batch: object, dataloader_idx: int) -> object:
+            del dataloader_idx
+            return batch
+
+    class Iterating(BoringModel):
+        def training_step(self, dataloader_iter: object) -> object:
+            return super().training_step(next(dataloader_iter)[0], 0)
+
+    class Data(LightningDataModule):
+        def train_dataloader(self) -> DataLoader:
+            answers.append(seams.sees_batches_before_transfer(self.trainer))
+            return DataLoader(RandomDataset(32, 8))
+
+    class Moving(Data):
+        def transfer_batch_to_device(self, batch: object, *_: object) -> object:
+            return batch
+
+    answers: list[bool] = []
+    models = [(BoringModel(), Data()), (Hook(), Data()), (Iterating(), Data())]
+    for model, data in [*models, (BoringModel(), Moving())]:
+        lightning.Trainer(**QUIET).fit(model, data)
+    assert answers == [False, True, True, True]
