@@ -54,7 +54,7 @@ def write_two_cameras(root: Path, num_episodes: int) -> Path:
     for number, camera in enumerate(CAMERAS):
         file = root / "videos" / camera / "chunk-000" / "file-000.mp4"
         file.parent.mkdir(parents=True, exist_ok=True)
-        _write_video(file, number, num_episodes * FRAMES_PER_EPISODE)
+        write_video(file, number, num_episodes * FRAMES_PER_EPISODE)
     _describe_cameras(root)
     return root
 
@@ -76,7 +76,14 @@ def _describe_cameras(root: Path) -> None:
     pq.write_table(table, file)
 
 
-def _write_video(file: Path, seed: int, num_frames: int) -> None:
+def write_video(file: Path, seed: int, num_frames: int) -> None:
+    """Write one of the videos.
+
+    Args:
+        file: Video file to write.
+        seed: Seed of the noise.
+        num_frames: How many frames to write.
+    """
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
     scene = np.stack([rows / 3, columns / 4, 90 + 60 * np.sin(rows / 17) * np.cos(columns / 23)])

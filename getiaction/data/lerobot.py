@@ -17,7 +17,8 @@ from getiaction.data.batch import Collate, WholeBatches, object_keys
 from getiaction.data.dataset import LeRobotDataset
 from getiaction.data.depth import DepthUnit
 from getiaction.data.errors import DatasetError
-from getiaction.data.loader import BatchLoader, EpochSampler, ResumableLoader, auto_workers
+from getiaction.data.loader import BatchLoader, EpochSampler, ResumableLoader
+from getiaction.data.machine import auto_workers
 from getiaction.data.rows import NonFinite
 from getiaction.data.source import Source, check_episodes, fetch_dataset, fetch_metadata
 from getiaction.lightning_seams import (
@@ -53,7 +54,7 @@ class LeRobotDataModule(LightningDataModule):
         val_batch_size: Number of samples in a validation, test or prediction batch of one rank;
             None takes `train_batch_size`.
         num_workers: Number of loader processes of each rank. "auto" divides the CPUs that this
-            process may use among the node's ranks and leaves one to each rank; at most 8.
+            process may use among the node's ranks and leaves one to each rank.
         image_transforms: Function that is applied to each camera tensor of a training sample,
             (3, H, W) in [0, 1].
         delta_timestamps: Offsets in seconds that a sample stacks, by feature key. The policies of

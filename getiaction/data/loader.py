@@ -8,11 +8,9 @@ Saved positions are checked against undisturbed training in the tests of resumin
 import copy
 import itertools
 import math
-import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +20,6 @@ from torch.utils.data.distributed import DistributedSampler
 from torch.utils.data.sampler import BatchSampler
 
 from getiaction.data.batch import BatchReads, WholeBatches, unchanged
-
-MAX_AUTO_WORKERS = 8
 
 
 class EpochSampler(DistributedSampler[Any]):
@@ -284,20 +280,3 @@ def _mix(*numbers: int) -> int:
     return int(
         np.random.SeedSequence([n % 2**64 for n in numbers]).generate_state(1, np.uint64)[0] >> 1
     )
-
-
-def auto_workers() -> int:
-    """Compute how many loader processes this rank should start.
-
-    Returns:
-        The CPUs that this process may use, by affinity and cgroup v2 quota, divided by the number
-        of ranks on the node (`LOCAL_WORLD_SIZE`), less one for the rank itself; from 0 to 8.
-    """
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota_us, period_us = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        cpus = min(cpus, math.ceil(int(quota_us) / int(period_us)))
-    except (OSError, ValueError):
-        pass  # without cgroup v2, or with "max", there is no quota
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(0, min(MAX_AUTO_WORKERS, cpus // ranks - 1))

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from getiaction.data.depth import CODE_BITS
 from getiaction.data.errors import DatasetError
+from getiaction.data.machine import memory_share_bytes, open_file_limit
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
-# An open decoder takes 1 to 4 MB at 640 x 480, and one file handle.
-MAX_OPEN_VIDEOS = 64
+# An open decoder takes 1 to 4 MB at 640 x 480, for the pictures that others refer to.
+BYTES_PER_PIXEL = 13
 
 
 # Loader processes are the threads of a reader. PyAV 17 and later would start one per CPU of the
@@ -57,6 +58,13 @@ class VideoDecoder:
         self._frame: av.VideoFrame | None = None
         self._time_s = 0.0
         self._seek_cost_frames = 1.0
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that the decoder takes while it is open, estimated by the size of its pictures."""
+        return (
+            BYTES_PER_PIXEL * self._stream.codec_context.width * self._stream.codec_context.height
+        )
 
     def close(self) -> None:
         """Close the file."""
@@ -163,20 +171,32 @@ class VideoReader:
 
     Processes must not share a decoder: in a forked loader worker it would move the file position of
     the parent. Each process therefore opens decoders on first use, and pickles do not include them.
-    When more than `max_open` are open, the least recently used one is closed.
+    The least recently used ones are closed when their number or memory exceeds a limit. Datasets
+    in the format v2.1 have one file for each episode and camera, of which samples are drawn at
+    random, so as many as possible stay open.
 
     Args:
-        max_open: Largest number of files that each process keeps open.
+        max_open: Largest number of files that each process keeps open; None takes half of those
+            that the process may open.
+        max_bytes: Memory that their decoders may take in each process; None takes a share of the
+            memory that is free when the first one is opened.
     """
 
-    def __init__(self, max_open: int = MAX_OPEN_VIDEOS) -> None:
-        self._max_open = max_open
-        self._decoders: OrderedDict[Path, VideoDecoder] = OrderedDict()
-        self._pid = os.getpid()
+    def __init__(self, max_open: int | None = None, max_bytes: int | None = None) -> None:
+        self._limits = max_open, max_bytes
+        self._begin()
         self._inherited: list[object] = []
 
+    def _begin(self) -> None:
+        self._decoders: OrderedDict[Path, VideoDecoder] = OrderedDict()
+        self._pid, self._memory_bytes = os.getpid(), 0
+        self._max_open, self._max_bytes = self._limits
+
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_decoders": OrderedDict(), "_inherited": []}
+        return {"_limits": self._limits}
+
+    def __setstate__(self, state: dict[str, tuple[int | None, int | None]]) -> None:
+        self.__init__(*state["_limits"])  # type: ignore[misc] # it is a new reader of its process
 
     def read(
         self, path: Path, times_s: Sequence[float], tolerance_s: float, *, depth: bool = False
@@ -206,14 +226,26 @@ class VideoReader:
         if self._pid != os.getpid():
             # Inherited decoders are kept, because closing them would change the parent's state.
             self._inherited.append(self._decoders)
-            self._decoders = OrderedDict()
-            self._pid = os.getpid()
+            self._begin()
         if path not in self._decoders:
-            while len(self._decoders) >= self._max_open:
-                self._decoders.popitem(last=False)[1].close()
             self._decoders[path] = VideoDecoder(path)
+            self._memory_bytes += self._decoders[path].memory_bytes
+            self._close_oldest()
         self._decoders.move_to_end(path)
         return self._decoders[path]
+
+    def _close_oldest(self) -> None:
+        """Close files until the limits are met, but not the one that was opened last."""
+        if self._max_open is None:
+            self._max_open = open_file_limit()
+        if self._max_bytes is None:
+            self._max_bytes = memory_share_bytes()
+        while len(self._decoders) > 1 and (
+            len(self._decoders) > self._max_open or self._memory_bytes > self._max_bytes
+        ):
+            decoder = self._decoders.popitem(last=False)[1]
+            self._memory_bytes -= decoder.memory_bytes
+            decoder.close()
 
 
 def check_length(path: Path) -> None:

@@ -1,14 +1,18 @@
 """Frames are found by time, in any order, by decoders that stay in their process."""
 
 import multiprocessing
+import resource
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
 import numpy as np
+import psutil
 import pytest
 
+from getiaction.data import machine, video
 from getiaction.data.image import decode_image
 from getiaction.data.video import VideoReader
 
@@ -44,6 +48,64 @@ def test_open_videos_are_bounded() -> None:
     for path in (*ALOHA_VIDEOS, ALOHA_VIDEOS[1]):
         reader.read(path, [0.0], 1e-3)
     assert list(reader._decoders) == [ALOHA_VIDEOS[2], ALOHA_VIDEOS[1]]
+
+
+def opened_twice(videos: list[Path], monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """Read each video twice; return how often a file was opened, and how many stay open."""
+    opened = []
+    original = video.VideoDecoder.__init__
+    counting = lambda self, path: (opened.append(path), original(self, path))[1]  # noqa: E731
+    monkeypatch.setattr(video.VideoDecoder, "__init__", counting)
+    reader = VideoReader()
+    for path in videos * 2:
+        reader.read(path, [0.1], 1e-3)
+    return len(opened), len(reader._decoders)
+
+
+@pytest.fixture
+def hundred(tmp_path: Path) -> list[Path]:
+    """A hundred videos."""
+    paths = [tmp_path / f"{number}.mp4" for number in range(100)]
+    for path in paths:
+        path.symlink_to(ALOHA_VIDEOS[0])
+    return paths
+
+
+def test_many_videos_stay_open(hundred: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as the process has files and memory for them, each is opened once."""
+    assert opened_twice(hundred, monkeypatch) == (100, 100)
+
+
+def test_open_videos_leave_files_to_others(
+    hundred: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most half of the files that a process may open are videos."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (60, 4096))
+    assert opened_twice(hundred, monkeypatch) == (200, 30)
+
+
+def test_open_videos_leave_memory_to_others(
+    hundred: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoders take at most this process's share of a quarter of the free memory."""
+    each = 13 * 48 * 64
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=each * 8 * 40))
+    assert opened_twice(hundred, monkeypatch) == (200, 40)
+
+
+def test_the_limit_of_a_control_group_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What counts is the group that leaves least, be it above that of the process."""
+    (tmp_path / "job/step").mkdir(parents=True)
+    (tmp_path / "own").write_text("4:memory:/x\n0::/job/step\n")
+    monkeypatch.setattr(machine, "OWN_CGROUP", tmp_path / "own")
+    (tmp_path / "job/memory.max").write_text("5000\n")
+    (tmp_path / "job/memory.current").write_text("1000\n")
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert machine.memory_share_bytes() == 4000 // 4 // 2
 
 
 @pytest.mark.parametrize("path", [PUSHT_VIDEO, *(DATA / "h264_v30").rglob("*.mp4")])
