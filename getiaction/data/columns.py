@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ from getiaction.data.metadata import read_columns
 # lerobot converts Python numbers to tensors, so its samples have torch's default types: float32
 # for every float, int64 for every integer.
 ARROW_TYPES: dict[str, Any] = {"f": pa.float32(), "i": pa.int64(), "u": pa.int64(), "b": pa.bool_()}
+
+CONVERSION_ERRORS = (pa.ArrowException, KeyError, TypeError, ValueError)
+
+MAX_READ_AT_ONCE = 16
+ROWS_PER_GROUP = 100_000
 
 # A numpy array of numbers, or a pyarrow.ChunkedArray of anything else; pyarrow ships no types.
 Column = Any
@@ -45,11 +51,35 @@ def load_columns(
     stored = {key: feature for key, feature in features.items() if feature["dtype"] != "video"}
     rows = None if episodes is None else pc.field("episode_index").isin(list(episodes))
     parts: dict[str, list[Column]] = {key: [] for key in stored}
-    for file in files:
-        table = read_columns(file, list(stored), filters=rows)
+    firsts: list[Path] = []
+    for names, tables in _groups(files, list(stored), rows):
+        firsts.append(names[0])
+        table = pa.concat_tables(tables)
         for key, feature in stored.items():
-            parts[key].append(_load_column(file, key, table, feature))
-    return {key: _join(key, columns, files) for key, columns in parts.items()}
+            parts[key].append(_convert(key, feature, table, names, tables))
+    return {key: _join(key, columns, firsts) for key, columns in parts.items()}
+
+
+def _groups(
+    files: Sequence[Path], keys: list[str], rows: pc.Expression
+) -> Iterator[tuple[list[Path], list[pa.Table]]]:
+    """Read files, several at a time, and group neighbours that have the same types of columns."""
+    names: list[Path] = []
+    tables: list[pa.Table] = []
+    threads = ThreadPoolExecutor(MAX_READ_AT_ONCE)
+    try:
+        for file, table in zip(
+            files, threads.map(lambda file: read_columns(file, keys, rows), files), strict=True
+        ):
+            is_full = sum(map(len, tables)) >= ROWS_PER_GROUP
+            if tables and (is_full or not table.schema.equals(tables[0].schema)):
+                yield names, tables
+                names, tables = [], []
+            names.append(file)
+            tables.append(table.replace_schema_metadata(None))
+    finally:
+        threads.shutdown(cancel_futures=True)
+    yield names, tables
 
 
 def is_number(feature: dict[str, Any]) -> bool:
@@ -97,12 +127,18 @@ def to_object(value: Any, feature: dict[str, Any]) -> Any:  # noqa: ANN401 - any
     return rows
 
 
-def _load_column(file: Path, key: str, table: pa.Table, feature: dict[str, Any]) -> Column:
+def _convert(
+    key: str, feature: dict[str, Any], table: pa.Table, files: list[Path], parts: list[pa.Table]
+) -> Column:
+    """Convert a column of a table that was joined of the tables of some files."""
     try:
         return _to_column(key, table, feature)
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+    except CONVERSION_ERRORS as error:
+        if len(files) > 1:  # find the file that is wrong
+            for file, part in zip(files, parts, strict=True):
+                _convert(key, feature, part, [file], [part])
         msg = (
-            f'{file}: column "{key}" does not hold {feature["dtype"]} of shape '
+            f'{files[0]}: column "{key}" does not hold {feature["dtype"]} of shape '
             f"{list(feature['shape'])}, which meta/info.json declares ({error}). "
             "Correct the feature in meta/info.json, or write the file again."
         )

@@ -279,8 +279,8 @@ class LeRobotDataModule(LightningDataModule):
             )
             raise DatasetError(msg)
         # A generator of its own, because the global ones may be seeded differently on each rank.
-        held_out = random.Random(self.val_split_seed).sample(episodes, num_val)  # noqa: S311 - not a secret
-        return [e for e in episodes if e not in set(held_out)], sorted(held_out)
+        held_out = set(random.Random(self.val_split_seed).sample(episodes, num_val))  # noqa: S311 - not a secret
+        return [e for e in episodes if e not in held_out], sorted(held_out)
 
     def _open(self, episodes: Sequence[int] | None) -> LeRobotDataset:
         return LeRobotDataset(

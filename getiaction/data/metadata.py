@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from getiaction.data.depth import check_depth, is_depth
@@ -281,13 +282,13 @@ def _read_texts(path: Path, index_column: str) -> dict[int, str]:
     return _by_index(index_column.removesuffix("_index"), rows)
 
 
-def read_columns(path: Path, columns: list[str] | None, **kwargs: Any) -> pa.Table:  # noqa: ANN401 - passed through
+def read_columns(path: Path, columns: list[str] | None, rows: pc.Expression = None) -> pa.Table:
     """Read columns of one parquet file.
 
     Args:
         path: Parquet file to read.
         columns: Names of the top-level columns to read; None reads all.
-        **kwargs: Further arguments of `pyarrow.parquet.read_table`, such as `filters`.
+        rows: Which rows to read, an expression of `pyarrow.compute`; None reads all.
 
     Returns:
         A table of exactly the given columns, in the given order.
@@ -296,15 +297,23 @@ def read_columns(path: Path, columns: list[str] | None, **kwargs: Any) -> pa.Tab
         DatasetError: The file or a column is missing, or the file is damaged.
     """
     try:
-        present = pq.read_schema(path).names
-        absent = [name for name in columns or [] if name not in present]
-        if absent:
-            msg = (
-                f"{path} has no column {absent}, although meta/info.json declares it. It has "
-                f"{present}. Correct the features in meta/info.json, or restore the file."
-            )
-            raise DatasetError(msg)
-        table = pq.read_table(path, columns=columns, partitioning=None, **kwargs)
+        # A dataset has thousands of files: each is opened once, and has no threads of its own.
+        with pa.OSFile(str(path)) as content, pq.ParquetFile(content) as file:
+            present = file.schema_arrow.names
+            absent = [name for name in columns or [] if name not in present]
+            if absent:
+                msg = (
+                    f"{path} has no column {absent}, although meta/info.json declares it. It has "
+                    f"{present}. Correct the features in meta/info.json, or restore the file."
+                )
+                raise DatasetError(msg)
+            # Of several row groups, those without a wanted row are left out.
+            is_whole = rows is None or file.num_row_groups == 1
+            table = file.read(columns, use_threads=False) if is_whole else None
+        if table is None:
+            table = pq.read_table(path, columns=columns, partitioning=None, filters=rows)
+        elif rows is not None:
+            table = table.filter(rows)
     except FileNotFoundError as error:
         msg = f"{path} is missing. Download or copy the dataset again."
         raise DatasetError(msg) from error
