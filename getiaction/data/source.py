@@ -2,8 +2,11 @@
 
 import hashlib
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,6 +23,7 @@ from getiaction.data.metadata import Metadata, read_metadata
 # Newest format first: a repository may have one tag for each format that it was published in.
 HUB_REVISIONS = ("v3.0", "v2.1", "main")
 MAX_PATTERNS = 200
+MAX_COPIED_AT_ONCE = 16
 
 
 def cache_dir() -> Path:
@@ -108,7 +112,8 @@ class Source:
         found = self._try(lambda: self._filesystem.find(f"{self._remote_root}/meta"))
         names = ["meta/" + name.rpartition("/meta/")[2] for name in found]
         # info.json is copied last: if a folder has it, its meta/ is complete.
-        self._copy(sorted(names, key=lambda name: name == "meta/info.json"))
+        self._copy([name for name in names if name != "meta/info.json"])
+        self._copy(["meta/info.json"])
 
     def fetch(self, names: Iterable[str]) -> None:
         """Download files that are not on this machine yet; do nothing for a local dataset.
@@ -117,12 +122,13 @@ class Source:
             names: Paths of files, relative to the dataset's root.
 
         Raises:
-            DatasetError: A file cannot be downloaded.
+            DatasetError: A file cannot be downloaded, or the disk has no room for all.
         """
         if not self.remote:
             return
         missing = [n for n in names if self.refresh or not (self.path / n).is_file()]
         if missing and self._filesystem is not None:
+            self._check_space(missing)
             self._copy(missing)
         elif missing and len(missing) > MAX_PATTERNS:
             self._fetch_from_hub(sorted({f"{name.split('/')[0]}/*" for name in missing}))
@@ -141,21 +147,42 @@ class Source:
     def _copy(self, names: list[str]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self.path}.lock"):
-            for name in names:
-                target = self.path / name
-                if target.is_file() and not self.refresh:
-                    continue
-                self._copy_file(name, target)
+            missing = [n for n in names if self.refresh or not (self.path / n).is_file()]
+            # Each file is a request or more, of which one at a time would take hours for thousands.
+            with ThreadPoolExecutor(MAX_COPIED_AT_ONCE) as threads:
+                for _ in threads.map(self._copy_file, missing):
+                    pass  # the first error cancels the copies that have not begun
 
-    def _copy_file(self, name: str, target: Path) -> None:
+    def _check_space(self, names: list[str]) -> None:
+        """Check that the disk has room for files, by the sizes that a listing has."""
+        folders = sorted({name.split("/")[0] for name in names})
+        wanted = {f"{self._remote_root}/{name}".lstrip("/") for name in names}
+        size = 0
+        for folder in folders:
+            find = partial(self._filesystem.find, f"{self._remote_root}/{folder}", detail=True)
+            listed = self._try(find)
+            found = {name.lstrip("/"): entry.get("size") or 0 for name, entry in listed.items()}
+            size += sum(found[name] for name in wanted & found.keys())
+        self.path.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.path).free
+        if size > free:
+            msg = (
+                f"{self._url}: {size / 1e9:.1f} GB are missing on this machine, but "
+                f"{self.path.parent} has {free / 1e9:.1f} GB free. Set GETIACTION_CACHE to a "
+                "folder on a larger disk, or pass fewer episodes."
+            )
+            raise DatasetError(msg)
+
+    def _copy_file(self, name: str) -> None:
+        target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         remote = f"{self._remote_root}/{name}"
         try:
-            self._try(lambda: self._filesystem.get_file(remote, str(partial)))
-            partial.replace(target)
+            self._try(lambda: self._filesystem.get_file(remote, str(unfinished)))
+            unfinished.replace(target)
         finally:
-            partial.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
 
     def _try(self, action: Callable[[], Any]) -> Any:  # noqa: ANN401 - fsspec ships no types
         try:

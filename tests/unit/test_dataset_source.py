@@ -1,9 +1,13 @@
 """Remote datasets are copied once, whole files at a time, from URLs and from the hub."""
 
 import fnmatch
+import itertools
 import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -95,6 +99,79 @@ def test_a_copy_that_fails_leaves_no_part_of_a_file(
     with pytest.raises(DatasetError, match=r"memory://bucket/pusht cannot be .*connection reset"):
         LeRobotDataset(root=memory_root)
     assert [path.suffix for path in cache.rglob("*") if path.is_file()] == [".lock"]
+
+
+@pytest.fixture
+def many_root() -> Iterator[str]:
+    """Put a dataset with 40 more data files on a remote file system."""
+    filesystem = fsspec.filesystem("memory")
+    filesystem.put(f"{PUSHT}/", "/bucket/many", recursive=True)
+    for number in range(40):
+        filesystem.pipe_file(f"/bucket/many/data/{number}", bytes(1000))
+    yield "memory://bucket/many"
+    filesystem.rm("/bucket", recursive=True)
+
+
+def test_sixteen_files_are_copied_at_a_time(
+    many_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of the first 16 copies waits until all of them are under way."""
+    together, numbers = threading.Barrier(16, timeout=60), itertools.count()
+    kind = type(fsspec.filesystem("memory"))
+    original = kind.get_file
+
+    def get_file(self: Any, remote: str, *args: Any, **kwargs: Any) -> None:
+        if next(numbers) < 16:
+            together.wait()
+        original(self, remote, *args, **kwargs)
+
+    monkeypatch.setattr(kind, "get_file", get_file)
+    files = source.Source(None, many_root)
+    files.fetch(f"data/{number}" for number in range(40))
+    assert len(list((files.path / "data").iterdir())) == 40
+
+
+def test_the_first_copy_that_fails_ends_the_others(
+    many_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies that have not begun are given up, instead of each failing in its turn."""
+    tried, cancelled = [], threading.Event()
+    shutdown = ThreadPoolExecutor.shutdown
+
+    def end(self: ThreadPoolExecutor, **_: Any) -> None:
+        cancelled.set()
+        shutdown(self)
+
+    def fail(_: Any, remote: str, *__: Any, **___: Any) -> None:
+        tried.append(remote)
+        assert len(tried) == 1 or cancelled.wait(60)
+        msg = "connection reset"
+        raise OSError(msg)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "shutdown", end)
+    monkeypatch.setattr(source, "MAX_COPIED_AT_ONCE", 1)
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "get_file", fail)
+    with pytest.raises(DatasetError, match="connection reset"):
+        source.Source(None, many_root).fetch(f"data/{number}" for number in range(40))
+    assert len(tried) <= 2
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_copied(
+    many_root: str, copied: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What counts is what is missing, and the message says how much that is."""
+    files = source.Source(None, many_root)
+    files.fetch(["data/0", "data/1"])
+    copied.clear()
+    sizes = SimpleNamespace(free=37_999)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: sizes)
+    wanted = [f"data/{number}" for number in range(40)]
+    with pytest.raises(DatasetError, match=r"missing on this machine.*GETIACTION_CACHE"):
+        files.fetch(wanted)
+    assert copied == []
+    sizes.free = 38_000
+    files.fetch(wanted)
+    assert len(copied) == 38
 
 
 def test_videos_are_not_copied_when_they_are_not_wanted(memory_root: str, cache: Path) -> None:
