@@ -19,8 +19,6 @@ from getiaction.data.metadata import read_columns
 # for every float, int64 for every integer.
 ARROW_TYPES: dict[str, Any] = {"f": pa.float32(), "i": pa.int64(), "u": pa.int64(), "b": pa.bool_()}
 
-CONVERSION_ERRORS = (pa.ArrowException, KeyError, TypeError, ValueError)
-
 MAX_READ_AT_ONCE = 16
 ROWS_PER_GROUP = 100_000
 
@@ -133,7 +131,7 @@ def _convert(
     """Convert a column of a table that was joined of the tables of some files."""
     try:
         return _to_column(key, table, feature)
-    except CONVERSION_ERRORS as error:
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         if len(files) > 1:  # find the file that is wrong
             for file, part in zip(files, parts, strict=True):
                 _convert(key, feature, part, [file], [part])
