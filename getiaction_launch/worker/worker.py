@@ -135,6 +135,9 @@ def run_plan(plan: Plan, *, is_first: bool = True) -> None:
     else:
         from getiaction_launch.plan.spec import fit
 
+        # Last, as the copy of the code has the same modules: the interface of specs puts it first
+        # unless it is there.
+        sys.path.append(str(Path.cwd()))
         fit(plan.arguments)
     _leave_process_group()
 

@@ -317,6 +317,30 @@ def test_modules_of_every_way_to_find_them_are_those_of_the_copy(lab, tmp_path):
         assert found == [lib, *others, str(lab / ".venv/lib/installed.py"), *others]
 
 
+SPEC = """
+import sys
+from pathlib import Path
+from getiaction_launch.plan.plan import Plan
+from getiaction_launch.run.run import Run
+from getiaction_launch.worker.frozen import use_copy
+from getiaction_launch.worker.worker import run_plan
+
+run_plan(use_copy(Plan.of(Run(Path(sys.argv[1]))), Path(sys.argv[2])))
+"""
+
+
+def test_class_that_a_spec_names_is_that_of_the_copy(lab):
+    """The working directory is on the path, too, but only for what the copy does not have."""
+    (lab / "lib.py").write_text("print(__file__)\n")
+    run, plan = submitted(lab)
+    plan = replace(plan, arguments=["--data=lib.Data"])
+    run.write("plan", plan.to_json())
+    with unpacked(run, plan, str(lab)) as tree:
+        words = [sys.executable, "-c", SPEC, str(run.directory), str(tree)]
+        done = subprocess.run(words, cwd=lab, check=False, capture_output=True, text=True)
+        assert done.stdout.splitlines()[0] == str(tree / "lib.py"), done.stderr
+
+
 def test_tracebacks_name_the_users_files(lab):
     """Tracebacks show the files to correct, and paths that the copy does not have are unchanged."""
     run, plan = submitted(lab)
