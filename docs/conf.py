@@ -25,7 +25,14 @@ release = version_of("getiaction-launch")
 root_doc = "README"
 PAGES = {
     "Start": ("docs/getting-started", "docs/how-it-works"),
-    "Clusters": ("docs/local", "docs/slurm", "docs/ray", "docs/storage", "docs/new-backend"),
+    "Clusters": (
+        "docs/local",
+        "docs/slurm",
+        "docs/ray",
+        "docs/storage",
+        "docs/laptop",
+        "docs/new-backend",
+    ),
     "Guides": (
         "docs/cli",
         "docs/recipes",

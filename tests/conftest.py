@@ -23,6 +23,8 @@ from clusters.s3 import S3, moto, rclone
 from clusters.shells import missing as missing_shells
 from clusters.slurm import PACKAGES, SUITE, SlurmCluster
 from clusters.slurm import missing as missing_slurm
+from clusters.ssh import LoginNode
+from clusters.ssh import missing as missing_ssh
 from xdist.scheduler import LoadScopeScheduling
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -182,6 +184,15 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def _shells() -> None:
     """What a test needs that types in bash, zsh and fish."""
     skip_without("shells", missing_shells())
+
+
+@pytest.fixture
+def login_node(tmp_path: Path) -> Iterator[LoginNode]:
+    """A login node that is reached by ssh, and a laptop."""
+    skip_without("ssh", missing_ssh())
+    with contextlib.closing(LoginNode(tmp_path)) as node:
+        node.describe("getiaction_launch.backends.local.LocalBackend")
+        yield node
 
 
 @pytest.fixture(scope="session")

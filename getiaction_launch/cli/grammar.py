@@ -128,9 +128,9 @@ def add_actions(add: Callable[..., argparse.Action]) -> list[argparse.Action]:
     """Add what to do with a run that is started; return those for the short help."""
     help_ = "Print the plan and the origin of each value; start nothing"
     dry_run = add("--dry-run", "--dryrun", action="store_true", help=help_)
-    help_ = "Stay until the run has ended, and exit with its result"
+    help_ = "Stay until the run ends, and exit with its result"
     wait = add("--wait", action="store_true", help=help_)
-    help_ = "Stay until the run has ended, and print its logs"
+    help_ = "Stay until the run ends, and print its logs"
     follow = add("--follow", action="store_true", help=help_)
     help_ = "Print nothing but the run's directory"
     add("--parsable", action="store_true", help=help_)

@@ -18,14 +18,16 @@ from getiaction_launch.cli.grammar import launch_parser
 from getiaction_launch.cli.launching import launch
 from getiaction_launch.cli.listing.verb import ls
 from getiaction_launch.cli.logs.verb import logs
+from getiaction_launch.cli.over_ssh.command import answer, run_elsewhere
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.report import report
 from getiaction_launch.cli.resuming.rerun import rerun
 from getiaction_launch.cli.resuming.verb import resume
 from getiaction_launch.cli.runs.compare import compare
 from getiaction_launch.cli.runs.rm import rm
+from getiaction_launch.cli.runs.tensorboard import tensorboard
 from getiaction_launch.cli.runs.wait import wait
-from getiaction_launch.cli.show import print_error, say
+from getiaction_launch.cli.show import print_error, print_failure
 from getiaction_launch.cli.stacks import stacks
 from getiaction_launch.cli.typed.words import begins_program
 from getiaction_launch.cli.why import why
@@ -36,6 +38,7 @@ from getiaction_launch.errors import (
     disk_errors,
     nearest_first,
 )
+from getiaction_launch.ssh.message import VERB as OVER_SSH
 
 EXIT_INTERRUPTED = 130
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -54,6 +57,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "rm": rm,
     "pull": verbs.pull,
     "report": report,
+    "tensorboard": tensorboard,
     "compare": compare,
     "node": verbs.node,
     "clusters": verbs.clusters,
@@ -102,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LaunchError as error:
         if debug:
             raise
-        return _report(error, as_json="--json" in own)
+        return print_failure(error, as_json="--json" in own)
     except KeyboardInterrupt:
         if "--json" in own:
             print_error("interrupted", "", EXIT_INTERRUPTED)
@@ -118,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = UnreachableError(
             f"{what}{error.strerror or error}.", "Fix it and try again; --debug shows where it was."
         )
-        return _report(words, as_json="--json" in own)
+        return print_failure(words, as_json="--json" in own)
 
 
 def _own_words(tokens: Sequence[str]) -> list[str]:
@@ -129,28 +133,25 @@ def _own_words(tokens: Sequence[str]) -> list[str]:
     return list(tokens[:end])
 
 
-def _report(error: LaunchError, *, as_json: bool) -> int:
-    if as_json:
-        print_error(error.what, error.fix, error.exit_code)
-    else:
-        say(f"error: {error}")
-    return error.exit_code
-
-
 def _run_verb(tokens: list[str]) -> int:
-    word = tokens[0] if tokens else ""
-    if command := VERBS.get(ALIASES.get(word, word)):
-        return command(tokens[1:])
     if not tokens:
         root_parser().show_help(sys.stderr, short=True)
         return UsageError.exit_code
+    word, *others = tokens
+    name = ALIASES.get(word, word)
+    if word == OVER_SSH:
+        return answer(others, main)
+    if command := VERBS.get(name):
+        code = run_elsewhere(name, command, others)
+        return command(others) if code is None else code
     if not word.startswith("-") and not word.endswith(".py") and word != "fit":
         raise UsageError(
             f"{word!r} is neither a verb nor a script: a script's name ends in .py.",
             f"{nearest_first(word, VERBS)} All verbs: getiaction-launch --help\n"
             f"If it is a command of this environment: getiaction-launch -- {shlex.join(tokens)}",
         )
-    return launch(tokens, root_parser())
+    code = run_elsewhere("run", VERBS["run"], tokens)
+    return launch(tokens, root_parser()) if code is None else code
 
 
 def root_parser() -> Parser:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from getiaction_launch.errors import UnreachableError, counted
+from getiaction_launch.errors import LaunchError, UnreachableError, counted
 from getiaction_launch.launch import checkpoints, pulse
 from getiaction_launch.launch.resuming import sites
 from getiaction_launch.launch.status import RunStatus, attach, sweeps_of
@@ -295,6 +295,20 @@ def as_json(status: RunStatus) -> dict[str, object]:
 def print_json(content: dict[str, object]) -> None:
     """Print an answer for machines."""
     print(dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2))
+
+
+def print_failure(error: LaunchError, *, as_json: bool) -> int:
+    """Print what a command has failed with; returns its exit code.
+
+    Args:
+        error: What was wrong, with the fix.
+        as_json: Whether to print it for machines.
+    """
+    if as_json:
+        print_error(error.what, error.fix, error.exit_code)
+    else:
+        say(f"error: {error}")
+    return error.exit_code
 
 
 def print_error(what: str, fix: str, exit_code: int) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -62,6 +63,12 @@ class ClusterConfig:
         snapshot: Whether runs train a copy of the user's code that is made at submission.
         notify: Addresses for messages about a run: URLs of apprise without secrets, such as
             ``ntfy://topic``, or names of environment variables that hold them.
+        ssh: Login node to type commands on, as ``ssh`` takes it: ``user@login.cluster`` or a host
+            of ``~/.ssh/config``. None if they are typed on the cluster itself.
+        ssh_options: Words for ``ssh`` before the host, such as ``-p`` and ``2222``.
+        ssh_directory: Working directory there, which is created if it does not exist. The job runs
+            in it, so relative paths of data, and runs without another root, are below it.
+        ssh_command: The launcher's command there, as its login shell reads it.
     """
 
     backend: Backend
@@ -76,10 +83,36 @@ class ClusterConfig:
     log_limit_mb: float = DEFAULT_LOG_LIMIT_MB
     snapshot: Snapshot = field(default_factory=Snapshot)
     notify: list[str] = field(default_factory=list)
+    ssh: str | None = None
+    ssh_options: list[str | int] = field(default_factory=list)
+    ssh_directory: str = "~"
+    ssh_command: str = "getiaction-launch"
 
     def __post_init__(self) -> None:
         if not 0 <= self.log_limit_mb < math.inf:
             raise ValueError(f"log_limit_mb={self.log_limit_mb} must be 0 or more")
+        if self.ssh is not None and (not self.ssh.strip() or self.ssh.startswith("-")):
+            raise ValueError(f"ssh={self.ssh!r} is not a host; write user@login.cluster")
+        for name in ("ssh_directory", "ssh_command"):
+            if not getattr(self, name).strip():
+                raise ValueError(f"{name} is empty; leave it out for its default")
+
+    def refuse_ssh(self, name: str) -> None:
+        """Refuse a cluster to which nothing can be submitted from this process.
+
+        Args:
+            name: Name or path of this cluster config.
+
+        Raises:
+            UsageError: If its commands are typed on a login node.
+        """
+        if self.ssh:
+            raise UsageError(
+                f"cluster {name!r} is reached by ssh ({self.ssh}), which only the command line of "
+                "run, check and the verbs about runs does.",
+                f"getiaction-launch --cluster {shlex.quote(name)} ...   or do without the key ssh "
+                "on the login node itself.",
+            )
 
 
 def config_directories() -> list[Path]:

@@ -10,6 +10,7 @@ from getiaction_launch.backends.backend import Backend
 from getiaction_launch.checking.addresses import refuse_secret_urls
 from getiaction_launch.checking.built import Place
 from getiaction_launch.errors import SpecError
+from getiaction_launch.launch.freezing.arrival import arrived
 from getiaction_launch.plan.notify import forwarded
 from getiaction_launch.plan.plan import DEFAULT_NAME, DEFAULT_ROOT, Plan, SweepPoint, read_topology
 from getiaction_launch.plan.program import Program, read_program
@@ -118,8 +119,10 @@ def prepare(
 
     config_path, settings = find_cluster(cluster), settings or {}
     place = read_cluster(config_path, settings)
+    place.refuse_ssh(cluster)
     flags = Flags(nodes, gpus_per_node, workers_per_node, name)
-    here = str(Path.cwd())
+    here, arrival = str(Path.cwd()), arrived()
+    directory = str(place.backend.working_directory() or (arrival and arrival.directory) or here)
     if storage_root:
         storage_root = resolve_root(storage_root, here)
     point = sweep.values.items() if sweep else ()
@@ -134,7 +137,7 @@ def prepare(
             "getiaction-launch --config act.yaml   or   getiaction-launch train.py --lr 3e-4",
         )
     if script:
-        training = _of_program(script, flags, place, str(place.backend.working_directory() or here))
+        training = _of_program(script, flags, place, directory)
     elif resume_args:
         raise SpecError(
             f"--resume-args {shlex.join(resume_args)}: a spec takes no such arguments; it resumes "
@@ -163,7 +166,7 @@ def prepare(
         arguments=training.arguments,
         script=training.program.words,
         topology=read_topology(training.trainer, free_gpus or place.backend.free_gpus),
-        working_directory=str(place.backend.working_directory() or here),
+        working_directory=directory,
         words=[
             f"--cluster={config_path.absolute()}",
             *flag_words(flags, storage_root, settings),

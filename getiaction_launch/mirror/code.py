@@ -153,7 +153,8 @@ def check_code(run: Run, plan: Plan, verb: str) -> None:
 
 
 def _key(code: Code, here: str) -> str:
-    content = "\0".join((code.digest, code.root, here, *map("\0".join, code.links.items())))
+    places = (code.digest, code.root, code.home or "", here)
+    content = "\0".join((*places, *map("\0".join, code.links.items())))
     return hashlib.sha256(os.fsencode(content)).hexdigest()[:12]
 
 
@@ -179,15 +180,19 @@ def _unpack(run: Run, plan: Plan, tree: Path, here: str) -> None:
                 f"getiaction-launch resume --code now {run.directory}",
             )
         try:
-            _extract(packed, arriving)
+            extract(packed, arriving)
         except (StorageError, tarfile.TarError, EOFError) as error:
             raise CheckError(f"{archive} cannot be unpacked: {error}.") from error
     _link(plan, arriving, here)
     arriving.rename(tree)
 
 
-def _extract(packed: Path, tree: Path) -> None:
+def extract(packed: Path, tree: Path) -> None:
     """Write the files of an archive below a directory: nothing else, and nowhere else.
+
+    Args:
+        packed: Path of the archive.
+        tree: The directory to write to; it exists.
 
     Raises:
         StorageError: If an entry is not an ordinary file with a path below the directory.

@@ -27,7 +27,7 @@ from getiaction_launch.storage.tree import find, place_below
 
 NEWEST = "newest"
 PARALLEL = 4
-_NOT_COPIED = ("launch/job.json", "launch/claim", "launch/tails/")
+NOT_COPIED = ("launch/job.json", "launch/claim", "launch/tails/")
 """Records with which the copy would pass for the run itself, and cancelling it end the job; and
 what the logs say, too."""
 
@@ -63,7 +63,7 @@ def files_of_run(run: Run) -> list[File]:
     objects: dict[str, list[str]] = defaultdict(list)
     for segment in sorted(found.sizes):
         path, _ = name_and_number(segment)
-        if not path.startswith(_NOT_COPIED):
+        if not path.startswith(NOT_COPIED):
             objects[path].append(segment)
     return [
         File(path, segments, sum(found.sizes[segment] for segment in segments))

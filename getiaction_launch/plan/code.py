@@ -50,6 +50,9 @@ class Code:
         links: Paths below ``root`` that were not copied, such as data, and can be reached from the
             copy; each with the path in the copy that it stands for, or "" for what is at ``root``.
         not_covered: What a change may still reach, although there is a copy, for people.
+        home: Path below ``root`` of the directory that the run's working directory stands for: the
+            one in which the command was typed, on another machine. None where the code lies on the
+            machine that submits.
     """
 
     root: str = ""
@@ -61,9 +64,12 @@ class Code:
     digest: str = ""
     links: dict[str, str] = field(default_factory=dict)
     not_covered: list[str] = field(default_factory=list)
+    home: str | None = None
 
     def __post_init__(self) -> None:
-        # The path of a file that is read, and a plan may come from anybody.
+        # Paths of files that are read, and a plan may come from anybody.
+        if self.home is not None and (self.home.startswith("/") or ".." in self.home.split("/")):
+            raise ValueError(f"code.home={self.home!r} is not a path below the code")
         name = f"{self.digest}.tar.gz"
         if self.archive is not None and not (
             _ARCHIVE.fullmatch(self.archive) and self.archive.endswith(f"/{name}")
@@ -124,7 +130,11 @@ class Code:
             home: The working directory of the plan.
             here: Where that directory is on this machine: Ray gives nodes a copy of it.
         """
+        if self.home is not None:
+            yield here, self.home
         yield self.root, "."
+        if self.home is not None:
+            return
         home = os.path.realpath(home)
         if home == os.path.realpath(here):
             return

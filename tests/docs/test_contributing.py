@@ -4,7 +4,7 @@ import re
 import shlex
 
 import pytest
-from clusters import browser, ceph, debian, shells, slurm
+from clusters import browser, ceph, debian, shells, slurm, ssh
 from reader import ROOT, blocks, shell
 
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
@@ -15,7 +15,8 @@ BY_HAND = re.findall(r"`(?:\w+=\S+ )?(python tests/clusters/.*?)`", PAGE)
 
 def test_packages_are_those_that_tests_want():
     """The packages are those that skipped tests and `.ci/run` name."""
-    assert PACKAGES.splitlines() == [slurm.INSTALL, ceph.INSTALL, browser.INSTALL, shells.INSTALL]
+    needed = (slurm, ceph, browser, shells, ssh)
+    assert PACKAGES.splitlines() == [each.INSTALL for each in needed]
     assert RELEASE.splitlines()[0] == debian.INSTALL
     assert f"`{debian.CACHE / slurm.SUITE}`" in PAGE
 

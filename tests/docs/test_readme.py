@@ -90,7 +90,10 @@ def test_commands_of_the_table_make_a_plan(command, clone, monkeypatch):
     assert type(backend).__name__ == (expected[cluster[1]] if cluster else "LocalBackend")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/slurm.md", "docs/ray.md", "docs/local.md"])
+PAGES = ("README.md", *(f"docs/{name}.md" for name in ("slurm", "ray", "local", "laptop")))
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_commands_that_are_shown_exist(clone, page):
     """Every verb and flag on the page is one of the command line's."""
     text = (ROOT / page).read_text()

@@ -341,6 +341,22 @@ def test_class_that_a_spec_names_is_that_of_the_copy(lab):
         assert done.stdout.splitlines()[0] == str(tree / "lib.py"), done.stderr
 
 
+def test_copy_from_another_machine_has_the_working_directory_in_it(lab, tmp_path):
+    """Data is looked for where the job runs, which stands for where the command was typed."""
+    (tmp_path / "job/rows").mkdir(parents=True)
+    run, plan = submitted(lab, home="bin", links={"bin/rows": "", "rows": ""})
+    plan = replace(plan, working_directory=str(tmp_path / "job"))
+    with unpacked(run, plan, str(tmp_path / "job")) as tree:
+        assert (tree / "bin/rows").resolve() == tmp_path / "job/rows"
+        assert [*(plan.code or Code()).moved(plan.working_directory, "/here")] == [
+            ("/here", "bin"),
+            (str(lab), "."),
+        ]
+    for home in ("/etc", "../x", "a/../../x"):
+        with pytest.raises(ValueError, match="is not a path below the code"):
+            Code(home=home)
+
+
 def test_tracebacks_name_the_users_files(lab):
     """Tracebacks show the files to correct, and paths that the copy does not have are unchanged."""
     run, plan = submitted(lab)

@@ -142,6 +142,16 @@ def test_cluster_without_a_root(place):
         assert names(place, "runs", typed, place / "cluster_configs") == ["@last", "act/version_0"]
 
 
+def test_runs_of_another_machine_are_not_asked_for(place):
+    """Those in the directory here are others, and each TAB would call ssh."""
+    (place / "cluster_configs/mine.yaml").write_text("ssh: me@login\n")
+    typed = "--cluster=mine"
+    assert names(place, "runs", typed, place / "cluster_configs") == ["@last"]
+    for line in ("ssh: null # here", "ssh:", "ssh: ~"):
+        (place / "cluster_configs/mine.yaml").write_text(f"{line}\n")
+        assert "act/version_0" in names(place, "runs", typed, place / "cluster_configs")
+
+
 def test_directory_with_a_quote(tmp_path, monkeypatch):
     """The script is loaded by the shell: no path may end the word it stands in."""
     (tmp_path / "it's").mkdir()

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from getiaction_launch.cli.main import main
 from getiaction_launch.errors import CheckError, RecordError
 from getiaction_launch.launch.freezing import files as chosen
 from getiaction_launch.launch.freezing import git as git_module
-from getiaction_launch.launch.freezing.archive import store
+from getiaction_launch.launch.freezing.archive import pack, store
 from getiaction_launch.launch.freezing.files import Files, choose
 from getiaction_launch.launch.freezing.freeze import describe, freeze
 from getiaction_launch.launch.freezing.version import editable_elsewhere, packages, versions
@@ -222,7 +223,9 @@ def test_runs_of_two_users_in_one_directory_have_archives_of_their_own(tmp_path,
     write(tmp_path, "train.py")
     (tmp_path / ".code").mkdir()
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    name, digest = store(Files(tmp_path, {"train.py": 6}), str(tmp_path))
+    name, digest = store(
+        partial(pack, Files(tmp_path, {"train.py": 6})), str(tmp_path), is_private=False
+    )
     assert name == f".code-12345/{digest}.tar.gz"
     assert (tmp_path / name).is_file()
 

@@ -41,6 +41,15 @@ if [ -z "$root" ]; then
       done
       ;;
   esac
+  if [ -f "$config" ]; then
+    case $(sed -n "s/^ssh:[[:space:]]*//p" "$config") in
+      "" | null* | "~"* | "#"*) ;;
+      *)
+        echo @last # the other side would have to be asked for more
+        exit
+        ;;
+    esac
+  fi
   if [ -z "$root" ] && [ -f "$config" ]; then
     root=$(sed -n "s/^storage_root:[[:space:]]*//p" "$config")
     root=${root%%[[:space:]]#*}

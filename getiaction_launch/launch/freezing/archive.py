@@ -13,6 +13,7 @@ import os
 import stat
 import tarfile
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from getiaction_launch.launch.freezing.files import Files
@@ -25,12 +26,13 @@ WRITTEN_AT = 946_684_800
 _LEVEL = 1
 
 
-def store(files: Files, root: str) -> tuple[str, str]:
+def store(write: Callable[[Path], str], root: str, *, is_private: bool) -> tuple[str, str]:
     """Write the archive of the user's code; the same code is the same file.
 
     Args:
-        files: The files to copy.
+        write: Writes the archive to a path, where nothing exists, and returns its SHA-256.
         root: Path or URL of the directory that holds all runs; it exists.
+        is_private: Whether others may not read one of the files in it.
 
     Returns:
         The path of the archive, relative to the root, and its SHA-256.
@@ -43,13 +45,13 @@ def store(files: Files, root: str) -> tuple[str, str]:
     folder = FOLDER if is_remote(place) else _folder(place)
     with tempfile.TemporaryDirectory(dir=None if is_remote(place) else place / folder) as arriving:
         packed = Path(arriving, "code.tar.gz")
-        digest = _pack(files, packed)
+        digest = write(packed)
         name = f"{folder}/{digest}.tar.gz"
         if is_remote(place):
             # Also if it is there: only what was written just now is known to be whole.
             upload(packed, place / name)
         else:
-            if not files.is_private:
+            if not is_private:
                 packed.chmod(0o666 & ~_umask())
             packed.replace(place / name)
     return name, digest
@@ -62,7 +64,7 @@ def digest_of(files: Files) -> str:
         OSError: If a file cannot be read.
     """
     with tempfile.TemporaryDirectory() as folder:
-        return _pack(files, Path(folder, "code.tar.gz"))
+        return pack(files, Path(folder, "code.tar.gz"))
 
 
 def _folder(root: Path) -> str:
@@ -83,8 +85,19 @@ def _umask() -> int:
     return mask
 
 
-def _pack(files: Files, packed: Path) -> str:
-    """Write the files into an archive of which every byte depends on them alone."""
+def pack(files: Files, packed: Path) -> str:
+    """Write the files into an archive of which every byte depends on them alone.
+
+    Args:
+        files: The files to copy.
+        packed: Path of the archive, which does not exist.
+
+    Returns:
+        The SHA-256 of the archive.
+
+    Raises:
+        OSError: If a file cannot be read or written.
+    """
     descriptor = os.open(packed, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as raw:
         with (

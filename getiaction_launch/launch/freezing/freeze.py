@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from getiaction_launch.errors import LaunchError
-from getiaction_launch.launch.freezing.archive import digest_of, store
+from getiaction_launch.launch.freezing.archive import digest_of, pack, store
+from getiaction_launch.launch.freezing.arrival import Arrival, arrived
 from getiaction_launch.launch.freezing.files import Files, choose
 from getiaction_launch.launch.freezing.version import (
     commit_of,
@@ -29,7 +31,10 @@ def describe(plan: Plan) -> Plan:
     Raises:
         CheckError: If its code is too large to be copied.
     """
-    return replace(plan, code=_code_of(plan, _files_of(plan)))
+    if arrival := arrived():
+        return arrival.applied(plan)
+    files = _files_of(plan)
+    return replace(plan, code=code_of(files, is_copied=plan.snapshot.enabled))
 
 
 def freeze(plans: Sequence[Plan], root: str | None = None) -> list[Plan]:
@@ -52,17 +57,28 @@ def freeze(plans: Sequence[Plan], root: str | None = None) -> list[Plan]:
         if plan.code and plan.code.archive:
             frozen.append(plan)
             continue
+        arrival = arrived()
+        applied = arrival.applied(plan) if arrival else plan
         key = (plan.root, plan.working_directory, str(plan.script_path or ""))
         if key not in found:
-            files = _files_of(plan)
-            code = _code_of(plan, files)
-            if plan.snapshot.enabled:
-                make_root(root or plan.root)
-                archive, digest = store(files, root or plan.root)
-                code = replace(code, archive=archive, digest=digest)
-            found[key] = code
-        frozen.append(replace(plan, code=found[key]))
+            found[key] = _stored(applied, root or plan.root, arrival)
+        frozen.append(replace(applied, code=found[key]))
     return frozen
+
+
+def _stored(plan: Plan, root: str, arrival: Arrival | None) -> Code:
+    """Copy the code of a plan to the directory that holds all runs, and return what it is."""
+    if arrival:
+        write, is_private, code = arrival.copy_to, arrival.is_private, plan.code or arrival.code
+    else:
+        files = _files_of(plan)
+        write, is_private = partial(pack, files), files.is_private
+        code = code_of(files, is_copied=plan.snapshot.enabled)
+        if not plan.snapshot.enabled:
+            return code
+    make_root(root)
+    archive, digest = store(write, root, is_private=is_private)
+    return replace(code, archive=archive, digest=digest)
 
 
 def freeze_again(run: Run, plan: Plan) -> Plan:
@@ -77,7 +93,8 @@ def freeze_again(run: Run, plan: Plan) -> Plan:
         OSError: If a file cannot be read or written.
         StorageError: If remote storage does not answer.
     """
-    return freeze([replace(plan, code=None)], str(run.directory.parents[1]))[0]
+    before = plan.code and replace(plan.code, archive=None, digest="")
+    return freeze([replace(plan, code=before)], str(run.directory.parents[1]))[0]
 
 
 def has_changed(plan: Plan) -> bool:
@@ -86,7 +103,9 @@ def has_changed(plan: Plan) -> bool:
     Args:
         plan: The plan of a run that was submitted.
     """
-    if plan.code is None or plan.code.archive is None or not Path(plan.code.root).is_dir():
+    if plan.code is None or plan.code.archive is None or plan.code.home is not None:
+        return False
+    if not Path(plan.code.root).is_dir():
         return False
     try:
         return digest_of(_files_of(plan)) != plan.code.digest
@@ -100,6 +119,8 @@ def copied_root(plan: Plan) -> Path | None:
     Args:
         plan: The plan of a run that is not submitted.
     """
+    if arrival := arrived():
+        return arrival.tree
     return _chosen(plan).root if plan.snapshot.enabled else None
 
 
@@ -117,17 +138,23 @@ def _chosen(plan: Plan) -> Files:
     return choose(start, script, plan.snapshot, runs)
 
 
-def _code_of(plan: Plan, files: Files) -> Code:
+def code_of(files: Files, *, is_copied: bool) -> Code:
+    """Return what is known of the user's code before it is copied.
+
+    Args:
+        files: The files of the code.
+        is_copied: Whether runs train a copy of them.
+    """
     commit, diff = commit_of(files.root), diff_of(files.root)
-    installed, is_frozen = packages(), plan.snapshot.enabled
+    installed = packages()
     return Code(
         root=str(files.root),
         commit=commit,
         is_dirty=None if commit is None else bool(diff) or files.has_new,
         diff=diff,
         versions=versions(installed),
-        links=files.links if is_frozen else {},
+        links=files.links if is_copied else {},
         not_covered=[*files.not_covered, *editable_elsewhere(installed, files.root)]
-        if is_frozen
+        if is_copied
         else [],
     )

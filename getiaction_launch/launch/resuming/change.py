@@ -127,6 +127,7 @@ def change(run: Run, changes: Changes, *, is_new: bool = False) -> Changed:
     if changes.cluster:
         path = find_cluster(changes.cluster)
         place = read_cluster(path, changes.settings)
+        place.refuse_ssh(changes.cluster)
         refuse_secret_urls(place.notify)
         use_options(plan.root, place.storage_options)
         after = replace(
