@@ -24,15 +24,16 @@ def test_each_verb_about_runs_can_be_typed_on_a_laptop():
     assert set(VERBS) == STARTING | AGAIN | LOOKING | HERE | COPYING
 
 
-@pytest.mark.parametrize("shell", ["bash", "dash"])
+@pytest.mark.usefixtures("_shells")
+@pytest.mark.parametrize("shell", ["bash", "dash", "zsh", "fish"])
 def test_words_mean_the_same_to_shells(tmp_path, shell):
     """What sshd hands to a user's shell runs the launcher there with one harmless word."""
     message = Message("1", ["$(touch x)", "it's", "new\nline"], "~", "far", "backend: x")
-    login = Login("far", tmp_path, "host", (), "printf %s\\\\n")
+    login = Login("far", tmp_path, "host", (), "echo")
     *_, remote = login.words(message, has_terminal=False)
     done = subprocess.run(
         [shell, "-c", remote],
-        env={"SHELL": "/bin/bash", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        env={"SHELL": f"/usr/bin/{shell}", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -41,7 +42,7 @@ def test_words_mean_the_same_to_shells(tmp_path, shell):
     verb, word = done.stdout.split()
     assert Message.decode([word]) == message
     assert verb == "over-ssh"
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("words", [[], ["x"], ["a", "b"], ["e30"]])
