@@ -1,4 +1,4 @@
-"""Every place where a check relies on internals of Lightning or torch.
+"""Every place where a check relies on internals of Lightning, torch or jsonargparse.
 
 Each is a small function that says why no public interface does the same, and
 tests/check/test_seams.py has a test for each.
@@ -139,3 +139,22 @@ def prepare_parsing() -> None:
     with contextlib.suppress(Exception):  # an optional part of jsonargparse
         stubs: Any = importlib.import_module("jsonargparse._stubs_resolver")
         stubs.get_stubs_resolver()
+
+
+def fit_parser(cli: Any) -> Any:  # noqa: ANN401 - a LightningCLI and its parser
+    """Return the parser of a spec; LightningCLI hands out only that of all subcommands.
+
+    Args:
+        cli: The interface, before it has parsed anything.
+    """
+    return getattr(cli, "_subcommand_parsers", {}).get("fit")
+
+
+def types_of_keys(parser: Any) -> dict[str, object]:  # noqa: ANN401 - a parser of jsonargparse
+    """Return the type of each key of a parser, as it was declared; jsonargparse does not list them.
+
+    Args:
+        parser: The parser; None has no keys.
+    """
+    actions = getattr(parser, "_actions", ())
+    return {each.dest: each._typehint for each in actions if hasattr(each, "_typehint")}  # noqa: SLF001 - see above

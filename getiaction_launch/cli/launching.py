@@ -19,7 +19,7 @@ from getiaction_launch.cli.typed.behind_script import own_words
 from getiaction_launch.cli.typed.words import split_tokens
 from getiaction_launch.errors import UsageError
 from getiaction_launch.launch import submit
-from getiaction_launch.launch.check import parse_only
+from getiaction_launch.launch.check import check_points, parse_only
 from getiaction_launch.launch.sweep import expand
 from getiaction_launch.plan.plan import Plan, SweepPoint
 from getiaction_launch.plan.spec import leaves
@@ -38,7 +38,8 @@ def launch(tokens: Sequence[str], parser: Parser) -> int:
         from getiaction_launch.launch.freezing.freeze import describe  # slow to import
 
         plan = describe(plan)
-        spec, *_ = [parse_only(each, backend) for each in plans]
+        spec = parse_only(plans[0], backend)
+        check_points(plans, backend)
         values = leaves(spec) if spec else {}
         origins = submit.trace(plan, values)
         commands = backend.describe(plan)
@@ -88,6 +89,8 @@ def prepare(
     arguments = parser.parse(own)
     script = own_words(parser, tokens, script)
     read_environment(arguments, [key for key, _ in overrides])
+    from getiaction_launch.launch.cluster import find_cluster, read_cluster  # slow to import
+
     settings = {**read_settings(arguments)}
     if arguments.no_snapshot:
         settings["snapshot.enabled"] = ("--no-snapshot", False)
@@ -103,12 +106,15 @@ def prepare(
             "--json and --parsable both say what to print.", "--json has the directories, too."
         )
     plans = []
+    config = find_cluster(arguments.cluster or cluster)
+    place = read_cluster(config, settings)  # once for all points
     for point in points:
         plan, backend = submit.prepare(
             config=arguments.config,
             overrides=overrides,
             script=script,
-            cluster=arguments.cluster or cluster,
+            cluster=str(config),
+            place=place,
             nodes=arguments.nodes,
             gpus_per_node=read_gpus(arguments.gpus_per_node)[1],
             workers_per_node=arguments.workers_per_node,

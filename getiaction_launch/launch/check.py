@@ -2,13 +2,14 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from getiaction_launch.backends.backend import Backend, check_installed
 from getiaction_launch.checking.addresses import check_addresses
 from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, Report, ok, refusal_of, unknown
+from getiaction_launch.checking.points import judge_points
 from getiaction_launch.checking.script.program import check_program
 from getiaction_launch.checking.spec import check_spec
 from getiaction_launch.errors import CheckError, LaunchError, counted
@@ -83,6 +84,23 @@ def parse_only(plan: Plan, backend: Backend) -> dict[str, object]:
     """
     check_place(plan, backend)
     return parse(plan.arguments) if plan.arguments else {}
+
+
+def check_points(plans: Sequence[Plan], backend: Backend) -> None:
+    """Check where the points of a sweep would be started, and judge the spec of each.
+
+    Args:
+        plans: The plans of all points; where the first one would be started was checked.
+        backend: The backend that would start them.
+
+    Raises:
+        LaunchError: If one of them could not start.
+    """
+    others = {plan.topology: plan for plan in plans if plan.topology != plans[0].topology}
+    for plan in others.values():
+        check_place(plan, backend)
+    if plans[0].arguments:
+        judge_points(plans)
 
 
 def check_place(plan: Plan, backend: Backend) -> None:

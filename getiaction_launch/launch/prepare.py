@@ -83,6 +83,7 @@ def prepare(
     overrides: Sequence[tuple[str, str]] = (),
     script: Sequence[str] = (),
     cluster: str = "local",
+    place: "ClusterConfig | None" = None,
     nodes: int | None = None,
     gpus_per_node: int | None = None,
     workers_per_node: int | None = None,
@@ -101,6 +102,7 @@ def prepare(
         script: A program and its arguments, instead of a spec: the path of a ``train.py``, ``-m``
             and a module, or the name of a command of this environment.
         cluster: The name or the path of a cluster config.
+        place: That cluster config with `settings`, if it was read already.
         nodes: How many nodes to use; sets the Trainer's ``num_nodes``.
         gpus_per_node: How many GPUs to use on each node; sets the Trainer's ``devices``. 0 for CPU.
         workers_per_node: How many workers a script starts on each node of CPUs.
@@ -118,7 +120,7 @@ def prepare(
     from getiaction_launch.launch.cluster import find_cluster, read_cluster  # slow to import
 
     config_path, settings = find_cluster(cluster), settings or {}
-    place = read_cluster(config_path, settings)
+    place = place or read_cluster(config_path, settings)
     place.refuse_ssh(cluster)
     flags = Flags(nodes, gpus_per_node, workers_per_node, name)
     here, arrival = str(Path.cwd()), arrived()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from getiaction_launch.backends.backend import Backend
 from getiaction_launch.errors import LaunchError, SpecError, disk_errors
-from getiaction_launch.launch.check import check, check_place, inspect
+from getiaction_launch.launch.check import check, check_place, check_points, inspect
 from getiaction_launch.launch.prepare import prepare, trace
 from getiaction_launch.launch.status import (
     RunStatus,
@@ -18,7 +18,7 @@ from getiaction_launch.launch.status import (
     wait_for,
 )
 from getiaction_launch.launch.trust import check_owner
-from getiaction_launch.plan.plan import Plan, Topology
+from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.spec import parse
 from getiaction_launch.run.records import STARTING, read_attempts
 from getiaction_launch.run.run import Run
@@ -91,13 +91,7 @@ def submit_sweep(
         LaunchError: If one of the plans cannot be carried out; then no run is started.
     """
     is_judged = _judge(plans[0], backend, is_checked=is_checked)
-    checked: set[Topology] = {plans[0].topology}
-    for plan in plans:
-        if plan.topology not in checked:
-            check_place(plan, backend)
-        checked.add(plan.topology)
-        if plan.arguments and not (is_judged and plan is plans[0]):
-            parse(plan.arguments)
+    check_points(plans, backend)
     runs = start(plans, backend, max_parallel)
     try:
         if plans[0].arguments and not is_judged:

@@ -8,6 +8,7 @@ are also read here, without importing torch.
 
 import argparse
 import contextlib
+import functools
 import importlib
 import io
 import re
@@ -135,13 +136,22 @@ def parse(arguments: Sequence[str]) -> dict[str, object]:
     Raises:
         SpecError: Naming the first key that is unknown or whose value does not fit.
     """
+    return print_parsed(run_cli, arguments)
+
+
+def print_parsed(
+    parse_words: Callable[[list[str]], object], arguments: Sequence[str]
+) -> dict[str, object]:
+    """Have a parser print a spec with all defaults, and return it.
+
+    Args:
+        parse_words: Parses arguments, and exits where these ask for the spec.
+        arguments: The arguments of ``getiaction fit``.
+    """
     printed = _LastWrite()
-    with (
-        writing_errors(),
-        contextlib.redirect_stdout(printed),
-        contextlib.suppress(SystemExit),
-    ):
-        run_cli([*arguments, "--print_config"])
+    exits = contextlib.suppress(SystemExit)
+    with writing_errors(), contextlib.redirect_stdout(printed), exits:
+        parse_words([*arguments, "--print_config"])
     return read_printed(printed.getvalue())
 
 
@@ -245,8 +255,9 @@ def run_cli(arguments: Sequence[str], derive: Callable[[Any], Any] | None = None
         raise SpecError(what, fix.replace("trainer.devices", _DEVICES, 1)) from error
 
 
+@functools.lru_cache(maxsize=64)
 def _load(text: str) -> object:
-    """Read YAML exactly as the parser of a spec does."""
+    """Read YAML exactly as the parser of a spec does; beware, callers share what it returns."""
     import jsonargparse  # slow to import
 
     return jsonargparse.get_loader("yaml")(text)

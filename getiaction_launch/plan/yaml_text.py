@@ -3,6 +3,7 @@
 YAML's loaders silently keep the last of two equal keys.
 """
 
+import functools
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +44,7 @@ def read_yaml(path: Path, load: Callable[[str], object] | None = None) -> tuple[
         raise ValueError(f"{getattr(error, 'problem', None) or 'it is not text'}{where}") from error
 
 
+@functools.lru_cache(maxsize=64)
 def duplicate_key(text: str) -> str | None:
     """Find a key that is set twice in the same mapping, at any depth.
 

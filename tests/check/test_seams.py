@@ -14,10 +14,12 @@ from getiaction.cli import CLI
 from getiaction_launch.checking.lightning_seams import (
     content_besides_weights,
     epochs_done,
+    fit_parser,
     give_rank_its_share,
     is_of_checkpoint,
     prepare_parsing,
     pretend_worker,
+    types_of_keys,
     watching_entries,
     watching_trainers,
 )
@@ -31,6 +33,21 @@ def test_error_of_a_checkpoint_is_told_from_others(place, monkeypatch):
         CLI(args=words)
     assert is_of_checkpoint(caught.value)
     assert not is_of_checkpoint(ValueError())
+
+
+def test_types_of_the_keys_of_a_spec_are_known(place, monkeypatch):
+    """LightningCLI keeps the parsers of its subcommands, and these the type of each key."""
+    monkeypatch.chdir(place)
+
+    class Parsing(CLI):
+        def parse_arguments(self, *_):
+            raise StopIteration(types_of_keys(fit_parser(self)))
+
+    with pytest.raises(StopIteration) as caught:
+        Parsing(args=["fit"])
+    kinds = caught.value.value
+    assert (kinds["trainer.max_epochs"], kinds["seed_everything"]) == (int | None, bool | int)
+    assert types_of_keys(None) == {}
 
 
 def test_dataset_is_told_of_its_worker(monkeypatch):
