@@ -82,6 +82,7 @@ MailProg=/bin/true
 ReturnToService=2
 SlurmdTimeout=20
 KillWait=30
+MaxArraySize=5
 """
 CONTAINED = "ProctrackType=proctrack/cgroup\nTaskPlugin=task/cgroup\n"
 UNCONTAINED = "ProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\n"

@@ -353,6 +353,27 @@ def test_element_of_an_array_is_cancelled_alone(cluster, getiaction_launch, scri
     assert [state(run)["state"] for run in runs] == ["PENDING", "CANCELLED", "PENDING"]
 
 
+def test_sweep_larger_than_the_sites_arrays_is_several(
+    cluster, getiaction_launch, script, state, tmp_path
+):
+    """The second array waits for the first; together they are one sweep, also to cancel."""
+    words = ("--sweep", "lr=1,2,3,4,5,6,7", "--max-parallel", "2", "--sbatch", "hold=")
+    started = getiaction_launch(*words, script(NAP))
+    assert started.returncode == 0, started.stderr
+    runs = [tmp_path / f"experiments/train/version_{number}" for number in range(7)]
+    ids = [read_job(str(run))["job_id"] for run in runs]
+    first, second = ids[0].partition("_")[0], ids[-1].partition("_")[0]
+    assert ids == [*(f"{first}_{i}" for i in range(5)), f"{second}_0", f"{second}_1"]
+    listed = cluster.cluster.run("squeue", "--noheader", "--sort=i", "--format=%F %K %E").stdout
+    waits = f"afterany:{first}_*(unfulfilled)"
+    assert listed.split("\n")[:2] == [f"{first} 0-4%2 (null)", f"{second} 0-1%2 {waits}"]
+    assert state(str(runs[6]))["state"] == "PENDING"
+    (name,) = {json.loads((run / "launch/plan.json").read_text())["sweep"]["group"] for run in runs}
+    assert getiaction_launch("cancel", name).returncode == 0
+    assert cluster.cluster.run("squeue", "--noheader").stdout == ""
+    assert {state(str(run))["state"] for run in runs} == {"CANCELLED"}
+
+
 def test_element_that_somebody_cancels_in_the_queue_is_cancelled(
     cluster, getiaction_launch, script, state, until
 ):

@@ -7,7 +7,7 @@ import time
 import pytest
 from fake_slurm import DOWN, NO_ACCOUNTING, ask, make_plan, make_run
 
-from getiaction_launch.backends.slurm.command import cluster_name
+from getiaction_launch.backends.slurm import command
 from getiaction_launch.backends.slurm.job import SlurmJob
 from getiaction_launch.errors import (
     UnreachableError,
@@ -263,14 +263,14 @@ def test_element_that_may_have_run_is_not_called_cancelled(slurm, tmp_path, trac
 )
 def test_job_without_log_that_its_own_cluster_has_forgotten(slurm, tmp_path, cluster, state):
     """Without accounting: SLURM forgets after MinJobAge, but a job that began has a log."""
-    cluster_name.cache_clear()
+    command._config.cache_clear()
     slurm.squeue()
     slurm.answer("sacct", error=NO_ACCOUNTING)
     slurm.answer("scontrol", f"Configuration data\nClusterName             = {cluster}\n")
     job = {"submitted_at": 5, "output": str(tmp_path / "12_0_log.out"), "cluster": "lab"}
     run = make_run(make_plan(tmp_path), {"job_id": "12", **job})
     assert SlurmJob(run, JobRecord.read(run), 0).status().state is state
-    cluster_name.cache_clear()
+    command._config.cache_clear()
 
 
 def test_cancel_asks_anew_about_the_jobs_that_waited(slurm, tmp_path):

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from fake_slurm import make_plan, make_run
 
-from getiaction_launch.backends.slurm import SlurmBackend, sbatch
+from getiaction_launch.backends.slurm import SlurmBackend, command, sbatch
 from getiaction_launch.backends.slurm.allocation import SlurmAllocation
+from getiaction_launch.backends.slurm.arrays import divide
 from getiaction_launch.errors import (
     CheckError,
     LaunchError,
@@ -22,6 +23,7 @@ from getiaction_launch.node.allocation import Limits
 from getiaction_launch.node.sidecar import Sidecar
 from getiaction_launch.plan.plan import Topology
 from getiaction_launch.run.records import BackendRecord
+from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause
 
 pytestmark = pytest.mark.usefixtures("slurm")
@@ -167,6 +169,98 @@ def test_sweep_is_one_array(slurm, tmp_path):
     odd = make_run(make_plan(tmp_path, topology=Topology(1, 1, 0)))
     with pytest.raises(CheckError, match="differ in nodes"):
         SlurmBackend().submit([runs[0], odd], None)
+
+
+@pytest.fixture
+def numbered(slurm):
+    """Let each call of sbatch return the next id: 1, 2 and so on; from ``fails`` on, it fails."""
+
+    def answer(largest: int, fails: int = 99) -> None:
+        command._config.cache_clear()
+        slurm.answer("scontrol", f"ClusterName = lab\nMaxArraySize            = {largest}\n")
+        number = "number=$(grep -c ^sbatch calls)\n"
+        refusal = f"[ $number -ge {fails} ] && echo 'too many jobs' >&2 && exit 1\n"
+        slurm.answer("sbatch", hook=f'{number}{refusal}echo "Submitted batch job $number"')
+
+    yield answer
+    command._config.cache_clear()
+
+
+def arrays_of(runs: list[Run]) -> dict[str, tuple[str, str]]:
+    """Of each array in the records of runs: its indices with their limit, and its dependency."""
+    found = {}
+    for run in runs:
+        record = run.read("job")
+        array = record["job_id"].partition("_")[0]
+        script = Path(record["job_dir"], f"{array}_submission.sh").read_text()
+        values = [
+            script.partition(f"#SBATCH --{key}=")[2].partition("\n")[0]
+            for key in ("array", "dependency")
+        ]
+        found[array] = tuple(values)
+    return found
+
+
+def test_sweep_larger_than_an_array_is_several(slurm, numbered, tmp_path):
+    """Without a limit none of them waits; each point has the record of its own element."""
+    numbered(3)
+    runs = [make_run(make_plan(tmp_path)) for _ in range(7)]
+    SlurmBackend().submit(runs, None)
+    ids = [run.read("job")["job_id"] for run in runs]
+    assert ids == ["1_0", "1_1", "1_2", "2_0", "2_1", "2_2", "3"]
+    assert arrays_of(runs) == {"1": ("0-2%3", ""), "2": ("0-2%3", ""), "3": ("", "")}
+    assert len(slurm.calls("sbatch")) == 3
+    assert len(slurm.calls("scontrol")) == 1
+
+
+def test_arrays_of_a_sweep_keep_its_limit_together(numbered, tmp_path):
+    """Each waits for the end of the one before it, and for what the user has named."""
+    numbered(3)
+    runs = [make_run(make_plan(tmp_path)) for _ in range(8)]
+    SlurmBackend(dependency="afterok:7").submit(runs, 2)
+    assert arrays_of(runs) == {
+        "1": ("0-2%2", "afterok:7"),
+        "2": ("0-2%2", "afterok:7,afterany:1"),
+        "3": ("0-1%2", "afterok:7,afterany:2"),
+    }
+    settings = runs[-1].read("job")["backend"]["init_args"]
+    assert settings["dependency"] is None  # its next jobs wait for nothing
+
+
+def test_first_arrays_are_cancelled_if_a_later_one_is_refused(slurm, numbered, tmp_path):
+    """Nothing stays in the queue, and no run has a job."""
+    numbered(2, fails=3)
+    runs = [make_run(make_plan(tmp_path)) for _ in range(5)]
+    with pytest.raises(RefusedError, match="too many jobs"):
+        SlurmBackend().submit(runs, None)
+    assert slurm.calls("scancel") == ["scancel 1 2"]
+    assert [run.read("job") for run in runs] == [None] * 5
+
+
+def test_arrays_do_not_wait_where_the_user_has_named_alternatives(slurm, numbered, tmp_path):
+    """Sbatch takes only one of the two separators; nothing is submitted."""
+    numbered(2)
+    runs = [make_run(make_plan(tmp_path)) for _ in range(3)]
+    with pytest.raises(CheckError, match=r"alternatives \(\?\)"):
+        SlurmBackend(dependency="afterok:7?afterok:8").submit(runs, 1)
+    assert slurm.calls("sbatch") == []
+
+
+@pytest.mark.parametrize(
+    ("num_runs", "limit", "largest", "together"),
+    [
+        (500, 4, 1001, [(0, 4, None)]),
+        (5, 3, 0, [(0, 1, None), (1, 1, None), (2, 1, None), (3, 1, 0), (4, 1, 1)]),
+        (25, 15, 10, [(0, 8, None), (10, 7, None), (20, 8, 0)]),
+        (4, 9, 2, [(0, 2, None), (2, 2, None)]),
+    ],
+)
+def test_arrays_share_the_limit(numbered, num_runs, limit, largest, together):
+    """More points than one array has may run in several arrays, never more than the limit."""
+    numbered(largest)
+    parts = divide(num_runs, limit)
+    assert [(part.first, part.limit, part.after) for part in parts] == together
+    assert [part.end for part in parts] == [*(part.first for part in parts[1:]), num_runs]
 
 
 def test_refusal_of_sbatch_is_all_that_the_user_sees(slurm, tmp_path, capfd):

@@ -24,6 +24,7 @@ from getiaction_launch.backends.slurm.allocation import (
     check_geometry,
     share_cpus,
 )
+from getiaction_launch.backends.slurm.arrays import check_waiting, divide, waiting, withdraw
 from getiaction_launch.backends.slurm.blame import name_settings
 from getiaction_launch.backends.slurm.command import call, cluster_name
 from getiaction_launch.backends.slurm.dependency import resolve
@@ -41,7 +42,7 @@ from getiaction_launch.backends.slurm.options import (
 from getiaction_launch.backends.slurm.partition import check_partitions
 from getiaction_launch.backends.slurm.sbatch import sbatch_environment, sbatch_errors
 from getiaction_launch.backends.slurm.settings import SlurmSettings
-from getiaction_launch.errors import CheckError, RefusedError
+from getiaction_launch.errors import CheckError, LaunchError, RefusedError
 from getiaction_launch.node.allocation import Allocation, Limits
 from getiaction_launch.node.sidecar import MakeSidecar, Sidecar
 from getiaction_launch.plan.plan import Plan
@@ -153,7 +154,7 @@ class SlurmBackend(SlurmSettings):
         return self._script(plan, Path(plan.working_directory), command).splitlines()
 
     def submit(self, runs: Sequence[Run], max_parallel: int | None) -> None:
-        """Submit a job, or an array of jobs for several runs.
+        """Submit a job, or for several runs as few arrays of jobs as the site allows.
 
         Raises:
             CheckError: If the job's directory cannot be created, or the runs need different jobs.
@@ -168,21 +169,39 @@ class SlurmBackend(SlurmSettings):
                     "array must have the same.",
                     "Use one command for each value of trainer.num_nodes and trainer.devices.",
                 )
+        cluster_name()  # once, before there is a job that nobody could find after a crash
+        parts, job_ids = divide(len(runs), max_parallel), list[str]()
+        check_waiting(parts, self.dependency)
+        try:
+            for part in parts:
+                after = None if part.after is None else job_ids[part.after]
+                backend = replace(self, dependency=waiting(self.dependency, after))
+                own = runs[part.first : part.end]
+                job_ids.append(backend._submit_array(plans[0], own, part.limit))  # noqa: SLF001 - own class
+        except (LaunchError, KeyboardInterrupt):
+            withdraw(job_ids, runs[: parts[len(job_ids) - 1].end])
+            raise
+
+    def _submit_array(self, plan: Plan, runs: Sequence[Run], limit: int) -> str:
+        """Submit one job or array, and return its id.
+
+        Args:
+            plan: The plan of one of the runs, which need the same job.
+            runs: The runs, one for each element.
+            limit: How many of them may run at the same time.
+        """
         from getiaction_launch.backends.slurm.step import run_task
 
-        cluster_name()  # once, before there is a job that nobody could find after a crash
-        executor = self._executor(plans[0], self._make_job_directory(runs[0]))
-        executor.update_parameters(array_parallelism=max_parallel or len(runs))
+        executor = self._executor(plan, self._make_job_directory(runs[0]))
+        executor.update_parameters(array_parallelism=min(limit, len(runs)))
         directories = [str(run.directory) for run in runs]
         # Ctrl-C must wait until job.json is written, or nobody could cancel the jobs.
         with delayed_interrupt():
-            with (
-                sbatch_environment(self._asked(plans[0]), plans[0].forward_env_vars),
-                sbatch_errors(),
-            ):
+            with sbatch_environment(self._asked(plan), plan.forward_env_vars), sbatch_errors():
                 jobs = executor.map_array(partial(run_task, backend=self._later), directories)
             for run, job in zip(runs, jobs, strict=True):
                 self._record(run, job.job_id, executor.folder)
+        return str(jobs[0].job_id).partition("_")[0]
 
     def _record(self, run: Run, job_id: str, job_directory: Path) -> None:
         JobRecord(

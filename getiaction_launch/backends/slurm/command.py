@@ -91,15 +91,23 @@ def call(*words: str, text: str | None = None, environment: Mapping[str, str] | 
     return result.stdout
 
 
-@functools.cache
 def cluster_name() -> str | None:
     """Return the name of the cluster that SLURM's commands reach here; None if it is unknown."""
-    try:
-        said = call("scontrol", "show", "config")
-    except LaunchError:
-        return None
-    found = re.search(r"^ClusterName\s*=\s*(\S+)", said, re.MULTILINE)
+    return configured("ClusterName")
+
+
+def configured(key: str) -> str | None:
+    """Return a setting of the site, as slurm.conf(5) names it; None if it is unknown."""
+    found = re.search(rf"^{key}\s*=\s*(\S+)", _config(), re.MULTILINE)
     return found[1] if found else None
+
+
+@functools.cache
+def _config() -> str:
+    try:
+        return call("scontrol", "show", "config")
+    except LaunchError:
+        return ""
 
 
 def refusal(command: str, said: str) -> LaunchError:
