@@ -2,7 +2,9 @@
 
 The command that submits a run starts one detached job process. That process writes into
 ``job.json`` how to find it and runs attempts (:func:`getiaction_launch.node.conductor.drive`) on
-nodes that are its children. ``status`` and ``cancel`` work from any shell of the machine.
+nodes that are its children. ``status`` and ``cancel`` work from any shell of the machine. For the
+runs of a sweep, the command starts a queue (:mod:`getiaction_launch.backends.queue`), which starts
+their job processes.
 """
 
 import contextlib
@@ -20,6 +22,7 @@ from pathlib import Path
 
 from getiaction_launch.backends.backend import LOCAL, Backend, Job, replace_fields
 from getiaction_launch.backends.process import ProcessJob, start_process, write_job
+from getiaction_launch.backends.queue import is_next, start_queue
 from getiaction_launch.errors import CheckError, counted
 from getiaction_launch.node.allocation import Allocation
 from getiaction_launch.node.conductor import drive
@@ -39,6 +42,8 @@ from getiaction_launch.system.ports import reserve_port
 from getiaction_launch.system.stop import StopRequest
 
 ADDRESS = "127.0.0.1"
+JOB = "getiaction_launch.backends.local"
+"""The module of a job process: not __name__, which is __main__ there."""
 POLL_SECONDS = 0.05
 SLOT_POLL_SECONDS = 0.5
 
@@ -126,15 +131,22 @@ class LocalBackend:
         return commands
 
     def submit(self, runs: Sequence[Run], max_parallel: int | None) -> None:
-        """Start a job process for each run, in a session of its own, so that it outlives the shell.
+        """Start a job process, or for several runs a queue; both outlive the shell.
 
         Raises:
-            CheckError: If a job process ends before it has written its ``job.json``.
+            CheckError: If that process ends before ``job.json`` is written.
         """
         parallel = min(max_parallel or 1, len(runs))
-        for run in runs:
-            words = [str(self.grace_seconds), str(parallel)]
-            start_process(run, "getiaction_launch.backends.local", words)
+        words = [str(self.grace_seconds), str(parallel)]
+        if len(runs) == 1:
+            start_process(runs[0], JOB, words)
+        else:
+            start_queue(runs, self._record, JOB, words, parallel)
+
+    @property
+    def _record(self) -> BackendRecord:
+        # Not record_of(): in a job process, this class is one of __main__.
+        return BackendRecord(LOCAL, asdict(self))
 
     def attach(self, run: Run, record: JobRecord) -> Job:
         """Find a job that was submitted by any shell of this machine."""
@@ -239,8 +251,7 @@ def run_job(
         The state in which the last attempt ended; INTERRUPTED if none has begun.
     """
     stop = StopRequest()
-    # Not __name__, which is __main__ here.
-    write_job(run, BackendRecord(LOCAL, asdict(backend)))
+    write_job(run, backend._record)  # noqa: SLF001 - of this module
     guard = Guard(run)
 
     def is_stopped() -> bool:
@@ -282,10 +293,15 @@ def _take_slot(plan: Plan, max_parallel: int, is_stopped: Callable[[], bool]) ->
 
 
 def main() -> int:
-    """Be the job process: ``python -m getiaction_launch.backends.local RUN GRACE MAX_PARALLEL``."""
-    directory, grace_seconds, max_parallel = sys.argv[1:]
-    backend = LocalBackend(float(grace_seconds))
-    state = run_job(Run.at(directory), backend, int(max_parallel))
+    """Be the job process: ``python -m getiaction_launch.backends.local RUN GRACE MAX_PARALLEL``.
+
+    If a queue has started it, the id in the ``job.json`` of that follows.
+    """
+    directory, grace_seconds, max_parallel, *queued_as = sys.argv[1:]
+    run, backend = Run.at(directory), LocalBackend(float(grace_seconds))
+    if queued_as and not is_next(run, *queued_as):
+        return 1  # it was resumed in another way
+    state = run_job(run, backend, int(max_parallel))
     return 0 if state is JobState.SUCCEEDED else 1
 
 

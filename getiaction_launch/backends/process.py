@@ -9,8 +9,8 @@ import contextlib
 import itertools
 import os
 import signal
-import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +26,7 @@ from getiaction_launch.backends.cancelling import (
 from getiaction_launch.errors import CheckError, UnreachableError
 from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.run.attempt import read_end
-from getiaction_launch.run.lease import REMOTE_PERIOD_SECONDS, last_sign_of_life
+from getiaction_launch.run.lease import REMOTE_PERIOD_SECONDS, is_of, last_sign_of_life
 from getiaction_launch.run.records import (
     AttemptRecord,
     BackendRecord,
@@ -37,10 +37,10 @@ from getiaction_launch.run.records import (
 from getiaction_launch.run.restart import CANCELLED
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
-from getiaction_launch.storage.paths import is_remote, last_line, open_path
+from getiaction_launch.storage.paths import is_remote, last_line, open_path, why
+from getiaction_launch.system.detached import start_detached
 from getiaction_launch.system.machine import Machine, Place
-from getiaction_launch.system.mpi import without_mpi
-from getiaction_launch.system.orphans import RUN_VARIABLE, TOKEN_VARIABLE, kill_processes_of
+from getiaction_launch.system.orphans import kill_processes_of
 from getiaction_launch.system.processes import (
     NotOursError,
     descendants,
@@ -50,36 +50,31 @@ from getiaction_launch.system.processes import (
 )
 
 PACKAGE = "getiaction_launch."
+QUEUE = "queue"
+"""Detail of ``job.json`` as long as the run waits for its turn; see :func:`write_job`."""
 CANCEL_MARGIN_SECONDS = 15
 UPLOAD_SECONDS = 300
 """How much longer a run on remote storage may take to end, to upload its last checkpoint."""
 
 
-def start_process(run: Run, module: str, words: Sequence[str]) -> None:
+def start_process(run: Run, module: str, words: Sequence[str], text: str = "") -> None:
     """Start ``python -m module RUN WORDS...`` in a new session, and wait for its ``job.json``.
 
     Args:
         run: The run, whose directory is the first argument of the process.
         module: Import path of the module to run.
         words: Further arguments of the process.
+        text: What the process reads from its standard input.
 
     Raises:
         CheckError: If the process ends earlier; the message quotes the last line of its output.
     """
-    log_path = run.make_log_directory(0) / "job.log"
-    # If a worker of another run calls this, the new process must not count as part of that run.
-    of_run = (RUN_VARIABLE, TOKEN_VARIABLE)
-    inherited = {k: v for k, v in without_mpi(os.environ).items() if k not in of_run}
+    log_path = job_log(run)
     before = JobRecord.read(run)
-    with log_path.open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, str(run.directory), *words],
-            env=inherited,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    with tempfile.TemporaryFile() as file:
+        file.write(text.encode())
+        file.seek(0)
+        process = start_detached(command_of(run, module, words), log_path, file)
     try:
         while (record := JobRecord.read(run)) == before and process.poll() is None:
             time.sleep(run.poll_seconds)
@@ -90,27 +85,50 @@ def start_process(run: Run, module: str, words: Sequence[str]) -> None:
         raise CheckError(f"the job of run {run.name} could not start: {last_line(log_path) or ''}")
 
 
-def write_job(run: Run, backend: BackendRecord) -> None:
+def command_of(run: Run, module: str, words: Sequence[str]) -> list[str]:
+    """Return the command line of a job process, by which :class:`ProcessJob` knows it again."""
+    return [sys.executable, "-m", module, str(run.directory), *words]
+
+
+def job_log(run: Run) -> Path:
+    """Return the file with the output of a run's job process, in a directory that exists."""
+    return run.make_log_directory(0) / "job.log"
+
+
+def write_job(
+    run: Run, backend: BackendRecord, *, queue: str | None = None, pid: int | None = None
+) -> None:
     """Write a ``job.json`` that says how to find this process.
 
     Args:
         run: The run that this process is the job of.
         backend: The backend that started this process.
+        queue: If this process only waits to start the job: the directory in its command line, which
+            is that of the first run of the queue.
+        pid: Id of the process if it is another one, which has ended.
     """
-    machine, pid = Machine.here(), os.getpid()
-    earlier = former_jobs(run)
+    machine, pid = Machine.here(), pid or os.getpid()
+    now, earlier = JobRecord.read(run), former_jobs(run)
+    if now and is_waiting(now):
+        earlier.remove(now.job_id)  # it has run nothing
     # Process ids and host names come again, in containers of one image even at once.
     name = f"{pid}@{machine.host}"
     names = itertools.chain([name], (f"{name}.{number}" for number in itertools.count(2)))
     started_at = start_seconds(pid)
     process = ProcessDetails(pid=pid, started_after_boot_seconds=started_at, **vars(machine))
+    details: dict[str, object] = {"process": asdict(process)}
     JobRecord(
         backend,
         job_id=next(each for each in names if each not in earlier),
         submitted_at=time.time(),
         previous_job_ids=earlier,
-        details={"process": asdict(process)},
+        details={**details, QUEUE: queue} if queue else details,
     ).write(run)
+
+
+def is_waiting(record: JobRecord) -> bool:
+    """Whether a run waits for its turn in a queue, and nobody has resumed it in another way."""
+    return QUEUE in record.details and record.job_id not in record.previous_job_ids
 
 
 @dataclass(frozen=True)
@@ -157,10 +175,18 @@ class ProcessJob:
         source = f"{self.run.launch_directory / 'job.json'}: process"
         return read_dataclass(ProcessDetails, self.record.details.get("process"), source)
 
+    @property
+    def _queue(self) -> str | None:
+        """The directory by which the queue is known that the run waits in; None once it started."""
+        found = self.record.details.get(QUEUE)
+        return found if isinstance(found, str) else None
+
     def _fits(self, words: Sequence[str]) -> bool:
-        """Whether a command line is that of a job process of this run."""
+        """Whether a command line is that of a job process of this run, or of its queue."""
         return any(
-            flag == "-m" and module.startswith(PACKAGE) and self._is_named(place)
+            flag == "-m"
+            and module.startswith(PACKAGE)
+            and (place == self._queue if self._queue else self._is_named(place))
             for flag, module, place in zip(words, words[1:], words[2:], strict=False)
         )
 
@@ -180,12 +206,12 @@ class ProcessJob:
         lease that the job process renews.
         """
         process = self._process
+        if self._queue and Cancel.read(self.run):
+            return self._ended("")  # its queue passes it over
         place = process.machine.seen_from(Machine.here())
         if place is Place.HERE:
             with contextlib.suppress(NotOursError):
-                if is_process(process.pid, process.started_after_boot_seconds, self._fits):
-                    return self._living()
-                return self._ended("its job process was killed or the machine restarted")
+                return self._status_here()
         sign = last_sign_of_life(self.run, self.record)
         # A copy of the machine's image is a machine of the same id, on which the process may live.
         if place is Place.REBOOTED and not (sign and sign.is_recent):
@@ -202,6 +228,13 @@ class ProcessJob:
         return (
             self._ended(words) if sign.is_dead else replace(self._living(words), is_certain=False)
         )
+
+    def _status_here(self) -> JobStatus:
+        process = self._process
+        if is_process(process.pid, process.started_after_boot_seconds, self._fits):
+            return self._living()
+        whose = "the process of its sweep" if self._queue else "its job process"
+        return self._ended(f"{whose} was killed or the machine restarted")
 
     def _living(self, reason: str = "") -> JobStatus:
         has_begun = False
@@ -225,6 +258,9 @@ class ProcessJob:
                 cancelled. In the last case it has ended all the same.
         """
         status = self.status()
+        if self._queue and not status.state.is_over:
+            self._leave_queue()
+            return
         if status.state is JobState.UNKNOWN:
             raise self._unreachable(status.reason)
         if not status.state.is_over and not status.is_certain:
@@ -240,6 +276,20 @@ class ProcessJob:
         kill_processes_of(str(self.run.local.directory), tokens, known)
         if failure:
             raise unrecorded(self.run, failure) from failure
+
+    def _leave_queue(self) -> None:
+        """Keep the run from being started, or end the job that was started in the meantime."""
+        if failure := record_cancel(self.run):
+            raise UnreachableError(
+                f"run {self.run.name} waits for its turn, and that it is cancelled cannot be "
+                f"recorded: {why(failure)}.",
+                f"Try again when its disk can be written to: {self.run.directory}",
+            )
+        # A job writes job.json, and only then looks whether it was cancelled. So if it is not there
+        # yet, it will begin nothing.
+        latest = JobRecord.read(self.run)
+        if latest and not is_of(latest, self.record):
+            replace(self, record=latest).cancel()
 
     def _unreachable(self, reason: str) -> UnreachableError:
         return UnreachableError(

@@ -8,12 +8,14 @@ renewed for :data:`LIMIT_SECONDS` says that the process is dead.
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from getiaction_launch.run.records import JobRecord, Progress, Record
 from getiaction_launch.run.run import Run
+from getiaction_launch.storage.at_once import for_each
 from getiaction_launch.storage.paths import is_remote
 
 PERIOD_SECONDS = 10.0
@@ -104,24 +106,39 @@ def is_of(record: JobRecord | None, job: JobRecord) -> bool:
 @contextlib.contextmanager
 def holding_lease(run: Run) -> Iterator[None]:
     """Renew the lease of the run's job in a thread, as long as the context lasts."""
-    job = JobRecord.read(run)
-    if job is None:
+    with holding_leases(lambda: [run], _period(run)):
         yield
-        return
+
+
+@contextlib.contextmanager
+def holding_leases(
+    held: Callable[[], Sequence[Run]], period_seconds: float = REMOTE_PERIOD_SECONDS
+) -> Iterator[None]:
+    """Renew the leases of runs whose ``job.json`` names this process, as long as the context lasts.
+
+    Args:
+        held: Returns the runs that this process is the job of, fewer each time.
+        period_seconds: How often to renew a lease.
+    """
+    jobs = {run: job for run in held() if (job := JobRecord.read(run))}
     is_over = threading.Event()
 
-    def renew(at: float | None) -> None:
+    def renew(run: Run, at: float | None) -> None:
         # A full disk must not end the run. Read first: another job may have continued the run,
         # and a directory that was removed must not come into being again.
         with contextlib.suppress(OSError, ValueError):
-            if is_of(JobRecord.read(run), job):
-                Lease(job.job_id, at).write(run, durable=False)
+            if is_of(JobRecord.read(run), jobs[run]):
+                Lease(jobs[run].job_id, at).write(run, durable=False)
+
+    def renew_all(at: float | None) -> None:
+        runs = [run for run in held() if run in jobs]
+        for_each(lambda run: renew(run, at), runs, runs[0].directory if runs else Path())
 
     def keep_renewing() -> None:
-        while not is_over.wait(_period(run)):
-            renew(time.time())
+        while not is_over.wait(period_seconds):
+            renew_all(time.time())
 
-    renew(time.time())
+    renew_all(time.time())
     thread = threading.Thread(target=keep_renewing, name="lease", daemon=True)
     thread.start()
     try:
@@ -129,4 +146,4 @@ def holding_lease(run: Run) -> Iterator[None]:
     finally:
         is_over.set()
         thread.join()
-        renew(None)
+        renew_all(None)

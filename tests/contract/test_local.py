@@ -224,6 +224,40 @@ def test_missing_dataset_is_known_when_the_command_returns(getiaction_launch, cl
     assert (first["state"], "DatasetError" in first["reason"]) == ("FAILED", True)
 
 
+def test_waiting_runs_of_a_sweep_share_one_process(getiaction_launch, script, until, tmp_path):
+    """SIGKILL of it lets the run that trains go on; the others have failed and can be resumed."""
+    name = script(
+        "seed = sys.argv[1][-1]\n"
+        "open(f'up_{seed}', 'w').close()\n"
+        "while not os.path.exists('go'): time.sleep(0.05)"
+    )
+    words = ("--sweep", "seed=1,2,3,4,5", "--max-parallel", "2", "--parsable", name)
+    runs = getiaction_launch(*words).stdout.split()
+    until(lambda: (tmp_path / "up_1").exists() and (tmp_path / "up_2").exists())
+
+    def states() -> list[str]:
+        listed = json.loads(getiaction_launch("status", "--json", *runs).stdout)["runs"]
+        return [run["state"] for run in listed]
+
+    def job(run: str) -> dict:
+        return json.loads(Path(run, "launch/job.json").read_text())
+
+    until(lambda: states() == ["RUNNING"] * 2 + ["PENDING"] * 3)
+    (queue,) = {job(run)["process"]["pid"] for run in runs[2:]}
+    assert "backends.queue" in " ".join(psutil.Process(queue).cmdline())
+    assert queue not in {job(run)["process"]["pid"] for run in runs[:2]}
+    assert getiaction_launch("cancel", runs[2]).returncode == 0
+    assert states() == ["RUNNING"] * 2 + ["CANCELLED"] + ["PENDING"] * 2
+    psutil.Process(queue).kill()
+    until(lambda: states() == ["RUNNING"] * 2 + ["CANCELLED"] + ["FAILED"] * 2)
+    assert "process of its sweep was killed" in getiaction_launch("why", runs[3]).stdout
+    (tmp_path / "go").touch()
+    assert getiaction_launch("resume", "--wait", runs[3]).returncode == 0
+    until(lambda: states() == ["SUCCEEDED"] * 2 + ["CANCELLED", "SUCCEEDED", "FAILED"])
+    assert not (tmp_path / "up_3").exists()
+    assert getiaction_launch("rm", "--yes", *runs).returncode == 0
+
+
 def test_runs_of_a_sweep_share_the_cpus(getiaction_launch, cluster, script, tmp_path, monkeypatch):
     """Two at a time have half of the threads each, unless the user has said how many."""
     del cluster

@@ -207,10 +207,11 @@ def test_sweep_of_fewer_runs_than_slots_shares_among_those(monkeypatch):
     """Each job process is told how many may run beside it, itself included."""
     started = []
     monkeypatch.setattr(local, "start_process", lambda *words: started.append(words[2]))
+    monkeypatch.setattr(local, "start_queue", lambda *words: started.append(words[3]))
     runs = [claim("experiments") for _ in range(2)]
     local.LocalBackend().submit(runs, 8)
     local.LocalBackend().submit(runs[:1], None)
-    assert [words[1] for words in started] == ["2", "2", "1"]
+    assert [words[1] for words in started] == ["2", "1"]
 
 
 def test_cluster_of_a_job_is_the_users_own_for_slurm():

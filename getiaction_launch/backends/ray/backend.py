@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from getiaction_launch.backends.backend import RAY, Backend, Job, former_jobs, replace_fields
 from getiaction_launch.backends.process import start_process
+from getiaction_launch.backends.queue import start_queue
 from getiaction_launch.backends.ray.client import connect, ray_errors, submitted_to
 from getiaction_launch.backends.ray.job import PrivateRayJob, RayJob
 from getiaction_launch.backends.ray.offers import compare, read_nodes
@@ -184,8 +185,12 @@ class RayBackend(RaySettings):
             # Not on the command line, which every user of the machine can read.
             os.environ[SETTINGS_VARIABLE] = dumps(asdict(self))
             try:
-                for run in runs:
-                    start_process(run, DRIVER, [str(max_parallel or 1), "local"])
+                parallel = min(max_parallel or 1, len(runs))
+                words = [str(parallel), "local"]
+                if len(runs) == 1:
+                    start_process(runs[0], DRIVER, words)
+                else:
+                    start_queue(runs, BackendRecord(RAY, asdict(self)), DRIVER, words, parallel)
             finally:
                 del os.environ[SETTINGS_VARIABLE]
         elif is_inside():

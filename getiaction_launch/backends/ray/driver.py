@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from getiaction_launch.backends.backend import RAY
 from getiaction_launch.backends.process import write_job
+from getiaction_launch.backends.queue import is_next
 from getiaction_launch.backends.ray.agent import NodeAgent
 from getiaction_launch.backends.ray.failures import is_out_of_memory, node_errors
 from getiaction_launch.backends.ray.placement import place
@@ -280,12 +281,14 @@ def main() -> int:
     """Be the driver: ``python -m getiaction_launch.backends.ray.driver RUN MAX_PARALLEL [local]``.
 
     With ``local``, it is a process of its own with a private cluster, whose settings are in the
-    environment.
+    environment. If a queue has started it, the id in the ``job.json`` of that follows.
     """
     from getiaction_launch.backends.ray.backend import SETTINGS_VARIABLE, RayBackend
 
     directory, max_parallel, *private = sys.argv[1:]
     run = Run.at(directory)
+    if private[1:] and not is_next(run, private[1]):
+        return 1  # it was resumed in another way
     settings = os.environ.pop(SETTINGS_VARIABLE, "{}")  # its workers need not have them
     if private:
         # Without it, Ray would create a token in the home directory, and the user's other clusters

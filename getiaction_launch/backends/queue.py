@@ -1,0 +1,143 @@
+"""The queue of a sweep on this machine: one process, which starts the job of each run in its turn.
+
+``python -m getiaction_launch.backends.queue FIRST_RUN`` reads from its standard input which runs
+there are, and how to start them. It writes a ``job.json`` into each, which says that the run waits
+and names this process. A job that it starts is a detached process like that of any other run: it
+replaces that ``job.json`` by its own, and does not need the queue any more. So if the queue is
+killed, the runs that train continue, and those that wait have FAILED and can be resumed.
+"""
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from getiaction_launch.backends.process import (
+    command_of,
+    is_waiting,
+    job_log,
+    start_process,
+    write_job,
+)
+from getiaction_launch.errors import LaunchError
+from getiaction_launch.plan.plain import read_dataclass
+from getiaction_launch.run.lease import holding_leases, is_of
+from getiaction_launch.run.records import BackendRecord, Cancel, JobRecord
+from getiaction_launch.run.run import Run
+from getiaction_launch.storage.strict_json import dumps
+from getiaction_launch.system.detached import start_detached
+from getiaction_launch.system.stop import StopRequest
+
+POLL_SECONDS = 0.2
+
+
+def start_queue(
+    runs: Sequence[Run], backend: BackendRecord, module: str, words: Sequence[str], at_once: int
+) -> None:
+    """Start the process of a queue, and wait until each of its runs has a ``job.json``.
+
+    Args:
+        runs: The runs, in the order in which they are started.
+        backend: The backend that submits them.
+        module: Import path of the module that is the job process of a run.
+        words: Arguments of a job process behind the run's directory; the id of the job in the
+            ``job.json`` that it must replace follows them.
+        at_once: How many of the runs may run at the same time.
+
+    Raises:
+        CheckError: If the process ends before that.
+    """
+    order = {
+        "runs": [str(run.directory) for run in runs],
+        "backend": asdict(backend),
+        "command": [module, *words],
+        "at_once": at_once,
+    }
+    start_process(runs[0], "getiaction_launch.backends.queue", [], dumps(order))
+
+
+class Queue:
+    """Runs that wait for their turn, and the jobs that were started.
+
+    Args:
+        runs: The runs, in the order in which they are started.
+        backend: The backend that has submitted them.
+        command: Import path of the module that is a run's job process, and its arguments.
+    """
+
+    def __init__(self, runs: Sequence[Run], backend: BackendRecord, command: Sequence[str]) -> None:
+        self.waiting = list(runs)
+        self._backend = backend
+        self._module, *self._words = command
+        self._jobs: dict[Run, subprocess.Popen[bytes]] = {}
+        # The first one last: the command that has started this process waits for it.
+        for run in reversed(runs):
+            write_job(run, backend, queue=str(runs[0].directory))
+        self._own = {run: JobRecord.read(run) or JobRecord() for run in runs}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no run waits, and no job runs."""
+        return not self.waiting and not self._jobs
+
+    def advance(self, at_once: int) -> None:
+        """Start jobs until so many run, and look which of those that run have ended.
+
+        Args:
+            at_once: How many may run at the same time.
+        """
+        for run, job in list(self._jobs.items()):
+            if job.poll() is not None:
+                del self._jobs[run]
+                self._note_failure(run, job.pid)
+        while self.waiting and len(self._jobs) < at_once:
+            run = self.waiting.pop(0)
+            with contextlib.suppress(OSError, ValueError, LaunchError):  # the others must not wait
+                self._start(run)
+
+    def _start(self, run: Run) -> None:
+        if not self._has(run) or Cancel.read(run) or run.read("plan") is None:
+            return
+        command = command_of(run, self._module, [*self._words, self._own[run].job_id])
+        self._jobs[run] = start_detached(command, job_log(run))
+
+    def _has(self, run: Run) -> bool:
+        """Whether a run still waits in this queue, by its ``job.json``."""
+        record = JobRecord.read(run)
+        return is_of(record, self._own[run]) and record is not None and is_waiting(record)
+
+    def _note_failure(self, run: Run, pid: int) -> None:
+        """Record a job that has ended before it could write its own ``job.json``."""
+        with contextlib.suppress(OSError, ValueError):
+            if self._has(run) and not Cancel.read(run):
+                write_job(run, self._backend, pid=pid)
+
+
+def is_next(run: Run, job_id: str) -> bool:
+    """Whether a job process that a queue has started may be the job of its run.
+
+    Args:
+        run: The run that the process was started for.
+        job_id: The id in the ``job.json`` that the queue has written.
+    """
+    record = JobRecord.read(run)
+    return record is not None and record.job_id == job_id and is_waiting(record)
+
+
+def main() -> None:
+    """Be the process of a queue, until its last job has ended."""
+    stop = StopRequest()
+    order = json.load(sys.stdin)
+    backend = read_dataclass(BackendRecord, order["backend"], "standard input")
+    queue = Queue([Run.at(place) for place in order["runs"]], backend, order["command"])
+    with holding_leases(lambda: list(queue.waiting)):
+        while not queue.is_over and stop.signal is None:
+            queue.advance(order["at_once"])
+            time.sleep(POLL_SECONDS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""The queue of a sweep on this machine: whose turn it is, and what is true of those that wait."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import psutil
+import pytest
+
+from getiaction_launch.backends.backend import LOCAL, former_jobs
+from getiaction_launch.backends.process import ProcessJob
+from getiaction_launch.backends.queue import Queue, is_next
+from getiaction_launch.errors import UnreachableError
+from getiaction_launch.launch.status import read_status
+from getiaction_launch.launch.submit import cancel
+from getiaction_launch.plan.plan import Plan, Topology
+from getiaction_launch.run.lease import holding_leases
+from getiaction_launch.run.records import BackendRecord, Cancel, JobRecord
+from getiaction_launch.run.run import Run
+from getiaction_launch.run.state import JobState
+
+BACKEND = BackendRecord(LOCAL, {"grace_seconds": 1})
+JOB = """\
+import pathlib, sys
+pathlib.Path(sys.argv[1], "started").write_text(" ".join(sys.argv[2:]))
+print("no such gripper")
+sys.exit(1)
+"""
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Three runs that were claimed; `python -m job` says that it was started, and fails."""
+    (tmp_path / "job.py").write_text(JOB)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = []
+    for _ in range(3):
+        run = Run.claim(str(tmp_path / "experiments"), "act")
+        plan = Plan("act", str(tmp_path), [], ["t.py"], Topology(1, 1, 0), "/")
+        run.write("plan", plan.to_json())
+        found.append(run)
+    return found
+
+
+@pytest.fixture
+def living(monkeypatch):
+    """Take this process for that of the queue."""
+    words = [sys.executable, "-m", "getiaction_launch.backends.queue"]
+    place = {}
+    monkeypatch.setattr(psutil.Process, "cmdline", lambda _: [*words, place["first"]])
+    return place
+
+
+def wait_for_jobs(queue):
+    """Wait for the jobs that were started, and let the queue see that they have ended."""
+    jobs = list(queue._jobs.values())
+    for job in jobs:
+        job.wait(60)
+    queue.advance(0)
+    return len(jobs)
+
+
+def started(runs):
+    """Which of the runs had their job started."""
+    return [(run.directory / "started").exists() for run in runs]
+
+
+def test_jobs_are_started_in_their_order(runs):
+    """At most so many at a time, each with the id that it must find in its job.json."""
+    queue = Queue(runs, BACKEND, ["job", "1", "2"])
+    ids = [JobRecord.read(run).job_id for run in runs]
+    queue.advance(2)
+    queue.advance(2)
+    assert wait_for_jobs(queue) == 2
+    assert started(runs) == [True, True, False]
+    assert (runs[0].directory / "started").read_text() == f"1 2 {ids[0]}"
+    queue.advance(2)
+    assert wait_for_jobs(queue) == 1
+    assert queue.is_over
+
+
+def test_job_that_cannot_start_has_failed_with_its_last_words(runs):
+    """Nobody waits for it, although the queue lives."""
+    queue = Queue(runs, BACKEND, ["job"])
+    queue.advance(1)
+    wait_for_jobs(queue)
+    status = read_status(runs[0])
+    assert (status.state, "no such gripper" in status.reason) == (JobState.FAILED, True)
+    assert "queue" not in runs[0].read("job")
+
+
+def test_waiting_run_is_cancelled_and_passed_over(runs, living):
+    """It counts as cancelled at once, and those before and behind it have their turns."""
+    queue = Queue(runs, BACKEND, ["job"])
+    living["first"] = str(runs[0].directory)
+    assert [read_status(run).state for run in runs] == [JobState.PENDING] * 3
+    assert cancel(runs[1]).state is JobState.CANCELLED
+    assert read_status(runs[2]).state is JobState.PENDING
+    queue.advance(3)
+    wait_for_jobs(queue)
+    assert started(runs) == [True, False, True]
+
+
+def test_run_that_was_resumed_in_another_way_is_passed_over(runs, living):
+    """The queue does not start it again, nor does a job that it has just started train it."""
+    queue = Queue(runs, BACKEND, ["job"])
+    living["first"] = str(runs[0].directory)
+    record = JobRecord.read(runs[1])
+    assert is_next(runs[1], record.job_id)
+    assert not is_next(runs[1], "another")
+    replace(record, previous_job_ids=former_jobs(runs[1])).write(runs[1])  # as resume does first
+    assert not is_next(runs[1], record.job_id)
+    queue.advance(3)
+    wait_for_jobs(queue)
+    assert started(runs) == [True, False, True]
+
+
+def test_directory_that_was_removed_is_passed_over(runs):
+    """It does not come into being again, and the others have their turns."""
+    queue = Queue(runs, BACKEND, ["job"])
+    subprocess.run(["rm", "-r", str(runs[1].directory)], check=True)  # noqa: S607 - a user's own
+    queue.advance(3)
+    wait_for_jobs(queue)
+    assert started(runs) == [True, False, True]
+    assert not runs[1].directory.exists()
+
+
+def test_cancel_ends_a_job_that_has_its_turn_in_this_moment(runs, living, monkeypatch):
+    """Its own job.json is there by the time that the run is recorded as cancelled."""
+    Queue(runs, BACKEND, ["job"])
+    living["first"] = str(runs[0].directory)
+    waiting = JobRecord.read(runs[0])
+    own = replace(waiting, job_id="7@x", details={"process": {**waiting.details["process"]}})
+    ended = []
+    monkeypatch.setattr(Cancel, "write", lambda _, run, **__: own.write(run))
+    monkeypatch.setattr(ProcessJob, "_stop", lambda job: ended.append(job.record.job_id))
+    living["first"] = str(runs[0].directory)
+    ProcessJob(runs[0], waiting, 1).cancel()
+    assert ended == ["7@x"]
+
+
+def test_run_that_waits_on_a_full_disk_is_not_said_to_be_cancelled(runs, living, monkeypatch):
+    """It would still have its turn."""
+    Queue(runs, BACKEND, ["job"])
+    living["first"] = str(runs[0].directory)
+
+    def refuse(*_, **__):
+        raise OSError(28, os.strerror(28), "cancel.json")
+
+    monkeypatch.setattr(Cancel, "write", refuse)
+    with pytest.raises(UnreachableError, match="No space left"):
+        cancel(runs[2])
+
+
+def test_runs_whose_queue_was_killed_have_failed(runs):
+    """They do not wait for ever."""
+    Queue(runs, BACKEND, ["job"])  # this process's command line is not that of a queue
+    statuses = [read_status(run) for run in runs]
+    assert {status.state for status in statuses} == {JobState.FAILED}
+    assert "the process of its sweep was killed" in statuses[0].reason
+
+
+def test_other_machines_see_that_a_waiting_run_is_alive(runs):
+    """Its lease is renewed until its turn comes, by the queue for all of them."""
+    queue = Queue(runs, BACKEND, ["job"])
+    with holding_leases(lambda: list(queue.waiting)):
+        for run in runs:
+            record = JobRecord.read(run)
+            elsewhere = dict.fromkeys(("host", "machine_id", "boot_id"), "another")
+            details = {**record.details["process"], **elsewhere}
+            replace(record, details={**record.details, "process": details}).write(run)
+        assert [read_status(run).state for run in runs] == [JobState.PENDING] * 3
+    assert [read_status(run).state for run in runs] == [JobState.FAILED] * 3
