@@ -21,7 +21,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from getiaction_launch.backends.backend import LOCAL, Backend, Job, replace_fields
-from getiaction_launch.backends.process import ProcessJob, start_process, write_job
+from getiaction_launch.backends.process import (
+    SIDE_BY_SIDE,
+    ProcessJob,
+    start_process,
+    write_job,
+)
 from getiaction_launch.backends.queue import is_next, start_queue
 from getiaction_launch.errors import CheckError, counted
 from getiaction_launch.node.allocation import Allocation
@@ -251,7 +256,9 @@ def run_job(
         The state in which the last attempt ended; INTERRUPTED if none has begun.
     """
     stop = StopRequest()
-    write_job(run, backend._record)  # noqa: SLF001 - of this module
+    # A resumed point keeps its share: with more threads, sums would be rounded in another order.
+    sharing = max(max_parallel, _runs_side_by_side(run))
+    write_job(run, backend._record, side_by_side=sharing)  # noqa: SLF001 - of this module
     guard = Guard(run)
 
     def is_stopped() -> bool:
@@ -260,7 +267,7 @@ def run_job(
     @contextlib.contextmanager
     def place() -> Iterator[LocalNodes]:
         with contextlib.ExitStack() as stack:
-            yield make_nodes(run, backend.grace_seconds, max_parallel, stack)
+            yield make_nodes(run, backend.grace_seconds, sharing, stack)
 
     with (
         holding_lease(run),
@@ -268,6 +275,13 @@ def run_job(
     ):
         ending = drive(run, place, is_stopped)
     return ending.state if ending else JobState.INTERRUPTED
+
+
+def _runs_side_by_side(run: Run) -> int:
+    """Return how many runs have shared the CPUs with a run in its last job, itself included."""
+    record = JobRecord.read(run)
+    found = record.details.get(SIDE_BY_SIDE) if record else None
+    return max(1, found) if isinstance(found, int) else 1
 
 
 def _take_slot(plan: Plan, max_parallel: int, is_stopped: Callable[[], bool]) -> socket.socket:

@@ -52,6 +52,7 @@ from getiaction_launch.system.processes import (
 PACKAGE = "getiaction_launch."
 QUEUE = "queue"
 """Detail of ``job.json`` as long as the run waits for its turn; see :func:`write_job`."""
+SIDE_BY_SIDE = "side_by_side"
 CANCEL_MARGIN_SECONDS = 15
 UPLOAD_SECONDS = 300
 """How much longer a run on remote storage may take to end, to upload its last checkpoint."""
@@ -96,7 +97,12 @@ def job_log(run: Run) -> Path:
 
 
 def write_job(
-    run: Run, backend: BackendRecord, *, queue: str | None = None, pid: int | None = None
+    run: Run,
+    backend: BackendRecord,
+    *,
+    queue: str | None = None,
+    pid: int | None = None,
+    side_by_side: int = 1,
 ) -> None:
     """Write a ``job.json`` that says how to find this process.
 
@@ -106,6 +112,7 @@ def write_job(
         queue: If this process only waits to start the job: the directory in its command line, which
             is that of the first run of the queue.
         pid: Id of the process if it is another one, which has ended.
+        side_by_side: How many runs of its sweep share this machine's CPUs.
     """
     machine, pid = Machine.here(), pid or os.getpid()
     now, earlier = JobRecord.read(run), former_jobs(run)
@@ -116,7 +123,7 @@ def write_job(
     names = itertools.chain([name], (f"{name}.{number}" for number in itertools.count(2)))
     started_at = start_seconds(pid)
     process = ProcessDetails(pid=pid, started_after_boot_seconds=started_at, **vars(machine))
-    details: dict[str, object] = {"process": asdict(process)}
+    details: dict[str, object] = {"process": asdict(process), SIDE_BY_SIDE: side_by_side}
     JobRecord(
         backend,
         job_id=next(each for each in names if each not in earlier),

@@ -66,16 +66,19 @@ class Queue:
         runs: The runs, in the order in which they are started.
         backend: The backend that has submitted them.
         command: Import path of the module that is a run's job process, and its arguments.
+        at_once: How many of the runs may run at the same time.
     """
 
-    def __init__(self, runs: Sequence[Run], backend: BackendRecord, command: Sequence[str]) -> None:
+    def __init__(
+        self, runs: Sequence[Run], backend: BackendRecord, command: Sequence[str], at_once: int
+    ) -> None:
         self.waiting = list(runs)
-        self._backend = backend
+        self._backend, self._at_once = backend, at_once
         self._module, *self._words = command
         self._jobs: dict[Run, subprocess.Popen[bytes]] = {}
         # The first one last: the command that has started this process waits for it.
         for run in reversed(runs):
-            write_job(run, backend, queue=str(runs[0].directory))
+            write_job(run, backend, queue=str(runs[0].directory), side_by_side=at_once)
         self._own = {run: JobRecord.read(run) or JobRecord() for run in runs}
 
     @property
@@ -83,17 +86,13 @@ class Queue:
         """Whether no run waits, and no job runs."""
         return not self.waiting and not self._jobs
 
-    def advance(self, at_once: int) -> None:
-        """Start jobs until so many run, and look which of those that run have ended.
-
-        Args:
-            at_once: How many may run at the same time.
-        """
+    def advance(self) -> None:
+        """Look which jobs have ended, and start others until so many run as may."""
         for run, job in list(self._jobs.items()):
             if job.poll() is not None:
                 del self._jobs[run]
                 self._note_failure(run, job.pid)
-        while self.waiting and len(self._jobs) < at_once:
+        while self.waiting and len(self._jobs) < self._at_once:
             run = self.waiting.pop(0)
             with contextlib.suppress(OSError, ValueError, LaunchError):  # the others must not wait
                 self._start(run)
@@ -113,7 +112,7 @@ class Queue:
         """Record a job that has ended before it could write its own ``job.json``."""
         with contextlib.suppress(OSError, ValueError):
             if self._has(run) and not Cancel.read(run):
-                write_job(run, self._backend, pid=pid)
+                write_job(run, self._backend, pid=pid, side_by_side=self._at_once)
 
 
 def is_next(run: Run, job_id: str) -> bool:
@@ -132,10 +131,11 @@ def main() -> None:
     stop = StopRequest()
     order = json.load(sys.stdin)
     backend = read_dataclass(BackendRecord, order["backend"], "standard input")
-    queue = Queue([Run.at(place) for place in order["runs"]], backend, order["command"])
+    runs = [Run.at(place) for place in order["runs"]]
+    queue = Queue(runs, backend, order["command"], order["at_once"])
     with holding_leases(lambda: list(queue.waiting)):
         while not queue.is_over and stop.signal is None:
-            queue.advance(order["at_once"])
+            queue.advance()
             time.sleep(POLL_SECONDS)
 
 

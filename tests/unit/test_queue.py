@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
+from getiaction_launch.backends import local
 from getiaction_launch.backends.backend import LOCAL, former_jobs
 from getiaction_launch.backends.process import ProcessJob
 from getiaction_launch.backends.queue import Queue, is_next
@@ -53,11 +55,10 @@ def living(monkeypatch):
 
 
 def wait_for_jobs(queue):
-    """Wait for the jobs that were started, and let the queue see that they have ended."""
+    """Wait for the jobs that were started, and return how many these are."""
     jobs = list(queue._jobs.values())
     for job in jobs:
         job.wait(60)
-    queue.advance(0)
     return len(jobs)
 
 
@@ -68,23 +69,24 @@ def started(runs):
 
 def test_jobs_are_started_in_their_order(runs):
     """At most so many at a time, each with the id that it must find in its job.json."""
-    queue = Queue(runs, BACKEND, ["job", "1", "2"])
+    queue = Queue(runs, BACKEND, ["job", "1", "2"], 2)
     ids = [JobRecord.read(run).job_id for run in runs]
-    queue.advance(2)
-    queue.advance(2)
+    queue.advance()
     assert wait_for_jobs(queue) == 2
     assert started(runs) == [True, True, False]
     assert (runs[0].directory / "started").read_text() == f"1 2 {ids[0]}"
-    queue.advance(2)
+    queue.advance()
     assert wait_for_jobs(queue) == 1
+    queue.advance()
     assert queue.is_over
 
 
 def test_job_that_cannot_start_has_failed_with_its_last_words(runs):
     """Nobody waits for it, although the queue lives."""
-    queue = Queue(runs, BACKEND, ["job"])
-    queue.advance(1)
+    queue = Queue(runs, BACKEND, ["job"], 3)
+    queue.advance()
     wait_for_jobs(queue)
+    queue.advance()
     status = read_status(runs[0])
     assert (status.state, "no such gripper" in status.reason) == (JobState.FAILED, True)
     assert "queue" not in runs[0].read("job")
@@ -92,35 +94,35 @@ def test_job_that_cannot_start_has_failed_with_its_last_words(runs):
 
 def test_waiting_run_is_cancelled_and_passed_over(runs, living):
     """It counts as cancelled at once, and those before and behind it have their turns."""
-    queue = Queue(runs, BACKEND, ["job"])
+    queue = Queue(runs, BACKEND, ["job"], 3)
     living["first"] = str(runs[0].directory)
     assert [read_status(run).state for run in runs] == [JobState.PENDING] * 3
     assert cancel(runs[1]).state is JobState.CANCELLED
     assert read_status(runs[2]).state is JobState.PENDING
-    queue.advance(3)
+    queue.advance()
     wait_for_jobs(queue)
     assert started(runs) == [True, False, True]
 
 
 def test_run_that_was_resumed_in_another_way_is_passed_over(runs, living):
     """The queue does not start it again, nor does a job that it has just started train it."""
-    queue = Queue(runs, BACKEND, ["job"])
+    queue = Queue(runs, BACKEND, ["job"], 3)
     living["first"] = str(runs[0].directory)
     record = JobRecord.read(runs[1])
     assert is_next(runs[1], record.job_id)
     assert not is_next(runs[1], "another")
     replace(record, previous_job_ids=former_jobs(runs[1])).write(runs[1])  # as resume does first
     assert not is_next(runs[1], record.job_id)
-    queue.advance(3)
+    queue.advance()
     wait_for_jobs(queue)
     assert started(runs) == [True, False, True]
 
 
 def test_directory_that_was_removed_is_passed_over(runs):
     """It does not come into being again, and the others have their turns."""
-    queue = Queue(runs, BACKEND, ["job"])
+    queue = Queue(runs, BACKEND, ["job"], 3)
     subprocess.run(["rm", "-r", str(runs[1].directory)], check=True)  # noqa: S607 - a user's own
-    queue.advance(3)
+    queue.advance()
     wait_for_jobs(queue)
     assert started(runs) == [True, False, True]
     assert not runs[1].directory.exists()
@@ -128,7 +130,7 @@ def test_directory_that_was_removed_is_passed_over(runs):
 
 def test_cancel_ends_a_job_that_has_its_turn_in_this_moment(runs, living, monkeypatch):
     """Its own job.json is there by the time that the run is recorded as cancelled."""
-    Queue(runs, BACKEND, ["job"])
+    Queue(runs, BACKEND, ["job"], 3)
     living["first"] = str(runs[0].directory)
     waiting = JobRecord.read(runs[0])
     own = replace(waiting, job_id="7@x", details={"process": {**waiting.details["process"]}})
@@ -142,7 +144,7 @@ def test_cancel_ends_a_job_that_has_its_turn_in_this_moment(runs, living, monkey
 
 def test_run_that_waits_on_a_full_disk_is_not_said_to_be_cancelled(runs, living, monkeypatch):
     """It would still have its turn."""
-    Queue(runs, BACKEND, ["job"])
+    Queue(runs, BACKEND, ["job"], 3)
     living["first"] = str(runs[0].directory)
 
     def refuse(*_, **__):
@@ -155,7 +157,7 @@ def test_run_that_waits_on_a_full_disk_is_not_said_to_be_cancelled(runs, living,
 
 def test_runs_whose_queue_was_killed_have_failed(runs):
     """They do not wait for ever."""
-    Queue(runs, BACKEND, ["job"])  # this process's command line is not that of a queue
+    Queue(runs, BACKEND, ["job"], 3)  # this process's command line is not that of a queue
     statuses = [read_status(run) for run in runs]
     assert {status.state for status in statuses} == {JobState.FAILED}
     assert "the process of its sweep was killed" in statuses[0].reason
@@ -163,7 +165,7 @@ def test_runs_whose_queue_was_killed_have_failed(runs):
 
 def test_other_machines_see_that_a_waiting_run_is_alive(runs):
     """Its lease is renewed until its turn comes, by the queue for all of them."""
-    queue = Queue(runs, BACKEND, ["job"])
+    queue = Queue(runs, BACKEND, ["job"], 3)
     with holding_leases(lambda: list(queue.waiting)):
         for run in runs:
             record = JobRecord.read(run)
@@ -172,3 +174,21 @@ def test_other_machines_see_that_a_waiting_run_is_alive(runs):
             replace(record, details={**record.details, "process": details}).write(run)
         assert [read_status(run).state for run in runs] == [JobState.PENDING] * 3
     assert [read_status(run).state for run in runs] == [JobState.FAILED] * 3
+
+
+@pytest.mark.parametrize(("max_parallel", "sharing"), [(1, 3), (4, 4)])
+def test_resumed_point_keeps_its_share_of_the_threads(runs, monkeypatch, max_parallel, sharing):
+    """Its sums would otherwise be rounded in another order than in the attempts before."""
+    Queue(runs, BACKEND, ["job"], 3)
+    seen = []
+
+    def drive(run, place, *_):
+        del run
+        with place():
+            pass
+
+    monkeypatch.setattr(local, "StopRequest", lambda: SimpleNamespace(signal=None))
+    monkeypatch.setattr(local, "drive", drive)
+    local.run_job(runs[1], local.LocalBackend(), max_parallel, lambda *words: seen.append(words[2]))
+    assert seen == [sharing]
+    assert runs[1].read("job")["side_by_side"] == sharing
