@@ -116,7 +116,7 @@ def write_job(
     """
     machine, pid = Machine.here(), pid or os.getpid()
     now, earlier = JobRecord.read(run), former_jobs(run)
-    if now and is_waiting(now):
+    if now and is_waiting(now) and now.job_id in earlier:
         earlier.remove(now.job_id)  # it has run nothing
     # Process ids and host names come again, in containers of one image even at once.
     name = f"{pid}@{machine.host}"

@@ -94,8 +94,13 @@ class Queue:
                 self._note_failure(run, job.pid)
         while self.waiting and len(self._jobs) < self._at_once:
             run = self.waiting.pop(0)
-            with contextlib.suppress(OSError, ValueError, LaunchError):  # the others must not wait
+            try:
                 self._start(run)
+            except OSError:
+                self.waiting.append(run)  # its storage may answer later; the others must not wait
+                break
+            except (ValueError, LaunchError) as error:
+                print(f"{run.name} cannot be started: {error}", flush=True)
 
     def _start(self, run: Run) -> None:
         if not self._has(run) or Cancel.read(run) or run.read("plan") is None:

@@ -69,7 +69,8 @@ def cancel(tokens: Sequence[str]) -> int:
     """
     arguments = parse_runs(add_trust(add_json(runs_parser(cancel, nargs="+"))), tokens)
     ended, errors = [], []
-    for named in arguments.runs:
+    # The last one first: otherwise a sweep would start each point that waits, to cancel it then.
+    for named in reversed(arguments.runs):
         try:
             ended.append(submit.cancel(named, trust=arguments.trust))
         except LaunchError as error:  # noqa: PERF203 - the others are cancelled all the same
@@ -81,7 +82,7 @@ def cancel(tokens: Sequence[str]) -> int:
     if errors:
         raise errors[0]
     if arguments.json:
-        listed = [show.as_json(status) for status in ended]
+        listed = [show.as_json(status) for status in reversed(ended)]
         show.print_json({"runs": listed} if len(listed) > 1 else listed[0])
     return 0
 

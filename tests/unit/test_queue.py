@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from getiaction_launch.backends import local
+from getiaction_launch.backends import queue as queue_module
 from getiaction_launch.backends.backend import LOCAL, former_jobs
 from getiaction_launch.backends.process import ProcessJob
 from getiaction_launch.backends.queue import Queue, is_next
@@ -79,6 +80,25 @@ def test_jobs_are_started_in_their_order(runs):
     assert wait_for_jobs(queue) == 1
     queue.advance()
     assert queue.is_over
+
+
+def test_run_whose_storage_fails_has_another_turn(runs, monkeypatch):
+    """Behind the others, which do not wait for it."""
+    queue = Queue(runs, BACKEND, ["job"], 1)
+    real, failures = queue_module.start_detached, [OSError(5, os.strerror(5))]
+
+    def start(*words):
+        if failures:
+            raise failures.pop()
+        return real(*words)
+
+    monkeypatch.setattr(queue_module, "start_detached", start)
+    queue.advance()
+    assert queue.waiting == [*runs[1:], runs[0]]
+    while not queue.is_over:
+        queue.advance()
+        wait_for_jobs(queue)
+    assert started(runs) == [True] * 3
 
 
 def test_job_that_cannot_start_has_failed_with_its_last_words(runs):

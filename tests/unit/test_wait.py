@@ -128,7 +128,10 @@ def test_bars_fit_on_the_terminal(monkeypatch, capsys, rows):
 
 
 def test_status_and_cancel_take_the_name_of_a_sweep(capsys):
-    """As ls shows it; a verb that needs one run names the first and the last of them."""
+    """As ls shows it; a verb that needs one run names the first and the last of them.
+
+    The last point is cancelled first, so that none which waits is started in the meantime.
+    """
     for _ in range(2):
         claim("act-1a2b3c4d")
     claim()
@@ -139,7 +142,7 @@ def test_status_and_cancel_take_the_name_of_a_sweep(capsys):
     assert main(["status", "--json", "act-1a2b3c4d"]) == 0
     assert len(json.loads(capsys.readouterr().out)["runs"]) == 2
     assert main(["cancel", "act-1a2b3c4d"]) == 0
-    lines = ["run act/version_0 SUCCEEDED", "run act/version_1 SUCCEEDED"]
+    lines = ["run act/version_1 SUCCEEDED", "run act/version_0 SUCCEEDED"]
     assert capsys.readouterr().out.splitlines() == lines
     assert main(["logs", "act-1a2b3c4d"]) == 2
     error = capsys.readouterr().err
