@@ -100,7 +100,7 @@ class Queue:
                 self.waiting.append(run)  # its storage may answer later; the others must not wait
                 break
             except (ValueError, LaunchError) as error:
-                print(f"{run.name} cannot be started: {error}", flush=True)
+                sys.stderr.write(f"{run.name} cannot be started: {error}\n")  # into its log
 
     def _start(self, run: Run) -> None:
         if not self._has(run) or Cancel.read(run) or run.read("plan") is None:
