@@ -2,6 +2,7 @@
 
 # ruff: noqa: PYI041 - with a plain `float`, jsonargparse would turn 10 batches into the fraction 10.0
 
+import atexit
 import functools
 import itertools
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Literal, TypeVar, cast
 
 import lightning
+import torch.distributed
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -205,6 +207,8 @@ class Trainer(lightning.Trainer):
         init_without_environment_defaults(self, **arguments)
         if not getattr(environment, "auto_requeue", False):
             self._refuse_stray_checkpoint()
+        if self.world_size > 1:
+            atexit.register(_leave_process_group)
 
         if self._run_directory:
             for checkpoint in self.checkpoint_callbacks:
@@ -240,6 +244,13 @@ class Trainer(lightning.Trainer):
                 " fit(ckpt_path=...)"
             )
             raise ValueError(msg)
+
+
+def _leave_process_group() -> None:
+    # Lightning destroys only NCCL's group. Gloo's threads can abort an interpreter that exits while
+    # they live, and the task would count as failed although its training has ended well.
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _next_run_directory() -> str | None:

@@ -192,7 +192,13 @@ def test_a_strangers_checkpoint_is_not_resumed(
 
 
 SCRIPT = """
+import atexit
+
 import torch
+
+# Registered first, and so called last.
+atexit.register(lambda: print("in a group", torch.distributed.is_initialized()))
+
 from lightning.pytorch.demos.boring_classes import BoringModel
 from getiaction.train import Trainer
 
@@ -203,7 +209,7 @@ print("ranks", trainer.world_size, "in", trainer.log_dir)
 
 
 def test_tasks_of_srun_train_together_in_one_version(directory: Path) -> None:
-    """An unchanged script, started as two tasks, is one run in one directory."""
+    """An unchanged script, started as two tasks, is one run, and leaves its group at its exit."""
     (directory / "train.py").write_text(SCRIPT)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -224,4 +230,5 @@ def test_tasks_of_srun_train_together_in_one_version(directory: Path) -> None:
             task.kill()
     assert [task.returncode for task in tasks] == [0, 0]
     assert all("ranks 2 in experiments/a/version_0" in each for each in said)
+    assert all("in a group False" in each for each in said)
     assert [path.name for path in (directory / "experiments/a").iterdir()] == ["version_0"]
