@@ -196,6 +196,14 @@ def login_node(tmp_path: Path) -> Iterator[LoginNode]:
 
 
 @pytest.fixture(scope="session")
+def gpu() -> None:
+    """A GPU of CUDA that torch can use."""
+    import torch
+
+    skip_without("gpu", None if torch.cuda.is_available() else "torch finds no GPU of CUDA here")
+
+
+@pytest.fixture(scope="session")
 def _rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     with rclone(tmp_path_factory.mktemp("rclone")) as server:
         yield server

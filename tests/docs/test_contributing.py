@@ -9,7 +9,7 @@ from reader import ROOT, blocks, shell
 
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 SETUP, TESTS, OLDEST, _SITE = (code for kind, code in blocks("CONTRIBUTING.md") if kind == "bash")
-PACKAGES, REQUIRE, RELEASE = (code for kind, code in blocks("CONTRIBUTING.md") if not kind)
+PACKAGES, REQUIRE, RELEASE, GPU = (code for kind, code in blocks("CONTRIBUTING.md") if not kind)
 BY_HAND = re.findall(r"`(?:\w+=\S+ )?(python tests/clusters/.*?)`", PAGE)
 
 
@@ -23,9 +23,9 @@ def test_packages_are_those_that_tests_want():
 
 def test_required_clusters_are_those_of_the_fixtures():
     """Each cluster that the page requires is one without which tests are skipped."""
-    (release,) = set(re.findall(r"^GETIACTION_TEST_REQUIRE=(\w+)", RELEASE, re.MULTILINE))
+    apart = set(re.findall(r"^GETIACTION_TEST_REQUIRE=(\w+)", RELEASE + GPU, re.MULTILINE))
     known = set(re.findall(r'skip_without\("(\w+)"', (ROOT / "tests/conftest.py").read_text()))
-    assert set(re.search(r"=(\S+) pytest", REQUIRE)[1].split(",")) == known - {release}
+    assert set(re.search(r"=(\S+) pytest", REQUIRE)[1].split(",")) == known - apart
     assert REQUIRE.split()[0] in (ROOT / ".ci/run").read_text()
 
 
@@ -37,7 +37,9 @@ def test_setup_is_that_of_the_readme():
     assert f"\n{install.replace('-e ', '')} && pytest\n" in readme
 
 
-@pytest.mark.parametrize("command", [*TESTS.splitlines(), *RELEASE.splitlines()[1:]])
+@pytest.mark.parametrize(
+    "command", [*TESTS.splitlines(), *RELEASE.splitlines()[1:], *GPU.splitlines()]
+)
 def test_commands_find_tests(command):
     """What they name are tests; collecting is enough, as they are part of this run."""
     result = shell(f"{command.replace('-n1', '-n0')} --collect-only -q", ROOT)
