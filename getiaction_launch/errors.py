@@ -40,6 +40,7 @@ _SYNONYMS = (
     {"rerun", "repeat", "relaunch", "again", "resubmit"},
     {"rm", "remove", "delete", "del", "prune", "clean"},
     {"compare", "diff", "cmp"},
+    {"exec", "ssh", "shell", "attach"},
     {"pull", "download", "get", "fetch", "cp", "sync"},
 )
 """Words that people type for the same thing, in the spelling of :func:`_plain`."""

@@ -91,6 +91,25 @@ class Job(Protocol):
             UnreachableError: If the job cannot be reached from here, or does not end.
         """
 
+    def execute(self, node_rank: int, host: str, arguments: Sequence[str]) -> int:
+        """Run the job's Python with other arguments on one of its nodes, next to the training.
+
+        Its standard streams are those of this process, as far as the scheduler connects them. This
+        process may become the one that connects them, so that the call does not return.
+
+        Args:
+            node_rank: Rank of the node, from 0.
+            host: Host name of the node, as its process has recorded it; empty if it has not.
+            arguments: Arguments of Python: ``-m``, a module and its arguments.
+
+        Returns:
+            The exit code.
+
+        Raises:
+            CheckError: If this backend cannot run anything on a node of a running job.
+            UnreachableError: If the node cannot be reached from here.
+        """
+
 
 class Backend(Protocol):
     """Starts runs on one kind of cluster."""

@@ -38,6 +38,7 @@ from getiaction_launch.run.restart import CANCELLED
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
 from getiaction_launch.storage.paths import is_remote, last_line, open_path, why
+from getiaction_launch.system.child import become
 from getiaction_launch.system.detached import start_detached
 from getiaction_launch.system.machine import Machine, Place
 from getiaction_launch.system.orphans import kill_processes_of
@@ -297,6 +298,21 @@ class ProcessJob:
         latest = JobRecord.read(self.run)
         if latest and not is_of(latest, self.record):
             replace(self, record=latest).cancel()
+
+    def execute(self, node_rank: int, host: str, arguments: Sequence[str]) -> int:
+        """Run Python on a node of the job: all of them are parts of the machine of the job process.
+
+        Raises:
+            UnreachableError: If that is another machine.
+        """
+        del node_rank, host
+        process = self._process
+        if process.machine.seen_from(Machine.here()) is not Place.HERE:
+            raise UnreachableError(
+                f"run {self.run.name} runs on {process.host}, and not on this machine.",
+                f"ssh {process.host} getiaction-launch exec {self.run.directory} -- COMMAND",
+            )
+        become([sys.executable, *arguments], os.environ)
 
     def _unreachable(self, reason: str) -> UnreachableError:
         return UnreachableError(

@@ -24,6 +24,7 @@ from getiaction_launch.cli.report import report
 from getiaction_launch.cli.resuming.rerun import rerun
 from getiaction_launch.cli.resuming.verb import resume
 from getiaction_launch.cli.runs.compare import compare
+from getiaction_launch.cli.runs.execute import exec  # noqa: A004 - the name of the verb
 from getiaction_launch.cli.runs.rm import rm
 from getiaction_launch.cli.runs.tensorboard import tensorboard
 from getiaction_launch.cli.runs.wait import wait
@@ -50,6 +51,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "logs": logs,
     "why": why,
     "stacks": stacks,
+    "exec": exec,
     "wait": wait,
     "cancel": verbs.cancel,
     "resume": resume,
@@ -128,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _own_words(tokens: Sequence[str]) -> list[str]:
     """Return the words that are not a program's."""
     if tokens and ALIASES.get(tokens[0], tokens[0]) in VERBS.keys() - LAUNCHING:
-        return list(tokens)
+        return list(tokens[: tokens.index("--")] if "--" in tokens else tokens)
     end = next((i for i, word in enumerate(tokens) if begins_program(word)), len(tokens))
     return list(tokens[:end])
 

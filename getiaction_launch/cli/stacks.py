@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from getiaction_launch.cli import show
 from getiaction_launch.cli.grammar import add_json, add_trust, parse_runs, runs_parser
 from getiaction_launch.errors import UsageError
-from getiaction_launch.launch.stacks import ask_for_stacks
+from getiaction_launch.launch.running.stacks import ask_for_stacks
 from getiaction_launch.plan.text import clean
 from getiaction_launch.run.beats.oddness import find_odd, states_of
 from getiaction_launch.run.beats.records import read_beats

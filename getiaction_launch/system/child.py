@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _VARIABLE = "GETIACTION_LAUNCH_PARENT"
@@ -69,3 +70,21 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(parent_pid):
         os._exit(1)
+
+
+def become(words: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
+    """Replace this process by another program, which keeps its id, its files and its terminal.
+
+    Args:
+        words: Command line of the program, which is looked for in the ``PATH`` of ``environment``.
+        environment: All environment variables of the program.
+
+    Raises:
+        OSError: If there is no such program, or it cannot be run.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Python ignores these, and an ignored signal stays ignored: `| head` would not end a program.
+    for signum in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(signum, signal.SIG_DFL)
+    os.execvpe(words[0], [*words], dict(environment))  # noqa: S606 - no shell is wanted

@@ -147,6 +147,10 @@ class SpoolJob:
             time.sleep(0.1)
         raise UnreachableError(f"job {self.record.job_id} does not end.")
 
+    def execute(self, node_rank: int, host: str, arguments: Sequence[str]) -> int:  # noqa: ARG002
+        """Nothing: the server starts the processes of a job only when the job starts."""
+        raise CheckError("a spool server runs nothing in a job that has started.", f"ssh {host}")
+
 
 @dataclass(frozen=True)
 class SpoolAllocation:

@@ -100,6 +100,8 @@ def test_later_steps_go_on_with_a_run(drill, undisturbed, on_login_node, until):
 
     until(lambda: drill.step() >= 2, LIMIT_SECONDS)
     assert drill.state() == "RUNNING"
+    done = drill.launch("exec", "--rank", "1", str(drill.run), "--", "printenv", "GROUP_RANK")
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
     on_login_node("scancel", f"{job_id}.0")  # SIGKILL
     until(lambda: drill.state() == "FAILED")
 

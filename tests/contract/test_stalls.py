@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,36 @@ def test_when_a_collective_times_out_the_rank_that_did_not_come_is_named(
     assert json.loads(getiaction_launch("why", "--json", str(run)).stdout)["rank"] == 1
 
 
+def check_commands_beside(getiaction_launch, cluster, run: str, directory: Path) -> None:
+    """A command runs where the rank is, with its variables, and may not join its training."""
+    names = "RANK LOCAL_RANK GROUP_RANK CUDA_VISIBLE_DEVICES MASTER_PORT"
+    show = f"for name in {names}; do printf '%s ' $name=$(printenv $name); done"
+    words = ("sh", "-c", f"{show}; pwd; hostname; echo trouble >&2; exit 7")
+    done = getiaction_launch("exec", "--rank", "3", run, "--", *words)
+    assert done.returncode == 7, done.stderr
+    *told, place = done.stdout.replace("trouble\n", "").splitlines()[0].split()
+    given = {"RANK": "3", "LOCAL_RANK": "1", "GROUP_RANK": "1", "MASTER_PORT": ""}
+    assert dict(word.split("=") for word in told).items() >= given.items()
+    assert place == str(directory)
+    assert "trouble" in (done.stdout if cluster.name == "ray" else done.stderr)
+    beats = json.loads((Path(run) / "launch/beats/attempt_0_node_1.json").read_text())
+    assert beats["host"] in done.stdout.splitlines()
+    # Flags behind "--" are the command's; without --rank, it is next to rank 0.
+    first = getiaction_launch("exec", run, "--", "printenv", "--null", "RANK")
+    assert (first.stdout, first.returncode) == ("0\0", 0)
+    if cluster.name != "ray":
+        command = cluster.command("exec", run, "--", "wc", "-c")
+        counted = subprocess.run(
+            command, cwd=directory, input=b"hello", capture_output=True, timeout=60, check=True
+        )
+        assert counted.stdout == b"5\n"
+    absent = getiaction_launch("exec", run, "--", "no-such-command")
+    assert absent.returncode == 127
+    assert "error: 'no-such-command' is not a command of node " in absent.stdout + absent.stderr
+    beyond = getiaction_launch("exec", "--rank", "4", run, "--", "true")
+    assert (beyond.returncode, "Ranks go from 0 to 3" in beyond.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("cluster", ["local", "slurm", "ray"], indirect=True)
 def test_stacks_of_all_nodes_are_shown_now(getiaction_launch, cluster, script, until, tmp_path):
     """Of a program without Lightning, too; ranks at the same place are one group, the last one."""
@@ -154,7 +185,9 @@ def test_stacks_of_all_nodes_are_shown_now(getiaction_launch, cluster, script, u
     refused = getiaction_launch("stacks", "--rank", "9", run)
     assert refused.returncode == 2
     assert "--rank 9: no such rank has answered." in refused.stderr
+    check_commands_beside(getiaction_launch, cluster, run, tmp_path)
     assert getiaction_launch("cancel", run).returncode == 0
-    ended = getiaction_launch("stacks", run)
-    assert ended.returncode == 3
-    assert f"getiaction-launch status {shlex.quote(run)}" in ended.stderr
+    for words in (["stacks", run], ["exec", run, "--", "true"]):
+        ended = getiaction_launch(*words)
+        assert ended.returncode == 3
+        assert f"getiaction-launch status {shlex.quote(run)}" in ended.stderr

@@ -279,6 +279,26 @@ def test_empty_value_is_refused(capsys, words):
     assert "the value is empty" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "error", "fix"),
+    [
+        ("@last nvidia-smi", "the command must stand behind --.", "exec @last -- nvidia-smi"),
+        ("--rank 1 a/version_0 ls -l", "the command must stand behind --.", "exec a/version_0 -- "),
+        ("train/version_0", "there is no command to run.", "exec train/version_0 -- nvidia-smi"),
+        ("train/version_0 --", "there is no command to run.", "exec train/version_0 -- nvidia-smi"),
+        ("@last --rnak 1 -- id", "unknown argument '--rnak'.", "Nearest: --rank"),
+    ],
+)
+def test_exec_says_where_the_command_stands(capsys, words, error, fix):
+    """Only what is behind ``--`` is the command."""
+    Path("experiments/train/version_0/launch").mkdir(parents=True)
+    Path("experiments/train/version_0/launch/plan.json").write_text("{}")
+    assert main(["exec", *words.split()]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"error: {error}"
+    assert fix in said[1]
+
+
 @pytest.mark.parametrize("verb", ["check", "node"])
 def test_help_of_a_verb_shows_only_its_own_flags(capsys, verb):
     """``check`` starts nothing, and ``node`` runs inside a job that has its resources."""

@@ -104,6 +104,10 @@ class RayBackend(RaySettings):
         return None if shipped is None or "://" in shipped else Path(shipped).absolute()
 
     @property
+    def _python(self) -> str:
+        return self.python or shlex.quote(sys.executable)
+
+    @property
     def _runtime_env(self) -> dict[str, Any]:
         shipped = {"working_dir": self.working_dir} if self.working_dir else {}
         return self.runtime_env | shipped
@@ -219,13 +223,12 @@ class RayBackend(RaySettings):
             **self._runtime_env,
             "env_vars": {**variables, **self._runtime_env.get("env_vars", {})},
         }
-        python = self.python or shlex.quote(sys.executable)
         words = shlex.join([str(run.directory), str(max_parallel)])
         try:
             with ray_errors(client.get_address()):
                 client.submit_job(
                     # With exec, Ray's signals reach the driver instead of a shell.
-                    entrypoint=f"exec {python} -m {DRIVER} {words}",
+                    entrypoint=f"exec {self._python} -m {DRIVER} {words}",
                     submission_id=job_id,
                     runtime_env=environment,
                     metadata={"run": run.name, "directory": str(run.directory)},
@@ -264,7 +267,10 @@ class RayBackend(RaySettings):
         """Find a job that was submitted from anywhere."""
         if "process" in record.details:
             return PrivateRayJob(run, record, self.grace_seconds)
-        return RayJob(run, record, str(self.address), self.grace_seconds)
+        return RayJob(
+            *(run, record, str(self.address), self.grace_seconds, self._python),
+            {key: value for key, value in self._runtime_env.items() if key != "working_dir"},
+        )
 
     def allocation(self, plan: Plan) -> Allocation | None:  # noqa: ARG002 - the contract's argument
         """Return None: only the launcher itself starts nodes."""

@@ -2,7 +2,8 @@
 
 import os
 import shlex
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from getiaction_launch.backends.backend import JobStatus
 from getiaction_launch.backends.cancelling import (
@@ -12,6 +13,7 @@ from getiaction_launch.backends.cancelling import (
     unrecorded,
 )
 from getiaction_launch.backends.process import ProcessJob
+from getiaction_launch.backends.ray.beside import execute_on
 from getiaction_launch.backends.ray.client import check_record, connect, limited, ray_errors
 from getiaction_launch.backends.ray.placement import Placement
 from getiaction_launch.errors import CheckError, RefusedError, UnreachableError
@@ -44,12 +46,16 @@ class RayJob:
         record: Content of the run's ``job.json``.
         address: Address of the cluster that the job was submitted to.
         grace_seconds: How long the workers may take between SIGTERM and SIGKILL.
+        python: How the cluster starts Python, as a shell reads it.
+        runtime_env: The environment that Ray makes for the job, without files of its own.
     """
 
     run: Run
     record: JobRecord
     address: str
     grace_seconds: float
+    python: str = "python3"
+    runtime_env: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def resume_command(self) -> str | None:
@@ -122,6 +128,22 @@ class RayJob:
             )
         if failure and (failure := record_cancel(self.run)):
             raise unrecorded(self.run, failure)
+
+    def execute(self, node_rank: int, host: str, arguments: Sequence[str]) -> int:
+        """Run Python on a node of the job, as another job of Ray; it has no standard input.
+
+        Raises:
+            UnreachableError: If Ray does not answer, or does not know the node.
+            RefusedError: If Ray rejects the other job.
+        """
+        self._check_identity()
+        if not host:
+            raise UnreachableError(
+                f"node {node_rank} of run {self.run.name} has not recorded its host name yet.",
+                f"See whether it trains: getiaction-launch status {self.run.directory}",
+            )
+        words = f"exec {self.python} {shlex.join(arguments)}"
+        return execute_on(self.address, host, words, self.runtime_env)
 
     @property
     def _patience_seconds(self) -> float:

@@ -225,7 +225,7 @@ class SlurmBackend(SlurmSettings):
 
     def attach(self, run: Run, record: JobRecord) -> Job:
         """Find a job that was submitted by any shell of this cluster."""
-        return SlurmJob(run, record, self.poll_seconds)
+        return SlurmJob(run, record, self.poll_seconds, self.setup, self._python)
 
     def allocation(self, plan: Plan) -> Allocation | None:
         """Return the node that SLURM has given to this process.

@@ -44,7 +44,7 @@ _FIXES = {
 _OTHER_FIX = "What was asked for is in the batch script: getiaction-launch --dry-run ..."
 
 
-def _environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """Return this process's environment without variables that change the commands' output."""
     prefixes = ("SLURM_", "SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_", "SCONTROL_")
     kept = {
@@ -71,7 +71,7 @@ def call(*words: str, text: str | None = None, environment: Mapping[str, str] | 
     try:
         result = subprocess.run(
             words,
-            env=_environment() if environment is None else environment,
+            env=clean_environment() if environment is None else environment,
             input=text or "",
             capture_output=True,
             text=True,
@@ -82,13 +82,23 @@ def call(*words: str, text: str | None = None, environment: Mapping[str, str] | 
     except subprocess.TimeoutExpired:
         raise refusal(words[0], f"connection timed out after {COMMAND_SECONDS} s") from None
     except OSError as error:
-        raise UnreachableError(
-            f"{words[0]} cannot be run here: {error.strerror}.",
-            "Run this on a login node of the cluster, which has SLURM's commands.",
-        ) from error
+        raise absence(words[0], error) from error
     if result.returncode:
         raise refusal(words[0], result.stderr or result.stdout)
     return result.stdout
+
+
+def absence(command: str, error: OSError) -> UnreachableError:
+    """Make an error of a command of SLURM that this machine does not have.
+
+    Args:
+        command: Name of the command, such as ``sbatch``.
+        error: What the kernel has said.
+    """
+    return UnreachableError(
+        f"{command} cannot be run here: {error.strerror}.",
+        "Run this on a login node of the cluster, which has SLURM's commands.",
+    )
 
 
 def cluster_name() -> str | None:

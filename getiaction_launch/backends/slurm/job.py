@@ -2,11 +2,13 @@
 
 import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from getiaction_launch.backends.backend import JobStatus
 from getiaction_launch.backends.cancelling import cancelling
+from getiaction_launch.backends.slurm.beside import execute_beside, find_node
 from getiaction_launch.backends.slurm.command import call, cluster_name
 from getiaction_launch.backends.slurm.identity import check_identity, check_ids
 from getiaction_launch.backends.slurm.state.log import says_out_of_memory
@@ -39,11 +41,15 @@ class SlurmJob:
         run: The run that the job belongs to.
         record: Content of the run's ``job.json``.
         poll_seconds: How old an answer of SLURM may be, in seconds.
+        setup: Shell lines that the job runs before srun.
+        python: How the job starts Python, as a shell reads it.
     """
 
     run: Run
     record: JobRecord
     poll_seconds: float
+    setup: Sequence[str] = ()
+    python: str = "python3"
 
     def __post_init__(self) -> None:
         check_ids(self.run, self.record)
@@ -164,6 +170,17 @@ class SlurmJob:
         latest = JobRecord.read(self.run)
         if latest and latest.job_id not in ("", self.job_id):  # another job has continued it
             SlurmJob(self.run, latest, self.poll_seconds).cancel()
+
+    def execute(self, node_rank: int, host: str, arguments: Sequence[str]) -> int:
+        """Run Python on a node of the job, in a step of its own that shares the job's resources.
+
+        Raises:
+            UnreachableError: If SLURM does not answer, or the job has no such node.
+        """
+        del host  # SLURM may call the node otherwise
+        check_identity(self.run, self.record)
+        job_id, node = find_node(self._target, node_rank)
+        execute_beside(job_id, node, self.setup, self.python, arguments)
 
     def _first_scancel(self, before: Answer) -> None:
         """Run scancel; if its answer was lost, find out whether SLURM has begun to end the job.

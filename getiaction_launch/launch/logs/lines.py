@@ -24,6 +24,24 @@ STATUS_SECONDS = 30.0
 MOST_WORKERS = 100_000
 
 
+def check_rank(run: Run, rank: int, world_size: int) -> None:
+    """Check that a run has a worker of a rank.
+
+    Args:
+        run: The run that the rank belongs to.
+        rank: The rank, as it was typed.
+        world_size: How many workers the run has.
+
+    Raises:
+        UsageError: If it has no such worker.
+    """
+    if not 0 <= rank < world_size:
+        raise UsageError(
+            f"--rank {rank}: run {run.name} has {counted(world_size, 'worker')}.",
+            f"Ranks go from 0 to {world_size - 1}.",
+        )
+
+
 def log_files(
     run: Run, rank: int | None, attempt: int, *, may_come: bool = False
 ) -> dict[str, Path]:
@@ -43,13 +61,9 @@ def log_files(
     world_size = Plan.of(run).topology.world_size
     if world_size > MOST_WORKERS:
         raise RecordError(f"plan.json: topology has {world_size} workers.", "The file is damaged.")
-    if rank is not None and not 0 <= rank < world_size:
-        raise UsageError(
-            f"--rank {rank}: run {run.name} has {counted(world_size, 'worker')}.",
-            f"Ranks go from 0 to {world_size - 1}.",
-        )
     directory = run.log_directory(attempt)
     if rank is not None:
+        check_rank(run, rank, world_size)
         return {f"rank {rank}": directory / f"rank_{rank}.log"}
     files = {f"rank {r}": directory / f"rank_{r}.log" for r in range(world_size)}
     # A job and its nodes write a log only if something goes wrong outside the workers.

@@ -51,7 +51,7 @@ def ask_for_stacks(
     """
     if not trust:
         check_owner(run, "stacks")
-    number = _running_attempt(run)
+    number = running_attempt(run, "has no processes that have stacks")
     num_nodes = Plan.of(run).topology.num_nodes
     is_far = is_remote(run.directory)
     limit = limit_seconds or (REMOTE_LIMIT_SECONDS if is_far else LIMIT_SECONDS)
@@ -76,14 +76,23 @@ def ask_for_stacks(
     return Answered(number, [nodes[rank] for rank in sorted(nodes)], silent)
 
 
-def _running_attempt(run: Run) -> int:
+def running_attempt(run: Run, what: str) -> int:
+    """Return the number of the attempt that is running.
+
+    Args:
+        run: The run, which must be running.
+        what: What is true of one that is not, for the error message.
+
+    Raises:
+        CheckError: If the run is not running.
+    """
     status = read_status(run)
     attempts = read_attempts(run)
     if status.state is JobState.UNKNOWN:
         return len(attempts) - 1  # the nodes may live although nobody can say
     if status.state is not JobState.RUNNING or not attempts or attempts[-1].ended_at is not None:
         raise CheckError(
-            f"run {run.name} is {status.state.value} and has no processes that have stacks.",
+            f"run {run.name} is {status.state.value} and {what}.",
             f"See why: getiaction-launch status {run.directory}",
         )
     return attempts[-1].number

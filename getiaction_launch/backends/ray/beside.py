@@ -1,0 +1,97 @@
+"""A job of Ray on one node of the cluster, whose output is shown while it runs.
+
+It takes a sliver of ``node:ADDRESS``, which Ray gives to each node, so it runs nowhere else and
+waits for nothing:
+https://docs.ray.io/en/latest/ray-core/scheduling/resources.html
+"""
+
+import asyncio
+import logging
+import secrets
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from getiaction_launch.backends.ray.client import connect, limited, ray_errors
+from getiaction_launch.errors import UnreachableError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+SECONDS = 10
+POLL_SECONDS = 0.2
+SLIVER = 0.0001
+"""The least that Ray counts of a resource."""
+_OVER = ("SUCCEEDED", "FAILED", "STOPPED")
+
+
+def execute_on(address: str, host: str, entrypoint: str, runtime_env: Mapping[str, object]) -> int:
+    """Run a command on one node of a cluster, print its output, and return its exit code.
+
+    Args:
+        address: Address of the cluster.
+        host: Host name of the node.
+        entrypoint: The command, as a shell reads it.
+        runtime_env: The environment that Ray makes for it.
+
+    Raises:
+        UnreachableError: If the cluster does not answer, or has no such node.
+        RefusedError: If Ray rejects the job.
+    """
+    client = connect(address)
+    name = f"exec-{secrets.token_hex(4)}"
+    with ray_errors(address):
+        node = limited(lambda: _address_of(client, host), address)
+        limited(
+            lambda: client.submit_job(
+                entrypoint=entrypoint,
+                submission_id=name,
+                runtime_env=dict(runtime_env),
+                entrypoint_resources={f"node:{node}": SLIVER},
+            ),
+            address,
+        )
+        try:
+            asyncio.run(_print_output(client, name, entrypoint))
+            while (info := client.get_job_info(name)).status.value not in _OVER:
+                time.sleep(POLL_SECONDS)
+        except BaseException:  # also Ctrl-C, which ends the command too
+            client.stop_job(name)
+            raise
+    if info.driver_exit_code is None:  # the command has not begun
+        raise UnreachableError(f"Ray could not run the command on node {host}: {info.message}")
+    return int(info.driver_exit_code)
+
+
+async def _print_output(client: "JobSubmissionClient", name: str, entrypoint: str) -> None:
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
+    first = f"Running entrypoint for job {name}: {entrypoint}\n"  # Ray's own words
+    kept = ""
+    async for lines in client.tail_job_logs(name):
+        kept += lines
+        if first and first.startswith(kept[: len(first)]) and len(kept) < len(first):
+            continue  # the rest of it is still to come
+        sys.stdout.write(kept.removeprefix(first))
+        sys.stdout.flush()
+        kept = first = ""
+
+
+def _address_of(client: "JobSubmissionClient", host: str) -> str:
+    import requests
+
+    # As Ray's dashboard asks: the list of its state API has no host names.
+    url = f"{client.get_address()}/nodes?view=summary"
+    said: Any = requests.get(url, timeout=SECONDS).json()
+    nodes = said["data"]["summary"]
+    found = [
+        str(node["ip"])
+        for node in nodes
+        if node["hostname"] == host and node["raylet"].get("state") == "ALIVE"
+    ]
+    if not found:
+        raise UnreachableError(
+            f"the Ray cluster at {client.get_address()} has no node {host} at present.",
+            f"ray list nodes --address {client.get_address()}",
+        )
+    return found[0]

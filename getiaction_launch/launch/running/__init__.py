@@ -1,0 +1,1 @@
+"""What is asked of the nodes of a run while it is running."""
