@@ -108,8 +108,7 @@ def launch_parser(
     if verb != "node":
         add("--json", action="store_true", help="Print JSON instead of text")
     add("--debug", action="store_true", help="Show the traceback of an error")
-    help_ = "Send messages about the run to this URL, or to that in a variable; may be repeated"
-    add("--notify", action="append", metavar="URL", help=help_)
+    add_notify(add)
     add("--no-snapshot", action="store_true", help="Train your files as they are at each start")
 
     add = parser.add_argument_group("restarts").add_argument
@@ -145,6 +144,12 @@ def _split_words(text: str) -> list[str]:
     except ValueError as error:
         words = f"invalid arguments {text!r}: {error}"
         raise argparse.ArgumentTypeError(words.lower()) from error
+
+
+def add_notify(add: Callable[..., argparse.Action]) -> None:
+    """Add the flag that says who gets messages about a run."""
+    help_ = "Send messages about the run to this URL, or to that in a variable; may be repeated"
+    add("--notify", action="append", metavar="URL", help=help_)
 
 
 def read_number(text: str) -> int:
@@ -236,6 +241,8 @@ def read_settings(arguments: argparse.Namespace) -> Mapping[str, tuple[str, Any]
     for owner in shipped_settings().values():
         flags += [(f"{BACKEND}.{setting.name}", setting.flag) for setting in settings_of(owner)]
     settings: dict[str, tuple[str, Any]] = {}
+    if arguments.notify:
+        settings["notify"] = ("--notify", arguments.notify)
     for key, flag in flags:
         value = vars(arguments)[flag.name]
         if flag.repeats:

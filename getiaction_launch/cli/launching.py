@@ -94,8 +94,6 @@ def prepare(
     settings = {**read_settings(arguments)}
     if arguments.no_snapshot:
         settings["snapshot.enabled"] = ("--no-snapshot", False)
-    if arguments.notify:
-        settings["notify"] = ("--notify", arguments.notify)
     points: Sequence[SweepPoint | None] = [None]
     if arguments.sweep:
         points = expand(arguments.sweep, arguments.name or "sweep", is_spec=not script)

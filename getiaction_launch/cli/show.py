@@ -98,6 +98,9 @@ def plan_text(
         if value is not None or origins[key] != DEFAULT
     ]
     rows += [(key, value, "cluster config") for key, value in plan.env_vars.items()]
+    typed = any(word.startswith("--notify=") for word in plan.own_words)
+    source = "command line" if typed else "cluster config"
+    rows += [("notify", entry, source) for entry in plan.notify]
     return "\n".join([table(rows, WIDEST), "", *map(clean, commands)])
 
 

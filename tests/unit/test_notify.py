@@ -120,6 +120,20 @@ def test_the_flag_replaces_the_addresses_of_the_cluster(capsys):
     ]
 
 
+def test_dry_run_shows_who_is_told(capsys):
+    """And which of the two has said so; a variable by its name."""
+    Path("some.yaml").write_text(f"{CONFIG}notify: [ntfy://mine]\n")
+    shown = {}
+    for words in (["--cluster", "./some.yaml"], ["--notify", "ntfy://a"]):
+        assert main([*words, "--dry-run", "train.py"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        (shown[words[0]],) = (line.split()[1:] for line in lines if line.startswith("notify "))
+    assert shown == {
+        "--cluster": ["ntfy://mine", "cluster", "config"],
+        "--notify": ["ntfy://a", "command", "line"],
+    }
+
+
 def test_no_part_of_a_url_is_in_what_a_log_says():
     """Apprise quotes URLs in some of its complaints."""
     said = mask(f"cannot reach {SLACK}: refused", SLACK)

@@ -77,6 +77,27 @@ def test_another_cluster_geometry_and_limit_are_said_and_written(started, tmp_pa
     assert run.read("attempt_0")["goes_on"] is True
 
 
+def test_messages_go_elsewhere_from_here_on(started, capsys, monkeypatch):
+    """``--notify`` replaces what the run had, which stays otherwise; a secret stays out of it."""
+    monkeypatch.setenv("HOOK", "json://me:pw@host/x")
+    run = make()
+    run.write("plan", {**run.read("plan"), "notify": ["ntfy://a"], "forward_env_vars": ["HOME"]})
+    assert main(["resume", "--dry-run", "--notify", "HOOK", "--notify", "ntfy://b", RUN]) == 0
+    shown = capsys.readouterr().out
+    assert "\nnotify        HOOK, ntfy://b\n" in shown
+    assert "messages go to HOOK, ntfy://b from here on." in shown
+    assert Plan.of(run).notify == ["ntfy://a"]
+    assert main(["resume", "--notify", "json://me:pw@host/x", RUN]) == 2
+    assert "has a password or token in it" in capsys.readouterr().err
+    assert main(["rerun", "--dry-run", "--json", RUN]) == 0
+    assert json.loads(capsys.readouterr().out)["plan"]["notify"] == ["ntfy://a"]
+    assert main(["resume", "--notify", "HOOK", RUN]) == 0
+    assert [each.directory for each in started] == [run.directory]
+    plan = Plan.of(run)
+    assert (plan.notify, plan.forward_env_vars) == (["HOOK"], ["HOME", "HOOK"])
+    assert "--notify=HOOK" in plan.words
+
+
 def test_nothing_that_is_not_given_changes(started, capsys):
     """The plan stays as it was, and so do its words."""
     run = make()

@@ -7,6 +7,7 @@ from getiaction_launch.cli.grammar import (
     RESTARTS,
     add_actions,
     add_flag,
+    add_notify,
     add_settings,
     default_root,
     read_gpus,
@@ -35,7 +36,9 @@ def add_changes(parser: Parser, title: str) -> Parser:
     add("--workers-per-node", type=read_number, metavar="N", help=workers)
     code = "Train a copy of the files as they are now, instead of the copy made at submission"
     add("--code", choices=["now"], help=code)
-    add_actions(parser.add_argument_group("what to do").add_argument)
+    add = parser.add_argument_group("what to do").add_argument
+    add_actions(add)
+    add_notify(add)
     add = parser.add_argument_group("restarts").add_argument
     for flag, text in RESTARTS.values():
         add_flag(add, flag).help = text

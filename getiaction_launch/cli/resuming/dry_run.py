@@ -41,6 +41,7 @@ def show_changes(runs: Sequence[Run], changes: Changes, *, force: bool, as_json:
         rows += [("nodes", _geometry(changed.plan.topology))]
         if changed.plan.topology != changed.before.topology:
             rows[-1] = ("nodes", f"{rows[-1][1]}  (before: {_geometry(changed.before.topology)})")
+        rows += _notified(changed)
         rows += [("change", words) for words in changed.notes]
         rows += [("warning", words) for words in changed.warnings]
         if not as_json:
@@ -65,8 +66,13 @@ def show_rerun(run: Run, changed: Changed, *, as_json: bool) -> int:
         return 0
     rows = [("run", f"{changed.plan.name}/version_N  (N is claimed at submission)")]
     rows += [("like", run.name), ("nodes", _geometry(changed.plan.topology))]
+    rows += _notified(changed)
     print(show.table([*rows, *(("change", words) for words in changed.notes)]))
     return 0
+
+
+def _notified(changed: Changed) -> list[tuple[str, str]]:
+    return [("notify", ", ".join(changed.plan.notify))] if changed.plan.notify else []
 
 
 def _geometry(topology: Topology) -> str:

@@ -128,13 +128,11 @@ def change(run: Run, changes: Changes, *, is_new: bool = False) -> Changed:
         path = find_cluster(changes.cluster)
         place = read_cluster(path, changes.settings)
         place.refuse_ssh(changes.cluster)
-        refuse_secret_urls(place.notify)
         use_options(plan.root, place.storage_options)
         after = replace(
             plan,
             env_vars=place.env_vars,
-            forward_env_vars=forwarded(place.forward_env_vars, place.notify),
-            notify=place.notify,
+            forward_env_vars=place.forward_env_vars,
             saving=place.saving,
             snapshot=place.snapshot,
             uploading=place.uploading,
@@ -142,9 +140,10 @@ def change(run: Run, changes: Changes, *, is_new: bool = False) -> Changed:
         )
         added = [f"--cluster={path.absolute()}"]
     else:
-        place = ClusterConfig(former, restarts=plan.restarts)
+        place = ClusterConfig(former, restarts=plan.restarts, notify=plan.notify)
         if changes.settings:
             place = override(Path(_label(former)), place, changes.settings)
+    refuse_secret_urls(place.notify)
     backend = place.backend.resolve_runs(plan.root)
     after = _trained(after, backend, changes, is_new=is_new)
     directory = backend.working_directory() or plan.working_directory
@@ -153,6 +152,8 @@ def change(run: Run, changes: Changes, *, is_new: bool = False) -> Changed:
     after = replace(
         after,
         restarts=_restarts(plan, place.restarts, changes),
+        forward_env_vars=forwarded(after.forward_env_vars, place.notify),
+        notify=place.notify,
         working_directory=str(directory),
         words=_replaced(plan, added) if plan.words else [],
     )
@@ -169,6 +170,8 @@ def change(run: Run, changes: Changes, *, is_new: bool = False) -> Changed:
                 "your files have changed since its submission; it trains the copy of then. To "
                 "train the present ones: --code now"
             )
+    if after.notify != plan.notify:
+        notes.append(f"messages go to {', '.join(after.notify) or 'nobody'}{since}.")
     if _label(backend) != _label(former):
         notes.insert(0, f"it runs on {_label(backend)}{since}.")
     warnings = [*_geometry(plan.topology, after.topology, plan), *_warn(changes.overrides)]
