@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "lightning", "ray")
 
 
@@ -52,6 +53,11 @@ def main() -> None:
         Path(directory, "completion").write_text(script.stdout)
         tab = "source completion; COMP_WORDS=(getiaction-launch status tr); COMP_CWORD=2"
         commands["TAB behind `status tr`"] = ["bash", "-c", f"{tab}; _getiaction_launch"]
+        typed = f"--config {ROOT}/examples/act_tiny.yaml --model."
+        tab = f"source completion; COMP_WORDS=(getiaction-launch {typed}); COMP_CWORD=3"
+        # compopt only works while a person completes a word.
+        tab = f"{tab}; compopt() {{ :; }}; _getiaction_launch"
+        commands["TAB behind `--model.`"] = ["bash", "-c", tab]
         seconds: dict[str, list[float]] = {name: [] for name in commands}
         for _ in range(arguments.runs):
             for name, command in commands.items():

@@ -1,6 +1,8 @@
 """The verb ``completion``: what bash, zsh and fish complete when TAB is pressed."""
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,26 @@ from clusters.shells import candidates, press_tab
 
 from getiaction_launch.cli.completing import verb
 from getiaction_launch.cli.main import VERBS
+from getiaction_launch.plan.spec import CLI_CLASS
 
+POLICY = """
+import dataclasses
+from lightning.pytorch import LightningModule
+
+raise SystemError("it must not be imported")
+
+class Base(LightningModule):
+    def __init__(self, gripper_width=1, *, _own=2): ...
+
+class Policy(Base):
+    def __init__(self, lr, **kwargs): ...
+
+@dataclasses.dataclass
+class Data:
+    folder: str
+    batch_size: int = 8
+"""
+KEYS = Path(verb.__file__).with_name("keys.py")
 NAMES = Path(verb.__file__).with_name("names.sh")
 TABS = {
     "stat": "status",
@@ -26,6 +47,8 @@ TABS = {
     "--nodes 2 tra": "train.py",
     "run tra": "train.py",
     "train.py --data da": "data.bin",
+    "--config spec.yaml --trainer.max_ep": "--trainer.max_epochs=",
+    "run --config=spec.yaml --model.grip": "--model.gripper_width=",
 }
 """By what is typed: the word at its end that TAB completes it to."""
 
@@ -62,6 +85,8 @@ def place(tmp_path):
     (tmp_path / "cluster_configs/mine.yaml").write_text(config)
     for name in ("train.py", "data.bin"):
         (tmp_path / name).touch()
+    (tmp_path / "spec.yaml").write_text("model: {class_path: policy.Policy}\n")
+    (tmp_path / "policy.py").write_text(POLICY)
     return tmp_path
 
 
@@ -159,3 +184,72 @@ def test_directory_with_a_quote(tmp_path, monkeypatch):
     text = verb.script("bash")
     subprocess.run(["/bin/bash", "-n"], input=text, text=True, check=True, timeout=60)
     assert "it'\"'\"'s" in text
+
+
+SPEC = """
+model:
+  class_path: policy.Policy
+  init_args: {nowhere: {class_path: gone.Gone, init_args: {depth: 1}}}
+data: policy.Data
+trainer: {logger: {class_path: lightning.pytorch.loggers.CSVLogger}, "odd; key": 1}
+"""
+
+
+@pytest.fixture
+def keys(place, monkeypatch):
+    """What completes a word behind a spec, and the modules that were imported for that."""
+    (place / "spec.yaml").write_text(SPEC)
+    for name in ("yaml", "ast", "site"):  # not even if they are in the way
+        (place / f"{name}.py").write_text("raise SystemError")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+
+    def ask(word: str, *typed: str) -> tuple[list[str], set[str]]:
+        words = ("--config", "spec.yaml", *typed)
+        done = subprocess.run(
+            [sys.executable, "-I", "-X", "importtime", str(KEYS), CLI_CLASS, word],
+            cwd=place,
+            env={**os.environ, "TYPED": "\n".join(words)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        lines = done.stderr.splitlines()
+        assert all(line.startswith("import time:") for line in lines), done.stderr
+        return done.stdout.split(), {line.rpartition("|")[2].strip() for line in lines}
+
+    return ask
+
+
+def test_keys_are_those_of_the_classes_that_a_spec_names(keys):
+    """Read from their source, with those of their bases; ``init_args`` only where it is typed."""
+    found, imported = keys("--model.")
+    nested = ["nowhere", "nowhere.class_path", "nowhere.depth"]
+    own = ["class_path", "lr", "gripper_width", *nested]
+    assert found == [f"--model.{key}" for key in own]
+    assert not imported & {"torch", "lightning", "ray", "getiaction", "getiaction_launch", "policy"}
+    assert keys("--model.init_args.g")[0] == ["--model.init_args.gripper_width"]
+    assert keys("--data.")[0] == [f"--data.{key}" for key in ("class_path", "folder", "batch_size")]
+    times = ["max_epochs", "max_steps", "max_time"]
+    assert keys("--trainer.max_")[0] == [f"--trainer.{key}" for key in times]
+    assert keys("--trainer.logger.save")[0] == ["--trainer.logger.save_dir"]
+    assert keys("--trainer.odd")[0] == []  # a shell would run what is behind the ";"
+
+
+def test_class_that_is_typed_counts_before_that_of_the_spec(keys):
+    """By its path or by a name that the parser of the spec knows, as ``--model ACT``."""
+    assert "--model.chunk_size" in keys("--model.ch", "--model", "ACT")[0]
+    typed = "--data.class_path=getiaction.data.LeRobotDataModule"
+    assert "--data.episodes" in keys("--data.ep", typed)[0]
+    assert keys("--optimizer.", "--optimizer=torch.optim.AdamW")[0][:3] == [
+        *("--optimizer.class_path", "--optimizer.params", "--optimizer.lr")
+    ]
+
+
+@pytest.mark.parametrize("spec", ["model: [", "- 1", "model: {class_path: 3}", "model: *x", ""])
+def test_spec_that_is_no_spec_has_no_keys(keys, place, spec):
+    """A TAB never shows an error."""
+    (place / "spec.yaml").write_text(spec)
+    assert [key for key in keys("--model.")[0] if key != "--model.class_path"] == []
+    (place / "spec.yaml").unlink()
+    assert keys("--model.")[0] == []

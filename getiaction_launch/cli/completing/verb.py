@@ -1,16 +1,19 @@
 """The verb ``completion``: a script by which a shell completes words on TAB.
 
 shtab writes the script from the parsers of all verbs, so that no Python runs when TAB is pressed.
-Names of runs and of cluster configs are looked for by ``names.sh``.
+Names of runs and of cluster configs are looked for by ``names.sh``. Only behind the dot of a key of
+the spec, such as ``--model.``, Python runs: :mod:`getiaction_launch.cli.completing.keys`.
 """
 
 import re
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 from getiaction_launch.cli.parser import Parser, parser_of
+from getiaction_launch.plan.spec import CLI_CLASS
 
 # What follows a script is the script's, so the shell completes it as it does elsewhere.
 _BASH = """\
@@ -20,6 +23,7 @@ _getiaction_launch_matching() {
     [[ $name == "$2"* ]] && printf '%s\\n' "$name"
   done < <(NAMES=$1 TYPED=$(printf '%s\\n' "${COMP_WORDS[@]}") @LOOK@)
 }
+_getiaction_launch_keys() { TYPED=$(printf '%s\\n' "${COMP_WORDS[@]}") @KEYS@ "$1"; }
 _getiaction_launch_runs() { _getiaction_launch_matching runs "$1"; }
 _getiaction_launch_clusters() { _getiaction_launch_matching clusters "$1"; }
 """
@@ -44,6 +48,12 @@ _getiaction_launch() {
   for word in "${typed[@]:1:COMP_CWORD-1}"; do
     [[ $word != -* && $word == *.py ]] && { compopt -o default; COMPREPLY=(); return; }
   done
+  if [[ ${typed[COMP_CWORD]} == --*.* ]]; then
+    COMPREPLY=($(_getiaction_launch_keys "${typed[COMP_CWORD]}"))
+    COMPREPLY=("${COMPREPLY[@]/%/=}")
+    compopt -o nospace
+    return
+  fi
   _shtab_getiaction_launch
 }
 complete -o bashdefault -o default -F _getiaction_launch getiaction-launch
@@ -54,12 +64,19 @@ _getiaction_launch_names() {
   names=(${(f)"$(NAMES=$1 TYPED=${(F)_getiaction_launch_typed} @LOOK@)"})
   compadd -a names
 }
+_getiaction_launch_keys() {
+  local -a keys
+  keys=(${(f)"$(TYPED=${(F)_getiaction_launch_typed} @KEYS@ "$PREFIX")"})
+  compadd -S = -a keys
+}
 _getiaction_launch_runs() { _getiaction_launch_names runs; _files -/ }
 _getiaction_launch_clusters() { _getiaction_launch_names clusters; _files -g '*.(yaml|yml)' }
 functions[_getiaction_launch_words]=$functions[_shtab_getiaction_launch]
 _shtab_getiaction_launch() {
   typeset -ga _getiaction_launch_typed=("${words[@]}") # _arguments takes flags out of it
-  if [[ -n ${(M)${words[2,CURRENT-1]:#-*}:#*.py} ]]; then _files; else _getiaction_launch_words; fi
+  if [[ -n ${(M)${words[2,CURRENT-1]:#-*}:#*.py} ]]; then _files
+  elif [[ $PREFIX == --*.* && $PREFIX != *=* ]]; then _getiaction_launch_keys
+  else _getiaction_launch_words; fi
 }
 functions[_getiaction_launch_verbs]=$functions[_shtab_getiaction_launch_commands]
 _shtab_getiaction_launch_commands() {
@@ -73,6 +90,15 @@ function _getiaction_launch_names
   set -lx TYPED (commandline -opc | string collect)
   @LOOK@
 end
+function _getiaction_launch_keys
+  set -lx TYPED (commandline -opc | string collect)
+  for key in (@KEYS@ (commandline -ct))
+    echo $key=
+  end
+end
+function _getiaction_launch_in_key
+  string match -qr -- '^--[^=]*\\.[^=]*$' (commandline -ct)
+end
 function _getiaction_launch_behind_script
   string match -qr -- '^[^-].*\\.py$' (commandline -opc)
 end
@@ -80,6 +106,7 @@ end
 _FISH_END = """
 complete -c getiaction-launch -n _getiaction_launch_behind_script -F
 complete -c getiaction-launch -n _shtab_getiaction_launch_using -F
+complete -c getiaction-launch -n _getiaction_launch_in_key -f -a '(_getiaction_launch_keys)'
 """
 _ZSH_VALUE = re.compile(r'^(  \S*--[\w-]+)((?:}")?\[.*[^\\]\]:)', re.MULTILINE)
 _ENDS = {"bash": _BASH_END, "zsh": "", "fish": _FISH_END}
@@ -115,6 +142,8 @@ def script(shell: str) -> str:
     look = ["sh", "-c", names, "sh", *map(str, directories)]
     preamble = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}[shell]
     preamble = preamble.replace("@LOOK@", " ".join(map(quote, look)))
+    keys = [sys.executable, "-I", str(Path(__file__).parent / "keys.py"), CLI_CLASS]
+    preamble = preamble.replace("@KEYS@", " ".join(map(quote, keys)))
     text = shtab.complete(_all_parsers(), shell, preamble=preamble)
     if shell == "zsh":  # where shtab reads only one word for nargs="+", and no --flag=VALUE
         text = _ZSH_VALUE.sub(r"\1=\2", text)
