@@ -7,7 +7,6 @@ from getiaction_launch.launch.logs.lines import check_rank
 from getiaction_launch.launch.running.stacks import running_attempt
 from getiaction_launch.launch.status import attach
 from getiaction_launch.launch.trust import check_owner
-from getiaction_launch.node.beside import beside_arguments
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.beats.records import NodeBeats
 from getiaction_launch.run.run import Run
@@ -35,6 +34,8 @@ def execute(run: Run, words: Sequence[str], *, rank: int = 0, trust: bool = Fals
         CheckError: If the run is not running, or its backend cannot run anything next to it.
         UnreachableError: If the node cannot be reached from here.
     """
+    from getiaction_launch.node.beside import beside_arguments  # slow to import
+
     if not trust:
         check_owner(run, "exec")
     topology = Plan.of(run).topology
