@@ -317,11 +317,19 @@ def add_trust(parser: Parser) -> Parser:
     return parser
 
 
-def parse_runs(parser: Parser, tokens: Sequence[str]) -> argparse.Namespace:
-    """Parse a command and find the ``runs`` that it names; ``run`` is the first of them."""
+def parse_runs(
+    parser: Parser, tokens: Sequence[str], *, is_any: bool = False
+) -> argparse.Namespace:
+    """Parse a command and find the ``runs`` that it names; ``run`` is the first of them.
+
+    Args:
+        parser: The parser that :func:`runs_parser` has made.
+        tokens: The words of the command line behind the verb.
+        is_any: Whether runs that this launcher has not started fit, too.
+    """
     arguments = parser.parse(tokens)
     root = arguments.root or default_root(arguments.cluster)
-    arguments.runs = find_runs(arguments.runs, [root], arguments.only)
+    arguments.runs = find_runs(arguments.runs, [root], arguments.only, is_any=is_any)
     arguments.run = arguments.runs[0]
     return arguments
 

@@ -162,5 +162,5 @@ def root_parser() -> Parser:
     abouts = {name: (verb.__doc__ or "").partition("\n")[0] for name, verb in VERBS.items()}
     lines = (f"  {name:{width}}  {about}" for name, about in abouts.items())
     epilog = EPILOG.format(verbs="\n".join(lines))
-    names = textwrap.fill(f"verbs: {', '.join(VERBS)}", 80, subsequent_indent="       ")
+    names = textwrap.fill(f"verbs: {' '.join(VERBS)}", 80, subsequent_indent="       ")
     return launch_parser("getiaction-launch", ABOUT, epilog, SHORT_EPILOG.format(verbs=names))

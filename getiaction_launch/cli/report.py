@@ -25,7 +25,7 @@ def report(tokens: Sequence[str]) -> int:
     )
     parser.add_argument("--output", metavar="FILE", help=output)
     parser.add_argument("--open", action="store_true", help="Open the page in a browser")
-    arguments = parse_runs(parser, tokens)
+    arguments = parse_runs(parser, tokens, is_any=True)
 
     from getiaction_launch.report.contents.run_report import read_report
     from getiaction_launch.report.document import as_json, write

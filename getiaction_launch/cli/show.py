@@ -282,7 +282,7 @@ def as_json(status: RunStatus) -> dict[str, object]:
     return {
         "run": status.run.name,
         "directory": str(directory if is_remote(directory) else directory.absolute()),
-        "state": status.state.value,
+        "state": status.shown_state,
         "reason": status.reason,
         "cause": status.cause.value if status.cause else None,
         "attempts": status.attempts,

@@ -20,6 +20,7 @@ from getiaction_launch.cli.grammar import (
 from getiaction_launch.cli.launching import launch, parser_of, prepare
 from getiaction_launch.cli.listing.table import listing
 from getiaction_launch.cli.parser import Parser
+from getiaction_launch.cli.runs import unlaunched
 from getiaction_launch.cli.runs.board import total
 from getiaction_launch.errors import LaunchError, UsageError
 from getiaction_launch.launch import submit
@@ -46,14 +47,20 @@ def status(tokens: Sequence[str]) -> int:
     getiaction-launch status @last
     getiaction-launch status --json pusht_act_v1/version_0
     """
-    arguments = parse_runs(add_json(runs_parser(status, nargs="+")), tokens)
-    statuses = submit.read_statuses(arguments.runs)
+    parser = add_json(runs_parser(status, nargs="+"))
+    arguments = parse_runs(parser, tokens, is_any=True)
+    statuses = [unlaunched.with_metrics(each) for each in submit.read_statuses(arguments.runs)]
     found = statuses[0]
     if arguments.json:
-        listed = [{**show.as_json(each), **standing.as_json(each)} for each in statuses]
+        listed = [
+            {**show.as_json(each), **standing.as_json(each), **unlaunched.as_json(each)}
+            for each in statuses
+        ]
         show.print_json({"runs": listed} if len(listed) > 1 else listed[0])
     elif len(statuses) > 1:
         print(f"{listing(entries_of(statuses))}\n{total(statuses)}")
+    elif found.unlaunched:
+        print(unlaunched.text(found))
     elif found.state.is_over:
         print(show.summary(found))
     else:

@@ -19,7 +19,7 @@ def why(tokens: Sequence[str]) -> int:
     getiaction-launch why @last
     getiaction-launch why --json pusht_act_v1/version_0
     """
-    arguments = parse_runs(add_json(runs_parser(why)), tokens)
+    arguments = parse_runs(add_json(runs_parser(why)), tokens, is_any=True)
     found = diagnose(arguments.run, show.short(arguments.run.directory))
     if arguments.json:
         show.print_json(found.to_json())
@@ -31,7 +31,7 @@ def why(tokens: Sequence[str]) -> int:
 def _as_text(found: Diagnosis) -> str:
     category = f": {found.category.value}" if found.category else ""
     paragraphs = [
-        clean_line(f"{found.run.name} {found.state.value}{category}"),
+        clean_line(f"{found.run.name} {found.shown_state}{category}"),
         _wrapped(clean_line(found.summary)),
     ]
     if found.damaged:

@@ -9,6 +9,7 @@ from functools import partial
 
 from getiaction_launch.backends.backend import Backend, Job, JobStatus, load_backend
 from getiaction_launch.errors import RecordError, UnreachableError
+from getiaction_launch.launch.listing.below import Found, look
 from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.plan.plan import SweepPoint
 from getiaction_launch.plan.text import shorten
@@ -21,6 +22,8 @@ from getiaction_launch.run.state import Cause, JobState
 from getiaction_launch.storage.at_once import ROUND_TRIPS, for_each
 from getiaction_launch.storage.paths import is_remote
 
+NOT_LAUNCHED = "NOT_LAUNCHED"
+"""State of a run that `getiaction fit` or another program has started, in the same directory."""
 LOST_SECONDS = 120  # how long to keep asking a scheduler that does not answer
 WATCH_SECONDS = 0.5  # a watcher must not take CPU from training on the same machine
 REMOTE_WATCH_SECONDS = 2.0  # nothing changes there more often, and each look costs
@@ -47,6 +50,7 @@ class RunStatus:
         job: What the run's scheduler or machine has answered; None if it was not asked.
         records: Every attempt so far, the first one first.
         summary: What the records of a run on remote storage say together, where it has that.
+        unlaunched: The run as its files show it; None for one that this launcher has started.
     """
 
     run: Run
@@ -61,6 +65,12 @@ class RunStatus:
     job: JobStatus | None = None
     records: tuple[AttemptRecord, ...] = ()
     summary: Summary | None = None
+    unlaunched: Found | None = None
+
+    @property
+    def shown_state(self) -> str:
+        """Where the run stands, in a word; of a run that nobody launched, nobody can say that."""
+        return NOT_LAUNCHED if self.unlaunched else self.state.value
 
 
 def attach(run: Run) -> Job | None:
@@ -127,6 +137,8 @@ def _read_status(run: Run) -> RunStatus:
         return ended
     progress, attempts = Progress.read(run) or Progress(), read_attempts(run)
     if status is None:
+        if (found := look(run.directory)) and not found.is_launched:
+            return not_launched(found)
         return RunStatus(run, JobState.PENDING, "it was not submitted yet", progress=progress)
     state, reason = status.state, status.reason
     if state is JobState.SUCCEEDED:
@@ -145,6 +157,16 @@ def _read_status(run: Run) -> RunStatus:
         job=status,
         records=tuple(attempts),
     )
+
+
+def not_launched(found: Found) -> RunStatus:
+    """Return the status of a run that this launcher has not started.
+
+    Args:
+        found: The run, as its files show it.
+    """
+    reason = "it was not started by this launcher, so nobody can say whether it still trains"
+    return RunStatus(found.run, JobState.UNKNOWN, reason, unlaunched=found)
 
 
 def _beats(run: Run, attempts: Sequence[AttemptRecord]) -> tuple[NodeBeats, ...]:

@@ -77,7 +77,7 @@ def read_differences(statuses: Sequence[RunStatus]) -> Differences:
     notes = [f"{report.name}: {note}" for report in reports for note in report.notes]
     plans = [_plan(status) for status in statuses]
     sections: dict[str, list[Mapping[str, str | float]]] = {
-        "result": [_result(*pair) for pair in zip(statuses, reports, strict=True)],
+        "result": [_result(report) for report in reports],
         "spec": [_spec(*pair) for pair in zip(plans, reports, strict=True)],
         "code": [_code(plan) for plan in plans],
         "packages": [plan.code.versions if plan and plan.code else {} for plan in plans],
@@ -102,11 +102,11 @@ def _plan(status: RunStatus) -> Plan | None:
         return None
 
 
-def _result(status: RunStatus, report: RunReport) -> dict[str, str | float]:
+def _result(report: RunReport) -> dict[str, str | float]:
     values: dict[str, str | float] = {"state": report.state}
     if report.step is not None:
         values["step"] = report.step
-    values |= {f"last {name}": value for name, value in status.progress.metrics.items()}
+    values |= {f"last {name}": value for name, value in report.metrics.items()}
     if report.metric and report.best is not None:
         values[f"best {report.metric}"] = report.best
     timeline = report.timeline

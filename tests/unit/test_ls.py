@@ -205,7 +205,6 @@ def test_run_that_nobody_launched_is_listed(capsys):
     assert main(["ls", "--json", "--state", "not_launched"]) == 0
     (run,) = json.loads(capsys.readouterr().out)["runs"]
     assert (run["state"], run["checkpoint_step"], run["nodes"]) == ("NOT_LAUNCHED", 44, None)
-    assert main(["status", "act/version_0"]) == 2
 
 
 def test_no_more_is_read_than_a_list_needs(monkeypatch):

@@ -159,7 +159,6 @@ def as_json(entry: Entry) -> dict[str, object]:
     topology, sweep = entry.topology, entry.sweep
     return {
         **show.as_json(entry.status),
-        "state": entry.state,
         "submitted_at": entry.found.submitted_at,
         "elapsed_seconds": entry.elapsed_seconds,
         "nodes": topology and topology.num_nodes,

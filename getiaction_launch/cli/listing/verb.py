@@ -10,7 +10,7 @@ from getiaction_launch.cli.listing.table import as_json, listing
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.errors import UsageError
 from getiaction_launch.launch.listing.below import OF_ROOT, Found, contents_of, runs_below
-from getiaction_launch.launch.listing.entry import NOT_LAUNCHED, Entry, read_entries
+from getiaction_launch.launch.listing.entry import Entry, read_entries
 from getiaction_launch.launch.listing.order import (
     AGE,
     KEYS,
@@ -19,6 +19,7 @@ from getiaction_launch.launch.listing.order import (
     metric_of,
     points_of,
 )
+from getiaction_launch.launch.status import NOT_LAUNCHED
 from getiaction_launch.run.state import JobState
 from getiaction_launch.storage.paths import kind_of, open_path
 

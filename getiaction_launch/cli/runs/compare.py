@@ -22,7 +22,7 @@ def compare(tokens: Sequence[str]) -> int:
     parser = add_json(runs_parser(compare, nargs="+"))
     code = "Also show the lines of the code that differ, as a unified diff"
     parser.add_argument("--code", action="store_true", help=code)
-    arguments = parse_runs(parser, tokens)
+    arguments = parse_runs(parser, tokens, is_any=True)
     if len(arguments.runs) == 1:
         raise UsageError(
             f"compare needs two runs or more, and {arguments.run.name} is one.",

@@ -80,21 +80,29 @@ def runs_below(place: str, pattern: str = "*", deepest: int = DEEPEST) -> list[F
             for path in versions
             if fnmatchcase(path.parent.name, name) and fnmatchcase(path.name, version or "*")
         ]
-        found = [each for each in pool.map(_look, wanted) if each]
+        found = [each for each in pool.map(look, wanted) if each]
     return sorted(found, key=lambda each: each.submitted_at, reverse=True)
 
 
-def _look(directory: Path) -> Found | None:
+def look(directory: Path) -> Found | None:
+    """Return the run that a directory holds; None if it holds none.
+
+    Args:
+        directory: Path or URL of the directory.
+
+    Raises:
+        StorageError: If remote storage does not answer.
+    """
     # A version without a plan was not launched, or is being claimed or discarded.
-    look = look_at(Run(directory))
-    if isinstance(look, Look):
-        if look.submitted_at is not None:
-            return Found(look, look.submitted_at)
+    seen = look_at(Run(directory))
+    if isinstance(seen, Look):
+        if seen.submitted_at is not None:
+            return Found(seen, seen.submitted_at)
     else:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             plan = directory / "launch" / "plan.json"
             # A link that leads to itself is there, too: who reads it says what is wrong.
-            return Found(look, plan.lstat().st_mtime)
+            return Found(seen, plan.lstat().st_mtime)
     if not VERSION.fullmatch(directory.name):
         return None
     entries = read_entries(directory)

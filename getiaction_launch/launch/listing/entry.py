@@ -9,18 +9,15 @@ from typing import TypeVar
 
 from getiaction_launch.launch.listing.below import Found
 from getiaction_launch.launch.resuming.change import label
-from getiaction_launch.launch.status import RunStatus, read_status
+from getiaction_launch.launch.status import RunStatus, not_launched, read_status
 from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.plan.plan import SweepPoint, Topology
 from getiaction_launch.run.records import AttemptRecord, JobRecord, Progress
 from getiaction_launch.run.run import Run
-from getiaction_launch.run.state import JobState
 from getiaction_launch.storage.at_once import for_each
 from getiaction_launch.storage.paths import children, modified_at
 
 T = TypeVar("T")
-NOT_LAUNCHED = "NOT_LAUNCHED"
-"""State of a run that `getiaction fit` or another program has started, in the same directory."""
 _STEP = re.compile(r"step[=_](\d{1,18})\b")
 
 
@@ -50,7 +47,7 @@ class Entry:
     @property
     def state(self) -> str:
         """Where the run stands."""
-        return self.status.state.value if self.found.is_launched else NOT_LAUNCHED
+        return self.status.shown_state
 
 
 def read_entries(found: Sequence[Found]) -> list[Entry]:
@@ -69,7 +66,7 @@ def read_entry(found: Found) -> Entry:
         found: The run that is there.
     """
     if not found.is_launched:
-        return _not_launched(found)
+        return _not_launched(found, not_launched(found))
     return _entry(found, read_status(found.run))
 
 
@@ -79,7 +76,12 @@ def entries_of(statuses: Sequence[RunStatus]) -> list[Entry]:
     Args:
         statuses: The status of each run.
     """
-    return [_entry(Found(status.run, _submitted_at(status)), status) for status in statuses]
+    return [
+        _not_launched(status.unlaunched, status)
+        if status.unlaunched
+        else _entry(Found(status.run, _submitted_at(status)), status)
+        for status in statuses
+    ]
 
 
 def _submitted_at(status: RunStatus) -> float:
@@ -121,14 +123,13 @@ def elapsed_seconds(attempts: Sequence[AttemptRecord]) -> float | None:
     return max(0, (ended_at if is_over and ended_at else time.time()) - attempts[0].started_at)
 
 
-def _not_launched(found: Found) -> Entry:
+def _not_launched(found: Found, status: RunStatus) -> Entry:
     """Return what the files of a run say that nobody launched.
 
     Its curves are not read: they would take longer than all other runs together.
     """
     names = [path.name for path in children(found.run.directory / "checkpoints")]
     steps = [int(step[1]) for name in names if (step := _STEP.search(name))]
-    status = RunStatus(found.run, JobState.UNKNOWN, "it was not started by this launcher")
     seconds = (found.last_written_at or 0.0) - found.submitted_at
     return Entry(found, status, elapsed_seconds=seconds, checkpoint_step=max(steps, default=None))
 

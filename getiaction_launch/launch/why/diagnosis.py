@@ -53,6 +53,7 @@ class Diagnosis:
         summary: All of this for people, in one paragraph.
         evidence: The lines of files that say so.
         next: What to do now.
+        shown_state: Where the run stands, in a word.
     """
 
     run: Run
@@ -74,15 +75,17 @@ class Diagnosis:
     summary: str = ""
     evidence: list[Evidence] = field(default_factory=list)
     next: list[Step] = field(default_factory=list)
+    shown_state: str = ""
 
     def to_json(self) -> dict[str, object]:
         """Return all of it for machines; the run by its name and its directory."""
         shown = {each.name: getattr(self, each.name) for each in fields(self)}
+        del shown["shown_state"]
         return {
             **shown,
             "run": self.run.name,
             "directory": str(self.run.directory),
-            "state": self.state.value,
+            "state": self.shown_state,
             "category": self.category.value if self.category else None,
             "scheduler": self.scheduler or None,
             "evidence": [asdict(each) for each in self.evidence],
@@ -108,7 +111,11 @@ def diagnose(run: Run, place: str | None = None) -> Diagnosis:
         checkpoint=str(records.checkpoint.path) if records.checkpoint else None,
         checkpoint_step=records.checkpoint.step if records.checkpoint else None,
         scheduler=records.job_status.said if records.job_status else "",
+        shown_state=status.shown_state,
     )
+    if status.unlaunched:
+        see = Step("see its metrics and checkpoints", f"getiaction-launch status {place}")
+        return replace(found, summary=words.unlaunched(status.unlaunched), next=[see])
     found = replace(found, lost_steps=_lost_steps(found, records))
     failure, repeats = _last_failure(run, records)
     situation = _situation(run, records, place)

@@ -1,15 +1,18 @@
 """The paragraph that explains a run to a person, one sentence for each thing that is known."""
 
 import re
+import time
 from typing import TYPE_CHECKING
 
 from getiaction_launch.errors import counted
 from getiaction_launch.launch.why.failure import Failure
 from getiaction_launch.launch.why.pace import Pace
 from getiaction_launch.launch.why.signs import Category
+from getiaction_launch.plan.durations import age
 from getiaction_launch.run.state import JobState
 
 if TYPE_CHECKING:
+    from getiaction_launch.launch.listing.below import Found
     from getiaction_launch.launch.why.diagnosis import Diagnosis
     from getiaction_launch.launch.why.reading import Records
 
@@ -42,6 +45,19 @@ _MEANINGS = {
     Category.PREEMPTION: "The scheduler took its nodes for another job",
     Category.UNKNOWN: "Nothing that was recorded says why",
 }
+
+
+def unlaunched(found: "Found") -> str:
+    """Say why nobody knows where a run stands that this launcher has not started."""
+    written = (
+        f" It last wrote a file {age(time.time() - found.last_written_at)} ago."
+        if (found.last_written_at)
+        else ""
+    )
+    return (
+        "It was started by `getiaction fit` or another program and not by this launcher, so "
+        f"nothing has recorded whether it still trains, how it ended, or why.{written}"
+    )
 
 
 def end(records: "Records", failure: Failure) -> str:

@@ -15,7 +15,7 @@ from getiaction_launch.report.contents.beats import read_beats
 from getiaction_launch.report.contents.checkpoints import SavedState, read_checkpoints
 from getiaction_launch.report.contents.environment import read_environment
 from getiaction_launch.report.contents.ranks import Spread, spread
-from getiaction_launch.report.contents.scalars import Curve, read_curves
+from getiaction_launch.report.contents.scalars import Curve, last_values, read_curves
 from getiaction_launch.report.contents.spec import Value, masked_words, read_values
 from getiaction_launch.report.contents.timeline import Event, Timeline, read_timeline
 from getiaction_launch.run.attempt import attempts_of
@@ -42,6 +42,7 @@ class RunReport:
         total_steps: Steps of the whole training, if that is known.
         epoch: The current epoch, from 0; None if none has been reported.
         seconds_per_step: Mean duration of a step in the last attempt, in seconds.
+        metrics: The last value of each metric.
         metric: Name of the metric that stands for the run; None if there is none.
         last: Last value of that metric.
         best: Best value of that metric; None if it is not known which is better.
@@ -70,6 +71,7 @@ class RunReport:
     total_steps: int | None = None
     epoch: int | None = None
     seconds_per_step: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
     metric: str | None = None
     last: float | None = None
     best: float | None = None
@@ -102,11 +104,13 @@ def read_report(status: RunStatus) -> RunReport:
     progress = status.progress
     if not progress.reported:  # a job whose state cannot be read hides what its worker wrote
         progress = _tried(lambda: Progress.read(run), notes) or progress
-    plan = _tried(lambda: Plan.of(run), notes)
+    plan = None if status.unlaunched else _tried(lambda: Plan.of(run), notes)
     job = _tried(lambda: JobRecord.read(run), notes)
     attempts = list(status.records) or _tried(lambda: attempts_of(run), notes) or []
     beats = read_beats(run, notes)
     curves = read_curves(run, notes)
+    if status.unlaunched:
+        progress = last_values(curves)
     metric = shown_metric(progress)
     curve = curves.get(metric or "") or curves.get(f"{metric}_epoch")
     is_finished = status.state is JobState.SUCCEEDED
@@ -137,13 +141,14 @@ def read_report(status: RunStatus) -> RunReport:
     return RunReport(
         name=run.name,
         directory=str(directory if is_remote(directory) else directory.absolute()),
-        state=status.state.value,
+        state=status.shown_state,
         reason=status.reason,
         warnings=warnings(progress),
         step=progress.step,
         total_steps=progress.total_steps,
         epoch=progress.epoch,
         seconds_per_step=progress.seconds_per_step,
+        metrics=progress.metrics,
         metric=metric,
         last=progress.metrics.get(metric) if metric else None,
         best=_best(metric, progress.best, curve, is_lower=is_lower),

@@ -11,7 +11,7 @@ import math
 import os
 import struct
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 from getiaction_launch.errors import RecordError, StorageError
 from getiaction_launch.report.contents.links import check_inside
+from getiaction_launch.run.records import Progress
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import is_remote, read_bytes
 from getiaction_launch.storage.tree import find
@@ -104,6 +105,11 @@ def read_curves(run: Run, notes: list[str]) -> dict[str, Curve]:
         return curves
     tables = [file for file in files if file.name == _TABLE]
     return _read_places(run, tables, _read_table, notes)
+
+
+def last_values(curves: Mapping[str, Curve]) -> Progress:
+    """Return the last value of each curve, as the progress of a run that has reported none."""
+    return Progress(metrics={name: curve.values[-1] for name, curve in curves.items()})
 
 
 def _files(directory: Path, notes: list[str]) -> list[_File]:
