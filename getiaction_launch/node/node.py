@@ -30,6 +30,8 @@ from getiaction_launch.node.guard import Guard, RunLostError
 from getiaction_launch.node.head import NOT_STARTED
 from getiaction_launch.node.network.meeting import meet
 from getiaction_launch.node.outage import persist
+from getiaction_launch.node.progress_file import VARIABLE as PROGRESS_VARIABLE
+from getiaction_launch.node.progress_file import ProgressFile
 from getiaction_launch.node.watching.watchdog import Watchdog
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt
@@ -152,6 +154,7 @@ def _run_workers(
     watchdog = Watchdog(attempt, node_rank, plan)
     beats = watchdog.beats
     given = {**os.environ, **plan.env_vars}
+    told = ProgressFile(run.local, attempt.number, node_rank)
     trackers, defaults = tracking_variables(run, given), trainer_defaults(plan.topology, given)
     for local_rank in range(plan.topology.workers_per_node):
         variables = worker_environment(
@@ -161,6 +164,8 @@ def _run_workers(
         # Ranks that log separately must not write into one run of a tracker.
         variables |= defaults | (trackers if rank == 0 else {})
         variables[CODE_VARIABLE] = str(copy or "")
+        if rank == 0:
+            variables[PROGRESS_VARIABLE] = str(told.path)
         memory, files = beats.open(rank)
         workers[rank] = _start_worker(plan, attempt, variables | memory, place, files)
         beats.opened(rank, files[0], workers[rank].pid)
@@ -175,6 +180,7 @@ def _run_workers(
         time.sleep(POLL_SECONDS)
         logs.keep()
         times.note()
+        told.note()
         failed = watchdog.must_end(alive)
         for rank, worker in list(alive.items()):
             if worker.poll() is not None:
@@ -195,6 +201,7 @@ def _run_workers(
         _stop(attempt, list(workers.values()), patience_seconds)
     kill_processes_of(str(run.local.directory), [attempt.token], GROUP_RANK=str(node_rank))
     watchdog.close()
+    told.note(is_last=True)
     if failed:
         return EXIT_FAILED
     was_interrupted = any(worker.returncode == EXIT_INTERRUPTED for worker in workers.values())
