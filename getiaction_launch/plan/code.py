@@ -47,6 +47,7 @@ class Code:
         versions: Versions of Python and of the main packages, by name, where it was submitted.
         archive: Path of the copy, relative to the directory that holds all runs; None without one.
         digest: SHA-256 of that file.
+        contents: SHA-256 of the names and contents of the files in it; empty in earlier versions.
         links: Paths below ``root`` that were not copied, such as data, and can be reached from the
             copy; each with the path in the copy that it stands for, or "" for what is at ``root``.
         not_covered: What a change may still reach, although there is a copy, for people.
@@ -62,6 +63,7 @@ class Code:
     versions: dict[str, str] = field(default_factory=dict)
     archive: str | None = None
     digest: str = ""
+    contents: str = ""
     links: dict[str, str] = field(default_factory=dict)
     not_covered: list[str] = field(default_factory=list)
     home: str | None = None

@@ -134,7 +134,11 @@ def _code(plan: Plan | None) -> dict[str, str | float]:
 def _files(
     statuses: Sequence[RunStatus], plans: Sequence[Plan | None], notes: list[str]
 ) -> dict[str, list[ChangedFile]]:
-    digests = [plan.code.digest if plan and plan.code else "" for plan in plans]
+    codes = [plan.code for plan in plans if plan and plan.code]
+    # Copies of earlier versions say nothing of their contents.
+    is_known = len(codes) == len(plans) and all(code.contents for code in codes)
+    digests = [code.contents if is_known else code.digest for code in codes]
+    digests += [""] * (len(plans) - len(codes))
     if len(set(digests)) == 1:
         return {}
     contents: list[dict[str, bytes] | None] = []

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from getiaction_launch.launch.freezing.archive import pack
+from getiaction_launch.launch.freezing.archive import contents_of, pack
 from getiaction_launch.launch.freezing.arrival import Arrival
 from getiaction_launch.launch.freezing.files import choose
 from getiaction_launch.launch.freezing.freeze import code_of
@@ -72,7 +72,7 @@ def packed(script: Path | None, specs: Sequence[str], settings: Snapshot) -> Ite
     files.check_size(settings.limit_mb)
     # A directory outside of the code stands for nothing in it.
     home = os.path.relpath(here, files.root) if here.is_relative_to(files.root) else "."
-    code = replace(code_of(files, is_copied=True), home=home)
+    code = replace(code_of(files, is_copied=True), contents=contents_of(files), home=home)
     names = [f"specs/{number}/{Path(path).name}" for number, path in enumerate(specs)]
     paths = [str(Path(path).absolute()) for path in specs]
     with tempfile.TemporaryDirectory() as folder:

@@ -20,7 +20,8 @@ import pytest
 from getiaction_launch.backends.backend import LOCAL
 from getiaction_launch.backends.local import LocalBackend
 from getiaction_launch.errors import CheckError, StorageError
-from getiaction_launch.launch.freezing.freeze import freeze, has_changed
+from getiaction_launch.launch.freezing import archive
+from getiaction_launch.launch.freezing.freeze import _files_of, freeze, has_changed
 from getiaction_launch.launch.node import continue_here
 from getiaction_launch.mirror import code
 from getiaction_launch.mirror.code import unpacked
@@ -386,6 +387,21 @@ class Allocation:
     def record(self) -> JobRecord:
         """Return how the job is found again."""
         return JobRecord(job_id=self.job_id)
+
+
+def test_copies_are_compared_by_their_files(lab, monkeypatch):
+    """Another zlib makes other bytes of the same files; earlier versions recorded only these."""
+    _, plan = submitted(lab)
+    monkeypatch.setattr(archive, "_LEVEL", 9)
+    assert archive.digest_of(_files_of(plan)) != plan.code.digest
+    assert not has_changed(plan)
+    assert has_changed(replace(plan, code=replace(plan.code, contents="")))
+    (lab / "lib.py").chmod(0o755)
+    assert has_changed(plan)
+    (lab / "lib.py").chmod(0o644)
+    assert not has_changed(plan)
+    (lab / "lib.py").rename(lab / "other.py")
+    assert has_changed(plan)
 
 
 def test_node_continues_with_the_present_files_if_asked_to(lab, monkeypatch):

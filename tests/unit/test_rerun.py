@@ -9,6 +9,7 @@ import pytest
 from strangers import make_run
 
 from getiaction_launch.cli.main import main
+from getiaction_launch.launch.freezing import freeze as freezing
 from getiaction_launch.launch.freezing.freeze import freeze
 from getiaction_launch.plan.plan import Plan, SweepPoint, Topology
 from getiaction_launch.run.run import Run
@@ -56,6 +57,34 @@ def test_same_plan_and_code_in_the_next_version(started, parsed, capsys):
     assert now.code.archive != before.code.archive
     assert replace(now, code=None) == replace(before, code=None)
     assert parsed == []  # the files of now say nothing about a copy of before
+
+
+@pytest.mark.parametrize("verb", ["rerun", "resume"])
+def test_present_files_are_looked_for_once(started, parsed, monkeypatch, verb):
+    """What is said of them is what is copied, and git is not asked twice."""
+    run = make()
+    Path("lib.py").write_text("NEW = 1\n")
+    chosen, choose = [], freezing._chosen
+    monkeypatch.setattr(freezing, "_chosen", lambda plan: chosen.append(plan) or choose(plan))
+    assert main([verb, "--code", "now", RUN]) == 0
+    assert len(chosen) == 1
+    code = Plan.of(started[0]).code
+    assert (run.directory.parents[1] / code.archive).is_file()
+    assert code.contents
+    assert parsed == []
+
+
+@pytest.mark.parametrize("verb", ["rerun", "resume"])
+def test_present_files_over_the_limit_are_refused_with_a_fix_of_the_verb(capsys, verb):
+    """There is no flag of a submission in it; the copy of before is still there."""
+    run = make()
+    run.write("plan", {**run.read("plan"), "snapshot": {"limit_mb": 1}})
+    Path("big.py").write_text("x" * 2_000_000)
+    assert main([verb, "--code", "now", RUN]) == 3
+    said = capsys.readouterr().err
+    assert "in the cluster config that --cluster names: snapshot: {exclude: [big.py]}" in said
+    assert "Or train the copy that was made at submission: leave out --code now" in said
+    assert "--no-snapshot" not in said
 
 
 def test_a_new_version_may_train_anything(started, parsed, capsys):

@@ -13,7 +13,7 @@ import os
 import stat
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from getiaction_launch.launch.freezing.files import Files
@@ -67,6 +67,29 @@ def digest_of(files: Files) -> str:
         return pack(files, Path(folder, "code.tar.gz"))
 
 
+def contents_of(files: Files) -> str:
+    """Return a SHA-256 of the names, modes and contents of the user's code.
+
+    Unlike that of an archive, it does not depend on the library that compresses.
+
+    Raises:
+        OSError: If a file cannot be read.
+    """
+    found = hashlib.sha256()
+    for name, mode, content in _each(files):
+        digest = hashlib.sha256(content).hexdigest()
+        found.update(f"{digest} {mode:o} {name!r}\n".encode("utf-8", "surrogateescape"))
+    return found.hexdigest()
+
+
+def _each(files: Files) -> Iterator[tuple[str, int, bytes]]:
+    """Return the name, the mode and the content of each file, in the order of the names."""
+    for name in sorted(files.sizes):
+        path = files.root / name
+        with contextlib.suppress(FileNotFoundError):  # removed since it was found
+            yield name, 0o755 if os.access(path, os.X_OK) else 0o644, path.read_bytes()
+
+
 def _folder(root: Path) -> str:
     """Return the name of the directory for archives of this user, and create it."""
     own = f"{FOLDER}-{os.geteuid()}"
@@ -104,15 +127,9 @@ def pack(files: Files, packed: Path) -> str:
             gzip.GzipFile("", "wb", _LEVEL, raw, mtime=0) as compressed,
             tarfile.open(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT) as archive,
         ):
-            for name in sorted(files.sizes):
-                path = files.root / name
-                try:
-                    content = path.read_bytes()
-                except FileNotFoundError:  # removed since it was found
-                    continue
+            for name, mode, content in _each(files):
                 entry = tarfile.TarInfo(name)
-                entry.size, entry.mtime = len(content), WRITTEN_AT
-                entry.mode = 0o755 if os.access(path, os.X_OK) else 0o644
+                entry.size, entry.mtime, entry.mode = len(content), WRITTEN_AT, mode
                 archive.addfile(entry, io.BytesIO(content))
         raw.flush()
         os.fsync(raw.fileno())

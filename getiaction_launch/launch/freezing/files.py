@@ -58,8 +58,12 @@ class Files:
     has_new: bool = False
     is_private: bool = False
 
-    def check_size(self, limit_mb: float) -> None:
+    def check_size(self, limit_mb: float, *, is_resumed: bool = False) -> None:
         """Check that the copy would not be larger than a limit.
+
+        Args:
+            limit_mb: The limit for all files together, in MB.
+            is_resumed: Whether it is for a run that has another copy already, by `--code now`.
 
         Raises:
             CheckError: Naming the largest files.
@@ -69,13 +73,16 @@ class Files:
             return
         largest = sorted(self.sizes, key=lambda name: (-self.sizes[name], name))[:_LARGEST]
         named = ", ".join(f"{name} ({self.sizes[name] / 1e6:.1f} MB)" for name in largest)
+        which, otherwise = "", "Or have the run read your files as they are then: --no-snapshot"
+        if is_resumed:
+            which = " that --cluster names"
+            otherwise = "Or train the copy that was made at submission: leave out --code now"
         raise CheckError(
             f"the code in {self.root} has {len(self.sizes)} files with {total / 1e6:.0f} MB, and "
             f"snapshot.limit_mb={limit_mb:g} is the most that is copied for a run. The largest: "
             f"{named}.",
-            "Leave out what is not code, in the cluster config: "
-            f"snapshot: {{exclude: [{largest[0].partition('/')[0]}]}}\n"
-            "Or have the run read your files as they are then: --no-snapshot",
+            f"Leave out what is not code, in the cluster config{which}: "
+            f"snapshot: {{exclude: [{largest[0].partition('/')[0]}]}}\n{otherwise}",
         )
 
 

@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from getiaction_launch.errors import LaunchError
-from getiaction_launch.launch.freezing.archive import digest_of, pack, store
-from getiaction_launch.launch.freezing.arrival import Arrival, arrived
+from getiaction_launch.launch.freezing.archive import contents_of, digest_of, pack, store
+from getiaction_launch.launch.freezing.arrival import arrived
 from getiaction_launch.launch.freezing.files import Files, choose
 from getiaction_launch.launch.freezing.version import (
     commit_of,
@@ -31,10 +31,27 @@ def describe(plan: Plan) -> Plan:
     Raises:
         CheckError: If its code is too large to be copied.
     """
+    return _described(plan)[0]
+
+
+def describe_again(plan: Plan) -> tuple[Plan, Files | None]:
+    """Return a plan with the version of the present code, and its files; None if it was sent.
+
+    Args:
+        plan: The plan of a run that was submitted with other code.
+
+    Raises:
+        CheckError: If the code is too large to be copied.
+    """
+    return _described(plan, is_resumed=True)
+
+
+def _described(plan: Plan, *, is_resumed: bool = False) -> tuple[Plan, Files | None]:
+    """Return a plan with the version of its code, and its files; None for code that has arrived."""
     if arrival := arrived():
-        return arrival.applied(plan)
-    files = _files_of(plan)
-    return replace(plan, code=code_of(files, is_copied=plan.snapshot.enabled))
+        return arrival.applied(plan), None
+    files = _files_of(plan, is_resumed=is_resumed)
+    return replace(plan, code=code_of(files, is_copied=plan.snapshot.enabled)), files
 
 
 def freeze(plans: Sequence[Plan], root: str | None = None) -> list[Plan]:
@@ -61,40 +78,42 @@ def freeze(plans: Sequence[Plan], root: str | None = None) -> list[Plan]:
         applied = arrival.applied(plan) if arrival else plan
         key = (plan.root, plan.working_directory, str(plan.script_path or ""))
         if key not in found:
-            found[key] = _stored(applied, root or plan.root, arrival)
+            found[key] = _stored(*_described(plan), root or plan.root)
         frozen.append(replace(applied, code=found[key]))
     return frozen
 
 
-def _stored(plan: Plan, root: str, arrival: Arrival | None) -> Code:
+def _stored(plan: Plan, files: Files | None, root: str) -> Code:
     """Copy the code of a plan to the directory that holds all runs, and return what it is."""
-    if arrival:
-        write, is_private, code = arrival.copy_to, arrival.is_private, plan.code or arrival.code
-    else:
-        files = _files_of(plan)
+    code = plan.code or Code()
+    if arrival := arrived():
+        write, is_private = arrival.copy_to, arrival.is_private
+    elif files and plan.snapshot.enabled:
         write, is_private = partial(pack, files), files.is_private
-        code = code_of(files, is_copied=plan.snapshot.enabled)
-        if not plan.snapshot.enabled:
-            return code
+        code = replace(code, contents=contents_of(files))
+    else:
+        return code
     make_root(root)
     archive, digest = store(write, root, is_private=is_private)
     return replace(code, archive=archive, digest=digest)
 
 
-def freeze_again(run: Run, plan: Plan) -> Plan:
+def freeze_again(run: Run, plan: Plan, files: Files | None = None) -> Plan:
     """Copy the code of a run that exists anew, and return its plan with it.
 
     Args:
         run: The run, beside which the copy is written, wherever it has been moved.
         plan: The plan of its next attempts.
+        files: What :func:`describe_again` has chosen for that plan; None to describe it first.
 
     Raises:
         CheckError: If the code is too large to be copied.
         OSError: If a file cannot be read or written.
         StorageError: If remote storage does not answer.
     """
-    before = plan.code and replace(plan.code, archive=None, digest="")
-    return freeze([replace(plan, code=before)], str(run.directory.parents[1]))[0]
+    if files is None:
+        plan, files = describe_again(plan)
+    return replace(plan, code=_stored(plan, files, str(run.directory.parents[1])))
 
 
 def has_changed(plan: Plan) -> bool:
@@ -108,7 +127,10 @@ def has_changed(plan: Plan) -> bool:
     if not Path(plan.code.root).is_dir():
         return False
     try:
-        return digest_of(_files_of(plan)) != plan.code.digest
+        files = _files_of(plan)
+        if plan.code.contents:
+            return contents_of(files) != plan.code.contents
+        return digest_of(files) != plan.code.digest  # a copy of an earlier version
     except (OSError, LaunchError):  # what is there now cannot be copied
         return True
 
@@ -124,10 +146,10 @@ def copied_root(plan: Plan) -> Path | None:
     return _chosen(plan).root if plan.snapshot.enabled else None
 
 
-def _files_of(plan: Plan) -> Files:
+def _files_of(plan: Plan, *, is_resumed: bool = False) -> Files:
     files = _chosen(plan)
     if plan.snapshot.enabled:
-        files.check_size(plan.snapshot.limit_mb)
+        files.check_size(plan.snapshot.limit_mb, is_resumed=is_resumed)
     return files
 
 

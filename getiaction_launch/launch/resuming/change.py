@@ -8,7 +8,7 @@ make another training of it is refused, or said. A new version of the run may tr
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from getiaction_launch.backends.backend import Backend, record_of
 from getiaction_launch.checking.addresses import refuse_secret_urls
@@ -21,6 +21,9 @@ from getiaction_launch.plan.spec import TRAINER_KEYS, read_spec, read_trainer
 from getiaction_launch.run.records import JobRecord
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import use_options
+
+if TYPE_CHECKING:
+    from getiaction_launch.launch.freezing.files import Files
 
 LIMITS = ("max_epochs", "max_steps", "max_time")
 """The Trainer's keys that end training."""
@@ -92,6 +95,7 @@ class Changed:
         backend: The backend that starts them.
         notes: What is different, for people, a sentence each; empty if nothing is.
         warnings: What makes the results differ from those of an undisturbed run.
+        files: The user's present files, to be copied for it; None if it keeps its copy.
     """
 
     before: Plan
@@ -99,6 +103,7 @@ class Changed:
     backend: Backend
     notes: list[str]
     warnings: list[str]
+    files: "Files | None" = None
 
 
 def change(run: Run, changes: Changes, *, is_new: bool = False) -> Changed:
@@ -118,10 +123,11 @@ def change(run: Run, changes: Changes, *, is_new: bool = False) -> Changed:
         override,
         read_cluster,
     )
-    from getiaction_launch.launch.freezing.freeze import describe, has_changed
+    from getiaction_launch.launch.freezing.freeze import describe_again, has_changed
     from getiaction_launch.mirror.code import check_code
 
     plan, record = Plan.of(run), JobRecord.read(run) or JobRecord()
+    files: Files | None = None
     after, added = plan, []
     former = backend_of(run, record)
     if changes.cluster:
@@ -160,7 +166,7 @@ def change(run: Run, changes: Changes, *, is_new: bool = False) -> Changed:
     since = "" if is_new else " from here on"
     notes = [f"{key} is {text}{since}." for key, text in changes.overrides]
     if changes.is_code_now:
-        after = describe(after)
+        after, files = describe_again(after)
         title = after.code.title if after.code else ""
         notes.insert(0, f"it trains your present files{since}{title and f': {title}'}.")
     else:
@@ -175,7 +181,7 @@ def change(run: Run, changes: Changes, *, is_new: bool = False) -> Changed:
     if _label(backend) != _label(former):
         notes.insert(0, f"it runs on {_label(backend)}{since}.")
     warnings = [*_geometry(plan.topology, after.topology, plan), *_warn(changes.overrides)]
-    return Changed(plan, after, backend, notes, [] if is_new else warnings)
+    return Changed(plan, after, backend, notes, [] if is_new else warnings, files)
 
 
 def _trained(plan: Plan, backend: Backend, changes: Changes, *, is_new: bool) -> Plan:

@@ -57,6 +57,10 @@ def rerun(
     if changed.plan.arguments != changed.before.arguments:
         parse(changed.plan.arguments)
     check_place(changed.plan, changed.backend)
+    if changed.files:
+        from getiaction_launch.launch.freezing.freeze import freeze_again  # slow to import
+
+        changed = replace(changed, plan=freeze_again(run, changed.plan, changed.files))
     return start([changed.plan], changed.backend, None)[0]
 
 

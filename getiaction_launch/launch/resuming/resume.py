@@ -75,7 +75,7 @@ def resume(
         if changes.is_code_now:
             from getiaction_launch.launch.freezing.freeze import freeze_again  # slow to import
 
-            changed = replace(changed, plan=freeze_again(run, changed.plan))
+            changed = replace(changed, plan=freeze_again(run, changed.plan, changed.files))
         claim = _claim_resume(run, record) if is_remote(run.directory) else None
         with _restoring(run, claim):
             _reopen(run, changed)
