@@ -2,8 +2,9 @@
 
 import csv
 import math
+import re
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from operator import itemgetter
 from pathlib import Path
 from typing import TypeVar
@@ -17,8 +18,14 @@ TABLE = "metrics.csv"
 _ALWAYS = {"epoch", "step"}
 _FIX = (
     "Let the logger continue its history when training resumes, or log to TensorBoard or CSV. If a "
-    "value differs in the same step, what it is computed from must be in the checkpoint: the "
-    "counts of Lightning's ThroughputMonitor are not."
+    "value differs in the same step, what it is computed from must be in the checkpoint."
+)
+_OF_THROUGHPUT = re.compile(r"(.*: )?(train|validate)\|.+")
+"""Names of what ThroughputMonitor logs, perhaps behind the directory of its logger."""
+_KEY = re.compile(r"([^\s,=]+)=")
+_THROUGHPUT_FIX = (
+    "Lightning's ThroughputMonitor counts batches, samples and time from each attempt's start, "
+    "and saves none of it. It is no part of the training: leave it out of what you rehearse."
 )
 
 
@@ -35,7 +42,7 @@ def compare_loggers(expected: Run, found: Run, left_out: Collection[str]) -> lis
     for table in tables:
         words = _compare_tables(expected.directory / table, found.directory / table, left_out)
         if words:
-            differences.append(Difference("logger", f"{table} {words}.", _FIX))
+            differences.append(Difference("logger", f"{table} {words}.", _fix(_KEY.findall(words))))
     return differences
 
 
@@ -72,7 +79,13 @@ def _compare_curves(expected: Run, found: Run, left_out: Collection[str]) -> Ite
             continue
         words = _compare_curve(own[name], others.get(name, Curve()))
         if words:
-            yield Difference("logger", f"The curve {name} {words}.", _FIX)
+            yield Difference("logger", f"The curve {name} {words}.", _fix([name]))
+
+
+def _fix(names: Iterable[str]) -> str:
+    """Return what to do about a difference in logged values of these names."""
+    own = set(names) - _ALWAYS
+    return _THROUGHPUT_FIX if own and all(map(_OF_THROUGHPUT.fullmatch, own)) else _FIX
 
 
 def _compare_curve(expected: Curve, found: Curve) -> str:

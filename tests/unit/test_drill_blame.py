@@ -244,6 +244,22 @@ def test_rows_of_loggers_that_are_lost_or_doubled_are_named(runs, rows, said):
     assert (said is None and not found) or said in tables[0].what
 
 
+@pytest.mark.parametrize(
+    ("name", "is_its"),
+    [("train|samples", True), ("validate|batches", True), ("train_samples", False)],
+)
+def test_counts_of_the_throughput_monitor_have_a_fix_of_their_own(runs, name, is_its):
+    """They begin again in each attempt; nothing of the training is lost."""
+    for run, count in zip(runs, (24, 8), strict=True):
+        text = f"step,loss,{name}\n1,0.5,8\n3,,{count}\n"
+        (run.directory / "csv/metrics.csv").write_text(text)
+    found = compare_loggers(*runs, set())
+    assert len(found) == 2  # the table and the curve
+    for each in found:
+        assert ("ThroughputMonitor counts batches" in each.fix) is is_its
+        assert "leave it out of what you rehearse" in each.fix or not is_its
+
+
 def test_what_loggers_of_undisturbed_runs_do_not_share_is_named(runs):
     """By columns of a table, and by curves, which event files or other directories may hold."""
     assert differing_names(*runs) == {"time"}  # no curve, as it is not a number
