@@ -6,6 +6,7 @@ https://docs.ray.io/en/latest/ray-core/scheduling/resources.html
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import sys
@@ -19,7 +20,6 @@ from getiaction_launch.errors import UnreachableError
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-SECONDS = 10
 POLL_SECONDS = 0.2
 SLIVER = 0.0001
 """The least that Ray counts of a resource."""
@@ -57,11 +57,13 @@ def execute_on(address: str, host: str, entrypoint: str, runtime_env: Mapping[st
             while (info := client.get_job_info(name)).status.value not in _OVER:
                 time.sleep(POLL_SECONDS)
         except BaseException:  # also Ctrl-C, which ends the command too
-            client.stop_job(name)
+            with contextlib.suppress(Exception):  # it may have ended by now
+                client.stop_job(name)
             raise
     if info.driver_exit_code is None:  # the command has not begun
         raise UnreachableError(f"Ray could not run the command on node {host}: {info.message}")
-    return int(info.driver_exit_code)
+    code = int(info.driver_exit_code)
+    return code if code >= 0 else 128 - code  # as a shell says that a signal has ended it
 
 
 async def _print_output(client: "JobSubmissionClient", name: str, entrypoint: str) -> None:
@@ -75,15 +77,14 @@ async def _print_output(client: "JobSubmissionClient", name: str, entrypoint: st
         sys.stdout.write(kept.removeprefix(first))
         sys.stdout.flush()
         kept = first = ""
+    sys.stdout.write(kept)
 
 
 def _address_of(client: "JobSubmissionClient", host: str) -> str:
-    import requests
-
-    # As Ray's dashboard asks: the list of its state API has no host names.
-    url = f"{client.get_address()}/nodes?view=summary"
-    said: Any = requests.get(url, timeout=SECONDS).json()
-    nodes = said["data"]["summary"]
+    # As Ray's dashboard asks: the list of its state API has no host names. Beware: a private
+    # method, since no public one sends the user's token.
+    said: Any = client._do_request("GET", "/nodes?view=summary").json()  # noqa: SLF001
+    nodes = (said.get("data") or {}).get("summary") or []
     found = [
         str(node["ip"])
         for node in nodes
