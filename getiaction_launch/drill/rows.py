@@ -25,7 +25,7 @@ _OF_THROUGHPUT = re.compile(r"(.*: )?(train|validate)\|.+")
 _KEY = re.compile(r"([^\s,=]+)=")
 _THROUGHPUT_FIX = (
     "Lightning's ThroughputMonitor counts batches, samples and time from each attempt's start, "
-    "and saves none of it. It is no part of the training: leave it out of what you rehearse."
+    "and saves none of it. It is not part of the training: leave it out of what you rehearse."
 )
 
 
