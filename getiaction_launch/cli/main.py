@@ -26,10 +26,10 @@ from getiaction_launch.cli.resuming.verb import resume
 from getiaction_launch.cli.runs.compare import compare
 from getiaction_launch.cli.runs.execute import exec  # noqa: A004 - the name of the verb
 from getiaction_launch.cli.runs.rm import rm
+from getiaction_launch.cli.runs.stacks import stacks
 from getiaction_launch.cli.runs.tensorboard import tensorboard
 from getiaction_launch.cli.runs.wait import wait
 from getiaction_launch.cli.show import print_error, print_failure
-from getiaction_launch.cli.stacks import stacks
 from getiaction_launch.cli.typed.words import begins_program
 from getiaction_launch.cli.why import why
 from getiaction_launch.errors import (

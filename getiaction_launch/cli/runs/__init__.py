@@ -1,1 +1,1 @@
-"""Verbs about runs that are there: wait for them, run them again, compare or remove them."""
+"""Verbs about runs that are there: wait for them, look into them, compare or remove them."""
