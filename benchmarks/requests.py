@@ -31,7 +31,7 @@ from clusters.proxy import Proxy
 from getiaction_launch.cli.main import main as command
 from getiaction_launch.launch.logs.remote import RemoteTails
 from getiaction_launch.launch.status import Watched, read_status
-from getiaction_launch.mirror.lanes import Files
+from getiaction_launch.mirror.uploading.lanes import Files
 from getiaction_launch.run.attempt import Attempt, Ending
 from getiaction_launch.run.reading.summary import forget_summary
 from getiaction_launch.run.run import STAGING_VARIABLE, Run

@@ -14,9 +14,9 @@ import threading
 import time
 
 from getiaction_launch.errors import StorageError
-from getiaction_launch.mirror.lanes import Checkpoints, Files
 from getiaction_launch.mirror.ledger import POLL_SECONDS, locked
 from getiaction_launch.mirror.transfer import say
+from getiaction_launch.mirror.uploading.lanes import Checkpoints, Files
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.failures import describe
 from getiaction_launch.system.stop import StopRequest

@@ -16,8 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from getiaction_launch.errors import CheckError, StorageError
+from getiaction_launch.mirror.compaction import compact
+from getiaction_launch.mirror.kept import Arrivals, announce, can_arrive_later
 from getiaction_launch.mirror.ledger import (
+    CHECKPOINTS,
     COMMITTED,
+    FILES,
     LANES,
     Head,
     Ledger,
@@ -29,11 +33,12 @@ from getiaction_launch.mirror.mirror import Mirror
 from getiaction_launch.mirror.removals import forget_removals
 from getiaction_launch.mirror.sweep import sweep, unsaved_files
 from getiaction_launch.mirror.transfer import download, hash_of, say, say_refused
-from getiaction_launch.mirror.walk import is_record, is_unfinished
+from getiaction_launch.mirror.uploading.walk import is_record, is_unfinished
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.checkpoint import Checkpoint, Marker
 from getiaction_launch.run.finished import PLACE, finished_fits, path_of
 from getiaction_launch.run.run import Run, check_staging, staging_root
+from getiaction_launch.storage.at_once import for_each
 from getiaction_launch.storage.keys import why_refused
 from getiaction_launch.storage.paths import children, file_system, reaching, remove, write_json
 from getiaction_launch.storage.segment import name_and_number, only_grows
@@ -94,7 +99,9 @@ class Staging:
         with contextlib.ExitStack() as stack:
             for lane in LANES:
                 stack.enter_context(locked(local.directory, lane, LOCK_SECONDS))
-            prepare(self.run, self.number, self.node_rank, self.resume_from)
+            # A program may look for its own checkpoints when it starts; a spec resumes from ours.
+            is_spec = self.resume_from is not None and not self.plan.script
+            prepare(self.run, self.number, self.node_rank, self.resume_from, behind=is_spec)
         if self.resume_from:
             name = _committed_name(self.run, self.resume_from)
             self.resume_from = str(local.directory / COMMITTED / name)
@@ -106,6 +113,10 @@ class Staging:
         )
         self._undo.callback(self._close, self._mirror)
         self._mirror.start()
+        if self.node_rank == 0:
+            arrivals = Arrivals(self.run)
+            self._undo.callback(arrivals.close)
+            arrivals.start()
         # Beside the training, as it asks storage about other runs.
         threading.Thread(target=sweep, args=(staging_root(), local), daemon=True).start()
         return self
@@ -119,6 +130,8 @@ class Staging:
             mirror.abandon()
         else:
             mirror.close(self._limit_seconds)
+            if self.is_finished and self.node_rank == 0:
+                compact(self.run)
 
     def _lock(self) -> int:
         place = _place(self.run.local)
@@ -150,7 +163,9 @@ def _place(local: Run) -> Path:
     return local.directory.parents[1]
 
 
-def prepare(run: Run, number: int, node_rank: int, resume_from: str | None) -> None:
+def prepare(
+    run: Run, number: int, node_rank: int, resume_from: str | None, *, behind: bool = False
+) -> None:
     """Download what an attempt starts from to the staging directory, and remove outdated files.
 
     Args:
@@ -158,6 +173,7 @@ def prepare(run: Run, number: int, node_rank: int, resume_from: str | None) -> N
         number: Number of the attempt, from 0.
         node_rank: Rank of this node in the run, from 0.
         resume_from: URL of the checkpoint that all workers resume from; None to start anew.
+        behind: Whether kept checkpoints arrive later, by :mod:`~getiaction_launch.mirror.kept`.
 
     Raises:
         CheckError: If the checkpoint is damaged.
@@ -170,6 +186,7 @@ def prepare(run: Run, number: int, node_rank: int, resume_from: str | None) -> N
     if is_first:
         if head.attempt not in (number - 1, number):
             _forget(local)  # rank 0 has run on another machine since
+        announce(local.directory, ())
         write_json(local.launch_directory / "plan.json", run.read("plan") or {})
     if resume_from:
         name = _committed_name(run, resume_from)
@@ -177,7 +194,7 @@ def prepare(run: Run, number: int, node_rank: int, resume_from: str | None) -> N
     for fit, end in finished_fits(run).items():
         _download_checkpoint(run, PLACE, path_of(run, fit).name, end)
     if node_rank == 0 and number > 0:
-        _download_files(run)
+        _download_files(run, behind=behind)
         _abort_uploads(run)
     if is_first or node_rank == 0:
         forget_removals(local.directory)
@@ -244,13 +261,14 @@ def _download_checkpoint(run: Run, place: str, name: str, stored: Marker | None)
     replace(stored, sha256=digest).write(target)
 
 
-def _download_files(run: Run) -> None:
+def _download_files(run: Run, *, behind: bool) -> None:
     """Download what the user's callbacks have saved; files that exist here already are newer."""
     local = run.local
     ledgers = {lane: Ledger(local.directory, lane) for lane in LANES}
     found = find(run.directory)
     for path, reason in found.refused.items():
         say_refused(path, reason)
+    targets: dict[str, Path] = {}
     for path in found.sizes:
         lane = None if path.startswith("launch/") or is_unfinished(path) else lane_of(path)
         if lane is None or only_grows(name_and_number(path)[0]):
@@ -258,18 +276,26 @@ def _download_files(run: Run) -> None:
         if os.path.lexists(local.directory / path):
             continue
         try:
-            target = place_below(local.directory, path)
+            targets[path] = place_below(local.directory, path)
         except StorageError as error:
             say_refused(path, str(error))
-            continue
+    later = {path for path in targets if behind and can_arrive_later(path)}
+    for path in later:
+        ledgers[CHECKPOINTS].files[path] = Whole.to_arrive(found.sizes[path])
+
+    def download_one(path: str) -> None:
         # A download that is killed must not leave a part of a file that counts as newer.
+        target = targets[path]
         arriving = target.with_name(f".{target.name}.partial")
         remove(arriving)
         download(run.directory / path, arriving)
         arriving.replace(target)
-        ledgers[lane].files[path] = Whole.of(target.stat())
+        ledgers[lane_of(path) or FILES].files[path] = Whole.of(target.stat())
+
+    for_each(download_one, [path for path in targets if path not in later], run.directory)
     for ledger in ledgers.values():
         ledger.write()
+    announce(local.directory, later)
 
 
 def _abort_uploads(run: Run) -> None:

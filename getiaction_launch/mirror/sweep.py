@@ -24,7 +24,7 @@ from getiaction_launch.mirror.ledger import (
     lane_of,
 )
 from getiaction_launch.mirror.transfer import say
-from getiaction_launch.mirror.walk import walk
+from getiaction_launch.mirror.uploading.walk import walk
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import is_only_here, read_end
 from getiaction_launch.run.checkpoint import Marker, newest

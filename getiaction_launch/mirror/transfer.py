@@ -1,20 +1,18 @@
 """Uploads and downloads of single files and checkpoints, complete or not at all."""
 
+import os
 import sys
 import time
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from getiaction_launch.errors import StorageError
+from getiaction_launch.mirror.uploading.parts import Digest, send
 from getiaction_launch.run.checkpoint import files_of
+from getiaction_launch.storage.failures import describe, is_failure
 from getiaction_launch.storage.paths import file_system, kind_of, reaching, remove
 from getiaction_launch.storage.tree import find, place_below
 
-PART_BYTES = 16 << 20
-"""Size of the parts of a large file, unless there would be too many; two are in memory at a time"""
-MAX_PARTS = 10_000
-MAX_PART_BYTES = 5 << 30
-MAX_OBJECT_BYTES = 5 << 40
-"""What S3 allows: docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html"""
 TRIES = 3
 PAUSE_SECONDS = 2
 
@@ -42,49 +40,42 @@ def hash_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def part_bytes(size_bytes: int) -> int:
-    """Return the size of the parts in which to upload a file to S3, in bytes.
-
-    Args:
-        size_bytes: Size of the file in bytes.
-
-    Raises:
-        ValueError: If S3 takes no file of that size.
-    """
-    if size_bytes > MAX_OBJECT_BYTES:
-        raise ValueError(
-            f"it has {size_bytes / 2**40:.1f} TiB, and S3 takes files of up to 5 TiB; write it in "
-            "several files, as sharded strategies do"
-        )
-    # One part fewer than allowed: the file may still grow.
-    whole_mib = -(-size_bytes // (MAX_PARTS - 1) // 2**20) * 2**20
-    return min(max(PART_BYTES, whole_mib), MAX_PART_BYTES)
-
-
-def upload(source: Path, target: Path) -> None:
+def upload(source: Path, target: Path, digest: Digest | None = None) -> None:
     """Upload one file, with a bounded part of it in memory.
 
     Args:
         source: Local file to upload.
         target: URL to upload it to.
+        digest: Updated with the bytes that are uploaded; None if nobody needs their hash.
 
     Raises:
         StorageError: If the upload fails or is incomplete.
         OSError: If the local file cannot be read, or does not exist.
     """
-    with source.open("rb"):  # below, its errors would count as those of storage
-        size_bytes = source.stat().st_size
-    with reaching(target):
-        fs, key = file_system(target)
-        parts = {}
-        if "s3" in fs.protocol:
-            try:
-                parts = {"chunksize": part_bytes(size_bytes), "max_concurrency": 2}
-            except ValueError as error:
-                raise StorageError(f"{source} cannot be uploaded: {error}.") from error
-        fs.put_file(str(source), key, **parts)
-        if (have := fs.info(key)["size"]) != size_bytes and have != source.stat().st_size:
-            raise StorageError(f"{target} has only {have} of {size_bytes} bytes.")
+    with source.open("rb") as file:  # below, its errors would count as those of storage
+        size_bytes = os.fstat(file.fileno()).st_size
+        with reaching(target):
+            fs, key = file_system(target)
+            if "s3" in fs.protocol:
+                have = _send(fs, key, file, size_bytes, digest)
+            else:
+                while digest and (piece := file.read(1 << 20)):
+                    digest.update(piece)
+                fs.put_file(str(source), key)
+                have = int(fs.info(key)["size"])
+            if have not in (size_bytes, source.stat().st_size):
+                raise StorageError(f"{target} has only {have} of {size_bytes} bytes.")
+
+
+def _send(fs: Any, key: str, file: BinaryIO, size_bytes: int, digest: Digest | None) -> int:  # noqa: ANN401 - fsspec has no types
+    try:
+        return send(fs, key, file, size_bytes, digest)
+    except ValueError as error:
+        raise StorageError(f"{file.name} cannot be uploaded: {error}.") from error
+    except FileNotFoundError as error:  # not the file, which is open: an upload that is unknown
+        if is_failure(error):
+            raise
+        raise StorageError(f"{key} could not be uploaded: {describe(error)}.") from error
 
 
 def download(source: Path, target: Path) -> None:

@@ -73,8 +73,8 @@ class Uploading:
     """How a run on remote storage is uploaded; a run in a directory ignores it.
 
     Attributes:
-        period_seconds: Longest time until new logs and curves are uploaded. Checkpoints are
-            uploaded immediately.
+        period_seconds: Longest time until new logs are uploaded, and curves while the run is young.
+            Checkpoints are uploaded immediately.
         limit_minutes: Save and stop if storage has accepted no upload for this long.
     """
 

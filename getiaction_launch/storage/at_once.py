@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from getiaction_launch.storage.paths import is_remote
+from getiaction_launch.storage.paths import file_system, is_remote
 
 ROUND_TRIPS = 16
 """How many requests to remote storage are under way at the same time."""
@@ -16,14 +16,16 @@ def for_each(function: Callable[[T], R], items: Sequence[T], place: Path) -> lis
     """Call a function for each item and return what it returns, in their order.
 
     Args:
-        function: What to call; on remote storage, in several threads.
+        function: What to call; in several threads, where the client of remote storage allows it.
         items: What to call it with.
         place: Where the items lie.
 
     Raises:
         Exception: The first one that a call has raised.
     """
-    if len(items) < 2 or not is_remote(place):  # noqa: PLR2004 - several
+    # Beware: clients that are not asynchronous, as that of FTP, may have one connection for all.
+    is_parallel = is_remote(place) and file_system(place)[0].async_impl
+    if len(items) < 2 or not is_parallel:  # noqa: PLR2004 - several
         return list(map(function, items))
     from concurrent.futures import ThreadPoolExecutor  # slow to import
 

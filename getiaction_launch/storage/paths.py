@@ -123,6 +123,7 @@ def _settings(protocol: str, read_seconds: float, tries: int) -> dict[str, Any]:
             "connect_timeout": min(5, read_seconds),
             "read_timeout": read_seconds,
             "retries": {"total_max_attempts": tries, "mode": "standard"},
+            "max_pool_connections": 32,  # for files, and parts of a checkpoint
             **conf.get(protocol, {}).get("config_kwargs", {}),
         }
     return settings

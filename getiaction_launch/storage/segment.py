@@ -15,9 +15,14 @@ MAX_BYTES = 16 << 20
 _SEGMENT = re.compile(r"(?P<name>.+)\.(?P<number>\d{6})")
 
 
+def is_curve(name: str) -> bool:
+    """Whether a file with this name is one of TensorBoard's event files."""
+    return ".tfevents." in name
+
+
 def only_grows(name: str) -> bool:
     """Whether a file with this name is only ever appended to."""
-    return name.endswith(".log") or ".tfevents." in name
+    return name.endswith(".log") or is_curve(name)
 
 
 def segment_name(name: str, number: int) -> str:
@@ -49,7 +54,7 @@ def cut(path: Path, start: int, size_bytes: int) -> int:
         Where the segment ends, in bytes; ``start`` if there is nothing to upload yet.
     """
     limit = min(size_bytes, start + MAX_BYTES)
-    if ".tfevents." not in path.name:
+    if not is_curve(path.name):
         return limit
     end = start
     with path.open("rb") as file:

@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from getiaction_launch.mirror.kept import await_kept
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.checkpoint import Interrupted
 from getiaction_launch.run.run import Run
@@ -59,11 +60,8 @@ from getiaction_launch.worker.loggers.lightning_seams import continue_steps
 from getiaction_launch.worker.progress import ProgressReport, say
 from getiaction_launch.worker.saving.leftovers import Leftovers
 from getiaction_launch.worker.saving.origin import allow_own_classes, weights_only_for
-from getiaction_launch.worker.saving.saver import (
-    CheckpointSaver,
-    gather_rank_states,
-    own_rank_state,
-)
+from getiaction_launch.worker.saving.rank_states import gather_rank_states, own_rank_state
+from getiaction_launch.worker.saving.saver import CheckpointSaver
 from getiaction_launch.worker.saving.sharding import check_strategy
 
 WORKER_VARIABLE = "GETIACTION_LAUNCH_WORKER"
@@ -191,6 +189,7 @@ class Interruption(OwnCallback):
             train()
         if self._fit != UNSAVED:
             self._saver.keep_end(trainer, self._fit, is_program=bool(self._plan.script))
+        await_kept(self._run.directory)  # code behind the fit may open them by their paths
 
     def _restore_end(self, trainer: Trainer) -> None:
         """Leave the Trainer as a fit does that has just trained."""

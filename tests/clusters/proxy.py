@@ -1,6 +1,7 @@
 """A proxy between a server and its clients, which counts bytes and requests and injects faults."""
 
 import contextlib
+import functools
 import re
 import socket
 import threading
@@ -20,6 +21,7 @@ BUSY = b"\r\n".join(
 METHODS = ("PUT", "POST", "GET", "HEAD")
 CUT_BYTES = 1 << 20
 _REQUEST = re.compile(rb"([A-Z]+) (\S+) HTTP/1\.1\r\n")
+GATE_SECONDS = 20
 
 
 class Proxy:
@@ -37,6 +39,8 @@ class Proxy:
         sent_bytes: How many bytes clients have sent, with the headers of requests.
         requests: The requests so far, each as ``GET /bucket/key``; a listing is
             ``LIST /bucket?prefix=...``.
+        most_puts: How many PUT requests were under way at the same time, at most.
+        gate: Answers to PUT requests are held back until so many were under way.
     """
 
     def __init__(self, endpoint: str, listener: socket.socket | None = None) -> None:
@@ -49,7 +53,8 @@ class Proxy:
         self.struck: list[str] = []
         self.sent_bytes = 0
         self.requests: list[str] = []
-        self._lock = threading.Lock()
+        self.gate = self.most_puts = self._puts = 0
+        self._lock = threading.Condition()
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -66,7 +71,9 @@ class Proxy:
 
     def _serve(self, client: socket.socket) -> None:
         with client, socket.create_connection(self._server) as server:
-            back = threading.Thread(target=self._pipe, args=(server, client), daemon=True)
+            is_put = threading.Event()
+            pipe = functools.partial(self._pipe, server, client, is_put)
+            back = threading.Thread(target=pipe, daemon=True)
             back.start()
             sent = 0
             with contextlib.suppress(OSError):
@@ -81,6 +88,8 @@ class Proxy:
                         self.struck.append(self.faults.pop())
                         client.sendall(BUSY if method == "HEAD" else BUSY + BUSY_WORDS)
                         return
+                    if is_request:
+                        self._count(method, is_put)
                     sent = len(piece) if is_request else sent + len(piece)
                     if sent > CUT_BYTES and self.faults and self.faults[-1] == "cut":
                         self.struck.append(self.faults.pop())
@@ -96,10 +105,27 @@ class Proxy:
             is_listing = method == "GET" and "list-type=2" in target
             self.requests.append(f"{'LIST' if is_listing else method} {target}")
 
-    def _pipe(self, source: socket.socket, target: socket.socket) -> None:
+    def _count(self, method: str, is_put: threading.Event) -> None:
+        if method == "PUT":
+            with self._lock:
+                is_put.set()
+                self._puts += 1
+                self.most_puts = max(self.most_puts, self._puts)
+                self._lock.notify_all()
+
+    def _answer(self, is_put: threading.Event) -> None:
+        with self._lock:
+            if not self._lock.wait_for(lambda: self.most_puts >= self.gate, GATE_SECONDS):
+                self.gate = 0  # the test fails, and need not wait for each request
+            is_put.clear()
+            self._puts -= 1
+
+    def _pipe(self, source: socket.socket, target: socket.socket, is_put: threading.Event) -> None:
         with contextlib.suppress(OSError):
             sent = 0
             while piece := source.recv(1 << 16):
+                if is_put.is_set() and not piece.startswith(b"HTTP/1.1 100"):
+                    self._answer(is_put)
                 sent += len(piece)
                 if sent > CUT_BYTES and self.faults and self.faults[-1] == "short":
                     self.struck.append(self.faults.pop())

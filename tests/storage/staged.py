@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fsspec import AbstractFileSystem
 
 from getiaction_launch.mirror.mirror import Mirror
 from getiaction_launch.mirror.removals import record_removal
@@ -29,6 +30,25 @@ def append(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.write(text)
+
+
+def refuse_uploads(patch: pytest.MonkeyPatch, fs: AbstractFileSystem, error: Exception) -> None:
+    """Have a file system refuse every file, but answer everything else."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    if "s3" not in fs.protocol:
+        patch.setattr(fs, "put_file", refuse)
+        return
+    call = fs._call_s3
+
+    async def call_s3(method: str, *words: object, **more: object) -> object:
+        if method == "put_object":
+            refuse()
+        return await call(method, *words, **more)
+
+    patch.setattr(fs, "_call_s3", call_s3)
 
 
 def save(run: Run, step: int, content: str = "weights", attempt: int = 0) -> None:

@@ -12,8 +12,8 @@ from getiaction_launch.backends.backend import LOCAL
 from getiaction_launch.backends.process import write_job
 from getiaction_launch.launch.logs.lines import log_files, read_lines
 from getiaction_launch.launch.status import Watched
-from getiaction_launch.mirror.lanes import Files
 from getiaction_launch.mirror.pull import files_of_run
+from getiaction_launch.mirror.uploading.lanes import Files
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.attempt import Attempt, Ending
 from getiaction_launch.run.beats.records import NodeBeats, RankBeat

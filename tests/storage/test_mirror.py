@@ -6,14 +6,14 @@ import signal
 
 import pytest
 from fsspec import AbstractFileSystem
-from staged import LIMIT_SECONDS, append, discard, names, save, sync
+from staged import LIMIT_SECONDS, append, discard, names, refuse_uploads, save, sync
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from getiaction_launch.errors import StorageError
-from getiaction_launch.mirror.lanes import READ_SECONDS
 from getiaction_launch.mirror.mirror import Mirror
 from getiaction_launch.mirror.staging import prepare
+from getiaction_launch.mirror.uploading.lanes import READ_SECONDS
 from getiaction_launch.run.checkpoint import all_committed, newest
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import children, file_system, open_path, read_json
@@ -121,11 +121,8 @@ def test_checkpoint_is_committed_on_storage_after_its_upload(run, monkeypatch):
     save(run, 20)
     fs = uploader(run)
 
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError("cut off")
-
     with monkeypatch.context() as patch:
-        patch.setattr(fs, "put_file", refuse)
+        refuse_uploads(patch, fs, OSError("cut off"))
         with pytest.raises(StorageError, match=r"could not upload all files to .*: .*cut off"):
             Mirror(run).close(0)
     assert newest(run).step == 10
@@ -153,7 +150,7 @@ def test_file_of_a_killed_upload_is_removed(run):
 def test_status_reports_that_no_checkpoint_can_be_uploaded(run, monkeypatch, until):
     """The progress contains the reason, until a checkpoint could be uploaded."""
     monkeypatch.setattr("getiaction_launch.mirror.mirror.POLL_SECONDS", 0.01)
-    monkeypatch.setattr("getiaction_launch.mirror.lanes.RECORD_SECONDS", 0.0)
+    monkeypatch.setattr("getiaction_launch.mirror.uploading.lanes.RECORD_SECONDS", 0.0)
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError("full bucket")
@@ -162,7 +159,7 @@ def test_status_reports_that_no_checkpoint_can_be_uploaded(run, monkeypatch, unt
     save(run, 10)
     mirror = Mirror(run)
     with monkeypatch.context() as patch:
-        patch.setattr("getiaction_launch.mirror.lanes.upload", refuse)
+        patch.setattr("getiaction_launch.mirror.uploading.lanes.upload", refuse)
         mirror.start()
         until(lambda: "full bucket" in (run.read("progress") or {}).get("upload_error", ""))
     until(lambda: newest(run))
@@ -207,14 +204,11 @@ def test_training_is_stopped_when_uploads_fail_for_too_long(run, monkeypatch, ca
     """A failure is logged and retried; after the limit the workers are asked to stop."""
     save(run, 10)
 
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError("quota exceeded")
-
     with StopRequest() as stop:
         mirror = Mirror(run, period_seconds=0, limit_seconds=0, stop=stop)
         fs, _ = file_system(mirror._lanes[1].work.run.directory)
         with monkeypatch.context() as patch:
-            patch.setattr(fs, "put_file", refuse)
+            refuse_uploads(patch, fs, OSError("quota exceeded"))
             mirror.start()
             until(lambda: stop.signal)
         assert stop.signal is signal.SIGTERM

@@ -15,8 +15,8 @@ from getiaction_launch.cli.main import main
 from getiaction_launch.launch.listing.below import OF_ROOT, runs_below
 from getiaction_launch.launch.listing.entry import Entry, read_entries
 from getiaction_launch.launch.status import Watched, read_status
-from getiaction_launch.mirror.lanes import Checkpoints, Files
 from getiaction_launch.mirror.ledger import Head
+from getiaction_launch.mirror.uploading.lanes import Checkpoints, Files
 from getiaction_launch.plan.plan import Plan, SweepPoint, Topology
 from getiaction_launch.run.attempt import Attempt, Ending
 from getiaction_launch.run.beats.records import NodeBeats, RankBeat, Stall
@@ -237,7 +237,7 @@ def test_a_run_that_ends_after_it_was_listed_has_finished(root, monkeypatch):
 def test_a_stall_is_uploaded_although_there_is_no_progress(root, monkeypatch):
     """With the progress of before, by the mirror of rank 0's node."""
     run = begin(root, 0).run
-    monkeypatch.setattr("getiaction_launch.mirror.lanes.RECORD_SECONDS", 0)
+    monkeypatch.setattr("getiaction_launch.mirror.uploading.lanes.RECORD_SECONDS", 0)
     files = Files(run, {})
     files.look()
     NodeBeats(0, 0, "node-b", 1.0, [RankBeat(0)], Stall(1.0, reason="rank 1 hangs")).write(

@@ -22,10 +22,11 @@ from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import EXIT_INTERRUPTED
 
 SCRIPT = """
-import os, sys, time
+import operator, os, sys, time
 from pathlib import Path
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from getiaction_launch.worker.saving import rank_states
 
 sys.path.insert(0, {tests!r})
 from tiny import QUIET, Tiny, await_that, loader
@@ -45,9 +46,23 @@ class Waiting(Tiny):
         if gate == "refuse" and rank == 1 and not (here / "refused").exists():
             (here / "refused").touch()
             raise ZeroDivisionError
+        if "getiaction_launch" in checkpoint:  # the launcher saves
+            states = checkpoint["getiaction_launch"]["ranks"]
+            (here / f"states_{{rank}}").write_text(str(len(states)))
         wait("save")
         wait(f"save_{{self.global_step}}")
 
+class Unreadable:
+    def __reduce__(self):
+        return operator.truediv, (1, 0)
+
+def random_state(device, original=rank_states.random_state):
+    if gate == "unread" and rank == 1 and not (here / "unread").exists():
+        (here / "unread").touch()
+        return Unreadable()
+    return original(device)
+
+rank_states.random_state = random_state
 model = Waiting()
 model.on_step = lambda batch: wait(f"batch_{{batch}}")
 Trainer(**QUIET, max_epochs=8, devices={devices}, strategy="ddp", default_root_dir=here).fit(
@@ -168,6 +183,8 @@ def test_two_ranks_agree_save_stop_and_resume(node):
     saved = newest(node.run)
     assert (saved.reason, saved.attempt) == ("interruption", 0)
     assert saved.step > 4
+    # The states of all ranks are sent to the one that writes them, and not to all.
+    assert [(node.directory / f"states_{rank}").read_text() for rank in range(2)] == ["2", "1"]
     assert not list(node.run.log_directory(0).glob("error*"))
     assert node.run.read("progress")["phase"] == "interrupted"
 
@@ -187,6 +204,16 @@ def test_a_rank_that_cannot_save_goes_on_with_the_others(node, capfd):
     said = capfd.readouterr().err
     assert said.count("could not be saved by rank 1: ZeroDivisionError") == 1
     assert node.run.read("progress")["phase"] == "finished"
+    assert newest(node.run)
+
+
+@pytest.mark.parametrize("node", [2], indirect=True)
+def test_a_state_that_rank_0_cannot_read_fails_the_save_on_all_ranks(node, capfd):
+    """No rank goes on to a collective that rank 0 does not join, and the next save succeeds."""
+    assert ends(node.start("unread", period=0)) == [0, 0]
+    said = capfd.readouterr().err
+    assert said.count("could not be saved: ZeroDivisionError") == 1
+    assert said.count("could not be saved by rank 1: RuntimeError: another rank could not") == 1
     assert newest(node.run)
 
 

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from getiaction_launch.mirror.kept import await_kept
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker.lightning_seams import (
     keeps_account_of,
@@ -42,6 +43,7 @@ def saving_in_background(
     strategy = trainer.strategy
     base = strategy.checkpoint_io
     if not writes_one_file(strategy) or type(base) is not TorchCheckpointIO:
+        await_kept(run.directory)  # nobody else would wait
         yield None
         return
     io = BackgroundCheckpointIO(

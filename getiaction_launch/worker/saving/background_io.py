@@ -9,7 +9,6 @@ import contextlib
 import functools
 import operator
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -22,12 +21,13 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 
 from getiaction_launch.errors import CheckError
+from getiaction_launch.mirror.kept import await_kept, is_to_arrive
 from getiaction_launch.mirror.removals import record_removal
-from getiaction_launch.run.checkpoint import sync_directory
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import remove
 from getiaction_launch.worker.lightning_seams import LightningState
 from getiaction_launch.worker.progress import ProgressReport, say
+from getiaction_launch.worker.saving.placing import move, replace_by_link
 from getiaction_launch.worker.saving.snapshot import Snapshot, SnapshotMemory
 
 RETRY_SECONDS = (1.0, 3.0, 9.0)
@@ -124,7 +124,7 @@ class BackgroundCheckpointIO(CheckpointIO):
         target = Path(path)
         partial = target.with_name(f".{target.name}.partial")
         request = SaveRequest(
-            finish=functools.partial(_move, partial, target),
+            finish=functools.partial(move, partial, target),
             fail=functools.partial(self._fail, target),
         )
         snapshot = self._take(checkpoint)
@@ -179,15 +179,18 @@ class BackgroundCheckpointIO(CheckpointIO):
     def _remove(self, path: Path) -> None:
         remove(path)
         record_removal(self._run.directory, Path(_name(path)))
+        if path.exists():  # it has arrived in this moment
+            self._remove(path)
 
     def link(self, path: Path, link: Path) -> None:
         """Make ``link`` a link to the checkpoint at ``path``, after that has been written."""
         if _name(link) != _name(path):
-            self._change(link, functools.partial(_replace_by_link, path), exists=True)
+            self._change(link, functools.partial(replace_by_link, path), exists=True)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **words: Any) -> Any:  # noqa: ANN401 - as in CheckpointIO
-        """Read a checkpoint, after everything has been written."""
+        """Read a checkpoint, after everything has been written, and this one has arrived."""
         self.wait()
+        await_kept(self._run.directory, path)
         return self._base.load_checkpoint(path, *args, **words)
 
     def exists(self, path: str | Path) -> bool | None:
@@ -195,7 +198,9 @@ class BackgroundCheckpointIO(CheckpointIO):
         if is_url(path):
             return None
         future, exists = self._expected.get(_name(Path(path)), (None, False))
-        return Path(path).exists() if future is None or future.done() else exists
+        if future is not None and not future.done():
+            return exists
+        return Path(path).exists() or is_to_arrive(self._run.directory, path)
 
     @property
     def is_writing(self) -> bool:
@@ -317,23 +322,6 @@ def write(
 def is_url(path: str | Path) -> bool:
     """Whether only the base ``CheckpointIO`` can reach a checkpoint."""
     return "://" in str(path)
-
-
-def _move(partial: Path, target: Path) -> None:
-    partial.replace(target)
-    sync_directory(target.parent)
-
-
-def _replace_by_link(path: Path, link: Path) -> None:
-    temporary = link.with_name(f".{link.name}.partial")
-    temporary.unlink(missing_ok=True)
-    try:
-        temporary.symlink_to(os.path.relpath(path, link.parent))
-    except OSError:  # some file systems have no links
-        shutil.copy(path, temporary)
-    if link.is_dir() and not link.is_symlink():
-        shutil.rmtree(link)
-    temporary.replace(link)
 
 
 def _name(path: Path) -> str:

@@ -11,6 +11,7 @@ from typing import ClassVar
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from getiaction_launch.mirror.kept import still_to_arrive
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker.assignment import own_attempt
 from getiaction_launch.worker.fitting.ownership import OwnCallback
@@ -90,6 +91,7 @@ class Leftovers(OwnCallback):
             directory = callback.dirpath if isinstance(callback, ModelCheckpoint) else None
             if directory and Path(directory).is_dir():
                 found |= {str(path) for path in Path(directory).glob("*.ckpt")}
+        found |= {str(self._run.directory / name) for name in still_to_arrive(self._run.directory)}
         places = {place(self._run, path): path for path in found}
         return {
             name

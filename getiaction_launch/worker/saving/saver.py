@@ -3,7 +3,7 @@
 What happens to a checkpoint that is written in the background, in this order:
 
 1. **Gather**: ``Trainer.save_checkpoint`` collects the state on all ranks, and each rank adds what
-   only it knows (:func:`gather_rank_states`).
+   only it knows (:mod:`~getiaction_launch.worker.saving.rank_states`).
 2. **Copy**: rank 0 copies the state into memory (:mod:`~getiaction_launch.worker.saving.snapshot`).
    Training continues here, unless it is about to stop.
 3. **Write**: the thread of :mod:`~getiaction_launch.worker.saving.background_io` writes
@@ -27,7 +27,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
@@ -38,68 +37,14 @@ from getiaction_launch.run.checkpoint import commit, partial_path, remove_partia
 from getiaction_launch.run.finished import commit_finished, partial_of, path_of
 from getiaction_launch.run.run import Run
 from getiaction_launch.worker.fitting.batches import batches_done
-from getiaction_launch.worker.fitting.epoch import Epoch
 from getiaction_launch.worker.fitting.fits import Fit
 from getiaction_launch.worker.fitting.lightning_seams import save_quietly
-from getiaction_launch.worker.fitting.random_state import random_state
 from getiaction_launch.worker.heart import during
 from getiaction_launch.worker.kept import has_kept, named_checkpoints, place
-from getiaction_launch.worker.lightning_seams import (
-    LightningState,
-    fit_loop_state,
-)
-from getiaction_launch.worker.progress import STATE_KEY, ProgressReport, say
+from getiaction_launch.worker.lightning_seams import LightningState
+from getiaction_launch.worker.progress import ProgressReport, say
 from getiaction_launch.worker.saving.background_io import BackgroundCheckpointIO, SaveRequest
 from getiaction_launch.worker.saving.removals import watch_removals
-
-
-def gather_rank_states(trainer: Trainer, checkpoint: LightningState, epoch: Epoch) -> None:
-    """Add to a checkpoint what each rank needs to resume; must run on all ranks.
-
-    Lightning saves the loaders of rank 0 only, and no random numbers.
-
-    Args:
-        trainer: The Trainer whose state is saved.
-        checkpoint: The content of the checkpoint, which Lightning has collected.
-        epoch: What decides the order of the current epoch.
-    """
-    metrics = trainer.callback_metrics  # plateau schedulers and early stopping read them
-    own = {
-        "random": random_state(trainer.strategy.root_device),
-        "loaders": epoch.loader_states() or fit_loop_state(checkpoint).get("combined_loader", []),
-        "epoch": epoch.state(),
-        "metrics": {name: value.detach().cpu().clone() for name, value in metrics.items()},
-        "should_stop": trainer.should_stop,
-    }
-    ranks: list[Any] = [own]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        ranks = [None] * trainer.world_size
-        torch.distributed.all_gather_object(ranks, own)
-    checkpoint[STATE_KEY] = {"ranks": ranks}
-
-
-def own_rank_state(trainer: Trainer, checkpoint: LightningState) -> LightningState:
-    """Take what this rank added to a checkpoint, and put its loaders where Lightning looks.
-
-    Returns:
-        The keys ``random``, ``metrics``, ``should_stop``, ``epoch`` and ``logged_steps``; an empty
-        mapping for a checkpoint that the launcher did not save. If another number of ranks has
-        saved it, that number is ``other_ranks``.
-    """
-    if STATE_KEY not in checkpoint:
-        return {}
-    ranks: list[LightningState] = checkpoint[STATE_KEY]["ranks"]
-    shared = {"logged_steps": checkpoint[STATE_KEY].get("logged_steps")}
-    if len(ranks) == trainer.world_size:
-        own = ranks[trainer.global_rank]
-        fit_loop_state(checkpoint)["combined_loader"] = own["loaders"]
-        return own | shared
-    if trainer.is_global_zero:
-        say(
-            f"the checkpoint was saved by {len(ranks)} ranks, and training resumes with "
-            f"{trainer.world_size}: results will differ from those of an uninterrupted run."
-        )
-    return {**ranks[0], **shared, "random": None, "other_ranks": len(ranks)}
 
 
 class CheckpointSaver:

@@ -4,13 +4,15 @@ Each runs in a thread of its own, so that no log waits for the upload of a check
 """
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 
+from getiaction_launch.errors import RecordError
 from getiaction_launch.mirror.ledger import CHECKPOINTS, COMMITTED, FILES, Head
-from getiaction_launch.mirror.sync import Sync
-from getiaction_launch.mirror.transfer import hash_of, upload
+from getiaction_launch.mirror.transfer import upload
+from getiaction_launch.mirror.uploading.sync import Sync
 from getiaction_launch.run.beats.records import read_beats
 from getiaction_launch.run.checkpoint import (
     KEPT,
@@ -22,13 +24,16 @@ from getiaction_launch.run.checkpoint import (
 )
 from getiaction_launch.run.network.records import NetworkRecord
 from getiaction_launch.run.reading.summary import LastCheckpoint, Summary, read_summary
-from getiaction_launch.run.records import Progress
+from getiaction_launch.run.records import AttemptRecord, Progress
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import children, open_path, remove
 
 RECORD_SECONDS = 2.0
 BEATS_SECONDS = 30.0
 """How often to upload what ranks do while they make no progress."""
+CURVES_SHARE = 1 / 120
+"""How long curves wait for an upload, as a share of the run's age."""
+MAX_CURVES_SECONDS = 600.0
 READ_SECONDS = 60.0
 """How long a store may take to answer; after an upload in parts it may have to join them."""
 
@@ -56,11 +61,15 @@ class Files:
         self._record: Progress | None = None
         self._summary: Summary | None = None
         self._record_at = self._seen_at = 0.0
+        self._curves = Curves(self.run)
 
     def sync(self, *, is_last: bool) -> None:
         """Upload everything that is new."""
         self.look(is_last=is_last)
-        self.files.run(is_last=is_last)
+        with_curves = is_last or self._curves.are_due()
+        self.files.run(is_last=is_last, with_curves=with_curves)
+        if with_curves:
+            self._curves.uploaded()
 
     def look(self, *, is_last: bool = False) -> None:
         """Upload the progress: every two seconds, and at once when training changes its phase.
@@ -111,6 +120,40 @@ class Files:
         return stalls[0] != stalls[1] or known[0] != known[1] or now >= self._seen_at
 
 
+class Curves:
+    """Decides when curves are uploaded: the less often, the older the run is.
+
+    Each upload is one more object, which TensorBoard opens. In a run of a week, points that are ten
+    minutes old are as good as new.
+
+    Args:
+        run: The run; its directory is a URL.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run, self._begun_at = run, 0.0
+        self._uploaded_at = -MAX_CURVES_SECONDS
+        self._checkpoint: Marker | None = None
+
+    def are_due(self) -> bool:
+        """Whether it is time, or a checkpoint was saved: what leads to it must not be lost."""
+        checkpoint = newest(self._run.local)
+        is_new, self._checkpoint = checkpoint != self._checkpoint, checkpoint
+        self._begun_at = self._begun_at or self._read_begun_at()
+        period_seconds = min((time.time() - self._begun_at) * CURVES_SHARE, MAX_CURVES_SECONDS)
+        return is_new or time.monotonic() >= self._uploaded_at + period_seconds
+
+    def uploaded(self) -> None:
+        """Note that they have just been uploaded."""
+        self._uploaded_at = time.monotonic()
+
+    def _read_begun_at(self) -> float:
+        with contextlib.suppress(RecordError):
+            if first := AttemptRecord.read(self._run, 0):
+                return first.started_at
+        return time.time()
+
+
 class Checkpoints:
     """Uploads committed checkpoints, and those of the user's ModelCheckpoint.
 
@@ -146,12 +189,13 @@ class Checkpoints:
         if marker.is_of(stored):
             self._note(checkpoint, marker)
             return
-        digest = hash_of(checkpoint.path)
         self._remove_uncommitted()
+        digest = hashlib.sha256()  # as hash_of() computes it of a download
         for file in files_of(checkpoint.path):
             is_directory = file != checkpoint.path
-            upload(file, target / file.relative_to(checkpoint.path) if is_directory else target)
-        replace(marker, sha256=digest).write(target)
+            place = target / file.relative_to(checkpoint.path) if is_directory else target
+            upload(file, place, digest)
+        replace(marker, sha256=digest.hexdigest()).write(target)
         self._note(checkpoint, marker)
         self._remove_old()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from getiaction_launch.storage.keys import why_refused
 
 _RECORDS = re.compile(
-    r"\.(files|checkpoints)\.(json|lock)|\.head\.json|\.removed\.jsonl|\.end\.json|launch/resume\.lock"
+    r"\.(files|checkpoints)\.(jsonl?|lock)|\.(head|arriving)\.json|\.removed\.jsonl|\.end\.json|launch/resume\.lock"
 )
 """The launcher's own files about a staging directory."""
 _UNFINISHED = re.compile(r"\..+\.partial|\..+\.json\.\d+")
