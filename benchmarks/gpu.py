@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch import Trainer as LightningTrainer
 from torch.utils.data import DataLoader
 from two_cameras import FPS, write_two_cameras
 
@@ -45,13 +46,13 @@ class Clock(Callback):
         self.steps = 0
         self.seconds = self._start = 0.0
 
-    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: LightningTrainer, *_: object) -> None:
         """Start behind the warm-up, and count."""
         if trainer.global_step == WARM_UP_STEPS:
             self._start = self._now()
         self.steps = trainer.global_step - WARM_UP_STEPS
 
-    def on_train_end(self, *_: Any) -> None:
+    def on_train_end(self, *_: object) -> None:
         """Stop."""
         self.seconds = self._now() - self._start
 
@@ -77,7 +78,7 @@ class Repeated:
 class OneBatch(LeRobotDataModule):
     """Reads one batch, which is on its device before training begins."""
 
-    def train_dataloader(self) -> Any:
+    def train_dataloader(self) -> Repeated:
         """Repeat the batch."""
         trainer: Any = self.trainer
         batch = next(iter(super().train_dataloader()))
@@ -90,13 +91,14 @@ class OneBatch(LeRobotDataModule):
 class Lerobot(LeRobotDataModule):
     """Reads the same files through lerobot's own dataset."""
 
-    def train_dataloader(self) -> Any:
+    def train_dataloader(self) -> DataLoader[Any]:
         """Load as lerobot's training script does."""
         from lerobot.datasets.lerobot_dataset import LeRobotDataset  # type: ignore[import-not-found]
 
-        assert self.root is not None
         dataset = LeRobotDataset(
-            NAME, root=self.root, delta_timestamps={"action": [i / FPS for i in range(CHUNK_SIZE)]}
+            NAME,
+            root=str(self.root),
+            delta_timestamps={"action": [i / FPS for i in range(CHUNK_SIZE)]},
         )
         return DataLoader(
             dataset,

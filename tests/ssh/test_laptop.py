@@ -123,6 +123,10 @@ def test_run_is_watched_and_cancelled(login_node, laptop):
             assert b"The run continues. To end it: getiaction-launch cancel " in said
     assert login_node.commands() == []
     assert json.loads(laptop("status", "--json", "@last", **env).stdout)["state"] == "RUNNING"
+    beside = laptop(
+        "exec", "@last", "--", "sh", "-c", "echo $RANK $@", "sh", "--cluster", "x", **env
+    )
+    assert beside.stdout == "0 --cluster x\n", beside.stderr
     cancelled = laptop("cancel", "@last", **env)
     assert cancelled.stdout == "run nap/version_0 CANCELLED\n"
     assert laptop("wait", "@last", **env).returncode == 11

@@ -27,7 +27,9 @@ COPYING = frozenset({"pull", "tensorboard"})
 LOOKING = frozenset(
     {"ls", "status", "logs", "why", "stacks", "wait", "cancel", "rm", "report", "compare"}
 )
-_ELSEWHERE = STARTING | AGAIN | LOOKING | COPYING
+BESIDE = "exec"
+"""The verb that runs a program which is there already."""
+_ELSEWHERE = STARTING | AGAIN | LOOKING | COPYING | {BESIDE}
 _CLUSTER = "--cluster"
 _NAMES_SSH = re.compile(r"""^["']?ssh["']?\s*:(?![ \t]*(null|~)?[ \t]*(#|$))""", re.MULTILINE)
 
@@ -47,14 +49,15 @@ def run_elsewhere(name: str, verb: Verb, tokens: Sequence[str]) -> int | None:
         LaunchError: If it cannot be run there.
     """
     ends = (number for number, word in enumerate(tokens) if begins_program(word))
-    own = tokens[: next(ends, None)] if name in STARTING else tokens
+    own = tokens[: next(ends, None)] if name in {*STARTING, BESIDE} else tokens
     is_asked = any(word in ("-h", "--help") for word in own)
     if name not in _ELSEWHERE or is_asked or not _may_be_elsewhere(tokens):
         return None
     if name in STARTING:
         return _start(name, verb, tokens)
-    kept, typed = _without(tokens, _CLUSTER)
-    place = Place(typed[-1] if typed else None)
+    kept, typed = _without(own, _CLUSTER)
+    place = Place(typed[-1] if typed else None, notify=_without(own, "--notify")[1])
+    kept += tokens[len(own) :]
     return _run_at(place, name, verb, tokens, kept) if place.config.ssh else None
 
 
@@ -69,7 +72,7 @@ def _run_at(
         from getiaction_launch.cli.over_ssh.files import open_tensorboard, pull  # slow to import
 
         return (pull if name == "pull" else open_tensorboard)(place, arguments)
-    if name in LOOKING:
+    if name in LOOKING or name == BESIDE:
         return place.run([name, *kept])
     if _without(tokens, "--code")[1][-1:] != ["now"]:
         return place.run([name, *kept], has_secrets=True)
