@@ -13,6 +13,11 @@ _ADDING = {"add_argument"}
 _OPEN = {"parse_known_args", "add_subparsers", "add_parser", "set_defaults", "add_arguments"}
 """Calls after which a parser takes other options than those that are read here."""
 _PARSERS = {"ArgumentParser", "add_argument_group", "add_mutually_exclusive_group"}
+_PARSER = "argparse.ArgumentParser"
+"""Parsers of other packages, such as jsonargparse's, read configuration files and nested keys."""
+_NEGATING = "argparse.BooleanOptionalAction"
+_REST = ("argparse.REMAINDER", "argparse.PARSER", "'...'", "'A...'")
+"""What an argument takes that takes all words behind it, options too."""
 _OF_OTHERS = {"parents", "prefix_chars", "fromfile_prefix_chars"}
 _SHORTEST = 3
 """Letters of the shortest abbreviation of an option, with its dashes."""
@@ -26,7 +31,7 @@ def check_arguments(source: Source, words: Sequence[str]) -> Iterator[Finding]:
         words: The arguments of the script.
     """
     yield from _of_unknown(source, words)
-    is_open = any(_calls(source.tree, _OPEN))
+    is_open = any(_calls(source.tree, _OPEN)) or not _reads_words(source)
     for node in _calls(source.tree, _ADDING):
         is_required = source.constants.arguments_of(node).get("required") is True
         options = [str(source.constants.value_of(each)) for each in node.args]
@@ -43,20 +48,10 @@ def check_arguments(source: Source, words: Sequence[str]) -> Iterator[Finding]:
 
 def _of_unknown(source: Source, words: Sequence[str]) -> Iterator[Finding]:
     """Find options that a script's only parser does not have."""
-    parsers = list(_calls(source.tree, {"ArgumentParser"}))
-    if len(parsers) != 1 or any(_calls(source.tree, _OPEN)) or _is_handed_on(source.tree):
+    known = _options(source)
+    if known is None or not _reads_words(source) or not any(_calls(source.tree, {"parse_args"})):
         return
-    if any(word.arg is None or word.arg in _OF_OTHERS for word in parsers[0].keywords):
-        return
-    values = [
-        source.constants.value_of(each)
-        for call in _calls(source.tree, _ADDING)
-        for each in call.args
-    ]
-    known = [value for value in values if isinstance(value, str)]
-    if len(known) < len(values) or not any(_calls(source.tree, {"parse_args"})):
-        return
-    for word in words:
+    for word in words[: words.index("--") if "--" in words else None]:
         option = word.partition("=")[0]
         is_known = any(name.startswith(option) for name in [*known, "--help"])
         if option.startswith("--") and len(option) >= _SHORTEST and not is_known:
@@ -66,6 +61,45 @@ def _of_unknown(source: Source, words: Sequence[str]) -> Iterator[Finding]:
                 f"{source.name} has no option {option}, so it would end at once.",
                 nearest_first(option, [name for name in known if name.startswith("--")]),
             )
+
+
+def _reads_words(source: Source) -> bool:
+    """Whether a script has one parser, of argparse, which reads all of the script's words."""
+    parsers = list(_calls(source.tree, {"ArgumentParser"}))
+    if len(parsers) != 1 or source.names.of(parsers[0].func) != _PARSER:
+        return False
+    if any(word.arg is None or word.arg in _OF_OTHERS for word in parsers[0].keywords):
+        return False
+    words = [source.names.of(node) for node in ast.walk(source.tree) if isinstance(node, ast.expr)]
+    given = [each for call in _calls(source.tree, {"parse_args"}) for each in _given(call)]
+    whole = [each for each in given if ast.unparse(each) in ("sys.argv[1:]", "None")]
+    return len(given) == len(whole) and words.count("sys.argv") <= len(whole)
+
+
+def _given(call: ast.Call) -> list[ast.expr]:
+    """Return what a parser is given to parse, and all else that it is given."""
+    return [*call.args, *(word.value for word in call.keywords)]
+
+
+def _options(source: Source) -> list[str] | None:
+    """Return the options of a script's parser; None if it may have others."""
+    if any(_calls(source.tree, _OPEN)) or _is_handed_on(source.tree):
+        return None
+    known: list[str] = []
+    for call in _calls(source.tree, _ADDING):
+        values = [source.constants.value_of(each) for each in call.args]
+        names = [value for value in values if isinstance(value, str)]
+        given = {word.arg: word.value for word in call.keywords}
+        action = given.get("action")
+        is_negating = action is not None and source.names.of(action) == _NEGATING
+        is_own = action is not None and source.constants.value_of(action) is None
+        takes_rest = any(ast.unparse(each) in _REST for each in (given.get("nargs"),) if each)
+        if len(names) < len(values) or None in given or takes_rest or (is_own and not is_negating):
+            return None
+        known += names
+        if is_negating:
+            known += [f"--no-{name[2:]}" for name in names if name.startswith("--")]
+    return known
 
 
 def _is_handed_on(tree: ast.Module) -> bool:
