@@ -9,50 +9,13 @@ from typing import Any
 
 from getiaction_launch.checking.built import Place, is_elsewhere, keys_of_classes, values_of
 from getiaction_launch.checking.finding import Finding, doubt, refusal, unknown
+from getiaction_launch.checking.known import KNOWN, is_of_lightning
 from getiaction_launch.checking.trial.sandbox import wish_of
 from getiaction_launch.errors import LaunchError
 
 _PIP = re.compile(r"pip install (?:-\w+ )*['\"`]?([\w-]+)|^`?([\w-]+)`? is not installed")
 _NO_MODULE = re.compile(r"No module named '(\w+)")
 _UNLOGGED = re.compile(r"ReduceLROnPlateau conditioned on metric (\S+) which is not available")
-_KNOWN = (
-    (
-        "Expected more than 1 value per channel",
-        "data",
-        "Set drop_last=True, or another batch size: the last batch of an epoch has one sample",
-    ),
-    (
-        "backward through the graph a second time",
-        "model",
-        "Detach what training_step keeps of one batch for the next one: .detach()",
-    ),
-    (
-        "created only for scalar outputs",
-        "model",
-        "Return one number from training_step: loss.mean()",
-    ),
-    (
-        "same dtype, but got Double and Float",
-        "data",
-        "Give data and weights one type: tensor.float() where the data is read",
-    ),
-    (
-        "No `configure_optimizers()` method defined",
-        "model",
-        "Define configure_optimizers, in this spelling: Lightning calls no other method",
-    ),
-    (
-        "`train_dataloader` must be implemented",
-        "data",
-        "Name the data: --data=getiaction.data.LeRobotDataModule --data.root=DIRECTORY",
-    ),
-    (
-        "more than one stateful callback",
-        "trainer.callbacks",
-        "Remove one of them, or have them differ in monitor, mode or every_n_epochs",
-    ),
-)
-"""Words of Lightning's messages that name no key, with the key and what to do."""
 _NEEDS_GPU = re.compile(r"not compiled with CUDA|no NVIDIA (driver|GPU)|CUDA GPUs are available")
 """What torch says where there is no GPU."""
 _NOISE = "- Not a valid subclass"
@@ -171,7 +134,7 @@ def _of_known(
     if _NEEDS_GPU.search(str(error)):
         fix = "Move tensors by .to(self.device), or train on GPUs: --gpus-per-node 1"
         return refusal(check, owner, f"{owner} needs a GPU{at}, and this run trains on CPUs.", fix)
-    for sign, key, fix in _KNOWN:
+    for sign, key, fix in KNOWN:
         if sign in what:
             return refusal(check, key, f"{key}: {what}", fix)
     return None
@@ -211,7 +174,8 @@ def _is_unreadable(error: BaseException) -> bool:
 def _is_of_program(chain: list[BaseException]) -> bool:
     """Whether an error of a step will come on every machine, with any number of ranks."""
     last = chain[-1]
-    return isinstance(last, _PLAIN) or bool(_OF_RANKS.search(str(last).lower()))
+    is_known = isinstance(last, _PLAIN) or is_of_lightning(last)
+    return is_known or bool(_OF_RANKS.search(str(last).lower()))
 
 
 def reason_elsewhere(

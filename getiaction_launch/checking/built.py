@@ -7,6 +7,7 @@ from typing import Any
 
 from getiaction_launch.backends.backend import Backend, record_of
 from getiaction_launch.checking.finding import Finding
+from getiaction_launch.checking.script.source import Source
 from getiaction_launch.plan.plan import Plan
 
 _REPLACED = (
@@ -78,7 +79,7 @@ class Built:
         place: Where the run would be started.
         scratch: Directory that may be written to.
         send: Function that takes each finding at once.
-        script: Name of the script that has built them; empty for a spec, which has keys.
+        source: The script that has built them; None for a spec, which has keys.
         has_loaders: Whether the script has given loaders, which the datamodule only holds.
     """
 
@@ -90,8 +91,13 @@ class Built:
     place: Place
     scratch: Path
     send: Callable[[Finding], None]
-    script: str = ""
+    source: Source | None = None
     has_loaders: bool = False
+
+    @property
+    def script(self) -> str:
+        """Name of the script that has built them; empty for a spec."""
+        return self.source.name if self.source else ""
 
     @property
     def arguments(self) -> Mapping[str, Any]:

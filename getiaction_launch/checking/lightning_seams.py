@@ -27,8 +27,8 @@ def is_of_checkpoint(error: BaseException) -> bool:
     return any(frame.f_code.co_name == _READS_CHECKPOINT for frame, _ in frames)
 
 
-def content_besides_weights(trainer: Any) -> dict[str, Any]:  # noqa: ANN401 - Lightning's Trainer
-    """Return what a checkpoint would hold besides weights and the states of optimizers.
+def content_of(trainer: Any) -> dict[str, Any]:  # noqa: ANN401 - Lightning's Trainer
+    """Return what a checkpoint would hold.
 
     ``Trainer.save_checkpoint`` writes a file at once.
 
@@ -36,8 +36,30 @@ def content_besides_weights(trainer: Any) -> dict[str, Any]:  # noqa: ANN401 - L
         trainer: The Trainer, which has trained.
     """
     content: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint()  # noqa: SLF001 - see above
-    large = ("state_dict", "optimizer_states")
-    return {name: value for name, value in content.items() if name not in large}
+    return content
+
+
+def restore(trainer: Any, content: dict[str, Any]) -> None:  # noqa: ANN401 - as above
+    """Have Lightning restore data, model, callbacks and schedules, as a fit that resumes does.
+
+    A fit does it only as it begins, and from a file.
+
+    Args:
+        trainer: The Trainer, which is fitting.
+        content: What :func:`content_of` has returned.
+
+    Raises:
+        Exception: Whatever the user's hooks raise.
+    """
+    connector = trainer._checkpoint_connector  # noqa: SLF001 - see above
+    connector._loaded_checkpoint = content  # noqa: SLF001
+    try:
+        connector.restore_datamodule()
+        connector.restore_model()
+        connector.restore_callbacks()
+        connector.restore_lr_schedulers()
+    finally:
+        connector._loaded_checkpoint = {}  # noqa: SLF001
 
 
 def pretend_worker(dataset: Any) -> None:  # noqa: ANN401 - of any kind

@@ -130,7 +130,7 @@ class Rarely(Net):
 
     def on_validation_epoch_end(self):
         """Log at times."""
-        if self.current_epoch % 2:
+        if self.current_epoch % 5 == 4:
             self.log("success_rate", 1.0)
 
 

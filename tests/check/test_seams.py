@@ -12,13 +12,14 @@ from torch.utils.data._utils import worker
 
 from getiaction.cli import CLI
 from getiaction_launch.checking.lightning_seams import (
-    content_besides_weights,
+    content_of,
     epochs_done,
     fit_parser,
     give_rank_its_share,
     is_of_checkpoint,
     prepare_parsing,
     pretend_worker,
+    restore,
     types_of_keys,
     watching_entries,
     watching_trainers,
@@ -59,16 +60,37 @@ def test_dataset_is_told_of_its_worker(monkeypatch):
 
 
 def test_what_a_model_adds_to_a_checkpoint_is_seen(place, monkeypatch):
-    """Without a file, and without the weights."""
+    """Without a file."""
     monkeypatch.syspath_prepend(place)
     import lab
     import later
 
     trainer = Trainer(accelerator="cpu", fast_dev_run=1, enable_progress_bar=False)
     trainer.fit(later.Unwritable(), lab.Data())
-    content = content_besides_weights(trainer)
+    content = content_of(trainer)
     assert callable(content["scale"])
-    assert not {"state_dict", "optimizer_states"} & set(content)
+    assert {"state_dict", "optimizer_states"} <= set(content)
+
+
+def test_what_a_checkpoint_holds_is_restored(place, monkeypatch):
+    """Into the model and the callbacks, by their own hooks."""
+    monkeypatch.syspath_prepend(place)
+    import lab
+    import over
+
+    trainer = Trainer(
+        accelerator="cpu", fast_dev_run=1, enable_progress_bar=False, callbacks=over.Counting()
+    )
+    trainer.fit(lab.Net(), lab.Data())
+    content = content_of(trainer)
+    with pytest.raises(KeyError, match="counts"):
+        restore(trainer, content)
+    content["callbacks"] = {}
+    content["state_dict"]["layer.bias"].fill_(7)
+    weights = {name: value.clone() for name, value in content["state_dict"].items()}
+    torch.nn.init.zeros_(trainer.lightning_module.layer.bias)
+    restore(trainer, {**content, "state_dict": weights})
+    assert trainer.lightning_module.layer.bias.tolist() == [7] * 4
 
 
 def test_trainers_are_noted_with_their_arguments():

@@ -6,8 +6,7 @@ from typing import Any
 
 from getiaction_launch.checking.built import Built, is_elsewhere
 from getiaction_launch.checking.finding import Finding, doubt, ok, refusal, unknown
-from getiaction_launch.checking.lightning_seams import content_besides_weights, epochs_done
-from getiaction_launch.checking.pickling import why_unpicklable
+from getiaction_launch.checking.lightning_seams import epochs_done
 from getiaction_launch.checking.trial.sandbox import wishes
 from getiaction_launch.plan.plan import Saving
 from getiaction_launch.storage.probe import is_writable
@@ -193,25 +192,6 @@ def check_steps(built: Built, steps: int | None) -> Iterator[Finding]:
                 f"{key}.every_n_train_steps={every} is more than the {steps} steps of training, so "
                 "it never saves a checkpoint.",
                 f"Set every_n_train_steps: {steps} or less",
-            )
-
-
-def check_pickling(built: Built, trial: Any) -> Iterator[Finding]:  # noqa: ANN401 - a Trainer
-    """Check that what a model and its callbacks put into a checkpoint can be written.
-
-    Args:
-        built: What the spec names.
-        trial: The Trainer that has trained two batches.
-    """
-    for key, value in content_besides_weights(trial).items():
-        if why := why_unpicklable(value):
-            yield refusal(
-                "checkpoints",
-                "model",
-                f"model: no checkpoint can be written, since {key!r} in it cannot be pickled: "
-                f"{why}.",
-                f"Put plain values into checkpoint[{key!r}], as in on_save_checkpoint of "
-                f"{type(built.model).__name__}",
             )
 
 

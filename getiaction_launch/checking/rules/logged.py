@@ -5,9 +5,15 @@ import re
 from collections.abc import Iterable, Iterator
 
 from getiaction_launch.checking.rules.sources import sources_of, tree_of
+from getiaction_launch.checking.script.reach import surely_executed
 
 _OUTSIDE = re.compile(r"^(on_)?(test|predict)")
 _LOGGING = {"log", "log_dict", "callback_metrics", "logged_metrics"}
+_HOOKS = {
+    *("training_step", "on_train_batch_end", "on_train_epoch_end"),
+    *("validation_step", "on_validation_batch_end", "on_validation_epoch_end"),
+}
+"""Methods that each epoch calls."""
 _ITSELF = {"self", "trainer", "pl_module"}
 
 
@@ -50,6 +56,30 @@ def _literal_names(tree: ast.AST) -> set[str] | None:
     return {str(each) for each in found} if len(names) == len(_constants(names)) else None
 
 
+def are_shown(owners: Iterable[object]) -> bool:
+    """Return whether each epoch logs all names that classes make up, so that a trial has seen them.
+
+    Args:
+        owners: A model and callbacks, of users and of libraries.
+    """
+    trees = list(map(tree_of, _sources(owners)))
+    return bool(trees) and all(tree is not None and _shows_all(tree) for tree in trees)
+
+
+def _shows_all(tree: ast.AST) -> bool:
+    parts = list(_parts_of_fits(tree))
+    hooks = [each for each in parts if isinstance(each, ast.FunctionDef) and each.name in _HOOKS]
+    sure = {node for hook in hooks for node in surely_executed(hook)}
+    for node in parts:
+        is_logging = isinstance(node, ast.Call) and _last_name(node.func) in ("log", "log_dict")
+        if is_logging and node not in sure:
+            return False
+        is_other = isinstance(node, ast.Attribute) and node.attr in _LOGGING - {"log", "log_dict"}
+        if is_other or _hands_itself_on(node):
+            return False
+    return True
+
+
 def _constants(nodes: Iterable[ast.AST | None]) -> list[ast.Constant]:
     return [node for node in nodes if isinstance(node, ast.Constant)]
 
@@ -73,6 +103,16 @@ def is_written(monitor: str, owners: Iterable[object]) -> bool:
     """
     whole = re.compile(rf"(?<!\w){re.escape(monitor)}(?!\w)")
     return any(map(whole.search, _sources(owners)))
+
+
+def is_part(word: str, owners: Iterable[object]) -> bool:
+    """Return whether a word stands anywhere in the source of users' classes, also within others.
+
+    Args:
+        word: A part of the name of a metric.
+        owners: A model and callbacks, of users and of libraries.
+    """
+    return any(word in source for source in _sources(owners))
 
 
 def _sources(owners: Iterable[object]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, doubt, ok, refusal
-from getiaction_launch.checking.rules.logged import is_written, names_of
+from getiaction_launch.checking.rules.logged import are_shown, is_part, is_written, names_of
 from getiaction_launch.errors import nearest_first
 
 _PLACE = re.compile(r"\{([\w./-]+)")
@@ -24,8 +24,14 @@ _WORST = {
     "min": {"acc", "accuracy", "success", "reward", "f1"},
 }
 """Words of metrics of which a mode chooses the worst."""
+_PLAIN = {"val", "valid", "validation", "train", "epoch", "step", "total", "mean"}
+"""Words beside them that do not turn a metric into its opposite."""
 _SILENT = ("getiaction.train.",)
 """Modules with callbacks that log nothing."""
+_STEADY = ("getiaction.policies.",)
+"""Modules with models that log the same in each epoch."""
+_OF_LIGHTNING = ("lightning.", "pytorch_lightning.")
+_STAGE = re.compile(r"^(train|val|valid|validation)[/._-]|_(step|epoch)$")
 
 
 def check_monitors(
@@ -45,6 +51,7 @@ def check_monitors(
     found: list[Finding] = []
     monitored = []
     found += _of_too_early(built, has_validation=has_validation)
+    found += _of_plateaus(built, trial, has_validation=has_validation)
     for key, monitor, is_needed in _monitors(built, trial, has_validation=has_validation):
         monitored.append(f"{key}={monitor}")
         if monitor not in logged | _ALWAYS:
@@ -74,11 +81,23 @@ def _is_slip(built: Built, monitor: str, logged: Collection[str], *, has_validat
     names = names_of([built.model, *others])
     if names is not None and monitor.removesuffix("_step").removesuffix("_epoch") not in names:
         return True
+    if _has_shown_all(built.model, others, monitor):
+        return True
     logged = {*logged, *(f"{name}{end}" for name in logged for end in ("_step", "_epoch"))}
     plain = {name.translate(_SEPARATORS) for name in logged}
     if not difflib.get_close_matches(monitor.translate(_SEPARATORS), plain, n=1, cutoff=_NEAR):
         return False
     return not is_written(monitor, [built.model, *callbacks])
+
+
+def _has_shown_all(model: object, callbacks: list[Any], monitor: str) -> bool:
+    """Whether a trial has seen every metric that is ever logged, under names that are made up."""
+    own = [each for each in callbacks if not type(each).__module__.startswith(_OF_LIGHTNING)]
+    if type(model).__module__.startswith(_STEADY) and not own:
+        return True
+    words = [word for word in re.split(r"[\W\d_]+", _STAGE.sub("", monitor)) if word]
+    are_seen = are_shown([model]) and (not own or are_shown(own))
+    return are_seen and not any(is_part(word, [model, *own]) for word in words)
 
 
 def _of_too_early(built: Built, *, has_validation: bool) -> Iterator[Finding]:
@@ -102,6 +121,31 @@ def _of_too_early(built: Built, *, has_validation: bool) -> Iterator[Finding]:
             )
 
 
+def _of_plateaus(
+    built: Built,
+    trial: Any,  # noqa: ANN401 - Lightning's Trainer
+    *,
+    has_validation: bool,
+) -> Iterator[Finding]:
+    """Find schedules that step on a metric of validation before the first one."""
+    every = built.arguments.get("check_val_every_n_epoch") or 1
+    for config in trial.lr_scheduler_configs:
+        is_early = config.reduce_on_plateau and config.interval == "epoch" and config.strict
+        if not is_early or config.frequency >= every or not has_validation:
+            continue
+        monitor = str(config.monitor)
+        if _is_of_validation(monitor) and built.model.automatic_optimization:
+            key = "lr_scheduler" if built.spec.get("lr_scheduler") else "configure_optimizers"
+            yield refusal(
+                "monitors",
+                f"{key}.monitor",
+                f"{key}.monitor={monitor!r} is looked for after epoch {config.frequency}, and "
+                f"trainer.check_val_every_n_epoch={every} logs it later.",
+                f"Step when validation has run: frequency: {every}, beside monitor; or "
+                "validate after each epoch: --trainer.check_val_every_n_epoch=1",
+            )
+
+
 def _is_of_validation(monitor: str) -> bool:
     return not _OF_VALIDATION.isdisjoint(_words_of(monitor))
 
@@ -112,6 +156,8 @@ def _words_of(monitor: str) -> set[str]:
 
 def _of_modes(built: Built) -> Iterator[Finding]:
     """Find a mode that keeps the worst: the largest loss, or the lowest success rate."""
+    from lightning.pytorch.callbacks import EarlyStopping
+
     for callback in built.trainer.callbacks:
         monitor, mode = getattr(callback, "monitor", None), getattr(callback, "mode", None)
         if not isinstance(monitor, str) or mode not in _WORST:
@@ -120,7 +166,12 @@ def _of_modes(built: Built) -> Iterator[Finding]:
             key = built.key_of(type(callback).__name__, "trainer.callbacks")
             other = "min" if mode == "max" else "max"
             what = f"{key}.mode={mode} takes the worst value of {monitor!r} for the best."
-            yield doubt("monitors", f"{key}.mode", what, f"Set mode: {other}")
+            finding = doubt("monitors", f"{key}.mode", what, f"Set mode: {other}")
+            is_plain = _words_of(monitor) <= _PLAIN | _WORST[mode]
+            if isinstance(callback, EarlyStopping) and is_plain:
+                what = f"{what} It stops training {callback.patience + 1} checks after the start."
+                finding = refusal("monitors", f"{key}.mode", what, f"Set mode: {other}")
+            yield finding
 
 
 def _of_names(built: Built, logged: Collection[str]) -> Iterator[Finding]:
@@ -135,6 +186,15 @@ def _of_names(built: Built, logged: Collection[str]) -> Iterator[Finding]:
                 "trainer.callbacks.filename",
                 f"filename={name!r}: {odd[0]} is not logged, so each name will have 0 for it.",
                 nearest_first(odd[0], logged),
+            )
+        parted = [each for each in found if "/" in each]
+        if parted and getattr(callback, "auto_insert_metric_name", True):
+            yield doubt(
+                "monitors",
+                "trainer.callbacks.filename",
+                f"filename={name!r}: Lightning writes the name of {parted[0]} into it, whose slash "
+                "makes a directory for each checkpoint.",
+                "Set auto_insert_metric_name: false, and write names into filename yourself",
             )
 
 

@@ -2,12 +2,19 @@
 
 import ast
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, doubt, refusal
 from getiaction_launch.checking.rules.sources import tree_of
+
+_IGNORED = re.compile(
+    r"Found unsupported keys in the (?:optimizer configuration|lr scheduler dict): (\{[^}]*\})"
+)
+_KEYS_OF_OPTIMIZER = ("optimizer", "lr_scheduler", "monitor")
+_KEYS_OF_SCHEDULER = ("scheduler", "interval", "frequency", "monitor", "strict", "name")
 
 
 def check_optimizers(
@@ -52,6 +59,45 @@ def check_optimizers(
         )
     if steps and built.model.automatic_optimization:
         yield from _of_schedule(trial, steps)
+    yield from _of_averaging(built, trial)
+
+
+def check_ignored(warned: Iterable[object]) -> Iterator[Finding]:
+    """Find keys in what ``configure_optimizers`` returns that Lightning ignores.
+
+    Args:
+        warned: What Lightning has warned of while it trained.
+    """
+    for text in dict.fromkeys(map(str, warned)):
+        if found := _IGNORED.search(text):
+            keys = ", ".join(sorted(ast.literal_eval(found[1])))
+            of_scheduler = "scheduler dict" in text
+            known = _KEYS_OF_SCHEDULER if of_scheduler else _KEYS_OF_OPTIMIZER
+            yield refusal(
+                "step",
+                "model.configure_optimizers",
+                f"configure_optimizers returns {keys}, which Lightning ignores: nothing is done "
+                "with it.",
+                f"The keys that it knows here: {', '.join(known)}",
+            )
+
+
+def _of_averaging(built: Built, trial: Any) -> Iterator[Finding]:  # noqa: ANN401 - as above
+    """Find learning rates of an averaging that are not as many as its optimizer has groups."""
+    for callback in built.trainer.callbacks:
+        rates = getattr(callback, "_swa_lrs", None)
+        if not isinstance(rates, list) or not trial.optimizers:
+            continue
+        groups = len(trial.optimizers[0].param_groups)
+        if len(rates) != groups:
+            key = built.key_of(type(callback).__name__, "trainer.callbacks")
+            yield refusal(
+                "step",
+                f"{key}.swa_lrs",
+                f"{key}.swa_lrs={rates} has {len(rates)} learning rates, and the optimizer "
+                f"{groups} groups: it would fail where averaging starts.",
+                f"Give one learning rate for all groups, or {groups}: swa_lrs: {rates[0]:g}",
+            )
 
 
 def _rate_key(spec: Mapping[str, Any]) -> str:

@@ -21,6 +21,9 @@ _RENAMED = {
 }
 """Methods of a Trainer with their former arguments, and what these are called now."""
 _FIXED_RANKS = {"rank", "world_size"}
+_SAMPLER = "torch.utils.data.DistributedSampler"
+_OF_SAMPLER = ("dataset", "num_replicas", "rank")
+"""The first parameters of a DistributedSampler."""
 
 
 def check_calls(source: Source, topology: Topology) -> Iterator[Finding]:
@@ -64,6 +67,10 @@ def _of_call(node: ast.Call, source: Source, topology: Topology) -> Iterator[Fin
                 "launcher does so too.",
                 "Remove it, or write SLURMEnvironment(auto_requeue=False)",
             )
+    elif called in (_SAMPLER, "torch.utils.data.distributed.DistributedSampler"):
+        values = map(source.constants.value_of, node.args)
+        named = dict(zip(_OF_SAMPLER, values, strict=False)) | given
+        yield from _of_sampler(at, named, topology)
     elif called in _SPAWNS and topology.world_size > 1:
         yield refusal(
             "processes",
@@ -88,6 +95,22 @@ def _of_method(node: ast.Call, at: str, source: Source) -> Iterator[Finding]:
         if former:
             what = f"{at}: Trainer.{method} has no argument {word.arg} any more."
             yield refusal("trainer", str(word.arg), what, f"Use {former}=...")
+
+
+def _of_sampler(at: str, given: dict[str, Any], topology: Topology) -> Iterator[Finding]:
+    """Find a sampler that gives each rank the same samples, or leaves some to nobody."""
+    world, ranks, rank = topology.world_size, given.get("num_replicas"), given.get("rank")
+    is_other = isinstance(ranks, int) and ranks not in (1, world)
+    if is_other or (isinstance(rank, int) and world > 1 and ranks != 1):
+        name = "num_replicas" if is_other else "rank"
+        why = f"the launch has {world} ranks" if is_other else "every rank gets the same samples"
+        yield refusal(
+            "ranks",
+            name,
+            f"{at}: DistributedSampler({name}={given[name]}): {why}.",
+            "Leave the sampler out, since Lightning divides the samples; or make it in "
+            "train_dataloader without num_replicas and rank",
+        )
 
 
 def _of_group(at: str, given: dict[str, Any], topology: Topology) -> Iterator[Finding]:

@@ -44,6 +44,14 @@ class Constants:
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             return None
 
+    def expression_of(self, node: ast.expr) -> ast.expr:
+        """Return what a name is set to, if it is set once; any other expression itself.
+
+        Args:
+            node: An expression of the script.
+        """
+        return self._values.get(node.id, node) if isinstance(node, ast.Name) else node
+
     def arguments_of(self, call: ast.Call) -> dict[str, Any]:
         """Return the arguments of a call by keyword; None for a value that is not known.
 

@@ -18,6 +18,11 @@ from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.program import find_module, is_whole, require_command
 
 _LIGHTNING = {"lightning", "getiaction"}
+_LAUNCHERS = {
+    *("torchrun", "accelerate", "deepspeed", "horovodrun", "mpirun", "mpiexec", "srun"),
+    *("torch.distributed.run", "torch.distributed.launch", "accelerate.commands.launch"),
+}
+"""Commands and modules that start workers themselves."""
 _MOST_FILES = 200
 """How many files of the user's own are looked at for an import of Lightning."""
 
@@ -31,6 +36,8 @@ def check_program(plan: Plan, place: Place, *, is_deep: bool) -> Iterator[Findin
         is_deep: Whether the trial may take any time and any memory.
     """
     key = place.other_environment
+    if plan.program != "script" and plan.script[0] in _LAUNCHERS:
+        yield from _of_launcher(plan)
     if plan.program == "command":
         yield from _of_command(plan, key)
         return
@@ -93,6 +100,20 @@ def _beside(folder: Path, modules: Iterable[str]) -> Iterator[Path]:
             yield folder / f"{name}.py"
         elif (folder / name).is_dir():
             yield from sorted((folder / name).rglob("*.py"))
+
+
+def _of_launcher(plan: Plan) -> Iterator[Finding]:
+    """Refuse a program that starts workers, in each of the workers that the launcher starts."""
+    name, world = plan.script[0], plan.topology.world_size
+    scripts = [word for word in plan.script[1:] if word.endswith(".py")]
+    if world > 1:
+        yield refusal(
+            "processes",
+            name,
+            f"{name} starts workers of its own in each of the {world} workers of the launch.",
+            f"Launch the script itself: {' '.join(scripts[:1]) or 'train.py'}; the launcher starts "
+            "one worker for each device, with torchrun's environment",
+        )
 
 
 def _of_command(plan: Plan, key: str | None) -> Iterator[Finding]:

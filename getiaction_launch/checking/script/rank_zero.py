@@ -1,4 +1,4 @@
-"""Collectives that rank 0 calls alone: it waits in them for the other ranks, which never come."""
+"""What rank 0 does alone: it waits in a collective for the others, or they wait for it."""
 
 import ast
 import re
@@ -11,6 +11,8 @@ _ZERO = re.compile(r"[\w.()\[\]'\"]*\b(global_rank|rank|get_rank\(\)|RANK'\]\)?)
 _DECORATOR = "rank_zero_only"
 _OF_TRAINER = {"save_checkpoint", "all_gather", "barrier", "broadcast", "reduce"}
 _OF_TORCH = {"all_reduce", "all_gather_into_tensor", "all_gather_object", "broadcast_object_list"}
+_AGREE = re.compile(r"broadcast|reduce|gather")
+"""What ranks agree by that one of them wants to stop."""
 _FILES = {"os", "torch", "shutil", "json", "np", "numpy", "pickle", "functools"}
 """Modules with functions of the same names that are not collectives."""
 
@@ -30,6 +32,15 @@ def collectives_of_rank_0(
         return  # the other ranks may meet it there
     for node in ast.walk(tree):
         for statement in _alone(node):
+            for line in () if _AGREE.search(ast.unparse(tree)) else _stops(statement):
+                yield refusal(
+                    "ranks",
+                    key or "should_stop",
+                    f"{file}:{lines_before + line}: should_stop is set on rank 0 alone, which "
+                    "leaves the epoch, and the other ranks wait for it forever.",
+                    "Decide on all ranks alike: trainer.should_stop = "
+                    "trainer.strategy.reduce_boolean_decision(is_done, all=False)",
+                )
             for name, line in _collectives(statement):
                 yield refusal(
                     "ranks",
@@ -42,7 +53,7 @@ def collectives_of_rank_0(
 
 def _alone(node: ast.AST) -> Iterator[ast.stmt]:
     """Yield statements below a node that rank 0 alone executes."""
-    if isinstance(node, ast.If) and _means(node.test) == "rank 0":
+    if isinstance(node, ast.If) and "rank 0" in map(_means, _all_of(node.test)):
         yield from node.body
     elif isinstance(node, ast.If) and _means(node.test) == "others":
         yield from node.orelse
@@ -53,6 +64,20 @@ def _alone(node: ast.AST) -> Iterator[ast.stmt]:
             is_guard = isinstance(statement, ast.If) and _means(statement.test) == "others"
             if is_guard and isinstance(statement.body[-1], (ast.Return, ast.Raise)):  # type: ignore[attr-defined]
                 yield from node.body[number + 1 :]
+
+
+def _all_of(test: ast.expr) -> list[ast.expr]:
+    """Return the conditions that hold where a condition holds."""
+    return test.values if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And) else [test]
+
+
+def _stops(statement: ast.stmt) -> Iterator[int]:
+    """Yield the lines in which a statement ends training."""
+    for node in ast.walk(statement):
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        for target in targets:
+            if isinstance(target, ast.Attribute) and target.attr == "should_stop":
+                yield target.lineno
 
 
 def _others(tree: ast.AST) -> Iterator[ast.stmt]:

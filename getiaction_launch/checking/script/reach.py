@@ -67,6 +67,15 @@ def always_executed(tree: ast.Module) -> set[ast.AST]:
     return found
 
 
+def surely_executed(function: ast.FunctionDef) -> set[ast.AST]:
+    """Return the nodes of a function that each call of it executes.
+
+    Args:
+        function: A function or a method.
+    """
+    return {node for node, _ in _certain(function.body, is_caught=False)}
+
+
 def _certain(body: list[ast.stmt], *, is_caught: bool) -> Iterator[tuple[ast.AST, bool]]:
     """Yield the nodes that stand below no condition, and whether what they raise may be caught."""
     for statement in body:

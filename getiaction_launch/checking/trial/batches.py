@@ -1,18 +1,19 @@
-"""Batches: how many each rank gets of a loader, and a small one to try a model with."""
+"""Batches: how many each rank gets of a loader, and how many samples the last one has."""
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, ok, refusal
-from getiaction_launch.checking.lightning_seams import give_rank_its_share, pretend_worker
+from getiaction_launch.checking.lightning_seams import give_rank_its_share
 from getiaction_launch.checking.pickling import why_unpicklable
 from getiaction_launch.checking.rules.epochs import check_validation
 
 _LONGEST = 300
-TRIAL_SAMPLES = 2
-"""Samples of a trial batch: one alone would not do for batch normalisation."""
+
+
+TRAINING = "limit_train_batches"
+"""The argument that limits the batches of training."""
 
 
 def count_batches(loader: Any, world_size: int) -> int | None:  # noqa: ANN401 - a loader of any kind
@@ -50,6 +51,65 @@ def trained_batches(built: Built, loader: Any) -> int | None:  # noqa: ANN401 - 
     if batches is None or limit is None or isinstance(limit, bool):
         return batches
     return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+
+
+def epoch_end(built: Built, loader: Any, limit: str) -> tuple[int, int] | None:  # noqa: ANN401
+    """Return where each rank ends an epoch; None if it does not come there, or it is not known.
+
+    Args:
+        built: What the spec names, with the limits of its Trainer.
+        loader: A loader of any kind.
+        limit: The argument that limits its batches, such as ``limit_val_batches``.
+
+    Returns:
+        How many samples of the dataset an epoch has, of all ranks, and how many of them are in the
+        last batch of a rank.
+    """
+    arguments = built.arguments
+    share = arguments.get(limit)
+    is_limited = share is not None and (share != 1.0 or isinstance(share, int))
+    if is_limited or arguments.get("overfit_batches") or arguments.get("fast_dev_run"):
+        return None
+    if not _takes_all(loader):
+        return None
+    samples, size, world = len(loader.dataset), loader.batch_size, _sharing(built)
+    full, rest = divmod(-(-samples // world), size)
+    steps = int(arguments.get("max_steps") or -1)
+    trained = steps * int(arguments.get("accumulate_grad_batches") or 1)
+    if limit == TRAINING and 0 < trained < full + bool(rest):
+        return None
+    if loader.drop_last:
+        return min(samples, full * size * world), size
+    return samples, rest or size
+
+
+def _takes_all(loader: Any) -> bool:  # noqa: ANN401 - a loader of any kind
+    """Whether an epoch of a loader has each sample of its dataset once."""
+    from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
+
+    if not isinstance(loader, DataLoader) or not loader.batch_size:
+        return False
+    sampler = loader.sampler
+    if isinstance(sampler, RandomSampler):
+        return not sampler.replacement and len(sampler) == len(sampler.data_source)
+    return isinstance(sampler, SequentialSampler)
+
+
+def epochs_begun(built: Built, batches: int | None) -> int | None:
+    """Return how many epochs a run begins; None if it is not known.
+
+    Args:
+        built: What the spec names, with the limits of its Trainer.
+        batches: Number of training batches of an epoch on each rank; None if it is not known.
+    """
+    arguments = built.arguments
+    if arguments.get("fast_dev_run") or not batches:
+        return None
+    epochs, steps = built.trainer.max_epochs, int(arguments.get("max_steps") or -1)
+    every = int(arguments.get("accumulate_grad_batches") or 1)
+    by_steps = -(-steps // -(-batches // every)) if steps > 0 else None
+    found = [number for number in (epochs, by_steps) if number is not None and number > 0]
+    return min(found, default=None)
 
 
 def _sharing(built: Built) -> int:
@@ -199,35 +259,3 @@ def _length(loader: Any) -> int | None:  # noqa: ANN401 - a loader of any kind
 
 def _is_group(loader: object) -> bool:
     return isinstance(loader, (list, tuple, dict))
-
-
-def small(loader: Any, samples: int | None) -> Any:  # noqa: ANN401 - as it was given
-    """Return a loader of the same data without processes of its own, and with small batches.
-
-    Args:
-        loader: A loader, or a list or a dict of them.
-        samples: Number of samples in a batch; None for that of the loader.
-    """
-    from torch.utils.data import DataLoader
-
-    if isinstance(loader, dict):
-        return {name: small(each, samples) for name, each in loader.items()}
-    if isinstance(loader, (list, tuple)):
-        return [small(each, samples) for each in loader]
-    if not isinstance(loader, DataLoader):
-        return loader
-    if samples is None or loader.batch_size is None:
-        return _alone(loader)
-    size = min(samples, loader.batch_size)
-    return DataLoader(loader.dataset, batch_size=size, collate_fn=loader.collate_fn)
-
-
-def _alone(loader: Any) -> Any:  # noqa: ANN401 - a DataLoader
-    """Return a loader that fetches the same batches in this process, as its first worker would."""
-    each = copy.copy(loader)
-    each.num_workers = each.timeout = 0
-    if loader.num_workers:
-        pretend_worker(loader.dataset)
-        if loader.worker_init_fn is not None:
-            loader.worker_init_fn(0)
-    return each

@@ -155,7 +155,7 @@ class _Program:
             place=self._place,
             scratch=self._apart.scratch,
             send=self._send,
-            script=self._source.name,
+            source=self._source,
             has_loaders=_are_loaders(train),
         )
         if _are_loaders(train) and data is not None:

@@ -1,36 +1,45 @@
-"""Two batches through training and validation on the CPU, with a Trainer that writes nothing."""
+"""Two small epochs of training and validation on the CPU, with a Trainer that writes nothing."""
 
 import contextlib
+import copy
 import difflib
 import logging
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from getiaction_launch.checking.blame import blame
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, doubt, ok, unknown
-from getiaction_launch.checking.rules.checkpoints import (
-    check_pickling,
-    check_steps,
-    compare_weights,
-)
+from getiaction_launch.checking.rules.afterwards import check_afterwards
+from getiaction_launch.checking.rules.checkpoints import check_steps, compare_weights
 from getiaction_launch.checking.rules.epochs import count_steps
+from getiaction_launch.checking.rules.hidden import check_hidden_layers
 from getiaction_launch.checking.rules.loggers import check_intervals
 from getiaction_launch.checking.rules.monitors import check_monitors, uncheckable
-from getiaction_launch.checking.rules.optimizers import check_gradients, check_optimizers
+from getiaction_launch.checking.rules.optimizers import (
+    check_gradients,
+    check_ignored,
+    check_optimizers,
+)
+from getiaction_launch.checking.rules.resuming import check_resuming
 from getiaction_launch.checking.trial.batches import (
-    TRIAL_SAMPLES,
+    TRAINING,
     check_batches,
     count_validation,
-    small,
+    epoch_end,
+    epochs_begun,
     trained_batches,
 )
-from getiaction_launch.checking.trial.trainer import TRIAL_BATCHES, trial_trainer
+from getiaction_launch.checking.trial.small import TRIAL_SAMPLES, small
+from getiaction_launch.checking.trial.trainer import TRIAL_BATCHES, TRIAL_EPOCHS, trial_trainer
 from getiaction_launch.errors import counted
 
 LARGEST_BYTES = 2 << 30
 """Weights and gradients that a trial takes without being asked for."""
+_PATIENCE_SECONDS = 5
+"""How long the first epoch of a trial may take for a second one to be tried, too."""
 
 
 class _TooLargeError(Exception):
@@ -42,7 +51,7 @@ class _RefusedError(Exception):
 
 
 class Trial:
-    """Trains and validates two batches.
+    """Trains and validates the first and the last batch of an epoch, and the first of the next.
 
     Args:
         built: What the spec names.
@@ -59,6 +68,12 @@ class Trial:
         self._unused: list[str] = []
         self._samples: int | None = TRIAL_SAMPLES
         self._size: int | None = None
+        self._is_loading = False
+        self._content: dict[str, Any] = {}
+        self._of_checkpoint: list[Finding] = []
+        self._warned: list[object] = []
+        self._tried = 0
+        self._begun = time.monotonic()
 
     def run(self) -> None:
         """Set up the data, train and validate two batches, and compare what was logged."""
@@ -78,6 +93,7 @@ class Trial:
             *check_steps(built, steps),
             *check_intervals(built, steps),
             *compare_weights(built),
+            *check_afterwards(built, trainer.callback_metrics, self._content),
         )
         for finding in found:
             built.send(finding)
@@ -109,25 +125,29 @@ class Trial:
                 built.send(unknown("monitors", f"{monitored}: no batch was tried"))
 
     def _fit(self) -> Any:  # noqa: ANN401 - Lightning's Trainer
+        kept = list(_containers([self._built.model, *self._built.trainer.callbacks]))
         try:
             return self._fit_once()
         except (_RefusedError, _TooLargeError):
             raise
         except Exception as error:
-            if self._train is None:
+            if self._is_loading:
                 self._report(error, "data", "data" if self._built.data is not None else "model")
                 raise _RefusedError from error
-            first = error
+            first, tried = error, self._tried
         # The class may need batches of the size that it was given.
         self._samples = None
+        for owner, name, value in kept:
+            setattr(owner, name, value)  # without what the first try has left in it
         try:
             return self._fit_once()
         except Exception as error:
-            self._report(first, "step", "model")
+            self._report(error if self._tried > tried else first, "step", "model")
             raise _RefusedError from error
 
     def _fit_once(self) -> Any:  # noqa: ANN401 - Lightning's Trainer
         built = self._built
+        self._tried, self._begun = 0, time.monotonic()
         trainer = trial_trainer(built, self._steps, _guard(self))
         owner = built.data if built.data is not None else built.model
         self._replace(owner)
@@ -135,14 +155,15 @@ class Trial:
         if built.data is not None:
             built.data.prepare_data = lambda: None
             built.data.setup = lambda stage: None  # noqa: ARG005 - Lightning's name
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
             logging.disable(logging.WARNING)
             if built.has_loaders:  # callbacks look for them there
                 loaders = (built.data.val_dataloader(), built.data.train_dataloader())
                 trainer.fit(built.model, loaders[1], loaders[0])
             else:
                 trainer.fit(built.model, datamodule=built.data)
+        self._warned = [each.message for each in warned]
         return trainer
 
     def _replace(self, owner: Any) -> None:  # noqa: ANN401 - a datamodule, or a model with data
@@ -156,10 +177,12 @@ class Trial:
     def _making(self, owner: Any, name: str, original: Callable[[], Any]) -> Callable[[], Any]:  # noqa: ANN401
         def make() -> Any:  # noqa: ANN401 - a loader of any kind
             trial, owner.trainer = owner.trainer, self._built.trainer  # which has all ranks
+            self._is_loading = True
             try:
                 loader = original()
             finally:
                 owner.trainer = trial
+            self._is_loading = False
             if name == "val_dataloader":
                 self._validation = loader
                 if not self._validates():
@@ -167,7 +190,8 @@ class Trial:
             elif self._train is None:
                 self._train = loader
                 self._judge_batches(owner)
-            made = small(loader, self._samples)
+            limit = "limit_val_batches" if name == "val_dataloader" else TRAINING
+            made = small(loader, self._samples, lambda each: epoch_end(self._built, each, limit))
             if name == "train_dataloader":
                 self._size = getattr(made, "batch_size", None)
             return made
@@ -210,6 +234,21 @@ class Trial:
         if size > LARGEST_BYTES and not self._is_deep:
             raise _TooLargeError(f"weights and gradients take {size / (1 << 30):.1f} GiB")
 
+    def is_over(self, epoch: int, batch: int) -> bool:
+        """Whether enough was trained: two batches, and the first one of a second epoch.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            batch: Number of the batch that was just trained, from 0.
+        """
+        self._tried += 1
+        if epoch + 1 >= TRIAL_EPOCHS:
+            return True
+        seconds = time.monotonic() - self._begun
+        epochs = epochs_begun(self._built, self._batches)
+        goes_on = (epochs or 1) > 1 and (seconds < _PATIENCE_SECONDS or self._is_deep)
+        return batch + 1 >= min(TRIAL_BATCHES, self._batches or TRIAL_BATCHES) and not goes_on
+
     def note_loss(self, loss: Any) -> None:  # noqa: ANN401 - what training_step returned
         """Remember the loss of the training batch.
 
@@ -220,6 +259,10 @@ class Trial:
         with contextlib.suppress(TypeError, ValueError, RuntimeError):
             # With manual optimization it may be anything.
             self._loss = self._loss if value is None else float(value)
+
+    def try_checkpoint(self, trainer: Any) -> None:  # noqa: ANN401 - Lightning's Trainer
+        """Write and load a checkpoint, where training has ended and nothing is torn down yet."""
+        self._of_checkpoint = list(check_resuming(self._built, trainer, self._content))
 
     def note_gradients(self) -> None:
         """Remember the parameters that the first batch has given no gradient."""
@@ -233,7 +276,8 @@ class Trial:
         if count_validation(self._validation) and not _has(built.model, "validation_step"):
             found.append(_of_unused_data(built))
         found += check_gradients(built, self._loss, self._unused)
-        found += check_pickling(built, trainer)
+        found += [*self._of_checkpoint, *check_ignored(self._warned)]
+        found += check_hidden_layers(built, trainer)
         yield from found
         if not found:
             size = f" of {counted(self._size, 'sample')}" if self._size else ""
@@ -241,6 +285,14 @@ class Trial:
             done = f"trained and validated {TRIAL_BATCHES} batches{size}"
             yield ok("step", f"{done} on the CPU{shown}")
         yield from check_monitors(built, trainer, has_validation=self._validates())
+
+
+def _containers(owners: Iterable[object]) -> Iterator[tuple[object, str, object]]:
+    """Yield copies of the lists and mappings that owners keep, with their attributes' names."""
+    for owner in owners:
+        for name, value in vars(owner).items():
+            if type(value) in (list, dict, set) and not name.startswith("_"):
+                yield owner, name, copy.copy(value)
 
 
 def _of_unused_data(built: Built) -> Finding:
@@ -272,10 +324,14 @@ def _guard(trial: Trial) -> Any:  # noqa: ANN401 - Lightning's Callback
         ) -> None:
             trial.note_loss(outputs)
             # Steps do not count batches where the model steps its optimizers itself, or never.
-            trainer.should_stop = trainer.should_stop or index + 1 >= TRIAL_BATCHES
+            is_over = trial.is_over(trainer.current_epoch, index)
+            trainer.should_stop = trainer.should_stop or is_over
 
         def on_before_optimizer_step(self, *_: object) -> None:
             trial.note_gradients()
+
+        def on_train_end(self, trainer: Any, _: object) -> None:  # noqa: ANN401 - as above
+            trial.try_checkpoint(trainer)
 
     return Guard()
 

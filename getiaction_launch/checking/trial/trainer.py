@@ -1,4 +1,4 @@
-"""The Trainer of a trial: two batches on the CPU, and nothing that saves, stops, tracks or prints.
+"""The Trainer of a trial: two epochs of two batches on the CPU, which saves and prints nothing.
 
 Whatever the user's classes ask of it, such as the number of steps for a schedule, it answers as the
 run's own Trainer would.
@@ -11,6 +11,8 @@ from getiaction_launch.checking.built import Built
 
 TRIAL_BATCHES = 2
 """Some faults show in the second batch only, as a graph that is kept from the first one."""
+TRIAL_EPOCHS = 2
+"""Some faults show in the second epoch only, as weights that are frozen from then on."""
 _SOME_STEPS = 1000
 """Steps of a run whose loader has no length."""
 _ON_CPU: dict[str, Any] = {
@@ -23,7 +25,7 @@ _ON_CPU: dict[str, Any] = {
 
 
 def trial_trainer(built: Built, steps: Callable[[], int | None], callback: Any) -> Any:  # noqa: ANN401 - Lightning's
-    """Return a Trainer for two batches of training and two of validation.
+    """Return a Trainer for epochs of two batches of training and two of validation.
 
     Args:
         built: What the spec names.
@@ -43,14 +45,23 @@ def trial_trainer(built: Built, steps: Callable[[], int | None], callback: Any) 
             return steps() or _SOME_STEPS
 
     arguments = built.arguments
-    trainer = Whole(
+    sanity = arguments.get("num_sanity_val_steps")
+    is_sane = sanity == 0 or bool(arguments.get("fast_dev_run"))
+    return Whole(
         accelerator="cpu",
         devices=1,
         num_nodes=1,
         plugins=LightningEnvironment(),  # the environment has all ranks of the run
-        fast_dev_run=TRIAL_BATCHES,
-        logger=bool(built.trainer.loggers),
+        max_epochs=TRIAL_EPOCHS,
+        max_steps=int(arguments.get("max_steps") or -1),
+        limit_train_batches=TRIAL_BATCHES,
+        limit_val_batches=TRIAL_BATCHES,
+        num_sanity_val_steps=0 if is_sane else TRIAL_BATCHES,
+        accumulate_grad_batches=arguments.get("accumulate_grad_batches") or 1,
+        log_every_n_steps=1,
+        logger=_quiet_logger(str(built.scratch)) if built.trainer.loggers else False,
         callbacks=[*_callbacks(built), callback],
+        enable_checkpointing=built.trainer.checkpoint_callback is not None,
         default_root_dir=str(built.scratch),
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -59,9 +70,6 @@ def trial_trainer(built: Built, steps: Callable[[], int | None], callback: Any) 
         deterministic=arguments.get("deterministic"),
         precision=_ON_CPU.get(str(arguments.get("precision"))),
     )
-    if trainer.loggers:
-        trainer.loggers = [_quiet_logger(str(built.scratch))]
-    return trainer
 
 
 def _callbacks(built: Built) -> list[Any]:
@@ -79,6 +87,8 @@ def _callbacks(built: Built) -> list[Any]:
         of_lightning.LearningRateFinder,
     )
     kept = [each for each in built.trainer.callbacks if not isinstance(each, left_out)]
+    if built.trainer.checkpoint_callback is not None:  # a program may ask it for the best one
+        kept.append(of_lightning.ModelCheckpoint(str(built.scratch), save_top_k=0))
     return [each for each in kept if type(each).__name__ != "SaveConfigCallback"]
 
 

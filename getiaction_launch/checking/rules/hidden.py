@@ -1,0 +1,102 @@
+"""What a class keeps where Lightning or torch does not look for it."""
+
+import ast
+from collections.abc import Iterator
+from typing import Any
+
+from getiaction_launch.checking.built import Built
+from getiaction_launch.checking.finding import Finding, doubt, refusal
+from getiaction_launch.checking.rules.sources import own_classes, tree_of
+
+
+def check_hidden_layers(built: Built, trial: Any) -> Iterator[Finding]:  # noqa: ANN401 - Lightning's Trainer
+    """Find layers in plain lists and mappings that get gradients, and that no optimizer has.
+
+    Args:
+        built: What the spec names.
+        trial: The Trainer that has trained.
+    """
+    groups = [group for each in trial.optimizers for group in each.param_groups]
+    known = {id(weight) for group in groups for weight in group["params"]}
+    known |= {id(weight) for weight in built.model.parameters()}
+    for owner in built.model.modules():
+        for name, value in vars(owner).items():
+            layers = list(_layers_in(value)) if not name.startswith("_") else []
+            weights = [weight for layer in layers for weight in layer.parameters()]
+            is_learning = any(weight.grad is not None for weight in weights)
+            if not is_learning or any(id(weight) in known for weight in weights):
+                continue
+            kind, holder = type(owner).__name__, type(value).__name__
+            right = "ModuleDict" if isinstance(value, dict) else "ModuleList"
+            # A network that only judges is often hidden on purpose, alone or in eval mode.
+            is_trained = len(layers) > 1 and all(layer.training for layer in layers)
+            is_sure = is_trained and built.model.automatic_optimization
+            judged = refusal if is_sure else doubt
+            yield judged(
+                "step",
+                name,
+                f"{kind}.{name} is a {holder} with {len(layers)} modules, whose weights are in no "
+                "parameters(): they are not trained, saved, or moved to a GPU.",
+                f"self.{name} = torch.nn.{right}(...)",
+            )
+
+
+def _layers_in(value: object) -> Iterator[Any]:
+    from torch.nn import Module
+
+    if type(value) in (list, tuple, dict):
+        parts = value.values() if isinstance(value, dict) else value
+        yield from (part for part in parts if isinstance(part, Module))  # type: ignore[attr-defined]
+
+
+def check_preparation(built: Built) -> Iterator[Finding]:
+    """Find what ``prepare_data`` keeps in its object, which only one worker of a node has.
+
+    Args:
+        built: What the spec names.
+    """
+    if built.plan.topology.workers_per_node == 1:
+        return
+    for kind, key, source in own_classes(built):
+        tree = tree_of(source)
+        whole = ast.unparse(built.source.tree) if built.source else source
+        if tree is None or "prepare_data" not in vars(kind) or ".prepare_data(" in whole:
+            continue
+        methods = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        inside = [node for node in methods if node.name == "prepare_data"]
+        outside = [node for node in methods if node.name != "prepare_data"]
+        kept = {name for node in inside for name in _attributes(node, ast.Store)}
+        read = {name for node in outside for name in _attributes(node, ast.Load)}
+        also = {name for node in outside for name in _attributes(node, ast.Store)}
+        for name in sorted(kept & read - also):
+            is_asked_for = repr(name) in ast.unparse(tree)  # by hasattr, or getattr
+            if hasattr(kind, name) or is_asked_for or _is_set_elsewhere(built, name):
+                continue
+            yield refusal(
+                "data",
+                f"{key}.{name}" if not built.script else name,
+                f"{kind.__name__}.prepare_data sets self.{name}, but Lightning calls it in one "
+                f"worker of each node, and the other {built.plan.topology.workers_per_node - 1} "
+                "do not have it.",
+                f"Set self.{name} in setup, which every worker calls; prepare_data only downloads",
+            )
+
+
+def _attributes(node: ast.AST, use: type[ast.expr_context]) -> Iterator[str]:
+    """Yield the names of the attributes of ``self`` that a method sets or reads."""
+    for each in ast.walk(node):
+        is_used = isinstance(each, ast.Attribute) and isinstance(each.ctx, use)
+        if is_used and isinstance(each.value, ast.Name) and each.value.id == "self":  # type: ignore[attr-defined]
+            yield each.attr  # type: ignore[attr-defined]
+
+
+def _is_set_elsewhere(built: Built, name: str) -> bool:
+    """Whether a script sets an attribute of its objects from outside."""
+    tree = built.source.tree if built.source else ast.Module([], [])
+    return any(
+        isinstance(node, ast.Attribute)
+        and node.attr == name
+        and isinstance(node.ctx, ast.Store)
+        and ast.unparse(node.value) != "self"
+        for node in ast.walk(tree)
+    )

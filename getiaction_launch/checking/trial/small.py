@@ -1,0 +1,77 @@
+"""A small loader to try a model with: two batches, which stand for the epoch that they are of.
+
+Many a fault is in the last batch of an epoch alone, which often has fewer samples than the others.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from getiaction_launch.checking.lightning_seams import pretend_worker
+
+TRIAL_SAMPLES = 2
+"""Samples of a trial batch: one alone would not do for batch normalisation."""
+End = tuple[int, int] | None
+"""How many samples an epoch has, and its last batch; None if that is not reached, or not known."""
+
+
+def small(loader: Any, samples: int | None, end_of: Callable[[Any], End]) -> Any:  # noqa: ANN401 - as it was given
+    """Return a loader of the same data without processes of its own, and with small batches.
+
+    Args:
+        loader: A loader, or a list or a dict of them.
+        samples: Number of samples in a batch; None for that of the loader.
+        end_of: Function that returns where an epoch of a loader ends.
+    """
+    from torch.utils.data import DataLoader
+
+    if isinstance(loader, dict):
+        return {name: small(each, samples, end_of) for name, each in loader.items()}
+    if isinstance(loader, (list, tuple)):
+        return [small(each, samples, end_of) for each in loader]
+    if not isinstance(loader, DataLoader):
+        return loader
+    if loader.batch_size is None or (samples is None and type(loader) is not DataLoader):
+        return _alone(loader)
+    end = end_of(loader)
+    if end is None:
+        if samples is None:
+            return _alone(loader)
+        size, drawn = min(samples, loader.batch_size), None
+    else:
+        size, drawn = _ends(*end, loader.batch_size, samples)
+    if samples is None:
+        _begin_worker(loader)
+    return DataLoader(loader.dataset, size, sampler=drawn, collate_fn=loader.collate_fn)
+
+
+def _ends(number: int, rest: int, whole: int, samples: int | None) -> tuple[int, list[int]]:
+    """Return the size of a batch, and the samples of the first batch of an epoch and the last one.
+
+    Args:
+        number: Number of samples of the epoch.
+        rest: Number of samples in its last batch.
+        whole: Number of samples in any other batch.
+        samples: Number of samples that a batch shall have; None for as many as it has.
+    """
+    is_smaller = rest < whole
+    size = whole if samples is None else min(samples + is_smaller, whole)
+    last = min(rest, size - is_smaller)
+    if number <= whole:  # the first batch is the last one
+        return size, [*range(min(number, size))]
+    return size, [*range(size), *range(number - last, number)]
+
+
+def _alone(loader: Any) -> Any:  # noqa: ANN401 - a DataLoader
+    """Return a loader that fetches the same batches in this process, as its first worker would."""
+    each = copy.copy(loader)
+    each.num_workers = each.timeout = 0
+    _begin_worker(loader)
+    return each
+
+
+def _begin_worker(loader: Any) -> None:  # noqa: ANN401 - a DataLoader
+    if loader.num_workers:
+        pretend_worker(loader.dataset)
+        if loader.worker_init_fn is not None:
+            loader.worker_init_fn(0)
