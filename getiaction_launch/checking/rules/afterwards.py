@@ -155,8 +155,7 @@ class _Behind:
         """Find a model that cannot be made of its own checkpoint."""
         model = type(self._built.model)
         owner = node.func.value if isinstance(node.func, ast.Attribute) else node.func
-        made = self._source.constants.expression_of(owner)
-        if called_name(made) == model.__name__:
+        if self._is_object(owner, node):
             yield refusal(
                 "checkpoints",
                 "load_from_checkpoint",
@@ -189,6 +188,22 @@ class _Behind:
                 f"Call self.save_hyperparameters() in __init__ of {model.__name__}, or give "
                 f"load_from_checkpoint(..., {first}=...)",
             )
+
+    def _is_object(self, owner: ast.expr, call: ast.Call) -> bool:
+        """Whether a name stands for an object of the model's class wherever a call may be."""
+        nodes = list(ast.walk(self._source.tree))
+        text = ast.unparse(owner)
+        stored = [n for n in nodes if isinstance(n, ast.Name) and n.id == text]
+        times = sum(isinstance(name.ctx, ast.Store) for name in stored)
+        values = [
+            node.value
+            for node in nodes
+            if isinstance(node, ast.Assign) and text in map(ast.unparse, node.targets)
+        ]
+        made = [value for value in values if value is not call]
+        kind = type(self._built.model).__name__
+        is_made = bool(made) and all(called_name(value) == kind for value in made)
+        return is_made and times == len(values)
 
     def _of_classes(self, node: ast.Call, where: str) -> Iterator[Finding]:
         """Find objects in a checkpoint that torch does not load unless it is allowed to."""

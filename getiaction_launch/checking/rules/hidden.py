@@ -1,6 +1,7 @@
 """What a class keeps where Lightning or torch does not look for it."""
 
 import ast
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,10 +58,14 @@ def check_preparation(built: Built) -> Iterator[Finding]:
     """
     if built.plan.topology.workers_per_node == 1:
         return
-    for kind, key, source in own_classes(built):
+    classes = list(own_classes(built))
+    whole = "".join(source for _, _, source in classes)
+    whole += ast.unparse(built.source.tree) if built.source else ""
+    if ".prepare_data(" in whole:
+        return  # somebody else calls it, too
+    for kind, key, source in classes:
         tree = tree_of(source)
-        whole = ast.unparse(built.source.tree) if built.source else source
-        if tree is None or "prepare_data" not in vars(kind) or ".prepare_data(" in whole:
+        if tree is None or "prepare_data" not in vars(kind):
             continue
         methods = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
         inside = [node for node in methods if node.name == "prepare_data"]
@@ -69,8 +74,10 @@ def check_preparation(built: Built) -> Iterator[Finding]:
         read = {name for node in outside for name in _attributes(node, ast.Load)}
         also = {name for node in outside for name in _attributes(node, ast.Store)}
         for name in sorted(kept & read - also):
-            is_asked_for = repr(name) in ast.unparse(tree)  # by hasattr, or getattr
-            if hasattr(kind, name) or is_asked_for or _is_set_elsewhere(built, name):
+            is_asked_for = f'"{name}"' in whole or f"'{name}'" in whole  # as by hasattr
+            is_set_below = len(re.findall(rf"self\.{name}(?::[^=\n]+)?\s*=(?!=)", whole)) > 1
+            is_set = is_set_below or _is_set_elsewhere(built, name)
+            if hasattr(kind, name) or is_asked_for or is_set:
                 continue
             yield refusal(
                 "data",
