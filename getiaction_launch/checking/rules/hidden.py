@@ -59,8 +59,8 @@ def check_preparation(built: Built) -> Iterator[Finding]:
     if built.plan.topology.workers_per_node == 1:
         return
     classes = list(own_classes(built))
-    whole = "".join(source for _, _, source in classes)
-    whole += ast.unparse(built.source.tree) if built.source else ""
+    sources = "".join(source for _, _, source in classes)
+    whole = sources + (ast.unparse(built.source.tree) if built.source else "")
     if ".prepare_data(" in whole:
         return  # somebody else calls it, too
     for kind, key, source in classes:
@@ -75,7 +75,7 @@ def check_preparation(built: Built) -> Iterator[Finding]:
         also = {name for node in outside for name in _attributes(node, ast.Store)}
         for name in sorted(kept & read - also):
             is_asked_for = f'"{name}"' in whole or f"'{name}'" in whole  # as by hasattr
-            is_set_below = len(re.findall(rf"self\.{name}(?::[^=\n]+)?\s*=(?!=)", whole)) > 1
+            is_set_below = len(re.findall(rf"self\.{name}(?::[^=\n]+)?\s*=(?!=)", sources)) > 1
             is_set = is_set_below or _is_set_elsewhere(built, name)
             if hasattr(kind, name) or is_asked_for or is_set:
                 continue
