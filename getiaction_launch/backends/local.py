@@ -21,13 +21,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from getiaction_launch.backends.backend import LOCAL, Backend, Job, replace_fields
-from getiaction_launch.backends.process import (
-    SIDE_BY_SIDE,
-    ProcessJob,
-    start_process,
-    write_job,
-)
+from getiaction_launch.backends.process import ProcessJob
 from getiaction_launch.backends.queue import is_next, start_queue
+from getiaction_launch.backends.starting import SIDE_BY_SIDE, start_process, write_job
 from getiaction_launch.errors import CheckError, counted
 from getiaction_launch.node.allocation import Allocation
 from getiaction_launch.node.conductor import drive

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from getiaction_launch.backends.process import (
+from getiaction_launch.backends.starting import (
     command_of,
     is_waiting,
     job_log,

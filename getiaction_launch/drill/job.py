@@ -8,7 +8,7 @@ nodes were taken away.
 import sys
 
 from getiaction_launch.backends.local import LocalBackend, LocalNode, LocalNodes, run_job
-from getiaction_launch.backends.process import start_process
+from getiaction_launch.backends.starting import start_process
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import Attempt
 from getiaction_launch.run.rehearsal.orders import ORDERS_VARIABLE, fault_path, read_orders

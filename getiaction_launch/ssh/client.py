@@ -49,7 +49,7 @@ def run_there(
     """
     has_letter = secrets is not None or output is not None
     has_terminal = not has_letter and all(f.isatty() for f in (sys.stdin, sys.stdout, sys.stderr))
-    letter = json.dumps(dict(secrets or {})).encode()
+    letter = json.dumps(dict(secrets or {}), allow_nan=False).encode()
     size = parcel.stat().st_size if parcel else 0
     message = replace(message, secret_bytes=len(letter), parcel_bytes=size)
     if len(message.encode()) > LONGEST_BYTES:

@@ -77,7 +77,7 @@ def send(
     for path, place in files.items():
         with contextlib.suppress(FileNotFoundError):
             total += max(0, place.stat().st_size - have_bytes.get(path, 0))
-    header = json.dumps(asdict(Header(run, name, total))).encode()
+    header = json.dumps(asdict(Header(run, name, total)), allow_nan=False).encode()
     with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         entry = tarfile.TarInfo(HEADER)
         entry.size = len(header)

@@ -47,7 +47,7 @@ class Message:
 
     def encode(self) -> str:
         """Return it as one word of letters, digits, ``-`` and ``_``, which no shell changes."""
-        text = json.dumps(asdict(self))
+        text = json.dumps(asdict(self), allow_nan=False)
         return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
     @classmethod

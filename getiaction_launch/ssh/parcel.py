@@ -80,7 +80,7 @@ def packed(script: Path | None, specs: Sequence[str], settings: Snapshot) -> Ite
         pack(files, archive)
         contents = Contents(code, files.is_private, dict(zip(names, paths, strict=True)))
         with tarfile.open(parcel, "w") as entries:
-            text = json.dumps(asdict(contents)).encode()
+            text = json.dumps(asdict(contents), allow_nan=False).encode()
             entry = tarfile.TarInfo(CONTENTS)
             entry.size = len(text)
             entries.addfile(entry, io.BytesIO(text))

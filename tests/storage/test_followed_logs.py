@@ -9,7 +9,7 @@ from clusters.s3 import S3
 from staged import append
 
 from getiaction_launch.backends.backend import LOCAL
-from getiaction_launch.backends.process import write_job
+from getiaction_launch.backends.starting import write_job
 from getiaction_launch.launch.logs.lines import log_files, read_lines
 from getiaction_launch.launch.status import Watched
 from getiaction_launch.mirror.pull import files_of_run

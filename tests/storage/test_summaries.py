@@ -10,7 +10,7 @@ from clusters.proxy import Proxy
 from clusters.s3 import S3
 
 from getiaction_launch.backends.backend import LOCAL
-from getiaction_launch.backends.process import write_job
+from getiaction_launch.backends.starting import write_job
 from getiaction_launch.cli.main import main
 from getiaction_launch.launch.listing.below import OF_ROOT, runs_below
 from getiaction_launch.launch.listing.entry import Entry, read_entries

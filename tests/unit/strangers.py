@@ -17,7 +17,7 @@ HOSTILE = [
     ("os.system", {"command": "id > PWNED"}),
     ("this.that", {}),
     ("evil.Backend", {}),
-    ("getiaction_launch.backends.process.start_process", {"module": "this"}),
+    ("getiaction_launch.backends.starting.start_process", {"module": "this"}),
     ("getiaction_launch.backends.ray.backend.RayBackend", {"address": "this://host"}),
     ("getiaction_launch.backends.ray.RayBackend", {"address": "antigravity://x", "python": "sh"}),
     ("getiaction_launch.backends.slurm.SlurmBackend", {"python": "id > PWNED", "setup": ["id"]}),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from getiaction_launch.backends.slurm import dependency
+from getiaction_launch.backends.slurm.submit import dependency
 from getiaction_launch.errors import CheckError, RunNotFoundError, UsageError
 from getiaction_launch.run.run import Run
 

@@ -211,7 +211,7 @@ def test_cancel_reaches_a_job_elsewhere_by_its_record(run, monkeypatch):
             looks.append(Cancel.read(run))
             Lease(job.record.job_id, None).write(run)  # as the job process does at its end
 
-        monkeypatch.setattr("getiaction_launch.backends.process.time.sleep", sleep)
+        monkeypatch.setattr("getiaction_launch.backends.cancelling.time.sleep", sleep)
         job.cancel()
     assert looks[0] is not None
     assert job.status().state is JobState.CANCELLED
@@ -292,7 +292,7 @@ def test_full_disk_is_named_at_submission(small_disk, capsys, monkeypatch, tmp_p
 
 def test_same_id_on_the_same_host_name_is_another_job(run, monkeypatch):
     """In containers of one image, process ids and host names come again."""
-    from getiaction_launch.backends.process import write_job
+    from getiaction_launch.backends.starting import write_job
 
     monkeypatch.setattr("getiaction_launch.system.machine.socket.gethostname", lambda: "box")
     names = []

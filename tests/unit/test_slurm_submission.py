@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from fake_slurm import make_plan, make_run
 
-from getiaction_launch.backends.slurm import SlurmBackend, command, sbatch
+from getiaction_launch.backends.slurm import SlurmBackend, command
 from getiaction_launch.backends.slurm.allocation import SlurmAllocation
-from getiaction_launch.backends.slurm.arrays import divide
+from getiaction_launch.backends.slurm.submit import sbatch
+from getiaction_launch.backends.slurm.submit.arrays import divide
 from getiaction_launch.errors import (
     CheckError,
     LaunchError,

@@ -7,7 +7,7 @@ import pytest
 
 from getiaction_launch.cli import main as cli
 from getiaction_launch.cli.main import VERBS, main
-from getiaction_launch.cli.over_ssh.command import AGAIN, COPYING, LOOKING, STARTING
+from getiaction_launch.cli.over_ssh.command import AGAIN, BESIDE, COPYING, LOOKING, STARTING
 from getiaction_launch.errors import UsageError
 from getiaction_launch.launch.prepare import prepare
 from getiaction_launch.ssh.hints import Hints, Rewriting
@@ -21,7 +21,7 @@ LOCAL = "backend: getiaction_launch.backends.local.LocalBackend\n"
 
 def test_each_verb_about_runs_can_be_typed_on_a_laptop():
     """None is forgotten when one is added."""
-    assert set(VERBS) == STARTING | AGAIN | LOOKING | HERE | COPYING
+    assert set(VERBS) == STARTING | AGAIN | LOOKING | HERE | COPYING | {BESIDE}
 
 
 @pytest.mark.usefixtures("_shells")

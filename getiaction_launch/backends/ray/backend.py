@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from getiaction_launch.backends.backend import RAY, Backend, Job, former_jobs, replace_fields
-from getiaction_launch.backends.process import start_process
 from getiaction_launch.backends.queue import start_queue
 from getiaction_launch.backends.ray.client import connect, ray_errors, submitted_to
 from getiaction_launch.backends.ray.job import PrivateRayJob, RayJob
 from getiaction_launch.backends.ray.offers import compare, read_nodes
 from getiaction_launch.backends.ray.settings import RaySettings
+from getiaction_launch.backends.starting import start_process
 from getiaction_launch.errors import (
     CheckError,
     ClusterConfigError,

@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from getiaction_launch.backends.backend import RAY
-from getiaction_launch.backends.process import write_job
 from getiaction_launch.backends.queue import is_next
 from getiaction_launch.backends.ray.agent import NodeAgent
 from getiaction_launch.backends.ray.failures import is_out_of_memory, node_errors
 from getiaction_launch.backends.ray.placement import place
+from getiaction_launch.backends.starting import write_job
 from getiaction_launch.node.conductor import MARGIN_SECONDS, drive
 from getiaction_launch.node.guard import Guard, is_cancelled
 from getiaction_launch.node.node import SAVE_LIMIT_SECONDS

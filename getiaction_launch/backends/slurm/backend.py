@@ -24,10 +24,8 @@ from getiaction_launch.backends.slurm.allocation import (
     check_geometry,
     share_cpus,
 )
-from getiaction_launch.backends.slurm.arrays import check_waiting, divide, waiting, withdraw
 from getiaction_launch.backends.slurm.blame import name_settings
 from getiaction_launch.backends.slurm.command import call, cluster_name
-from getiaction_launch.backends.slurm.dependency import resolve
 from getiaction_launch.backends.slurm.job import SlurmJob
 from getiaction_launch.backends.slurm.offers import check_offers, with_offers
 from getiaction_launch.backends.slurm.options import (
@@ -39,9 +37,11 @@ from getiaction_launch.backends.slurm.options import (
     spell,
     step_flags,
 )
-from getiaction_launch.backends.slurm.partition import check_partitions
-from getiaction_launch.backends.slurm.sbatch import sbatch_environment, sbatch_errors
 from getiaction_launch.backends.slurm.settings import SlurmSettings
+from getiaction_launch.backends.slurm.submit.arrays import check_waiting, divide, waiting, withdraw
+from getiaction_launch.backends.slurm.submit.dependency import resolve
+from getiaction_launch.backends.slurm.submit.partition import check_partitions
+from getiaction_launch.backends.slurm.submit.sbatch import sbatch_environment, sbatch_errors
 from getiaction_launch.errors import CheckError, LaunchError, RefusedError
 from getiaction_launch.node.allocation import Allocation, Limits
 from getiaction_launch.node.sidecar import MakeSidecar, Sidecar

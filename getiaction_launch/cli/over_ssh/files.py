@@ -63,7 +63,7 @@ def open_tensorboard(place: Place, arguments: argparse.Namespace) -> int:
         def refresh() -> int:
             found = find_files(Path(folder))
             have = {path: Path(folder, path).stat().st_size for path in found}
-            words = [*_named(arguments), "--events", f"--have={json.dumps(have)}"]
+            words = [*_named(arguments), "--events", f"--have={json.dumps(have, allow_nan=False)}"]
             return _fetch(place, words, lambda _: Path(folder), lambda *_: None)[0]
 
         if code := refresh():
