@@ -1,13 +1,16 @@
 """Batches of samples: collated one by one, or read at once with images that stay bytes for long."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import Dataset, default_collate, get_worker_info
+
+_DIMS_OF_IMAGE = 3
 
 
 class ByteImages:
@@ -26,26 +29,70 @@ class ByteImages:
     def __init__(self, pixels: Tensor, dtype: torch.dtype = torch.float32) -> None:
         self.pixels, self.dtype = pixels, dtype
 
-    def __getitem__(self, index: int) -> "ByteImages":
-        return ByteImages(self.pixels[index], self.dtype)
+    # Beware: with a method `__iter__`, Lightning would look for the size of the batch in here.
+    def __getitem__(self, index: Any) -> "ByteImages | Tensor":  # noqa: ANN401 - as of a tensor
+        if isinstance(index, int | slice) and self.pixels.ndim > _DIMS_OF_IMAGE:
+            return ByteImages(self.pixels[index], self.dtype)
+        return self.to("cpu")[index]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - of a tensor
+        if name.startswith("__") or name in {
+            "pixels",
+            "dtype",
+        }:  # as pickle asks before they are set
+            raise AttributeError(name)
+        return getattr(self.to("cpu"), name)
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        function: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - of a tensor
+        del types
+        args, kwargs = tree_map_only(cls, lambda images: images.to("cpu"), (args, kwargs or {}))
+        return function(*args, **kwargs)
 
     def pin_memory(self) -> "ByteImages":
         """Return a copy in page-locked memory; torch's loaders call this."""
         return ByteImages(self.pixels.pin_memory(), self.dtype)
 
-    def to(self, device: torch.device | str) -> Tensor:
+    def to(self, device: torch.device | str, *, non_blocking: bool | None = None) -> Tensor:
         """Move the images, and convert them there.
 
         Args:
             device: Device that the images are used on.
+            non_blocking: Whether the copy runs beside the program; None if the images are in
+                page-locked memory.
 
         Returns:
             The images, (..., C, H, W) in [0, 1]: the same numbers on every device.
         """
-        pixels = self.pixels.to(device, non_blocking=self.pixels.is_pinned())
+        if non_blocking is None:
+            non_blocking = self.pixels.is_pinned()
+        pixels = self.pixels.to(device, non_blocking=non_blocking)
         images = pixels.movedim(-1, -3).to(torch.float32, memory_format=torch.contiguous_format)
         # By a number instead of a tensor, CUDA would multiply with a rounded 1/255.
         return images.div_(torch.full((), 255.0, device=images.device)).to(self.dtype)
+
+
+def _as_tensors(name: str) -> Callable[..., Any]:
+    def operator(images: ByteImages, *others: object) -> Any:  # noqa: ANN401 - of a tensor
+        return getattr(images.to("cpu"), name)(*others)
+
+    return operator
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
+    for _operator in (f"__{_name}__", f"__r{_name}__"):
+        setattr(ByteImages, _operator, _as_tensors(_operator))
+for _name in ("lt", "le", "gt", "ge", "neg", "abs", "array"):
+    setattr(ByteImages, f"__{_name}__", _as_tensors(f"__{_name}__"))
 
 
 class BatchDataset(Protocol):

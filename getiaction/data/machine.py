@@ -30,9 +30,12 @@ def auto_workers() -> int:
 
 
 def open_file_limit() -> int:
-    """Return how many files a loader process may keep open, which leaves half of them to others."""
+    """Return how many files a reader may keep open: a quarter of what its process may.
+
+    Without loader processes, the readers of training and validation are in the same process.
+    """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, (2**20 if soft == resource.RLIM_INFINITY else soft) // 2)
+    return max(1, (2**20 if soft == resource.RLIM_INFINITY else soft) // 4)
 
 
 def memory_share_bytes() -> int:

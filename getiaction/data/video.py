@@ -176,8 +176,8 @@ class VideoReader:
     random, so as many as possible stay open.
 
     Args:
-        max_open: Largest number of files that each process keeps open; None takes half of those
-            that the process may open.
+        max_open: Largest number of files that this reader keeps open in each process; None takes a
+            quarter of those that the process may open.
         max_bytes: Memory that their decoders may take in each process; None takes a share of the
             memory that is free when the first one is opened.
     """

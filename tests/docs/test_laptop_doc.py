@@ -5,7 +5,7 @@ import re
 from reader import ROOT, blocks
 
 from getiaction_launch.cli.main import VERBS
-from getiaction_launch.cli.over_ssh.command import AGAIN, COPYING, LOOKING, STARTING
+from getiaction_launch.cli.over_ssh.command import AGAIN, BESIDE, COPYING, LOOKING, STARTING
 from getiaction_launch.launch.cluster import read_cluster
 from getiaction_launch.ssh.login import PERSIST
 
@@ -27,12 +27,14 @@ def test_cluster_config_is_one(tmp_path):
 
 
 def test_each_verb_has_a_row():
-    """In the row of what it does: start, start again, look there, copy, or nothing of it."""
+    """In the row of what it does: start, start again, look there, act there, copy, or none of it."""
     rows = [re.findall(r"`([a-z]+)[^`]*`", names) for names, *_ in ROWS]
-    started, again, there, pulled, curves, here = (set(row) for row in rows if set(row) & {*VERBS})
+    named = (set(row) for row in rows if set(row) & {*VERBS})
+    started, again, there, beside, pulled, curves, here = named
     assert (started, again, there) == (STARTING, AGAIN, LOOKING)
+    assert beside == {BESIDE}
     assert pulled | curves == COPYING
-    assert here | {"version"} == set(VERBS) - STARTING - AGAIN - LOOKING - COPYING
+    assert here | {"version"} == set(VERBS) - STARTING - AGAIN - LOOKING - COPYING - {BESIDE}
 
 
 def test_errors_are_those_of_the_code():

@@ -5,7 +5,11 @@ import torch
 
 from getiaction.data.batch import ByteImages
 from getiaction.demo import DotDataModule
+from getiaction.policies import ACT
 from getiaction.train import Trainer
+
+IMAGE = "observation.image"
+DTYPES = {"32-true": torch.float32, "bf16-true": torch.bfloat16}
 
 pytestmark = pytest.mark.usefixtures("gpu")
 
@@ -20,20 +24,40 @@ def test_bytes_become_the_same_numbers_on_a_gpu(dtype):
     assert torch.equal(there.cpu(), here)
 
 
-def test_loader_fills_pinned_memory_and_the_model_sees_the_samples(tmp_path):
-    """The batch of a training step is on the GPU, and equals the dataset's samples."""
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
+def test_batch_of_a_step_was_pinned_bytes(tmp_path, precision):
+    """What a loader process reads is moved from page-locked memory, and equals the samples."""
     data = DotDataModule(
         num_episodes=2, image_size_px=32, root=tmp_path / "dot", train_batch_size=4, num_workers=1
     )
-    data.prepare_data()
-    data.setup("fit")
-    trainer = Trainer(accelerator="gpu", devices=1, default_root_dir=tmp_path, logger=False)
-    data.trainer = trainer
-    batch = next(iter(data.train_dataloader()))
-    images = batch["observation.image"]
-    assert not isinstance(images, ByteImages) or images.pixels.is_pinned()
-    moved = data.transfer_batch_to_device(batch, torch.device("cuda", 0), 0)
-    for row, index in enumerate(moved["index"].tolist()):
-        sample = data.train_dataset[index]
-        assert torch.equal(moved["observation.image"][row].cpu(), sample["observation.image"])
-        assert torch.equal(moved["action"][row].cpu(), sample["action"])
+    policy = ACT(
+        chunk_size=10, n_action_steps=10, pretrained_backbone_weights=None, image_size=None
+    )
+    trainer = Trainer(
+        accelerator="gpu",
+        devices=1,
+        precision=precision,
+        max_steps=1,
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    moved = []
+    move = trainer.strategy.batch_to_device
+
+    def watch(batch, *words, **others):
+        arrived = move(batch, *words, **others)
+        moved.append((batch[IMAGE], arrived))
+        return arrived
+
+    trainer.strategy.batch_to_device = watch
+    trainer.fit(policy, data)
+    images, batch = moved[0]
+    assert isinstance(images, ByteImages)
+    assert images.pixels.is_pinned()
+    assert batch[IMAGE].device.type == "cuda"
+    assert batch[IMAGE].dtype is DTYPES[precision]
+    for row, index in enumerate(batch["index"].tolist()):
+        sample = data.train_dataset[index][IMAGE].to(batch[IMAGE].dtype)
+        assert torch.equal(batch[IMAGE][row].cpu(), sample)

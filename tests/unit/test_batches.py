@@ -1,8 +1,10 @@
 """Batches are read at once, and their images are bytes until they are on the device."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, seed_everything
@@ -262,3 +264,29 @@ def test_every_byte_is_divided_as_on_the_cpu() -> None:
     values = torch.arange(256, dtype=torch.uint8).reshape(16, 16, 1)
     found = ByteImages(values).to("cpu")
     assert torch.equal(found, values.permute(2, 0, 1).to(torch.float32) / 255)
+
+
+def test_who_sees_bytes_can_calculate_with_them():
+    """A callback that draws a batch, or a loader that is wrapped, takes them for a tensor."""
+    pixels = torch.randint(256, (2, 4, 6, 3), dtype=torch.uint8)
+    images = ByteImages(pixels)
+    values = images.to("cpu")
+    assert (len(images), images.shape, images.ndim, images.device.type) == (
+        2,
+        (2, 3, 4, 6),
+        4,
+        "cpu",
+    )
+    assert torch.equal(images * 2 - 1, values * 2 - 1)
+    assert torch.equal(1 - images, 1 - values)
+    assert torch.equal(torch.stack([images, images]), torch.stack([values, values]))
+    assert torch.equal(
+        torch.nn.functional.avg_pool2d(images, 2), torch.nn.functional.avg_pool2d(values, 2)
+    )
+    assert torch.equal(images[:, 0], values[:, 0])
+    assert isinstance(images[0], ByteImages)
+    assert torch.equal(images[0].permute(1, 2, 0), values[0].permute(1, 2, 0))
+    assert np.array_equal(np.asarray(images), values.numpy())
+    assert [image.mean().item() for image in images] == [image.mean().item() for image in values]
+    assert torch.equal(images.to("cpu", non_blocking=True), values)
+    assert torch.equal(pickle.loads(pickle.dumps(images)).to("cpu"), values)  # noqa: S301 - our own

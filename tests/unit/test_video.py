@@ -79,9 +79,9 @@ def test_many_videos_stay_open(hundred: list[Path], monkeypatch: pytest.MonkeyPa
 def test_open_videos_leave_files_to_others(
     hundred: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At most half of the files that a process may open are videos."""
+    """At most a quarter of the files that a process may open are videos of one reader."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (60, 4096))
-    assert opened_twice(hundred, monkeypatch) == (200, 30)
+    assert opened_twice(hundred, monkeypatch) == (200, 15)
 
 
 def test_open_videos_leave_memory_to_others(
