@@ -27,7 +27,7 @@ def test_cluster_config_is_one(tmp_path):
 
 
 def test_each_verb_has_a_row():
-    """In the row of what it does: start, start again, look there, act there, copy, or none of it."""
+    """In the row of what it does: start, again, look or act there, copy, or none of it."""
     rows = [re.findall(r"`([a-z]+)[^`]*`", names) for names, *_ in ROWS]
     named = (set(row) for row in rows if set(row) & {*VERBS})
     started, again, there, beside, pulled, curves, here = named
