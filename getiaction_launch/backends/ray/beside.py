@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 POLL_SECONDS = 0.2
+LOOK_SECONDS = 1
+LOOKS = 10
 SLIVER = 0.0001
 """The least that Ray counts of a resource."""
 _OVER = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -81,18 +83,23 @@ async def _print_output(client: "JobSubmissionClient", name: str, entrypoint: st
 
 
 def _address_of(client: "JobSubmissionClient", host: str) -> str:
+    for looks_left in reversed(range(LOOKS)):
+        nodes = _nodes(client)
+        for node in nodes:
+            if node.get("hostname") == host and (node.get("raylet") or {}).get("state") == "ALIVE":
+                return str(node["ip"])
+        # The dashboard lists a node before it knows its name.
+        if not looks_left or all(node.get("hostname") for node in nodes):
+            break
+        time.sleep(LOOK_SECONDS)
+    raise UnreachableError(
+        f"the Ray cluster at {client.get_address()} has no node {host} at present.",
+        f"ray list nodes --address {client.get_address()}",
+    )
+
+
+def _nodes(client: "JobSubmissionClient") -> list[dict[str, Any]]:
     # As Ray's dashboard asks: the list of its state API has no host names. Beware: a private
     # method, since no public one sends the user's token.
     said: Any = client._do_request("GET", "/nodes?view=summary").json()  # noqa: SLF001
-    nodes = (said.get("data") or {}).get("summary") or []
-    found = [
-        str(node["ip"])
-        for node in nodes
-        if node["hostname"] == host and node["raylet"].get("state") == "ALIVE"
-    ]
-    if not found:
-        raise UnreachableError(
-            f"the Ray cluster at {client.get_address()} has no node {host} at present.",
-            f"ray list nodes --address {client.get_address()}",
-        )
-    return found[0]
+    return (said.get("data") or {}).get("summary") or []
