@@ -92,7 +92,7 @@ def test_a_mistyped_name_costs_a_few_requests(root, sent, named, fix):
             find_runs([named], [root])
         assert caught.value.fix.startswith(fix)
 
-    assert len(sent(find)) <= 3
+    assert len(sent(find)) <= (4 if "/" in named else 3)
 
 
 def test_a_point_of_a_sweep_is_claimed_in_two_requests(root, sent):

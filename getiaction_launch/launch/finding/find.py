@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from getiaction_launch.errors import RunNotFoundError, UsageError
-from getiaction_launch.launch.listing.below import look
+from getiaction_launch.launch.listing.below import look_for_other
 from getiaction_launch.launch.status import sweeps_of
 from getiaction_launch.launch.sweep import GROUP
 from getiaction_launch.run.reading.find import claimed_runs, find_run
@@ -84,7 +84,7 @@ def _other(name: str, roots: Sequence[str]) -> Run | None:
     here = [] if "://" in name else [open_path(root) / name for root in roots]
     for directory in [open_path(name), *here]:
         place = directory if is_remote(directory) else Path(os.path.abspath(directory))  # noqa: PTH100 - links stay as typed
-        if (found := look(place)) and not found.is_launched:
+        if found := look_for_other(place):
             return found.run
     return None
 

@@ -103,6 +103,18 @@ def look(directory: Path) -> Found | None:
             plan = directory / "launch" / "plan.json"
             # A link that leads to itself is there, too: who reads it says what is wrong.
             return Found(seen, plan.lstat().st_mtime)
+    return look_for_other(directory)
+
+
+def look_for_other(directory: Path) -> Found | None:
+    """Return the run of another program that a directory holds; None if it holds none.
+
+    Args:
+        directory: Path or URL of a directory without a plan.
+
+    Raises:
+        StorageError: If remote storage does not answer.
+    """
     if not VERSION.fullmatch(directory.name):
         return None
     entries = read_entries(directory)
