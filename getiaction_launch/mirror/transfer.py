@@ -63,7 +63,8 @@ def upload(source: Path, target: Path, digest: Digest | None = None) -> None:
                     digest.update(piece)
                 fs.put_file(str(source), key)
                 have = int(fs.info(key)["size"])
-            if have not in (size_bytes, source.stat().st_size):
+            # Not by its path: it may have been removed by now, and is there as a whole.
+            if have not in (size_bytes, os.fstat(file.fileno()).st_size):
                 raise StorageError(f"{target} has only {have} of {size_bytes} bytes.")
 
 

@@ -182,6 +182,21 @@ def test_file_that_shrinks_during_its_upload_is_uploaded_again(run, local, monke
     assert (run.directory / "notes.txt").read_text() == "short"
 
 
+def test_checkpoint_that_is_removed_during_its_upload_counts(run, local, monkeypatch):
+    """As when a newer one replaces it: everything was read, and is on storage."""
+    fs, _ = file_system(run.directory)
+    call, path = fs._call_s3, local / "checkpoints/epoch=0.ckpt"
+
+    async def call_s3(method: str, **words: object) -> object:
+        path.unlink()
+        return await call(method, **words)
+
+    monkeypatch.setattr(fs, "_call_s3", call_s3)
+    upload(path, run.directory / "copy.ckpt")
+    monkeypatch.undo()
+    assert (run.directory / "copy.ckpt").read_text() == "best"
+
+
 @pytest.mark.parametrize(
     ("size_bytes", "expected"),
     [
