@@ -5,6 +5,7 @@ time; and where it lists nothing, it lists the directory above, too, which may b
 bucket. S3 answers each in one request, and bills each.
 """
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,8 +20,9 @@ def read_object(fs: Any, key: str) -> bytes:  # noqa: ANN401 - fsspec has no typ
     Raises:
         FileNotFoundError: If it does not exist.
     """
-    whole = {"max_concurrency": 1} if _is_s3(fs) else {}
-    return bytes(fs.cat_file(key, **whole))
+    # Before 2026.3, s3fs had no such argument, and read every object in one request.
+    is_split = _is_s3(fs) and "max_concurrency" in inspect.signature(fs._cat_file).parameters  # noqa: SLF001 - of cat_file(), which shows none
+    return bytes(fs.cat_file(key, **({"max_concurrency": 1} if is_split else {})))
 
 
 def list_objects(fs: Any, key: str, behind: str = "") -> list[dict[str, Any]]:  # noqa: ANN401 - as above

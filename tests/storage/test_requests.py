@@ -3,12 +3,14 @@
 import pytest
 from clusters.proxy import Proxy
 from clusters.s3 import S3
+from s3fs import S3FileSystem
 
 from getiaction_launch.errors import RunNotFoundError
 from getiaction_launch.launch.finding.find import find_runs
 from getiaction_launch.run.reading.find import find_run
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.entries import read_entries
+from getiaction_launch.storage.objects import read_object
 from getiaction_launch.storage.paths import children, open_path
 
 
@@ -39,6 +41,16 @@ def test_a_record_is_read_in_one_request_and_so_is_a_folder(root, sent):
     for directory in (run.launch_directory, open_path(f"{root}/none")):
         assert methods(sent(children, directory)) == ["LIST"]
         assert methods(sent(read_entries, directory)) == ["LIST"]
+
+
+def test_a_record_is_read_with_an_older_s3fs():
+    """Which knows nothing of reading an object in parts."""
+
+    class Older(S3FileSystem):
+        async def _cat_file(self, path, version_id=None, start=None, end=None):
+            return f"{path} {version_id} {start} {end}".encode()
+
+    assert read_object(Older(anon=True), "bucket/key") == b"bucket/key None None None"
 
 
 def test_names_are_listed_behind_another_and_in_pages(root, sent, monkeypatch):
