@@ -10,6 +10,7 @@ import contextlib
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
@@ -18,7 +19,7 @@ from getiaction_launch.mirror.ledger import CHECKPOINTS, Ledger, Whole, lane_of,
 from getiaction_launch.mirror.removals import read_removals
 from getiaction_launch.mirror.transfer import download, say
 from getiaction_launch.run.run import Run
-from getiaction_launch.storage.paths import read_json, remove, write_json
+from getiaction_launch.storage.paths import kind_of, read_json, remove, write_json
 
 RECORD = ".arriving.json"
 ARRIVING = ".arriving.partial"
@@ -28,6 +29,8 @@ WAIT_SECONDS = 1200.0
 """How long a worker waits for files before it does without: less than a collective may take."""
 LOCK_SECONDS = 5.0
 MAX_PAUSE_SECONDS = 60.0
+MAX_FAILURES = 8
+"""How often the download of a file may fail; with the pauses between, that takes some minutes."""
 
 
 def can_arrive_later(path: str) -> bool:
@@ -118,15 +121,22 @@ class Arrivals:
             announce(self._local, ())
 
     def _download_all(self) -> None:
-        failures = 0
-        while (missing := self._announce_rest()) and not self._closing.is_set():
-            failures = 0 if self._is_downloaded(missing[0]) else failures + 1
-            if failures:
-                self._closing.wait(min(2.0**failures, MAX_PAUSE_SECONDS))
+        failures, given_up = Counter[str](), set[str]()
+        while (missing := self._announce_rest(given_up)) and not self._closing.is_set():
+            # One that fails does not keep the others from being downloaded.
+            path = min(missing, key=failures.__getitem__)
+            if self._is_downloaded(path):
+                continue
+            failures[path] += 1
+            if failures[path] >= MAX_FAILURES or self._is_gone(path):
+                say(f"{path} is not downloaded, and nothing waits for it any more")
+                given_up.add(path)
+            else:
+                self._closing.wait(min(2.0 ** failures[path], MAX_PAUSE_SECONDS))
 
-    def _announce_rest(self) -> list[str]:
+    def _announce_rest(self, given_up: set[str]) -> list[str]:
         with self._placing:
-            missing = sorted(still_to_arrive(self._local))
+            missing = sorted(still_to_arrive(self._local) - given_up)
             # What has been here once does not arrive again, whatever becomes of it.
             announce(self._local, missing)
         return missing
@@ -138,6 +148,12 @@ class Arrivals:
             say(f"{path} has not been downloaded yet, and training does not wait: {error}")
             return False
         return True
+
+    def _is_gone(self, path: str) -> bool:
+        try:
+            return kind_of(self._run.directory / path) is None
+        except (StorageError, OSError):
+            return False
 
     def _download(self, path: str) -> None:
         arriving, target = self._local / ARRIVING, self._local / path

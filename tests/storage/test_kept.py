@@ -10,7 +10,7 @@ import pytest
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from staged import discard, elsewhere, names, save, sync
 
-from getiaction_launch.mirror import kept
+from getiaction_launch.mirror import kept, transfer
 from getiaction_launch.mirror.kept import still_to_arrive
 from getiaction_launch.mirror.staging import Staging, prepare
 from getiaction_launch.mirror.uploading import sync as syncing
@@ -18,7 +18,7 @@ from getiaction_launch.mirror.uploading.sync import Sync
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.checkpoint import newest
 from getiaction_launch.run.run import Run
-from getiaction_launch.storage.paths import file_system
+from getiaction_launch.storage.paths import file_system, remove
 from getiaction_launch.system.stop import StopRequest
 from getiaction_launch.worker.progress import ProgressReport
 from getiaction_launch.worker.saving.background_io import BackgroundCheckpointIO
@@ -32,6 +32,7 @@ class Downloads:
     """Downloads of kept checkpoints that wait until they are let go."""
 
     order: list[str] = field(default_factory=list)
+    refused: set[str] = field(default_factory=set)
     go: threading.Event = field(default_factory=threading.Event)
 
 
@@ -59,9 +60,13 @@ def downloads(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Down
         name = source.rpartition("version_0/")[2]
         found.order.append(name)
         assert name not in (BEST, LAST) or found.go.wait(LIMIT_SECONDS)
+        if name in found.refused:
+            raise PermissionError(name)
         get(source, target)
 
     monkeypatch.setattr(fs, "get_file", get_file)
+    monkeypatch.setattr(kept, "MAX_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(transfer, "PAUSE_SECONDS", 0)
     return found
 
 
@@ -115,6 +120,22 @@ def test_what_is_saved_before_it_arrives_stays(run, downloads, staging, until):
     staging.__exit__(None, None, None)
     assert (local / BEST).read_text() == (run.directory / BEST).read_text() == "newer"
     assert (run.directory / LAST).read_text() == LAST
+
+
+@pytest.mark.usefixtures("staging")
+@pytest.mark.parametrize("is_gone", [True, False], ids=["gone", "refused"])
+def test_one_that_cannot_be_downloaded_holds_up_nothing(run, downloads, until, capfd, is_gone):
+    """The others arrive, and after a few failures nobody waits for it; the log says so."""
+    if is_gone:
+        remove(run.directory / BEST)
+    else:
+        downloads.refused.add(BEST)
+    downloads.go.set()
+    local = run.local.directory
+    until(lambda: not still_to_arrive(local))
+    assert names(local / "checkpoints") == ["last.ckpt", "notes.txt"]
+    assert downloads.order.index(LAST) <= transfer.TRIES + downloads.order.index(BEST)
+    assert capfd.readouterr().err.count(f"{BEST} is not downloaded, and nothing waits") == 1
 
 
 def test_what_has_not_arrived_comes_with_the_next_attempt(run, downloads, staging, capfd):
