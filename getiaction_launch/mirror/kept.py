@@ -170,6 +170,17 @@ class Arrivals:
                     ledger = Ledger(self._local, CHECKPOINTS)
                     ledger.record(path, Whole.of(arriving.stat()))
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    arriving.replace(target)
+                    _place(arriving, target)
         with contextlib.suppress(OSError):
             remove(arriving)
+
+
+def _place(arriving: Path, target: Path) -> None:
+    """Give a file its name, unless a worker has just saved another one under it."""
+    try:
+        os.link(arriving, target)  # a rename would replace that one
+    except FileExistsError:
+        return
+    except OSError:  # a file system without links
+        if not os.path.lexists(target):
+            arriving.replace(target)

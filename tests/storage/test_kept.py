@@ -1,5 +1,6 @@
 """Kept checkpoints of a run that continues on another machine: behind the training, never lost."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from staged import discard, elsewhere, names, save, sync
 
 from getiaction_launch.mirror import kept, transfer
 from getiaction_launch.mirror.kept import still_to_arrive
+from getiaction_launch.mirror.ledger import Ledger, Segmented, Whole
 from getiaction_launch.mirror.staging import Staging, prepare
 from getiaction_launch.mirror.uploading import sync as syncing
 from getiaction_launch.mirror.uploading.sync import Sync
@@ -120,6 +122,38 @@ def test_what_is_saved_before_it_arrives_stays(run, downloads, staging, until):
     staging.__exit__(None, None, None)
     assert (local / BEST).read_text() == (run.directory / BEST).read_text() == "newer"
     assert (run.directory / LAST).read_text() == LAST
+
+
+def test_what_is_saved_in_the_moment_of_its_arrival_stays(
+    run, downloads, staging, until, monkeypatch
+):
+    """Between the last look and the file's own name, too."""
+    local, record = run.local.directory, Ledger.record
+
+    def record_and_save(ledger: Ledger, path: str, entry: Whole | Segmented) -> None:
+        record(ledger, path, entry)
+        if path == BEST:
+            (local / path).write_text("newer")
+
+    monkeypatch.setattr(Ledger, "record", record_and_save)
+    downloads.go.set()
+    until(lambda: not still_to_arrive(local))
+    staging.__exit__(None, None, None)
+    assert (local / BEST).read_text() == (run.directory / BEST).read_text() == "newer"
+
+
+def test_kept_ones_arrive_where_there_are_no_links(run, downloads, staging, until, monkeypatch):
+    """As on some file systems that are mounted."""
+    del staging
+    local = run.local.directory
+
+    def link(*_: object) -> None:
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(os, "link", link)
+    downloads.go.set()
+    until(lambda: not still_to_arrive(local))
+    assert [(local / name).read_text() for name in (BEST, LAST)] == [BEST, LAST]
 
 
 @pytest.mark.usefixtures("staging")
