@@ -1,5 +1,6 @@
 """Curves on remote storage: uploaded less often as a run grows old, joined when it has finished."""
 
+import os
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from staged import append, names, save, sync
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
+from getiaction_launch.errors import StorageError
 from getiaction_launch.mirror import compaction
 from getiaction_launch.mirror.compaction import compact
 from getiaction_launch.mirror.staging import Staging
@@ -78,6 +80,27 @@ def test_curves_of_an_old_run_wait_for_the_next_checkpoint(run, age_seconds, is_
     assert look() == (2 if is_old else 3, 3)
     lane._curves._uploaded_at -= 600
     assert look()[0] == (3 if is_old else 4)
+
+
+def test_curves_of_a_pass_that_failed_come_with_the_next(run, monkeypatch):
+    """They do not wait until they would be due without the new checkpoint."""
+    AttemptRecord(started_at=time.time() - WEEK).write(run)
+    lane = Files(run, {})
+    lane.sync(is_last=False)
+    SummaryWriter(str(run.local.directory)).flush()
+    save(run, 10)
+
+    def fail(**_: object) -> None:
+        raise StorageError("refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lane.files, "run", fail)
+        with pytest.raises(StorageError):
+            lane.sync(is_last=False)
+    log = next(run.local.directory.glob("*tfevents*"))
+    os.utime(log, (0, 0))
+    lane.sync(is_last=False)
+    assert segments(run) == [log.name]
 
 
 @pytest.mark.usefixtures("joins_any")

@@ -133,19 +133,20 @@ class Curves:
     def __init__(self, run: Run) -> None:
         self._run, self._begun_at = run, 0.0
         self._uploaded_at = -MAX_CURVES_SECONDS
-        self._checkpoint: Marker | None = None
+        self._found: Checkpoint | None = None
+        self._checkpoint: Checkpoint | None = None
 
     def are_due(self) -> bool:
         """Whether it is time, or a checkpoint was saved: what leads to it must not be lost."""
-        checkpoint = newest(self._run.local)
-        is_new, self._checkpoint = checkpoint != self._checkpoint, checkpoint
+        self._found = newest(self._run.local)
         self._begun_at = self._begun_at or self._read_begun_at()
         period_seconds = min((time.time() - self._begun_at) * CURVES_SHARE, MAX_CURVES_SECONDS)
+        is_new = self._found != self._checkpoint
         return is_new or time.monotonic() >= self._uploaded_at + period_seconds
 
     def uploaded(self) -> None:
         """Note that they have just been uploaded."""
-        self._uploaded_at = time.monotonic()
+        self._uploaded_at, self._checkpoint = time.monotonic(), self._found
 
     def _read_begun_at(self) -> float:
         with contextlib.suppress(RecordError):
