@@ -53,4 +53,4 @@ def _join(run: Run, segments: list[str]) -> None:
             if (have := int(fs.info(keys[0])["size"])) != len(first + rest):
                 raise StorageError(f"{keys[0]} has only {have} of {len(first + rest)} bytes.")
         # Last: a reader sees points twice for a moment, and never none.
-        fs.rm(keys[1:])
+        for_each(fs.rm_file, keys[1:], run.directory)  # to rm(), names may be patterns

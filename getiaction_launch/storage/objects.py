@@ -25,6 +25,24 @@ def read_object(fs: Any, key: str) -> bytes:  # noqa: ANN401 - fsspec has no typ
     return bytes(fs.cat_file(key, **({"max_concurrency": 1} if is_split else {})))
 
 
+def remove_objects(fs: Any, key: str) -> None:  # noqa: ANN401 - as above
+    """Remove an object, or all that lie below a key.
+
+    Args:
+        fs: The fsspec file system.
+        key: The key; ``*``, ``?`` and ``[`` in it are characters like all others.
+
+    Raises:
+        FileNotFoundError: If nothing lies there, unless the key has one of these.
+    """
+    if not set("*?[") & set(key):
+        fs.rm(key, recursive=True)
+        return
+    # To rm(), this key is a pattern: it removes what others match, or nothing.
+    for each in fs.find(key):
+        fs.rm_file(each)
+
+
 def list_objects(fs: Any, key: str, behind: str = "") -> list[dict[str, Any]]:  # noqa: ANN401 - as above
     """List what lies directly below a key, in one request for each 1,000 entries.
 

@@ -22,7 +22,7 @@ from typing import Any, cast
 from getiaction_launch.errors import RecordError, SpecError, StorageError
 from getiaction_launch.storage.failures import describe, in_words, is_failure
 from getiaction_launch.storage.keys import why_refused
-from getiaction_launch.storage.objects import list_objects, read_object
+from getiaction_launch.storage.objects import list_objects, read_object, remove_objects
 from getiaction_launch.storage.strict_json import dumps
 from getiaction_launch.storage.untrusted import parse_json, read_limited, read_tail
 
@@ -256,8 +256,7 @@ def remove(path: Path) -> None:
     """Remove a file, a link, or a directory and everything in it, if it exists."""
     if is_remote(path):
         with reaching(path), contextlib.suppress(FileNotFoundError):
-            fs, key = file_system(path)
-            fs.rm(key, recursive=True)
+            remove_objects(*file_system(path))
     elif path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

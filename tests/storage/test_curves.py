@@ -104,6 +104,18 @@ def test_curves_of_a_pass_that_failed_come_with_the_next(run, monkeypatch):
 
 
 @pytest.mark.usefixtures("joins_any")
+def test_curves_whose_name_looks_like_a_pattern_are_joined(run):
+    """No segment is left, and so no point is there twice."""
+    writer = SummaryWriter(str(run.local.directory), filename_suffix=".lr[0]*")
+    for start in (0, 10, 20):
+        write(run, writer, range(start, start + 10))
+    (events,) = run.local.directory.glob("*tfevents*")
+    compact(run)
+    assert segments(run) == [events.name]
+    assert (run.directory / events.name).read_bytes() == events.read_bytes()
+
+
+@pytest.mark.usefixtures("joins_any")
 def test_curves_are_one_object_when_training_has_finished(run, tmp_path):
     """TensorBoard shows each point once, whether it opens them now or has had them open."""
     plan = Plan("act", "", ["fit"], [], Topology(1, 1, 0), "")

@@ -18,7 +18,7 @@ from getiaction_launch.mirror.uploading.parts import MAX_OBJECT_BYTES, MAX_PARTS
 from getiaction_launch.mirror.uploading.sync import Sync
 from getiaction_launch.run.checkpoint import all_committed, commit, newest, partial_path
 from getiaction_launch.run.run import Run
-from getiaction_launch.storage.paths import file_system, open_path
+from getiaction_launch.storage.paths import file_system, open_path, remove
 from getiaction_launch.storage.tree import find
 
 GIB = 2**30
@@ -102,6 +102,15 @@ def test_only_the_runs_own_removals_reach_storage(run, local):
     (local / "checkpoints/epoch=1.ckpt").unlink()  # the earlier removal counts no more
     sync(run)
     assert names(run.directory / "checkpoints") == ["epoch=1.ckpt"]
+
+
+def test_a_name_that_looks_like_a_pattern_removes_itself_alone(run):
+    """Not what it would match."""
+    for name in ("a[1].ckpt", "a1.ckpt", "b*.ckpt", "b2.ckpt", "c?/shard", "c3/shard"):
+        (run.directory / "checkpoints" / name).write_text(name)
+    for name in ("a[1].ckpt", "b*.ckpt", "c?", "d*"):
+        remove(run.directory / "checkpoints" / name)
+    assert names(run.directory / "checkpoints") == ["a1.ckpt", "b2.ckpt", "c3"]
 
 
 def test_vanished_checkpoint_is_there_again_in_the_next_attempt(run, local):
