@@ -2,8 +2,10 @@
 
 import io
 import os
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,35 @@ def test_upload_that_fails_leaves_no_parts(run, monkeypatch):
     assert newest(run) is None
     Mirror(run).close(0)  # which does not begin anew: the part itself is sent again, as a whole
     assert newest(run).step == 10
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_file_that_cannot_be_read_to_its_end_is_not_sent_on(run, monkeypatch):
+    """Parts that are under way are waited for, and those that wait are dropped."""
+    go, sent = threading.Event(), []
+
+    class Pool(ThreadPoolExecutor):
+        def __exit__(self, *words: object) -> bool | None:
+            go.set()
+            return super().__exit__(*words)
+
+    def send_part(_fs: object, _where: object, number: int, _part: object) -> str:
+        assert go.wait(30)
+        sent.append(number)
+        return "etag"
+
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() == 2 * parts.PARALLEL_PARTS:
+                raise OSError("the disk failed")
+            return super().read(min(1, size or 1))
+
+    monkeypatch.setattr(parts, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(parts, "_send_part", send_part)
+    fs, key = file_system(run.directory / "large.ckpt")
+    with pytest.raises(OSError, match="the disk failed"):
+        parts.send(fs, key, Broken(bytes(100)), 100 * PART_BYTES, None)
+    assert len(sent) <= parts.PARALLEL_PARTS
 
 
 def test_small_files_go_side_by_side_and_the_ledger_is_written_once(run, proxy, monkeypatch):

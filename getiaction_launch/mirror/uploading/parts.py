@@ -11,6 +11,7 @@ import io
 import mimetypes
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any, Protocol
 
@@ -138,16 +139,14 @@ def _send_parts(
 
     def send_part(number: int, part: io.BytesIO, room_bytes: int) -> str:
         try:
-            return "" if has_failed.is_set() else _send_part(fs, where, number, part)
-        except BaseException:
-            has_failed.set()
-            raise
+            with _setting_if_failed(has_failed):
+                return "" if has_failed.is_set() else _send_part(fs, where, number, part)
         finally:
             ROOM.give_back(room_bytes)
 
     try:
         # Left only when no part is under way: one that arrives after the upload was aborted stays.
-        with ThreadPoolExecutor(PARALLEL_PARTS) as pool:
+        with ThreadPoolExecutor(PARALLEL_PARTS) as pool, _setting_if_failed(has_failed):
             while not has_failed.is_set():
                 ROOM.take(wanted_bytes)
                 try:
@@ -173,6 +172,15 @@ def _send_parts(
             fs.call_s3("abort_multipart_upload", **where)
         raise
     return sent_bytes
+
+
+@contextlib.contextmanager
+def _setting_if_failed(has_failed: threading.Event) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        has_failed.set()
+        raise
 
 
 def _send_part(fs: Any, where: dict[str, str], number: int, part: io.BytesIO) -> str:  # noqa: ANN401 - as above
