@@ -11,6 +11,8 @@ from getiaction_launch.errors import CheckError, StorageError, UsageError
 from getiaction_launch.mirror.mirror import Mirror
 from getiaction_launch.mirror.pull import NEWEST, pull_checkpoint, pull_run
 from getiaction_launch.run.checkpoint import commit, newest, partial_path
+from getiaction_launch.run.reading.summary import write_summary
+from getiaction_launch.run.records import SUMMARY, Progress
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import file_system, modified_at, remove, use_options
 
@@ -55,6 +57,17 @@ def test_pulled_run_is_as_on_a_disk(run, tmp_path):
     assert calls[-1][0] == calls[-1][1] > 0
     with pytest.raises(CheckError, match="already exists"):
         pull_run(run, tmp_path / "copy", lambda *_: None)
+
+
+def test_the_copy_does_not_repeat_the_record_of_the_job(run, tmp_path):
+    """It may have settings of the cluster that are nobody else's business."""
+    Progress(step=10).write(run)
+    write_summary(run)
+    assert SUMMARY in run.read(Progress.NAME)
+    pull_run(run, tmp_path / "copy", lambda *_: None)
+    copy = Run(tmp_path / "copy")
+    assert SUMMARY not in copy.read(Progress.NAME)
+    assert Progress.read(copy).step == 10
 
 
 def test_checkpoints_are_pulled_by_name(run, tmp_path):
