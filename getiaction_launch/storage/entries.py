@@ -31,14 +31,13 @@ class DirectoryEntry:
     version: object = None
 
 
-def read_entries(directory: Path, behind: str = "") -> list[DirectoryEntry]:
+def read_entries(directory: Path) -> list[DirectoryEntry]:
     """List a directory; return nothing if it does not exist, or may not be read.
 
     Names that begin with a dot, and on remote storage those that no file can have, are left out.
 
     Args:
         directory: Path or URL of the directory.
-        behind: A name; on remote storage, only those that sort behind it are listed.
 
     Raises:
         StorageError: If remote storage does not answer.
@@ -46,7 +45,7 @@ def read_entries(directory: Path, behind: str = "") -> list[DirectoryEntry]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if is_remote(directory):
             with reaching(directory):  # which is for it to say whether a bucket is missing
-                found = list_objects(*file_system(directory), behind)
+                found = list_objects(*file_system(directory))
             entries = [
                 DirectoryEntry(
                     str(info["name"]).rpartition("/")[2],
@@ -56,7 +55,7 @@ def read_entries(directory: Path, behind: str = "") -> list[DirectoryEntry]:
                 )
                 for info in found
             ]
-            return [entry for entry in entries if not why_refused(entry.name)]
+            return [e for e in entries if not why_refused(e.name) and e.name[0] != "."]
         with contextlib.suppress(PermissionError), os.scandir(directory) as here:
             return [_local(entry) for entry in here if entry.name[0] != "."]
     return []

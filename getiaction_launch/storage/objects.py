@@ -43,13 +43,12 @@ def remove_objects(fs: Any, key: str) -> None:  # noqa: ANN401 - as above
         fs.rm_file(each)
 
 
-def list_objects(fs: Any, key: str, behind: str = "") -> list[dict[str, Any]]:  # noqa: ANN401 - as above
+def list_objects(fs: Any, key: str) -> list[dict[str, Any]]:  # noqa: ANN401 - as above
     """List what lies directly below a key, in one request for each 1,000 entries.
 
     Args:
         fs: The fsspec file system.
         key: The key of a directory.
-        behind: Name in the directory; only what sorts behind it is listed.
 
     Returns:
         The entries as fsspec's ``ls`` describes them: ``name``, ``type`` (``file`` or
@@ -62,12 +61,12 @@ def list_objects(fs: Any, key: str, behind: str = "") -> list[dict[str, Any]]:  
         except (FileNotFoundError, NotADirectoryError):
             return []
         entries = [{**entry, "name": str(entry["name"]).rstrip("/")} for entry in found]
-        return [entry for entry in entries if _is_behind(entry["name"], key, behind)]
+        return [entry for entry in entries if entry["name"].strip("/") != key.strip("/")]
     bucket, _, path = key.strip("/").partition("/")
     prefix = f"{path}/" if path else ""
     return [
         entry
-        for page in _pages(fs, bucket, prefix, behind)
+        for page in _pages(fs, bucket, prefix)
         for entry in _entries(page, bucket)
         if entry["name"] != f"{bucket}/{prefix}"  # in place of the directory, as consoles create it
     ]
@@ -77,12 +76,8 @@ def _is_s3(fs: Any) -> bool:  # noqa: ANN401 - as above
     return "s3" in fs.protocol
 
 
-def _is_behind(name: str, key: str, behind: str) -> bool:
-    return name.strip("/") != key.strip("/") and name.rpartition("/")[2] > behind
-
-
-def _pages(fs: Any, bucket: str, prefix: str, behind: str) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - as above
-    more = {"StartAfter": f"{prefix}{behind}"} if behind else {}
+def _pages(fs: Any, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - as above
+    more: dict[str, str] = {}
     while True:
         words = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/", **more}
         page = fs.call_s3("list_objects_v2", **words)

@@ -14,7 +14,7 @@ from getiaction_launch.mirror.pull import NEWEST, pull_checkpoint
 from getiaction_launch.mirror.staging import prepare
 from getiaction_launch.mirror.transfer import upload
 from getiaction_launch.mirror.uploading.lanes import READ_SECONDS
-from getiaction_launch.mirror.uploading.parts import MAX_OBJECT_BYTES, MAX_PARTS, part_bytes
+from getiaction_launch.mirror.uploading.parts import MAX_OBJECT_BYTES, part_bytes
 from getiaction_launch.mirror.uploading.sync import Sync
 from getiaction_launch.run.checkpoint import all_committed, commit, newest, partial_path
 from getiaction_launch.run.run import Run
@@ -22,6 +22,7 @@ from getiaction_launch.storage.paths import file_system, open_path, remove
 from getiaction_launch.storage.tree import find
 
 GIB = 2**30
+MAX_PARTS = 10_000
 
 
 @pytest.fixture

@@ -53,17 +53,18 @@ def test_a_record_is_read_with_an_older_s3fs():
     assert read_object(Older(anon=True), "bucket/key") == b"bucket/key None None None"
 
 
-def test_names_are_listed_behind_another_and_in_pages(root, sent, monkeypatch):
-    """What sorts before is not asked for; a long list is complete."""
+def test_hidden_names_are_not_listed(root):
+    """As in a directory: the copies of code beside the runs are none."""
+    submit(root, "act", 1)
+    (open_path(root) / ".code/copy.tar.gz").write_text("code")
+    assert [entry.name for entry in read_entries(open_path(root))] == ["act"]
+
+
+def test_a_long_list_is_complete(root, sent, monkeypatch):
+    """It comes in pages."""
     (run,) = submit(root, "act", 1)
     for name in ("a", "b", "c"):
         run.write(name, {})
-    assert [e.name for e in read_entries(run.launch_directory, "b")] == [
-        "b.json",
-        "c.json",
-        "plan.json",
-    ]
-    assert [path.name for path in children(run.launch_directory)][:2] == ["a.json", "b.json"]
     fs = run.directory.fs
     ask = fs.call_s3
     monkeypatch.setattr(fs, "call_s3", lambda method, **words: ask(method, **words, MaxKeys=2))

@@ -24,7 +24,6 @@ PART_BYTES = 16 << 20
 """Size of the parts of a large file, unless there would be too many."""
 WANTED_PARTS = 9_000
 """How many parts of that size a file may have; larger ones have larger parts."""
-MAX_PARTS = 10_000
 MAX_PART_BYTES = 5 << 30
 MAX_OBJECT_BYTES = 5 << 40
 """What S3 allows: docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html"""
