@@ -121,7 +121,8 @@ def _judge(run: Run) -> RunStatus:
     if not isinstance(run, Look):
         return status
     is_recorded = status.job is None and status.state.is_over
-    if is_recorded or status.state in (JobState.RUNNING, JobState.PENDING):
+    lives = status.job is not None and status.state in (JobState.RUNNING, JobState.PENDING)
+    if is_recorded or lives:
         return replace(status, summary=run.summary)
     # What was written since the look may say how the run ended, or which job has continued it.
     return _read_status(Run(run.directory))

@@ -51,11 +51,17 @@ def lives(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
     return answer
 
 
-def begin(root: str, version: int) -> Attempt:
-    """A run whose job process is on this machine, and has begun an attempt."""
+def prepare(root: str, version: int) -> Run:
+    """A run that was not submitted yet."""
     run = Run.at(f"{root}/act/version_{version}")
     plan = Plan("act", root, ["--x"], [], Topology(1, 2, 0), "/", sweep=POINT)
     run.write("plan", plan.to_json())
+    return run
+
+
+def begin(root: str, version: int) -> Attempt:
+    """A run whose job process is on this machine, and has begun an attempt."""
+    run = prepare(root, version)
     write_job(run, BackendRecord(LOCAL))
     return train(run)
 
@@ -191,6 +197,26 @@ def test_a_resumed_run_has_not_ended(root):
     status = read_status(run)
     assert (status.state, status.attempts) == (JobState.RUNNING, 2)
     assert list(status.records) == read_attempts(run)
+
+
+def test_a_run_that_begins_before_its_job_is_recorded_is_running(root):
+    """As soon as job.json is there, although the summary was written before it."""
+    run = prepare(root, 0)
+    train(run)
+    assert "job" not in look_at(run).summary.records
+    assert read_status(run).reason == "it was not submitted yet"
+    write_job(run, BackendRecord(LOCAL))
+    watched = Watched(run)
+    assert [read_status(run).state, watched.read_status().state] == [JobState.RUNNING] * 2
+    assert [entry.state for entry in ls(root)] == ["RUNNING"]
+
+
+def test_a_run_without_a_job_is_read_again_before_it_is_said_to_wait(root):
+    """Its job may have been recorded since it was listed."""
+    run = prepare(root, 0)
+    seen = look_at(run)
+    write_job(run, BackendRecord(LOCAL))
+    assert read_status(seen).reason != "it was not submitted yet"
 
 
 def test_a_summary_that_is_of_another_run_or_damaged_does_not_count(root):

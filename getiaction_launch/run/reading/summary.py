@@ -174,7 +174,7 @@ class Look(Run):
         return self.summary.submitted_at if self.summary else self.listed_at
 
     def read(self, record: str) -> dict[str, object] | None:
-        """Read a record, unless this look has seen it, or that it did not exist."""
+        """Read a record, unless this look has seen it, or has seen that it did not exist."""
         if record not in self.known:
             self.known[record] = None if self._is_absent(record) else super().read(record)
         return self.known[record]
@@ -182,7 +182,9 @@ class Look(Run):
     def _is_absent(self, record: str) -> bool:
         is_attempt = record.startswith(_ATTEMPT)
         if self.summary:
-            return is_attempt or record in (JobRecord.NAME, Done.NAME)
+            # Beware: a job may begin its attempt before job.json is written. Only job.json itself
+            # says that the run has no job.
+            return is_attempt or record == Done.NAME
         # Beware: a run that ends after the listing writes done.json before the attempt's end.
         may_have_ended = record == Done.NAME and f"{_ATTEMPT}0" in self.listed
         is_known = is_attempt or record in (JobRecord.NAME, Done.NAME, Progress.NAME, _PLAN)
