@@ -28,6 +28,8 @@ LOST_SECONDS = 120  # how long to keep asking a scheduler that does not answer
 WATCH_SECONDS = 0.5  # a watcher must not take CPU from training on the same machine
 REMOTE_WATCH_SECONDS = 2.0  # nothing changes there more often, and each look costs
 MOST_WATCH_SECONDS = 15.0
+MOST_ROUND_SECONDS = 60.0
+"""How long to wait between two looks at most, however many runs are watched."""
 WATCH_SHARE = 0.01
 """By how much the time between two looks at remote storage grows, of the time since the first."""
 
@@ -283,22 +285,26 @@ def wait_for(runs: Sequence[Run], watch: Callable[[Sequence[RunStatus]], None]) 
     """
     found: dict[Run, RunStatus] = {}
     begun_at = time.monotonic()
-    seen_at = dict.fromkeys(runs, begun_at)
+    unseen_at: dict[Run, float] = {}  # when the first look failed of those since the last good one
     watched = {run: Watched(run) for run in runs}
     left = list(runs)
     while True:
         each = [watched[run] for run in left]
         for status in for_each(Watched.read_status, each, runs[0].directory):
             found[status.run] = status
-            if status.state is not JobState.UNKNOWN:
-                seen_at[status.run] = time.monotonic()
+            if status.state is JobState.UNKNOWN:
+                unseen_at.setdefault(status.run, time.monotonic())
+            else:
+                unseen_at.pop(status.run, None)
         watch([found[run] for run in runs])
         lost_at = time.monotonic() - LOST_SECONDS
-        left = [run for run in left if not found[run].state.is_over and seen_at[run] > lost_at]
+        lost = {run for run, failed_at in unseen_at.items() if failed_at <= lost_at}
+        left = [run for run in left if not found[run].state.is_over and run not in lost]
         if not left:
             return [found[run] for run in runs]
         period = watch_seconds(runs[0], time.monotonic() - begun_at)
-        time.sleep(period * math.ceil(len(left) / ROUND_TRIPS))  # many are looked at less often
+        many = math.ceil(len(left) / ROUND_TRIPS)  # many runs are looked at less often
+        time.sleep(min(period * many, MOST_ROUND_SECONDS))
 
 
 def watch_seconds(run: Run, watched_seconds: float) -> float:

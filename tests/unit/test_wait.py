@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from strangers import LOCAL
@@ -88,6 +89,31 @@ def test_wait_gives_up_on_a_run_that_nobody_can_judge(monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("run act/version_1 UNKNOWN (")
     assert main(["wait", "act/version_0", "act/version_1"]) == 5
     assert capsys.readouterr().out.endswith("2 runs: 1 SUCCEEDED, 1 UNKNOWN\n")
+
+
+def test_a_thousand_runs_are_looked_at_each_minute_and_one_failed_look_loses_none(monkeypatch):
+    """Whether a run is lost counts from its first failed look; a good one begins anew."""
+    runs = [Run.at(f"memory://many/experiments/act/version_{number}") for number in range(1000)]
+    now, pauses, looks = [1e5], [], []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        now[0] += seconds
+
+    def look(watched: status.Watched) -> RunStatus:
+        is_first = watched.run == runs[0]
+        if is_first:
+            looks.append(now[0])
+        fails = is_first and len(looks) in (30, 31, 33)
+        state = JobState.UNKNOWN if fails else JobState.RUNNING
+        return RunStatus(watched.run, JobState.SUCCEEDED if len(looks) == 35 else state)
+
+    monkeypatch.setattr(status, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    monkeypatch.setattr(status.Watched, "read_status", look)
+    monkeypatch.setattr(status, "LOST_SECONDS", 90)
+    found = status.wait_for(runs, lambda _: None)
+    assert {each.state for each in found} == {JobState.SUCCEEDED}
+    assert max(pauses) == status.MOST_ROUND_SECONDS == 60
 
 
 def test_ctrl_c_leaves_the_runs_alone(monkeypatch, capsys):
