@@ -23,7 +23,7 @@ from getiaction_launch.errors import (
 from getiaction_launch.node.allocation import Limits
 from getiaction_launch.node.sidecar import Sidecar
 from getiaction_launch.plan.plan import Topology
-from getiaction_launch.run.records import BackendRecord
+from getiaction_launch.run.records import BackendRecord, JobRecord
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause
 
@@ -337,3 +337,28 @@ def test_refusal_names_the_flag_that_slurm_means(slurm, tmp_path, settings, said
     assert refused.value.what.startswith(named)
     assert f"rejected by SLURM: Batch job submission failed: {said}" in refused.value.what
     assert refused.value.fix
+
+
+@pytest.mark.parametrize("has_other_job", [False, True])
+def test_array_whose_records_cannot_be_written_is_cancelled(
+    slurm, tmp_path, monkeypatch, has_other_job
+):
+    """Nobody could find its jobs; a run that had another job keeps its record."""
+    runs = [make_run(make_plan(tmp_path)) for _ in range(3)]
+    if has_other_job:
+        runs[2].write("job", {"job_id": "5"})
+    write = JobRecord.write
+
+    def refuse(record, run, **options):
+        if run == runs[2]:
+            raise OSError(28, "No space left on device")
+        write(record, run, **options)
+
+    monkeypatch.setattr(JobRecord, "write", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        SlurmBackend().submit(runs, None)
+    assert slurm.calls("scancel") == ["scancel 12"]
+    assert [run.read("job") and run.read("job")["job_id"] for run in runs] == [
+        *(None, None),
+        "5" if has_other_job else None,
+    ]

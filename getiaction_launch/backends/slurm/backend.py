@@ -38,7 +38,7 @@ from getiaction_launch.backends.slurm.options import (
     step_flags,
 )
 from getiaction_launch.backends.slurm.settings import SlurmSettings
-from getiaction_launch.backends.slurm.submit.arrays import check_waiting, divide, waiting, withdraw
+from getiaction_launch.backends.slurm.submit import arrays
 from getiaction_launch.backends.slurm.submit.dependency import resolve
 from getiaction_launch.backends.slurm.submit.partition import check_partitions
 from getiaction_launch.backends.slurm.submit.sbatch import sbatch_environment, sbatch_errors
@@ -162,24 +162,23 @@ class SlurmBackend(SlurmSettings):
             UnreachableError: If SLURM does not answer.
         """
         plans = [Plan.of(run) for run in runs]
-        for plan in plans[1:]:
-            if plan.topology != plans[0].topology:
-                raise CheckError(
-                    "the points of this sweep differ in nodes or devices, but all jobs of an "
-                    "array must have the same.",
-                    "Use one command for each value of trainer.num_nodes and trainer.devices.",
-                )
+        if any(plan.topology != plans[0].topology for plan in plans[1:]):
+            raise CheckError(
+                "the points of this sweep differ in nodes or devices, but all jobs of an array "
+                "must have the same.",
+                "Use one command for each value of trainer.num_nodes and trainer.devices.",
+            )
         cluster_name()  # once, before there is a job that nobody could find after a crash
-        parts, job_ids = divide(len(runs), max_parallel), list[str]()
-        check_waiting(parts, self.dependency)
+        parts, job_ids = arrays.divide(len(runs), max_parallel), list[str]()
+        arrays.check_waiting(parts, self.dependency)
         try:
             for part in parts:
                 after = None if part.after is None else job_ids[part.after]
-                backend = replace(self, dependency=waiting(self.dependency, after))
+                backend = replace(self, dependency=arrays.waiting(self.dependency, after))
                 own = runs[part.first : part.end]
                 job_ids.append(backend._submit_array(plans[0], own, part.limit))  # noqa: SLF001 - own class
-        except (LaunchError, KeyboardInterrupt):
-            withdraw(job_ids, runs[: parts[len(job_ids) - 1].end])
+        except (LaunchError, OSError, KeyboardInterrupt):
+            arrays.withdraw(job_ids, runs[: parts[len(job_ids) - 1].end])
             raise
 
     def _submit_array(self, plan: Plan, runs: Sequence[Run], limit: int) -> str:
@@ -199,9 +198,11 @@ class SlurmBackend(SlurmSettings):
         with delayed_interrupt():
             with sbatch_environment(self._asked(plan), plan.forward_env_vars), sbatch_errors():
                 jobs = executor.map_array(partial(run_task, backend=self._later), directories)
-            for run, job in zip(runs, jobs, strict=True):
-                self._record(run, job.job_id, executor.folder)
-        return str(jobs[0].job_id).partition("_")[0]
+            array_id = str(jobs[0].job_id).partition("_")[0]
+            with arrays.withdrawn_on_failure(array_id, runs):
+                for run, job in zip(runs, jobs, strict=True):
+                    self._record(run, job.job_id, executor.folder)
+        return array_id
 
     def _record(self, run: Run, job_id: str, job_directory: Path) -> None:
         JobRecord(

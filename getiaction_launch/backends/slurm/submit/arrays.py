@@ -1,7 +1,8 @@
 """How a sweep is divided into job arrays, of which a site limits the size (``MaxArraySize``)."""
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from getiaction_launch.backends.slurm.command import call, configured
@@ -95,9 +96,10 @@ def waiting(dependency: str | None, job_id: str | None) -> str | None:
 
 
 def withdraw(job_ids: Sequence[str], runs: Sequence[Run]) -> None:
-    """Cancel the arrays of a sweep of which a later one was refused.
+    """Cancel arrays of a sweep of which one was refused or could not be recorded.
 
-    If that fails, their runs keep their records, so that they can still be cancelled.
+    If that fails, their runs keep their records, so that they can still be cancelled. A run whose
+    record names another job, as one that is being resumed, keeps it.
 
     Args:
         job_ids: Ids of the arrays that were submitted.
@@ -110,4 +112,22 @@ def withdraw(job_ids: Sequence[str], runs: Sequence[Run]) -> None:
     except LaunchError:
         return
     for run in runs:
-        JobRecord.remove(run)
+        with contextlib.suppress(OSError, LaunchError):  # the error that led here says more
+            record = JobRecord.read(run)
+            if record and record.job_id.partition("_")[0] in job_ids:
+                JobRecord.remove(run)
+
+
+@contextlib.contextmanager
+def withdrawn_on_failure(job_id: str, runs: Sequence[Run]) -> Iterator[None]:
+    """Cancel an array if its runs cannot be recorded in this context: nobody could find its jobs.
+
+    Args:
+        job_id: Id of the array, which was submitted.
+        runs: Its runs.
+    """
+    try:
+        yield
+    except (LaunchError, OSError):
+        withdraw([job_id], runs)
+        raise
