@@ -32,6 +32,8 @@ from getiaction_launch.system.detached import start_detached
 from getiaction_launch.system.stop import StopRequest
 
 POLL_SECONDS = 0.2
+MOST_PAUSE_SECONDS = 60.0
+"""How long to wait at most until a run is tried again whose storage has failed."""
 
 
 def start_queue(
@@ -76,6 +78,8 @@ class Queue:
         self._backend, self._at_once = backend, at_once
         self._module, *self._words = command
         self._jobs: dict[Run, subprocess.Popen[bytes]] = {}
+        self._pause_seconds = self._retry_at = 0.0
+        self._told: set[Run] = set()
         # The first one last: the command that has started this process waits for it.
         for run in reversed(runs):
             write_job(run, backend, queue=str(runs[0].directory), side_by_side=at_once)
@@ -92,15 +96,28 @@ class Queue:
             if job.poll() is not None:
                 del self._jobs[run]
                 self._note_failure(run, job.pid)
+        if time.monotonic() < self._retry_at:
+            return
         while self.waiting and len(self._jobs) < self._at_once:
             run = self.waiting.pop(0)
             try:
                 self._start(run)
-            except OSError:
-                self.waiting.append(run)  # its storage may answer later; the others must not wait
+            except OSError as error:
+                self.waiting.append(run)  # its storage may answer later; the others come first
+                self._pause(run, error)
                 break
             except (ValueError, LaunchError) as error:
-                sys.stderr.write(f"{run.name} cannot be started: {error}\n")  # into its log
+                _log(run, f"{run.name} cannot be started: {error}")
+                self._note_failure(run)
+            self._pause_seconds = 0.0
+
+    def _pause(self, run: Run, error: OSError) -> None:
+        """Start nothing for a while: the longer, the more runs in a row could not be started."""
+        self._pause_seconds = min(2 * self._pause_seconds or POLL_SECONDS, MOST_PAUSE_SECONDS)
+        self._retry_at = time.monotonic() + self._pause_seconds
+        if run not in self._told:
+            self._told.add(run)
+            _log(run, f"{run.name} cannot be started yet, and is retried: {error}")
 
     def _start(self, run: Run) -> None:
         if not self._has(run) or Cancel.read(run) or run.read("plan") is None:
@@ -113,11 +130,25 @@ class Queue:
         record = JobRecord.read(run)
         return is_of(record, self._own[run]) and record is not None and is_waiting(record)
 
-    def _note_failure(self, run: Run, pid: int) -> None:
-        """Record a job that has ended before it could write its own ``job.json``."""
+    def _note_failure(self, run: Run, pid: int | None = None) -> None:
+        """Record a job that has ended before it could write its own ``job.json``.
+
+        Args:
+            run: The run that the job was started for.
+            pid: Id of the job's process; None if it could not be started.
+        """
         with contextlib.suppress(OSError, ValueError):
             if self._has(run) and not Cancel.read(run):
-                write_job(run, self._backend, pid=pid, side_by_side=self._at_once)
+                write_job(run, self._backend, pid=pid, has_ended=True, side_by_side=self._at_once)
+
+
+def _log(run: Run, line: str) -> None:
+    """Write into the log of a run's job; if that fails, into that of the queue."""
+    try:
+        with job_log(run).open("a", encoding="utf-8") as log:
+            log.write(f"{line}\n")
+    except (OSError, ValueError, LaunchError):
+        sys.stderr.write(f"{line}\n")
 
 
 def is_next(run: Run, job_id: str) -> bool:

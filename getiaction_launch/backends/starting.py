@@ -67,6 +67,7 @@ def write_job(
     *,
     queue: str | None = None,
     pid: int | None = None,
+    has_ended: bool = False,
     side_by_side: int = 1,
 ) -> None:
     """Write a ``job.json`` that says how to find this process.
@@ -76,7 +77,8 @@ def write_job(
         backend: The backend that started this process.
         queue: If this process only waits to start the job: the directory in its command line, which
             is that of the first run of the queue.
-        pid: Id of the process if it is another one, which has ended.
+        pid: Id of the process if it is another one.
+        has_ended: Whether the job has ended, or could not be started at all.
         side_by_side: How many runs of its sweep share this machine's CPUs.
     """
     machine, pid = Machine.here(), pid or os.getpid()
@@ -86,7 +88,7 @@ def write_job(
     # Process ids and host names come again, in containers of one image even at once.
     name = f"{pid}@{machine.host}"
     names = itertools.chain([name], (f"{name}.{number}" for number in itertools.count(2)))
-    started_at = start_seconds(pid)
+    started_at = None if has_ended else start_seconds(pid)
     process = ProcessDetails(pid=pid, started_after_boot_seconds=started_at, **vars(machine))
     details: dict[str, object] = {"process": asdict(process), SIDE_BY_SIDE: side_by_side}
     JobRecord(

@@ -14,7 +14,7 @@ from getiaction_launch.backends import queue as queue_module
 from getiaction_launch.backends.backend import LOCAL, former_jobs
 from getiaction_launch.backends.process import ProcessJob
 from getiaction_launch.backends.queue import Queue, is_next
-from getiaction_launch.errors import UnreachableError
+from getiaction_launch.errors import CheckError, UnreachableError
 from getiaction_launch.launch.status import read_status
 from getiaction_launch.launch.submit import cancel
 from getiaction_launch.plan.plan import Plan, Topology
@@ -110,6 +110,49 @@ def test_job_that_cannot_start_has_failed_with_its_last_words(runs):
     status = read_status(runs[0])
     assert (status.state, "no such gripper" in status.reason) == (JobState.FAILED, True)
     assert "queue" not in runs[0].read("job")
+
+
+def test_storage_that_always_fails_is_asked_ever_less_often(runs, monkeypatch):
+    """Up to once a minute, and the log of each run has one line about it."""
+    queue = Queue(runs, BACKEND, ["job"], 1)
+    now, asked = [1e5], []
+
+    def refuse(*_):
+        asked.append(now[0])
+        raise OSError(13, "Access Denied")
+
+    monkeypatch.setattr(queue_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Queue, "_has", refuse)
+    for _ in range(5 * 600):
+        queue.advance()
+        now[0] += queue_module.POLL_SECONDS
+    assert len(asked) < 20
+    assert 59 < asked[-1] - asked[-2] < 61
+    for run in runs:
+        (line,) = queue_module.job_log(run).read_text().splitlines()
+        assert line.startswith(f"{run.name} cannot be started yet, and is retried: ")
+        assert "Access Denied" in line
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_run_that_cannot_be_started_has_failed_with_the_reason(runs, living, monkeypatch, number):
+    """Also the first one, after which the process of the queue is named; the others are started."""
+    queue = Queue(runs, BACKEND, ["job"], 3)
+    living["first"] = str(runs[0].directory)
+    words = queue_module.command_of
+
+    def refuse(run, *others):
+        if run == runs[number]:
+            raise CheckError("its staging directory belongs to another user.")
+        return words(run, *others)
+
+    monkeypatch.setattr(queue_module, "command_of", refuse)
+    queue.advance()
+    wait_for_jobs(queue)
+    assert started(runs) == [each != number for each in range(3)]
+    status = read_status(runs[number])
+    assert status.state is JobState.FAILED
+    assert "cannot be started: its staging directory belongs to another user." in status.reason
 
 
 def test_waiting_run_is_cancelled_and_passed_over(runs, living):
