@@ -16,6 +16,7 @@ from getiaction_launch.backends.process import ProcessJob
 from getiaction_launch.cli.main import main
 from getiaction_launch.errors import CheckError, UnreachableError
 from getiaction_launch.launch.resuming.resume import check_resumable
+from getiaction_launch.launch.running.stacks import running_attempt
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.lease import LIMIT_SECONDS, Lease, holding_lease
 from getiaction_launch.run.records import (
@@ -300,3 +301,12 @@ def test_same_id_on_the_same_host_name_is_another_job(run, monkeypatch):
         write_job(run, BackendRecord(LOCAL))
         names.append(json.loads((run.launch_directory / "job.json").read_text())["job_id"])
     assert names == [f"{os.getpid()}@box{number}" for number in ("", ".2", ".3")]
+
+
+def test_unknown_run_without_an_attempt_has_no_running_one(tmp_path):
+    """Nobody is asked for the stacks of attempt -1."""
+    run = Run.claim(str(tmp_path), "act")
+    run.write("plan", Plan("act", str(tmp_path), [], ["t.py"], Topology(1, 1, 0), "/").to_json())
+    elsewhere(run)
+    with pytest.raises(CheckError, match=r"is UNKNOWN and has no processes"):
+        running_attempt(run, "has no processes")

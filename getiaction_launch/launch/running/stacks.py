@@ -88,8 +88,8 @@ def running_attempt(run: Run, what: str) -> int:
     """
     status = read_status(run)
     attempts = read_attempts(run)
-    if status.state is JobState.UNKNOWN:
-        return len(attempts) - 1  # the nodes may live although nobody can say
+    if status.state is JobState.UNKNOWN and attempts:
+        return attempts[-1].number  # the nodes may live although nobody can say
     if status.state is not JobState.RUNNING or not attempts or attempts[-1].ended_at is not None:
         raise CheckError(
             f"run {run.name} is {status.state.value} and {what}.",
