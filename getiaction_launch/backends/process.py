@@ -40,6 +40,7 @@ from getiaction_launch.system.machine import Machine, Place
 from getiaction_launch.system.orphans import kill_processes_of
 from getiaction_launch.system.processes import (
     NotOursError,
+    command_line,
     descendants,
     is_process,
     send_signal,
@@ -186,7 +187,7 @@ class ProcessJob:
             replace(self, record=latest).cancel()
 
     def execute(self, node_rank: int, host: str, arguments: Sequence[str]) -> int:
-        """Run Python on a node of the job: all of them are parts of the machine of the job process.
+        """Run the job's Python on a node: all nodes are parts of the machine of the job process.
 
         Raises:
             UnreachableError: If that is another machine.
@@ -198,7 +199,17 @@ class ProcessJob:
                 f"run {self.run.name} runs on {process.host}, and not on this machine.",
                 f"ssh {process.host} getiaction-launch exec {self.run.directory} -- COMMAND",
             )
-        become([sys.executable, *arguments], os.environ)
+        become([self._python, *arguments], os.environ)
+
+    @property
+    def _python(self) -> str:
+        """The interpreter of the job process; this one's if it cannot be read."""
+        process, words = self._process, None
+        with contextlib.suppress(NotOursError):
+            words = command_line(process.pid, process.started_after_boot_seconds, self._fits)
+        # A relative path counts from the directory in which that process was started.
+        is_found = words and Path(words[0]).is_absolute() and os.access(words[0], os.X_OK)
+        return words[0] if words and is_found else sys.executable
 
     def _unreachable(self, reason: str) -> UnreachableError:
         return UnreachableError(

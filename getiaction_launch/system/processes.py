@@ -90,15 +90,32 @@ def is_process(pid: int, started_at: float | None, fits: Callable[[Sequence[str]
     Raises:
         NotOursError: If the process exists, but the kernel hides it.
     """
+    return command_line(pid, started_at, fits) is not None
+
+
+def command_line(
+    pid: int, started_at: float | None, fits: Callable[[Sequence[str]], bool]
+) -> list[str] | None:
+    """Return the command line of the process that a record names; None if it has ended.
+
+    Args:
+        pid: Id of the process, as recorded.
+        started_at: When it started, in seconds since the boot, as recorded.
+        fits: Returns whether a command line is that of the recorded process.
+
+    Raises:
+        NotOursError: If the process exists, but the kernel hides it.
+    """
     now = start_seconds(pid)
     if now is None or started_at is None or not abs(now - started_at) < START_TOLERANCE_SECONDS:
-        return False
+        return None
     try:
-        return fits(psutil.Process(pid).cmdline())
+        words = psutil.Process(pid).cmdline()
     except psutil.AccessDenied:
         raise NotOursError from None
     except psutil.Error:
-        return False
+        return None
+    return words if fits(words) else None
 
 
 def send_signal(

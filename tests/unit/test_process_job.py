@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 
+from getiaction_launch.backends import process as process_module
 from getiaction_launch.backends.backend import LOCAL
 from getiaction_launch.backends.process import ProcessJob
 from getiaction_launch.cli.main import main
@@ -301,6 +302,22 @@ def test_same_id_on_the_same_host_name_is_another_job(run, monkeypatch):
         write_job(run, BackendRecord(LOCAL))
         names.append(json.loads((run.launch_directory / "job.json").read_text())["job_id"])
     assert names == [f"{os.getpid()}@box{number}" for number in ("", ".2", ".3")]
+
+
+def test_exec_starts_the_python_of_the_job(run, tmp_path, monkeypatch):
+    """The caller's may lack the packages of the run; it serves if the job's cannot be read."""
+    python, started = tmp_path / "venv" / "bin" / "python", []
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    monkeypatch.setattr(process_module, "become", lambda words, _: started.append(words[0]))
+    command = [str(python), "-c", SLEEP, "-m", MODULE, str(run.directory)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as job:
+        job.stdout.readline()
+        found = job_of(run, record_of(job.pid))
+        found.execute(0, "", ["-m", "x"])
+        job.kill()
+    found.execute(0, "", ["-m", "x"])
+    assert started == [str(python), sys.executable]
 
 
 def test_unknown_run_without_an_attempt_has_no_running_one(tmp_path):
