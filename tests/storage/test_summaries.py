@@ -219,6 +219,18 @@ def test_a_run_without_a_job_is_read_again_before_it_is_said_to_wait(root):
     assert read_status(seen).reason != "it was not submitted yet"
 
 
+def test_a_run_without_progress_has_none_when_its_summary_is_forgotten(root):
+    """Rather than an empty one; what was reported stays."""
+    run = prepare(root, 0)
+    Attempt.begin(run, "key", "host", 1)
+    forget_summary(run)
+    assert run.read("progress") is None
+    assert Progress.read(run) is None
+    trained = begin(root, 1).run
+    forget_summary(trained)
+    assert Progress.read(trained).step == 7
+
+
 def test_a_summary_that_is_of_another_run_or_damaged_does_not_count(root):
     """A copy of a run, and what a stranger wrote, are judged by their records."""
     run = end(begin(root, 0))

@@ -7,8 +7,8 @@ this file every two seconds anyway.
 
 Beware: a summary may lack what was written since. It is believed only where it says that the run
 has ended, or where the run's job says that it lives (:mod:`getiaction_launch.launch.status`). A
-resume removes it first. Runs of earlier versions, and runs that wait for their first nodes, have
-none: there, one listing says which records exist.
+resume removes it before it lets another attempt follow. Runs of earlier versions, and runs that
+wait for their first nodes, have none: there, one listing says which records exist.
 """
 
 import contextlib
@@ -148,7 +148,10 @@ def forget_summary(run: Run) -> None:
     with contextlib.suppress(RecordError):  # a damaged one has no summary that counts
         content = run.read(Progress.NAME)
         if content and content.pop(SUMMARY, None):
-            run.write(Progress.NAME, content)
+            if content.keys() <= {"schema_version"}:  # nothing was reported
+                run.forget(Progress.NAME)
+            else:
+                run.write(Progress.NAME, content)
 
 
 @dataclass(frozen=True)
