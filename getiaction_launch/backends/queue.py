@@ -142,8 +142,9 @@ class Queue:
                 write_job(run, self._backend, pid=pid, has_ended=True, side_by_side=self._at_once)
 
 
-def _log(run: Run, line: str) -> None:
-    """Write into the log of a run's job; if that fails, into that of the queue."""
+def _log(run: Run, text: str) -> None:
+    """Write a line into the log of a run's job; if that fails, into that of the queue."""
+    line = " ".join(text.split())  # status shows the last one
     try:
         with job_log(run).open("a", encoding="utf-8") as log:
             log.write(f"{line}\n")

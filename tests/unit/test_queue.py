@@ -143,7 +143,7 @@ def test_run_that_cannot_be_started_has_failed_with_the_reason(runs, living, mon
 
     def refuse(run, *others):
         if run == runs[number]:
-            raise CheckError("its staging directory belongs to another user.")
+            raise CheckError("its staging directory belongs to another user.", "Choose another.")
         return words(run, *others)
 
     monkeypatch.setattr(queue_module, "command_of", refuse)

@@ -98,6 +98,7 @@ def test_a_thousand_runs_are_looked_at_each_minute_and_one_failed_look_loses_non
 
     def sleep(seconds: float) -> None:
         pauses.append(seconds)
+        assert len(pauses) < 100
         now[0] += seconds
 
     def look(watched: status.Watched) -> RunStatus:
