@@ -12,13 +12,10 @@ from pathlib import Path
 from typing import IO
 
 from getiaction_launch.errors import CheckError, UnreachableError, UsageError
+from getiaction_launch.ssh.ending import OF_SHELLS, OF_SSH
 from getiaction_launch.ssh.login import Login
 from getiaction_launch.ssh.message import OFFSET, Message, own_version
 
-OF_SSH = 255
-"""The exit code with which ``ssh`` says that it could not connect, or has lost the connection."""
-OF_SHELLS = (126, 127)
-"""Exit codes of a shell that finds no such command, or may not run it."""
 LONGEST_BYTES = 120_000
 """Most bytes of a message: Linux takes 128 KiB in one word of a command line."""
 _GRACE_SECONDS = 10

@@ -13,6 +13,8 @@ VERB = "over-ssh"
 """The first word of the launcher's command on the other side; the message is the second."""
 SEND = "send"
 """In place of a verb: the files of a run are asked for."""
+ENDED = "ended"
+"""In place of a verb: the exit code of a program is asked for, which did not fit."""
 OFFSET = 100
 """Added to each exit code there, so that those of shells and of earlier versions differ from it."""
 ARRIVAL = "\0"
@@ -33,6 +35,7 @@ class Message:
         variables: Environment variables for the command.
         secret_bytes: Size of the variables with secrets, as JSON, which are first on stdin.
         parcel_bytes: Size of the parcel, which is next; 0 for none.
+        token: Under what to keep an exit code that does not fit; empty for a verb, whose all do.
     """
 
     version: str
@@ -44,6 +47,7 @@ class Message:
     variables: dict[str, str] = field(default_factory=dict)
     secret_bytes: int = 0
     parcel_bytes: int = 0
+    token: str = ""
 
     def encode(self) -> str:
         """Return it as one word of letters, digits, ``-`` and ``_``, which no shell changes."""

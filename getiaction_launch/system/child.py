@@ -1,16 +1,21 @@
 """Processes that end when their parent ends, so that no worker outlives its node's process."""
 
+import contextlib
 import ctypes
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _VARIABLE = "GETIACTION_LAUNCH_PARENT"
+_GRACE_SECONDS = 5
+_is_staying: ContextVar[bool] = ContextVar("is_staying", default=False)
 
 
 def start_child(
@@ -81,10 +86,54 @@ def become(words: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
 
     Raises:
         OSError: If there is no such program, or it cannot be run.
+        SystemExit: With the exit code of the program, within :func:`staying`.
     """
     sys.stdout.flush()
     sys.stderr.flush()
+    if _is_staying.get():
+        sys.exit(_run(words, environment))
     # Python ignores these, and an ignored signal stays ignored: `| head` would not end a program.
     for signum in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(signum, signal.SIG_DFL)
     os.execvpe(words[0], [*words], dict(environment))  # noqa: S606 - no shell is wanted
+
+
+@contextlib.contextmanager
+def staying() -> Iterator[None]:
+    """Have :func:`become` start the program as a child, and exit with its code after it.
+
+    It is for a process that has something to do once the program has ended.
+    """
+    token = _is_staying.set(True)
+    try:
+        yield
+    finally:
+        _is_staying.reset(token)
+
+
+def _run(words: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a program, and return its exit code, which after a signal is that of a shell."""
+    has_terminal = sys.stdin.isatty()
+    stdin = None if has_terminal else subprocess.DEVNULL
+    before = signal.getsignal(signal.SIGINT)
+    if has_terminal:
+        # Ctrl-C reaches the program as well, which decides. A handler is not inherited, and an
+        # ignored signal would be.
+        signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        with subprocess.Popen(
+            [*words], env=dict(environment), stdin=stdin, start_new_session=not has_terminal
+        ) as process:
+            send = process.send_signal if has_terminal else partial(os.killpg, process.pid)
+            try:
+                code = process.wait()
+            except BaseException:  # interrupted
+                with contextlib.suppress(subprocess.TimeoutExpired, ProcessLookupError):
+                    send(signal.SIGINT)
+                    process.wait(_GRACE_SECONDS)
+                with contextlib.suppress(ProcessLookupError):
+                    send(signal.SIGKILL)
+                raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return code if code >= 0 else 128 - code

@@ -9,8 +9,9 @@ import signal
 import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
-from clusters.ssh import typed
+from clusters.ssh import HOST, typed
 
 ODD = ["two words", "it's", '"', "$(touch pwned)", "`id`", "new\nline", "\\", "*", "--nodes", ""]
 TRAIN = """
@@ -126,7 +127,24 @@ def test_run_is_watched_and_cancelled(login_node, laptop):
     beside = laptop(
         "exec", "@last", "--", "sh", "-c", "echo $RANK $@", "sh", "--cluster", "x", **env
     )
-    assert beside.stdout == "0 --cluster x\n", beside.stderr
+    assert (beside.returncode, beside.stdout) == (0, "0 --cluster x\n"), beside.stderr
+    for code in (9, 26, 200, 255):
+        ended = laptop("exec", "@last", "--", "sh", "-c", f"exit {code}", **env)
+        assert (ended.returncode, ended.stderr) == (code, f"welcome to {HOST}\n")
+    beside = subprocess.Popen(
+        typed("exec", "@last", "--", "sh", "-c", "echo $$; exec sleep 600"),
+        cwd=login_node.laptop,
+        env=login_node.environment(**env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    )
+    program = psutil.Process(int(beside.stdout.readline()))
+    beside.send_signal(signal.SIGINT)
+    beside.communicate(timeout=60)
+    assert beside.returncode == 130
+    assert not program.is_running()
+    staging = login_node.home / "staging"
+    assert [path for path in staging.iterdir() if path.name.startswith(("arrival", "exit"))] == []
     cancelled = laptop("cancel", "@last", **env)
     assert cancelled.stdout == "run nap/version_0 CANCELLED\n"
     assert laptop("wait", "@last", **env).returncode == 11

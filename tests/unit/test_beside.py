@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from getiaction_launch.node.beside import beside_arguments
+from getiaction_launch.system.child import become, staying
 
 RUN = "s3://bucket/experiments/act/version_0"
 WORKER = [sys.executable, "-c", "print(flush=True); input()", "getiaction_launch.worker.worker"]
@@ -98,3 +99,11 @@ def test_another_rank_or_attempt_is_not_this_one(rank, attempt):
     done = beside("echo", "ran", rank=rank, attempt=attempt)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith(f"error: rank {rank} has no process on node ")
+
+
+@pytest.mark.parametrize(("script", "code"), [("exit 200", 200), ("kill -TERM $$", 143)])
+def test_process_that_stays_gets_the_exit_code(script, code):
+    """It has its code and no handler of signals, and this process goes on."""
+    with staying(), pytest.raises(SystemExit) as ended:
+        become(["sh", "-c", script], os.environ)
+    assert ended.value.code == code

@@ -8,11 +8,12 @@ import pytest
 from getiaction_launch.cli import main as cli
 from getiaction_launch.cli.main import VERBS, main
 from getiaction_launch.cli.over_ssh.command import AGAIN, BESIDE, COPYING, LOOKING, STARTING
-from getiaction_launch.errors import UsageError
+from getiaction_launch.errors import UnreachableError, UsageError
 from getiaction_launch.launch.prepare import prepare
+from getiaction_launch.ssh.ending import KEPT, keep_ending, take_ending
 from getiaction_launch.ssh.hints import Hints, Rewriting
 from getiaction_launch.ssh.login import Login
-from getiaction_launch.ssh.message import Message
+from getiaction_launch.ssh.message import OFFSET, Message
 
 HERE = {"drill", "node", "clusters", "completion", "version"}
 """Verbs that are about this machine."""
@@ -119,3 +120,17 @@ def test_options_that_ssh_does_not_have(tmp_path, capsys):
     assert f"{tmp_path}/far.yaml: ssh does not understand its options: " in said
     assert "colour" in said
     assert "Try them: ssh -o Colour=red -G -- me@login" in said
+
+
+@pytest.mark.parametrize("code", [0, 9, 26, 27, 153, 154, 200, 255])
+def test_each_exit_code_of_a_program_is_told(tmp_path, monkeypatch, code):
+    """One that ssh, a shell or an earlier version could say is kept, and told once."""
+    monkeypatch.setenv("GETIACTION_LAUNCH_STAGING_DIR", str(tmp_path))
+    said = keep_ending(code, "abc1")
+    assert said + OFFSET not in (126, 127, 255)
+    assert (take_ending("abc1") if said == KEPT else str(said)) == str(code)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UnreachableError, match="on another login node"):
+        take_ending("abc1")
+    with pytest.raises(UsageError):
+        take_ending("../x")

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from getiaction_launch.cli.typed.words import begins_program, split_tokens
 from getiaction_launch.errors import ClusterConfigError, LaunchError, UsageError
 from getiaction_launch.plan.program import Program, read_program
 from getiaction_launch.plan.spec import read_spec
-from getiaction_launch.ssh.message import ARRIVAL, OFFSET, SEND, Message
+from getiaction_launch.ssh.ending import keep_ending, take_ending
+from getiaction_launch.ssh.message import ARRIVAL, ENDED, OFFSET, SEND, Message
+from getiaction_launch.system.child import staying
 
 Verb = Callable[[Sequence[str]], int]
 STARTING = frozenset({"run", "check"})
@@ -72,7 +75,9 @@ def _run_at(
         from getiaction_launch.cli.over_ssh.files import open_tensorboard, pull  # slow to import
 
         return (pull if name == "pull" else open_tensorboard)(place, arguments)
-    if name in LOOKING or name == BESIDE:
+    if name == BESIDE:
+        return place.execute([name, *kept])
+    if name in LOOKING:
         return place.run([name, *kept])
     if _without(tokens, "--code")[1][-1:] != ["now"]:
         return place.run([name, *kept], has_secrets=True)
@@ -94,6 +99,11 @@ def answer(tokens: Sequence[str], command: Callable[[Sequence[str]], int]) -> in
     message = Message.decode(tokens)
     try:
         with made_ready(message, _ELSEWHERE) as words:
+            if message.token:
+                return OFFSET + keep_ending(_code_of(command, words), message.token)
+            if words[0] == ENDED:
+                sys.stdout.write(take_ending(words[-1]))
+                return OFFSET
             if words[0] != SEND:
                 return OFFSET + command(words)
             from getiaction_launch.cli.over_ssh.files import send_files  # slow to import
@@ -101,6 +111,15 @@ def answer(tokens: Sequence[str], command: Callable[[Sequence[str]], int]) -> in
             return OFFSET + send_files(words[1:])
     except LaunchError as error:
         return OFFSET + print_failure(error, as_json="--json" in message.words)
+
+
+def _code_of(command: Callable[[Sequence[str]], int], words: Sequence[str]) -> int:
+    """Run a command that may start another program; this process is there after it."""
+    try:
+        with staying():
+            return command(words)
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 1
 
 
 def _may_be_elsewhere(tokens: Sequence[str]) -> bool:

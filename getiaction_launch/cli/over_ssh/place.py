@@ -1,16 +1,20 @@
 """A cluster that is reached by ssh, as a command has named it."""
 
 import os
+import secrets
 import shlex
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from getiaction_launch.cli.grammar import VARIABLE
+from getiaction_launch.errors import UnreachableError
 from getiaction_launch.plan.notify import variables_of
 from getiaction_launch.ssh.client import run_there
+from getiaction_launch.ssh.ending import KEPT, OF_SSH
 from getiaction_launch.ssh.login import Login
-from getiaction_launch.ssh.message import Message, own_version
+from getiaction_launch.ssh.message import ENDED, Message, own_version
 
 _VARIABLES = ("NODES", "GPUS_PER_NODE", "STORAGE_ROOT")
 
@@ -49,6 +53,7 @@ class Place:
         has_secrets: bool = False,
         parcel: Path | None = None,
         output: IO[bytes] | None = None,
+        token: str = "",
     ) -> int:
         """Run a command on the login node, and return its exit code.
 
@@ -57,6 +62,7 @@ class Place:
             has_secrets: Whether it gets the values of ``forward_env_vars``.
             parcel: The user's code, for a command that starts something.
             output: What to write the command's output to; None for this process's own.
+            token: For a command whose exit code may be any; see :meth:`execute`.
 
         Raises:
             LaunchError: If the other side cannot be reached, or does not understand.
@@ -71,11 +77,34 @@ class Place:
             config=self._text(),
             hint=self._hint,
             variables={name: os.environ[name] for name in names if name in os.environ},
+            token=token,
         )
         options = tuple(map(str, config.ssh_options))
         login = Login(self.name, self.path, str(config.ssh), options, config.ssh_command)
-        secrets = self._secrets() if has_secrets else None
-        return run_there(login, message, secrets, parcel, output)
+        private = self._secrets() if has_secrets else None
+        return run_there(login, message, private, parcel, output)
+
+    def execute(self, words: Sequence[str]) -> int:
+        """Run a command that runs any program there, and return the program's exit code.
+
+        Args:
+            words: The command, which begins with a verb, without its cluster.
+
+        Raises:
+            LaunchError: If the other side cannot be reached, or does not understand.
+        """
+        token = secrets.token_hex(16)
+        code = self.run(words, token=token)
+        if code != KEPT:
+            return code
+        with tempfile.TemporaryFile() as said:
+            if failure := self.run([ENDED, token], output=said):
+                return failure
+            said.seek(0)
+            text = said.read(4)
+        if not text.isdigit() or int(text) > OF_SSH:
+            raise UnreachableError(f"the login node has not said an exit code: {text!r}.")
+        return int(text)
 
     def _text(self) -> str:
         """Return the cluster config without the keys of ssh, for the cluster itself."""

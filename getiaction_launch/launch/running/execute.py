@@ -17,7 +17,8 @@ def execute(run: Run, words: Sequence[str], *, rank: int = 0, trust: bool = Fals
     """Run a command in the directory and with the variables of a worker, on its node.
 
     It ends with the attempt. On this machine and on SLURM, this process becomes the one that
-    connects the command to the terminal, and the call does not return.
+    connects the command to the terminal, and the call does not return
+    (:func:`getiaction_launch.system.child.become`).
 
     Args:
         run: The run, which must be running.
