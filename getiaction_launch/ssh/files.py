@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import stat
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
@@ -18,11 +19,13 @@ from typing import IO
 from getiaction_launch.errors import StorageError
 from getiaction_launch.mirror.transfer import say_refused
 from getiaction_launch.plan.plain import read_dataclass
+from getiaction_launch.storage.keys import why_refused
 from getiaction_launch.storage.tree import place_below
 
 HEADER = "files.json"
 _OFFSET = "GETIACTION.offset"
 _PIECE = 1 << 20
+_RUN = re.compile(r"[^/]+/version_\d+")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,13 @@ class Header:
     run: str
     name: str = ""
     total_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        # Both become paths on this machine, which the other one must not choose.
+        if why_refused(self.run) or not _RUN.fullmatch(self.run):
+            raise ValueError(f"run={self.run!r} is not NAME/version_N")
+        if self.name and (why_refused(self.name) or "/" in self.name):
+            raise ValueError(f"name={self.name!r} is not the name of a file")
 
 
 def find_files(directory: Path) -> Iterator[str]:
@@ -110,6 +120,7 @@ def receive(
 
     Raises:
         StorageError: If nothing comes, or not all of it.
+        RecordError: If what comes is said to be something else than files of a run.
         LaunchError: If ``choose`` refuses what comes.
     """
     try:
