@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from getiaction_launch.cli.over_ssh.files import pull
-from getiaction_launch.errors import RecordError
+from getiaction_launch.errors import CheckError, RecordError
 from getiaction_launch.ssh import files
 
 ARGUMENTS = {"root": None, "checkpoint": None, "json": False, "directory": None}
@@ -86,3 +86,18 @@ def test_run_is_written_where_it_belongs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert pulled(Place(stream_of("a b/version_10", out=tmp_path / "sent"))) == 0
     assert (tmp_path / "experiments/a b/version_10/out").read_text() == "x"
+
+
+def test_refusal_is_said_when_the_rest_cannot_be_sent(tmp_path, monkeypatch):
+    """The run is larger than what is on its way, so the login node fails as well."""
+    (tmp_path / "sent").write_bytes(bytes(4 << 20))
+    (tmp_path / "experiments/act/version_0").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckError, match="experiments/act/version_0 already exists"):
+        pulled(Place(stream_of("act/version_0", out=tmp_path / "sent")))
+
+
+def test_failure_there_is_the_only_one(tmp_path, monkeypatch):
+    """What it has not sent is no second error."""
+    monkeypatch.chdir(tmp_path)
+    assert pulled(Place(b"", code=2)) == 2

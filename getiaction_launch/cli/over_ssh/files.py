@@ -146,5 +146,8 @@ def _fetch(
                 taken.result()
             raise
         if code:
+            # If this machine has refused what came, the other one has only failed to send the rest.
+            with contextlib.suppress(StorageError):
+                taken.result()
             return code, None
         return code, taken.result()
