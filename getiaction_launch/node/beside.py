@@ -13,8 +13,10 @@ from collections.abc import Sequence
 
 import psutil
 
+from getiaction_launch.node.progress_file import VARIABLE as PROGRESS_VARIABLE
 from getiaction_launch.run.beats.memory import BEAT_VARIABLE
 from getiaction_launch.system.child import become
+from getiaction_launch.system.orphans import RUN_VARIABLE
 
 NOT_FOUND = 127
 CANNOT_RUN = 126
@@ -24,9 +26,11 @@ RUN = "GETIACTION_LAUNCH_RUN"
 ATTEMPT = "GETIACTION_LAUNCH_ATTEMPT"
 """Environment variables of a worker: its run's directory or URL, and the number of its attempt."""
 _WORKER = "getiaction_launch.worker.worker"
-# A Trainer or torch.distributed would join the training by them; the others are the worker's own.
+# By these, a Trainer or torch.distributed would join the training, and what trains or reports would
+# write into its run; the others are the worker's own.
 _OF_TRAINING = re.compile(
-    rf"MASTER_(ADDR|PORT)|TORCHELASTIC_.*|PL_TRAINER_.*|{BEAT_VARIABLE}|GETIACTION_LAUNCH_PARENT"
+    r"MASTER_(ADDR|PORT)|TORCHELASTIC_.*|PL_TRAINER_.*|GETIACTION_LAUNCH_PARENT"
+    rf"|{BEAT_VARIABLE}|{RUN_VARIABLE}|{PROGRESS_VARIABLE}"
 )
 _TERMINAL = ("TERM", "COLORTERM", "COLUMNS", "LINES")
 

@@ -3,6 +3,7 @@
 Every worker has the run's directory and the token of its attempt in environment variables, which
 all that it starts inherits, so such a process can be found wherever it has moved in the process
 tree. The token is random: a shell in which somebody has exported the directory does not have it.
+A command next to a worker has the token alone, as it must not write into the directory.
 """
 
 import contextlib
@@ -39,8 +40,11 @@ def kill_processes_of(
                 continue
             environment = process.environ()
             token = environment.get(TOKEN_VARIABLE)
-            is_started = (token and token in tokens) or process in known
-            if is_started and wanted <= environment.items():
+            if token and token in tokens:
+                environment.setdefault(RUN_VARIABLE, directory)
+            elif process not in known:
+                continue
+            if wanted <= environment.items():
                 process.kill()
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from getiaction_launch.node.beside import beside_arguments
 from getiaction_launch.system.child import become, staying
+from getiaction_launch.system.orphans import kill_processes_of
 
 RUN = "s3://bucket/experiments/act/version_0"
 WORKER = [sys.executable, "-c", "print(flush=True); input()", "getiaction_launch.worker.worker"]
@@ -23,6 +24,9 @@ VARIABLES = {
     "MASTER_PORT": "29500",
     "TORCHELASTIC_RUN_ID": "act/2",
     "GETIACTION_LAUNCH_BEAT": "5,6",
+    "GETIACTION_RUN_DIR": "/runs/act/version_0",
+    "GETIACTION_LAUNCH_PROGRESS_FILE": "/runs/act/version_0/progress.txt",
+    "GETIACTION_LAUNCH_TOKEN": "t0k3n",
     "TERM": "dumb",
 }
 
@@ -61,8 +65,22 @@ def test_command_gets_what_the_worker_has(tmp_path):
     assert {name: found[name] for name in kept} == {name: VARIABLES[name] for name in kept}
     assert not found.keys() & {"MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"}
     assert not found.keys() & {"GETIACTION_LAUNCH_BEAT", "HOME"}
+    assert not found.keys() & {"GETIACTION_RUN_DIR", "GETIACTION_LAUNCH_PROGRESS_FILE"}
     assert found["TERM"] == "xterm"
     assert Path(beside("pwd").stdout.strip()).samefile(tmp_path)
+
+
+@pytest.mark.usefixtures("worker")
+def test_command_ends_with_the_attempt():
+    """It does not know the run's directory, but belongs to the run all the same."""
+    words = beside_arguments(RUN, 2, 5, ["sh", "-c", "echo; exec sleep 600"])
+    with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE) as command:
+        assert command.stdout.readline() == b"\n"
+        kill_processes_of("/runs/act/version_0", ["other"])
+        kill_processes_of("/runs/act/version_0", ["t0k3n"], RANK="4")
+        assert command.poll() is None
+        kill_processes_of("/runs/act/version_0", ["t0k3n"], RANK="5")
+        assert command.wait(60) == -signal.SIGKILL
 
 
 @pytest.mark.usefixtures("worker")
