@@ -17,19 +17,23 @@ from getiaction_launch.errors import UnreachableError
 from getiaction_launch.launch.freezing.arrival import Arrival, preparing_with
 from getiaction_launch.run.run import make_private, staging_root
 from getiaction_launch.ssh.hints import Hints, Rewriting
-from getiaction_launch.ssh.message import ARRIVAL, SEND, Message, own_version
+from getiaction_launch.ssh.message import ARRIVAL, FOUND_ON, SEND, Message, own_version
 
 _PREFIX, _SENT = "arrival-", "sent"
 _PIECE = 1 << 20
 
 
 @contextlib.contextmanager
-def made_ready(message: Message, verbs: frozenset[str]) -> Iterator[list[str]]:
+def made_ready(
+    message: Message, verbs: frozenset[str], moving: frozenset[str]
+) -> Iterator[list[str]]:
     """Have this process be where the laptop's command belongs, with all that came with it.
 
     Args:
         message: The command that has been asked for.
         verbs: The verbs that take ``--cluster``.
+        moving: Those for which it is the cluster to move a run to. From a laptop it is always the
+            one on which the run is.
 
     Yields:
         The command's words.
@@ -69,7 +73,8 @@ def made_ready(message: Message, verbs: frozenset[str]) -> Iterator[list[str]]:
                 rewriting.paths[str(arrival.tree)] = arrival.code.root
                 stack.enter_context(preparing_with(arrival))
             _rewrite(rewriting, has_other_output=verb in ("logs", SEND))
-            yield [verb, f"--cluster={config}", *others]
+            flag = FOUND_ON if verb in moving else "--cluster"
+            yield [verb, f"{flag}={config}", *others]
     finally:
         shutil.rmtree(place, ignore_errors=True)
 

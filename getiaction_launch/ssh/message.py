@@ -15,6 +15,8 @@ SEND = "send"
 """In place of a verb: the files of a run are asked for."""
 ENDED = "ended"
 """In place of a verb: the exit code of a program is asked for, which did not fit."""
+FOUND_ON = "--found-on"
+"""The flag with the cluster of a run, for verbs whose ``--cluster`` moves it to that one."""
 OFFSET = 100
 """Added to each exit code there, so that those of shells and of earlier versions differ from it."""
 ARRIVAL = "\0"

@@ -98,7 +98,7 @@ def answer(tokens: Sequence[str], command: Callable[[Sequence[str]], int]) -> in
 
     message = Message.decode(tokens)
     try:
-        with made_ready(message, _ELSEWHERE) as words:
+        with made_ready(message, _ELSEWHERE, AGAIN) as words:
             if message.token:
                 return OFFSET + keep_ending(_code_of(command, words), message.token)
             if words[0] == ENDED:

@@ -18,6 +18,7 @@ from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.typed.words import split_tokens
 from getiaction_launch.errors import UsageError
 from getiaction_launch.launch.resuming.change import Changes
+from getiaction_launch.ssh.message import FOUND_ON
 
 
 def add_changes(parser: Parser, title: str) -> Parser:
@@ -29,6 +30,7 @@ def add_changes(parser: Parser, title: str) -> Parser:
     """
     add = parser.add_argument_group(title).add_argument
     add("--cluster", metavar="NAME", help="Cluster config, by name or path (default: as before)")
+    add(FOUND_ON, help=argparse.SUPPRESS)
     nodes = "Number of nodes; with another number of workers, the order of samples differs"
     add("-N", "--nodes", type=read_number, metavar="N", help=nodes)
     add("--gpus-per-node", metavar="N", help="GPUs of each node, 0 for none")
@@ -84,4 +86,5 @@ def roots_of(arguments: argparse.Namespace) -> list[str]:
     """Return where to look for the run: also where those of the cluster are that it shall go to."""
     if arguments.root:
         return [arguments.root]
-    return [default_root(), *([default_root(arguments.cluster)] if arguments.cluster else [])]
+    named = [name for name in (arguments.found_on, arguments.cluster) if name]
+    return [default_root(), *map(default_root, named)]
