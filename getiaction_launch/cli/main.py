@@ -29,7 +29,7 @@ from getiaction_launch.cli.runs.rm import rm
 from getiaction_launch.cli.runs.stacks import stacks
 from getiaction_launch.cli.runs.tensorboard import tensorboard
 from getiaction_launch.cli.runs.wait import wait
-from getiaction_launch.cli.show import print_error, print_failure
+from getiaction_launch.cli.show import EXIT_INTERRUPTED, print_error, print_failure
 from getiaction_launch.cli.typed.words import begins_program
 from getiaction_launch.cli.why import why
 from getiaction_launch.errors import (
@@ -41,7 +41,6 @@ from getiaction_launch.errors import (
 )
 from getiaction_launch.ssh.message import VERB as OVER_SSH
 
-EXIT_INTERRUPTED = 130
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": verbs.run,
     "check": check,

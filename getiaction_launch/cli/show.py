@@ -24,6 +24,8 @@ from getiaction_launch.run.state import JobState
 from getiaction_launch.storage.paths import is_remote
 from getiaction_launch.storage.strict_json import dumps
 
+EXIT_INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 

@@ -126,6 +126,12 @@ def _unreachable(login: Login, code: int) -> UnreachableError:
             f"{what}{login.host} has no command {login.command!r} in its login shell.", fix
         )
     said = _version_there(login)
+    if said == own_version():
+        return UnreachableError(
+            f"{what}getiaction-launch failed on {login.host} (exit code {code}); its message is "
+            "above.",
+            "Fix it there and try again.",
+        )
     has = f"has another version, {said}" if said else f"has not answered (exit code {code})"
     return UnreachableError(
         f"{what}getiaction-launch on {login.host} {has}; this is {own_version()}.", fix

@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from strangers import LOCAL, make_run
@@ -49,3 +50,31 @@ def test_run_that_goes_on_stays_as_it_was(started, tmp_path, monkeypatch):
     after = Plan.of(run)
     assert (after.saving, after.env_vars, after.restarts.crashes) == (plan.saving, {}, 4)
     assert after.words == ["--cluster=far", "--max-crashes=4", "train.py"]
+
+
+def test_failing_disk_is_no_other_version(tmp_path, capsys):
+    """What it says is said, with the exit code of what cannot be reached."""
+    (tmp_path / "file").touch()
+    assert asked("ls", directory=f"{tmp_path}/file/work") == 105
+    assert f"error: {tmp_path}/file/work: Not a directory." in capsys.readouterr().err
+
+
+def test_interrupt_before_the_command_is_one(monkeypatch):
+    """The laptop is gone while its code arrives."""
+    monkeypatch.setattr(far_side, "_receive", Mock(side_effect=KeyboardInterrupt))
+    assert asked("ls") == 230
+
+
+def test_failure_of_the_same_version_is_no_other_version(tmp_path, monkeypatch, capsys):
+    """Its own words are above, and there is nothing to install."""
+    (tmp_path / "ssh").write_text(
+        '#!/bin/sh\ncase "$*" in\n'
+        f"*-G*) ;; *--version*) echo getiaction-launch {own_version()} ;; *) exit 1 ;;\nesac\n"
+    )
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    (tmp_path / "far.yaml").write_text(f"{CONFIG}ssh: me@login\n")
+    assert main(["ls", "--cluster", str(tmp_path / "far.yaml")]) == 5
+    said = capsys.readouterr().err
+    assert "getiaction-launch failed on me@login (exit code 1); its message is above." in said
+    assert "nstall" not in said

@@ -10,10 +10,16 @@ from pathlib import Path
 from getiaction_launch.cli.grammar import VARIABLE, read_settings
 from getiaction_launch.cli.over_ssh.place import Place
 from getiaction_launch.cli.parser import parser_of
-from getiaction_launch.cli.show import print_failure
+from getiaction_launch.cli.show import EXIT_INTERRUPTED, print_failure
 from getiaction_launch.cli.typed.behind_script import own_words
 from getiaction_launch.cli.typed.words import begins_program, split_tokens
-from getiaction_launch.errors import ClusterConfigError, LaunchError, UsageError
+from getiaction_launch.errors import (
+    ClusterConfigError,
+    LaunchError,
+    UnreachableError,
+    UsageError,
+    disk_errors,
+)
 from getiaction_launch.plan.program import Program, read_program
 from getiaction_launch.plan.spec import read_spec
 from getiaction_launch.ssh.ending import keep_ending, take_ending
@@ -97,20 +103,30 @@ def answer(tokens: Sequence[str], command: Callable[[Sequence[str]], int]) -> in
     from getiaction_launch.ssh.far_side import made_ready
 
     message = Message.decode(tokens)
+    as_json = "--json" in message.words
     try:
-        with made_ready(message, _ELSEWHERE, AGAIN) as words:
-            if message.token:
-                return OFFSET + keep_ending(_code_of(command, words), message.token)
-            if words[0] == ENDED:
-                sys.stdout.write(take_ending(words[-1]))
-                return OFFSET
-            if words[0] != SEND:
-                return OFFSET + command(words)
-            from getiaction_launch.cli.over_ssh.files import send_files  # slow to import
-
-            return OFFSET + send_files(words[1:])
+        with disk_errors(), made_ready(message, _ELSEWHERE, AGAIN) as words:
+            return OFFSET + _answer(message, words, command)
     except LaunchError as error:
-        return OFFSET + print_failure(error, as_json="--json" in message.words)
+        return OFFSET + print_failure(error, as_json=as_json)
+    except KeyboardInterrupt:
+        return OFFSET + EXIT_INTERRUPTED
+    except OSError as error:
+        failure = UnreachableError(f"{error.filename or 'error'}: {error.strerror or error}.")
+        return OFFSET + print_failure(failure, as_json=as_json)
+
+
+def _answer(message: Message, words: Sequence[str], command: Callable[[Sequence[str]], int]) -> int:
+    if message.token:
+        return keep_ending(_code_of(command, words), message.token)
+    if words[0] == ENDED:
+        sys.stdout.write(take_ending(words[-1]))
+        return 0
+    if words[0] != SEND:
+        return command(words)
+    from getiaction_launch.cli.over_ssh.files import send_files  # slow to import
+
+    return send_files(words[1:])
 
 
 def _code_of(command: Callable[[Sequence[str]], int], words: Sequence[str]) -> int:
