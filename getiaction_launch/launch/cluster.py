@@ -108,8 +108,8 @@ class ClusterConfig:
         """
         if self.ssh:
             raise UsageError(
-                f"cluster {name!r} is reached by ssh ({self.ssh}), which only the command line of "
-                "run, check and the verbs about runs does.",
+                f"cluster {name!r} is reached by ssh ({self.ssh}); only the commands run, check "
+                "and those about runs can do that.",
                 f"getiaction-launch --cluster {shlex.quote(name)} ...   or do without the key ssh "
                 "on the login node itself.",
             )

@@ -68,7 +68,7 @@ class ProgressFile:
         try:
             step, total, metrics = read_line(line)
         except ValueError:
-            said = "progress.txt: a line is STEP [TOTAL] [NAME=NUMBER ...], and not"
+            said = "progress.txt: expected STEP [TOTAL] [NAME=NUMBER ...], got"
             sys.stderr.write(f"{said} {line[:100]!r}\n")
             return
         self._report = self._report or OwnProgress(self._run, step, now)

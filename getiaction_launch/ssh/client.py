@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -114,7 +113,8 @@ def _unreachable(login: Login, code: int) -> UnreachableError:
     what = f"cluster {login.name!r}: "
     if code == OF_SSH:
         return UnreachableError(
-            f"{what}ssh has no connection to {login.host}, or has lost it; its words are above.",
+            f"{what}ssh could not connect to {login.host}, or lost the connection; its message is "
+            "above.",
             f"Try it: {' '.join(login.ssh())} true",
         )
     fix = (
@@ -149,7 +149,6 @@ def _version_there(login: Login) -> str:
             timeout=60,
             text=True,
             check=False,
-            env={**os.environ},
         )
         first, _, version = done.stdout.strip().partition(" ")
         return version if first == "getiaction-launch" and version.isascii() else ""

@@ -136,7 +136,7 @@ def _receive(
     first = archive.next()
     said = archive.extractfile(first) if first and first.name == HEADER else None
     if said is None:
-        raise StorageError("something else than files has arrived.", "Try it again.")
+        raise StorageError("the login node did not send files.", "Try it again.")
     header = read_dataclass(Header, json.loads(said.read()), HEADER)
     directory, done = choose(header), 0
     for entry in archive:

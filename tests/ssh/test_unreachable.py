@@ -23,7 +23,7 @@ def test_host_is_down(login_node, laptop):
     done = laptop("status", "--cluster", "far", "@last")
     assert done.returncode == 5
     assert "Connection refused" in done.stderr
-    assert f"error: cluster 'far': ssh has no connection to nobody@{HOST}" in done.stderr
+    assert f"error: cluster 'far': ssh could not connect to nobody@{HOST}" in done.stderr
     assert f"Try it: ssh -F {config} -- nobody@{HOST} true\n" in done.stderr
     answer = json.loads(laptop("status", "--cluster", "far", "--json", "@last").stdout)
     assert answer["exit_code"] == 5
@@ -37,7 +37,7 @@ def test_host_is_another_one(login_node, laptop):
     done = laptop("ls", "--cluster", "far")
     assert done.returncode == 5
     assert "Host key verification failed." in done.stderr
-    assert "ssh has no connection" in done.stderr
+    assert "ssh could not connect" in done.stderr
 
 
 def test_command_is_missing(login_node, laptop):

@@ -78,3 +78,11 @@ def test_failure_of_the_same_version_is_no_other_version(tmp_path, monkeypatch, 
     said = capsys.readouterr().err
     assert "getiaction-launch failed on me@login (exit code 1); its message is above." in said
     assert "nstall" not in said
+
+
+def test_json_of_a_program_is_its_own(tmp_path, capsys):
+    """The error is for people then."""
+    (tmp_path / "file").touch()
+    words = ("exec", "@last", "--", "x", "--json")
+    assert asked(*words, directory=f"{tmp_path}/file/work") == 105
+    assert capsys.readouterr().out == ""

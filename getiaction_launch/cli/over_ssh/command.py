@@ -57,8 +57,7 @@ def run_elsewhere(name: str, verb: Verb, tokens: Sequence[str]) -> int | None:
     Raises:
         LaunchError: If it cannot be run there.
     """
-    ends = (number for number, word in enumerate(tokens) if begins_program(word))
-    own = tokens[: next(ends, None)] if name in {*STARTING, BESIDE} else tokens
+    own = _own_words(name, tokens)
     is_asked = any(word in ("-h", "--help") for word in own)
     if name not in _ELSEWHERE or is_asked or not _may_be_elsewhere(tokens):
         return None
@@ -68,6 +67,12 @@ def run_elsewhere(name: str, verb: Verb, tokens: Sequence[str]) -> int | None:
     place = Place(typed[-1] if typed else None, notify=_without(own, "--notify")[1])
     kept += tokens[len(own) :]
     return _run_at(place, name, verb, tokens, kept) if place.config.ssh else None
+
+
+def _own_words(name: str, tokens: Sequence[str]) -> Sequence[str]:
+    """Return the words that are not a program's."""
+    ends = (number for number, word in enumerate(tokens) if begins_program(word))
+    return tokens[: next(ends, None)] if name in {*STARTING, BESIDE} else tokens
 
 
 def _run_at(
@@ -103,7 +108,7 @@ def answer(tokens: Sequence[str], command: Callable[[Sequence[str]], int]) -> in
     from getiaction_launch.ssh.far_side import made_ready
 
     message = Message.decode(tokens)
-    as_json = "--json" in message.words
+    as_json = "--json" in _own_words(message.words[0], message.words[1:])
     try:
         with disk_errors(), made_ready(message, _ELSEWHERE, AGAIN) as words:
             return OFFSET + _answer(message, words, command)

@@ -78,7 +78,7 @@ def _try(refresh: Callable[[], int]) -> None:
     try:
         refresh()
     except LaunchError as error:  # such as a laptop that was asleep
-        show.say(f"the curves are those of before: {error.what}")
+        show.say(f"the curves could not be updated: {error.what}")
 
 
 def send_files(tokens: Sequence[str]) -> int:

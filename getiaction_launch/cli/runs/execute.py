@@ -18,7 +18,7 @@ def exec(tokens: Sequence[str]) -> int:  # noqa: A001 - the name of the verb
     words = list(tokens[len(own) + 1 :])
     parser = add_trust(runs_parser(exec))
     parser.usage = "getiaction-launch exec [--rank N] RUN -- COMMAND [arguments]"
-    help_ = "Run it on the node of this worker, with its variables (default: 0)"
+    help_ = "Rank of the worker whose node and variables the command gets (default: 0)"
     parser.add_argument("--rank", type=int, metavar="N", default=0, help=help_)
     if own[1:] and own == [*tokens] and not {"-h", "--help"}.intersection(own):
         arguments, unknown = parser.parse_known_args(own)
