@@ -240,6 +240,8 @@ def _knows_weights_only(built: Built) -> bool:
 
 
 def _has(owner: object, name: str) -> bool:
-    """Whether a class of the user's own, or a library below it, has a method of Lightning's."""
+    """Whether an object, its class, or a library below it, has a method of Lightning's."""
+    if name in vars(owner):  # as those that LightningDataModule.from_datasets makes
+        return True
     method = getattr(type(owner), name, None)
     return method is not None and not method.__module__.startswith(_CORE)

@@ -70,6 +70,7 @@ class Trial:
         self._size: int | None = None
         self._is_loading = False
         self._content: dict[str, Any] = {}
+        self._originals: dict[str, Callable[[], Any]] = {}
         self._of_checkpoint: list[Finding] = []
         self._warned: list[object] = []
         self._tried = 0
@@ -171,7 +172,7 @@ class Trial:
         for name in ("train_dataloader", "val_dataloader"):
             if not _has(owner, name):
                 continue
-            original = getattr(type(owner), name).__get__(owner)
+            original = self._originals.setdefault(name, getattr(owner, name))
             setattr(owner, name, self._making(owner, name, original))
 
     def _making(self, owner: Any, name: str, original: Callable[[], Any]) -> Callable[[], Any]:  # noqa: ANN401
@@ -339,5 +340,7 @@ def _guard(trial: Trial) -> Any:  # noqa: ANN401 - Lightning's Callback
 def _has(owner: Any, name: str) -> bool:  # noqa: ANN401 - a datamodule, or a model
     from lightning.pytorch import LightningDataModule, LightningModule
 
+    if name in vars(owner):
+        return True
     method = getattr(type(owner), name)
     return all(method is not getattr(k, name, None) for k in (LightningDataModule, LightningModule))
