@@ -1,6 +1,8 @@
 """Which of a user's keys an exception is about, and what to do about it."""
 
 import bdb
+import contextlib
+import inspect
 import os
 import re
 import traceback
@@ -32,10 +34,18 @@ _OF_THIS_MACHINE = re.compile(
     re.IGNORECASE,
 )
 """Words of errors that come of a trial on the CPU, in one process, within this machine's limits."""
+STAND_IN = re.compile(r"\b_Nothing\b|\b(trial_trainer|_quiet_logger)\.<locals>")
+"""What stands in for the Trainer, the logger and its experiment in a trial."""
 _OF_RANKS = re.compile(
     r"shape|size|dimension|mat1|expected|out of (range|bounds)|no attribute|require grad|"
     r"second time|scalar outputs|unsigned char|byte|dataloader_idx|non-empty|must return a tensor"
 )
+_OF_CALLBACKS = re.compile(
+    r"\b(best_(model|k_model|score)|last_model_path|kth_)|"
+    r"\b(checkpoint|early_stopping|progress_bar)_callback|"
+    r"\b(ModelCheckpoint|EarlyStopping|Timer|\w*ProgressBar)\b"
+)
+"""What the source of a function has that reads what callbacks keep which a trial leaves out."""
 _PLAIN = (
     KeyError,
     IndexError,
@@ -156,6 +166,9 @@ def untried(
     if is_certain:
         return ""
     said = " ".join(f"{type(each).__name__}: {each}" for each in chain)
+    if STAND_IN.search(said) or any(map(_reads_callbacks, chain)):
+        what = f"{type(chain[-1]).__name__}: {chain[-1]}"[:_LONGEST]
+        return f"{key} asks a logger or a callback for what only a run has: {what}"
     if "ermission denied" in said and not any(map(_is_unreadable, chain)):
         return f"a check does not write what {key} does: {str(chain[0]).strip()[:_LONGEST]}"
     if any(isinstance(each, MemoryError) for each in chain) or _OF_THIS_MACHINE.search(said):
@@ -163,6 +176,18 @@ def untried(
         shown = f"{type(chain[-1]).__name__}: {first}" if first else type(chain[-1]).__name__
         return f"{key} cannot be tried on this machine: {shown[:_LONGEST]}"
     return ""
+
+
+def _reads_callbacks(error: BaseException) -> bool:
+    """Whether a function of the user's own has failed that reads the best score, and the like."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        code = frame.f_code
+        if any(part in code.co_filename for part in _NOT_OWN) or code.co_name == "<module>":
+            continue
+        with contextlib.suppress(OSError, TypeError):
+            if _OF_CALLBACKS.search(inspect.getsource(code)):
+                return True
+    return False
 
 
 def _is_unreadable(error: BaseException) -> bool:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from lab import SAMPLES, Data, Net
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import Callback, LightningDataModule
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -196,3 +196,53 @@ class Whole(Data):
 
     def __init__(self) -> None:
         super().__init__(batch_size=40, drop_last=True)
+
+
+class Comparing(Net):
+    """Keeps its logger in a checkpoint, and insists on the same run when it resumes."""
+
+    def on_save_checkpoint(self, checkpoint):
+        """Keep both."""
+        checkpoint["logger"] = self.logger
+        checkpoint["run_id"] = getattr(self.logger.experiment, "id", "")
+
+    def on_load_checkpoint(self, checkpoint):
+        """Compare."""
+        if checkpoint["run_id"] != getattr(self.logger.experiment, "id", ""):
+            raise ValueError("this checkpoint is of another run")
+
+
+class Compared(Callback):
+    """Calculates with what its tracker says."""
+
+    def on_train_start(self, trainer, pl_module):
+        """Count the steps of former runs."""
+        del pl_module
+        self.done = getattr(trainer.logger.experiment, "step", 0) + 1
+
+
+class Reloading(Net):
+    """Ends with its best weights."""
+
+    def on_train_end(self):
+        """Load them."""
+        path = self.trainer.checkpoint_callback.best_model_path
+        self.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
+
+
+class Announcing(Callback):
+    """Says how good the best checkpoint is."""
+
+    def on_fit_end(self, trainer, pl_module):
+        """Keep its score."""
+        del pl_module
+        score = trainer.checkpoint_callback.best_model_score
+        self.score = score.item()
+
+
+class Stopped(Net):
+    """Asks early stopping how long it has waited."""
+
+    def on_train_end(self):
+        """Keep it."""
+        self.waited = self.trainer.early_stopping_callback.wait_count

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from getiaction_launch.checking.blame import own_frames, untried, words_of
+from getiaction_launch.checking.blame import STAND_IN, own_frames, untried, words_of
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, refusal, unknown
 from getiaction_launch.checking.lightning_seams import content_of, restore
@@ -14,6 +14,8 @@ from getiaction_launch.checking.pickling import why_unpicklable
 _LARGE = ("state_dict", "optimizer_states")
 _SHAPE = re.compile(r"[\w.]*?(\w+)\(\) (?:takes \d+ positional|missing \d+ required positional)")
 _HOOKS = "(self, checkpoint) of a model, (self, trainer, pl_module, checkpoint) of a callback"
+_OF_CHECKS = "getiaction_launch.checking."
+"""Where what stands in for a logger in a trial is defined; a run has the user's own."""
 _SURE = (KeyError, TypeError, AttributeError, IndexError, ValueError, NameError, ImportError)
 
 
@@ -35,6 +37,9 @@ def check_resuming(built: Built, trial: Any, content: dict[str, Any]) -> Iterato
     small = {name: value for name, value in whole.items() if name not in _LARGE}
     odd = [(key, why) for key, value in small.items() if (why := why_unpicklable(value))]
     for key, why in odd:
+        if STAND_IN.search(why):
+            yield unknown("checkpoints", f"{key!r} in it stands for what only a run has")
+            continue
         yield refusal(
             "checkpoints",
             "model",
@@ -66,7 +71,8 @@ def unsafe_classes(content: dict[str, Any]) -> list[str]:
     file = io.BytesIO()
     torch.save(content, file)
     file.seek(0)
-    return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+    found = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    return sorted(name for name in found if not name.startswith(_OF_CHECKS))
 
 
 def _judged(error: Exception, lead: str) -> Finding:

@@ -4,7 +4,7 @@ Whatever the user's classes ask of it, such as the number of steps for a schedul
 run's own Trainer would.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from getiaction_launch.checking.built import Built
@@ -102,6 +102,15 @@ class _Nothing:
 
     def __call__(self, *_: object, **__: object) -> "_Nothing":
         return self
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Nothing)  # what a checkpoint has kept of it is not another one
+
+    def __hash__(self) -> int:
+        return hash(_Nothing)
+
+    def __iter__(self) -> Iterator["_Nothing"]:
+        return iter(())  # by __getitem__ it would never end
 
     def __getitem__(self, key: object) -> "_Nothing":
         return self
