@@ -246,3 +246,41 @@ class Stopped(Net):
     def on_train_end(self):
         """Keep it."""
         self.waited = self.trainer.early_stopping_callback.wait_count
+
+
+class _OfTasks(Dataset):
+    tasks = ("lift", "push", "lift", "push", *["lift9"] * 16, *["fold"] * 20)
+
+    def __len__(self):
+        return SAMPLES
+
+    def __getitem__(self, index):
+        return torch.ones(4), self.tasks[index]
+
+
+class Tasks(Data):
+    """Names the task of each sample."""
+
+    def val_dataloader(self):
+        """Return samples of four tasks, one after the other."""
+        return DataLoader(_OfTasks(), batch_size=2)
+
+
+class PerTask(Net):
+    """Logs its validation for each task."""
+
+    def validation_step(self, batch, batch_idx):
+        """Log by the names in the batch."""
+        del batch_idx
+        for x, task in zip(*batch, strict=True):
+            self.log(f"held_out/{task}", self.layer(x).pow(2).mean(), batch_size=1)
+
+
+class AllTasks(Net):
+    """Logs its validation for all tasks of a batch."""
+
+    def validation_step(self, batch, batch_idx):
+        """Log by the names in the batch."""
+        del batch_idx
+        losses = {task: self.layer(x).pow(2).mean() for x, task in zip(*batch, strict=True)}
+        self.log_dict({f"held_out/{task}": loss for task, loss in losses.items()}, batch_size=2)

@@ -70,14 +70,48 @@ def _shows_all(tree: ast.AST) -> bool:
     parts = list(_parts_of_fits(tree))
     hooks = [each for each in parts if isinstance(each, ast.FunctionDef) and each.name in _HOOKS]
     sure = {node for hook in hooks for node in surely_executed(hook)}
+    of_data = set(_named_by_data(tree))
     for node in parts:
         is_logging = isinstance(node, ast.Call) and _last_name(node.func) in ("log", "log_dict")
-        if is_logging and node not in sure:
+        if is_logging and (node not in sure or node in of_data):
             return False
         is_other = isinstance(node, ast.Attribute) and node.attr in _LOGGING - {"log", "log_dict"}
         if is_other or _hands_itself_on(node):
             return False
     return True
+
+
+def are_of_data(owners: Iterable[object]) -> bool:
+    """Return whether classes may log by names that their data has, which a trial sees few of.
+
+    Args:
+        owners: A model and callbacks, of users and of libraries.
+    """
+    trees = map(tree_of, _sources(owners))
+    return any(True for tree in trees if tree is not None for _ in _named_by_data(tree))
+
+
+def _named_by_data(tree: ast.AST) -> Iterator[ast.Call]:
+    """Yield the calls that log by names made of what a method has got or calculated."""
+    methods = [each for each in _parts_of_fits(tree) if isinstance(each, ast.FunctionDef)]
+    for method in methods:
+        own = {each.arg for each in ast.walk(method.args) if isinstance(each, ast.arg)}
+        own |= _names(method, ast.Store)
+        loops = [each for each in ast.walk(method) if isinstance(each, ast.For)]
+        repeated = {node for loop in loops for node in ast.walk(loop)}
+        for call in (each for each in ast.walk(method) if isinstance(each, ast.Call)):
+            name = _last_name(call.func)
+            words = [*call.args, *(each.value for each in call.keywords)]
+            if words and (name == "log_dict" or (name == "log" and call in repeated)):
+                made = words[0].keys if isinstance(words[0], ast.Dict) else words[:1]
+                free = [each and _names(each, ast.Load) - _names(each, ast.Store) for each in made]
+                if any(each is None or each & own for each in free):
+                    yield call
+
+
+def _names(node: ast.AST, use: type[ast.expr_context]) -> set[str]:
+    found = (each for each in ast.walk(node) if isinstance(each, ast.Name))
+    return {each.id for each in found if isinstance(each.ctx, use)}
 
 
 def _constants(nodes: Iterable[ast.AST | None]) -> list[ast.Constant]:

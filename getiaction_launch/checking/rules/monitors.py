@@ -8,7 +8,13 @@ from typing import Any
 
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, doubt, ok, refusal
-from getiaction_launch.checking.rules.logged import are_shown, is_part, is_written, names_of
+from getiaction_launch.checking.rules.logged import (
+    are_of_data,
+    are_shown,
+    is_part,
+    is_written,
+    names_of,
+)
 from getiaction_launch.errors import nearest_first
 
 _PLACE = re.compile(r"\{([\w./-]+)")
@@ -85,7 +91,8 @@ def _is_slip(built: Built, monitor: str, logged: Collection[str], *, has_validat
         return True
     logged = {*logged, *(f"{name}{end}" for name in logged for end in ("_step", "_epoch"))}
     plain = {name.translate(_SEPARATORS) for name in logged}
-    if not difflib.get_close_matches(monitor.translate(_SEPARATORS), plain, n=1, cutoff=_NEAR):
+    near = difflib.get_close_matches(monitor.translate(_SEPARATORS), plain, n=1, cutoff=_NEAR)
+    if not near or are_of_data([built.model, *others]):
         return False
     return not is_written(monitor, [built.model, *callbacks])
 
