@@ -11,6 +11,8 @@ _ZERO = re.compile(r"[\w.()\[\]'\"]*\b(global_rank|rank|get_rank\(\)|RANK'\]\)?)
 _DECORATOR = "rank_zero_only"
 _OF_TRAINER = {"save_checkpoint", "all_gather", "barrier", "broadcast", "reduce"}
 _OF_TORCH = {"all_reduce", "all_gather_into_tensor", "all_gather_object", "broadcast_object_list"}
+_HAVE_COLLECTIVES = re.compile(r"(trainer|strategy|fabric|engine|module|model|dist|distributed)$")
+"""How attributes end that have collectives, besides ``self`` and plain names."""
 _AGREE = re.compile(r"broadcast|reduce|gather")
 """What ranks agree by that one of them wants to stop."""
 _FILES = {"os", "torch", "shutil", "json", "np", "numpy", "pickle", "functools"}
@@ -75,8 +77,10 @@ def _stops(statement: ast.stmt) -> Iterator[int]:
     """Yield the lines in which a statement ends training."""
     for node in ast.walk(statement):
         targets = node.targets if isinstance(node, ast.Assign) else []
+        goes_on = bool(targets) and ast.unparse(node.value) == "False"  # type: ignore[attr-defined]
         for target in targets:
-            if isinstance(target, ast.Attribute) and target.attr == "should_stop":
+            is_it = isinstance(target, ast.Attribute) and target.attr == "should_stop"
+            if is_it and ast.unparse(target.value).endswith("trainer") and not goes_on:
                 yield target.lineno
 
 
@@ -102,7 +106,9 @@ def _collectives(statement: ast.stmt) -> Iterator[tuple[str, int]]:
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
         name, owner = node.func.attr, ast.unparse(node.func.value)
-        is_of_trainer = name in _OF_TRAINER and owner.partition(".")[0] not in _FILES
+        # self.uploader has methods of its own; of a plain name nothing is known but what it is not.
+        is_known = "." not in owner or bool(_HAVE_COLLECTIVES.search(owner))
+        is_of_trainer = name in _OF_TRAINER and owner.partition(".")[0] not in _FILES and is_known
         is_of_torch = name in _OF_TORCH or (
             name in _OF_TRAINER and owner.endswith(("dist", "distributed"))
         )
