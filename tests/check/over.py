@@ -125,15 +125,16 @@ class Returning(Net):
 class Ignored(Net):
     """Has a schedule that Lightning does not find."""
 
-    def __init__(self, key: str = "schedule") -> None:
+    def __init__(self, key: str = "schedule", also: str = "") -> None:
         super().__init__()
-        self.key = key
+        self.key, self.also = key, also
 
     def configure_optimizers(self):
         """Return it by some key."""
         optimizer = super().configure_optimizers()
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
-        return {"optimizer": optimizer, self.key: schedule}
+        more = {self.also: 1} if self.also else {}
+        return {"optimizer": optimizer, self.key: schedule, **more}
 
 
 class Listed(Net):

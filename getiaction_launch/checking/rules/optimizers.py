@@ -1,6 +1,7 @@
 """Optimizers and their schedules, and the loss and the gradients of the first batch."""
 
 import ast
+import difflib
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +14,9 @@ from getiaction_launch.checking.rules.sources import tree_of
 _IGNORED = re.compile(
     r"Found unsupported keys in the (?:optimizer configuration|lr scheduler dict): (\{[^}]*\})"
 )
+_LOST = ("lr_scheduler", "scheduler")
+_LIKE = 0.7
+"""Likeness of two keys from which one is taken for a slip of the other."""
 _KEYS_OF_OPTIMIZER = ("optimizer", "lr_scheduler", "monitor")
 _KEYS_OF_SCHEDULER = ("scheduler", "interval", "frequency", "monitor", "strict", "name")
 
@@ -62,22 +66,29 @@ def check_optimizers(
     yield from _of_averaging(built, trial)
 
 
-def check_ignored(warned: Iterable[object]) -> Iterator[Finding]:
+def check_ignored(warned: Iterable[object], *, has_schedule: bool) -> Iterator[Finding]:
     """Find keys in what ``configure_optimizers`` returns that Lightning ignores.
+
+    A schedule that is lost is refused. A key that changes nothing is a doubt only.
 
     Args:
         warned: What Lightning has warned of while it trained.
+        has_schedule: Whether Lightning steps any schedule.
     """
     for text in dict.fromkeys(map(str, warned)):
         if found := _IGNORED.search(text):
-            keys = ", ".join(sorted(ast.literal_eval(found[1])))
+            keys = sorted(ast.literal_eval(found[1]))
             of_scheduler = "scheduler dict" in text
             known = _KEYS_OF_SCHEDULER if of_scheduler else _KEYS_OF_OPTIMIZER
-            yield refusal(
+            slips = _KEYS_OF_SCHEDULER if of_scheduler else _LOST
+            is_lost = any(difflib.get_close_matches(key, slips, 1, _LIKE) for key in keys)
+            is_lost |= "interval" in keys and not has_schedule
+            judged = refusal if is_lost else doubt
+            yield judged(
                 "step",
                 "model.configure_optimizers",
-                f"configure_optimizers returns {keys}, which Lightning ignores: nothing is done "
-                "with it.",
+                f"configure_optimizers returns {', '.join(keys)}, which Lightning ignores: nothing "
+                "is done with it.",
                 f"The keys that it knows here: {', '.join(known)}",
             )
 

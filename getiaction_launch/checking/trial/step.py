@@ -277,7 +277,8 @@ class Trial:
         if count_validation(self._validation) and not _has(built.model, "validation_step"):
             found.append(_of_unused_data(built))
         found += check_gradients(built, self._loss, self._unused)
-        found += [*self._of_checkpoint, *check_ignored(self._warned)]
+        has_schedule = bool(trainer.lr_scheduler_configs)
+        found += [*self._of_checkpoint, *check_ignored(self._warned, has_schedule=has_schedule)]
         found += check_hidden_layers(built, trainer)
         yield from found
         if not found:
