@@ -104,9 +104,12 @@ def _named_by_data(tree: ast.AST) -> Iterator[ast.Call]:
             words = [*call.args, *(each.value for each in call.keywords)]
             if words and (name == "log_dict" or (name == "log" and call in repeated)):
                 made = words[0].keys if isinstance(words[0], ast.Dict) else words[:1]
-                free = [each and _names(each, ast.Load) - _names(each, ast.Store) for each in made]
-                if any(each is None or each & own for each in free):
+                if any(each is None or _free_names(each) & own for each in made):
                     yield call
+
+
+def _free_names(node: ast.AST) -> set[str]:
+    return _names(node, ast.Load) - _names(node, ast.Store)
 
 
 def _names(node: ast.AST, use: type[ast.expr_context]) -> set[str]:

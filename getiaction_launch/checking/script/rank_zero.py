@@ -76,11 +76,12 @@ def _all_of(test: ast.expr) -> list[ast.expr]:
 def _stops(statement: ast.stmt) -> Iterator[int]:
     """Yield the lines in which a statement ends training."""
     for node in ast.walk(statement):
-        targets = node.targets if isinstance(node, ast.Assign) else []
-        goes_on = bool(targets) and ast.unparse(node.value) == "False"  # type: ignore[attr-defined]
-        for target in targets:
-            is_it = isinstance(target, ast.Attribute) and target.attr == "should_stop"
-            if is_it and ast.unparse(target.value).endswith("trainer") and not goes_on:
+        if not isinstance(node, ast.Assign) or ast.unparse(node.value) == "False":
+            continue
+        for target in node.targets:
+            if not isinstance(target, ast.Attribute) or target.attr != "should_stop":
+                continue
+            if ast.unparse(target.value).endswith("trainer"):
                 yield target.lineno
 
 

@@ -124,7 +124,7 @@ def withdrawn_on_failure(job_id: str, runs: Sequence[Run]) -> Iterator[None]:
 
     Args:
         job_id: Id of the array, which was submitted.
-        runs: Its runs.
+        runs: The runs of its elements.
     """
     try:
         yield
