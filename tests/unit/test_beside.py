@@ -14,6 +14,7 @@ from getiaction_launch.system.orphans import kill_processes_of
 
 RUN = "s3://bucket/experiments/act/version_0"
 WORKER = [sys.executable, "-c", "print(flush=True); input()", "getiaction_launch.worker.worker"]
+TOKEN = f"t0k3n{os.getpid()}"  # other tests run beside this one, on the same machine
 VARIABLES = {
     "PATH": os.environ["PATH"],
     "GETIACTION_LAUNCH_RUN": RUN,
@@ -26,7 +27,7 @@ VARIABLES = {
     "GETIACTION_LAUNCH_BEAT": "5,6",
     "GETIACTION_RUN_DIR": "/runs/act/version_0",
     "GETIACTION_LAUNCH_PROGRESS_FILE": "/runs/act/version_0/progress.txt",
-    "GETIACTION_LAUNCH_TOKEN": "t0k3n",
+    "GETIACTION_LAUNCH_TOKEN": TOKEN,
     "TERM": "dumb",
 }
 
@@ -77,9 +78,9 @@ def test_command_ends_with_the_attempt():
     with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE) as command:
         assert command.stdout.readline() == b"\n"
         kill_processes_of("/runs/act/version_0", ["other"])
-        kill_processes_of("/runs/act/version_0", ["t0k3n"], RANK="4")
+        kill_processes_of("/runs/act/version_0", [TOKEN], RANK="4")
         assert command.poll() is None
-        kill_processes_of("/runs/act/version_0", ["t0k3n"], RANK="5")
+        kill_processes_of("/runs/act/version_0", [TOKEN], RANK="5")
         assert command.wait(60) == -signal.SIGKILL
 
 

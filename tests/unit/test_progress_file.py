@@ -62,7 +62,7 @@ def test_lines_are_reported_as_they_come(run, monkeypatch, capsys):
     told.path.write_text("no line\n")
     told.note()
     told.note()
-    assert capsys.readouterr().err.count("and not 'no line'") == 1
+    assert capsys.readouterr().err.count("got 'no line'") == 1
     told.path.write_text("40 40 loss=nan")
     told.note(is_last=True)
     report = Progress.read(run)
