@@ -13,13 +13,14 @@ For a fair ratio both should have the same torch; the versions are printed.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+from rivals import answer_turns, take_turns
 
 BATCH_SIZE, CHUNK_SIZE, IMAGE_PX, STATE_DIM = 8, 100, 96, 2
 WARM_UP_STEPS = 2
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        serve(WORKERS[args.worker], args.device, args.threads)
+        answer_turns(partial(prepare, WORKERS[args.worker], args.device, args.threads))
         return
     if args.runs < 5:  # noqa: PLR2004 - medians of fewer say little
         parser.error("--runs: at least 5")
@@ -43,41 +44,16 @@ def main() -> None:
     options = ["--device", args.device]
     options += ["--threads", str(args.threads)] if args.threads else []
     pythons = {"getiaction": sys.executable, "lerobot": args.lerobot_python}
-    answers = measure(pythons, options, args.runs)
+    commands = {
+        name: [python, __file__, "--worker", name, *options] for name, python in pythons.items()
+    }
+    turns = take_turns(commands, WARM_UP_STEPS + args.runs)
+    answers = {name: each[WARM_UP_STEPS:] for name, each in turns.items()}
     # Others on the machine disturb wall time more than CPU time; on a GPU only the first counts.
     for clock in ("wall", "cpu"):
         report({name: [answer[clock] for answer in each] for name, each in answers.items()}, clock)
     if "lerobot" not in answers:
         print("no ratio: pip install lerobot==0.4.4 somewhere and give --lerobot-python")
-
-
-def measure(
-    pythons: dict[str, str], options: list[str], runs: int
-) -> dict[str, list[dict[str, float]]]:
-    """Time the steps of all rivals that are installed, in turns."""
-    processes = {
-        name: subprocess.Popen(
-            [python, __file__, "--worker", name, *options],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for name, python in pythons.items()
-    }
-    answers: dict[str, list[dict[str, float]]] = {}
-    for name, process in processes.items():
-        hello = read(process)
-        print(f"{name}: {hello or 'not installed in ' + pythons[name]}")
-        if hello:
-            answers[name] = []
-    for run in range(WARM_UP_STEPS + runs):
-        for name, each in answers.items():
-            answer = ask(processes[name])
-            if run >= WARM_UP_STEPS:
-                each.append(answer)
-    for process in processes.values():
-        process.communicate(timeout=60)
-    return answers
 
 
 def report(seconds: dict[str, list[float]], clock: str) -> None:
@@ -91,42 +67,25 @@ def report(seconds: dict[str, list[float]], clock: str) -> None:
         print(f"ratio getiaction / lerobot, {clock} time: {ratio:.3f}")
 
 
-def read(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Read one answer; empty if the process has ended."""
-    if process.stdout is None:
-        return {}
-    line = process.stdout.readline()
-    return json.loads(line) if line else {}
+def prepare(
+    make_step: Callable[[str], Callable[[], None]], device: str, threads: int | None
+) -> tuple[dict[str, Any], Callable[[], dict[str, Any]]]:
+    """Say which torch it is, and make the function that times one step."""
+    import torch
 
+    if threads:
+        torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    step = make_step(device)
 
-def ask(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Ask for one step and read how long it took."""
-    if process.stdin is not None:
-        process.stdin.write("step\n")
-        process.stdin.flush()
-    return read(process)
-
-
-def serve(make_step: Callable[[str], Callable[[], None]], device: str, threads: int | None) -> None:
-    """Make one step per line on stdin and write its time on stdout."""
-    try:
-        import torch
-
-        if threads:
-            torch.set_num_threads(threads)
-        torch.manual_seed(0)
-        step = make_step(device)
-    except ImportError as error:
-        print(error, file=sys.stderr)
-        return
-    print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads()}), flush=True)
-    for _ in sys.stdin:
+    def timed() -> dict[str, Any]:
         start, cpu_start = time.perf_counter(), time.process_time()
         step()
         if device != "cpu":
             torch.cuda.synchronize()
-        times = {"wall": time.perf_counter() - start, "cpu": time.process_time() - cpu_start}
-        print(json.dumps(times), flush=True)
+        return {"wall": time.perf_counter() - start, "cpu": time.process_time() - cpu_start}
+
+    return {"torch": torch.__version__, "threads": torch.get_num_threads()}, timed
 
 
 def make_batch(device: str) -> dict[str, Any]:

@@ -12,15 +12,16 @@ epoch. Without a GPU nothing is pinned: on one, torch copies each byte of a batc
 """
 
 import argparse
-import json
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from rivals import answer_turns, take_turns
 
 CHUNK_SIZE, BATCH_SIZE, NUM_WORKERS = 100, 8, 2
 SHORT, LONG = 4, 40  # batches of an epoch
@@ -36,13 +37,18 @@ def main() -> None:
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        serve(LOADERS[args.serve[0]], args.serve[1])
+        answer_turns(partial(prepare, LOADERS[args.serve[0]], args.serve[1]))
         return
     from two_cameras import write_two_cameras
 
     with tempfile.TemporaryDirectory() as folder:
         root = write_two_cameras(Path(folder) / "two", num_episodes=10)
-        found = measure(str(root), args.lerobot_python, args.runs)
+        pythons = {"bytes": sys.executable, "floats": sys.executable}
+        pythons["lerobot"] = args.lerobot_python
+        commands = {
+            name: [python, __file__, "--serve", name, str(root)] for name, python in pythons.items()
+        }
+        found = take_turns(commands, args.runs)
     for name, answers in found.items():
         times = [answer["cpu_ms"] for answer in answers]
         ratios = [
@@ -58,46 +64,17 @@ def main() -> None:
         print("no lerobot: pip install lerobot==0.4.4 somewhere and give --lerobot-python")
 
 
-def measure(root: str, lerobot_python: str, runs: int) -> dict[str, list[dict[str, float]]]:
-    """Let each rival that is installed read in turn."""
-    pythons = {"bytes": sys.executable, "floats": sys.executable, "lerobot": lerobot_python}
-    processes = {
-        name: subprocess.Popen(
-            [python, __file__, "--serve", name, root],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for name, python in pythons.items()
-    }
-    found: dict[str, list[dict[str, float]]] = {}
-    for name, process in processes.items():
-        if process.stdout is not None and process.stdout.readline():
-            found[name] = []
-    for _ in range(runs):
-        for name, answers in found.items():
-            stdin, stdout = processes[name].stdin, processes[name].stdout
-            if stdin is not None and stdout is not None:
-                stdin.write("read\n")
-                stdin.flush()
-                answers.append(json.loads(stdout.readline()))
-    for process in processes.values():
-        process.communicate(timeout=60)
-    return found
+def prepare(
+    make: Callable[[str], Callable[[int], Any]], root: str
+) -> tuple[dict[str, Any], Callable[[], dict[str, Any]]]:
+    """Make the function that reads two epochs, and returns what a sample has cost."""
+    make_loader = make(root)
 
-
-def serve(make: Callable[[str], Callable[[int], Any]], root: str) -> None:
-    """Read two epochs per line on stdin, and write what a sample has cost."""
-    try:
-        make_loader = make(root)
-    except ImportError as error:
-        print(error, file=sys.stderr)
-        return
-    print("ready", flush=True)
-    for _ in sys.stdin:
+    def cost() -> dict[str, Any]:
         (short, _), (long, size) = (read(make_loader(batches)) for batches in (SHORT, LONG))
-        samples = (LONG - SHORT) * BATCH_SIZE
-        print(json.dumps({"cpu_ms": 1000 * (long - short) / samples, "bytes": size}), flush=True)
+        return {"cpu_ms": 1000 * (long - short) / ((LONG - SHORT) * BATCH_SIZE), "bytes": size}
+
+    return {"workers": NUM_WORKERS}, cost
 
 
 def read(loader: Any) -> tuple[float, float]:  # noqa: ANN401 - of any class

@@ -61,10 +61,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_inherited_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A developer's own settings must not decide what a test sees."""
+def _no_inherited_settings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's own settings must not decide what a test sees, except on which GPUs it runs."""
+    of_gpus = () if "gpu" in request.fixturenames else ("CUDA_VISIBLE_DEVICES",)
     for name in os.environ:
-        if name.startswith(("GETIACTION_", "PL_TRAINER_", "CUDA_VISIBLE_DEVICES")):
+        if name.startswith(("GETIACTION_", "PL_TRAINER_", *of_gpus)):
             monkeypatch.delenv(name)
 
 

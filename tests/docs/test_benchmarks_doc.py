@@ -38,7 +38,7 @@ def test_every_row_has_its_command():
 def test_every_benchmark_is_on_the_page():
     """Each script that is typed, and not imported by another one."""
     scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py")}
-    helpers = {"faults.py", "hanging.py", "pairs.py", "stopwatch.py", "two_cameras.py"}
+    helpers = {"faults.py", "hanging.py", "pairs.py", "rivals.py", "stopwatch.py", "two_cameras.py"}
     helpers |= {"with_ray_train.py"}
     assert {name for name in scripts if f"benchmarks/{name}" in PAGE} == scripts - helpers
 

@@ -22,7 +22,7 @@ def visible() -> list[str]:
 def test_a_worker_sees_no_gpu_but_its_own(tmp_path, launched):
     """Of the GPUs that are visible where the command is typed, a node takes as many as it asks for.
 
-    A GPU is told by its UUID, since numbers begin at 0 in every process.
+    The UUID identifies the GPU, because every process numbers its GPUs from 0.
     """
     (tmp_path / "look.py").write_text(
         "import os, torch\n"
@@ -37,17 +37,17 @@ def test_a_worker_sees_no_gpu_but_its_own(tmp_path, launched):
     assert f"sees {visible()[last]} {uuid}\n" in log.read_text()
 
 
-def test_more_gpus_than_there_are_is_refused(tmp_path, launcher):
+def test_more_gpus_than_there_are_is_refused(tmp_path, getiaction_launch):
     """The message says how many this machine has."""
     (tmp_path / "look.py").touch()
     count = torch.cuda.device_count()
-    refused = launcher("--gpus-per-node", str(count + 1), "look.py")
+    refused = getiaction_launch("--gpus-per-node", str(count + 1), "look.py")
     assert refused.returncode in {2, 3}, refused.stderr
     assert str(count) in refused.stderr
     assert "GPU" in refused.stderr
 
 
-def test_preempted_run_resumes_on_its_gpu(tmp_path, launcher, launched):
+def test_preempted_run_resumes_on_its_gpu(tmp_path, getiaction_launch, launched):
     """A run that SIGTERM stops after a step continues with the next one, and misses none."""
     spec = yaml.safe_load((EXAMPLES / "act_tiny.yaml").read_text())
     spec["trainer"] |= {
@@ -69,7 +69,7 @@ def test_preempted_run_resumes_on_its_gpu(tmp_path, launcher, launched):
         "            Path('stopped').touch()\n"
         "            os.kill(os.getpid(), signal.SIGTERM)\n"
     )
-    stopped = launcher("--wait", "--gpus-per-node", "1", "--config", "act.yaml")
+    stopped = getiaction_launch("--wait", "--gpus-per-node", "1", "--config", "act.yaml")
     assert "INTERRUPTED" in stopped.stdout, stopped.stdout + stopped.stderr
     launched("resume", "--wait", "@last")
     (run,) = tmp_path.glob("experiments/act_tiny/version_*")

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Callback
 
 from getiaction.demo import DotDataModule
 from getiaction.policies import ACT
 from getiaction.train import Trainer
 
+SPEC = Path(__file__).parents[2] / "examples/act_tiny.yaml"
+MODEL = yaml.safe_load(SPEC.read_text())["model"]["init_args"]
 EPOCHS = 6
 TOLERANCE = 0.3
 """How much the loss of a resumed training may differ, as a share: ACT draws other random numbers.
@@ -44,22 +47,7 @@ def train(tmp_path: Path) -> Callable[..., tuple[Trainer, Losses]]:
     ) -> tuple[Trainer, Losses]:
         torch.manual_seed(1)
         losses = Losses()
-        policy = ACT(
-            chunk_size=10,
-            n_action_steps=10,
-            pretrained_backbone_weights=None,
-            image_size=None,
-            dim_model=64,
-            n_heads=4,
-            dim_feedforward=128,
-            n_encoder_layers=2,
-            n_vae_encoder_layers=2,
-            latent_dim=8,
-            dropout=0.0,
-            optimizer_lr=3e-4,
-            optimizer_lr_backbone=3e-4,
-            compile_model=compile_model,
-        )
+        policy = ACT(**MODEL, dropout=0.0, compile_model=compile_model)
         data = DotDataModule(num_episodes=10, image_size_px=32, root=tmp_path / "dot", seed=1)
         trainer = Trainer(
             accelerator="gpu",

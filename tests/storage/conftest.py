@@ -1,5 +1,6 @@
 """Fixtures for tests of storage."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from clusters.proxy import Proxy
 from clusters.s3 import S3
+from s3fs import S3FileSystem
 
 from getiaction_launch.run.run import Run
 
@@ -63,22 +65,36 @@ def until() -> Callable[..., None]:
     return wait
 
 
-@pytest.fixture
-def proxy(_moto: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """What records the requests of this process."""
-    with Proxy(_moto.endpoint) as between:
-        _moto.use(monkeypatch)
+@contextlib.contextmanager
+def _in_between(server: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    with Proxy(server.endpoint) as between:
         monkeypatch.setenv("AWS_ENDPOINT_URL", between.endpoint)
+        S3FileSystem.clear_instance_cache()
         yield between
 
 
 @pytest.fixture
-def sent(proxy: Proxy) -> Callable[..., list[str]]:
+def proxy(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy between this process and the bucket's server."""
+    with _in_between(s3, monkeypatch) as between:
+        yield between
+
+
+@pytest.fixture
+def recorder(_moto: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy to one server, which records requests: they are the same to all servers."""
+    _moto.use(monkeypatch)
+    with _in_between(_moto, monkeypatch) as between:
+        yield between
+
+
+@pytest.fixture
+def sent(recorder: Proxy) -> Callable[..., list[str]]:
     """Call a function, and return the requests that it has sent, each with its method."""
 
     def record(function: Callable[..., object], *arguments: object) -> list[str]:
-        proxy.requests.clear()
+        recorder.requests.clear()
         function(*arguments)
-        return list(proxy.requests)
+        return list(recorder.requests)
 
     return record

@@ -2,12 +2,9 @@
 
 import os
 import time
-from collections.abc import Iterator
 
 import pytest
 from clusters import proxy as proxies
-from clusters.proxy import Proxy
-from s3fs import S3FileSystem
 
 from getiaction_launch.mirror.mirror import Mirror
 from getiaction_launch.mirror.staging import prepare
@@ -15,15 +12,6 @@ from getiaction_launch.mirror.transfer import hash_of
 from getiaction_launch.run.checkpoint import commit, newest, partial_path
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import read_json
-
-
-@pytest.fixture
-def proxy(s3, monkeypatch) -> Iterator[Proxy]:
-    """A proxy between this process and the bucket's server."""
-    with Proxy(s3.endpoint) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        S3FileSystem.clear_instance_cache()
-        yield proxy
 
 
 def save(run: Run, step: int) -> None:

@@ -61,7 +61,7 @@ class Nodes:
 @pytest.fixture
 def nodes(
     _moto: S3,
-    proxy: Proxy,  # noqa: ARG001 - clients reach the server through it
+    recorder: Proxy,  # noqa: ARG001 - clients reach the server through it
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Nodes:
@@ -73,7 +73,7 @@ def nodes(
 
 @pytest.fixture
 def follow(
-    nodes: Nodes, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    nodes: Nodes, recorder: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[list[str], list[list[str]]]]:
     """Follow the logs, and do something between two looks; the lines, and each look's requests."""
 
@@ -81,9 +81,9 @@ def follow(
         left, looks = list(steps), []
 
         def sleep(_: float) -> None:
-            looks.append([request.partition(" ")[0] for request in proxy.requests])
+            looks.append([request.partition(" ")[0] for request in recorder.requests])
             left.pop(0)()
-            proxy.requests.clear()
+            recorder.requests.clear()
 
         monkeypatch.setattr("getiaction_launch.launch.logs.lines.time.sleep", sleep)
         watched = Watched(nodes.run)
@@ -91,7 +91,7 @@ def follow(
         assert len(files) == 2 * PER_NODE
         found = read_lines(files, lambda: watched.read_status().state.is_over)
         lines = [f"{name}: {line}" for name, line in found]
-        looks.append([request.partition(" ")[0] for request in proxy.requests])
+        looks.append([request.partition(" ")[0] for request in recorder.requests])
         return lines, looks[1:]
 
     return run

@@ -15,7 +15,7 @@ from getiaction_launch.storage.paths import children, open_path
 
 
 @pytest.fixture
-def root(_moto: S3, proxy: Proxy) -> str:  # noqa: ARG001 - clients reach it through the proxy
+def root(_moto: S3, recorder: Proxy) -> str:  # noqa: ARG001 - clients reach the server through it
     """A root on S3 that no other test uses."""
     return f"{_moto.make_bucket()}/experiments"
 

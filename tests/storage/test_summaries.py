@@ -34,7 +34,7 @@ POINT = SweepPoint("sweep-1a2b3c4d", {"lr": "1e-3"})
 @pytest.fixture
 def root(
     _moto: S3,
-    proxy: Proxy,  # noqa: ARG001 - clients reach the server through it
+    recorder: Proxy,  # noqa: ARG001 - clients reach the server through it
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> str:

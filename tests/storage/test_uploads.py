@@ -4,13 +4,11 @@ import io
 import os
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from clusters.proxy import Proxy
-from s3fs import S3FileSystem
 from staged import sync
 
 from getiaction_launch.errors import StorageError
@@ -34,15 +32,6 @@ def root(bucket: str, proxy: Proxy) -> str:
     """A root on S3, behind the proxy."""
     del proxy
     return f"{bucket}/experiments"
-
-
-@pytest.fixture
-def proxy(s3, monkeypatch) -> Iterator[Proxy]:
-    """A proxy between this process and the bucket's server."""
-    with Proxy(s3.endpoint) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        S3FileSystem.clear_instance_cache()
-        yield proxy
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def pulled(place: Place, directory: Path | None = None) -> int:
     ],
 )
 def test_login_node_does_not_choose_where_files_are_written(tmp_path, monkeypatch, run, name):
-    """What is no name of a run or a checkpoint is refused, and nothing is written."""
+    """If the run or the checkpoint has no plain name, it is refused and nothing is written."""
     (tmp_path / "in/here").mkdir(parents=True)
     (tmp_path / "sent").write_text("x")
     monkeypatch.chdir(tmp_path / "in/here")
