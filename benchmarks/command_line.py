@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "lightning", "ray")
+HEAVY = ("torch", "lightning", "ray", "fsspec")
 
 
 def cpu_seconds(command: list[str], directory: str) -> float:

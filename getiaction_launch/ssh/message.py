@@ -4,7 +4,6 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 
 from getiaction_launch.errors import UsageError
 from getiaction_launch.plan.plain import read_dataclass
@@ -76,4 +75,6 @@ class Message:
 
 def own_version() -> str:
     """Return the version of the launcher in this environment."""
+    from importlib import metadata  # slow to import
+
     return metadata.version("getiaction-launch")

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from getiaction_launch.errors import CheckError
-from getiaction_launch.mirror.transfer import hash_of
 from getiaction_launch.plan.code import Code
 from getiaction_launch.plan.plan import Plan
 
@@ -44,6 +43,8 @@ class Arrival:
 
     def copy_to(self, packed: Path) -> str:
         """Copy the archive, and return its SHA-256."""
+        from getiaction_launch.mirror.transfer import hash_of  # slow to import
+
         shutil.copyfile(self.archive, packed)
         return hash_of(packed)
 

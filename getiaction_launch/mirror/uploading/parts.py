@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any, Protocol
 
-from fsspec.asyn import sync
-
 from getiaction_launch.errors import StorageError
 from getiaction_launch.mirror.uploading.room import Room
 
@@ -78,6 +76,8 @@ def send(fs: Any, key: str, file: IO[bytes], size_bytes: int, digest: Digest | N
         StorageError: If the object has another size than what was sent.
         Exception: Whatever the client raises if the upload fails; no parts are left then.
     """
+    from fsspec.asyn import sync  # slow to import
+
     wanted_bytes = part_bytes(size_bytes)
     bucket, _, name = key.strip("/").partition("/")
     where = {"Bucket": bucket, "Key": name}
@@ -184,6 +184,8 @@ def _setting_if_failed(has_failed: threading.Event) -> Iterator[None]:
 
 def _send_part(fs: Any, where: dict[str, str], number: int, part: io.BytesIO) -> str:  # noqa: ANN401 - as above
     """Upload one part, retry if that fails, and return its ETag."""
+    from fsspec.asyn import sync  # slow to import
+
     tries = 1
     while True:
         try:

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fsspec.asyn import sync
-
 from getiaction_launch.mirror.uploading.parts import put
 from getiaction_launch.storage.at_once import ROUND_TRIPS
 from getiaction_launch.storage.paths import file_system, reaching
@@ -30,6 +28,8 @@ def put_all(
     Raises:
         StorageError: If an upload fails; no other one is begun then.
     """
+    from fsspec.asyn import sync  # slow to import
+
     fs, root = file_system(directory)
     failed: list[tuple[str, Exception]] = []
     sync(fs.loop, _put_all, fs, root, bodies, done, failed)
