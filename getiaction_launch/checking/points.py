@@ -16,7 +16,7 @@ from typing import Any
 
 from getiaction_launch.checking.lightning_seams import fit_parser, types_of_keys
 from getiaction_launch.plan.plan import Plan
-from getiaction_launch.plan.spec import print_parsed, run_cli
+from getiaction_launch.plan.spec import load, print_parsed, run_cli
 
 _PLAIN = (bool, int, float, str, type(None))
 _UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))
@@ -26,7 +26,7 @@ class _JudgedError(Exception):
     """All points have been judged, and nothing shall be built."""
 
 
-def judge_points(plans: Sequence[Plan]) -> None:
+def judge_points(plans: Sequence[Plan]) -> dict[str, object]:
     """Judge every key and type of the points of a sweep by the parser that will run them.
 
     Imports torch, Lightning and the user's classes, which takes seconds.
@@ -34,10 +34,14 @@ def judge_points(plans: Sequence[Plan]) -> None:
     Args:
         plans: The plans of all points, which have a spec.
 
+    Returns:
+        The spec of the first point as the parser understands it, with all defaults.
+
     Raises:
         SpecError: Naming the first key that is unknown or whose value does not fit, as
             :func:`getiaction_launch.plan.spec.parse` does.
     """
+    spec: dict[str, object] = {}
 
     def derive(kind: Any) -> Any:  # noqa: ANN401 - a LightningCLI
         class Judging(kind):  # type: ignore[misc] # the class is known at run time only
@@ -45,6 +49,7 @@ def judge_points(plans: Sequence[Plan]) -> None:
                 def parse_words(words: Sequence[str]) -> None:
                     super(Judging, self).parse_arguments(parser, ["fit", *words])
 
+                nonlocal spec
                 first, *others = plans
                 spec = print_parsed(parse_words, first.arguments)
                 fitting = _Fitting(types_of_keys(fit_parser(self)), spec)
@@ -58,6 +63,7 @@ def judge_points(plans: Sequence[Plan]) -> None:
 
     with contextlib.suppress(_JudgedError):
         run_cli(plans[0].arguments, derive)
+    return spec
 
 
 def _values(plan: Plan) -> Mapping[str, str]:
@@ -101,7 +107,7 @@ class _Fitting:
             return False
         try:
             # Beware: a class takes no list or mapping for text, although the parser itself would.
-            if not isinstance(jsonargparse.get_loader("yaml")(text), _PLAIN):
+            if not isinstance(load(text), _PLAIN):
                 return False
         except yaml.YAMLError:
             return False

@@ -19,7 +19,7 @@ from getiaction_launch.cli.typed.behind_script import own_words
 from getiaction_launch.cli.typed.words import split_tokens
 from getiaction_launch.errors import UsageError
 from getiaction_launch.launch import submit
-from getiaction_launch.launch.check import check_points, parse_only
+from getiaction_launch.launch.check import check_place, check_points
 from getiaction_launch.launch.sweep import expand
 from getiaction_launch.plan.plan import Plan, SweepPoint
 from getiaction_launch.plan.spec import leaves
@@ -38,8 +38,8 @@ def launch(tokens: Sequence[str], parser: Parser) -> int:
         from getiaction_launch.launch.freezing.freeze import describe  # slow to import
 
         plan = describe(plan)
-        spec = parse_only(plans[0], backend)
-        check_points(plans, backend)
+        check_place(plans[0], backend)
+        spec = check_points(plans, backend)
         values = leaves(spec) if spec else {}
         origins = submit.trace(plan, values)
         commands = backend.describe(plan)

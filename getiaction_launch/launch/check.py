@@ -15,7 +15,6 @@ from getiaction_launch.checking.spec import check_spec
 from getiaction_launch.errors import CheckError, LaunchError, counted
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.sharding import check_sharding
-from getiaction_launch.plan.spec import parse
 from getiaction_launch.plan.strategy import check_strategy
 from getiaction_launch.storage.probe import check_root
 
@@ -69,29 +68,17 @@ def check(plan: Plan, backend: Backend) -> dict[str, object]:
     return dict(report.spec)
 
 
-def parse_only(plan: Plan, backend: Backend) -> dict[str, object]:
-    """Check where a run would be started, and parse its spec without building anything.
-
-    Args:
-        plan: The plan of the run.
-        backend: The backend that would start it.
-
-    Returns:
-        The plan's spec as its parser understands it, with all defaults; empty for a script.
-
-    Raises:
-        LaunchError: If the run could not start.
-    """
-    check_place(plan, backend)
-    return parse(plan.arguments) if plan.arguments else {}
-
-
-def check_points(plans: Sequence[Plan], backend: Backend) -> None:
+def check_points(plans: Sequence[Plan], backend: Backend) -> dict[str, object]:
     """Check where the points of a sweep would be started, and judge the spec of each.
+
+    Nothing is built.
 
     Args:
         plans: The plans of all points; where the first one would be started was checked.
         backend: The backend that would start them.
+
+    Returns:
+        The first one's spec as its parser understands it, with all defaults; empty for a script.
 
     Raises:
         LaunchError: If one of them could not start.
@@ -99,8 +86,7 @@ def check_points(plans: Sequence[Plan], backend: Backend) -> None:
     others = {plan.topology: plan for plan in plans if plan.topology != plans[0].topology}
     for plan in others.values():
         check_place(plan, backend)
-    if plans[0].arguments:
-        judge_points(plans)
+    return judge_points(plans) if plans[0].arguments else {}
 
 
 def check_place(plan: Plan, backend: Backend) -> None:

@@ -256,8 +256,8 @@ def run_cli(arguments: Sequence[str], derive: Callable[[Any], Any] | None = None
 
 
 @functools.lru_cache(maxsize=64)
-def _load(text: str) -> object:
-    """Read YAML exactly as the parser of a spec does; beware, callers share what it returns."""
+def load(text: str) -> object:
+    """Read YAML, or raise YAMLError, as the parser of a spec does; the value is shared."""
     import jsonargparse  # slow to import
 
     return jsonargparse.get_loader("yaml")(text)
@@ -266,7 +266,7 @@ def _load(text: str) -> object:
 def _read_config(path: str) -> tuple[str, dict[str, object]]:
     """Read a config file; return its text and what it sets."""
     try:
-        text, content = read_yaml(Path(path), _load)
+        text, content = read_yaml(Path(path), load)
     except OSError as error:
         raise SpecError(
             f"--config {path}: {error.strerror}.",
@@ -312,7 +312,7 @@ def _read_sources(arguments: Sequence[str]) -> Iterator[dict[str, object]]:
     words = iter(arguments)
     for word in words:
         if word == "--config":
-            yield cast("dict[str, object]", _load(next(words)))
+            yield cast("dict[str, object]", load(next(words)))
         else:
             key, _, text = word.removeprefix("--").partition("=")
             yield {key: _read_value(key, text)}
@@ -322,7 +322,7 @@ def _read_value(key: str, text: str) -> object:
     import yaml
 
     try:
-        value = _load(text)
+        value = load(text)
     except yaml.YAMLError:
         return text  # a plain string to a parameter that wants one
     return text if key in _TEXT_KEYS and value is not None else value
