@@ -29,12 +29,11 @@ from getiaction_launch.cli.runs.rm import rm
 from getiaction_launch.cli.runs.stacks import stacks
 from getiaction_launch.cli.runs.tensorboard import tensorboard
 from getiaction_launch.cli.runs.wait import wait
-from getiaction_launch.cli.show import EXIT_INTERRUPTED, print_error, print_failure
-from getiaction_launch.cli.typed.words import begins_program
+from getiaction_launch.cli.show import EXIT_INTERRUPTED, of_system, print_error, print_failure
+from getiaction_launch.cli.typed.words import before_mark, before_program
 from getiaction_launch.cli.why import why
 from getiaction_launch.errors import (
     LaunchError,
-    UnreachableError,
     UsageError,
     disk_errors,
     nearest_first,
@@ -119,19 +118,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # a folder that may not be read, a disk that is full
         if debug:
             raise
-        what = f"{error.filename}: " if error.filename else ""
-        words = UnreachableError(
-            f"{what}{error.strerror or error}.", "Fix it and try again; --debug shows where it was."
-        )
-        return print_failure(words, as_json="--json" in own)
+        failure = of_system(error, "--debug shows where it was.")
+        return print_failure(failure, as_json="--json" in own)
 
 
 def _own_words(tokens: Sequence[str]) -> list[str]:
     """Return the words that are not a program's."""
     if tokens and ALIASES.get(tokens[0], tokens[0]) in VERBS.keys() - LAUNCHING:
-        return list(tokens[: tokens.index("--")] if "--" in tokens else tokens)
-    end = next((i for i, word in enumerate(tokens) if begins_program(word)), len(tokens))
-    return list(tokens[:end])
+        return before_mark(tokens)
+    return before_program(tokens)
 
 
 def _run_verb(tokens: list[str]) -> int:

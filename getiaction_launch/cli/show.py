@@ -316,6 +316,17 @@ def print_failure(error: LaunchError, *, as_json: bool) -> int:
     return error.exit_code
 
 
+def of_system(error: OSError, fix: str = "") -> LaunchError:
+    """Return what is said of a file or a connection that the system refuses.
+
+    Args:
+        error: What the system has said.
+        fix: What to do about it.
+    """
+    what = f"{error.filename}: " if error.filename else ""
+    return UnreachableError(f"{what}{error.strerror or error}.", fix)
+
+
 def print_error(what: str, fix: str, exit_code: int) -> None:
     """Print an error for machines.
 

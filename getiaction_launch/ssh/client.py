@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,6 @@ from getiaction_launch.ssh.message import OFFSET, Message, own_version
 LONGEST_BYTES = 120_000
 """Most bytes of a message: Linux takes 128 KiB in one word of a command line."""
 _GRACE_SECONDS = 10
-_PIECE = 1 << 20
 
 
 def run_there(
@@ -72,8 +72,7 @@ def _send(stdin: IO[bytes], letter: bytes, parcel: Path | None) -> None:
     stdin.write(letter)
     if parcel:
         with parcel.open("rb") as opened:
-            while piece := opened.read(_PIECE):
-                stdin.write(piece)
+            shutil.copyfileobj(opened, stdin)
     stdin.flush()  # it stays open: its end is how the other side notices that nobody waits
 
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -102,8 +103,7 @@ def unpack(parcel: Path, directory: Path) -> Arrival:
         for entry in entries:
             if content := entries.extractfile(entry):
                 with place_below(directory, entry.name, create=True).open("wb") as target:
-                    while piece := content.read(1 << 20):
-                        target.write(piece)
+                    shutil.copyfileobj(content, target)
     text = (directory / CONTENTS).read_text(encoding="utf-8")
     contents = read_dataclass(Contents, json.loads(text), CONTENTS)
     tree = directory / contents.code.folder

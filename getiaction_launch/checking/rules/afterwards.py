@@ -14,6 +14,7 @@ from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, refusal
 from getiaction_launch.checking.rules.logged import names_of
 from getiaction_launch.checking.rules.resuming import unsafe_classes
+from getiaction_launch.checking.rules.sources import has_own
 from getiaction_launch.checking.script.reach import called_name
 from getiaction_launch.checking.script.source import Source
 from getiaction_launch.errors import nearest_first
@@ -27,7 +28,6 @@ _LOADERS = {
 _OWN = re.compile(r"\b(best|last)_model_path\b")
 """What a script calls the checkpoint that its own fit has saved."""
 _ALLOWS = ("add_safe_globals", "safe_globals", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
-_CORE = ("lightning.pytorch.core", "pytorch_lightning.core")
 _FORCE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
@@ -127,7 +127,7 @@ class _Behind:
             yield from self._of_classes(node, f"{at}: {method}(ckpt_path={path!r})")
         models = [*node.args[:1], *(w.value for w in node.keywords if w.arg == "model")]
         has_model = all(map(self._is_fitted, models))
-        if has_model and (step := _STEPS.get(method)) and not _has(built.model, step):
+        if has_model and (step := _STEPS.get(method)) and not has_own(built.model, step):
             kind = type(built.model).__name__
             what = f"{at}: {method} needs {step}, which {kind} does not have."
             yield refusal("training", step, what, f"Define {step} in {kind}")
@@ -138,7 +138,8 @@ class _Behind:
         )
         data = next((word.value for word in node.keywords if word.arg == "datamodule"), None)
         is_other = data is not None and not self._is_fitted(data)
-        if has_model and not is_given and not is_other and not any(_has(o, loader) for o in owners):
+        has_loader = any(has_own(owner, loader) for owner in owners)
+        if has_model and not (is_given or is_other or has_loader):
             kind = type(built.model if built.has_loaders else owners[0]).__name__
             what = f"{at}: {method} gets no data, and {kind} has no {loader}."
             fix = f"Give it a loader: trainer.{method}(model, loader), or define {loader}"
@@ -237,11 +238,3 @@ def _owner(call: ast.Call) -> str:
 def _knows_weights_only(built: Built) -> bool:
     """Whether Lightning leaves to torch how a checkpoint is loaded, as it does since 2.6."""
     return "weights_only" in inspect.signature(built.trainer.test).parameters
-
-
-def _has(owner: object, name: str) -> bool:
-    """Whether an object, its class, or a library below it, has a method of Lightning's."""
-    if name in vars(owner):  # as those that LightningDataModule.from_datasets makes
-        return True
-    method = getattr(type(owner), name, None)
-    return method is not None and not method.__module__.startswith(_CORE)

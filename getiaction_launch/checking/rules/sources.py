@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from getiaction_launch.checking.built import Built, keys_of_classes
 
+_CORE = ("lightning.pytorch.core", "pytorch_lightning.core")
 _LIBRARIES = ("torch.", "lightning.", "pytorch_lightning.", "builtins.", "abc.")
 
 
@@ -22,6 +23,19 @@ def sources_of(owner: object, but: tuple[str, ...] = ()) -> Iterator[tuple[type,
         if not f"{kind.__module__}.".startswith((*_LIBRARIES, *but)):
             with contextlib.suppress(OSError, TypeError):
                 yield kind, inspect.getsource(kind)
+
+
+def has_own(owner: object, name: str) -> bool:
+    """Return whether an object has a method which is not only Lightning's empty one.
+
+    Args:
+        owner: A model or a datamodule.
+        name: Name of a hook, such as ``val_dataloader``.
+    """
+    if name in vars(owner):  # as those that LightningDataModule.from_datasets makes
+        return True
+    method = getattr(type(owner), name, None)
+    return method is not None and not getattr(method, "__module__", "").startswith(_CORE)
 
 
 def tree_of(source: str) -> ast.Module | None:

@@ -24,6 +24,7 @@ from getiaction_launch.checking.rules.optimizers import (
     check_optimizers,
 )
 from getiaction_launch.checking.rules.resuming import check_resuming
+from getiaction_launch.checking.rules.sources import has_own
 from getiaction_launch.checking.trial.batches import (
     TRAINING,
     check_batches,
@@ -170,7 +171,7 @@ class Trial:
     def _replace(self, owner: Any) -> None:  # noqa: ANN401 - a datamodule, or a model with data
         """Have small loaders made of those that the run would use."""
         for name in ("train_dataloader", "val_dataloader"):
-            if not _has(owner, name):
+            if not has_own(owner, name):
                 continue
             original = self._originals.setdefault(name, getattr(owner, name))
             setattr(owner, name, self._making(owner, name, original))
@@ -205,13 +206,13 @@ class Trial:
         is_limited = arguments.get("limit_val_batches") == 0 and not arguments.get(
             "overfit_batches"
         )
-        is_used = _has(self._built.model, "validation_step")
+        is_used = has_own(self._built.model, "validation_step")
         return is_used and not is_limited and count_validation(self._validation) != 0
 
     def _judge_batches(self, owner: Any) -> None:  # noqa: ANN401 - a datamodule, or a model
         built = self._built
         validation = self._validation
-        if validation is None and _has(owner, "val_dataloader"):
+        if validation is None and has_own(owner, "val_dataloader"):
             owner.val_dataloader()
             validation = self._validation
         found = list(check_batches(built, self._train, validation))
@@ -274,7 +275,7 @@ class Trial:
         built = self._built
         steps = self._steps()
         found = [*check_optimizers(built, trainer, steps)]
-        if count_validation(self._validation) and not _has(built.model, "validation_step"):
+        if count_validation(self._validation) and not has_own(built.model, "validation_step"):
             found.append(_of_unused_data(built))
         found += check_gradients(built, self._loss, self._unused)
         has_schedule = bool(trainer.lr_scheduler_configs)
@@ -336,12 +337,3 @@ def _guard(trial: Trial) -> Any:  # noqa: ANN401 - Lightning's Callback
             trial.try_checkpoint(trainer)
 
     return Guard()
-
-
-def _has(owner: Any, name: str) -> bool:  # noqa: ANN401 - a datamodule, or a model
-    from lightning.pytorch import LightningDataModule, LightningModule
-
-    if name in vars(owner):
-        return True
-    method = getattr(type(owner), name)
-    return all(method is not getattr(k, name, None) for k in (LightningDataModule, LightningModule))

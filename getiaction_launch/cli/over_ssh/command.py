@@ -10,13 +10,12 @@ from pathlib import Path
 from getiaction_launch.cli.grammar import VARIABLE, read_settings
 from getiaction_launch.cli.over_ssh.place import Place
 from getiaction_launch.cli.parser import parser_of
-from getiaction_launch.cli.show import EXIT_INTERRUPTED, print_failure
+from getiaction_launch.cli.show import EXIT_INTERRUPTED, of_system, print_failure
 from getiaction_launch.cli.typed.behind_script import own_words
-from getiaction_launch.cli.typed.words import begins_program, split_tokens
+from getiaction_launch.cli.typed.words import before_program, split_tokens
 from getiaction_launch.errors import (
     ClusterConfigError,
     LaunchError,
-    UnreachableError,
     UsageError,
     disk_errors,
 )
@@ -71,8 +70,7 @@ def run_elsewhere(name: str, verb: Verb, tokens: Sequence[str]) -> int | None:
 
 def _own_words(name: str, tokens: Sequence[str]) -> Sequence[str]:
     """Return the words that are not a program's."""
-    ends = (number for number, word in enumerate(tokens) if begins_program(word))
-    return tokens[: next(ends, None)] if name in {*STARTING, BESIDE} else tokens
+    return before_program(tokens) if name in {*STARTING, BESIDE} else tokens
 
 
 def _run_at(
@@ -117,8 +115,7 @@ def answer(tokens: Sequence[str], command: Callable[[Sequence[str]], int]) -> in
     except KeyboardInterrupt:
         return OFFSET + EXIT_INTERRUPTED
     except OSError as error:
-        failure = UnreachableError(f"{error.filename or 'error'}: {error.strerror or error}.")
-        return OFFSET + print_failure(failure, as_json=as_json)
+        return OFFSET + print_failure(of_system(error), as_json=as_json)
 
 
 def _answer(message: Message, words: Sequence[str], command: Callable[[Sequence[str]], int]) -> int:

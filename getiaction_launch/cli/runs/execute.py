@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 
 from getiaction_launch.cli.grammar import add_trust, parse_runs, runs_parser
+from getiaction_launch.cli.typed.words import before_mark
 from getiaction_launch.errors import UsageError
 from getiaction_launch.launch.running.execute import execute
 
@@ -14,7 +15,7 @@ def exec(tokens: Sequence[str]) -> int:  # noqa: A001 - the name of the verb
     getiaction-launch exec @last -- nvidia-smi
     getiaction-launch exec --rank 3 pusht_act_v1/version_0 -- df -h /tmp
     """
-    own = list(tokens[: tokens.index("--")] if "--" in tokens else tokens)
+    own = before_mark(tokens)
     words = list(tokens[len(own) + 1 :])
     parser = add_trust(runs_parser(exec))
     parser.usage = "getiaction-launch exec [--rank N] RUN -- COMMAND [arguments]"

@@ -20,6 +20,17 @@ def begins_program(word: str) -> bool:
     return word in PROGRAM_MARKS or (not word.startswith("-") and word.endswith(".py"))
 
 
+def before_program(tokens: Sequence[str]) -> list[str]:
+    """Return the words of a command line up to the program that it starts."""
+    ends = (number for number, word in enumerate(tokens) if begins_program(word))
+    return list(tokens[: next(ends, None)])
+
+
+def before_mark(tokens: Sequence[str]) -> list[str]:
+    """Return the words of a command line up to ``--``."""
+    return list(tokens[: tokens.index("--")] if "--" in tokens else tokens)
+
+
 def split_tokens(
     tokens: Sequence[str], value_flags: set[str]
 ) -> tuple[list[str], list[tuple[str, str]], list[str]]:
