@@ -317,8 +317,7 @@ def former_jobs(run: Run) -> list[str]:
     Args:
         run: The run that gets another job.
     """
-    record = JobRecord.read(run) or JobRecord()
-    return list(dict.fromkeys(filter(None, [*record.previous_job_ids, record.job_id])))
+    return (JobRecord.read(run) or JobRecord()).job_ids
 
 
 def _class_path(kind: type) -> str:

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from getiaction_launch.backends.backend import LOCAL, Backend, Job, replace_fields
 from getiaction_launch.backends.process import ProcessJob
-from getiaction_launch.backends.queue import is_next, start_queue
-from getiaction_launch.backends.starting import SIDE_BY_SIDE, start_process, write_job
+from getiaction_launch.backends.queue import is_next, start_jobs
+from getiaction_launch.backends.starting import SIDE_BY_SIDE, write_job
 from getiaction_launch.errors import CheckError, counted
 from getiaction_launch.node.allocation import Allocation
 from getiaction_launch.node.conductor import drive
@@ -139,10 +139,7 @@ class LocalBackend:
         """
         parallel = min(max_parallel or 1, len(runs))
         words = [str(self.grace_seconds), str(parallel)]
-        if len(runs) == 1:
-            start_process(runs[0], JOB, words)
-        else:
-            start_queue(runs, self._record, JOB, words, parallel)
+        start_jobs(runs, self._record, JOB, words, parallel)
 
     @property
     def _record(self) -> BackendRecord:

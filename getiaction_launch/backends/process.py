@@ -107,7 +107,7 @@ class ProcessJob:
         if place is Place.HERE:
             with contextlib.suppress(NotOursError):
                 return self._status_here()
-        sign = last_sign_of_life(self.run, self.record)
+        sign = last_sign_of_life(self.run, self.record, self._queue)
         # A copy of the machine's image is a machine of the same id, on which the process may live.
         if place is Place.REBOOTED and not (sign and sign.is_recent):
             return self._ended("its job process was killed when the machine restarted")

@@ -24,9 +24,10 @@ from getiaction_launch.backends.starting import (
 )
 from getiaction_launch.errors import LaunchError
 from getiaction_launch.plan.plain import read_dataclass
-from getiaction_launch.run.lease import holding_leases, is_of
+from getiaction_launch.run.lease import holding_lease_of_queue, is_of
 from getiaction_launch.run.records import BackendRecord, Cancel, JobRecord
 from getiaction_launch.run.run import Run
+from getiaction_launch.storage.at_once import for_each
 from getiaction_launch.storage.strict_json import dumps
 from getiaction_launch.system.detached import start_detached
 from getiaction_launch.system.stop import StopRequest
@@ -36,22 +37,25 @@ MOST_PAUSE_SECONDS = 60.0
 """How long to wait at most until a run is tried again whose storage has failed."""
 
 
-def start_queue(
+def start_jobs(
     runs: Sequence[Run], backend: BackendRecord, module: str, words: Sequence[str], at_once: int
 ) -> None:
-    """Start the process of a queue, and wait until each of its runs has a ``job.json``.
+    """Start the job process of a run, or for several runs a queue, and wait for each ``job.json``.
 
     Args:
         runs: The runs, in the order in which they are started.
         backend: The backend that submits them.
         module: Import path of the module that is the job process of a run.
-        words: Arguments of a job process behind the run's directory; the id of the job in the
-            ``job.json`` that it must replace follows them.
+        words: Arguments of a job process behind the run's directory. If a queue has started it, the
+            id of the job in the ``job.json`` that it must replace follows them.
         at_once: How many of the runs may run at the same time.
 
     Raises:
         CheckError: If the process ends before that.
     """
+    if len(runs) == 1:
+        start_process(runs[0], module, words)
+        return
     order = {
         "runs": [str(run.directory) for run in runs],
         "backend": asdict(backend),
@@ -69,6 +73,11 @@ class Queue:
         backend: The backend that has submitted them.
         command: Import path of the module that is a run's job process, and its arguments.
         at_once: How many of the runs may run at the same time.
+
+    Attributes:
+        waiting: The runs that wait.
+        name: How the queue is known: the directory of its first run, in its command line.
+        job_id: The id of this process in the ``job.json`` of each run that waits.
     """
 
     def __init__(
@@ -80,10 +89,15 @@ class Queue:
         self._jobs: dict[Run, subprocess.Popen[bytes]] = {}
         self._pause_seconds = self._retry_at = 0.0
         self._told: set[Run] = set()
-        # The first one last: the command that has started this process waits for it.
-        for run in reversed(runs):
-            write_job(run, backend, queue=str(runs[0].directory), side_by_side=at_once)
-        self._own = {run: JobRecord.read(run) or JobRecord() for run in runs}
+        self.name = str(runs[0].directory)
+        first, *others = runs
+        self._own = dict(zip(others, for_each(self._enter, others, first.directory), strict=True))
+        # Last: the command that has started this process waits for it.
+        self._own[first] = self._enter(first)
+        self.job_id = self._own[first].job_id
+
+    def _enter(self, run: Run) -> JobRecord:
+        return write_job(run, self._backend, queue=self.name, side_by_side=self._at_once)
 
     @property
     def is_over(self) -> bool:
@@ -170,7 +184,7 @@ def main() -> None:
     backend = read_dataclass(BackendRecord, order["backend"], "standard input")
     runs = [Run.at(place) for place in order["runs"]]
     queue = Queue(runs, backend, order["command"], order["at_once"])
-    with holding_leases(lambda: list(queue.waiting)):
+    with holding_lease_of_queue(queue.name, queue.job_id, runs, queue.waiting):
         while not queue.is_over and stop.signal is None:
             queue.advance()
             time.sleep(POLL_SECONDS)

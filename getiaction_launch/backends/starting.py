@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from getiaction_launch.backends.backend import former_jobs
 from getiaction_launch.errors import CheckError
 from getiaction_launch.run.records import BackendRecord, JobRecord
 from getiaction_launch.run.run import Run
@@ -69,8 +68,8 @@ def write_job(
     pid: int | None = None,
     has_ended: bool = False,
     side_by_side: int = 1,
-) -> None:
-    """Write a ``job.json`` that says how to find this process.
+) -> JobRecord:
+    """Write a ``job.json`` that says how to find this process, and return it.
 
     Args:
         run: The run that this process is the job of.
@@ -82,22 +81,23 @@ def write_job(
         side_by_side: How many runs of its sweep share this machine's CPUs.
     """
     machine, pid = Machine.here(), pid or os.getpid()
-    now, earlier = JobRecord.read(run), former_jobs(run)
-    if now and is_waiting(now) and now.job_id in earlier:
-        earlier.remove(now.job_id)  # it has run nothing
+    now = JobRecord.read(run) or JobRecord()
+    earlier = now.previous_job_ids if is_waiting(now) else now.job_ids  # what waits has run nothing
     # Process ids and host names come again, in containers of one image even at once.
     name = f"{pid}@{machine.host}"
     names = itertools.chain([name], (f"{name}.{number}" for number in itertools.count(2)))
     started_at = None if has_ended else start_seconds(pid)
     process = ProcessDetails(pid=pid, started_after_boot_seconds=started_at, **vars(machine))
     details: dict[str, object] = {"process": asdict(process), SIDE_BY_SIDE: side_by_side}
-    JobRecord(
+    record = JobRecord(
         backend,
         job_id=next(each for each in names if each not in earlier),
         submitted_at=time.time(),
         previous_job_ids=earlier,
         details={**details, QUEUE: queue} if queue else details,
-    ).write(run)
+    )
+    record.write(run)
+    return record
 
 
 def is_waiting(record: JobRecord) -> bool:

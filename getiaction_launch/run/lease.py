@@ -2,10 +2,13 @@
 
 Where a scheduler is asked about a job, it knows whether that lives. But only the own machine knows
 about a process, and a Ray cluster that is gone for good never answers. There, a lease that was not
-renewed for :data:`LIMIT_SECONDS` says that the process is dead.
+renewed for :data:`LIMIT_SECONDS` says that the process is dead. Runs that wait in a queue of this
+machine share the lease of its process.
 """
 
 import contextlib
+import hashlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,21 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from getiaction_launch.run.records import JobRecord, Progress, Record
+from getiaction_launch.run.records import JobRecord, Progress, Record, load
 from getiaction_launch.run.run import Run
-from getiaction_launch.storage.at_once import for_each
-from getiaction_launch.storage.paths import is_remote
+from getiaction_launch.storage.paths import is_remote, remove, write_json
 
 PERIOD_SECONDS = 10.0
 REMOTE_PERIOD_SECONDS = 60.0
-"""How often a lease on remote storage is renewed; each time, two requests are paid for."""
+"""How often a lease on remote storage is renewed: by two requests for a job, one for a queue."""
 LIMIT_SECONDS = 300.0
 """Longest time between two signs of life. The clocks of machines may differ by part of it."""
 
 
 @dataclass(frozen=True)
 class Lease(Record):
-    """``lease.json``: the job's process still lives. Written by the job process, regularly.
+    """``lease.json``: the job's process still lives. Written by that process, regularly.
 
     Attributes:
         job_id: The job that the lease is about, as ``job.json`` names it.
@@ -68,21 +70,33 @@ class SignOfLife:
         return f"{self.age_seconds / 60:.0f} min ago"
 
 
-def last_sign_of_life(run: Run, record: JobRecord) -> SignOfLife | None:
+def last_sign_of_life(run: Run, record: JobRecord, queue: str | None = None) -> SignOfLife | None:
     """Read when a job was last known to live; None if it never had a lease.
 
     Args:
         run: The run that the job belongs to.
         record: Content of the run's ``job.json``.
+        queue: The name of the queue whose lease is that of the run, as long as the run waits in it.
     """
-    lease = Lease.read(run)
+    lease = Lease.read(run) if queue is None else _read_lease_of_queue(run, queue)
     if lease is None or lease.job_id != record.job_id:
         return None
-    progress = Progress.read(run)
+    progress = Progress.read(run) if queue is None else None
     reported_at = (progress and progress.updated_at) or 0
     age_seconds = max(0.0, time.time() - max(lease.renewed_at or 0, reported_at))
     has_ended = lease.renewed_at is None
     return SignOfLife(age_seconds, has_ended, not has_ended and age_seconds < 1.5 * _period(run))
+
+
+def _place_of_queue(run: Run, queue: str) -> Path:
+    """Return where the lease of a queue lies: beside the runs, as any of them may be removed."""
+    # The name is hashed, since a job.json of a stranger must not lead anywhere else.
+    digest = hashlib.sha256(os.fsencode(queue)).hexdigest()[:16]
+    return run.directory.parent.parent / f".queue-{digest}.json"
+
+
+def _read_lease_of_queue(run: Run, queue: str) -> Lease | None:
+    return load(Lease, _place_of_queue(run, queue))
 
 
 def _period(run: Run) -> float:
@@ -106,39 +120,57 @@ def is_of(record: JobRecord | None, job: JobRecord) -> bool:
 @contextlib.contextmanager
 def holding_lease(run: Run) -> Iterator[None]:
     """Renew the lease of the run's job in a thread, as long as the context lasts."""
-    with holding_leases(lambda: [run], _period(run)):
+    job = JobRecord.read(run)
+
+    def renew(at: float | None) -> None:
+        # Read first: another job may have continued the run, and a directory that was removed must
+        # not come into being again.
+        if job and is_of(JobRecord.read(run), job):
+            Lease(job.job_id, at).write(run, durable=False)
+
+    with _renewing(renew, _period(run)):
         yield
 
 
 @contextlib.contextmanager
-def holding_leases(
-    held: Callable[[], Sequence[Run]], period_seconds: float = REMOTE_PERIOD_SECONDS
+def holding_lease_of_queue(
+    queue: str, job_id: str, runs: Sequence[Run], waiting: Sequence[Run]
 ) -> Iterator[None]:
-    """Renew the leases of runs whose ``job.json`` names this process, as long as the context lasts.
+    """Renew one lease for all runs that wait in a queue, as long as the context lasts.
 
     Args:
-        held: Returns the runs that this process is the job of, fewer each time.
-        period_seconds: How often to renew a lease.
+        queue: The name of the queue.
+        job_id: The id of this process in the ``job.json`` of each run that waits.
+        runs: The runs of the queue.
+        waiting: Those that still wait, at any time. The lease is removed if there is none at last.
     """
-    jobs = {run: job for run in held() if (job := JobRecord.read(run))}
+    places = {_place_of_queue(run, queue) for run in runs}  # one, unless their roots differ
+
+    def renew(at: float | None) -> None:
+        for place in places:
+            if at or waiting:
+                write_json(place, Lease(job_id, at).content(), durable=False)
+            else:
+                remove(place)
+
+    with _renewing(renew, _period(runs[0])):
+        yield
+
+
+@contextlib.contextmanager
+def _renewing(renew: Callable[[float | None], None], period_seconds: float) -> Iterator[None]:
+    """Call ``renew`` with the time, at once and regularly in a thread, and with None at the end."""
     is_over = threading.Event()
 
-    def renew(run: Run, at: float | None) -> None:
-        # A full disk must not end the run. Read first: another job may have continued the run,
-        # and a directory that was removed must not come into being again.
-        with contextlib.suppress(OSError, ValueError):
-            if is_of(JobRecord.read(run), jobs[run]):
-                Lease(jobs[run].job_id, at).write(run, durable=False)
-
-    def renew_all(at: float | None) -> None:
-        runs = [run for run in held() if run in jobs]
-        for_each(lambda run: renew(run, at), runs, runs[0].directory if runs else Path())
+    def renew_at(at: float | None) -> None:
+        with contextlib.suppress(OSError, ValueError):  # a full disk must not end the run
+            renew(at)
 
     def keep_renewing() -> None:
         while not is_over.wait(period_seconds):
-            renew_all(time.time())
+            renew_at(time.time())
 
-    renew_all(time.time())
+    renew_at(time.time())
     thread = threading.Thread(target=keep_renewing, name="lease", daemon=True)
     thread.start()
     try:
@@ -146,4 +178,4 @@ def holding_leases(
     finally:
         is_over.set()
         thread.join()
-        renew_all(None)
+        renew_at(None)

@@ -139,6 +139,11 @@ class JobRecord(Record):
     output: str | None = None
     details: dict[str, object] = field(default_factory=dict)
 
+    @property
+    def job_ids(self) -> list[str]:
+        """Ids of all jobs that the run has had, whichever backend submitted them."""
+        return list(dict.fromkeys(filter(None, [*self.previous_job_ids, self.job_id])))
+
     @classmethod
     def from_content(cls, content: dict[str, object], source: str) -> "Self":
         """Make the record from what its file holds; what is not its own is a detail.

@@ -206,8 +206,7 @@ def test_runs_of_a_sweep_share_the_threads(monkeypatch):
 def test_sweep_of_fewer_runs_than_slots_shares_among_those(monkeypatch):
     """Each job process is told how many may run beside it, itself included."""
     started = []
-    monkeypatch.setattr(local, "start_process", lambda *words: started.append(words[2]))
-    monkeypatch.setattr(local, "start_queue", lambda *words: started.append(words[3]))
+    monkeypatch.setattr(local, "start_jobs", lambda *words: started.append(words[3]))
     runs = [claim("experiments") for _ in range(2)]
     local.LocalBackend().submit(runs, 8)
     local.LocalBackend().submit(runs[:1], None)

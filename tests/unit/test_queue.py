@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -18,7 +19,8 @@ from getiaction_launch.errors import CheckError, UnreachableError
 from getiaction_launch.launch.status import read_status
 from getiaction_launch.launch.submit import cancel
 from getiaction_launch.plan.plan import Plan, Topology
-from getiaction_launch.run.lease import holding_leases
+from getiaction_launch.run import lease
+from getiaction_launch.run.lease import holding_lease_of_queue
 from getiaction_launch.run.records import BackendRecord, Cancel, JobRecord
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import JobState
@@ -226,17 +228,61 @@ def test_runs_whose_queue_was_killed_have_failed(runs):
     assert "the process of its sweep was killed" in statuses[0].reason
 
 
-def test_other_machines_see_that_a_waiting_run_is_alive(runs):
-    """Its lease is renewed until its turn comes, by the queue for all of them."""
+@pytest.fixture
+def elsewhere(runs):
+    """A queue on another machine: runs, and what keeps its lease."""
     queue = Queue(runs, BACKEND, ["job"], 3)
-    with holding_leases(lambda: list(queue.waiting)):
-        for run in runs:
-            record = JobRecord.read(run)
-            elsewhere = dict.fromkeys(("host", "machine_id", "boot_id"), "another")
-            details = {**record.details["process"], **elsewhere}
-            replace(record, details={**record.details, "process": details}).write(run)
-        assert [read_status(run).state for run in runs] == [JobState.PENDING] * 3
-    assert [read_status(run).state for run in runs] == [JobState.FAILED] * 3
+    for run in runs:
+        record = JobRecord.read(run)
+        other = dict.fromkeys(("host", "machine_id", "boot_id"), "another")
+        details = {**record.details["process"], **other}
+        replace(record, details={**record.details, "process": details}).write(run)
+    return queue, holding_lease_of_queue(queue.name, queue.job_id, runs, queue.waiting)
+
+
+def states(runs):
+    """The state of each run."""
+    return [read_status(run).state for run in runs]
+
+
+def hidden(runs):
+    """Names of hidden files beside the runs."""
+    return [path.name for path in runs[0].directory.parents[1].glob(".*")]
+
+
+def test_other_machines_see_that_a_waiting_run_is_alive(runs, elsewhere):
+    """By the lease of the queue, until that ends; another queue's says nothing."""
+    queue, held = elsewhere
+    assert states(runs) == [JobState.UNKNOWN] * 3
+    with held:
+        assert states(runs) == [JobState.PENDING] * 3
+        with holding_lease_of_queue(queue.name, "7@x", runs, queue.waiting):
+            assert states(runs) == [JobState.UNKNOWN] * 3
+    assert states(runs) == [JobState.FAILED] * 3
+    assert len(hidden(runs)) == 1
+
+
+def test_lease_of_a_queue_outlives_its_first_run_and_leaves_nothing(runs, elsewhere):
+    """That one may be removed long before the others have their turns."""
+    queue, held = elsewhere
+    with held:
+        runs[0].discard()
+        assert states(runs[1:]) == [JobState.PENDING] * 2
+        queue.waiting.clear()
+    assert hidden(runs) == []
+    assert not runs[0].directory.exists()
+
+
+def test_other_machines_see_that_a_queue_was_killed(runs, elsewhere, monkeypatch):
+    """Five minutes after the last renewal, the runs that wait have FAILED and can be resumed."""
+    queue, held = elsewhere
+    with held:
+        now = time.time()
+        monkeypatch.setattr(lease, "time", SimpleNamespace(time=lambda: now + 299))
+        assert states(runs) == [JobState.PENDING] * 3
+        monkeypatch.setattr(lease, "time", SimpleNamespace(time=lambda: now + 301))
+        assert states(runs) == [JobState.FAILED] * 3
+    assert queue.waiting == runs
 
 
 @pytest.mark.parametrize(("max_parallel", "sharing"), [(1, 3), (4, 4)])

@@ -161,10 +161,10 @@ def test_settings_of_a_private_ray_are_not_on_its_command_line(monkeypatch, tmp_
     """Everybody on a machine can read command lines, with ps; the environment only its user."""
     started = []
 
-    def start(_run, _module, words):
+    def start(_runs, _record, _module, words, _at_once):
         started.append((words, json.loads(os.environ[ray_backend.SETTINGS_VARIABLE])))
 
-    monkeypatch.setattr(ray_backend, "start_process", start)
+    monkeypatch.setattr(ray_backend, "start_jobs", start)
     backend = RayBackend(address="local", runtime_env={"env_vars": {"LEVEL": "hunter2"}})
     backend.submit([Run(tmp_path)], None)
     ((words, settings),) = started

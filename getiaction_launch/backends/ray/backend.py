@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from getiaction_launch.backends.backend import RAY, Backend, Job, former_jobs, replace_fields
-from getiaction_launch.backends.queue import start_queue
+from getiaction_launch.backends.queue import start_jobs
 from getiaction_launch.backends.ray.client import connect, ray_errors, submitted_to
 from getiaction_launch.backends.ray.job import PrivateRayJob, RayJob
 from getiaction_launch.backends.ray.offers import compare, read_nodes
 from getiaction_launch.backends.ray.settings import RaySettings
-from getiaction_launch.backends.starting import start_process
 from getiaction_launch.errors import (
     CheckError,
     ClusterConfigError,
@@ -191,10 +190,7 @@ class RayBackend(RaySettings):
             try:
                 parallel = min(max_parallel or 1, len(runs))
                 words = [str(parallel), "local"]
-                if len(runs) == 1:
-                    start_process(runs[0], DRIVER, words)
-                else:
-                    start_queue(runs, BackendRecord(RAY, asdict(self)), DRIVER, words, parallel)
+                start_jobs(runs, BackendRecord(RAY, asdict(self)), DRIVER, words, parallel)
             finally:
                 del os.environ[SETTINGS_VARIABLE]
         elif is_inside():

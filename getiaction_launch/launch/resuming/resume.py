@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from getiaction_launch.backends.backend import former_jobs
 from getiaction_launch.errors import CheckError, SpecError, disk_errors
 from getiaction_launch.launch.check import check_place
 from getiaction_launch.launch.resuming.change import LIMITS, Changed, Changes, change
@@ -122,7 +121,7 @@ def _reopen(run: Run, changed: Changed) -> None:
             commit_end(run, Done.read(run))
     if record := JobRecord.read(run):
         # First: a job of before that is started in this moment must see that it has lost the run.
-        replace(record, previous_job_ids=former_jobs(run)).write(run)
+        replace(record, previous_job_ids=record.job_ids).write(run)
     reopen(run)
     Done.remove(run)
 
