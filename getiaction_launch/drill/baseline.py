@@ -18,11 +18,12 @@ from pathlib import Path
 
 from getiaction_launch.drill.faults import TITLES
 from getiaction_launch.drill.judgement import Trained, count_repeated
+from getiaction_launch.mirror.code import unpacked
 from getiaction_launch.node.environment import trainer_defaults
 from getiaction_launch.plan.plan import DEFAULT_ROOT, Plan
 from getiaction_launch.run.rehearsal.orders import Fault, Orders
 from getiaction_launch.run.rehearsal.trajectory import FaultNote, Ranks, read_attempts_of
-from getiaction_launch.run.run import Run
+from getiaction_launch.run.run import CODE_VARIABLE, Run
 from getiaction_launch.storage.paths import last_line
 from getiaction_launch.system.child import start_child
 from getiaction_launch.system.orphans import RUN_VARIABLE
@@ -99,19 +100,25 @@ class Baseline:
         place = self._root / f"lightning_{fault}"
         run = Run(place / "run")
         run.launch_directory.mkdir(parents=True)
-        run.write("plan", self._alone(place, orders).to_json())
+        home = self._make_home(place)
+        plan = self._alone(home, orders)
+        run.write("plan", plan.to_json())
         tools, requeues = place / "bin", place / "requeues"
         tools.mkdir()
         (tools / "scontrol").write_text(_SCONTROL.format(requeues), encoding="utf-8")
         (tools / "scontrol").chmod(0o755)
         happened, codes = [], [0]
-        for attempt in range(len(orders.steps) + 1):
-            requeues.unlink(missing_ok=True)
-            how, codes = self._run_attempt(run, attempt, tools, requeues)
-            if not FaultNote.read(run, attempt):
-                break
-            follows = _REQUEUED.get(fault, "started again by hand: the job has failed")
-            happened.append(how or follows)
+        # The same copy of the code as in the drill's other runs, whatever was edited meanwhile.
+        with unpacked(run, plan, plan.working_directory) as copy:
+            path = f"{tools}{os.pathsep}{os.environ.get('PATH', '')}"
+            own = {"PATH": path, CODE_VARIABLE: str(copy or "")}
+            for attempt in range(len(orders.steps) + 1):
+                requeues.unlink(missing_ok=True)
+                how, codes = self._run_attempt(run, attempt, home, own, requeues)
+                if not FaultNote.read(run, attempt):
+                    break
+                follows = _REQUEUED.get(fault, "started again by hand: the job has failed")
+                happened.append(how or follows)
         attempts = renumbered(read_attempts_of(run))
         is_finished = set(codes) == {0} and FaultNote.read(run, len(attempts) - 1) is None
         if not is_finished:
@@ -129,8 +136,8 @@ class Baseline:
         )
         return Trained(attempts), result
 
-    def _alone(self, place: Path, orders: Orders) -> Plan:
-        """Return the plan of a program that runs in a directory of its own.
+    def _make_home(self, place: Path) -> Path:
+        """Make the working directory of the processes.
 
         Lightning leaves its checkpoint in the working directory, and resumes from any that is
         there. So this is another one, with links to what the user has there but old results.
@@ -140,19 +147,18 @@ class Baseline:
         for path in Path(self._plan.working_directory).iterdir():
             if path.name not in _RESULTS and not self._root.is_relative_to(path):
                 (home / path.name).symlink_to(path)
+        return home
+
+    def _alone(self, home: Path, orders: Orders) -> Plan:
         arguments = self._plan.arguments
         if arguments:
             root = f"--trainer.default_root_dir={home}"
             arguments = [*arguments, root, f"--trainer.plugins+={_PLUGIN}"]
-        return replace(
-            self._plan,
-            arguments=arguments,
-            working_directory=str(home),
-            env_vars={**self._plan.env_vars, **orders.to_env()},
-        )
+        env_vars = {**self._plan.env_vars, **orders.to_env()}
+        return replace(self._plan, arguments=arguments, env_vars=env_vars)
 
     def _run_attempt(
-        self, run: Run, attempt: int, tools: Path, requeues: Path
+        self, run: Run, attempt: int, home: Path, own: Mapping[str, str], requeues: Path
     ) -> tuple[str, list[int]]:
         """Run all ranks once; return how a requeue came about, if one was asked for, and codes."""
         run.make_log_directory(attempt)
@@ -163,8 +169,8 @@ class Baseline:
                 start_child(
                     [sys.executable, "-u", "-m", _MODULE],
                     run.log_directory(attempt) / f"rank_{rank}.log",
-                    self._environment(plan, run, attempt, rank, port, tools),
-                    working_directory=plan.working_directory,
+                    {**self._environment(plan, run, attempt, rank, port), **own},
+                    working_directory=str(home),
                     own_session=True,
                 )
                 for rank in range(plan.topology.world_size)
@@ -175,8 +181,8 @@ class Baseline:
                 _end(ranks)
         return how, [rank.returncode for rank in ranks]
 
-    def _environment(  # noqa: PLR0917 - what a scheduler knows
-        self, plan: Plan, run: Run, attempt: int, rank: int, port: int, tools: Path
+    def _environment(
+        self, plan: Plan, run: Run, attempt: int, rank: int, port: int
     ) -> dict[str, str]:
         topology = plan.topology
         kept = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
@@ -184,7 +190,6 @@ class Baseline:
             **trainer_defaults(topology, {**kept, **plan.env_vars}),
             **kept,
             **plan.env_vars,
-            "PATH": f"{tools}{os.pathsep}{kept.get('PATH', '')}",
             "OMP_NUM_THREADS": kept.get("OMP_NUM_THREADS", "1"),
             "CUDA_VISIBLE_DEVICES": "",
             "MASTER_ADDR": "127.0.0.1",

@@ -9,6 +9,7 @@ from getiaction_launch.drill import baseline
 from getiaction_launch.drill.baseline import Baseline, renumbered
 from getiaction_launch.drill.blame import find_first
 from getiaction_launch.drill.judgement import Trained
+from getiaction_launch.launch.freezing.freeze import freeze
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.rehearsal.orders import Orders
 from getiaction_launch.run.rehearsal.trajectory import Row
@@ -18,13 +19,20 @@ PROGRAM = Path(__file__).with_name("program.py")
 
 
 def test_lightning_requeues_at_a_warning_and_reads_the_epoch_again(tmp_path, monkeypatch):
-    """Its stand-in for scontrol was called; training resumed with other batches, and ended."""
+    """Its stand-in for scontrol was called; training resumed with other batches, and ended.
+
+    The program, and a module of its own, are those of the copy that the drill has made.
+    """
     monkeypatch.setenv("SLURM_JOB_ID", "1")  # of a job of the user's, which is not this one
-    (tmp_path / "work").mkdir()
-    (tmp_path / "work/mine").touch()
-    (tmp_path / "work/experiments").mkdir()
-    place = str(tmp_path / "work")
-    plan = Plan("train", place, [], [str(PROGRAM)], Topology(1, 1, 0), place)
+    (tmp_path / "work/experiments").mkdir(parents=True)
+    work, root = tmp_path / "work", str(tmp_path / "drill")
+    script, module = work / "train.py", work / "mine.py"
+    script.write_text(f"import mine\n{PROGRAM.read_text()}")
+    module.touch()
+    made = Plan("train", root, [], [str(script)], Topology(1, 1, 0), str(work))
+    (plan,) = freeze([made])
+    for edited in (script, module):
+        edited.write_text("raise SystemExit('edited during the drill')")
     orders = Orders("warning", [3], most_steps=8)
     trained, result = Baseline(plan, tmp_path / "drill").train("warning", orders)
     assert result.done == ["SIGUSR1 to every rank"]
@@ -34,9 +42,10 @@ def test_lightning_requeues_at_a_warning_and_reads_the_epoch_again(tmp_path, mon
     assert [row.step for row in before] == [1, 2]
     assert (after[0].step, after[0].batch) == (3, before[0].batch)
     own = tmp_path / "drill/lightning_warning"
-    assert sorted(path.name for path in (own / "home").iterdir() if path.is_symlink()) == ["mine"]
+    links = [path.name for path in (own / "home").iterdir() if path.is_symlink()]
+    assert sorted(links) == ["mine.py", "train.py"]
     assert [path.name for path in (own / "home").rglob("hpc_ckpt_*")] == ["hpc_ckpt_1.ckpt"]
-    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["experiments", "mine"]
+    assert sorted(path.name for path in work.iterdir()) == ["experiments", "mine.py", "train.py"]
 
 
 def test_steps_are_numbered_without_a_gap():

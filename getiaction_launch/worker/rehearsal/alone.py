@@ -19,10 +19,11 @@ from getiaction_launch.errors import CheckError
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.rehearsal.orders import Orders
 from getiaction_launch.run.rehearsal.trajectory import FaultNote
-from getiaction_launch.run.run import Run
+from getiaction_launch.run.run import CODE_VARIABLE, Run
 from getiaction_launch.system.child import die_with_parent
 from getiaction_launch.worker.assignment import own_attempt
 from getiaction_launch.worker.fitting.ownership import before_checkpoints
+from getiaction_launch.worker.frozen import use_copy
 from getiaction_launch.worker.lightning_seams import watch_fits
 from getiaction_launch.worker.rehearsal.faults import DyingFile, await_that, die, size_bytes
 from getiaction_launch.worker.rehearsal.rehearsal import Rehearsal
@@ -133,7 +134,8 @@ def main() -> None:
     die_with_parent()
     plan = Plan.of(_run())
     watch_fits(_watching)
-    run_plan(plan.moved_to(Path.cwd()))
+    copy = os.environ.get(CODE_VARIABLE)
+    run_plan(use_copy(plan, Path(copy)) if copy else plan.moved_to(Path.cwd()))
     sys.stdout.flush()
 
 
