@@ -150,12 +150,11 @@ def print_logs(run: Run, attempt: int, watch: show.Watch | None, chosen: Selecti
         chosen: Which lines to print; of later attempts, all since their beginning.
     """
     lost_at: float | None = None
-    watched, newest = Watched(run), 0
+    watched = Watched(run)
 
     def is_over() -> bool:
-        nonlocal lost_at, newest
+        nonlocal lost_at
         status = watched.read_status()
-        newest = max(newest, status.attempts - 1)
         if status.state is not JobState.RUNNING and watch:
             watch(status)  # why there is nothing to read
         if status.state is not JobState.UNKNOWN:
@@ -172,7 +171,7 @@ def print_logs(run: Run, attempt: int, watch: show.Watch | None, chosen: Selecti
         def has_ended(attempt: int = attempt) -> bool:
             nonlocal is_last
             is_last = is_last or is_over()
-            return is_last or newest > attempt
+            return is_last or watched.newest_attempt > attempt
 
         lines = read_lines(files, has_ended, chosen.last, chosen.since, chosen.pattern)
         for name, line in lines:

@@ -217,10 +217,14 @@ class Watched:
 
     Args:
         run: The run to look at.
+
+    Attributes:
+        newest_attempt: Number of the newest attempt that was seen, from 0.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self.newest_attempt = 0
         self._look: Run | None = None
 
     def read_status(self) -> RunStatus:
@@ -230,7 +234,9 @@ class Watched:
         except (OSError, ValueError) as error:
             self._look = None
             return _unreadable(self.run, error)
-        return replace(read_status(self._look), run=self.run)
+        status = read_status(self._look)
+        self.newest_attempt = max(self.newest_attempt, status.attempts - 1)
+        return replace(status, run=self.run)
 
 
 def _read_ended(run: Run) -> RunStatus | None:

@@ -20,7 +20,7 @@ from getiaction_launch.launch.status import (
 from getiaction_launch.launch.trust import check_owner
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.spec import parse
-from getiaction_launch.run.records import STARTING, read_attempts
+from getiaction_launch.run.records import STARTING
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import JobState
 from getiaction_launch.storage.paths import is_remote
@@ -183,7 +183,7 @@ def _await_verdict(run: Run, plan: Plan, backend: Backend) -> None:
             if now - parsed_at > SETUP_SECONDS:
                 return
         is_late = now - submitted_at > backend.start_seconds or status.is_queued
-        if is_late and state is JobState.PENDING and not read_attempts(run):
+        if is_late and state is JobState.PENDING and not status.attempts:
             parse(plan.arguments)
             return
         time.sleep(run.poll_seconds if is_remote(run.directory) else POLL_SECONDS)

@@ -19,15 +19,14 @@ def read_logs(run: Run, *, follow: bool = False) -> Iterator[str]:
             its state cannot be read.
     """
     attempt, is_last = last_attempt(run), not follow
-    watched, newest = Watched(run), attempt
+    watched = Watched(run)
 
     def has_ended() -> bool:
-        nonlocal is_last, newest
+        nonlocal is_last
         if not is_last:
             status = watched.read_status()
-            newest = max(newest, status.attempts - 1)
             is_last = status.state.is_over or status.state is JobState.UNKNOWN
-        return is_last or newest > attempt
+        return is_last or watched.newest_attempt > attempt
 
     while True:
         files = log_files(run, None, attempt, may_come=follow and not has_ended())
