@@ -40,14 +40,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_ON_RAY = re.compile(r"test_ray_(cluster|doc)\.py::|\[(.+-)?ray(-.+)?\]$")
+_TOGETHER = {
+    "ray": re.compile(r"test_ray_(cluster|doc)\.py::|\[(.+-)?ray(-.+)?\]$"),
+    "ceph": re.compile(r"test_ceph\.py::|\[(.+-)?ceph(-.+)?\]$"),
+    "SLURM without accounting": re.compile(r"without_accounting|test_two_clusters_do_not_meet"),
+    "site": re.compile(r"test_site\.py::"),
+    "drill": re.compile(r"test_drill\.py::"),
+}
+"""Tests that run in one process, because what they share takes long to start or to make."""
 
 
 class _Scheduler(LoadScopeScheduling):
-    """Has all tests on the Ray cluster run in one process, since each would start one."""
+    """Has tests run in one process that would each start the same."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "ray" if _ON_RAY.search(nodeid) else nodeid
+        return next((name for name, each in _TOGETHER.items() if each.search(nodeid)), nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _Scheduler:

@@ -24,7 +24,9 @@ from clusters.slurm import SlurmCluster
 from drill import Drill, weights, write_spec
 from filelock import FileLock
 
+from getiaction_launch.run.attempt import read_end
 from getiaction_launch.run.reading.find import list_runs
+from getiaction_launch.run.run import Run
 
 LIMIT_SECONDS = 60
 
@@ -269,13 +271,27 @@ def elsewhere(
     return find
 
 
+@pytest.fixture
+def end(cluster: Local, tmp_path: Path) -> Callable[[Run], None]:
+    """Cancel a run, unless it has ended by its own records."""
+
+    def cancel(run: Run) -> None:
+        with contextlib.suppress(ValueError):  # damaged
+            if read_end(run).ending:
+                return
+        command = cluster.command("cancel", str(run.directory))
+        subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)
+
+    return cancel
+
+
 @pytest.fixture(autouse=True)
-def _no_run_survives_its_test(cluster: Local, tmp_path: Path) -> Iterator[None]:
+def _no_run_survives_its_test(
+    cluster: Local, tmp_path: Path, end: Callable[[Run], None]
+) -> Iterator[None]:
     yield
     for run in list_runs(str(tmp_path / "experiments")):
-        if not run.read("done"):
-            command = cluster.command("cancel", str(run.directory))
-            subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)
+        end(run)
         for process in cluster.processes(run.directory):
             # It may end in the meantime.
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -22,15 +21,14 @@ pytestmark = pytest.mark.timeout(LIMIT_SECONDS + 60)
 
 
 @pytest.fixture(autouse=True)
-def root(s3, bucket, cluster, tmp_path, monkeypatch):
+def root(s3, bucket, cluster, tmp_path, monkeypatch, end):  # noqa: PLR0917 - fixtures
     """Where runs lie; none of them survives its test."""
     monkeypatch.setenv("GETIACTION_LAUNCH_STAGING_DIR", str(cluster.staging))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     with cluster.open_door(s3.endpoint):
         yield f"{bucket}/team/experiments"
         for run in list_runs(f"{bucket}/team/experiments"):
-            command = cluster.command("cancel", str(run.directory))
-            subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)
+            end(run)
 
 
 def tree(url: str) -> set[str]:

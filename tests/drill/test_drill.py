@@ -1,13 +1,11 @@
 """``getiaction-launch drill``: real runs of a program, to which faults come in decided steps."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from getiaction_launch.run.records import read_attempts
 from getiaction_launch.run.run import Run
@@ -25,33 +23,31 @@ def drill(directory: Path, *words: str) -> subprocess.CompletedProcess:
     )
 
 
-def shared(request: pytest.FixtureRequest, name: str, code: int, *words: str) -> dict:
-    """Return the certificate of a drill that one of the test processes does for all."""
-    directory = request.getfixturevalue("tmp_path_factory").getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        directory = directory.parent
-    with FileLock(directory / f"{name}.lock"):
-        answer = directory / f"{name}.json"
-        if not answer.exists():
-            result = drill(directory, "--json", "--keep", name, *words)
-            assert result.returncode == code, result.stdout + result.stderr
-            assert "the runs of this drill are kept: " in result.stderr
-            answer.write_text(result.stdout)
-        return json.loads(answer.read_text())
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """Drill a program, and return the certificate."""
+
+    def make(name: str, code: int, *words: str) -> dict:
+        result = drill(tmp_path_factory.mktemp(name), "--json", "--keep", name, *words)
+        assert result.returncode == code, result.stdout + result.stderr
+        assert "the runs of this drill are kept: " in result.stderr
+        return json.loads(result.stdout)
+
+    return make
 
 
-@pytest.fixture(scope="session")
-def good(request):
+@pytest.fixture(scope="module")
+def good(certificate):
     """The certificate of a good program on two nodes, of which the drill seeds one generator."""
     words = ["--seed", "1", "--fault", "sigterm", str(PROGRAM), "tensorboard", "numpy"]
-    return shared(request, "good", 0, *words)
+    return certificate("good", 0, *words)
 
 
-@pytest.fixture(scope="session")
-def bad(request):
+@pytest.fixture(scope="module")
+def bad(certificate):
     """The certificate of a program with a callback that does not save its count, on one node."""
     faults = ["--fault", "kill-in-save", "--fault", "lost-rank", "--fault", "time-limit"]
-    return shared(request, "bad", 10, "--nodes", "1", *faults, str(PROGRAM), "callback")
+    return certificate("bad", 10, "--nodes", "1", *faults, str(PROGRAM), "callback")
 
 
 def test_a_good_program_resumes_exactly(good):
