@@ -96,6 +96,12 @@ class Drill:
         """Wait until the next attempt has begun."""
         self._until(lambda: self.record(f"attempt_{number}"), LIMIT_SECONDS)
 
+    def await_training(self, number: int) -> None:
+        """Wait until an attempt is further than the one before it was."""
+        self.await_attempt(number)
+        reached = self.step()
+        self._until(lambda: self.step() > reached + 1, LIMIT_SECONDS)
+
     def await_commit(self) -> None:
         """Wait until a checkpoint is committed."""
         self._until(lambda: list((self.run / "launch/checkpoints").glob("*.json")))

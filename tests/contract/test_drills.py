@@ -1,7 +1,9 @@
 """Fault drills on a real SLURM: each run ends with the weights of one that nothing happened to."""
 
+import itertools
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,36 +36,21 @@ def test_time_limit_reached_twice(drill, undisturbed):
     assert_same(trained, undisturbed)
 
 
-def test_requeue_by_an_administrator(drill, undisturbed):
-    """``scontrol requeue`` sends SIGTERM: the run saves, and SLURM starts it again."""
-    drill.start()
-    drill.cluster.cluster.run("scontrol", "requeue", drill.job_id)
-    drill.await_attempt(1)
-    trained = drill.finish()
-    ended, resumed = drill.record("attempt_0"), drill.record("attempt_1")
-    assert ended["state"] == "INTERRUPTED"
-    assert resumed["first_step"] == ended["last_step"] > 0
-    assert_same(trained, undisturbed)
+def test_requeue_then_preemption_then_a_killed_rank(drill, undisturbed):
+    """One after the other: each costs one attempt, and no step more than it must.
 
-
-def test_preemption_by_a_higher_partition(drill, undisturbed):
-    """A job in a partition of higher priority takes the nodes: the run saves and comes back."""
-    drill.start("--partition", "low")
-    nodes = ["--partition=high", "--nodes=4", "--ntasks-per-node=4", "--exclusive"]
-    drill.cluster.cluster.run("sbatch", *nodes, "--output=/dev/null", "--wrap=srun sleep 1")
-    drill.await_attempt(1)
-    trained = drill.finish()
-    ended, resumed = drill.record("attempt_0"), drill.record("attempt_1")
-    assert (ended["state"], ended["cause"]) == ("INTERRUPTED", "preemption")
-    assert resumed["first_step"] == ended["last_step"] > 0
-    assert_same(trained, undisturbed)
-
-
-def test_killed_rank_with_a_crash_budget(drill, undisturbed):
-    """SIGKILL of rank 1 in a step costs what came after the newest checkpoint, and no more."""
+    ``scontrol requeue`` and a job in a partition of higher priority, which takes the nodes, send
+    SIGTERM: the run saves, and SLURM starts it again. SIGKILL of rank 1 in a step costs what came
+    after the newest checkpoint, and one crash of the budget.
+    """
+    slurm = drill.cluster.cluster
     drill.save_often()
-    drill.start("--max-crashes", "1")
-    drill.await_commit()
+    drill.start("--partition", "low", "--max-crashes", "1", pace_seconds=1)
+    slurm.run("scontrol", "requeue", drill.job_id)
+    drill.await_training(1)
+    nodes = ["--partition=high", "--nodes=4", "--ntasks-per-node=4", "--exclusive"]
+    slurm.run("sbatch", *nodes, "--output=/dev/null", "--wrap=srun sleep 1")
+    drill.await_training(2)
     (victim,) = (
         process
         for process in drill.cluster.processes(drill.run)
@@ -71,36 +58,50 @@ def test_killed_rank_with_a_crash_budget(drill, undisturbed):
         and "getiaction_launch.worker.worker" in process.cmdline()
     )
     victim.kill()
-    drill.await_attempt(1)
+    drill.await_attempt(3)
     trained = drill.finish()
-    ended, resumed = drill.record("attempt_0"), drill.record("attempt_1")
-    assert (ended["state"], ended["cause"], ended["goes_on"]) == ("FAILED", "crash", True)
-    assert "rank 1 on node 1" in ended["reason"]
-    assert 0 < resumed["first_step"] <= ended["last_step"]
+    requeued, preempted, killed, last = (drill.record(f"attempt_{n}") for n in range(4))
+    assert requeued["state"] == preempted["state"] == "INTERRUPTED"
+    assert preempted["cause"] == "preemption"
+    assert preempted["first_step"] == requeued["last_step"] > 0
+    assert killed["first_step"] == preempted["last_step"] > preempted["first_step"]
+    assert (killed["state"], killed["cause"], killed["goes_on"]) == ("FAILED", "crash", True)
+    assert "rank 1 on node 1" in killed["reason"]
+    assert killed["first_step"] <= last["first_step"] <= killed["last_step"]
     assert_same(trained, undisturbed)
 
 
-@pytest.mark.parametrize("loss", ["power", "slurmd"])
-def test_lost_node(drill, undisturbed, loss):
-    """SLURM loses a node: the run restarts elsewhere, from the newest checkpoint."""
-    drill.save_often()
-    drill.start(pace_seconds=3)  # SLURM takes half a minute to miss a node
-    drill.await_commit()
+def test_lost_nodes(drill, undisturbed):
+    """SLURM loses a node, and later another: each time, the run restarts elsewhere.
+
+    It continues from the newest checkpoint. First a node's daemon is killed, then one has no power.
+    """
     slurm = drill.cluster.cluster
-    nodes = slurm.run("squeue", "--noheader", "--format=%N", "--jobs", drill.job_id).stdout
-    _, name = slurm.run("scontrol", "show", "hostnames", nodes.strip()).stdout.split()
-    if loss == "power":
-        slurm.kill_node(name)
-    else:
-        slurm.kill_slurmd(name)
+    drill.save_often()
+    drill.start(pace_seconds=4)  # SLURM takes half a minute to miss a node
+    lost = []
+
+    def lose(kill: Callable[[str], None]) -> None:
+        nodes = slurm.run("squeue", "--noheader", "--format=%N", "--jobs", drill.job_id).stdout
+        _, name = slurm.run("scontrol", "show", "hostnames", nodes.strip()).stdout.split()
+        lost.append(name)
+        kill(name)
+
     try:
-        drill.await_attempt(1)
+        drill.await_commit()
+        lose(slurm.kill_slurmd)
+        drill.await_training(1)
+        lose(slurm.kill_node)
+        drill.await_attempt(2)
         trained = drill.finish()
     finally:
-        slurm.restore(name)
-    ended, resumed = drill.record("attempt_0"), drill.record("attempt_1")
-    assert (ended["cause"], ended["goes_on"]) == ("node failure", True)
-    assert resumed["first_step"] > 0
+        for name in lost:
+            slurm.restore(name)
+    records = [drill.record(f"attempt_{number}") for number in range(3)]
+    for ended, resumed in itertools.pairwise(records):
+        assert (ended["cause"], ended["goes_on"]) == ("node failure", True)
+        assert resumed["first_step"] > 0
+    assert len(set(lost)) == 2
     assert_same(trained, undisturbed)
 
 

@@ -225,27 +225,29 @@ def test_private_cluster_starts_and_ends_with_the_run(getiaction_launch, script,
     until(lambda: not daemons())
 
 
-@pytest.mark.parametrize("victim", ["worker", "agent"])
-def test_killed_process_costs_one_attempt(drill, undisturbed, victim):
-    """After SIGKILL of a worker or of its actor, nothing is left, and the run restarts."""
+def test_killed_processes_cost_one_attempt_each(drill, undisturbed):
+    """After SIGKILL of a worker, then of an actor, nothing is left, and the run restarts."""
     drill.save_often()
-    drill.start("--max-crashes", "1")
-    drill.await_commit()
-    process = find(drill, "getiaction_launch.worker.worker")
-    if victim == "agent":
-        process = find(drill, "getiaction_launch.node.node").parent()
-        assert "NodeAgent" in " ".join(process.cmdline())
-    driver = find(drill, "backends.ray.driver")
-    workers = [worker for worker in drill.cluster.processes(drill.run) if worker != driver]
-    process.kill()
-    drill.await_attempt(1)
-    _, alive = psutil.wait_procs(workers, timeout=30)
-    assert not alive
-    trained = drill.finish()
-    ended, resumed = drill.record("attempt_0"), drill.record("attempt_1")
-    assert ended["cause"] == ("crash" if victim == "worker" else "node failure")
-    assert 0 < resumed["first_step"] <= ended["last_step"]
-    assert_same(trained, undisturbed)
+    drill.start("--max-crashes", "1", pace_seconds=1.5)
+    for number, cause in enumerate(["crash", "node failure"]):
+        if number:
+            drill.await_training(number)
+        else:
+            drill.await_commit()
+        process = find(drill, "getiaction_launch.worker.worker")
+        if cause == "node failure":
+            process = find(drill, "getiaction_launch.node.node").parent()
+            assert "NodeAgent" in " ".join(process.cmdline())
+        driver = find(drill, "backends.ray.driver")
+        workers = [worker for worker in drill.cluster.processes(drill.run) if worker != driver]
+        process.kill()
+        drill.await_attempt(number + 1)
+        _, alive = psutil.wait_procs(workers, timeout=30)
+        assert not alive
+        ended, resumed = (drill.record(f"attempt_{n}") for n in (number, number + 1))
+        assert ended["cause"] == cause
+        assert 0 < resumed["first_step"] <= ended["last_step"]
+    assert_same(drill.finish(), undisturbed)
 
 
 @pytest.mark.parametrize("loss", ["raylet", "drain"])
