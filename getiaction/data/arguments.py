@@ -1,7 +1,8 @@
-"""Arguments of datasets and datamodules that are checked before anything is read."""
+"""Arguments of datasets and datamodules that are checked before any row is read."""
 
+import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from getiaction.data.depth import MILLIMETRES
@@ -71,3 +72,35 @@ def check_options(depth_output_unit: str, non_finite: str) -> None:
         if value not in known:
             msg = f"{name} must be one of {known}, got {value!r}."
             raise DatasetError(msg)
+
+
+def to_offsets(
+    delta_timestamps: Mapping[str, Sequence[float]], fps: float, tolerance_s: float
+) -> dict[str, list[int]]:
+    """Convert offsets in seconds to offsets in frames.
+
+    Args:
+        delta_timestamps: Offsets in seconds by feature key.
+        fps: Frames per second of the recording.
+        tolerance_s: Largest difference from a multiple of 1/fps, in seconds.
+
+    Returns:
+        Offsets in frames by feature key.
+
+    Raises:
+        DatasetError: An offset is not a multiple of 1/fps.
+    """
+    for key, deltas in delta_timestamps.items():
+        odd = [d for d in deltas if not math.isfinite(d)]
+        if odd:
+            msg = f'delta_timestamps["{key}"]: {odd} are not offsets. Use seconds such as [0.0].'
+            raise DatasetError(msg)
+        off = [d for d in deltas if abs(d - round(d * fps) / fps) > tolerance_s]
+        if off:
+            msg = (
+                f'delta_timestamps["{key}"]: {off} are not multiples of 1/fps = '
+                f"{1 / fps:.6g} s within tolerance_s={tolerance_s}. "
+                f"Use {[round(d * fps) / fps for d in off]}."
+            )
+            raise DatasetError(msg)
+    return {k: [round(d * fps) for d in deltas] for k, deltas in delta_timestamps.items()}

@@ -14,7 +14,7 @@ from getiaction.data.depth import DepthUnit, codes_to_depth, unit_factor
 from getiaction.data.errors import DatasetError
 from getiaction.data.image import decode_image
 from getiaction.data.metadata import Episode, Metadata
-from getiaction.data.rows import Rows, odd_times
+from getiaction.data.rows import odd_times, read_rows
 from getiaction.data.stats import channel_first_shape
 from getiaction.data.video import VideoReader, check_length
 
@@ -28,7 +28,6 @@ class CameraReader:
     Args:
         metadata: Metadata of the dataset.
         columns: Columns of the rows by key, with those of stored images.
-        rows: Episode, frame and time of each row.
         tolerance_s: Largest difference between a wanted time and a frame's time, in seconds.
         depth_unit: Unit of the images of depth cameras, "mm" or "m".
     """
@@ -37,24 +36,31 @@ class CameraReader:
         self,
         metadata: Metadata,
         columns: Mapping[str, Any],
-        rows: Rows,
         tolerance_s: float,
         depth_unit: DepthUnit,
     ) -> None:
         self._metadata = metadata
         self._features = metadata.features
-        self._columns = {key: columns[key] for key in metadata.camera_keys if key in columns}
-        self._rows = rows
+        self._columns = columns
+        self._rows = read_rows(metadata.root, columns)
         self._tolerance_s = tolerance_s
         self._depth_unit: DepthUnit = depth_unit
         self._depth_keys = metadata.depth_keys
         self._videos = VideoReader()
         self._has_videos = False
 
-    def check(self, *, with_videos: bool) -> None:
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_rows": None}  # columns that are mapped stay on their disk
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._rows = read_rows(self._metadata.root, self._columns)
+
+    def check(self, kept: NDArray[np.bool_], *, with_videos: bool) -> None:
         """Read one image of each camera, and the frames of rows that have an unusual time.
 
         Args:
+            kept: Whether each row is kept.
             with_videos: Whether the video files are there.
 
         Raises:
@@ -62,12 +68,12 @@ class CameraReader:
         """
         self._has_videos = with_videos
         if with_videos:
-            for row in odd_times(self._rows, self._metadata.fps, self._tolerance_s):
+            for row in odd_times(self._rows, self._metadata.fps, self._tolerance_s, kept):
                 for key in self._metadata.video_keys:
                     self._check_time(key, row)
         for key in self._metadata.camera_keys:
             if key in self._columns or with_videos:
-                self._read(key, 0)
+                self._read(key, int(np.argmax(kept)))
         self._videos = VideoReader()  # forked loader processes should not inherit open decoders
 
     def read_image(self, key: str, row: int) -> torch.Tensor:
@@ -137,11 +143,12 @@ class CameraReader:
         images = torch.stack([self._read(key, row) for row in distinct.tolist()])
         return images[torch.from_numpy(places)].view(*rows.shape, *images.shape[1:])
 
-    def sample(self, key: str) -> NDArray[np.float32]:
-        """Read some images of a camera, evenly spaced over the rows.
+    def sample(self, key: str, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Read some images of a camera, evenly spaced over some rows.
 
         Args:
             key: Key of the camera.
+            rows: Numbers of the rows, in ascending order.
 
         Returns:
             At most 50 images, (N, C, H, W).
@@ -155,9 +162,9 @@ class CameraReader:
                 "cannot be computed. Pass download_videos=True."
             )
             raise DatasetError(msg)
-        last = len(self._rows.times_s) - 1
-        rows = np.unique(np.linspace(0, last, MAX_SAMPLED_IMAGES).round().astype(np.int64))
-        return np.stack([self._read(key, row).numpy() for row in rows.tolist()])
+        places = np.linspace(0, len(rows) - 1, MAX_SAMPLED_IMAGES).round().astype(np.int64)
+        chosen = rows[np.unique(places)].tolist()
+        return np.stack([self._read(key, row).numpy() for row in chosen])
 
     def _read(self, key: str, row: int) -> torch.Tensor:
         return self.read_image(key, row) if key in self._columns else self.read_video(key, [row])

@@ -1,6 +1,5 @@
 """LeRobotDataset: reads robot data in LeRobot's formats v2.1 and v3.0, without lerobot."""
 
-import math
 import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -8,17 +7,17 @@ from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
-import pyarrow as pa
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, default_collate
 
 from getiaction.data import rows as checks
-from getiaction.data.arguments import check_options, plain_episodes
+from getiaction.data.arguments import check_options, plain_episodes, to_offsets
 from getiaction.data.batch import ByteImages
 from getiaction.data.cameras import CameraReader, check_videos
-from getiaction.data.columns import is_object, load_columns, to_object
+from getiaction.data.column_cache import open_columns
+from getiaction.data.columns import is_object, to_object
 from getiaction.data.depth import DepthUnit
 from getiaction.data.errors import DatasetError
 from getiaction.data.metadata import Episode
@@ -38,8 +37,9 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
     not stacked.
 
     Format: https://huggingface.co/docs/lerobot/lerobot-dataset-v3. Rows are held in memory, stored
-    images included; videos are decoded when a sample is read. The dataset is not thread-safe, but
-    loader workers of any start method can share it.
+    images included, and those of a large dataset only once per node: they are written to the cache
+    (`GETIACTION_CACHE`) and mapped into memory. Videos are decoded when a sample is read. The
+    dataset is not thread-safe, but loader workers of any start method can share it.
 
     Args:
         repo_id: Dataset on the Hugging Face hub, `"user/name"`.
@@ -100,32 +100,41 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
         self.features = self._metadata.features
         self.fps = self._metadata.fps
         if not self._chosen():
-            msg = f"{self.root}: episodes={self.episodes} have no frames. Pass other episodes."
-            raise DatasetError(msg)
+            raise self._empty()
         if download_videos:
             check_videos(self.root, self._chosen().values())
-        self._columns = load_columns(self._data_files(), self.features, self.episodes)
-        rows = self._check_rows(non_finite)
-        self._cameras = CameraReader(
-            self._metadata, self._columns, rows, tolerance_s, depth_output_unit
-        )
-        self._cameras.check(with_videos=download_videos)
+        self._columns = open_columns(self._data_files(), self.features, self.episodes)
+        self._pieces, kept = self._check_rows(non_finite)
+        self._cameras = CameraReader(self._metadata, self._columns, tolerance_s, depth_output_unit)
+        self._cameras.check(kept, with_videos=download_videos)
         self._offsets: dict[str, NDArray[np.int64]] = {}
-        numbers = {k: c for k, c in self._columns.items() if isinstance(c, np.ndarray)}
-        self.stats: dict[str, FeatureStats] = policy_stats(
-            self.features,
-            self._metadata.stats,
-            numbers,
-            use_imagenet_stats=use_imagenet_stats,
-            depth_unit=depth_output_unit,
-            sample_camera=self._cameras.sample,
-        )
+        self._use_imagenet_stats = use_imagenet_stats
+        self.stats = self._find_stats()
         self.delta_indices = None
         if delta_timestamps is not None:
-            self.delta_indices = self._to_offsets(delta_timestamps)
+            for key in delta_timestamps:
+                self._check_feature(key, "delta_timestamps")
+            self.delta_indices = to_offsets(delta_timestamps, self.fps, tolerance_s)
+
+    def keep_episodes(self, episodes: Sequence[int]) -> None:
+        """Leave out all but some of the episodes, as if these alone had been opened.
+
+        A copy by `copy.copy` that keeps other episodes shares its rows with this dataset.
+
+        Args:
+            episodes: Indices of episodes of this dataset.
+
+        Raises:
+            DatasetError: The episodes have no frames, or no usable statistics.
+        """
+        self.episodes = plain_episodes(episodes)
+        self._pieces = self._pieces.of_episodes(self._columns["episode_index"], self.episodes)
+        if not self._pieces:
+            raise self._empty()
+        self.stats = self._find_stats()
 
     def __len__(self) -> int:
-        return len(self._bounds)
+        return len(self._pieces)
 
     @property
     def num_frames(self) -> int:
@@ -202,7 +211,7 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
         for key, column in self._columns.items():
             wanted = windows.get(key, rows)
             if isinstance(column, np.ndarray):
-                batch[key] = torch.from_numpy(column[wanted])
+                batch[key] = torch.from_numpy(self._numbers(key, wanted))
             elif self.features[key]["dtype"] == "image":
                 batch[key] = self._cameras.read_batch(key, wanted)
             elif key in windows:
@@ -237,14 +246,14 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
         if not -len(self) <= row < len(self):
             msg = f"index {row} is out of range: the dataset has {len(self)} frames"
             raise IndexError(msg)
-        return row % len(self)
+        return self._pieces.row(row % len(self))
 
     def _windows(
         self, rows: NDArray[np.int64]
     ) -> tuple[dict[str, NDArray[np.int64]], dict[str, torch.Tensor]]:
         """Return the rows (B, T) that B samples stack, and "<key>_is_pad" (B, T), by key."""
         windows, pads = {}, {}
-        first, end = self._bounds[rows].T[:, :, None]
+        first, end = (each[:, None] for each in self._pieces.bounds(rows))
         for key, offsets in self._offsets.items():
             wanted = rows[:, None] + offsets
             windows[key] = np.clip(wanted, first, end - 1)
@@ -261,15 +270,20 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
     def _value(self, key: str, row: int) -> Any:  # noqa: ANN401 - any Python object
         column = self._columns[key]
         if isinstance(column, np.ndarray):
-            return torch.tensor(column[row])
+            return torch.tensor(self._numbers(key, row))
         if self.features[key]["dtype"] == "image":
             return self._cameras.read_image(key, row)
         return to_object(column[row], self.features[key])
 
+    def _numbers(self, key: str, rows: int | NDArray[np.int64]) -> Any:  # noqa: ANN401 - number or array
+        numbers = self._columns[key][rows]
+        # They are kept with the precision that finds a frame, but samples have lerobot's type.
+        return numbers.astype(np.float32) if key == "timestamp" else numbers
+
     def _stack(self, key: str, rows: NDArray[np.int64]) -> torch.Tensor | list[Any]:
         column = self._columns[key]
         if isinstance(column, np.ndarray):
-            return torch.from_numpy(column[rows])
+            return torch.from_numpy(self._numbers(key, rows))
         values = [self._value(key, int(row)) for row in rows]
         return torch.stack(values) if self.features[key]["dtype"] == "image" else values
 
@@ -285,44 +299,36 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
             files |= set((self.root / "data").glob("*/*.parquet"))
         return sorted(files)
 
-    def _check_rows(self, non_finite: checks.NonFinite) -> checks.Rows:
-        """Check all rows, leave out those that are not wanted, and find what windows may reach."""
+    def _check_rows(self, non_finite: checks.NonFinite) -> tuple[checks.Pieces, NDArray[np.bool_]]:
+        """Check all rows, and find what windows may reach and whether each row is kept."""
         rows = checks.read_rows(self.root, self._columns)
         checks.check_episodes_complete(rows, self._metadata, list(self._chosen()))
         checks.check_counters(rows, self._columns)
         checks.check_tasks(rows, self._columns["task_index"], self._metadata.tasks)
         kept, problem = checks.finite_rows(rows, self._columns, non_finite)
-        self._bounds = checks.find_bounds(rows.episode, kept)
         if problem:
             rank_zero_warn(problem)
-            for key, column in self._columns.items():
-                is_array = isinstance(column, np.ndarray)
-                self._columns[key] = column[kept] if is_array else column.filter(pa.array(kept))
-            rows = checks.read_rows(self.root, self._columns)
-        checks.check_rate(rows, self.fps)
-        self._columns["timestamp"] = rows.times_s.astype(np.float32)
-        return rows
+        checks.check_rate(rows, self.fps, kept)
+        return checks.find_pieces(rows.episode, kept), kept
+
+    def _empty(self) -> DatasetError:
+        msg = f"{self.root}: episodes={self.episodes} have no frames. Pass other episodes."
+        return DatasetError(msg)
+
+    def _find_stats(self) -> dict[str, FeatureStats]:
+        rows = self._pieces.all_rows()
+        numbers = {k: c for k, c in self._columns.items() if isinstance(c, np.ndarray)}
+        return policy_stats(
+            self.features,
+            self._metadata.stats,
+            numbers,
+            rows,
+            use_imagenet_stats=self._use_imagenet_stats,
+            depth_unit=self.depth_output_unit,
+            sample_camera=lambda key: self._cameras.sample(key, rows),
+        )
 
     def _check_feature(self, key: str, argument: str) -> None:
         if key not in self.features:
             msg = f'{argument}: unknown feature "{key}". {self.root} has {list(self.features)}.'
             raise DatasetError(msg)
-
-    def _to_offsets(self, delta_timestamps: Mapping[str, Sequence[float]]) -> dict[str, list[int]]:
-        for key, deltas in delta_timestamps.items():
-            self._check_feature(key, "delta_timestamps")
-            odd = [d for d in deltas if not math.isfinite(d)]
-            if odd:
-                msg = (
-                    f'delta_timestamps["{key}"]: {odd} are not offsets. Use seconds such as [0.0].'
-                )
-                raise DatasetError(msg)
-            off = [d for d in deltas if abs(d - round(d * self.fps) / self.fps) > self.tolerance_s]
-            if off:
-                msg = (
-                    f'delta_timestamps["{key}"]: {off} are not multiples of 1/fps = '
-                    f"{1 / self.fps:.6g} s within tolerance_s={self.tolerance_s}. "
-                    f"Use {[round(d * self.fps) / self.fps for d in off]}."
-                )
-                raise DatasetError(msg)
-        return {k: [round(d * self.fps) for d in deltas] for k, deltas in delta_timestamps.items()}

@@ -4,7 +4,7 @@ import copy
 import math
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -172,16 +172,14 @@ class LeRobotDataModule(LightningDataModule):
         if self.train_dataset is not None:
             return
         train_episodes, val_episodes = self._split()
-        self.train_dataset = self._open(train_episodes)
-        self.train_dataset.image_transforms = self.image_transforms
+        whole = self._open()  # once, so that training and validation share its rows
         if val_episodes:
-            self.val_dataset = self._open(val_episodes)
-        if self.val_dataset is not None:
-            self.test_dataset = self.predict_dataset = self.val_dataset
-        else:
-            untransformed = copy.copy(self.train_dataset)
-            untransformed.image_transforms = None
-            self.test_dataset = self.predict_dataset = untransformed
+            self.val_dataset = copy.copy(whole)
+            self.val_dataset.keep_episodes(val_episodes)
+            whole.keep_episodes(train_episodes)
+        self.test_dataset = self.predict_dataset = self.val_dataset or copy.copy(whole)
+        whole.image_transforms = self.image_transforms
+        self.train_dataset = whole
 
     def state_dict(self) -> dict[str, int]:
         """Return the state to save in a checkpoint.
@@ -263,9 +261,9 @@ class LeRobotDataModule(LightningDataModule):
         """
         return self._loader(_ready(self.predict_dataset))
 
-    def _split(self) -> tuple[Sequence[int] | None, list[int]]:
+    def _split(self) -> tuple[list[int], list[int]]:
         if not self.val_split:
-            return self.episodes, []
+            return [], []
         source = Source(self.repo_id, self.root, self.revision)
         metadata = fetch_metadata(source)
         check_episodes(metadata, self.episodes)
@@ -282,11 +280,11 @@ class LeRobotDataModule(LightningDataModule):
         held_out = set(random.Random(self.val_split_seed).sample(episodes, num_val))  # noqa: S311 - not a secret
         return [e for e in episodes if e not in held_out], sorted(held_out)
 
-    def _open(self, episodes: Sequence[int] | None) -> LeRobotDataset:
+    def _open(self) -> LeRobotDataset:
         return LeRobotDataset(
             self.repo_id,
             self.root,
-            episodes,
+            self.episodes,
             delta_timestamps=self.delta_timestamps,
             tolerance_s=self.tolerance_s,
             revision=self.revision,

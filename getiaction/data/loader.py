@@ -21,6 +21,9 @@ from torch.utils.data.sampler import BatchSampler
 
 from getiaction.data.batch import BatchReads, WholeBatches, unchanged
 
+# A list of the indices of an epoch would take 40 MB per million samples in each rank.
+INDICES_AT_ONCE = 4096
+
 
 class EpochSampler(DistributedSampler[Any]):
     """One rank's share of a shuffled epoch; the order depends on seed and epoch only.
@@ -50,7 +53,11 @@ class EpochSampler(DistributedSampler[Any]):
         length = len(self.dataset)  # type: ignore[arg-type] # Dataset does not declare __len__
         order = torch.randperm(length, generator=generator)
         places = torch.arange(self.first + self.rank, self._end, self.num_replicas)
-        return iter(order[places % length].tolist())
+        chosen = order[places % length]
+        starts = range(0, len(chosen), INDICES_AT_ONCE)
+        return itertools.chain.from_iterable(
+            chosen[start : start + INDICES_AT_ONCE].tolist() for start in starts
+        )
 
     @property
     def _end(self) -> int:

@@ -189,41 +189,92 @@ def finite_rows(
     return kept, f"{rows.root}: {first}. Left out {count}."
 
 
-def find_bounds(episode: NDArray[np.int64], kept: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Find the rows that a window around each row may reach.
+class Pieces:
+    """The rows that samples are made of, in P pieces that no window leaves.
 
-    An episode from which rows are left out is cut there: a window ends before the gap as at the
-    end of an episode.
+    A piece is an episode, or what lies between rows of it that are left out: a window ends before
+    a gap as at the end of an episode. There are few pieces, so that the rows need no index in the
+    memory of each process.
+
+    Args:
+        starts: First row of each piece, (P,).
+        ends: Row after the last of each piece, (P,).
+    """
+
+    def __init__(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+        self.starts, self.ends = starts, ends
+        self._totals = np.cumsum(ends - starts)
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return int(self._totals[-1]) if self._totals.size else 0
+
+    def row(self, sample: int) -> int:
+        """Return the row of a sample.
+
+        Args:
+            sample: Number of the sample, from 0.
+        """
+        piece = int(np.searchsorted(self._totals, sample, side="right"))
+        return int(self.ends[piece] + sample - self._totals[piece])
+
+    def all_rows(self) -> NDArray[np.int64]:
+        """Return the row of every sample, (N,)."""
+        lengths = self.ends - self.starts
+        return np.arange(len(self)) + np.repeat(self.ends - self._totals, lengths)
+
+    def bounds(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the first row that a window around each row may reach, and the row after the last.
+
+        Args:
+            rows: B rows of samples.
+
+        Returns:
+            Two arrays (B,).
+        """
+        pieces = np.searchsorted(self.starts, rows, side="right") - 1
+        return self.starts[pieces], self.ends[pieces]
+
+    def of_episodes(self, episode: NDArray[np.int64], episodes: Sequence[int]) -> "Pieces":
+        """Return the pieces of some episodes.
+
+        Args:
+            episode: Index of each row's episode.
+            episodes: Indices of the episodes.
+        """
+        chosen = np.isin(episode[self.starts], list(episodes))
+        return Pieces(self.starts[chosen], self.ends[chosen])
+
+
+def find_pieces(episode: NDArray[np.int64], kept: NDArray[np.bool_]) -> Pieces:
+    """Find the pieces of the rows that are kept.
 
     Args:
         episode: Index of each row's episode, (N,).
         kept: Whether each row is kept, (N,).
-
-    Returns:
-        For each of the K kept rows, in their new numbering, the first row of its piece and the row
-        after the last, (K, 2).
     """
     rows = np.flatnonzero(kept)
     is_start = (np.diff(episode[rows], prepend=-1) != 0) | (np.diff(rows, prepend=-2) != 1)
     starts = np.flatnonzero(is_start)
-    ends = np.append(starts[1:], len(rows))
-    return np.repeat(np.stack([starts, ends], axis=1), ends - starts, axis=0)
+    ends = np.append(starts[1:], len(rows))[: len(starts)]
+    return Pieces(rows[starts], rows[ends - 1] + 1)
 
 
-def check_rate(rows: Rows, fps: float) -> None:
+def check_rate(rows: Rows, fps: float, kept: NDArray[np.bool_]) -> None:
     """Check that timestamps are about 1/fps apart.
 
     Args:
-        rows: The rows that are kept.
+        rows: All rows that were read.
         fps: Frames per second, from `meta/info.json`.
+        kept: Whether each row is kept; the others may have any time.
 
     Raises:
         DatasetError: The usual distance is another one, or zero.
     """
-    inside = np.flatnonzero(np.diff(rows.episode) == 0)
+    inside = np.flatnonzero((np.diff(rows.episode) == 0) & kept[1:] & kept[:-1])
     if not inside.size:
         return
-    step_s = float(np.median(np.diff(rows.times_s)[inside]))
+    step_s = float(np.median(rows.times_s[inside + 1] - rows.times_s[inside]))
     if abs(step_s * fps - 1) <= MAX_FPS_ERROR:
         return
     file = rows.root / "meta" / "info.json"
@@ -245,21 +296,23 @@ def check_rate(rows: Rows, fps: float) -> None:
     raise DatasetError(msg)
 
 
-def odd_times(rows: Rows, fps: float, tolerance_s: float) -> list[int]:
+def odd_times(rows: Rows, fps: float, tolerance_s: float, kept: NDArray[np.bool_]) -> list[int]:
     """Find rows whose time is not frame_index / fps, and which a video may thus not have.
 
     Args:
-        rows: The rows that are kept.
+        rows: All rows that were read.
         fps: Frames per second, from `meta/info.json`.
         tolerance_s: Largest difference that is allowed, in seconds.
+        kept: Whether each row is kept; the others may have any time.
 
     Returns:
         The row with the largest difference of each of the first few episodes that have one.
     """
-    errors_s = np.abs(rows.times_s - rows.frame / fps).round(6)
+    times_s = np.where(kept, rows.times_s, 0.0)
+    errors_s = np.abs(times_s - rows.frame / fps).round(6)
     # A float32 time is rounded, which exceeds the tolerance after some minutes.
-    rounding_s = np.spacing(np.abs(rows.times_s).astype(np.float32))
-    odd = np.flatnonzero(errors_s > tolerance_s + rounding_s)
+    rounding_s = np.spacing(np.abs(times_s).astype(np.float32))
+    odd = np.flatnonzero((errors_s > tolerance_s + rounding_s) & kept)
     _, firsts = np.unique(rows.episode[odd], return_index=True)
     pieces = np.split(odd, np.sort(firsts)[1:]) if odd.size else []
     return [int(piece[np.argmax(errors_s[piece])]) for piece in pieces[:MAX_PROBES]]

@@ -110,6 +110,7 @@ def policy_stats(
     features: dict[str, dict[str, Any]],
     stored: dict[str, FeatureStats],
     columns: dict[str, NDArray[Any]],
+    rows: NDArray[np.int64],
     *,
     use_imagenet_stats: bool,
     depth_unit: DepthUnit,
@@ -122,6 +123,7 @@ def policy_stats(
         stored: Statistics of each feature by key, as stored in the dataset; may be incomplete.
         columns: Rows of each numeric feature by key, (N, *shape), from which statistics are
             computed where `stored` has none that fit.
+        rows: Numbers of the rows to compute them from.
         use_imagenet_stats: Whether RGB cameras get ImageNet's mean and std instead of the stored
             ones, which are wrong in every v3.0 dataset written by lerobot before 0.6.0
             (https://github.com/huggingface/lerobot/issues/3682).
@@ -155,7 +157,7 @@ def policy_stats(
         elif is_camera:
             values = _camera_values(key, shape[0], sample_camera)
         else:
-            values = _row_values(columns[key].astype(np.float64).reshape(-1, *shape))
+            values = _row_values(columns[key][rows].astype(np.float64).reshape(-1, *shape))
         if use_imagenet:
             values["mean"] = np.reshape(IMAGENET_MEAN, (3, 1, 1))
             values["std"] = np.reshape(IMAGENET_STD, (3, 1, 1))

@@ -1,0 +1,185 @@
+"""The rows of a large dataset in files of the cache, of which a node has one copy in memory.
+
+Each rank and each of its loader processes reads the same rows. Arrays that are mapped from a file
+take memory once per node, whichever way the processes were started, and the next start needs no
+conversion. A file is found by the contents that it was made of, so it is never out of date.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from filelock import FileLock
+from lightning.pytorch.utilities import rank_zero_warn
+
+from getiaction.data.columns import MAX_READ_AT_ONCE, Column, load_columns
+from getiaction.data.errors import DatasetError
+from getiaction.data.source import cache_dir
+
+# Increase this when the same files make other columns.
+FORMAT = 1
+# Below this size of the data files, a copy per process costs less than the files of a cache.
+MIN_BYTES = 32 * 2**20
+CHUNK_BYTES = 2**20
+
+
+class MappedColumns(dict[str, Column]):
+    """Columns that are mapped from a folder of the cache; a pickle has only the folder.
+
+    Args:
+        folder: Folder that `open_columns` has written.
+
+    Raises:
+        OSError: A file is missing.
+        ValueError: A file is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        keys = json.loads((folder / "keys.json").read_text(encoding="utf-8"))
+        super().__init__({key: _map(folder, number) for number, key in enumerate(keys)})
+
+    def __reduce__(self) -> tuple[type["MappedColumns"], tuple[Path]]:
+        return MappedColumns, (self.folder,)
+
+
+def open_columns(
+    files: Sequence[Path], features: dict[str, dict[str, Any]], episodes: Sequence[int] | None
+) -> Mapping[str, Column]:
+    """Map the columns of large data files from the cache, after writing them if they are not there.
+
+    If several processes open a dataset at the same time, one writes and the others wait. If the
+    cache cannot be written, a warning says so and the columns are in this process's memory.
+
+    Args:
+        files: Argument of `load_columns` of that name.
+        features: Argument of `load_columns` of that name.
+        episodes: Argument of `load_columns` of that name.
+
+    Returns:
+        What `load_columns` returns; arrays may be read-only.
+
+    Raises:
+        DatasetError: As `load_columns` raises it.
+    """
+    if sum(file.stat().st_size for file in files if file.is_file()) < MIN_BYTES:
+        return load_columns(files, features, episodes)
+    folder = cache_dir() / "columns" / _key(files, features, episodes)
+    columns: Mapping[str, Column] | None = None
+    try:
+        if not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(folder):
+                if not folder.is_dir():
+                    columns = load_columns(files, features, episodes)
+                    _write(columns, folder)
+        return MappedColumns(folder)
+    except DatasetError:  # of the data files, which is a ValueError
+        raise
+    except (OSError, ValueError, pa.ArrowException) as error:
+        rank_zero_warn(
+            f"The rows in {files[0].parent} take memory in each process, because the cache "
+            f"{folder} cannot be used ({error}). Set GETIACTION_CACHE to a folder that has room"
+        )
+    return load_columns(files, features, episodes) if columns is None else columns
+
+
+def _key(
+    files: Sequence[Path], features: dict[str, dict[str, Any]], episodes: Sequence[int] | None
+) -> str:
+    """Hash all that the columns depend on."""
+    with ThreadPoolExecutor(MAX_READ_AT_ONCE) as threads:
+        contents = list(threads.map(_hash, files))
+    kinds = [(key, each["dtype"], list(each["shape"])) for key, each in features.items()]
+    chosen = None if episodes is None else sorted(episodes)
+    facts = json.dumps([FORMAT, kinds, chosen, contents])
+    return hashlib.sha256(facts.encode()).hexdigest()[:32]
+
+
+def _hash(file: Path) -> str:
+    found = hashlib.sha256()
+    with file.open("rb", buffering=0) as content:
+        while chunk := content.read(CHUNK_BYTES):
+            found.update(chunk)
+    return found.hexdigest()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one process write a folder; where files cannot be locked, each writes one of its own."""
+    lock = FileLock(f"{folder}.lock")
+    try:
+        lock.acquire()
+    except (OSError, NotImplementedError):
+        yield
+        return
+    try:
+        # What a process that was killed has left.
+        for unfinished in folder.parent.glob(f".{folder.name}.*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        yield
+    finally:
+        lock.release()
+
+
+def _write(columns: Mapping[str, Column], folder: Path) -> None:
+    """Write columns to a folder, which appears when it is complete."""
+    size = sum(column.nbytes for column in columns.values())
+    free = shutil.disk_usage(folder.parent).free
+    if size > free:
+        msg = f"{size / 1e9:.1f} GB are needed, and {free / 1e9:.1f} GB free"
+        raise OSError(msg)
+    unfinished = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    try:
+        unfinished.mkdir()
+        for number, column in enumerate(columns.values()):
+            _save(column, unfinished, number)
+        (unfinished / "keys.json").write_text(json.dumps(list(columns)), encoding="utf-8")
+        for file in unfinished.iterdir():
+            _sync(file)
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # another process was first
+                raise
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _save(column: Column, folder: Path, number: int) -> None:
+    if isinstance(column, np.ndarray):
+        np.save(folder / f"{number}.npy", column)
+        return
+    table = pa.table({"column": column})
+    with (
+        pa.OSFile(str(folder / f"{number}.arrow"), "wb") as file,
+        pa.ipc.new_file(file, table.schema) as writer,
+    ):
+        writer.write_table(table)
+
+
+def _map(folder: Path, number: int) -> Column:
+    array = folder / f"{number}.npy"
+    if array.exists():
+        # As a plain array, which is indexed faster; it keeps the file mapped.
+        return np.asarray(np.load(array, mmap_mode="r"))
+    with pa.memory_map(str(array.with_suffix(".arrow"))) as file:
+        return pa.ipc.open_file(file).read_all()["column"]
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
