@@ -43,12 +43,12 @@ def main() -> None:
             shutil.copy(paths[0], path)
         unlimited, limited = VideoReader(), VideoReader(max_open=64)
         readers: dict[str, Callable[[Path, float], object]] = {
-            "as many open as fit": lambda path, time_s: unlimited.read(path, [time_s], 1e-3),
-            "64 open": lambda path, time_s: limited.read(path, [time_s], 1e-3),
+            "as many open as fit": lambda path, time_s: unlimited.read(path, time_s, 1e-3),
+            "64 open": lambda path, time_s: limited.read(path, time_s, 1e-3),
             "opened for each frame": read_naively,
         }
         for path in paths:
-            unlimited.read(path, [0.0], 1e-3)
+            unlimited.read(path, 0.0, 1e-3)
         rng = random.Random(0)  # noqa: S311 - not a secret
         turns = []
         for _ in range(NUM_TURNS):

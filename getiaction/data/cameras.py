@@ -199,7 +199,7 @@ class CameraReader:
         name, start_s = self._metadata.episodes[int(self._rows.episode[row])].videos[key]
         time_s = float(start_s + self._rows.times_s[row])
         path, depth = self._metadata.root / name, key in self._depth_keys
-        pixels = self._videos.read(path, [time_s], self._tolerance_s, depth=depth)[0]
+        pixels = self._videos.read(path, time_s, self._tolerance_s, depth=depth)
         self._check_shape(key, pixels, name)
         return pixels
 

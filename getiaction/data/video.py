@@ -2,9 +2,8 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -198,29 +197,22 @@ class VideoReader:
     def __setstate__(self, state: dict[str, tuple[int | None, int | None]]) -> None:
         self.__init__(*state["_limits"])  # type: ignore[misc] # it is a new reader of its process
 
-    def read(
-        self, path: Path, times_s: Sequence[float], tolerance_s: float, *, depth: bool = False
-    ) -> Pixels:
-        """Decode the frames nearest to the given times.
+    def read(self, path: Path, time_s: float, tolerance_s: float, *, depth: bool = False) -> Pixels:
+        """Decode the frame of a file that is nearest to a time.
 
         Args:
             path: Video file to read from.
-            times_s: T presentation times in seconds, in any order.
-            tolerance_s: Largest difference between a wanted time and a frame's time, in seconds.
-            depth: Whether the video is one of depth codes.
+            time_s: Argument of `VideoDecoder.read` of that name.
+            tolerance_s: Argument of `VideoDecoder.read` of that name.
+            depth: Argument of `VideoDecoder.read` of that name.
 
         Returns:
-            RGB pixels, (T, H, W, 3) uint8; for depth the codes, (T, H, W, 1) uint16.
+            What `VideoDecoder.read` returns.
 
         Raises:
-            DatasetError: A frame cannot be read, as described for `VideoDecoder.read`.
+            DatasetError: As `VideoDecoder.read` raises it, or the file cannot be opened.
         """
-        decoder = self._open(path)
-        frames = {t: decoder.read(t, tolerance_s, depth=depth) for t in sorted(set(times_s))}
-        if len(times_s) == 1:
-            return frames[times_s[0]][None]  # without a copy
-        stacked: NDArray[Any] = np.stack([frames[t] for t in times_s])
-        return stacked
+        return self._open(path).read(time_s, tolerance_s, depth=depth)
 
     def _open(self, path: Path) -> VideoDecoder:
         if self._pid != os.getpid():

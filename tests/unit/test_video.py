@@ -23,7 +23,7 @@ ALOHA_VIDEOS = sorted((DATA / "aloha_like_v21/videos").rglob("*.mp4"))
 
 def count_after_read(reader: VideoReader, queue: Any) -> None:
     """Read a frame in another process, and tell how many files that opened."""
-    reader.read(PUSHT_VIDEO, [1.0], 1e-3)
+    reader.read(PUSHT_VIDEO, 1.0, 1e-3)
     queue.put(len(reader._decoders))
 
 
@@ -31,7 +31,7 @@ def test_a_forked_process_does_not_use_inherited_decoders() -> None:
     """After a fork the child opens files anew, and the parent reads on."""
     reader = VideoReader()
     for path in ALOHA_VIDEOS:
-        reader.read(path, [0.1], 1e-3)
+        reader.read(path, 0.1, 1e-3)
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     child = context.Process(target=count_after_read, args=(reader, queue))
@@ -39,14 +39,14 @@ def test_a_forked_process_does_not_use_inherited_decoders() -> None:
     assert queue.get(timeout=60) == 1
     child.join(timeout=60)
     assert child.exitcode == 0
-    assert reader.read(ALOHA_VIDEOS[0], [0.12], 1e-3).shape == (1, 48, 64, 3)
+    assert reader.read(ALOHA_VIDEOS[0], 0.12, 1e-3).shape == (48, 64, 3)
 
 
 def test_open_videos_are_bounded() -> None:
     """No more files stay open than `max_open`; the longest unused one is closed."""
     reader = VideoReader(max_open=2)
     for path in (*ALOHA_VIDEOS, ALOHA_VIDEOS[1]):
-        reader.read(path, [0.0], 1e-3)
+        reader.read(path, 0.0, 1e-3)
     assert list(reader._decoders) == [ALOHA_VIDEOS[2], ALOHA_VIDEOS[1]]
 
 
@@ -58,7 +58,7 @@ def opened_twice(videos: list[Path], monkeypatch: pytest.MonkeyPatch) -> tuple[i
     monkeypatch.setattr(video.VideoDecoder, "__init__", counting)
     reader = VideoReader()
     for path in videos * 2:
-        reader.read(path, [0.1], 1e-3)
+        reader.read(path, 0.1, 1e-3)
     return len(opened), len(reader._decoders)
 
 
@@ -119,17 +119,15 @@ def test_frames_read_in_any_order_are_those_decoded_in_order(path: Path) -> None
     order = [last, 0, last, 1, 1, 2, *np.random.default_rng(0).integers(0, last, 150).tolist()]
     reader = VideoReader()
     for i in order:
-        assert np.array_equal(reader.read(path, [times_s[i]], 1e-4)[0], expected[i]), i
-    together = reader.read(path, [times_s[5], times_s[3], times_s[5]], 1e-4)
-    assert np.array_equal(together, np.stack([expected[5], expected[3], expected[5]]))
+        assert np.array_equal(reader.read(path, times_s[i], 1e-4), expected[i]), i
 
 
 def test_the_nearest_frame_within_the_tolerance_is_read() -> None:
     """A wanted time between two frames gives the nearer one, on either side."""
     reader = VideoReader()
-    exact = reader.read(PUSHT_VIDEO, [3.1, 3.2], 1e-4)
-    between = reader.read(PUSHT_VIDEO, [3.13, 3.17], 0.04)
-    assert np.array_equal(between, exact)
+    for exact_s, between_s in ((3.1, 3.13), (3.2, 3.17)):
+        exact = reader.read(PUSHT_VIDEO, exact_s, 1e-4)
+        assert np.array_equal(reader.read(PUSHT_VIDEO, between_s, 0.04), exact)
 
 
 def test_the_frame_before_a_gap_may_be_the_nearest(tmp_path: Path) -> None:
@@ -145,7 +143,7 @@ def test_the_frame_before_a_gap_may_be_the_nearest(tmp_path: Path) -> None:
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     reader = VideoReader()
-    greys = reader.read(path, [0.5, 1.8], 0.45).mean(axis=(1, 2, 3))
+    greys = [reader.read(path, time_s, 0.45).mean() for time_s in (0.5, 1.8)]
     assert np.allclose(greys, [80, 160], atol=8)
 
 
