@@ -1,5 +1,6 @@
 """Batches of samples: collated one by one, or read at once with images that stay bytes for long."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -152,6 +153,26 @@ def object_keys(dataset: Any) -> frozenset[str]:  # noqa: ANN401 - users replace
     while not hasattr(dataset, "object_keys") and hasattr(dataset, "dataset"):
         dataset = dataset.dataset
     return getattr(dataset, "object_keys", frozenset())
+
+
+def bytes_per_sample(dataset: Any, collate: Collate | None) -> int:  # noqa: ANN401 - as above
+    """Return about how much shared memory a sample takes on the way from a loader process.
+
+    Args:
+        dataset: Dataset of any class.
+        collate: What makes batches of its samples.
+
+    Returns:
+        Its size in bytes; 0 if the dataset does not describe its samples.
+    """
+    offsets, size = getattr(dataset, "delta_indices", None) or {}, 0
+    is_float = not isinstance(collate, WholeBatches) or collate.image_dtype is None
+    is_float = is_float or getattr(dataset, "image_transforms", None) is not None
+    for key, feature in getattr(dataset, "features", {}).items():
+        is_camera = feature["dtype"] in {"video", "image"}
+        number_bytes = 8 if not is_camera else 4 if is_float else 1
+        size += number_bytes * math.prod(feature["shape"]) * len(offsets.get(key, [0]))
+    return size
 
 
 class BatchReads(Dataset[Any]):

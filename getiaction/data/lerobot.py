@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torch.utils.data import DataLoader
 
 from getiaction.data.arguments import check_counts, check_options, plain_episodes
-from getiaction.data.batch import Collate, WholeBatches, object_keys
+from getiaction.data.batch import Collate, WholeBatches, bytes_per_sample, object_keys
 from getiaction.data.dataset import LeRobotDataset
 from getiaction.data.depth import DepthUnit
 from getiaction.data.errors import DatasetError
@@ -54,7 +54,8 @@ class LeRobotDataModule(LightningDataModule):
         val_batch_size: Number of samples in a validation, test or prediction batch of one rank;
             None takes `train_batch_size`.
         num_workers: Number of loader processes of each rank. "auto" divides the CPUs that this
-            process may use among the node's ranks and leaves one to each rank.
+            process may use among the node's ranks, leaves one to each rank, and starts no more
+            than shared memory (`/dev/shm`) has room for.
         image_transforms: Function that is applied to each camera tensor of a training sample,
             (3, H, W) in [0, 1].
         delta_timestamps: Offsets in seconds that a sample stacks, by feature key. The policies of
@@ -316,11 +317,13 @@ class LeRobotDataModule(LightningDataModule):
         return (BatchLoader if is_whole else DataLoader)(dataset, generator=generator, **options)
 
     def _loader_options(self, dataset: LeRobotDataset, batch_size: int) -> dict[str, Any]:
-        num_workers = auto_workers() if self.num_workers == "auto" else self.num_workers
+        collate, num_workers = self._collate(dataset), self.num_workers
+        if num_workers == "auto":
+            num_workers = auto_workers(batch_size * bytes_per_sample(dataset, collate))
         pin_memory = torch.cuda.is_available() if self.pin_memory == "auto" else self.pin_memory
         return {
             "batch_size": batch_size,
-            "collate_fn": self._collate(dataset),
+            "collate_fn": collate,
             "num_workers": num_workers,
             "pin_memory": pin_memory,
             "persistent_workers": self.persistent_workers and num_workers > 0,

@@ -3,22 +3,31 @@
 import math
 import os
 import resource
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import psutil
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import get_worker_info
 
 CGROUPS = Path("/sys/fs/cgroup")  # of version 2
 OWN_CGROUP = Path("/proc/self/cgroup")
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - it is no temporary file
+PREFETCHED = 2  # batches that torch's loaders have each process prepare
 
 
-def auto_workers() -> int:
+def auto_workers(batch_bytes: int = 0) -> int:
     """Compute how many loader processes this rank should start.
+
+    Args:
+        batch_bytes: Shared memory that a batch takes, in which loader processes return it.
 
     Returns:
         The CPUs that this process may use, by affinity and cgroup v2 quota, divided by the number
-        of ranks on the node (`LOCAL_WORLD_SIZE`), less one for the rank itself; at least 0.
+        of ranks on the node (`LOCAL_WORLD_SIZE`), less one for the rank itself; at least 0, and at
+        most as many as the node's shared memory has room for.
     """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
@@ -26,7 +35,8 @@ def auto_workers() -> int:
         cpus = min(cpus, math.ceil(int(quota_us) / int(period_us)))
     except (OSError, ValueError):
         pass  # without cgroup v2, or with "max", there is no quota
-    return max(0, cpus // _ranks() - 1)
+    workers = max(0, cpus // _ranks() - 1)
+    return min(workers, _fitting_workers(workers, batch_bytes))
 
 
 def open_file_limit() -> int:
@@ -48,6 +58,28 @@ def memory_share_bytes() -> int:
     processes = _ranks() * (1 if info is None else info.num_workers)
     free = [psutil.virtual_memory().available, *_free_in_groups()]
     return max(0, min(free)) // 4 // processes
+
+
+def _fitting_workers(wanted: int, batch_bytes: int) -> int:
+    """Return how many loader processes shared memory has room for, and warn if more are wanted.
+
+    Beyond it they fail, or the kernel ends them by SIGBUS. A container has 64 MB by default.
+    """
+    try:
+        free = shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:
+        return sys.maxsize
+    # Those of training stay while others validate.
+    batches = free // _ranks() // 2 // max(1, batch_bytes)
+    fitting = max(0, (batches - 1) // PREFETCHED)  # besides the batch in use
+    if fitting < wanted:
+        rank_zero_warn(
+            f'num_workers="auto" starts {fitting} loader processes for each rank instead of '
+            f"{wanted}, because {SHARED_MEMORY} has only {free / 1e6:.0f} MB free and a batch takes"
+            f" {batch_bytes / 1e6:.0f} MB of it. Give the container more shared memory (docker run "
+            "--shm-size=16g), or use smaller batches"
+        )
+    return fitting
 
 
 def _ranks() -> int:

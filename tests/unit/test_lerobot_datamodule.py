@@ -4,8 +4,11 @@ import math
 import os
 import pickle
 import random
+import shutil
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -15,7 +18,8 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 
-from getiaction.data import DatasetError, LeRobotDataModule
+from getiaction.data import DatasetError, LeRobotDataModule, lerobot
+from getiaction.data.batch import WholeBatches
 from getiaction.data.loader import EpochSampler
 from getiaction.data.machine import auto_workers
 
@@ -301,6 +305,44 @@ def test_auto_workers_keeps_to_a_cgroup_quota(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: "350000 100000\n")
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert auto_workers() == 3
+
+
+@pytest.mark.parametrize(
+    ("shm_mb", "ranks", "workers"), [(64, "1", 0), (300, "1", 2), (300, "2", 0), (4000, "1", 7)]
+)
+def test_auto_workers_keep_to_the_shared_memory(
+    monkeypatch: pytest.MonkeyPatch, shm_mb: int, ranks: str, workers: int
+) -> None:
+    """What two loaders have in it fits: two batches of each process, and one that is in use."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8 * int(ranks))))
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "max 100000")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=shm_mb * 10**6))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    warns = pytest.warns(UserWarning, match=f"starts {workers} loader .* instead of 7.*--shm-size")
+    with nullcontext() if workers == 7 else warns:
+        assert auto_workers(30 * 10**6) == workers
+
+
+@pytest.mark.parametrize("transform", [None, torch.zeros_like])
+@pytest.mark.parametrize("dtype", [None, torch.float32])
+def test_auto_workers_know_the_size_of_a_batch(
+    monkeypatch: pytest.MonkeyPatch, transform: Any, dtype: torch.dtype | None
+) -> None:
+    """Counted are numbers and images, which are bytes if they become numbers on the device."""
+    found: list[int] = []
+    monkeypatch.setattr(lerobot, "auto_workers", lambda size: found.append(size) or 0)
+    deltas = {"observation.image": [-0.1, 0.0], "action": [0.0, 0.1, 0.2]}
+    datamodule = LeRobotDataModule(
+        root=PUSHT, train_batch_size=4, delta_timestamps=deltas, image_transforms=transform
+    )
+    datamodule.setup()
+    collate = WholeBatches(frozenset(), dtype)
+    monkeypatch.setattr(datamodule, "_collate", lambda _: collate)
+    batch = next(iter(datamodule.train_dataloader()))
+    image = batch["observation.image"]
+    batch["observation.image"] = getattr(image, "pixels", image)
+    size = sum(value.nbytes for value in batch.values() if isinstance(value, torch.Tensor))
+    assert found == [pytest.approx(size, rel=0.01)]
 
 
 def test_prepare_data_brings_a_remote_dataset_and_setup_copies_nothing(
