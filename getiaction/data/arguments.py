@@ -2,12 +2,28 @@
 
 import math
 import operator
+import os
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from getiaction.data.depth import MILLIMETRES
 from getiaction.data.errors import DatasetError
 from getiaction.data.rows import NonFinite
+
+
+def check_given(repo_id: str | None, root: str | os.PathLike[str] | None) -> None:
+    """Check that a dataset is named.
+
+    Args:
+        repo_id: Argument of `LeRobotDataModule` of that name.
+        root: Argument of `LeRobotDataModule` of that name.
+
+    Raises:
+        DatasetError: Neither of them is given.
+    """
+    if repo_id is None and root is None:
+        msg = 'no dataset given. Pass repo_id="lerobot/pusht" or root="/path/to/dataset".'
+        raise DatasetError(msg)
 
 
 def check_counts(val_split: float, num_workers: int | str, **batch_sizes: int | None) -> None:
@@ -53,6 +69,40 @@ def plain_episodes(episodes: Sequence[int]) -> list[int]:
     except TypeError as error:
         msg = f"episodes must be a list of episode indices, got {episodes!r}. Use [0, 1, 2]."
         raise DatasetError(msg) from error
+
+
+def plain_deltas(deltas: Mapping[str, Sequence[float]] | None) -> dict[str, list[float]] | None:
+    """Convert offsets in seconds to plain lists of floats, which YAML and checkpoints can hold.
+
+    Args:
+        deltas: Offsets by feature key, or None.
+    """
+    if deltas is None:
+        return None
+    return {key: [float(delta) for delta in each] for key, each in deltas.items()}
+
+
+def plain_size(image_size: Sequence[int] | None) -> list[int] | None:
+    """Convert the size of images to a list of Python integers.
+
+    Args:
+        image_size: Height and width in pixels, or None.
+
+    Returns:
+        The same numbers as plain integers, which YAML and checkpoints can hold.
+
+    Raises:
+        DatasetError: They are not two positive integers.
+    """
+    try:
+        size = None if image_size is None else [operator.index(side) for side in image_size]
+    except TypeError:
+        size = []
+    if size is not None and (len(size) != 2 or min(size) < 1):  # noqa: PLR2004 - height and width
+        msg = f"image_size must be a height and a width in pixels, got {image_size!r}. "
+        msg += "Use [384, 384]."
+        raise DatasetError(msg)
+    return size
 
 
 def check_options(depth_output_unit: str, non_finite: str) -> None:

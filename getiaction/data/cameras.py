@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import interpolate
 
 from getiaction.data.batch import ByteImages, empty_pixels
 from getiaction.data.depth import DepthUnit, codes_to_depth, unit_factor
@@ -30,6 +31,7 @@ class CameraReader:
         columns: Columns of the rows by key, with those of stored images.
         tolerance_s: Largest difference between a wanted time and a frame's time, in seconds.
         depth_unit: Unit of the images of depth cameras, "mm" or "m".
+        image_size: Height and width that images of 8 bits are resized to; None keeps theirs.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class CameraReader:
         columns: Mapping[str, Any],
         tolerance_s: float,
         depth_unit: DepthUnit,
+        image_size: Sequence[int] | None,
     ) -> None:
         self._metadata = metadata
         self._features = metadata.features
@@ -45,6 +48,7 @@ class CameraReader:
         self._rows = read_rows(metadata.root, columns)
         self._tolerance_s = tolerance_s
         self._depth_unit: DepthUnit = depth_unit
+        self._image_size = None if image_size is None else tuple(image_size)
         self._depth_keys = metadata.depth_keys
         self._videos = VideoReader()
         self._has_videos = False
@@ -184,7 +188,17 @@ class CameraReader:
             raise DatasetError(msg) from error
 
     def _decode(self, key: str, row: int) -> NDArray[Any]:
-        """Decode the stored image of a row, (H, W, C), and check its shape."""
+        """Decode the image of a row, (H, W, C), check its shape, and resize it."""
+        pixels = self._decode_whole(key, row)
+        size = self._image_size
+        if size in {None, pixels.shape[:2]} or pixels.dtype != np.uint8:
+            return pixels
+        # Not by the decoder, whose filters would change pixels by 30 and more of 255.
+        image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+        resized = interpolate(image, size, mode="bilinear", antialias=True)
+        return resized[0].permute(1, 2, 0).numpy()
+
+    def _decode_whole(self, key: str, row: int) -> NDArray[Any]:
         if key in self._columns:
             try:
                 pixels: NDArray[Any] = decode_image(self._columns[key][row].as_py())

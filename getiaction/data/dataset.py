@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, default_collate
 
 from getiaction.data import rows as checks
-from getiaction.data.arguments import check_options, plain_episodes, to_offsets
+from getiaction.data.arguments import check_options, plain_episodes, plain_size, to_offsets
 from getiaction.data.batch import ByteImages
 from getiaction.data.cameras import CameraReader, check_videos
 from getiaction.data.column_cache import open_columns
@@ -59,6 +59,8 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
         non_finite: What to do about frames whose actions, observations or rewards have NaN or
             infinity: "error" refuses the dataset, "keep" keeps them, and "drop" leaves them out.
             Where frames are left out, offsets stop as at the end of an episode.
+        image_size: Height and width in pixels that camera images of 8 bits are resized to once they
+            are decoded, depth cameras excepted; None keeps their size, as lerobot does.
 
     Attributes:
         repo_id: The `repo_id` argument, unchanged.
@@ -87,6 +89,7 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
         use_imagenet_stats: bool = True,
         depth_output_unit: DepthUnit = "mm",
         non_finite: checks.NonFinite = "error",
+        image_size: Sequence[int] | None = None,
     ) -> None:
         check_options(depth_output_unit, non_finite)
         self.depth_output_unit = depth_output_unit
@@ -105,7 +108,9 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
             check_videos(self.root, self._chosen().values())
         self._columns = open_columns(self._data_files(), self.features, self.episodes)
         self._pieces, kept = self._check_rows(non_finite)
-        self._cameras = CameraReader(self._metadata, self._columns, tolerance_s, depth_output_unit)
+        self._cameras = CameraReader(
+            self._metadata, self._columns, tolerance_s, depth_output_unit, plain_size(image_size)
+        )
         self._cameras.check(kept, with_videos=download_videos)
         self._offsets: dict[str, NDArray[np.int64]] = {}
         self._use_imagenet_stats = use_imagenet_stats

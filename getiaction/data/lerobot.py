@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torch.utils.data import DataLoader
 
-from getiaction.data.arguments import check_counts, check_options, plain_episodes
+from getiaction.data import arguments
 from getiaction.data.batch import Collate, WholeBatches, bytes_per_sample, object_keys
 from getiaction.data.dataset import LeRobotDataset
 from getiaction.data.depth import DepthUnit
@@ -70,6 +70,8 @@ class LeRobotDataModule(LightningDataModule):
         non_finite: What to do about frames whose actions, observations or rewards have NaN or
             infinity: "error" refuses the dataset, "drop" leaves the frames out, and "keep" keeps
             them.
+        image_size: Height and width in pixels that camera images are resized to in the loaders, as
+            the policy with the same `image_size` would do it on its device; None keeps their size.
         val_split: Fraction of the episodes to hold out for validation, in [0, 1).
         val_split_seed: Seed that decides which episodes are held out.
         pin_memory: Whether to put batches into page-locked memory; "auto" does if CUDA is
@@ -104,25 +106,22 @@ class LeRobotDataModule(LightningDataModule):
         use_imagenet_stats: bool = True,
         depth_output_unit: DepthUnit = "mm",
         non_finite: NonFinite = "error",
+        image_size: tuple[int, int] | None = None,
         val_split: float = 0.0,
         val_split_seed: int = 0,
         pin_memory: bool | Literal["auto"] = "auto",
         persistent_workers: bool = True,
     ) -> None:
         super().__init__()
-        if repo_id is None and root is None:
-            msg = 'no dataset given. Pass repo_id="lerobot/pusht" or root="/path/to/dataset".'
-            raise DatasetError(msg)
+        arguments.check_given(repo_id, root)
         sizes = {"train_batch_size": train_batch_size, "val_batch_size": val_batch_size}
-        check_counts(val_split, num_workers, **sizes)
-        check_options(depth_output_unit, non_finite)
-        if episodes is not None:
-            episodes = plain_episodes(episodes)
-        if delta_timestamps is not None:
-            deltas = delta_timestamps.items()
-            delta_timestamps = {key: [float(delta) for delta in each] for key, each in deltas}
+        arguments.check_counts(val_split, num_workers, **sizes)
+        arguments.check_options(depth_output_unit, non_finite)
+        # Plain values, for hparams.yaml.
+        root = None if root is None else str(root)
+        episodes = None if episodes is None else arguments.plain_episodes(episodes)
+        delta_timestamps = arguments.plain_deltas(delta_timestamps)
         self.repo_id = repo_id
-        root = None if root is None else str(root)  # plain, for hparams.yaml
         self.root = root
         self.episodes = episodes
         self.train_batch_size = train_batch_size
@@ -137,6 +136,7 @@ class LeRobotDataModule(LightningDataModule):
         self.use_imagenet_stats = use_imagenet_stats
         self.depth_output_unit = depth_output_unit
         self.non_finite = non_finite
+        self.image_size = arguments.plain_size(image_size)
         self.val_split = val_split
         self.val_split_seed = val_split_seed
         self.pin_memory = pin_memory
@@ -147,8 +147,8 @@ class LeRobotDataModule(LightningDataModule):
         self.predict_dataset: LeRobotDataset | None = None
         self._shuffle_seed: int | None = None
         # Lightning refuses a run in which policy and datamodule have a hyperparameter of the same
-        # name with different values. Policies have use_imagenet_stats too, so it is left out here.
-        self.save_hyperparameters(ignore=["image_transforms", "use_imagenet_stats"])
+        # name with different values. Policies have two of these too, so they are left out here.
+        self.save_hyperparameters(ignore=["image_transforms", "use_imagenet_stats", "image_size"])
 
     def prepare_data(self) -> None:
         """Download the files that are missing. Lightning calls this in one process per node.
@@ -293,6 +293,7 @@ class LeRobotDataModule(LightningDataModule):
             use_imagenet_stats=self.use_imagenet_stats,
             depth_output_unit=self.depth_output_unit,
             non_finite=self.non_finite,
+            image_size=self.image_size,
         )
 
     def _sampler(self, dataset: LeRobotDataset) -> EpochSampler:

@@ -14,7 +14,7 @@ from torch.utils.data import get_worker_info
 
 CGROUPS = Path("/sys/fs/cgroup")  # of version 2
 OWN_CGROUP = Path("/proc/self/cgroup")
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - it is no temporary file
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the kernel's own folder
 PREFETCHED = 2  # batches that torch's loaders have each process prepare
 
 

@@ -17,6 +17,7 @@ from filelock import FileLock
 from fsspec.core import strip_protocol
 from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 
+from getiaction.data.arguments import check_given
 from getiaction.data.errors import DatasetError
 from getiaction.data.metadata import Metadata, read_metadata
 
@@ -81,9 +82,7 @@ class Source:
         *,
         refresh: bool = False,
     ) -> None:
-        if repo_id is None and root is None:
-            msg = 'no dataset given. Pass repo_id="lerobot/pusht" or root="/path/to/dataset".'
-            raise DatasetError(msg)
+        check_given(repo_id, root)
         self.refresh = refresh
         self._repo_id = repo_id
         self._revision = revision

@@ -43,10 +43,12 @@ def test_python_blocks(tmp_path, shortened):
 
 
 def test_command_trains_with_a_validation_split(clone, shortened, monkeypatch):
-    """The flags of the command reach the datamodule."""
+    """The flags of the command reach the datamodule, and so do those that make images smaller."""
+    sizes = " ".join(re.findall(r"`(--\w+\.image_size [^`]*)`", PAGE))
+    assert len(sizes.split("--")) == 3
     for name, value in shortened.items():
         monkeypatch.setenv(name, value)
-    result = shell(FIT.strip() + ONE_STEP, clone)
+    result = shell(f"{FIT.strip()} {sizes}{ONE_STEP}", clone)
     assert result.returncode == 0, result.stderr
     (hparams,) = clone.glob("experiments/lightning_logs/version_0/hparams.yaml")
     assert "val_split: 0.1" in hparams.read_text()
