@@ -10,11 +10,11 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from getiaction.data.columns import MAX_READ_AT_ONCE, Column, load_columns
 from getiaction.data.errors import DatasetError
 from getiaction.data.source import cache_dir
+
+T = TypeVar("T")
 
 # Increase this when the same files make other columns.
 FORMAT = 1
@@ -71,7 +73,7 @@ def open_columns(
     Raises:
         DatasetError: As `load_columns` raises it.
     """
-    if sum(file.stat().st_size for file in files if file.is_file()) < MIN_BYTES:
+    if sum(_of_each(_size, files)) < MIN_BYTES:
         return load_columns(files, features, episodes)
     folder = cache_dir() / "columns" / _key(files, features, episodes)
     columns: Mapping[str, Column] | None = None
@@ -88,7 +90,8 @@ def open_columns(
     except (OSError, ValueError, pa.ArrowException) as error:
         rank_zero_warn(
             f"The rows in {files[0].parent} take memory in each process, because the cache "
-            f"{folder} cannot be used ({error}). Set GETIACTION_CACHE to a folder that has room"
+            f"{folder} cannot be used ({error}). Set GETIACTION_CACHE to a folder that has room, or "
+            "remove that one if it is damaged"
         )
     return load_columns(files, features, episodes) if columns is None else columns
 
@@ -97,12 +100,23 @@ def _key(
     files: Sequence[Path], features: dict[str, dict[str, Any]], episodes: Sequence[int] | None
 ) -> str:
     """Hash all that the columns depend on."""
-    with ThreadPoolExecutor(MAX_READ_AT_ONCE) as threads:
-        contents = list(threads.map(_hash, files))
+    contents = _of_each(_hash, files)
     kinds = [(key, each["dtype"], list(each["shape"])) for key, each in features.items()]
     chosen = None if episodes is None else sorted(episodes)
     facts = json.dumps([FORMAT, kinds, chosen, contents])
     return hashlib.sha256(facts.encode()).hexdigest()[:32]
+
+
+def _of_each(function: Callable[[Path], T], files: Sequence[Path]) -> list[T]:
+    with ThreadPoolExecutor(MAX_READ_AT_ONCE) as threads:
+        return list(threads.map(function, files))
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0  # reading it says what is wrong
 
 
 def _hash(file: Path) -> str:
