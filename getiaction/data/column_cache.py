@@ -75,7 +75,10 @@ def open_columns(
     """
     if sum(_of_each(_size, files)) < MIN_BYTES:
         return load_columns(files, features, episodes)
-    folder = cache_dir() / "columns" / _key(files, features, episodes)
+    try:
+        folder = cache_dir() / "columns" / _key(files, features, episodes)
+    except OSError:  # reading the file says what is wrong with it
+        return load_columns(files, features, episodes)
     columns: Mapping[str, Column] | None = None
     try:
         if not folder.is_dir():
@@ -90,8 +93,8 @@ def open_columns(
     except (OSError, ValueError, pa.ArrowException) as error:
         rank_zero_warn(
             f"The rows in {files[0].parent} take memory in each process, because the cache "
-            f"{folder} cannot be used ({error}). Set GETIACTION_CACHE to a folder that has room, or "
-            "remove that one if it is damaged"
+            f"{folder} cannot be used ({error}). Set GETIACTION_CACHE to a folder that has "
+            "room, or remove that one if it is damaged"
         )
     return load_columns(files, features, episodes) if columns is None else columns
 
@@ -116,7 +119,7 @@ def _size(file: Path) -> int:
     try:
         return file.stat().st_size
     except OSError:
-        return 0  # reading it says what is wrong
+        return 0
 
 
 def _hash(file: Path) -> str:

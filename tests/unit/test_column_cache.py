@@ -191,6 +191,13 @@ def test_errors_of_the_data_files_stay_what_they_are(loads: list[Any], v30: Path
     assert len(loads) == 1
 
 
+def test_a_data_file_that_is_missing_is_named(loads: list[Any], v21: Path) -> None:
+    """What cannot be hashed cannot be read either, and reading it has the better message."""
+    (v21 / "data/chunk-000/episode_000001.parquet").unlink()
+    assert "episode_000001.parquet is missing" in refusal(v21)
+    assert len(loads) == 1
+
+
 def test_training_and_validation_share_their_rows(loads: list[Any]) -> None:
     """Whichever episodes a seed holds out, the rows are read and kept once."""
     for seed in (0, 1):
