@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import interpolate
@@ -33,6 +34,15 @@ def test_resized_images_are_the_policys_but_for_rounding(name: str) -> None:
         assert (found - expected).abs().max() <= 1.01 / 255
         resized += 1
     assert resized
+
+
+def test_pixels_of_more_than_8_bits_keep_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distances must not be mixed with those behind an edge."""
+    dataset = LeRobotDataset(root=DATA / "pusht_like_v30", image_size=SIZE)
+    for dtype in (np.uint16, np.float32):
+        pixels = np.zeros((96, 96, 1), dtype)
+        monkeypatch.setattr(dataset._cameras, "_decode_whole", lambda *_, pixels=pixels: pixels)
+        assert dataset._cameras._decode("observation.image", 0) is pixels
 
 
 def test_batches_have_the_resized_images_of_the_samples_as_bytes() -> None:

@@ -18,7 +18,7 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 
-from getiaction.data import DatasetError, LeRobotDataModule, lerobot
+from getiaction.data import DatasetError, LeRobotDataModule, lerobot, loader
 from getiaction.data.batch import WholeBatches
 from getiaction.data.loader import EpochSampler
 from getiaction.data.machine import auto_workers
@@ -283,6 +283,15 @@ def test_page_locked_memory_is_used_only_with_cuda(monkeypatch: pytest.MonkeyPat
         assert datamodule.train_dataloader().pin_memory is available
     datamodule.pin_memory = True
     assert datamodule.train_dataloader().pin_memory
+
+
+def test_the_order_of_an_epoch_is_returned_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few indices are made at once, they are the same ones, also on several ranks."""
+    sampler = EpochSampler(range(100), num_replicas=3, rank=1, seed=5)  # type: ignore[arg-type] # of any class
+    whole = list(sampler)
+    monkeypatch.setattr(loader, "INDICES_AT_ONCE", 7)
+    assert list(sampler) == whole
+    assert len(set(whole)) == 34
 
 
 @pytest.mark.parametrize(
