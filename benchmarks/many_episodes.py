@@ -7,9 +7,11 @@ turns.
 """
 
 import json
+import os
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import pyarrow.parquet as pq
 from getiaction.data import LeRobotDataset
 
 NUM_EPISODES, LENGTH, FPS, NUM_JOINTS = 5000, 50, 30, 14
+VIDEO_PATH = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
 NUM_TURNS = 3
 INDEX = {
     "timestamp": "float32",
@@ -31,24 +34,30 @@ INDEX = {
 }
 
 
-def write_many_episodes(root: Path) -> None:
-    """Write a dataset without cameras, whose numbers are random.
+def write_many_episodes(
+    root: Path, num_episodes: int = NUM_EPISODES, videos: Mapping[str, Path] | None = None
+) -> None:
+    """Write a dataset whose numbers are random.
 
     Args:
         root: Local folder to write.
+        num_episodes: Number of episodes, of 50 frames each.
+        videos: For each camera, a video of 32 x 32 pixels that every episode has.
     """
+    videos = videos or {}
     joints = {"dtype": "float32", "shape": [NUM_JOINTS], "names": None}
     features: dict[str, Any] = {"observation.state": joints, "action": joints}
     features |= {k: {"dtype": dtype, "shape": [1], "names": None} for k, dtype in INDEX.items()}
+    features |= {k: {"dtype": "video", "shape": [32, 32, 3], "names": None} for k in videos}
     info = {
         "codebase_version": "v2.1",
         "fps": FPS,
         "features": features,
-        "total_episodes": NUM_EPISODES,
-        "total_frames": NUM_EPISODES * LENGTH,
+        "total_episodes": num_episodes,
+        "total_frames": num_episodes * LENGTH,
         "chunks_size": 1000,
         "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
-        "video_path": None,
+        "video_path": VIDEO_PATH if videos else None,
     }
     (root / "meta").mkdir(parents=True)
     (root / "meta/info.json").write_text(json.dumps(info), encoding="utf-8")
@@ -56,7 +65,7 @@ def write_many_episodes(root: Path) -> None:
     (root / "meta/tasks.jsonl").write_text(json.dumps(task) + "\n", encoding="utf-8")
     rng, steps = np.random.default_rng(0), np.arange(LENGTH)
     lines = []
-    for number in range(NUM_EPISODES):
+    for number in range(num_episodes):
         lines.append({"episode_index": number, "tasks": ["Move."], "length": LENGTH})
         vectors = rng.normal(size=(2, LENGTH * NUM_JOINTS)).astype(np.float32)
         columns = {
@@ -73,6 +82,12 @@ def write_many_episodes(root: Path) -> None:
         file = root / f"data/chunk-{number // 1000:03d}/episode_{number:06d}.parquet"
         file.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table(columns), file)
+        for camera, video in videos.items():
+            file = root / VIDEO_PATH.format(
+                episode_chunk=number // 1000, episode_index=number, video_key=camera
+            )
+            file.parent.mkdir(parents=True, exist_ok=True)
+            os.link(video, file)
     text = "".join(f"{json.dumps(line)}\n" for line in lines)
     (root / "meta/episodes.jsonl").write_text(text, encoding="utf-8")
 

@@ -1,6 +1,6 @@
 """The cameras of a dataset: stored images and video frames as the tensors of samples."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from getiaction.data.depth import DepthUnit, codes_to_depth, unit_factor
 from getiaction.data.errors import DatasetError
 from getiaction.data.image import decode_image
 from getiaction.data.metadata import Episode, Metadata
+from getiaction.data.on_demand import OnDemandFiles
 from getiaction.data.rows import odd_times, read_rows
 from getiaction.data.stats import channel_first_shape
 from getiaction.data.video import VideoReader, check_length
@@ -32,6 +33,7 @@ class CameraReader:
         tolerance_s: Largest difference between a wanted time and a frame's time, in seconds.
         depth_unit: Unit of the images of depth cameras, "mm" or "m".
         image_size: Height and width that images of 8 bits are resized to; None keeps theirs.
+        on_demand: Videos that are not on this machine yet.
     """
 
     def __init__(
@@ -41,8 +43,11 @@ class CameraReader:
         tolerance_s: float,
         depth_unit: DepthUnit,
         image_size: Sequence[int] | None,
+        *,
+        on_demand: OnDemandFiles,
     ) -> None:
         self._metadata = metadata
+        self._on_demand = on_demand
         self._features = metadata.features
         self._columns = columns
         self._rows = read_rows(metadata.root, columns)
@@ -71,6 +76,7 @@ class CameraReader:
             DatasetError: An image cannot be read or does not fit its description.
         """
         self._has_videos = with_videos
+        self.wait_for(np.array([np.argmax(kept)]))
         if with_videos:
             for row in odd_times(self._rows, self._metadata.fps, self._tolerance_s, kept):
                 for key in self._metadata.video_keys:
@@ -79,6 +85,34 @@ class CameraReader:
             if key in self._columns or with_videos:
                 self._read(key, int(np.argmax(kept)))
         self._videos = VideoReader()  # forked loader processes should not inherit open decoders
+
+    def wait_for(self, rows: NDArray[np.int64]) -> None:
+        """Download the videos of some rows that are missing, several at a time.
+
+        Args:
+            rows: Numbers of rows, (N,).
+
+        Raises:
+            DatasetError: A video cannot be downloaded.
+        """
+        if self._on_demand.absent:
+            self._on_demand.wait_for(self._videos_of(rows))
+
+    def expect(self, rows: NDArray[np.int64]) -> None:
+        """Have videos that are missing downloaded in the background.
+
+        Args:
+            rows: Numbers of rows in the order in which they will be read, (N,).
+        """
+        if self._on_demand.absent:
+            self._on_demand.expect(self._videos_of(rows))
+
+    def _videos_of(self, rows: NDArray[np.int64]) -> Iterator[str]:
+        """Return the videos of rows in the order in which they are needed first."""
+        episodes = self._rows.episode[rows]
+        _, firsts = np.unique(episodes, return_index=True)
+        for episode in episodes[np.sort(firsts)].tolist():
+            yield from (name for name, _ in self._metadata.episodes[episode].videos.values())
 
     def read_image(self, key: str, row: int) -> torch.Tensor:
         """Read the stored image of a row.
@@ -167,8 +201,9 @@ class CameraReader:
             )
             raise DatasetError(msg)
         places = np.linspace(0, len(rows) - 1, MAX_SAMPLED_IMAGES).round().astype(np.int64)
-        chosen = rows[np.unique(places)].tolist()
-        return np.stack([self._read(key, row).numpy() for row in chosen])
+        chosen = rows[np.unique(places)]
+        self.wait_for(chosen)
+        return np.stack([self._read(key, row).numpy() for row in chosen.tolist()])
 
     def _read(self, key: str, row: int) -> torch.Tensor:
         return self.read_image(key, row) if key in self._columns else self.read_video(key, [row])
@@ -213,6 +248,7 @@ class CameraReader:
         name, start_s = self._metadata.episodes[int(self._rows.episode[row])].videos[key]
         time_s = float(start_s + self._rows.times_s[row])
         path, depth = self._metadata.root / name, key in self._depth_keys
+        self._on_demand.wait_for([name])
         pixels = self._videos.read(path, time_s, self._tolerance_s, depth=depth)
         self._check_shape(key, pixels, name)
         return pixels
@@ -241,17 +277,18 @@ class CameraReader:
         return tensor.div_(255) if pixels.dtype == np.uint8 else tensor
 
 
-def check_videos(root: Path, episodes: Iterable[Episode]) -> None:
+def check_videos(root: Path, episodes: Iterable[Episode], absent: Collection[str] = ()) -> None:
     """Check that the videos of episodes are there, and not shorter than they should be.
 
     Args:
         root: Local folder of the dataset.
         episodes: Episodes whose videos are needed.
+        absent: Videos that need not be there yet, as they are downloaded on demand.
 
     Raises:
         DatasetError: A video is missing, empty or truncated.
     """
-    names = {name for episode in episodes for name, _ in episode.videos.values()}
+    names = {name for episode in episodes for name, _ in episode.videos.values()} - set(absent)
     found = (root / "videos").rglob("*") if names else ()
     unlisted = names - {path.relative_to(root).as_posix() for path in found}
     # A listing is quick on network file systems, but does not follow linked folders.

@@ -44,8 +44,9 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
     Args:
         repo_id: Dataset on the Hugging Face hub, `"user/name"`.
         root: Local folder or fsspec URL (`s3://`, `hf://`, `memory://`...) of the dataset. Remote
-            files are copied once to the cache (`GETIACTION_CACHE`). Together with `repo_id`, it is
-            the folder to read if it exists, and to download into otherwise.
+            files are downloaded once to the cache (`GETIACTION_CACHE`), videos when a sample needs
+            them first. Together with `repo_id`, it is the folder to read if it exists, and to
+            download into otherwise.
         episodes: Indices of the episodes to read; None reads all. Samples keep the files' order.
         image_transforms: Function that is applied to each camera tensor, (3, H, W) in [0, 1], but
             not to depth cameras.
@@ -98,18 +99,21 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
         self.tolerance_s = tolerance_s
         self.episodes = None if episodes is None else plain_episodes(episodes)
         source = Source(repo_id, root, revision, refresh=force_cache_sync)
-        self._metadata = fetch_dataset(source, self.episodes, download_videos=download_videos)
+        self._metadata, on_demand = fetch_dataset(
+            source, self.episodes, download_videos=download_videos
+        )
         self.root = self._metadata.root
         self.features = self._metadata.features
         self.fps = self._metadata.fps
         if not self._chosen():
             raise self._empty()
         if download_videos:
-            check_videos(self.root, self._chosen().values())
+            check_videos(self.root, self._chosen().values(), on_demand.absent)
         self._columns = open_columns(self._data_files(), self.features, self.episodes)
         self._pieces, kept = self._check_rows(non_finite)
+        size = plain_size(image_size)
         self._cameras = CameraReader(
-            self._metadata, self._columns, tolerance_s, depth_output_unit, plain_size(image_size)
+            self._metadata, self._columns, tolerance_s, depth_output_unit, size, on_demand=on_demand
         )
         self._cameras.check(kept, with_videos=download_videos)
         self._offsets: dict[str, NDArray[np.int64]] = {}
@@ -180,6 +184,14 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
             for key, offsets in delta_indices.items()
         }
 
+    def expect(self, indices: Sequence[int] | torch.Tensor) -> None:
+        """Have the videos of some samples that are missing downloaded in the background.
+
+        Args:
+            indices: Numbers of samples in the order in which they will be read.
+        """
+        self._cameras.expect(self._pieces.all_rows()[np.asarray(indices)])
+
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
         row = self._row(index)
         windows, pads = self._windows(np.array([row]))
@@ -207,6 +219,7 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
             unless there are `image_transforms`.
         """
         rows = np.array([self._row(index) for index in indices])
+        self._cameras.wait_for(rows)
         windows, pads = self._windows(rows)
         batch: dict[str, Any] = {}
         for key in self._metadata.video_keys:
@@ -258,11 +271,9 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
     ) -> tuple[dict[str, NDArray[np.int64]], dict[str, torch.Tensor]]:
         """Return the rows (B, T) that B samples stack, and "<key>_is_pad" (B, T), by key."""
         windows, pads = {}, {}
-        first, end = (each[:, None] for each in self._pieces.bounds(rows))
         for key, offsets in self._offsets.items():
-            wanted = rows[:, None] + offsets
-            windows[key] = np.clip(wanted, first, end - 1)
-            pads[f"{key}_is_pad"] = torch.from_numpy((wanted < first) | (wanted >= end))
+            windows[key], is_pad = self._pieces.windows(rows, offsets)
+            pads[f"{key}_is_pad"] = torch.from_numpy(is_pad)
         return windows, pads
 
     def _texts(self, row: int) -> dict[str, str]:

@@ -3,7 +3,6 @@
 import copy
 import math
 import os
-import random
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -18,9 +17,10 @@ from getiaction.data.dataset import LeRobotDataset
 from getiaction.data.depth import DepthUnit
 from getiaction.data.errors import DatasetError
 from getiaction.data.loader import BatchLoader, EpochSampler, ResumableLoader
-from getiaction.data.machine import auto_workers
+from getiaction.data.machine import auto_workers, ranks_of_node
 from getiaction.data.rows import NonFinite
-from getiaction.data.source import Source, check_episodes, fetch_dataset, fetch_metadata
+from getiaction.data.source import Source, fetch_dataset, fetch_metadata
+from getiaction.data.split import split_episodes
 from getiaction.lightning_seams import (
     input_dtype,
     sees_batches_before_transfer,
@@ -153,12 +153,16 @@ class LeRobotDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Download the files that are missing. Lightning calls this in one process per node.
 
+        The videos of a dataset on a URL come later: when a batch needs them, and behind training.
+
         Raises:
             DatasetError: The dataset cannot be downloaded.
         """
         source = Source(self.repo_id, self.root, self.revision, refresh=self.force_cache_sync)
         if source.remote:
-            fetch_dataset(source, self.episodes, download_videos=self.download_videos)
+            fetch_dataset(
+                source, self.episodes, download_videos=self.download_videos, check_space=True
+            )
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - Lightning's signature
         """Open the datasets. Every rank opens the same ones.
@@ -265,21 +269,8 @@ class LeRobotDataModule(LightningDataModule):
     def _split(self) -> tuple[list[int], list[int]]:
         if not self.val_split:
             return [], []
-        source = Source(self.repo_id, self.root, self.revision)
-        metadata = fetch_metadata(source)
-        check_episodes(metadata, self.episodes)
-        chosen = metadata.episodes if self.episodes is None else self.episodes
-        episodes = sorted(e for e in chosen if metadata.episodes[e].length)
-        num_val = max(1, int(len(episodes) * self.val_split))
-        if num_val >= len(episodes):
-            msg = (
-                f"val_split={self.val_split} leaves no training episode of {len(episodes)}. "
-                "Use val_split=0, or more episodes."
-            )
-            raise DatasetError(msg)
-        # A generator of its own, because the global ones may be seeded differently on each rank.
-        held_out = set(random.Random(self.val_split_seed).sample(episodes, num_val))  # noqa: S311 - not a secret
-        return [e for e in episodes if e not in held_out], sorted(held_out)
+        metadata = fetch_metadata(Source(self.repo_id, self.root, self.revision))
+        return split_episodes(metadata, self.episodes, self.val_split, self.val_split_seed)
 
     def _open(self) -> LeRobotDataset:
         return LeRobotDataset(
@@ -307,12 +298,20 @@ class LeRobotDataModule(LightningDataModule):
                 share = self.trainer.distributed_sampler_kwargs or share
             else:  # each rank sees all the data, in its own order
                 seed += self.trainer.global_rank
-        return EpochSampler(dataset, seed=seed, **share)
+        sampler, ranks = EpochSampler(dataset, seed=seed, **share), ranks_of_node()
+        sampler.on_pass = lambda passed: self._expect(dataset, sampler.upcoming(passed, ranks))
+        return sampler
+
+    def _expect(self, dataset: LeRobotDataset, order: torch.Tensor | None = None) -> None:
+        is_first = self.trainer is None or self.trainer.local_rank == 0
+        if is_first and isinstance(dataset, LeRobotDataset):  # users replace datasets
+            dataset.expect(torch.arange(len(dataset)) if order is None else order)
 
     def _loader(self, dataset: LeRobotDataset) -> Loader:
         # Without its own generator, each iterator would draw from the global one, and the random
         # numbers of training would depend on how often this process has validated.
         generator = torch.Generator()
+        self._expect(dataset)
         options = self._loader_options(dataset, self.val_batch_size)
         is_whole = isinstance(options["collate_fn"], WholeBatches)
         return (BatchLoader if is_whole else DataLoader)(dataset, generator=generator, **options)

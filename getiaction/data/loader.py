@@ -9,7 +9,7 @@ import copy
 import itertools
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,22 +42,37 @@ class EpochSampler(DistributedSampler[Any]):
             `set_epoch`; each round has its own order.
         first: Place in the order from which the ranks share it; what lies before was read by
             another number of ranks.
+        on_pass: Called when a `ResumableLoader` begins to read, with the number of samples that it
+            skips.
     """
 
     def __init__(self, dataset: Dataset[Any], *, num_replicas: int, rank: int, seed: int) -> None:
         super().__init__(dataset, num_replicas, rank, seed=seed)
         self.round, self.first = 0, 0
+        self.on_pass: Callable[[int], None] | None = None
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch, self.round))
-        length = len(self.dataset)  # type: ignore[arg-type] # Dataset does not declare __len__
-        order = torch.randperm(length, generator=generator)
-        places = torch.arange(self.first + self.rank, self._end, self.num_replicas)
-        chosen = order[places % length]
+        chosen = self.upcoming(0, 1)
         starts = range(0, len(chosen), INDICES_AT_ONCE)
         return itertools.chain.from_iterable(
             chosen[start : start + INDICES_AT_ONCE].tolist() for start in starts
         )
+
+    def upcoming(self, passed: int, num_ranks: int) -> torch.Tensor:
+        """Return what this rank and those after it read, in the order of their steps.
+
+        Args:
+            passed: Number of samples that each rank skips.
+            num_ranks: Number of ranks, with this one.
+
+        Returns:
+            Numbers of samples, (N,) int64.
+        """
+        generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch, self.round))
+        length = len(self.dataset)  # type: ignore[arg-type] # Dataset does not declare __len__
+        order = torch.randperm(length, generator=generator)
+        places = torch.arange(self.first, self._end).view(-1, self.num_replicas)
+        return order[places[passed:, self.rank : self.rank + num_ranks].reshape(-1) % length]
 
     @property
     def _end(self) -> int:
@@ -192,6 +207,8 @@ class _SeededBatches:
         if isinstance(self.sampler, EpochSampler):
             self.sampler.round, self.sampler.first = rounds, self.first
             passed = self.seen - self.counted if self.first else passed
+            if self.sampler.on_pass is not None:
+                self.sampler.on_pass(passed * (self.shape or (1, 0))[1])
         rank = getattr(self.sampler, "rank", 0)
         remaining = itertools.islice(iter(self.batch_sampler), passed, None)
         for number, indices in enumerate(remaining, self.seen):

@@ -35,7 +35,7 @@ def auto_workers(batch_bytes: int = 0) -> int:
         cpus = min(cpus, math.ceil(int(quota_us) / int(period_us)))
     except (OSError, ValueError):
         pass  # without cgroup v2, or with "max", there is no quota
-    workers = max(0, cpus // _ranks() - 1)
+    workers = max(0, cpus // ranks_of_node() - 1)
     return min(workers, _fitting_workers(workers, batch_bytes))
 
 
@@ -55,7 +55,7 @@ def memory_share_bytes() -> int:
     limit, as under SLURM or in a container.
     """
     info = get_worker_info()
-    processes = _ranks() * (1 if info is None else info.num_workers)
+    processes = ranks_of_node() * (1 if info is None else info.num_workers)
     free = [psutil.virtual_memory().available, *_free_in_groups()]
     return max(0, min(free)) // 4 // processes
 
@@ -70,7 +70,7 @@ def _fitting_workers(wanted: int, batch_bytes: int) -> int:
     except OSError:
         return sys.maxsize
     # Those of training stay while others validate.
-    batches = free // _ranks() // 2 // max(1, batch_bytes)
+    batches = free // ranks_of_node() // 2 // max(1, batch_bytes)
     fitting = max(0, (batches - 1) // PREFETCHED)  # besides the batch in use
     if fitting < wanted:
         rank_zero_warn(
@@ -82,7 +82,8 @@ def _fitting_workers(wanted: int, batch_bytes: int) -> int:
     return fitting
 
 
-def _ranks() -> int:
+def ranks_of_node() -> int:
+    """Return the number of ranks on this node, 1 without a launcher that says it."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 

@@ -223,17 +223,19 @@ class Pieces:
         lengths = self.ends - self.starts
         return np.arange(len(self)) + np.repeat(self.ends - self._totals, lengths)
 
-    def bounds(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the first row that a window around each row may reach, and the row after the last.
+    def windows(
+        self, rows: NDArray[np.int64], offsets: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return the rows around each row, (B, T), and which of them repeat an end of its piece.
 
         Args:
             rows: B rows of samples.
-
-        Returns:
-            Two arrays (B,).
+            offsets: T distances from each of them.
         """
         pieces = np.searchsorted(self.starts, rows, side="right") - 1
-        return self.starts[pieces], self.ends[pieces]
+        first, end = self.starts[pieces, None], self.ends[pieces, None]
+        wanted = rows[:, None] + offsets
+        return np.clip(wanted, first, end - 1), (wanted < first) | (wanted >= end)
 
     def of_episodes(self, episode: NDArray[np.int64], episodes: Sequence[int]) -> "Pieces":
         """Return the pieces of some episodes.

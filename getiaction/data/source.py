@@ -3,28 +3,25 @@
 import hashlib
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import fsspec
 import huggingface_hub
 import platformdirs
-from filelock import FileLock
 from fsspec.core import strip_protocol
 from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 
 from getiaction.data.arguments import check_given
 from getiaction.data.errors import DatasetError
 from getiaction.data.metadata import Metadata, read_metadata
+from getiaction.data.on_demand import OnDemandFiles, fetch_files, unreadable
+from getiaction.downloads.files import open_url
 
 # Newest format first: a repository may have one tag for each format that it was published in.
 HUB_REVISIONS = ("v3.0", "v2.1", "main")
 MAX_PATTERNS = 200
-MAX_COPIED_AT_ONCE = 16
 
 
 def cache_dir() -> Path:
@@ -114,22 +111,41 @@ class Source:
         self._copy([name for name in names if name != "meta/info.json"])
         self._copy(["meta/info.json"])
 
-    def fetch(self, names: Iterable[str]) -> None:
+    def fetch(
+        self, names: Iterable[str], later: Iterable[str] = (), *, check_space: bool = False
+    ) -> OnDemandFiles:
         """Download files that are not on this machine yet; do nothing for a local dataset.
 
         Args:
-            names: Paths of files, relative to the dataset's root.
+            names: Paths of files that are needed now, relative to the dataset's root.
+            later: Paths of files that are needed later. Those of a URL are not downloaded yet.
+            check_space: Whether to check the room on the disk even if all of `names` are there.
+
+        Returns:
+            The files of `later` that are still to come.
 
         Raises:
             DatasetError: A file cannot be downloaded, or the disk has no room for all.
         """
         if not self.remote:
-            return
-        missing = [n for n in names if self.refresh or not (self.path / n).is_file()]
-        if missing and self._filesystem is not None:
-            self._check_space(missing)
+            return OnDemandFiles("", self.path)
+        missing, absent = self._missing(names), self._missing(later)
+        if self._filesystem is None:
+            self._fetch_missing_from_hub(missing)
+            self._fetch_missing_from_hub(absent)
+            return OnDemandFiles("", self.path)
+        if missing or (absent and check_space):
+            listed = self._check_space([*missing, *absent])
+            # That a file is not there, or is empty, should be known before training.
+            missing += [name for name in absent if self.refresh or not listed.get(name)]
             self._copy(missing)
-        elif missing and len(missing) > MAX_PATTERNS:
+        return OnDemandFiles(self._url, self.path, set(absent) - set(missing))
+
+    def _missing(self, names: Iterable[str]) -> list[str]:
+        return [n for n in names if self.refresh or not (self.path / n).is_file()]
+
+    def _fetch_missing_from_hub(self, missing: list[str]) -> None:
+        if len(missing) > MAX_PATTERNS:
             self._fetch_from_hub(sorted({f"{name.split('/')[0]}/*" for name in missing}))
         elif missing:
             self._fetch_from_hub(missing)
@@ -137,7 +153,7 @@ class Source:
     def _attach_url(self, url: str) -> None:
         self.remote = True
         self._url = url
-        self._filesystem, self._remote_root = self._try(lambda: fsspec.url_to_fs(url))
+        self._filesystem, self._remote_root = self._try(lambda: open_url(url))
         info = self._try(lambda: self._filesystem.cat_file(f"{self._remote_root}/meta/info.json"))
         # A dataset that was recorded again at the same URL gets its own folder.
         key = hashlib.sha256(url.encode() + b"\0" + info).hexdigest()[:16]
@@ -145,25 +161,20 @@ class Source:
 
     def _copy(self, names: list[str]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self.path}.lock"):
-            missing = [n for n in names if self.refresh or not (self.path / n).is_file()]
-            # Each file is a request or more, of which one at a time would take hours for thousands.
-            with ThreadPoolExecutor(MAX_COPIED_AT_ONCE) as threads:
-                for _ in threads.map(self._copy_file, missing):
-                    pass  # the first error cancels the copies that have not begun
+        fetch_files(self._url, self.path, names, again=self.refresh)
 
-    def _check_space(self, names: list[str]) -> None:
-        """Check that the disk has room for files, by the sizes that a listing has."""
+    def _check_space(self, names: list[str]) -> dict[str, int]:
+        """Check that the disk has room for files, and return the sizes that a listing has."""
         folders = sorted({name.split("/")[0] for name in names})
-        wanted = {f"{self._remote_root}/{name}".lstrip("/") for name in names}
-        size = 0
+        wanted = {f"{self._remote_root}/{name}".lstrip("/"): name for name in names}
+        sizes: dict[str, int] = {}
         for folder in folders:
             find = partial(self._filesystem.find, f"{self._remote_root}/{folder}", detail=True)
             listed = self._try(find)
             found = {name.lstrip("/"): entry.get("size") or 0 for name, entry in listed.items()}
-            size += sum(found[name] for name in wanted & found.keys())
+            sizes |= {wanted[name]: found[name] for name in wanted.keys() & found.keys()}
         self.path.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self.path).free
+        size, free = sum(sizes.values()), shutil.disk_usage(self.path).free
         if size > free:
             msg = (
                 f"{self._url}: {size / 1e9:.1f} GB are missing on this machine, but "
@@ -171,33 +182,13 @@ class Source:
                 "folder on a larger disk, or pass fewer episodes."
             )
             raise DatasetError(msg)
-
-    def _copy_file(self, name: str) -> None:
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        remote = f"{self._remote_root}/{name}"
-        try:
-            self._try(lambda: self._filesystem.get_file(remote, str(unfinished)))
-            unfinished.replace(target)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        return sizes
 
     def _try(self, action: Callable[[], Any]) -> Any:  # noqa: ANN401 - fsspec ships no types
         try:
             return action()
-        except FileNotFoundError as error:
-            msg = (
-                f"{self._url} lacks {error}. Set root to the folder that holds meta/info.json, or "
-                "upload the file again."
-            )
-            raise DatasetError(msg) from error
         except Exception as error:  # each fsspec backend has its own exceptions
-            msg = (
-                f"{self._url} cannot be read ({type(error).__name__}: {error}). Check the URL, "
-                "the credentials and the network, or copy the dataset and set root to the copy."
-            )
-            raise DatasetError(msg) from error
+            raise unreadable(self._url, error) from error
 
     def _find_snapshot(self) -> Path:
         """Return the dataset's snapshot in the hub's cache, or the folder that would hold one."""
@@ -258,17 +249,22 @@ class Source:
 
 
 def fetch_dataset(
-    source: Source, episodes: Sequence[int] | None, *, download_videos: bool
-) -> Metadata:
-    """Download a dataset's metadata and the files of the given episodes, if they are missing.
+    source: Source,
+    episodes: Sequence[int] | None,
+    *,
+    download_videos: bool,
+    check_space: bool = False,
+) -> tuple[Metadata, OnDemandFiles]:
+    """Download a dataset's metadata and the rows of the given episodes, if they are missing.
 
     Args:
         source: Source that the files are downloaded from.
         episodes: Indices of the episodes to download; None downloads all.
-        download_videos: Whether to download videos, in addition to the rows.
+        download_videos: Whether to download videos, too: from the hub now, from a URL on demand.
+        check_space: Whether to check the room on the disk even if only videos are missing.
 
     Returns:
-        The metadata, whose root is the local folder.
+        The metadata, whose root is the local folder, and the videos that are still to come.
 
     Raises:
         DatasetError: The dataset is damaged, cannot be downloaded, or lacks a given episode.
@@ -278,10 +274,13 @@ def fetch_dataset(
     chosen = list(metadata.episodes) if episodes is None else episodes
     places = [metadata.episodes[episode] for episode in chosen]
     places = [place for place in places if place.length]
-    source.fetch(sorted({place.data_file for place in places}))
-    if download_videos:
-        source.fetch(sorted({name for place in places for name, _ in place.videos.values()}))
-    return metadata
+    videos = {name for place in places for name, _ in place.videos.values()}
+    on_demand = source.fetch(
+        sorted({place.data_file for place in places}),
+        sorted(videos if download_videos else ()),
+        check_space=check_space,
+    )
+    return metadata, on_demand
 
 
 def fetch_metadata(source: Source) -> Metadata:

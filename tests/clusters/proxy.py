@@ -5,6 +5,7 @@ import functools
 import re
 import socket
 import threading
+import time
 from typing import Self
 
 BUSY_WORDS = b"<Error><Code>SlowDown</Code></Error>"
@@ -41,6 +42,8 @@ class Proxy:
             ``LIST /bucket?prefix=...``.
         most_puts: How many PUT requests were under way at the same time, at most.
         gate: Answers to PUT requests are held back until so many were under way.
+        held: Requests whose path has one of these parts are recorded, but wait until it is no
+            longer in here.
     """
 
     def __init__(self, endpoint: str, listener: socket.socket | None = None) -> None:
@@ -54,6 +57,7 @@ class Proxy:
         self.sent_bytes = 0
         self.requests: list[str] = []
         self.gate = self.most_puts = self._puts = 0
+        self.held: list[str] = []
         self._lock = threading.Condition()
 
     def __enter__(self) -> Self:
@@ -81,6 +85,7 @@ class Proxy:
                     with self._lock:
                         self.sent_bytes += len(piece)
                         self._record(piece)
+                    self._hold(piece)
                     method = piece.partition(b" ")[0].decode(errors="replace")
                     is_request = method in METHODS
                     is_busy = self.faults and self.faults[-1] in ("busy", f"busy {method}")
@@ -104,6 +109,13 @@ class Proxy:
             method, target = (word.decode() for word in begin.groups())
             is_listing = method == "GET" and "list-type=2" in target
             self.requests.append(f"{'LIST' if is_listing else method} {target}")
+
+    def _hold(self, piece: bytes) -> None:
+        if begin := _REQUEST.match(piece):
+            target = begin[2].decode()
+            deadline = time.monotonic() + GATE_SECONDS
+            while any(part in target for part in self.held) and time.monotonic() < deadline:
+                time.sleep(0.01)
 
     def _count(self, method: str, is_put: threading.Event) -> None:
         if method == "PUT":

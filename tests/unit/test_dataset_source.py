@@ -1,5 +1,6 @@
-"""Remote datasets are copied once, whole files at a time, from URLs and from the hub."""
+"""Remote datasets are downloaded once, whole files at a time, from URLs and from the hub."""
 
+import errno
 import fnmatch
 import itertools
 import shutil
@@ -17,15 +18,18 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
 
 from getiaction.data import DatasetError, LeRobotDataset, source
+from getiaction.downloads import behind, files
 
 DATA = Path(__file__).parents[1] / "data" / "lerobot"
 PUSHT = DATA / "pusht_like_v30"
+ALOHA = DATA / "aloha_like_v21"
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give each test a cache of its own."""
     monkeypatch.setenv("GETIACTION_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(files, "PAUSES_SECONDS", (0, 0))
     return tmp_path / "cache"
 
 
@@ -35,6 +39,15 @@ def memory_root() -> Iterator[str]:
     filesystem = fsspec.filesystem("memory")
     filesystem.put(f"{PUSHT}/", "/bucket/pusht", recursive=True)
     yield "memory://bucket/pusht"
+    filesystem.rm("/bucket", recursive=True)
+
+
+@pytest.fixture
+def aloha_root() -> Iterator[str]:
+    """Put a dataset with a video for each episode on a remote file system."""
+    filesystem = fsspec.filesystem("memory")
+    filesystem.put(f"{ALOHA}/", "/bucket/aloha", recursive=True)
+    yield "memory://bucket/aloha"
     filesystem.rm("/bucket", recursive=True)
 
 
@@ -96,9 +109,11 @@ def test_a_copy_that_fails_leaves_no_part_of_a_file(
         raise OSError(msg)
 
     monkeypatch.setattr(type(fsspec.filesystem("memory")), "get_file", fail)
-    with pytest.raises(DatasetError, match=r"memory://bucket/pusht cannot be .*connection reset"):
+    with pytest.raises(
+        DatasetError, match=r"memory://bucket/pusht/\S+ cannot be .*connection reset"
+    ):
         LeRobotDataset(root=memory_root)
-    assert [path.suffix for path in cache.rglob("*") if path.is_file()] == [".lock"]
+    assert [path for path in cache.rglob("*") if path.is_file()] == []
 
 
 @pytest.fixture
@@ -126,9 +141,9 @@ def test_sixteen_files_are_copied_at_a_time(
         original(self, remote, *args, **kwargs)
 
     monkeypatch.setattr(kind, "get_file", get_file)
-    files = source.Source(None, many_root)
-    files.fetch(f"data/{number}" for number in range(40))
-    assert len(list((files.path / "data").iterdir())) == 40
+    copy = source.Source(None, many_root)
+    copy.fetch(f"data/{number}" for number in range(40))
+    assert len(list((copy.path / "data").iterdir())) == 40
 
 
 def test_the_first_copy_that_fails_ends_the_others(
@@ -149,7 +164,8 @@ def test_the_first_copy_that_fails_ends_the_others(
         raise OSError(msg)
 
     monkeypatch.setattr(ThreadPoolExecutor, "shutdown", end)
-    monkeypatch.setattr(source, "MAX_COPIED_AT_ONCE", 1)
+    monkeypatch.setattr(files, "MAX_AT_ONCE", 1)
+    monkeypatch.setattr(files, "PAUSES_SECONDS", ())
     monkeypatch.setattr(type(fsspec.filesystem("memory")), "get_file", fail)
     with pytest.raises(DatasetError, match="connection reset"):
         source.Source(None, many_root).fetch(f"data/{number}" for number in range(40))
@@ -160,18 +176,76 @@ def test_a_disk_without_room_is_refused_before_anything_is_copied(
     many_root: str, copied: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What counts is what is missing, and the message says how much that is."""
-    files = source.Source(None, many_root)
-    files.fetch(["data/0", "data/1"])
+    copy = source.Source(None, many_root)
+    copy.fetch(["data/0", "data/1"])
     copied.clear()
     sizes = SimpleNamespace(free=37_999)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: sizes)
     wanted = [f"data/{number}" for number in range(40)]
-    with pytest.raises(DatasetError, match=r"missing on this machine.*GETIACTION_CACHE"):
-        files.fetch(wanted)
+    for now, later in ((wanted, []), (wanted[:20], wanted[20:]), ([], wanted)):
+        with pytest.raises(DatasetError, match=r"missing on this machine.*GETIACTION_CACHE"):
+            copy.fetch(now, later, check_space=True)
     assert copied == []
     sizes.free = 38_000
-    files.fetch(wanted)
+    assert len(copy.fetch(wanted[:20], wanted[20:]).absent) == 20
+    assert len(copied) == 18
+    copy.fetch(wanted)
     assert len(copied) == 38
+
+
+def test_a_download_that_fails_is_tried_again(
+    aloha_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the last attempt's failure is an error, at the sample that needs the file."""
+    dataset = LeRobotDataset(root=aloha_root)
+    kind = type(fsspec.filesystem("memory"))
+    get_file, failures = kind.get_file, iter([True] * 5)
+
+    def fail(self: Any, *args: Any, **kwargs: Any) -> None:
+        if next(failures, False):
+            msg = "connection reset"
+            raise OSError(msg)
+        get_file(self, *args, **kwargs)
+
+    monkeypatch.setattr(kind, "get_file", fail)
+    with pytest.raises(DatasetError, match=r"episode_000002\.mp4 cannot be read .*reset"):
+        dataset[134]
+    assert_same(dataset[134], LeRobotDataset(root=ALOHA)[134])
+
+
+def test_a_full_disk_is_an_error_that_says_so(
+    aloha_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not tried again, and the message says how to have more room."""
+    dataset = LeRobotDataset(root=aloha_root)
+    tried = []
+
+    def fail(*args: Any) -> None:
+        tried.append(args)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "get_file", fail)
+    with pytest.raises(DatasetError, match=r"no room for .*000002\.mp4 .*GETIACTION_CACHE"):
+        dataset[134]
+    assert len(tried) == 1
+
+
+def test_what_is_asked_for_last_is_downloaded_first() -> None:
+    """A batch that is needed now does not wait for those that were asked for before."""
+    work = behind._Work("memory://bucket", Path())
+    work.put_first(["a", "b", "c"])
+    work.put_first(["d", "c"])
+    assert list(work._waiting) == ["d", "c", "a", "b"]
+
+
+def test_what_a_listing_lacks_is_known_before_training(many_root: str, copied: list[str]) -> None:
+    """Files that are needed later, but are empty or not there, are not left for later."""
+    fsspec.filesystem("memory").pipe_file("/bucket/many/data/empty", b"")
+    copy = source.Source(None, many_root)
+    assert copy.fetch(["data/0"], ["data/1", "data/empty"]).absent == {"data/1"}
+    with pytest.raises(DatasetError, match="memory://bucket/many lacks data/nothing"):
+        copy.fetch(["data/2"], ["data/3", "data/nothing"])
+    assert "/bucket/many/data/1" not in copied
 
 
 def test_videos_are_not_copied_when_they_are_not_wanted(memory_root: str, cache: Path) -> None:
@@ -183,12 +257,9 @@ def test_videos_are_not_copied_when_they_are_not_wanted(memory_root: str, cache:
         dataset[0]
 
 
-def test_only_the_files_of_wanted_episodes_are_copied(cache: Path) -> None:
+def test_only_the_files_of_wanted_episodes_are_copied(aloha_root: str, cache: Path) -> None:
     """A reader of one remote episode brings that episode's files."""
-    filesystem = fsspec.filesystem("memory")
-    filesystem.put(f"{DATA / 'aloha_like_v21'}/", "/bucket/aloha", recursive=True)
-    LeRobotDataset(root="memory://bucket/aloha", episodes=[2])
-    filesystem.rm("/bucket", recursive=True)
+    LeRobotDataset(root=aloha_root, episodes=[2])
     assert [p.name for p in cache.rglob("*.mp4")] == ["episode_000002.mp4"]
     assert [p.name for p in cache.rglob("data/*/*")] == ["episode_000002.parquet"]
 

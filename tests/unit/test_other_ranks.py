@@ -110,3 +110,17 @@ def test_a_state_of_an_earlier_version_is_a_position():
 def test_no_plain_loader_claims_to_know():
     """What the launcher looks for is on our loader alone."""
     assert not hasattr(DataLoader(Numbers(4)), "batches_read")
+
+
+def test_a_node_knows_what_its_ranks_read_next():
+    """In the order of their steps, without what a checkpoint says that they have read."""
+    loaders, passed = make_loaders(41, (4, 3)), []
+    orders = [list(loader.sampler) for loader in loaders]
+    sampler = loaders[1].sampler
+    sampler.on_pass = passed.append
+    read(loaders[1:2], 2)
+    loaders[1].load_state_dict(loaders[1].state_dict())
+    read(loaders[1:2], 1)
+    assert passed == [0, 6]
+    steps = zip(orders[1][6:], orders[2][6:], strict=True)
+    assert sampler.upcoming(6, 2).tolist() == [index for step in steps for index in step]

@@ -1,0 +1,168 @@
+"""Downloads a file once for all processes of a machine, whole or not at all."""
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+MAX_AT_ONCE = 16
+PAUSES_SECONDS = (1.0, 5.0, 20.0)  # before each further attempt
+
+# Beware: fsspec forgets its file systems in a forked process, where the end of one would close the
+# connections of the parent.
+_opened: dict[int, Any] = {}
+_held: set[Path] = set()
+
+
+class DownloadError(Exception):
+    """A file could not be downloaded; its cause is `__cause__`.
+
+    Attributes:
+        name: Path of the file, relative to the URL.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+def open_url(url: str) -> tuple[Any, str]:
+    """Return fsspec's file system for a URL, and the path in it.
+
+    Args:
+        url: URL that fsspec supports.
+    """
+    import fsspec
+
+    filesystem, path = fsspec.url_to_fs(url)
+    _opened[id(filesystem)] = filesystem
+    return filesystem, path
+
+
+def download(url: str, folder: Path, names: Iterable[str], *, again: bool = False) -> None:
+    """Download files that are not in a folder yet, several at a time.
+
+    Args:
+        url: URL that fsspec supports, of the folder with the files.
+        folder: Local folder to download into.
+        names: Paths of the files, relative to both.
+        again: Whether to download files that are there already, too.
+
+    Raises:
+        DownloadError: A file could not be downloaded, and the others were not begun any more.
+    """
+    filesystem, root = open_url(url)
+    # Each file is a request or more, of which one at a time would take hours for thousands.
+    with ThreadPoolExecutor(MAX_AT_ONCE) as threads:
+        for _ in threads.map(
+            lambda name: download_file(filesystem, root, folder, name, again=again), names
+        ):
+            pass  # the first error cancels the downloads that have not begun
+
+
+def download_file(
+    filesystem: Any,  # noqa: ANN401 - fsspec ships no types
+    root: str,
+    folder: Path,
+    name: str,
+    *,
+    again: bool = False,
+) -> None:
+    """Download a file, unless it is there or another process or thread has just downloaded it.
+
+    Args:
+        filesystem: File system of fsspec that has the file.
+        root: Path of the remote folder in it.
+        folder: Local folder to download into.
+        name: Path of the file, relative to both.
+        again: Whether to download a file that is there already.
+
+    Raises:
+        DownloadError: Every attempt has failed, or another one would fail, too.
+    """
+    target = folder / name
+    if not again and target.is_file():
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # What a killed process leaves there is locked by nobody, and is overwritten.
+        partial = target.with_name(f".{target.name}.part")
+        with _locked(partial):
+            if not again and target.is_file():
+                partial.unlink()
+                return
+            try:
+                _get_file(filesystem, f"{root}/{name}", partial)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+            partial.replace(target)
+    except Exception as error:  # each fsspec backend has its own exceptions
+        raise DownloadError(name) from error
+
+
+def remove_unfinished() -> None:
+    """Remove the files that this process has not finished, before it ends in the middle."""
+    for partial in list(_held):
+        partial.unlink(missing_ok=True)
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Return whether a download has failed because the disk has no room for it.
+
+    Args:
+        error: Cause of a `DownloadError`.
+    """
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+
+
+def is_final(error: BaseException | None) -> bool:
+    """Return whether another attempt at a file would fail, too.
+
+    Args:
+        error: Cause of a `DownloadError`.
+    """
+    return isinstance(error, (FileNotFoundError, PermissionError)) or is_full(error)
+
+
+@contextmanager
+def _locked(partial: Path) -> Iterator[None]:
+    """Hold the lock of an unfinished file, which then exists at its path."""
+    while True:
+        with partial.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                # Who held the lock before may have moved or removed the file.
+                if _is_at(file.fileno(), partial):
+                    _held.add(partial)
+                    yield
+                    return
+            finally:
+                _held.discard(partial)
+                # Beware: closing is not enough if a process was forked in the meantime.
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _get_file(filesystem: Any, remote: str, partial: Path) -> None:  # noqa: ANN401 - as above
+    pauses_s = iter(PAUSES_SECONDS)
+    while True:
+        try:
+            filesystem.get_file(remote, str(partial))
+            break
+        except Exception as error:
+            pause_s = next(pauses_s, None)
+            if pause_s is None or is_final(error):
+                raise
+            time.sleep(pause_s)
