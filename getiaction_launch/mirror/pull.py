@@ -9,16 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from getiaction_launch.errors import (
-    CheckError,
-    RecordError,
-    StorageError,
-    UsageError,
-    nearest_first,
-)
+from getiaction_launch.errors import CheckError, StorageError, UsageError, nearest_first
 from getiaction_launch.mirror.transfer import download, hash_of, say_refused
 from getiaction_launch.run.checkpoint import Marker, newest
-from getiaction_launch.run.records import SUMMARY, Progress
+from getiaction_launch.run.reading.summary import drop_summary
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import (
     children,
@@ -120,16 +114,8 @@ def pull_run(run: Run, target: Path, watch: Callable[[int, int], None]) -> None:
         for size_bytes in pool.map(download_file, files):
             done += size_bytes
             watch(done, total)
-    _drop_summary(Run(arriving))
+    drop_summary(Run(arriving))
     arriving.rename(target)
-
-
-def _drop_summary(copy: Run) -> None:
-    """Remove what the progress repeats of the run's records, among them that of its job."""
-    with contextlib.suppress(RecordError):  # damaged: nobody reads anything from it
-        content = copy.read(Progress.NAME)
-        if content and content.pop(SUMMARY, None):
-            copy.write(Progress.NAME, content)
 
 
 @contextlib.contextmanager

@@ -143,8 +143,17 @@ def forget_summary(run: Run) -> None:
     Raises:
         StorageError: If remote storage does not answer.
     """
-    if not is_remote(run.directory):
-        return
+    if is_remote(run.directory):
+        drop_summary(run)
+
+
+def drop_summary(run: Run) -> None:
+    """Remove what ``progress.json`` repeats of the other records, among them that of the job.
+
+    Raises:
+        OSError: If the file cannot be read or written.
+        StorageError: If remote storage does not answer.
+    """
     with contextlib.suppress(RecordError):  # a damaged one has no summary that counts
         content = run.read(Progress.NAME)
         if content and content.pop(SUMMARY, None):
