@@ -1,16 +1,15 @@
-"""Joins the segments of curves once training has finished.
+"""Joins the segments of curves once a run has finished.
 
 A long run leaves hundreds of segments of each event file, and TensorBoard opens all of them,
 whenever somebody looks at the run. Logs stay as they are: their readers ask for their ends only.
 """
 
-from collections import defaultdict
-
 from getiaction_launch.errors import StorageError
 from getiaction_launch.mirror.transfer import say
+from getiaction_launch.run.reading.segments import Joining, StoredFile, stored_files
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.at_once import for_each
-from getiaction_launch.storage.paths import file_system, reaching
+from getiaction_launch.storage.paths import file_system, kind_of, reaching, read_bytes
 from getiaction_launch.storage.segment import is_curve, name_and_number
 from getiaction_launch.storage.tree import find
 
@@ -23,34 +22,50 @@ MAX_BYTES = 64 << 20
 def compact(run: Run) -> None:
     """Make event files of many segments one object; call it when nothing writes any more.
 
-    If storage fails, the curves stay as they are, and the node's log says so.
+    If storage fails, the node's log says so. Readers see each point once all the same, also if this
+    process is killed (:mod:`~getiaction_launch.run.reading.segments`).
 
     Args:
         run: The run; its directory is a URL.
     """
     try:
-        sizes = find(run.directory).sizes
-        files: dict[str, list[str]] = defaultdict(list)
-        for path in sorted(sizes, key=name_and_number):
-            files[name_and_number(path)[0]].append(path)
-        for name, segments in files.items():
-            is_large = sum(sizes[segment] for segment in segments) > MAX_BYTES
-            if is_curve(name) and len(segments) > FEW and not is_large:
-                _join(run, segments)
+        _compact(run)
     except (StorageError, OSError) as error:
         say(f"the curves are still in segments: {error}")
 
 
-def _join(run: Run, segments: list[str]) -> None:
-    with reaching(run.directory):
-        fs, root = file_system(run.directory)
-        keys = [f"{root}/{segment}" for segment in segments]
-        first, *others = for_each(fs.cat_file, keys, run.directory)
-        rest = b"".join(others)
-        # Otherwise it was joined by a process that was killed before it could remove them.
-        if not first.endswith(rest):
-            fs.pipe_file(keys[0], first + rest)
-            if (have := int(fs.info(keys[0])["size"])) != len(first + rest):
-                raise StorageError(f"{keys[0]} has only {have} of {len(first + rest)} bytes.")
-        # Last: a reader sees points twice for a moment, and never none.
-        for_each(fs.rm_file, keys[1:], run.directory)  # to rm(), names may be patterns
+def _compact(run: Run) -> None:
+    sizes = find(run.directory).sizes
+    curves = [file for file in stored_files(run, sizes) if is_curve(file.path)]
+    many = [f for f in curves if len(f.segments) > FEW and f.size_bytes <= MAX_BYTES]
+    if many:
+        Joining({file.path: file.size_bytes for file in many}).write(run)
+        for file in many:
+            _join(run, file)
+    whole = {file.path for file in many}
+    # Others are left of a process that was killed.
+    whole |= {file.path for file in curves if list(file.segments) == [file.path]}
+    needless = {path for path in sizes if path not in whole and name_and_number(path)[0] in whole}
+    if many and kind_of(run.launch_directory / "plan.json") is None:
+        needless |= {file.path for file in many}  # somebody has removed the run meanwhile
+    fs, root = file_system(run.directory)
+
+    def remove_object(path: str) -> None:
+        with reaching(run.directory):
+            fs.rm_file(f"{root}/{path}")  # to rm(), names may be patterns
+
+    for_each(remove_object, list(needless), run.directory)
+    if many or needless:
+        Joining.remove(run)
+
+
+def _join(run: Run, file: StoredFile) -> None:
+    segments = [run.directory / segment for segment in file.segments]
+    content = b"".join(for_each(read_bytes, segments, run.directory))
+    target = run.directory / file.path
+    with reaching(target):
+        fs, key = file_system(target)
+        fs.pipe_file(key, content)
+        have = int(fs.info(key)["size"])
+    if have != file.size_bytes:
+        raise StorageError(f"{target} has {have} bytes instead of {file.size_bytes}.")

@@ -3,15 +3,14 @@
 import contextlib
 import shlex
 import shutil
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from getiaction_launch.errors import CheckError, StorageError, UsageError, nearest_first
 from getiaction_launch.mirror.transfer import download, hash_of, say_refused
 from getiaction_launch.run.checkpoint import Marker, newest
+from getiaction_launch.run.reading.segments import StoredFile, read_segments, stored_files
 from getiaction_launch.run.reading.summary import drop_summary
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import (
@@ -23,32 +22,16 @@ from getiaction_launch.storage.paths import (
     reaching,
     remove,
 )
-from getiaction_launch.storage.segment import name_and_number
 from getiaction_launch.storage.tree import find, place_below
 
 NEWEST = "newest"
 PARALLEL = 4
-NOT_COPIED = ("launch/job.json", "launch/claim", "launch/tails/")
+NOT_COPIED = ("launch/job.json", "launch/claim", "launch/joining.json", "launch/tails/")
 """Records with which the copy would pass for the run itself, and cancelling it end the job; and
-the tails, which repeat the logs."""
+those that only say how other files lie on storage."""
 
 
-@dataclass(frozen=True)
-class File:
-    """A file as it was before it was uploaded.
-
-    Attributes:
-        path: Path of the file, relative to the run's directory.
-        segments: Paths of the objects that hold the file, in order, relative to the directory.
-        size_bytes: Size of the file, which is that of all segments.
-    """
-
-    path: str
-    segments: list[str]
-    size_bytes: int
-
-
-def files_of_run(run: Run) -> list[File]:
+def files_of_run(run: Run) -> list[StoredFile]:
     """List the files of a run on remote storage, except the records of its job.
 
     Objects that cannot be files of a run are left out; a line on stderr names each of them.
@@ -61,15 +44,8 @@ def files_of_run(run: Run) -> list[File]:
     found = find(run.directory)
     for name, reason in found.refused.items():
         say_refused(name, reason)
-    objects: dict[str, list[str]] = defaultdict(list)
-    for segment in sorted(found.sizes):
-        path, _ = name_and_number(segment)
-        if not path.startswith(NOT_COPIED):
-            objects[path].append(segment)
-    return [
-        File(path, segments, sum(found.sizes[segment] for segment in segments))
-        for path, segments in objects.items()
-    ]
+    files = stored_files(run, found.sizes)
+    return [file for file in files if not file.path.startswith(NOT_COPIED)]
 
 
 def pull_run(run: Run, target: Path, watch: Callable[[int, int], None]) -> None:
@@ -101,13 +77,15 @@ def pull_run(run: Run, target: Path, watch: Callable[[int, int], None]) -> None:
     files = [file for file in files if file.path in places]
     total, done = sum(file.size_bytes for file in files), 0
 
-    def download_file(file: File) -> int:
+    def download_file(file: StoredFile) -> int:
         place = places[file.path]
-        with reaching(run.directory):
-            fs.get_file(f"{root}/{file.segments[0]}", str(place))
-            with place.open("ab") as whole:
-                for segment in file.segments[1:]:
-                    whole.write(fs.cat_file(f"{root}/{segment}"))
+        first, *others = file.segments
+        if others:
+            with place.open("wb") as whole:
+                whole.writelines(read_segments(run, file))
+        else:
+            with reaching(run.directory):
+                fs.get_file(f"{root}/{first}", str(place))  # of any size
         return file.size_bytes
 
     with ThreadPoolExecutor(PARALLEL) as pool:

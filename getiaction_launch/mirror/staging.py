@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from getiaction_launch.errors import CheckError, StorageError
-from getiaction_launch.mirror.compaction import compact
 from getiaction_launch.mirror.kept import Arrivals, announce, can_arrive_later
 from getiaction_launch.mirror.ledger import (
     CHECKPOINTS,
@@ -130,8 +129,6 @@ class Staging:
             mirror.abandon()
         else:
             mirror.close(self._limit_seconds)
-            if self.is_finished and self.node_rank == 0:
-                compact(self.run)
 
     def _lock(self) -> int:
         place = _place(self.run.local)

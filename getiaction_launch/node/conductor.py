@@ -20,12 +20,11 @@ from getiaction_launch.errors import LaunchError
 from getiaction_launch.node.allocation import Allocation, Limits
 from getiaction_launch.node.deaths import record_kills
 from getiaction_launch.node.guard import Guard, RunLostError
-from getiaction_launch.node.messages.notices import end
 from getiaction_launch.node.network.meeting import meet
 from getiaction_launch.node.node import SAVE_LIMIT_SECONDS, await_save, run_node
 from getiaction_launch.node.nodes import Nodes, watch
 from getiaction_launch.node.opening import await_attempt, begin
-from getiaction_launch.node.outage import outlast
+from getiaction_launch.node.outage import end, outlast
 from getiaction_launch.node.sidecar import NodeLostError, Sidecar
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import EXIT_FAILED, Attempt, Ending

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from getiaction_launch.errors import StorageError
+from getiaction_launch.mirror.compaction import compact
 from getiaction_launch.mirror.transfer import say
 from getiaction_launch.node.messages.notices import notify_end
 from getiaction_launch.plan.plan import Plan, Uploading
 from getiaction_launch.run.attempt import Attempt, Ending
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
+from getiaction_launch.storage.paths import is_remote
 
 PAUSE_SECONDS = 5.0
 STOPPED_SECONDS = 60.0
@@ -75,6 +77,18 @@ def outlast(
         attempt.end_here(ending)
     notify_end(attempt, ending)
     return otherwise(ending)
+
+
+def end(attempt: Attempt, ending: Ending) -> None:
+    """Record how an attempt ended, and send it if the run has finished or failed.
+
+    If it has finished, its curves are joined on remote storage. That comes last, as it may take a
+    while: a time limit that is reached then does the run no harm.
+    """
+    attempt.end(ending)
+    notify_end(attempt, ending)
+    if ending.state is JobState.SUCCEEDED and is_remote(attempt.run.directory):
+        compact(attempt.run)
 
 
 def _first_line(error: StorageError) -> str:

@@ -16,6 +16,7 @@ from getiaction_launch.run.job_end import JobEnd
 from getiaction_launch.run.lease import Lease
 from getiaction_launch.run.loggers import LoggersRecord
 from getiaction_launch.run.network.records import NetworkRecord
+from getiaction_launch.run.reading.segments import Joining
 from getiaction_launch.run.reading.tails import Tail
 from getiaction_launch.run.state import JobState
 
@@ -43,7 +44,7 @@ def test_every_record_has_its_row():
         c.__name__ for c in (JobEnd, Lease, LoggersRecord, Placement, RayRecord, Plan, Marker, Tail)
     }
     others |= {NodeBeats.__name__, NodeStacks.__name__, StacksRequest.__name__}
-    others |= {NetworkRecord.__name__}
+    others |= {NetworkRecord.__name__, Joining.__name__}
     shown = {row[1].strip("`"): row[0].strip("`") for row in FILES if row[1]}
     assert shown.keys() == expected | others
     for record in [*records.Record.__subclasses__(), records.Done]:

@@ -1,6 +1,7 @@
 """Curves on remote storage: uploaded less often as a run grows old, joined when it has finished."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,24 @@ from torch.utils.tensorboard import SummaryWriter
 from getiaction_launch.errors import StorageError
 from getiaction_launch.mirror import compaction
 from getiaction_launch.mirror.compaction import compact
-from getiaction_launch.mirror.staging import Staging
+from getiaction_launch.mirror.pull import pull_run
 from getiaction_launch.mirror.uploading.lanes import Files
-from getiaction_launch.plan.plan import Plan, Topology
+from getiaction_launch.node.outage import end
+from getiaction_launch.report.contents.scalars import read_curves
+from getiaction_launch.run.attempt import Attempt, Ending, read_end
+from getiaction_launch.run.reading.segments import StoredFile, read_segments, stored_files
 from getiaction_launch.run.records import AttemptRecord
 from getiaction_launch.run.run import Run
-from getiaction_launch.storage.paths import children, file_system
-from getiaction_launch.system.stop import StopRequest
+from getiaction_launch.run.state import Cause, JobState
+from getiaction_launch.storage.paths import children, file_system, remove
+from getiaction_launch.storage.tree import find
 
 WEEK = 7 * 86400
+IN_MEMORY = pytest.mark.parametrize("root", ["memory"], indirect=True)
+
+
+class Killed(BaseException):
+    """Stands for the end of this process."""
 
 
 @pytest.fixture
@@ -34,6 +44,42 @@ def write(run: Run, writer: SummaryWriter, steps: range) -> None:
         writer.add_scalar("loss", step, step)
     writer.flush()
     sync(run)
+
+
+def write_some(run: Run) -> bytes:
+    """Log 30 steps in three segments; returns the event file."""
+    writer = SummaryWriter(str(run.local.directory))
+    for start in (0, 10, 20):
+        write(run, writer, range(start, start + 10))
+    assert len(segments(run)) == 3
+    (events,) = run.local.directory.glob("*tfevents*")
+    return events.read_bytes()
+
+
+def stored(run: Run, sizes: dict[str, int] | None = None) -> StoredFile:
+    """The only event file of a run, as storage has it, or had it when it was listed."""
+    files = stored_files(run, sizes or find(run.directory).sizes)
+    (found,) = [file for file in files if "tfevents" in file.path]
+    return found
+
+
+def act_at_each_moment(
+    run: Run, monkeypatch: pytest.MonkeyPatch, act: Callable[[], None], *names: str
+) -> None:
+    """Do something before and after each call of some functions of a run's file system."""
+    fs, _ = file_system(run.directory)
+
+    def watched(function: Callable[..., object]) -> Callable[..., object]:
+        def call(*words: object, **more: object) -> object:
+            act()
+            answer = function(*words, **more)
+            act()
+            return answer
+
+        return call
+
+    for name in names:
+        monkeypatch.setattr(fs, name, watched(getattr(fs, name)))
 
 
 def segments(run: Run) -> list[str]:
@@ -116,22 +162,78 @@ def test_curves_whose_name_looks_like_a_pattern_are_joined(run):
 @pytest.mark.usefixtures("joins_any")
 def test_curves_are_one_object_when_training_has_finished(run, tmp_path):
     """TensorBoard shows each point once, whether it opens them now or has had them open."""
-    plan = Plan("act", "", ["fit"], [], Topology(1, 1, 0), "")
-    with Staging(run, plan, 0, 0, None, StopRequest()) as staging:
-        writer = SummaryWriter(str(run.local.directory))
-        for start in (0, 10, 20):
-            write(run, writer, range(start, start + 10))
-        assert len(segments(run)) == 3
-        board = copy(run, tmp_path / "board")
-        assert steps_of(board) == list(range(30))
-        (events,) = run.local.directory.glob("*tfevents*")
-        whole = events.read_bytes()
-        staging.is_finished = True
-    assert segments(run) == [events.name]
-    assert (run.directory / events.name).read_bytes() == whole
+    attempt = Attempt.begin(run, "key", "host", 1)
+    whole = write_some(run)
+    board = copy(run, tmp_path / "board")
+    assert steps_of(board) == list(range(30))
+    end(attempt, Ending(JobState.SUCCEEDED))
+    (name,) = segments(run)
+    assert (run.directory / name).read_bytes() == whole
     copy(run, tmp_path / "board")
     assert steps_of(board) == list(range(30))
     assert steps_of(copy(run, tmp_path / "new")) == list(range(30))
+
+
+@IN_MEMORY
+def test_a_run_has_finished_before_its_curves_are_joined(run, monkeypatch):
+    """A time limit meanwhile is none of the run; and one that has failed goes on with them."""
+    states = []
+    monkeypatch.setattr(
+        "getiaction_launch.node.outage.compact",
+        lambda run: states.append(read_end(run).ending.state),
+    )
+    for ending in (Ending(JobState.FAILED, Cause.CRASH), Ending(JobState.SUCCEEDED)):
+        end(Attempt.begin(run, "key", "host", 1), ending)
+    assert states == [JobState.SUCCEEDED]
+
+
+@IN_MEMORY
+@pytest.mark.usefixtures("joins_any")
+def test_readers_see_each_point_once_while_curves_are_joined(run, tmp_path, monkeypatch):
+    """Whether they have listed the segments before, list them now, or read them later."""
+    whole = write_some(run)
+    seen, listed = [find(run.directory).sizes], [stored(run)]
+
+    def look() -> None:
+        seen.append(find(run.directory).sizes)
+        listed.append(stored(run))
+        for file in [*listed, *(stored(run, sizes) for sizes in seen)]:
+            assert b"".join(read_segments(run, file)) == whole
+        target = tmp_path / f"copy_{len(listed)}"
+        pull_run(run, target, lambda *_: None)
+        (events,) = target.glob("*tfevents*")
+        assert events.read_bytes() == whole
+        assert not (target / "launch/joining.json").exists()
+        assert list(read_curves(run, [])["loss"].steps) == list(range(30))
+
+    act_at_each_moment(run, monkeypatch, look, "pipe_file", "rm_file")
+    pieces = read_segments(run, stored(run))
+    begin = next(pieces)
+    compact(run)
+    assert begin + b"".join(pieces) == whole
+    assert len(listed) > 6
+    assert names(run.launch_directory) == ["claim", "plan.json"]
+
+
+@IN_MEMORY
+def test_a_segment_that_somebody_has_removed_is_missed(run):
+    """Rather than that the curve ends there without a word."""
+    write_some(run)
+    file = stored(run)
+    remove(run.directory / list(file.segments)[2])
+    with pytest.raises(FileNotFoundError):
+        list(read_segments(run, file))
+
+
+@IN_MEMORY
+@pytest.mark.usefixtures("joins_any")
+def test_curves_of_a_run_that_is_removed_meanwhile_do_not_come_back(run):
+    """Once a run has finished, nothing keeps anybody from removing it."""
+    write_some(run)
+    remove(run.launch_directory / "plan.json")
+    compact(run)
+    assert segments(run) == []
+    assert names(run.launch_directory) == ["claim"]
 
 
 def test_few_segments_are_not_sent_again(run):
@@ -143,18 +245,25 @@ def test_few_segments_are_not_sent_again(run):
     assert len(segments(run)) == 2
 
 
+@IN_MEMORY
+@pytest.mark.parametrize("step", ["pipe_file", "rm_file"])
 @pytest.mark.usefixtures("joins_any")
-def test_joining_curves_that_was_killed_is_continued(run, tmp_path):
-    """The whole is there, and so are its segments: no point is there twice afterwards."""
-    writer = SummaryWriter(str(run.local.directory))
-    for start in (0, 10, 20):
-        write(run, writer, range(start, start + 10))
-    (events,) = run.local.directory.glob("*tfevents*")
-    fs, key = file_system(run.directory / events.name)
-    fs.pipe_file(key, events.read_bytes())
-    assert len(segments(run)) == 3
+def test_joining_curves_that_was_killed_is_continued(run, tmp_path, monkeypatch, step):
+    """The whole may be there with its segments: no point is there twice afterwards."""
+    whole, (first, *_) = write_some(run), segments(run)
+
+    def kill() -> None:
+        if (run.directory / first).read_bytes() == whole:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        act_at_each_moment(run, patch, kill, step)
+        with pytest.raises(Killed):
+            compact(run)
+    assert len(segments(run)) > 1
+    assert b"".join(read_segments(run, stored(run))) == whole
     for _ in range(2):
         compact(run)
-        assert segments(run) == [events.name]
-        assert (run.directory / events.name).read_bytes() == events.read_bytes()
+        assert segments(run) == [first]
+        assert (run.directory / first).read_bytes() == whole
     assert steps_of(copy(run, tmp_path / "new")) == list(range(30))

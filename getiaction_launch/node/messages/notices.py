@@ -51,12 +51,6 @@ def notify_stall(run: Run, plan: Plan, reason: str) -> None:
     _send(run, plan, "stalled", reason, kind="warning")
 
 
-def end(attempt: Attempt, ending: Ending) -> None:
-    """Record how an attempt ended, and send it if the run has finished or failed."""
-    attempt.end(ending)
-    notify_end(attempt, ending)
-
-
 def notify_end(attempt: Attempt, ending: Ending) -> None:
     """Send that a run has finished or failed, once; who cancels a run needs no message."""
     run = attempt.run

@@ -12,16 +12,16 @@ import os
 import struct
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from getiaction_launch.errors import RecordError, StorageError
 from getiaction_launch.report.contents.links import check_inside
+from getiaction_launch.run.reading.segments import StoredFile, read_segments, stored_files
 from getiaction_launch.run.records import Progress
 from getiaction_launch.run.run import Run
-from getiaction_launch.storage.paths import is_remote, read_bytes
+from getiaction_launch.storage.paths import is_remote
 from getiaction_launch.storage.tree import find
 from getiaction_launch.storage.untrusted import open_regular
 
@@ -75,11 +75,11 @@ class Curve:
 
 @dataclass(frozen=True)
 class _File:
-    """A logger's file, as found in the run's directory."""
+    """A logger's file, as found in the run's directory, and how it lies on remote storage."""
 
     path: Path
     place: str
-    size_bytes: int
+    stored: StoredFile | None = None
 
     @property
     def name(self) -> str:
@@ -98,7 +98,7 @@ def read_curves(run: Run, notes: list[str]) -> dict[str, Curve]:
     Raises:
         StorageError: If remote storage does not answer.
     """
-    files = sorted(_files(run.directory, notes), key=lambda file: (file.place, file.name))
+    files = sorted(_files(run, notes), key=lambda file: (file.place, file.name))
     events = [file for file in files if _EVENTS in file.name]
     curves = _read_places(run, events, _read_events, notes)
     if curves:
@@ -112,10 +112,11 @@ def last_values(curves: Mapping[str, Curve]) -> Progress:
     return Progress(metrics={name: curve.values[-1] for name, curve in curves.items()})
 
 
-def _files(directory: Path, notes: list[str]) -> list[_File]:
+def _files(run: Run, notes: list[str]) -> list[_File]:
+    directory = run.directory
     if is_remote(directory):
-        sizes = find(directory).sizes
-        found = [_File(directory / key, key.rpartition("/")[0], sizes[key]) for key in sizes]
+        stored = stored_files(run, find(directory).sizes)
+        found = [_File(directory / f.path, f.path.rpartition("/")[0], f) for f in stored]
         kept = [file for file in found if _is_logged(file.name) and not _is_ours(file.place)]
     else:
         kept = list(_walk(directory))
@@ -133,7 +134,7 @@ def _walk(directory: Path) -> Iterator[_File]:
             folders[:] = []
             continue
         for name in filter(_is_logged, names):
-            yield _File(Path(at, name), "" if place == "." else place, 0)
+            yield _File(Path(at, name), "" if place == "." else place)
 
 
 def _is_logged(name: str) -> bool:
@@ -156,7 +157,7 @@ def _read_places(
         history = histories.setdefault(file.place, {})
         try:
             check_inside(run, file.path)
-            with _opened(file) as opened:
+            for opened in _opened(run, file):
                 read(opened, history)
         except StorageError:
             raise
@@ -179,15 +180,15 @@ class _DamagedError(Exception):
     """A file of a logger that cannot be read any further, with the reason."""
 
 
-@contextmanager
-def _opened(file: _File) -> Iterator[BinaryIO]:
-    if not is_remote(file.path):
+def _opened(run: Run, file: _File) -> Iterator[BinaryIO]:
+    """Yield the file or, one after the other, its segments, each of which ends with a record."""
+    if file.stored is None:
         with open_regular(file.path) as opened:
             yield opened
         return
-    if file.size_bytes > _LARGEST_REMOTE_BYTES:
+    if max(file.stored.segments.values()) > _LARGEST_REMOTE_BYTES:
         raise _DamagedError("it is larger than 1 GiB, and was not downloaded")
-    yield io.BytesIO(read_bytes(file.path))
+    yield from map(io.BytesIO, read_segments(run, file.stored))
 
 
 def _read_events(file: BinaryIO, curves: dict[str, Curve]) -> None:
