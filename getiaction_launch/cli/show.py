@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from getiaction_launch.errors import LaunchError, UnreachableError, counted
 from getiaction_launch.launch import checkpoints, pulse
+from getiaction_launch.launch.attempts import read_all_attempts
 from getiaction_launch.launch.resuming import sites
 from getiaction_launch.launch.status import RunStatus, attach, sweeps_of
 from getiaction_launch.plan.plan import DEFAULT_ROOT, Plan
@@ -145,7 +146,8 @@ def summary(status: RunStatus) -> str:
     run = status.run
     place = short(run.directory)
     rows = [("run", f"{run.name} {status.state.value}"), ("directory", place)]
-    rows += sites.rows(status.records)
+    with contextlib.suppress(UnreachableError):  # how the run ended is known all the same
+        rows += sites.rows(read_all_attempts(status))
     rows += [("warning", warning) for warning in warnings(status.progress)]
     if status.state is JobState.SUCCEEDED:
         rows += [("final loss", final_loss(status.progress)), *checkpoints.rows(status, short)]
@@ -154,7 +156,7 @@ def summary(status: RunStatus) -> str:
         first, *more = status.reason.splitlines() or ["unknown"]
         rows += [("reason", first), *(("", line) for line in more[:REASON_LINES])]
         with contextlib.suppress(UnreachableError):  # how the run ended is known all the same
-            attempt = max(len(status.records) - 1, 0)
+            attempt = max(status.attempts - 1, 0)
             error, log = run.first_error(attempt), run.log_directory(attempt)
             log = log / f"rank_{error.rank}.log" if error else log
             rows += [("log", short(log))] if error or log.exists() else []

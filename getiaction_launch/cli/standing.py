@@ -9,6 +9,7 @@ from getiaction_launch.cli import ranks
 from getiaction_launch.cli.show import job_id, phase, short, table
 from getiaction_launch.errors import counted
 from getiaction_launch.launch import pulse
+from getiaction_launch.launch.attempts import read_all_attempts
 from getiaction_launch.launch.listing.entry import elapsed_seconds
 from getiaction_launch.launch.resuming import sites
 from getiaction_launch.launch.status import RunStatus
@@ -65,7 +66,7 @@ def read_standing(status: RunStatus) -> Standing:
         topology, code = plan.topology, plan.code
     attempts = status.records
     with contextlib.suppress(OSError, ValueError):
-        attempts = attempts or tuple(read_attempts(run))
+        attempts = tuple(read_all_attempts(status) or read_attempts(run))
     found = Standing(
         topology,
         code,

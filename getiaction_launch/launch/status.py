@@ -50,7 +50,8 @@ class RunStatus:
             the state follows from what the job last wrote.
         beats: What the ranks of each node do, while the run is running.
         job: What the run's scheduler or machine has answered; None if it was not asked.
-        records: Every attempt so far, the first one first.
+        records: Every attempt so far, the first one first; of a run of many attempts on remote
+            storage, only the first one and the newest ones.
         summary: What the records of a run on remote storage say together, where it has that.
         unlaunched: The run as its files show it; None for one that this launcher has started.
     """
@@ -149,17 +150,23 @@ def _read_status(run: Run) -> RunStatus:
     cause = status.cause
     if state is JobState.FAILED and attempts and attempts[-1].ended_at is None:
         reason, cause = _explain(run, attempts[-1].number, reason, cause)
+    begun = _begun(attempts)
     if state is JobState.PENDING and attempts:
-        reason = "; ".join(filter(None, [f"attempt {len(attempts)} is queued", reason]))
-        reason += f" (attempt {len(attempts) - 1}: {attempts[-1].reason})"
+        reason = "; ".join(filter(None, [f"attempt {begun} is queued", reason]))
+        reason += f" (attempt {begun - 1}: {attempts[-1].reason})"
     return RunStatus(
-        *(run, state, reason, cause, len(attempts), progress),
+        *(run, state, reason, cause, begun, progress),
         is_queued=status.is_queued,
         is_certain=status.is_certain,
         beats=_beats(run, attempts) if state is JobState.RUNNING else (),
         job=status,
         records=tuple(attempts),
     )
+
+
+def _begun(attempts: Sequence[AttemptRecord]) -> int:
+    """Return how many attempts have begun, of which only some may be here."""
+    return attempts[-1].number + 1 if attempts else 0
 
 
 def not_launched(found: Found) -> RunStatus:
@@ -246,7 +253,7 @@ def _read_ended(run: Run) -> RunStatus | None:
     state, cause, reason = end.ending.state, end.ending.cause, end.ending.reason
     progress = end.done or Progress.read(run) or Progress()
     attempts = tuple(end.attempts)
-    return RunStatus(run, state, reason, cause, len(attempts), progress, records=attempts)
+    return RunStatus(run, state, reason, cause, _begun(attempts), progress, records=attempts)
 
 
 def sweep_of(run: Run) -> SweepPoint | None:

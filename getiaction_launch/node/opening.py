@@ -40,7 +40,7 @@ def begin(
         # Storage may have written the record and then failed to say so.
         for record in records[-1:]:
             if record.key == key:
-                write_summary(run)
+                write_summary(run, record.number)
                 return Attempt.read(run, record.number)
         salvage(run, len(records))
         return Attempt.begin(run, key, *head, other_addresses)

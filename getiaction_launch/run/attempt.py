@@ -108,7 +108,7 @@ class Attempt:
             other_addresses=list(other_addresses),
             site=_site_of(run),
         ).write(run)
-        write_summary(run)
+        write_summary(run, number)
         return cls(run, number, head, resume_from, token, other_addresses)
 
     @property
@@ -214,7 +214,7 @@ def _site_of(run: Run) -> Site | None:
 def write_end(run: Run, record: AttemptRecord, ending: Ending) -> None:
     """Write into ``attempt_N.json`` how the attempt ended."""
     _ended(record, ending).write(run)
-    write_summary(run)
+    write_summary(run, record.number)
 
 
 def _ended(record: AttemptRecord, ending: Ending) -> AttemptRecord:
@@ -266,7 +266,7 @@ def record_end(run: Run, record: AttemptRecord) -> None:
     """Record on storage the end of an attempt that only this machine knows, if it is such a one."""
     if run.local is not run and _end_here(run).exists() and is_only_here(run):
         record.write(run)
-        write_summary(run)
+        write_summary(run, record.number)
 
 
 @dataclass(frozen=True)

@@ -212,11 +212,12 @@ class AttemptRecord:
             RecordError: If the file is damaged; the message names the file and the key.
             StorageError: If remote storage does not answer.
         """
-        content, path = (
-            run.read(f"attempt_{number}"),
-            f"{run.launch_directory}/attempt_{number}.json",
-        )
-        return None if content is None else read_dataclass(cls, content, path)
+        content = run.read(f"attempt_{number}")
+        path = f"{run.launch_directory}/attempt_{number}.json"
+        if content is None:
+            return None
+        # The file's name counts: the newest one says how many attempts there are.
+        return replace(read_dataclass(cls, content, path), number=number)
 
     def write(self, run: "Run") -> None:
         """Replace the file atomically; it is on the disk when this returns."""
@@ -224,9 +225,11 @@ class AttemptRecord:
 
 
 def read_attempts(run: "Run") -> list[AttemptRecord]:
-    """Read every attempt so far, the first one first."""
+    """Read every attempt so far, the first one first; of a look at a run, those that it has."""
     records: list[AttemptRecord] = []
-    while record := AttemptRecord.read(run, len(records)):
+    for number in run.attempt_numbers():
+        if (record := AttemptRecord.read(run, number)) is None:
+            break
         records.append(record)
     return records
 

@@ -10,6 +10,7 @@ import random
 import re
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -171,6 +172,10 @@ class Run:
             durable=durable,
             is_private=holds_private(content),
         )
+
+    def attempt_numbers(self) -> Iterable[int]:
+        """Return the numbers of attempts, of which the first one that has not begun is the end."""
+        return itertools.count()
 
     def forget(self, record: str) -> None:
         """Remove ``launch/<record>.json``."""

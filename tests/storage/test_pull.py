@@ -62,7 +62,7 @@ def test_pulled_run_is_as_on_a_disk(run, tmp_path):
 def test_the_copy_does_not_repeat_the_record_of_the_job(run, tmp_path):
     """It may have settings of the cluster that are nobody else's business."""
     Progress(step=10).write(run)
-    write_summary(run)
+    write_summary(run, 0)
     assert SUMMARY in run.read(Progress.NAME)
     pull_run(run, tmp_path / "copy", lambda *_: None)
     copy = Run(tmp_path / "copy")

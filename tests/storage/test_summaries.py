@@ -1,5 +1,6 @@
 """A look at a run on S3 is one request, and never says what its records and its job do not."""
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -12,6 +13,7 @@ from clusters.s3 import S3
 from getiaction_launch.backends.backend import LOCAL
 from getiaction_launch.backends.starting import write_job
 from getiaction_launch.cli.main import main
+from getiaction_launch.launch.attempts import read_all_attempts
 from getiaction_launch.launch.listing.below import OF_ROOT, runs_below
 from getiaction_launch.launch.listing.entry import Entry, read_entries
 from getiaction_launch.launch.status import Watched, read_status
@@ -22,7 +24,14 @@ from getiaction_launch.run.attempt import Attempt, Ending
 from getiaction_launch.run.beats.records import NodeBeats, RankBeat, Stall
 from getiaction_launch.run.checkpoint import commit, partial_path
 from getiaction_launch.run.reading.summary import Look, forget_summary, look_at
-from getiaction_launch.run.records import BackendRecord, Cancel, Done, Progress, read_attempts
+from getiaction_launch.run.records import (
+    AttemptRecord,
+    BackendRecord,
+    Cancel,
+    Done,
+    Progress,
+    read_attempts,
+)
 from getiaction_launch.run.restart import reopen
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause, JobState
@@ -197,6 +206,32 @@ def test_a_resumed_run_has_not_ended(root):
     status = read_status(run)
     assert (status.state, status.attempts) == (JobState.RUNNING, 2)
     assert list(status.records) == read_attempts(run)
+
+
+def test_a_look_does_not_grow_with_the_number_of_attempts(root, sent, capsys, monkeypatch):
+    """The first attempt and the newest ones are in the summary, and `status` reads the others."""
+    monkeypatch.setattr("getiaction_launch.run.reading.summary.NEWEST_ATTEMPTS", 2)
+    run, sizes = end(begin(root, 0), JobState.FAILED), []
+    for number in range(1, 6):
+        reopen(run)
+        attempt = train(run)
+        replace(AttemptRecord.read(run, number), first_step=number).write(run)
+        end(attempt, JobState.FAILED)
+        sizes.append(len((run.launch_directory / "progress.json").read_bytes()))
+    assert abs(sizes[-1] - sizes[1]) < 100
+    assert len(sent(ls, root)) == 3
+    status = read_status(run)
+    assert (status.state, status.attempts) == (JobState.FAILED, 6)
+    assert [record.number for record in status.records] == [0, 4, 5]
+    (entry,) = ls(root)
+    forget_summary(run)
+    assert shown(ls(root))[0].elapsed_seconds == shown([entry])[0].elapsed_seconds
+    assert read_all_attempts(status) == read_attempts(run)
+    reopen(run)
+    train(run)
+    assert main(["status", "--json", str(run.directory)]) == 0
+    shown_run = json.loads(capsys.readouterr().out)
+    assert (shown_run["attempt"], len(shown_run["places"])) == (6, 7)
 
 
 def test_a_run_that_begins_before_its_job_is_recorded_is_running(root):

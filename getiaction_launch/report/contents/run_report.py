@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from getiaction_launch.errors import RecordError
+from getiaction_launch.launch.attempts import read_all_attempts
 from getiaction_launch.launch.listing.better import is_lower_better
 from getiaction_launch.launch.status import RunStatus
 from getiaction_launch.plan.plan import Plan
@@ -106,7 +107,7 @@ def read_report(status: RunStatus) -> RunReport:
         progress = _tried(lambda: Progress.read(run), notes) or progress
     plan = None if status.unlaunched else _tried(lambda: Plan.of(run), notes)
     job = _tried(lambda: JobRecord.read(run), notes)
-    attempts = list(status.records) or _tried(lambda: attempts_of(run), notes) or []
+    attempts = _tried(lambda: read_all_attempts(status) or attempts_of(run), notes) or []
     beats = read_beats(run, notes)
     curves = read_curves(run, notes)
     if status.unlaunched:

@@ -5,6 +5,9 @@ over a dozen records. So on remote storage ``progress.json`` has them, too: the 
 and ends an attempt adds them, and so does, in between, the mirror of rank 0's node, which replaces
 this file every two seconds anyway.
 
+If a run has many attempts, it has the first one and the newest ones: who needs all of them reads
+the others, so that what each look reads does not grow with their number.
+
 Beware: a summary may lack what was written since. It is believed only where it says that the run
 has ended, or where the run's job says that it lives (:mod:`getiaction_launch.launch.status`). A
 resume removes it before it lets another attempt follow. Runs of earlier versions, and runs that
@@ -13,6 +16,8 @@ wait for their first nodes, have none: there, one listing says which records exi
 
 import contextlib
 import itertools
+import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 
 from getiaction_launch.errors import RecordError
@@ -22,11 +27,15 @@ from getiaction_launch.run.beats.records import NodeBeats
 from getiaction_launch.run.network.records import NetworkRecord
 from getiaction_launch.run.records import SUMMARY, Done, JobRecord, Progress
 from getiaction_launch.run.run import Run
+from getiaction_launch.storage.at_once import for_each
 from getiaction_launch.storage.entries import read_entries
 from getiaction_launch.storage.keys import why_refused
 from getiaction_launch.storage.paths import is_remote, modified_at
 
+NEWEST_ATTEMPTS = 4
+"""How many of the newest attempts a summary has at most, besides the first one."""
 _ATTEMPT = "attempt_"
+_ATTEMPT_NAME = re.compile(rf"{_ATTEMPT}(0|[1-9]\d{{0,5}})")
 _PLAN = "plan"
 
 
@@ -56,8 +65,8 @@ class Summary:
     Attributes:
         directory: URL of the run; in a copy elsewhere, the summary does not count.
         submitted_at: When the run was submitted, in seconds since the epoch.
-        records: The contents of ``job.json``, ``done.json`` and every ``attempt_N.json``, by their
-            names; those that do not exist are missing.
+        records: The contents of ``job.json``, ``done.json`` and ``attempt_N.json`` of the first
+            attempt and the newest ones, by their names; those that do not exist are missing.
         topology: The nodes and workers of the plan; None if it cannot be read.
         sweep: The run's point of a sweep; None for a run on its own.
         checkpoint: The newest committed checkpoint that rank 0's node has uploaded; None if there
@@ -77,9 +86,14 @@ class Summary:
     beats: list[NodeBeats] = field(default_factory=list)
 
     @property
+    def attempt_numbers(self) -> list[int]:
+        """Which attempts the records have, the first one first."""
+        return sorted(int(m[1]) for name in self.records if (m := _ATTEMPT_NAME.fullmatch(name)))
+
+    @property
     def attempts(self) -> int:
         """How many attempts have begun."""
-        return sum(name.startswith(_ATTEMPT) for name in self.records)
+        return max(self.attempt_numbers, default=-1) + 1
 
     @classmethod
     def of(cls, run: Run, content: dict[str, object] | None) -> "Summary | None":
@@ -110,8 +124,12 @@ def read_summary(run: Run) -> Summary | None:
     return None
 
 
-def write_summary(run: Run) -> None:
+def write_summary(run: Run, attempt: int) -> None:
     """Write what the records of a run on remote storage say; after an attempt began or ended.
+
+    Args:
+        run: The run, in a directory or at a URL.
+        attempt: Number of that attempt.
 
     Raises:
         StorageError: If remote storage does not answer.
@@ -119,13 +137,15 @@ def write_summary(run: Run) -> None:
     if is_remote(run.directory):
         # A damaged record, and a run that is being removed, must not keep the attempt from ending.
         with contextlib.suppress(RecordError, FileNotFoundError):
-            _summarize(run).write(run, Progress.read(run) or Progress())
+            _summarize(run, attempt).write(run, Progress.read(run) or Progress())
 
 
-def _summarize(run: Run) -> Summary:
-    names = [JobRecord.NAME, Done.NAME]
-    records = {name: content for name in names if (content := run.read(name))}
-    for number in itertools.count():
+def _summarize(run: Run, attempt: int) -> Summary:
+    newest = range(max(1, attempt + 1 - NEWEST_ATTEMPTS), attempt + 1)
+    names = [JobRecord.NAME, Done.NAME, *(f"{_ATTEMPT}{number}" for number in (0, *newest))]
+    contents = zip(names, for_each(run.read, names, run.directory), strict=True)
+    records = {name: content for name, content in contents if content}
+    for number in itertools.count(attempt + 1):  # another job may have begun the next one
         if not (content := run.read(f"{_ATTEMPT}{number}")):
             break
         records[f"{_ATTEMPT}{number}"] = content
@@ -185,6 +205,10 @@ class Look(Run):
         """When the run was submitted, in seconds since the epoch; None if it was not."""
         return self.summary.submitted_at if self.summary else self.listed_at
 
+    def attempt_numbers(self) -> Iterable[int]:
+        """Return the numbers of the attempts that the summary has; of all if there is none."""
+        return self.summary.attempt_numbers if self.summary else super().attempt_numbers()
+
     def read(self, record: str) -> dict[str, object] | None:
         """Read a record, unless this look has seen it, or has seen that it did not exist."""
         if record not in self.known:
@@ -192,14 +216,15 @@ class Look(Run):
         return self.known[record]
 
     def _is_absent(self, record: str) -> bool:
-        is_attempt = record.startswith(_ATTEMPT)
+        is_attempt = _ATTEMPT_NAME.fullmatch(record)
         if self.summary:
             # Beware: a job may begin its attempt before job.json is written. Only job.json itself
             # says that the run has no job.
-            return is_attempt or record == Done.NAME
+            is_later = is_attempt and int(is_attempt[1]) >= self.summary.attempts
+            return bool(is_later) or record == Done.NAME
         # Beware: a run that ends after the listing writes done.json before the attempt's end.
         may_have_ended = record == Done.NAME and f"{_ATTEMPT}0" in self.listed
-        is_known = is_attempt or record in (JobRecord.NAME, Done.NAME, Progress.NAME, _PLAN)
+        is_known = bool(is_attempt) or record in (JobRecord.NAME, Done.NAME, Progress.NAME, _PLAN)
         return is_known and not may_have_ended and record not in self.listed
 
 
