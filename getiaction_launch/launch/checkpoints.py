@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from getiaction_launch.launch.status import RunStatus
-from getiaction_launch.run.checkpoint import newest
-from getiaction_launch.run.run import Run
+from getiaction_launch.run.checkpoint import last_kept, newest
 from getiaction_launch.run.state import JobState
-from getiaction_launch.storage.paths import children, is_remote, modified_at
+from getiaction_launch.storage.paths import is_remote
 
 
 def reported(status: RunStatus) -> dict[str, str]:
@@ -50,15 +49,15 @@ def rows(status: RunStatus, short: Callable[[Path], str]) -> list[tuple[str, str
         if status.state is not JobState.SUCCEEDED:
             if committed := newest(run):
                 found.setdefault(short(committed.path), []).append("resume starts from it")
-        elif not found and (last := _last(run)):
+        elif not found and (last := _last(status)):
             found[short(last)] = ["last"]
     lines = [f"{path}  ({', '.join(words)})" for path, words in found.items()]
     return list(zip(["checkpoint", *[""] * len(lines)], lines, strict=False))
 
 
-def _last(run: Run) -> Path | None:
-    """Look for the last checkpoint of a run of an earlier version, which did not report it."""
-    files = [path for path in children(run.directory / "checkpoints") if path.suffix == ".ckpt"]
-    if files:
-        return max(files, key=modified_at)
-    return committed.path if (committed := newest(run)) else None
+def _last(status: RunStatus) -> Path | None:
+    """Return the last checkpoint of a run that has reported none, as many programs do."""
+    known = status.summary and status.summary.last_checkpoint
+    if known is None:
+        return last_kept(status.run)
+    return status.run.directory / known if known else None

@@ -22,6 +22,7 @@ from getiaction_launch.storage.paths import (
     file_system,
     is_remote,
     kind_of,
+    modified_at,
     reaching,
     read_json,
     remove,
@@ -137,6 +138,14 @@ class Checkpoint(Marker):
 def newest(run: Run) -> Checkpoint | None:
     """Return the committed checkpoint that the run would resume from; None if there is none."""
     return next(reversed(all_committed(run)), None)
+
+
+def last_kept(run: Run) -> Path | None:
+    """Return the last checkpoint of a run that has finished: the user's own, or the newest one."""
+    files = [path for path in children(run.directory / "checkpoints") if path.suffix == ".ckpt"]
+    if files:
+        return max(files, key=modified_at)
+    return committed.path if (committed := newest(run)) else None
 
 
 def all_committed(run: Run) -> list[Checkpoint]:

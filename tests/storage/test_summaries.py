@@ -166,6 +166,17 @@ def test_status_of_a_running_run_is_three_requests(root, sent, capsys):
     assert len(sent(main, ["status", "--root", root, "@last"])) == 5
 
 
+def test_status_of_a_finished_run_is_two_requests(root, sent, capsys):
+    """Also of a program that has reported no checkpoint: it was looked for at the end."""
+    kept, none = (begin(root, version).run for version in range(2))
+    (kept.directory / "checkpoints/last.ckpt").write_text("weights")
+    for run in (kept, none):
+        end(Attempt.read(run, 0))
+        assert len(sent(main, ["status", str(run.directory)])) == 2
+        assert ("checkpoints/last.ckpt  (last)" in capsys.readouterr().out) == (run is kept)
+    assert len(sent(main, ["status", "--root", root, "@last"])) == 4
+
+
 def test_a_look_while_waiting_is_one_request(root, sent):
     """Of a run that trains, and of one that waits for its first nodes."""
     run = begin(root, 0).run

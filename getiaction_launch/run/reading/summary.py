@@ -24,6 +24,7 @@ from getiaction_launch.errors import RecordError
 from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.plan.plan import Plan, SweepPoint, Topology
 from getiaction_launch.run.beats.records import NodeBeats
+from getiaction_launch.run.checkpoint import last_kept
 from getiaction_launch.run.network.records import NetworkRecord
 from getiaction_launch.run.records import SUMMARY, Done, JobRecord, Progress
 from getiaction_launch.run.run import Run
@@ -74,6 +75,8 @@ class Summary:
         network: The network that joins the nodes; None as long as they have not chosen one, or
             once the attempt has ended.
         beats: What the ranks do on the nodes of rank 0's machine; empty once the attempt has ended.
+        last_checkpoint: Path of the last checkpoint, relative to the run's directory, of a run that
+            has finished and reported none; empty if there is none, None for any other run.
     """
 
     directory: str
@@ -84,6 +87,11 @@ class Summary:
     checkpoint: LastCheckpoint | None = None
     network: NetworkRecord | None = None
     beats: list[NodeBeats] = field(default_factory=list)
+    last_checkpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.last_checkpoint and why_refused(self.last_checkpoint):
+            raise ValueError(f"{self.last_checkpoint!r} is not the path of a checkpoint")
 
     @property
     def attempt_numbers(self) -> list[int]:
@@ -154,7 +162,13 @@ def _summarize(run: Run, attempt: int) -> Summary:
         plan = Plan.of(run)
         topology, sweep = plan.topology, plan.sweep
     submitted_at = modified_at(run.launch_directory / "plan.json")
-    return Summary(str(run.directory), submitted_at, records, topology, sweep)
+    summary = Summary(str(run.directory), submitted_at, records, topology, sweep)
+    done = records.get(Done.NAME)
+    with contextlib.suppress(OSError):  # who wants to know looks for it again
+        if done and not done.get("checkpoints"):
+            last = str(last_kept(run) or "").removeprefix(f"{run.directory}/")
+            return replace(summary, last_checkpoint=last)
+    return summary
 
 
 def forget_summary(run: Run) -> None:
