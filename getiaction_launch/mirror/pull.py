@@ -3,8 +3,8 @@
 import contextlib
 import shlex
 import shutil
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from getiaction_launch.errors import CheckError, StorageError, UsageError, nearest_first
@@ -13,6 +13,7 @@ from getiaction_launch.run.checkpoint import Marker, newest
 from getiaction_launch.run.reading.segments import StoredFile, read_segments, stored_files
 from getiaction_launch.run.reading.summary import drop_summary
 from getiaction_launch.run.run import Run
+from getiaction_launch.storage.at_once import for_each
 from getiaction_launch.storage.paths import (
     children,
     file_system,
@@ -25,7 +26,6 @@ from getiaction_launch.storage.paths import (
 from getiaction_launch.storage.tree import find, place_below
 
 NEWEST = "newest"
-PARALLEL = 4
 NOT_COPIED = ("launch/job.json", "launch/claim", "launch/joining.json", "launch/tails/")
 """Records with which the copy would pass for the run itself, and cancelling it end the job; and
 those that only say how other files lie on storage."""
@@ -75,9 +75,10 @@ def pull_run(run: Run, target: Path, watch: Callable[[int, int], None]) -> None:
         with _saying_refused(file.path):
             places[file.path] = place_below(arriving, file.path, create=True)
     files = [file for file in files if file.path in places]
-    total, done = sum(file.size_bytes for file in files), 0
+    total, done, one_by_one = sum(file.size_bytes for file in files), 0, threading.Lock()
 
-    def download_file(file: StoredFile) -> int:
+    def download_file(file: StoredFile) -> None:
+        nonlocal done
         place = places[file.path]
         first, *others = file.segments
         if others:
@@ -86,12 +87,11 @@ def pull_run(run: Run, target: Path, watch: Callable[[int, int], None]) -> None:
         else:
             with reaching(run.directory):
                 fs.get_file(f"{root}/{first}", str(place))  # of any size
-        return file.size_bytes
-
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        for size_bytes in pool.map(download_file, files):
-            done += size_bytes
+        with one_by_one:
+            done += file.size_bytes
             watch(done, total)
+
+    for_each(download_file, files, run.directory)
     drop_summary(Run(arriving))
     arriving.rename(target)
 

@@ -39,6 +39,7 @@ from getiaction_launch.run.finished import PLACE, finished_fits, path_of
 from getiaction_launch.run.run import Run, check_staging, staging_root
 from getiaction_launch.storage.at_once import for_each
 from getiaction_launch.storage.keys import why_refused
+from getiaction_launch.storage.objects import is_s3
 from getiaction_launch.storage.paths import children, file_system, reaching, remove, write_json
 from getiaction_launch.storage.segment import name_and_number, only_grows
 from getiaction_launch.storage.tree import find, place_below
@@ -298,7 +299,7 @@ def _download_files(run: Run, *, behind: bool) -> None:
 def _abort_uploads(run: Run) -> None:
     """Drop the parts of uploads that were killed; S3 keeps them, and bills them, until then."""
     fs, key = file_system(run.directory)
-    if "s3" not in fs.protocol:
+    if not is_s3(fs):
         return
     bucket, _, prefix = key.partition("/")
     # Not every store supports or allows it; a lifecycle rule of the bucket does the same.

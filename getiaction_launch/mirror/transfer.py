@@ -10,6 +10,7 @@ from getiaction_launch.errors import StorageError
 from getiaction_launch.mirror.uploading.parts import Digest, send
 from getiaction_launch.run.checkpoint import files_of
 from getiaction_launch.storage.failures import describe, is_failure
+from getiaction_launch.storage.objects import is_s3
 from getiaction_launch.storage.paths import file_system, kind_of, reaching, remove
 from getiaction_launch.storage.tree import find, place_below
 
@@ -56,7 +57,7 @@ def upload(source: Path, target: Path, digest: Digest | None = None) -> None:
         size_bytes = os.fstat(file.fileno()).st_size
         with reaching(target):
             fs, key = file_system(target)
-            if "s3" in fs.protocol:
+            if is_s3(fs):
                 have = _send(fs, key, file, size_bytes, digest)
             else:
                 while digest and (piece := file.read(1 << 20)):

@@ -10,7 +10,12 @@ from collections.abc import Iterator
 from typing import Any
 
 
-def read_object(fs: Any, key: str) -> bytes:  # noqa: ANN401 - fsspec has no types
+def is_s3(fs: Any) -> bool:  # noqa: ANN401 - fsspec has no types
+    """Whether a file system is S3, or a store that speaks its protocol."""
+    return "s3" in fs.protocol
+
+
+def read_object(fs: Any, key: str) -> bytes:  # noqa: ANN401 - as above
     """Read a small object in one request.
 
     Args:
@@ -21,7 +26,7 @@ def read_object(fs: Any, key: str) -> bytes:  # noqa: ANN401 - fsspec has no typ
         FileNotFoundError: If it does not exist.
     """
     # Before 2026.3, s3fs had no such argument, and read every object in one request.
-    is_split = _is_s3(fs) and "max_concurrency" in inspect.signature(fs._cat_file).parameters  # noqa: SLF001 - of cat_file(), which shows none
+    is_split = is_s3(fs) and "max_concurrency" in inspect.signature(fs._cat_file).parameters  # noqa: SLF001 - of cat_file(), which shows none
     return bytes(fs.cat_file(key, **({"max_concurrency": 1} if is_split else {})))
 
 
@@ -55,7 +60,7 @@ def list_objects(fs: Any, key: str) -> list[dict[str, Any]]:  # noqa: ANN401 - a
         ``directory``), ``size`` and, of files on S3, ``LastModified`` and ``ETag``; none if nothing
         lies there.
     """
-    if not _is_s3(fs):
+    if not is_s3(fs):
         try:
             found = fs.ls(key, detail=True)
         except (FileNotFoundError, NotADirectoryError):
@@ -70,10 +75,6 @@ def list_objects(fs: Any, key: str) -> list[dict[str, Any]]:  # noqa: ANN401 - a
         for entry in _entries(page, bucket)
         if entry["name"] != f"{bucket}/{prefix}"  # in place of the directory, as consoles create it
     ]
-
-
-def _is_s3(fs: Any) -> bool:  # noqa: ANN401 - as above
-    return "s3" in fs.protocol
 
 
 def _pages(fs: Any, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - as above

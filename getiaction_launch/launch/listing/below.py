@@ -9,7 +9,7 @@ from pathlib import Path
 
 from getiaction_launch.run.reading.summary import Look, look_at
 from getiaction_launch.run.run import Run
-from getiaction_launch.storage.at_once import ROUND_TRIPS
+from getiaction_launch.storage.at_once import for_each
 from getiaction_launch.storage.entries import read_entries
 from getiaction_launch.storage.paths import is_remote
 
@@ -59,28 +59,25 @@ def runs_below(place: str, pattern: str = "*", deepest: int = DEEPEST) -> list[F
     Raises:
         StorageError: If remote storage does not answer.
     """
-    from concurrent.futures import ThreadPoolExecutor  # slow to import
-
     here = Run.at(place).directory
     here = here if is_remote(here) else Path(os.path.abspath(here))  # noqa: PTH100 - links stay as typed
     name, _, version = pattern.partition("/")
     folders = _folders(here) if is_remote(here) else []
     may_be_run = folders == [] or VERSION.fullmatch(here.name) or here / "launch" in folders
     versions, level = [here] if may_be_run else [], [here]
-    with ThreadPoolExecutor(ROUND_TRIPS) as pool:
-        for depth in range(deepest):
-            if depth == OF_ROOT - 1 == deepest - 1:  # what lies here can only be names of runs
-                level = [path for path in level if fnmatchcase(path.name, name)]
-            below = folders or [path for paths in pool.map(_folders, level) for path in paths]
-            folders = []
-            versions += [path for path in below if VERSION.fullmatch(path.name)]
-            level = [path for path in below if not VERSION.fullmatch(path.name)]
-        wanted = [
-            path
-            for path in versions
-            if fnmatchcase(path.parent.name, name) and fnmatchcase(path.name, version or "*")
-        ]
-        found = [each for each in pool.map(look, wanted) if each]
+    for depth in range(deepest):
+        if depth == OF_ROOT - 1 == deepest - 1:  # what lies here can only be names of runs
+            level = [path for path in level if fnmatchcase(path.name, name)]
+        below = folders or [path for paths in for_each(_folders, level, here) for path in paths]
+        folders = []
+        versions += [path for path in below if VERSION.fullmatch(path.name)]
+        level = [path for path in below if not VERSION.fullmatch(path.name)]
+    wanted = [
+        path
+        for path in versions
+        if fnmatchcase(path.parent.name, name) and fnmatchcase(path.name, version or "*")
+    ]
+    found = [each for each in for_each(look, wanted, here) if each]
     return sorted(found, key=lambda each: each.submitted_at, reverse=True)
 
 

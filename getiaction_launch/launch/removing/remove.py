@@ -8,7 +8,6 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from getiaction_launch.errors import CheckError, RunNotFoundError, disk_errors
@@ -18,7 +17,7 @@ from getiaction_launch.launch.status import read_status
 from getiaction_launch.launch.trust import check_owner
 from getiaction_launch.run.run import Run, check_staging
 from getiaction_launch.run.state import JobState
-from getiaction_launch.storage.at_once import ROUND_TRIPS
+from getiaction_launch.storage.at_once import for_each
 from getiaction_launch.storage.paths import (
     file_system,
     is_remote,
@@ -197,8 +196,7 @@ def _remove_objects(directory: Path) -> None:
         with reaching(directory), contextlib.suppress(FileNotFoundError):
             fs.rm_file(key)
 
-    with ThreadPoolExecutor(ROUND_TRIPS) as pool:
-        list(pool.map(remove_object, keys - set(last)))
+    for_each(remove_object, list(keys - set(last)), directory)
     for key in last:
         if key in keys:
             remove_object(key)

@@ -26,6 +26,7 @@ from getiaction_launch.mirror.uploading.walk import walk
 from getiaction_launch.run.reading.tails import TailWriter
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.at_once import for_each
+from getiaction_launch.storage.objects import is_s3, list_objects
 from getiaction_launch.storage.paths import file_system, reaching, remove
 from getiaction_launch.storage.rotation import end_of, read_from
 from getiaction_launch.storage.segment import (
@@ -90,9 +91,9 @@ class Sync:
             for path, stat in found.items()
             if (with_curves or not is_curve(path)) and self._is_new(path, stat, is_last=is_last)
         }
-        is_s3 = "s3" in file_system(self._run.directory)[0].protocol
+        fs, _ = file_system(self._run.directory)
         for paths in _in_order(due):
-            others = self._upload_small(due, paths) if is_s3 else paths
+            others = self._upload_small(due, paths) if is_s3(fs) else paths
             for_each(functools.partial(self._upload, due), others, self._run.directory)
             self._write_tails()  # people watch logs, which come first; other files may be large
         self._ledger.write_changes()
@@ -252,10 +253,9 @@ class Sync:
         with self._listing:
             if parent not in self._listings:
                 sizes = self._listings[parent] = {}
-                with contextlib.suppress(FileNotFoundError):
-                    for entry in fs.ls(parent, detail=True):
-                        name, number = name_and_number(entry["name"].rpartition("/")[2])
-                        sizes.setdefault(name, {})[number] = entry["size"]
+                for entry in list_objects(fs, parent):
+                    name, number = name_and_number(entry["name"].rpartition("/")[2])
+                    sizes.setdefault(name, {})[number] = entry["size"]
             return self._listings[parent]
 
 
