@@ -124,6 +124,7 @@ def _settings(protocol: str, read_seconds: float, tries: int) -> dict[str, Any]:
             "read_timeout": read_seconds,
             "retries": {"total_max_attempts": tries, "mode": "standard"},
             "max_pool_connections": 32,  # for files, and parts of a checkpoint
+            "user_agent": "getiaction-launch",  # otherwise put together anew for each request
             **conf.get(protocol, {}).get("config_kwargs", {}),
         }
     return settings

@@ -1,6 +1,7 @@
 """How many requests commands send to S3, so that none of them grows with what it need not read."""
 
 import pytest
+from botocore.awsrequest import AWSPreparedRequest
 from clusters.proxy import Proxy
 from clusters.s3 import S3
 from s3fs import S3FileSystem
@@ -11,7 +12,7 @@ from getiaction_launch.run.reading.find import find_run
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.entries import read_entries
 from getiaction_launch.storage.objects import read_object
-from getiaction_launch.storage.paths import children, open_path
+from getiaction_launch.storage.paths import children, file_system, open_path
 
 
 @pytest.fixture
@@ -51,6 +52,22 @@ def test_a_record_is_read_with_an_older_s3fs():
             return f"{path} {version_id} {start} {end}".encode()
 
     assert read_object(Older(anon=True), "bucket/key") == b"bucket/key None None None"
+
+
+def test_requests_name_the_launcher_and_its_client_alone(root):
+    """The client's own name has 15 parts, and is put together for each request."""
+    place, names = open_path(root), []
+    fs, _ = file_system(place)
+    children(place)  # makes the client
+
+    def note(request: AWSPreparedRequest, **_: object) -> None:
+        names.append(str(request.headers["User-Agent"]))
+
+    fs.s3.meta.events.register("before-send.s3", note)
+    children(place)
+    (name,) = names
+    assert "getiaction-launch" in name
+    assert len(name.split()) <= 2
 
 
 def test_hidden_names_are_not_listed(root):
