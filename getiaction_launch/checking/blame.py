@@ -7,11 +7,12 @@ import os
 import re
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from getiaction_launch.checking.built import Place, is_elsewhere, keys_of_classes, values_of
 from getiaction_launch.checking.finding import Finding, doubt, refusal, unknown
-from getiaction_launch.checking.known import KNOWN, is_of_lightning
+from getiaction_launch.checking.known import is_of_lightning, known_error
 from getiaction_launch.checking.trial.sandbox import wish_of
 from getiaction_launch.errors import LaunchError
 
@@ -58,6 +59,7 @@ _PLAIN = (
     OSError,
 )
 """Errors of a step that come of the program and its data, wherever it runs."""
+_VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)\}?")
 _ABSOLUTE = re.compile(r"(?<![\w/.])/[\w./+-]+")
 _EXAMPLES = {
     "trainer.strategy": "ddp",
@@ -118,6 +120,9 @@ def blame(
     if lacking:
         what = f"{key} needs the package {lacking!r}, which is not installed here."
         fix = f"Install it where the workers run: pip install {lacking}"
+    elif isinstance(value, str) and _VARIABLE.search(value):
+        typed = _VARIABLE.sub(r"$\1", value)
+        fix = f'A spec has no variables of the shell; the command line has: --{key}="{typed}"'
     shown = f"{key}={value!r}" if value is not None else key
     if not what.startswith(key):
         what = f"{shown}: {what}"
@@ -144,9 +149,11 @@ def _of_known(
     if _NEEDS_GPU.search(str(error)):
         fix = "Move tensors by .to(self.device), or train on GPUs: --gpus-per-node 1"
         return refusal(check, owner, f"{owner} needs a GPU{at}, and this run trains on CPUs.", fix)
-    for sign, key, fix in KNOWN:
-        if sign in what:
-            return refusal(check, key, f"{key}: {what}", fix)
+    if known := known_error(error, what):
+        classes = keys_of_classes(spec).items()
+        named = (key for path, key in classes if f"{path.rpartition('.')[2]}." in what)
+        key, fix = known[0] or next(named, owner), known[1] if known[0] else f"{known[1]}{at}"
+        return refusal(check, key, f"{key}: {what}", fix)
     return None
 
 
@@ -244,6 +251,12 @@ def _fix(key: str, error: BaseException) -> str:
         return f"Leave it out, or give it another value: --{key}=VALUE"
     if not (own := own_frames(error)):
         return f"Change {key}, or leave it out"
+    lost = getattr(error, "filename", None)
+    if isinstance(lost, str) and Path(own[-1].filename).parent.joinpath(lost).exists():
+        return (
+            f"It is beside {Path(own[-1].filename).name}, and a run starts in {Path.cwd()}: "
+            f"Path(__file__).parent / {lost!r}"
+        )
     line = f": {own[-1].line}" if own[-1].line else ""
     return f"It was raised at {own[-1].filename}:{own[-1].lineno}{line}"
 

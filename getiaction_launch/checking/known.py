@@ -1,9 +1,11 @@
 """Errors that Lightning and torch raise in a step, where they say what a program does wrong."""
 
+import contextlib
+import inspect
 import re
 import traceback
 
-KNOWN = (
+_KNOWN = (
     (
         "Expected more than 1 value per channel",
         "data",
@@ -40,12 +42,25 @@ KNOWN = (
         "Name the data: --data=getiaction.data.LeRobotDataModule --data.root=DIRECTORY",
     ),
     (
+        "the 'loss' key needs to be present",
+        "model.training_step",
+        "Return the loss under this name: return {'loss': loss}, or the loss alone",
+    ),
+    (
+        "gradient clipping is not supported for manual optimization",
+        "trainer.gradient_clip_val",
+        "Leave it out, and clip after manual_backward: self.clip_gradients(optimizer, 1.0)",
+    ),
+    (
         "more than one stateful callback",
         "trainer.callbacks",
         "Remove one of them, or have them differ in monitor, mode or every_n_epochs",
     ),
 )
 """Words of Lightning's messages that name no key, with the key and what to do."""
+_TWICE = "backward through the graph a second time"
+_SHAPES = re.compile(r"mat1 and mat2 shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)")
+_CALL = re.compile(r"\.(\w+)\(\) (?:missing \d+ required|takes \d+|got an unexpected keyword)")
 _RAISES = re.compile(r"/(lightning/pytorch|pytorch_lightning)/(core|loops|trainer)/")
 """Where Lightning looks whether a program does what it asks of one, on every device alike."""
 
@@ -58,3 +73,50 @@ def is_of_lightning(error: BaseException) -> bool:
     """
     frames = traceback.extract_tb(error.__traceback__)[-1:]
     return any(_RAISES.search(frame.filename) for frame in frames)
+
+
+def known_error(error: BaseException, what: str) -> tuple[str, str] | None:
+    """Return the key that an error is about and what to do, if its words are known.
+
+    Args:
+        error: The exception that a trial has raised.
+        what: What it says is wrong.
+
+    Returns:
+        The key, empty for that of the class that has raised the error, and the fix; None if the
+        words of the error are not known.
+    """
+    if (called := _CALL.search(what)) and (hook := _hook(called[1], error)):
+        return "", f"Lightning calls it with these arguments: def {hook}"
+    if shapes := _SHAPES.search(what):
+        got, takes = shapes.groups()
+        return "", f"A layer takes {takes} features and gets {got}: make it nn.Linear({got}, ...)"
+    if _TWICE in what and _calls_backward(error):
+        fix = "Remove backward() and step(), which Lightning calls itself; or do all of it yourself"
+        return "model.training_step", f"{fix}: self.automatic_optimization = False"
+    return next(((key, fix) for sign, key, fix in _KNOWN if sign in what), None)
+
+
+def _hook(name: str, error: BaseException) -> str | None:
+    """Return how Lightning calls a method, if it has called it when an error was raised."""
+    if not is_of_lightning(error):
+        return None
+    from lightning.pytorch import Callback, LightningDataModule, LightningModule
+
+    for kind in (Callback, LightningModule, LightningDataModule):
+        if hasattr(kind, name):
+            names = inspect.signature(getattr(kind, name)).parameters
+            shown = f"{name}({', '.join(names)})"
+            return None if {"args", "kwargs"} & set(names) else shown
+    return None
+
+
+def _calls_backward(error: BaseException) -> bool:
+    """Whether the model of a step that has failed calls backward itself."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for value in frame.f_locals.values():
+            step = getattr(type(value), "training_step", None)
+            with contextlib.suppress(OSError, TypeError):
+                if step and ".backward(" in inspect.getsource(step):
+                    return True
+    return False

@@ -12,6 +12,8 @@ _HELP = "See what each key takes: getiaction fit --help"
 _UNKNOWN_KEY = re.compile(r"unknown key '(?:trainer\.)?(\w+)'")
 _UNKNOWN_CLASS = re.compile(r"trainer\.(logger|callbacks|profiler|plugins)\b.*class '(.+)'")
 _NOWHERE = re.compile(r"module '[\w.]+' has no attribute '\w+'|No module named '[\w.]+'")
+_LACKED = re.compile(r"No module named '(\w+)")
+_PATH_OF_CLASS = re.compile(r"(?<=given class_path ')(\w+)[\w.]*")
 _SECTION = re.compile(r"([\w.\[\]]+)(?::|=Namespace)")
 _CLASS = re.compile(r"Problem with given class_path '[\w.]*?(\w+)'")
 _INNER = re.compile(r"^\s*(?:- )?([a-z_]\w*):\s*$", re.MULTILINE)
@@ -25,6 +27,7 @@ _KINDS = {
     "str": "text",
     "dict": "a mapping",
     "list": "a list",
+    "tuple": "a list",
     "NoneType": "null",
 }
 
@@ -86,6 +89,11 @@ def _of_import(said: str, section: str) -> Finding | None:
     if found is None:
         return None
     what = f"{section}: {found[0]}."
+    package = _LACKED.search(found[0])
+    named = _PATH_OF_CLASS.search(said)
+    if package and named and package[1] != named[1]:
+        fix = f"Install it where the workers run: pip install {package[1]}"
+        return refusal("spec", section, f"{what} {named[0]} imports it.", fix)
     return refusal("spec", section, what, "Correct the path of the class: package.module.Class")
 
 

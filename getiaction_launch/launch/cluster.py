@@ -248,12 +248,28 @@ def _check_times(path: Path) -> None:
         if not isinstance(token, yaml.ScalarToken):
             continue
         key, before = token.value, key
-        is_number = token.plain or before.endswith(("_minutes", "_seconds"))
-        if is_number and _SEXAGESIMAL.fullmatch(token.value):
+        if not _SEXAGESIMAL.fullmatch(token.value):
+            continue
+        if before.endswith(("_minutes", "_seconds")):
+            unit = before.rpartition("_")[2]
+            raise ClusterConfigError(
+                f"{path}, line {token.start_mark.line + 1}: {before}={token.value} is not a number "
+                f"of {unit}.",
+                f"{before}: {_in_units(token.value, unit)}",
+            )
+        if token.plain:
             raise ClusterConfigError(
                 f"{path}, line {token.start_mark.line + 1}: YAML reads {token.value} as a number.",
                 f"A time of day: '{token.value}', in quotes. A duration: one number, of minutes.",
             )
+
+
+def _in_units(time: str, unit: str) -> int:
+    """Return a time such as 2:00:00 as a number of minutes or seconds."""
+    hours, minutes, seconds, *_ = (*map(int, time.replace("_", "").split(":")), 0, 0)
+    return (
+        abs(hours * 60 + minutes) if unit == "minutes" else abs(hours * 60 + minutes) * 60 + seconds
+    )
 
 
 def override(

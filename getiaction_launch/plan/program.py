@@ -155,6 +155,10 @@ def _find(name: str, places: list[str], *, is_first: bool) -> importlib.machiner
 def _missing(name: str, missing: str, places: Sequence[str]) -> SpecError:
     above, dot, last = missing.rpartition(".")
     where = f"in {above}" if dot else "here"
+    if name.endswith(".py"):
+        module = name.removesuffix(".py").replace("/", ".")
+        fix = f"A script is named without -m: {name}; a module without .py: -m {module}"
+        return SpecError(f"-m {name} is the name of a file.", fix)
     near = nearest_first(last, _modules_in(places))
     return SpecError(
         f"-m {name}: there is no module {missing!r} {where}.",

@@ -230,15 +230,15 @@ class NoMonitor(Net):
 class OneCycle(Net):
     """Has a schedule of some number of steps."""
 
-    def __init__(self, total_steps: int = 1000) -> None:
+    def __init__(self, total_steps: int = 1000, interval: str = "step") -> None:
         super().__init__()
-        self.total_steps = total_steps
+        self.total_steps, self.interval = total_steps, interval
 
     def configure_optimizers(self):
-        """Return a scheduler that counts steps."""
+        """Return a scheduler that counts steps, or epochs."""
         optimizer = super().configure_optimizers()
         scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, self.total_steps)
-        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+        return [optimizer], [{"scheduler": scheduler, "interval": self.interval}]
 
 
 class Nan(Net):

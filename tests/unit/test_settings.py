@@ -208,7 +208,8 @@ def test_flag_that_the_cluster_does_not_have_is_refused(tmp_path, words, what, c
 def test_number_that_nobody_meant_is_refused(tmp_path, key):
     """YAML 1.1 reads times without quotes to the base of 60: the line and the cure are named."""
     config = CONFIG.replace("partition: main, sbatch: {nice: 5}", key)
-    with pytest.raises(ClusterConfigError, match=r"lab.yaml, line 3: YAML reads 16?:.* as a numb"):
+    said = r"lab.yaml, line 3: (YAML reads 16:00 as|time_limit_minutes=1:30:00 is not) a number"
+    with pytest.raises(ClusterConfigError, match=said):
         read(tmp_path, config=config)
     quoted = config.replace(key, "sbatch: {begin: '16:00'}")
     assert read(tmp_path, config=quoted).backend.sbatch == {"begin": "16:00"}

@@ -62,7 +62,7 @@ def check_optimizers(
             "Call self.optimizers().step() in training_step",
         )
     if steps and built.model.automatic_optimization:
-        yield from _of_schedule(trial, steps)
+        yield from _of_schedule(trial, steps, built.trainer.max_epochs)
     yield from _of_averaging(built, trial)
 
 
@@ -120,7 +120,11 @@ def _rate_key(spec: Mapping[str, Any]) -> str:
     return "model.configure_optimizers"
 
 
-def _of_schedule(trial: Any, steps: int) -> Iterator[Finding]:  # noqa: ANN401 - Lightning's Trainer
+def _of_schedule(
+    trial: Any,  # noqa: ANN401 - Lightning's Trainer
+    steps: int,
+    epochs: int | None,
+) -> Iterator[Finding]:
     for config in trial.lr_scheduler_configs:
         total = getattr(config.scheduler, "total_steps", None)
         taken = steps // config.frequency
@@ -131,6 +135,15 @@ def _of_schedule(trial: Any, steps: int) -> Iterator[Finding]:  # noqa: ANN401 -
                 f"{type(config.scheduler).__name__} has total_steps={total}, and training takes "
                 f"{taken} steps of it: it would fail at the {total + 1}th.",
                 f"Set total_steps={taken} or more: self.trainer.estimated_stepping_batches",
+            )
+        if isinstance(total, int) and config.interval == "epoch" and 0 < (epochs or 0) < total:
+            judged = refusal if total >= steps > (epochs or 0) else doubt
+            yield judged(
+                "step",
+                "lr_scheduler.interval",
+                f"{type(config.scheduler).__name__} has total_steps={total} and is stepped once an "
+                f"epoch (interval: epoch), {epochs} times in all, so it never gets to its end.",
+                'Step it after each batch: {"scheduler": scheduler, "interval": "step"}',
             )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from getiaction_launch.checking.finding import Finding, doubt, refusal
+from getiaction_launch.checking.script.folders import check_folders
 from getiaction_launch.checking.script.rank_zero import collectives_of_rank_0
 from getiaction_launch.checking.script.reach import is_main
 from getiaction_launch.checking.script.source import Source
@@ -31,6 +32,7 @@ def check_detached(source: Source, plan: Plan) -> Iterator[Finding]:
         found: list[Finding] = []
         if isinstance(node, ast.Call):
             found = [*_of_call(node, source), *_of_checkpoint(node, source, plan)]
+            found += check_folders(node, source, plan)
         elif isinstance(node, ast.Assign):
             found = [*_of_variable(node, source, plan)]
         for finding in found:

@@ -13,6 +13,7 @@ from getiaction_launch.checking.script.calls import check_calls
 from getiaction_launch.checking.script.detached import check_detached
 from getiaction_launch.checking.script.imports import check_imports, count_imports
 from getiaction_launch.checking.script.main_guard import check_guard
+from getiaction_launch.checking.script.plain_ddp import check_plain_ddp
 from getiaction_launch.checking.script.source import Names, Source
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.program import find_module, is_whole, require_command
@@ -73,6 +74,7 @@ def _read(source: Source, plan: Plan, place: Place) -> Iterator[Finding]:
         yield from found or [ok("imports", f"{count_imports(source.tree)} modules are found")]
     found = [
         *check_calls(source, plan.topology),
+        *check_plain_ddp(source, plan.topology),
         *check_guard(source),
         *check_detached(source, plan),
         *check_arguments(source, plan.script[1:]),

@@ -7,9 +7,14 @@ from collections.abc import Iterator
 from getiaction_launch.checking.finding import Finding, refusal
 
 _ONLY = re.compile(r"(?<![\w.])(not )?[\w.]*\b(is_global_zero|rank_zero_only\.rank == 0)$")
-_ZERO = re.compile(r"[\w.()\[\]'\"]*\b(global_rank|rank|get_rank\(\)|RANK'\]\)?) (==|!=) '?0'?$")
+_ZERO = re.compile(
+    r"[\w.()\[\]'\"]*\b(global_rank|rank|get_rank\(\)|RANK'(\]|(, '?-?\d'?)?\))\)?) "
+    r"(==|!=|>) '?0'?$"
+)
 _DECORATOR = "rank_zero_only"
 _OF_TRAINER = {"save_checkpoint", "all_gather", "barrier", "broadcast", "reduce"}
+_TRAINS = re.compile(r"(^|\.|_)trainer$")
+"""How the owner of ``fit`` ends where all ranks train together."""
 _OF_TORCH = {"all_reduce", "all_gather_into_tensor", "all_gather_object", "broadcast_object_list"}
 _HAVE_COLLECTIVES = re.compile(r"(trainer|strategy|fabric|engine|module|model|dist|distributed)$")
 """How attributes end that have collectives, besides ``self`` and plain names."""
@@ -98,7 +103,7 @@ def _means(test: ast.expr) -> str:
     if found := _ONLY.fullmatch(text):
         return "others" if found[1] else "rank 0"
     if found := _ZERO.fullmatch(text):
-        return "rank 0" if found[2] == "==" else "others"
+        return "rank 0" if found[4] == "==" else "others"
     return ""
 
 
@@ -116,5 +121,6 @@ def _collectives(statement: ast.stmt) -> Iterator[tuple[str, int]]:
         is_synced = name == "log" and any(
             word.arg == "sync_dist" and ast.unparse(word.value) == "True" for word in node.keywords
         )
-        if is_of_trainer or is_of_torch or is_synced:
+        is_fit = name == "fit" and bool(_TRAINS.search(owner))
+        if is_of_trainer or is_of_torch or is_synced or is_fit:
             yield (f"{name}(sync_dist=True)" if is_synced else name), node.lineno

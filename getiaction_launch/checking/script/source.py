@@ -49,13 +49,14 @@ class Source:
         tree: The syntax tree of the script.
         names: What each name in it means.
         constants: The names that it sets once, to a literal.
+        certain: The nodes that every good run executes.
     """
 
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, path.name
         self.tree = ast.parse(path.read_bytes(), str(path))
         self.names, self.constants = Names(self.tree), Constants(self.tree)
-        self._certain = always_executed(self.tree)
+        self.certain = always_executed(self.tree)
 
     def at(self, node: ast.expr | ast.stmt) -> str:
         """Return file and line of a node, for messages."""
@@ -71,4 +72,4 @@ class Source:
             finding: What a check has found.
             node: Where in the script it was found.
         """
-        return finding if node in self._certain else replace(finding, verdict="doubtful")
+        return finding if node in self.certain else replace(finding, verdict="doubtful")

@@ -1,6 +1,7 @@
 """Batches: how many each rank gets of a loader, and how many samples the last one has."""
 
 from collections.abc import Iterator
+from types import FunctionType
 from typing import Any
 
 from getiaction_launch.checking.built import Built
@@ -219,8 +220,10 @@ def _of_processes(loader: Any) -> Iterator[Finding]:  # noqa: ANN401 - a loader 
         return
     if context.get_start_method() == "fork":
         return
-    for name in ("collate_fn", "worker_init_fn"):
-        if why := why_unpicklable(getattr(loader, name, None)):
+    functions = {name: getattr(loader, name, None) for name in ("collate_fn", "worker_init_fn")}
+    functions |= dict(_functions_of(getattr(loader, "dataset", None)))
+    for name, function in functions.items():
+        if why := why_unpicklable(function):
             yield refusal(
                 "data",
                 name,
@@ -228,6 +231,15 @@ def _of_processes(loader: Any) -> Iterator[Finding]:  # noqa: ANN401 - a loader 
                 f"(multiprocessing_context={context.get_start_method()!r}): {why}.",
                 f"Define {name} as a function of a module, not as a lambda",
             )
+
+
+def _functions_of(dataset: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - a dataset of any kind
+    """Yield the functions that a dataset keeps, and those of the datasets that it is a part of."""
+    while dataset is not None:
+        for name, value in getattr(dataset, "__dict__", {}).items():
+            if isinstance(value, FunctionType):
+                yield f"{type(dataset).__name__}.{name}", value
+        dataset = getattr(dataset, "dataset", None)
 
 
 def _batch_key(built: Built) -> str:

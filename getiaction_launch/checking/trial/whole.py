@@ -8,6 +8,7 @@ from getiaction_launch.checking.rules.combinations import check_combination
 from getiaction_launch.checking.rules.hidden import check_preparation
 from getiaction_launch.checking.rules.loggers import check_loggers
 from getiaction_launch.checking.rules.ownership import check_owners
+from getiaction_launch.checking.rules.splits import check_splits
 from getiaction_launch.checking.trial.step import Trial
 
 
@@ -22,7 +23,7 @@ def judge(built: Built, *, is_deep: bool) -> None:
     try:
         checks = (
             *(check_combination, check_checkpoints, check_loggers),
-            *(check_owners, check_collectives, check_preparation),
+            *(check_owners, check_collectives, check_preparation, check_splits),
         )
         for check in checks:
             for finding in check(built):

@@ -1,0 +1,79 @@
+"""Splits into training and validation that each rank, and each attempt, would draw anew."""
+
+import ast
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from getiaction_launch.checking.built import Built
+from getiaction_launch.checking.finding import Finding, doubt, refusal
+from getiaction_launch.checking.rules.sources import own_classes, tree_of
+
+_GLOBAL = {
+    *("np.random.permutation", "np.random.shuffle", "np.random.choice"),
+    *("numpy.random.permutation", "numpy.random.shuffle", "numpy.random.choice"),
+    *("random.shuffle", "random.sample"),
+}
+"""Functions that draw from a generator of the process."""
+_OF_TORCH = {"random_split": 3, "randperm": 2}
+"""Functions of torch that do so unless they are given a generator, and their arguments with it."""
+_FRESH = {"np.random.default_rng", "numpy.random.default_rng", "default_rng"}
+"""Functions that make a generator, from a seed if they are given one."""
+_AGREES = re.compile(r"seed|broadcast")
+"""How source says that the ranks draw the same."""
+
+
+def check_splits(built: Built) -> Iterator[Finding]:
+    """Find data that is divided at random where nothing is seeded.
+
+    Sampling by rank then mixes the parts: what one rank holds out, another one trains on.
+
+    Args:
+        built: What the spec names.
+    """
+    if not built.script and built.spec.get("seed_everything") is not False:
+        return  # Lightning's command line seeds all ranks alike
+    if built.source and _AGREES.search(ast.unparse(built.source.tree)):
+        return
+    world = built.plan.topology.world_size
+    for kind, key, source in own_classes(built):
+        tree = tree_of(source)
+        module = sys.modules.get(kind.__module__)
+        if tree is None or "val_dataloader" not in vars(kind) or _seeds(module):
+            continue
+        file, before = Path(inspect.getfile(kind)).name, inspect.getsourcelines(kind)[1] - 1
+        for name, line in _draws(tree):
+            who = f"each of {world} ranks" if world > 1 else "each attempt of the run"
+            what = f"{file}:{before + line}: {name} has no seed, so {who} draws other samples for "
+            is_split = name.endswith(("random_split", "randperm", "permutation"))
+            judged = refusal if world > 1 and is_split else doubt
+            yield judged(
+                "data",
+                key,
+                f"{what}validation, and trains on those of the others.",
+                "Give it a generator with a seed: torch.Generator().manual_seed(0), or "
+                "numpy.random.default_rng(0)",
+            )
+
+
+def _seeds(module: object) -> bool:
+    try:
+        return bool(_AGREES.search(inspect.getsource(module)))  # type: ignore[arg-type]
+    except (OSError, TypeError):
+        return True
+
+
+def _draws(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Yield what draws at random where a datamodule is set up, and the lines."""
+    methods = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    for method in (node for node in methods if node.name in ("setup", "__init__")):
+        for node in (each for each in ast.walk(method) if isinstance(each, ast.Call)):
+            name = ast.unparse(node.func)
+            last = name.rpartition(".")[2]
+            named = {word.arg for word in node.keywords}
+            is_open = last in _OF_TORCH and len(node.args) < _OF_TORCH[last]
+            is_fresh = name in _FRESH and not node.args and not named
+            if name in _GLOBAL or (is_open and "generator" not in named) or is_fresh:
+                yield name, node.lineno
