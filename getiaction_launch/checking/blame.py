@@ -72,6 +72,7 @@ _EXAMPLES = {
     "trainer.limit_train_batches": "1.0",
     "trainer.limit_val_batches": "1.0",
 }
+_SIZES = re.compile(r"[(\[][\dx, ]+[)\]]")
 _LIBRARIES = ("/site-packages/torch/", "/site-packages/lightning/", "/site-packages/jsonargparse/")
 _NOT_OWN = (
     *("site-packages", "dist-packages", "<frozen", os.path.dirname(os.__file__)),  # noqa: PTH120
@@ -149,7 +150,7 @@ def _of_known(
     if _NEEDS_GPU.search(str(error)):
         fix = "Move tensors by .to(self.device), or train on GPUs: --gpus-per-node 1"
         return refusal(check, owner, f"{owner} needs a GPU{at}, and this run trains on CPUs.", fix)
-    if known := known_error(error, what):
+    if known := known_error(error, what, values_of(spec)):
         classes = keys_of_classes(spec).items()
         named = (key for path, key in classes if f"{path.rpartition('.')[2]}." in what)
         key, fix = known[0] or next(named, owner), known[1] if known[0] else f"{known[1]}{at}"
@@ -332,7 +333,7 @@ def _mentioned(text: str, owner: str, spec: Mapping[str, Any]) -> tuple[str, obj
         for key, value in below.items():
             if words in text and key.rpartition(".")[2] in names:
                 return key, value
-    tokens = set(re.findall(r"[^\s'\"`,;:()=\[\]]+", text))
+    tokens = set(re.findall(r"[^\s'\"`,;:()=\[\]]+", _SIZES.sub("", text)))
     by_value = [key for key, value in below.items() if _is_named(value, tokens, text)]
     return (by_value[0], below[by_value[0]]) if len(by_value) == 1 else (owner, None)
 

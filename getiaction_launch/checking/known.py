@@ -4,6 +4,8 @@ import contextlib
 import inspect
 import re
 import traceback
+from collections.abc import Mapping
+from typing import Any
 
 _KNOWN = (
     (
@@ -60,6 +62,8 @@ _KNOWN = (
 """Words of Lightning's messages that name no key, with the key and what to do."""
 _TWICE = "backward through the graph a second time"
 _SHAPES = re.compile(r"mat1 and mat2 shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)")
+_IMAGE = re.compile(r"observation\.\S+ has (shape|dtype) ")
+_TRANSFORMS = "data.image_transforms"
 _CALL = re.compile(r"\.(\w+)\(\) (?:missing \d+ required|takes \d+|got an unexpected keyword)")
 _RAISES = re.compile(r"/(lightning/pytorch|pytorch_lightning)/(core|loops|trainer)/")
 """Where Lightning looks whether a program does what it asks of one, on every device alike."""
@@ -75,12 +79,15 @@ def is_of_lightning(error: BaseException) -> bool:
     return any(_RAISES.search(frame.filename) for frame in frames)
 
 
-def known_error(error: BaseException, what: str) -> tuple[str, str] | None:
+def known_error(
+    error: BaseException, what: str, values: Mapping[str, Any]
+) -> tuple[str, str] | None:
     """Return the key that an error is about and what to do, if its words are known.
 
     Args:
         error: The exception that a trial has raised.
         what: What it says is wrong.
+        values: The values of the spec by their keys.
 
     Returns:
         The key, empty for that of the class that has raised the error, and the fix; None if the
@@ -91,6 +98,9 @@ def known_error(error: BaseException, what: str) -> tuple[str, str] | None:
     if shapes := _SHAPES.search(what):
         got, takes = shapes.groups()
         return "", f"A layer takes {takes} features and gets {got}: make it nn.Linear({got}, ...)"
+    transforms = [key for key in values if key.startswith(_TRANSFORMS) and values[key] is not None]
+    if _IMAGE.search(what) and transforms:
+        return _TRANSFORMS, "It must return float32 in [0, 1], as (3, height, width)"
     if _TWICE in what and _calls_backward(error):
         fix = "Remove backward() and step(), which Lightning calls itself; or do all of it yourself"
         return "model.training_step", f"{fix}: self.automatic_optimization = False"
