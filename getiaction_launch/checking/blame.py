@@ -251,7 +251,8 @@ def _fix(key: str, error: BaseException) -> str:
     if "." in key and "[" not in key:
         return f"Leave it out, or give it another value: --{key}=VALUE"
     if not (own := own_frames(error)):
-        return f"Change {key}, or leave it out"
+        is_needed = key in ("model", "data")
+        return f"Change {key}'s class" if is_needed else f"Change {key}, or leave it out"
     lost = getattr(error, "filename", None)
     if isinstance(lost, str) and Path(own[-1].filename).parent.joinpath(lost).exists():
         return (

@@ -1,6 +1,7 @@
 """What the parser of specs complains about, as a sentence with key, value and fix."""
 
 import re
+import sys
 
 from getiaction_launch.checking.finding import Finding, refusal, refusal_of
 from getiaction_launch.checking.former import SUCCESSORS, fix_of_argument, fix_of_value
@@ -13,6 +14,7 @@ _UNKNOWN_KEY = re.compile(r"unknown key '(?:trainer\.)?(\w+)'")
 _UNKNOWN_CLASS = re.compile(r"trainer\.(logger|callbacks|profiler|plugins)\b.*class '(.+)'")
 _NOWHERE = re.compile(r"module '[\w.]+' has no attribute '\w+'|No module named '[\w.]+'")
 _LACKED = re.compile(r"No module named '(\w+)")
+_NO_ATTRIBUTE = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 _PATH_OF_CLASS = re.compile(r"(?<=given class_path ')(\w+)[\w.]*")
 _SECTION = re.compile(r"([\w.\[\]]+)(?::|=Namespace)")
 _CLASS = re.compile(r"Problem with given class_path '[\w.]*?(\w+)'")
@@ -94,7 +96,11 @@ def _of_import(said: str, section: str) -> Finding | None:
     if package and named and package[1] != named[1]:
         fix = f"Install it where the workers run: pip install {package[1]}"
         return refusal("spec", section, f"{what} {named[0]} imports it.", fix)
-    return refusal("spec", section, what, "Correct the path of the class: package.module.Class")
+    fix = "Correct the path of the class: package.module.Class"
+    if attribute := _NO_ATTRIBUTE.search(found[0]):
+        kinds = vars(sys.modules.get(attribute[1], object)).items()
+        fix = f"{nearest_first(attribute[2], [n for n, k in kinds if isinstance(k, type)])} {fix}"
+    return refusal("spec", section, what, fix)
 
 
 def _of_missing(said: str, section: str) -> Finding | None:
