@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from getiaction_launch.checking.built import Built
+from getiaction_launch.checking.classes.sources import own_classes, tree_of
 from getiaction_launch.checking.finding import Finding, doubt, refusal
-from getiaction_launch.checking.rules.sources import own_classes, tree_of
 
 
 def check_hidden_layers(built: Built, trial: Any) -> Iterator[Finding]:  # noqa: ANN401 - Lightning's Trainer

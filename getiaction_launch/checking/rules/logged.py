@@ -4,7 +4,7 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 
-from getiaction_launch.checking.rules.sources import sources_of, tree_of
+from getiaction_launch.checking.classes.sources import sources_of, tree_of
 from getiaction_launch.checking.script.reach import surely_executed
 
 _OUTSIDE = re.compile(r"^(on_)?(test|predict)")

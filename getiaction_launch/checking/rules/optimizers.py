@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from getiaction_launch.checking.built import Built
+from getiaction_launch.checking.classes.sources import tree_of
 from getiaction_launch.checking.finding import Finding, doubt, refusal
-from getiaction_launch.checking.rules.sources import tree_of
 
 _IGNORED = re.compile(
     r"Found unsupported keys in the (?:optimizer configuration|lr scheduler dict): (\{[^}]*\})"

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from getiaction_launch.checking.built import Built
+from getiaction_launch.checking.classes.sources import own_classes
 from getiaction_launch.checking.finding import Finding, ok, refusal
-from getiaction_launch.checking.rules.sources import own_classes
 
 OWN_SIGNALS = re.compile(
     r"signal\.signal\(\s*(signal\.)?(SIGTERM|SIGUSR1|SIGUSR2)|scontrol['\", ]+requeue"

@@ -11,6 +11,7 @@ from typing import Any
 
 from getiaction_launch.checking.blame import blame
 from getiaction_launch.checking.built import Built
+from getiaction_launch.checking.classes.sources import has_own
 from getiaction_launch.checking.finding import Finding, doubt, ok, unknown
 from getiaction_launch.checking.rules.afterwards import check_afterwards
 from getiaction_launch.checking.rules.checkpoints import check_steps, compare_weights
@@ -24,7 +25,6 @@ from getiaction_launch.checking.rules.optimizers import (
     check_optimizers,
 )
 from getiaction_launch.checking.rules.resuming import check_resuming
-from getiaction_launch.checking.rules.sources import has_own
 from getiaction_launch.checking.trial.batches import (
     TRAINING,
     check_batches,

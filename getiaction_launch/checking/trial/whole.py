@@ -1,14 +1,14 @@
 """All that is checked of a Trainer, a model and its data, once they are there."""
 
 from getiaction_launch.checking.built import Built
+from getiaction_launch.checking.classes.collectives import check_collectives
+from getiaction_launch.checking.classes.splits import check_splits
 from getiaction_launch.checking.finding import ok, unknown
 from getiaction_launch.checking.rules.checkpoints import check_checkpoints
-from getiaction_launch.checking.rules.collectives import check_collectives
 from getiaction_launch.checking.rules.combinations import check_combination
 from getiaction_launch.checking.rules.hidden import check_preparation
 from getiaction_launch.checking.rules.loggers import check_loggers
 from getiaction_launch.checking.rules.ownership import check_owners
-from getiaction_launch.checking.rules.splits import check_splits
 from getiaction_launch.checking.trial.step import Trial
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from getiaction_launch.checking.built import Built
+from getiaction_launch.checking.classes.sources import own_classes, tree_of
 from getiaction_launch.checking.finding import Finding, doubt, refusal
-from getiaction_launch.checking.rules.sources import own_classes, tree_of
 
 _GLOBAL = {
     *("np.random.permutation", "np.random.shuffle", "np.random.choice"),

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from getiaction_launch.checking.built import Built
+from getiaction_launch.checking.classes.sources import own_classes, tree_of
 from getiaction_launch.checking.finding import Finding
-from getiaction_launch.checking.rules.sources import own_classes, tree_of
 from getiaction_launch.checking.script.rank_zero import collectives_of_rank_0
 
 
