@@ -212,10 +212,9 @@ class AttemptRecord:
             RecordError: If the file is damaged; the message names the file and the key.
             StorageError: If remote storage does not answer.
         """
-        content = run.read(f"attempt_{number}")
-        path = f"{run.launch_directory}/attempt_{number}.json"
-        if content is None:
+        if (content := run.read(f"attempt_{number}")) is None:
             return None
+        path = f"{run.launch_directory}/attempt_{number}.json"
         # The file's name counts: the newest one says how many attempts there are.
         return replace(read_dataclass(cls, content, path), number=number)
 
