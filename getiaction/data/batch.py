@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
+from getiaction.data.shared_memory import share_in_one_block
+
 _DIMS_OF_IMAGE = 3
 
 
@@ -192,7 +194,7 @@ class BatchReads(Dataset[Any]):
             if isinstance(images, ByteImages):
                 dtype = self._image_dtype
                 batch[key] = images.to("cpu") if dtype is None else ByteImages(images.pixels, dtype)
-        return batch
+        return share_in_one_block(batch)
 
 
 def unchanged(batch: dict[str, Any]) -> dict[str, Any]:

@@ -53,6 +53,21 @@ class OneByOne(LeRobotDataset):
         return super().__getitem__(index)
 
 
+class Mixed(LeRobotDataset):
+    """Has tensors of every kind in its batches, which follow each other at odd places."""
+
+    def read_batch(self, indices: Any) -> dict[str, Any]:
+        """Add them to the batch."""
+        others = {
+            "bits": torch.tensor([True, False, True]),
+            "double": torch.arange(5, dtype=torch.float64),
+            "none": torch.empty(0, 3),
+            "large": torch.arange(2**18 + 1, dtype=torch.float32),
+            "turned": torch.arange(6).view(2, 3).T,
+        }
+        return super().read_batch(indices) | others
+
+
 class Telling(LeRobotDataset):
     """Tells whether its images are where the parent process of a loader finds them."""
 
@@ -238,6 +253,28 @@ def test_a_loader_process_decodes_into_shared_memory() -> None:
         datamodule.num_workers = num_workers
         batch = next(iter(datamodule.train_dataloader()))
         assert bool(batch["is_shared"]) is bool(num_workers)
+
+
+def test_a_loader_process_sends_small_tensors_in_one_block() -> None:
+    """Torch opens a connection for each storage; large tensors can be kept without the others."""
+    datamodule = LeRobotDataModule(root=PUSHT, val_batch_size=4, num_workers=0)
+    datamodule.setup()
+    datamodule.test_dataset.__class__ = Mixed
+    expected = next(iter(datamodule.test_dataloader()))
+    datamodule.num_workers = 1
+    batch = next(iter(datamodule.test_dataloader()))
+    assert_equal(batch, expected)
+    tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
+    blocks = {key: value.untyped_storage().data_ptr() for key, value in tensors.items()}
+    alone = {"none", "large", "turned"}
+    small = blocks.keys() - alone
+    assert {"index", "timestamp", "action", "bits", "double"} < small
+    assert len({blocks[key] for key in small}) == 1
+    assert not {blocks[key] for key in alone} & {blocks[key] for key in small}
+    for key in small:
+        tensors[key].zero_()
+        expected[key].zero_()
+        assert_equal(batch, expected)
 
 
 def test_collation_and_dataset_of_a_loader_serve_other_loaders() -> None:
