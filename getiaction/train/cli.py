@@ -111,6 +111,21 @@ class CLI(LightningCLI):
             message = str(error).replace('"<unicode string>"', " or ".join(files))
             raise ArgumentError(None, explain(message, keys)) from error
 
+    def _parse_ckpt_path(self) -> None:
+        """Keep the spec's model if a script has saved the checkpoint.
+
+        Beware: Lightning has the arguments that a checkpoint holds replace those of the spec. One
+        that a script has saved does not name the class that they belong to, and is refused there.
+        """
+        try:
+            super()._parse_ckpt_path()
+        except ArgumentError:
+            path = self.config[self.config.subcommand]["ckpt_path"]
+            rank_zero_warn(
+                f"{path} was not saved by `getiaction fit`, which keeps the model's arguments of "
+                "the spec."
+            )
+
     def before_predict(self) -> None:
         """Save the predictions, unless a callback of the user does so."""
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined] # set by Lightning

@@ -184,6 +184,24 @@ def test_act_by_short_name_fits_resumes_and_is_tested(directory: Path) -> None:
         assert torch.equal(value, weights[name]), name
 
 
+def test_a_checkpoint_that_a_script_has_saved_resumes_in_a_spec() -> None:
+    """Such a checkpoint does not name its model's class, and the arguments in it are not read."""
+    script = (
+        "import my_policy\n"
+        "from lightning.pytorch import Trainer\n"
+        "trainer = Trainer(max_epochs=1, accelerator='cpu', enable_progress_bar=False)\n"
+        "trainer.fit(my_policy.Line(lr=0.3), my_policy.Ones())\n"
+        "trainer.save_checkpoint('script.ckpt')\n"
+    )
+    done = _run_python("-c", script)
+    assert done.returncode == 0, done.stderr
+    words = ["fit", "--config", "line.yaml", "--ckpt_path=script.ckpt", "--trainer.max_epochs=3"]
+    with pytest.warns(UserWarning, match=r"keeps the model's arguments of the spec"):
+        resumed = CLI(words)
+    assert resumed.trainer.global_step == 3 * 4
+    assert resumed.model.hparams["lr"] == 0.2
+
+
 def test_two_ranks_under_torchrun(directory: Path) -> None:
     """The same config, started by torchrun, is one run of two ranks in one directory."""
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "getiaction.cli")
