@@ -4,12 +4,14 @@ A long run leaves hundreds of segments of each event file, and TensorBoard opens
 whenever somebody looks at the run. Logs stay as they are: their readers ask for their ends only.
 """
 
+from collections.abc import Sequence
+
 from getiaction_launch.errors import StorageError
 from getiaction_launch.mirror.transfer import say
 from getiaction_launch.run.reading.segments import Joining, StoredFile, stored_files
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.at_once import for_each
-from getiaction_launch.storage.paths import file_system, kind_of, reaching, read_bytes
+from getiaction_launch.storage.paths import file_system, reaching, read_bytes
 from getiaction_launch.storage.segment import is_curve, name_and_number
 from getiaction_launch.storage.tree import find
 
@@ -37,32 +39,38 @@ def compact(run: Run) -> None:
 def _compact(run: Run) -> None:
     sizes = find(run.directory).sizes
     curves = [file for file in stored_files(run, sizes) if is_curve(file.path)]
+    # What a process that was killed has left comes first, as its record is about to be replaced.
+    whole = {file.path for file in curves if list(file.segments) == [file.path]}
+    _remove(run, [path for path in set(sizes) - whole if name_and_number(path)[0] in whole])
+    if f"launch/{Joining.NAME}.json" in sizes:
+        Joining.remove(run)
     many = [f for f in curves if len(f.segments) > FEW and f.size_bytes <= MAX_BYTES]
-    if many:
-        Joining({file.path: file.size_bytes for file in many}).write(run)
-        for file in many:
-            _join(run, file)
-    whole = {file.path for file in many}
-    # Others are left of a process that was killed.
-    whole |= {file.path for file in curves if list(file.segments) == [file.path]}
-    needless = {path for path in sizes if path not in whole and name_and_number(path)[0] in whole}
-    if many and kind_of(run.launch_directory / "plan.json") is None:
-        needless |= {file.path for file in many}  # somebody has removed the run meanwhile
+    if not many:
+        return
+    Joining({file.path: file.size_bytes for file in many}).write(run)
+    for file in many:
+        _join(run, file)
+    _remove(run, [path for file in many for path in file.segments if path != file.path])
+    Joining.remove(run)
+
+
+def _remove(run: Run, paths: Sequence[str]) -> None:
     fs, root = file_system(run.directory)
 
     def remove_object(path: str) -> None:
         with reaching(run.directory):
             fs.rm_file(f"{root}/{path}")  # to rm(), names may be patterns
 
-    for_each(remove_object, list(needless), run.directory)
-    if many or needless:
-        Joining.remove(run)
+    for_each(remove_object, paths, run.directory)
 
 
 def _join(run: Run, file: StoredFile) -> None:
     segments = [run.directory / segment for segment in file.segments]
     content = b"".join(for_each(read_bytes, segments, run.directory))
     target = run.directory / file.path
+    numbers = [name_and_number(segment)[1] for segment in file.segments]
+    if len(content) != file.size_bytes or numbers != list(range(len(numbers))):
+        raise StorageError(f"{target} has changed, or lacks a segment.")
     with reaching(target):
         fs, key = file_system(target)
         fs.pipe_file(key, content)

@@ -8,16 +8,19 @@ from typing import TypeVar
 from getiaction_launch.errors import StorageError
 from getiaction_launch.mirror.compaction import compact
 from getiaction_launch.mirror.transfer import say
+from getiaction_launch.node.guard import CONFIRM_SECONDS, Guard
 from getiaction_launch.node.messages.notices import notify_end
 from getiaction_launch.plan.plan import Plan, Uploading
 from getiaction_launch.run.attempt import Attempt, Ending
-from getiaction_launch.run.run import Run
+from getiaction_launch.run.run import REMOVING, Run
 from getiaction_launch.run.state import Cause, JobState
 from getiaction_launch.storage.paths import is_remote
 
 PAUSE_SECONDS = 5.0
 STOPPED_SECONDS = 60.0
 """How long to wait for storage if somebody has asked for the run's end."""
+REMOVAL_SECONDS = 60.0
+"""How long to wait at most for the end of a removal, before what has come behind it is removed."""
 
 T = TypeVar("T")
 
@@ -88,7 +91,20 @@ def end(attempt: Attempt, ending: Ending) -> None:
     attempt.end(ending)
     notify_end(attempt, ending)
     if ending.state is JobState.SUCCEEDED and is_remote(attempt.run.directory):
-        compact(attempt.run)
+        _join_curves(attempt.run)
+
+
+def _join_curves(run: Run) -> None:
+    """Join them, and leave nothing if somebody removes the run meanwhile, as anybody may now."""
+    guard, deadline = Guard(run), time.monotonic() + REMOVAL_SECONDS
+    compact(run)
+    with contextlib.suppress(OSError, ValueError):
+        while run.read(REMOVING) is not None and time.monotonic() < deadline:
+            if guard.confirm_loss():
+                break
+            time.sleep(CONFIRM_SECONDS)
+        if guard.confirm_loss():
+            guard.remove_leftovers()
 
 
 def _first_line(error: StorageError) -> str:

@@ -31,6 +31,8 @@ from getiaction_launch.storage.paths import (
 from getiaction_launch.storage.private import why_not_private
 
 SCHEMA_VERSION = 1
+REMOVING = "removing"
+"""Record that says that a run had ended when its removal began."""
 STAGING_VARIABLE = "GETIACTION_LAUNCH_STAGING_DIR"
 CODE_VARIABLE = "GETIACTION_LAUNCH_CODE"
 """Environment variable of a worker: the directory of the copy of the user's code on its node."""

@@ -1,5 +1,6 @@
 """Curves on remote storage: uploaded less often as a run grows old, joined when it has finished."""
 
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,16 +11,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from getiaction_launch.errors import StorageError
+from getiaction_launch.launch.removing.remove import _LAST, remove_run
 from getiaction_launch.mirror import compaction
 from getiaction_launch.mirror.compaction import compact
 from getiaction_launch.mirror.pull import pull_run
 from getiaction_launch.mirror.uploading.lanes import Files
+from getiaction_launch.node import guard, outage
 from getiaction_launch.node.outage import end
 from getiaction_launch.report.contents.scalars import read_curves
 from getiaction_launch.run.attempt import Attempt, Ending, read_end
 from getiaction_launch.run.reading.segments import StoredFile, read_segments, stored_files
 from getiaction_launch.run.records import AttemptRecord
-from getiaction_launch.run.run import Run
+from getiaction_launch.run.run import REMOVING, Run
 from getiaction_launch.run.state import Cause, JobState
 from getiaction_launch.storage.paths import children, file_system, remove
 from getiaction_launch.storage.tree import find
@@ -226,14 +229,96 @@ def test_a_segment_that_somebody_has_removed_is_missed(run):
 
 
 @IN_MEMORY
+@pytest.mark.parametrize("takes_long", [False, True])
+@pytest.mark.parametrize("moment", range(4))
 @pytest.mark.usefixtures("joins_any")
-def test_curves_of_a_run_that_is_removed_meanwhile_do_not_come_back(run):
-    """Once a run has finished, nothing keeps anybody from removing it."""
+def test_curves_of_a_run_that_is_removed_meanwhile_do_not_come_back(
+    run, monkeypatch, moment, takes_long
+):
+    """Once a run has finished, nothing keeps anybody from removing it, at any moment."""
+    attempt = Attempt.begin(run, "key", "host", 1)
     write_some(run)
-    remove(run.launch_directory / "plan.json")
+    monkeypatch.setattr(guard, "CONFIRM_SECONDS", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(outage, "compact", lambda _: None)
+        end(attempt, Ending(JobState.SUCCEEDED))
+    moments = itertools.count()
+
+    def look() -> None:
+        if next(moments) != moment:
+            return
+        if takes_long:  # it has listed and removed what was there, but for its last objects
+            run.write(REMOVING, {})
+            for path in find(run.directory).sizes:
+                if not path.endswith(_LAST):
+                    remove(run.directory / path)
+        else:
+            remove_run(run, force=True, trust=True)
+
+    def finish(_: float) -> None:
+        for name in _LAST:
+            remove(run.launch_directory / name)
+
+    with monkeypatch.context() as patch:
+        act_at_each_moment(run, patch, look, "pipe_file")
+        patch.setattr(outage.time, "sleep", finish)
+        outage._join_curves(run)
+    assert next(moments) > moment
+    assert find(run.directory).sizes == {}
+
+
+@IN_MEMORY
+@pytest.mark.usefixtures("joins_any")
+def test_a_plan_that_is_not_found_once_proves_no_removal(run, monkeypatch):
+    """Some stores answer so when they fail: the joined curves stay."""
+    whole, read = write_some(run), Run.read
+    answers = iter([None])
     compact(run)
-    assert segments(run) == []
-    assert names(run.launch_directory) == ["claim"]
+    monkeypatch.setattr(guard, "CONFIRM_SECONDS", 0)
+    monkeypatch.setattr(Run, "read", lambda run, name: next(answers, read(run, name)))
+    outage._join_curves(run)
+    assert (run.directory / stored(run).path).read_bytes() == whole
+
+
+@IN_MEMORY
+@pytest.mark.usefixtures("joins_any")
+def test_joining_that_was_killed_does_not_mix_with_the_next_one(run, monkeypatch):
+    """What the first one had joined is not joined with its segments again."""
+    first = write_some(run)
+    old = stored(run).path
+
+    def kill() -> None:
+        if (run.directory / old).read_bytes() == first:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        act_at_each_moment(run, patch, kill, "rm_file")
+        with pytest.raises(Killed):
+            compact(run)
+    later = SummaryWriter(str(run.local.directory), filename_suffix=".later")
+    for start in (30, 40):
+        write(run, later, range(start, start + 10))
+
+    def look() -> None:
+        files = {file.path: file for file in stored_files(run, find(run.directory).sizes)}
+        assert b"".join(read_segments(run, files[old])) == first
+
+    act_at_each_moment(run, monkeypatch, look, "pipe_file", "rm_file")
+    compact(run)
+    assert [name for name in segments(run) if not name.endswith(".later")] == [old]
+    assert len(segments(run)) == 2
+    assert names(run.launch_directory) == ["claim", "plan.json"]
+
+
+@IN_MEMORY
+@pytest.mark.usefixtures("joins_any")
+def test_curves_that_lack_a_segment_are_not_joined(run):
+    """A listing may be stale: nothing is replaced by less than all of it."""
+    write_some(run)
+    before = segments(run)
+    remove(run.directory / before[1])
+    compact(run)
+    assert segments(run) == [before[0], before[2]]
 
 
 def test_few_segments_are_not_sent_again(run):
@@ -266,4 +351,5 @@ def test_joining_curves_that_was_killed_is_continued(run, tmp_path, monkeypatch,
         compact(run)
         assert segments(run) == [first]
         assert (run.directory / first).read_bytes() == whole
+        assert names(run.launch_directory) == ["claim", "plan.json"]
     assert steps_of(copy(run, tmp_path / "new")) == list(range(30))

@@ -15,7 +15,7 @@ from getiaction_launch.launch.finding.find import find_runs
 from getiaction_launch.launch.listing.below import VERSION
 from getiaction_launch.launch.status import read_status
 from getiaction_launch.launch.trust import check_owner
-from getiaction_launch.run.run import Run, check_staging
+from getiaction_launch.run.run import REMOVING, Run, check_staging
 from getiaction_launch.run.state import JobState
 from getiaction_launch.storage.at_once import for_each
 from getiaction_launch.storage.paths import (
@@ -27,9 +27,7 @@ from getiaction_launch.storage.paths import (
     remove,
 )
 
-_REMOVING = "removing"
-"""Record that says that a run had ended when its removal began."""
-_LAST = ("plan.json", f"{_REMOVING}.json", "claim")
+_LAST = ("plan.json", f"{REMOVING}.json", "claim")
 """What is removed last, in this order: it says that the rest is a run, and whose number it has."""
 
 
@@ -87,7 +85,7 @@ def check_removable(run: Run, *, force: bool = False, trust: bool = False) -> Jo
         check_owner(run, "rm")
     status = read_status(run)
     is_doubtful = status.state is JobState.UNKNOWN or not status.is_certain or not status.job
-    if status.state.is_over or (is_doubtful and (force or run.read(_REMOVING) is not None)):
+    if status.state.is_over or (is_doubtful and (force or run.read(REMOVING) is not None)):
         return status.state
     why = f" ({status.reason})" if status.reason else ""
     fix = f"End it first: getiaction-launch cancel {run.directory}"
@@ -127,7 +125,7 @@ def remove_run(run: Run, *, force: bool = False, trust: bool = False) -> None:
     """
     check_removable(run, force=force, trust=trust)
     if kind_of(run.launch_directory) == "directory":
-        run.write(_REMOVING, {}, durable=False)
+        run.write(REMOVING, {}, durable=False)
     if not is_remote(run.directory):
         _remove_directory(run.directory)
         return
