@@ -134,13 +134,13 @@ class Queue:
             _log(run, f"{run.name} cannot be started yet, and is retried: {error}")
 
     def _start(self, run: Run) -> None:
-        if not self._has(run) or Cancel.read(run) or run.read("plan") is None:
+        if not self.has(run) or Cancel.read(run) or run.read("plan") is None:
             return
         command = command_of(run, self._module, [*self._words, self._own[run].job_id])
         self._jobs[run] = start_detached(command, job_log(run))
 
-    def _has(self, run: Run) -> bool:
-        """Whether a run still waits in this queue, by its ``job.json``."""
+    def has(self, run: Run) -> bool:
+        """Return whether a run still waits in this queue, by its ``job.json``."""
         record = JobRecord.read(run)
         return is_of(record, self._own[run]) and record is not None and is_waiting(record)
 
@@ -152,7 +152,7 @@ class Queue:
             pid: Id of the job's process; None if it could not be started.
         """
         with contextlib.suppress(OSError, ValueError):
-            if self._has(run) and not Cancel.read(run):
+            if self.has(run) and not Cancel.read(run):
                 write_job(run, self._backend, pid=pid, has_ended=True, side_by_side=self._at_once)
 
 
@@ -184,7 +184,7 @@ def main() -> None:
     backend = read_dataclass(BackendRecord, order["backend"], "standard input")
     runs = [Run.at(place) for place in order["runs"]]
     queue = Queue(runs, backend, order["command"], order["at_once"])
-    with holding_lease_of_queue(queue.name, queue.job_id, runs, queue.waiting):
+    with holding_lease_of_queue(queue.name, queue.job_id, runs, queue.has):
         while not queue.is_over and stop.signal is None:
             queue.advance()
             time.sleep(POLL_SECONDS)

@@ -18,6 +18,7 @@ from typing import ClassVar
 
 from getiaction_launch.run.records import JobRecord, Progress, Record, load
 from getiaction_launch.run.run import Run
+from getiaction_launch.storage.at_once import for_each
 from getiaction_launch.storage.paths import is_remote, remove, write_json
 
 PERIOD_SECONDS = 10.0
@@ -78,7 +79,8 @@ def last_sign_of_life(run: Run, record: JobRecord, queue: str | None = None) -> 
         record: Content of the run's ``job.json``.
         queue: The name of the queue whose lease is that of the run, as long as the run waits in it.
     """
-    lease = Lease.read(run) if queue is None else _read_lease_of_queue(run, queue)
+    lease = None if queue is None else _read_lease_of_queue(run, queue)
+    lease = lease or Lease.read(run)  # a queue of an earlier version renews that of each run
     if lease is None or lease.job_id != record.job_id:
         return None
     progress = Progress.read(run) if queue is None else None
@@ -134,7 +136,7 @@ def holding_lease(run: Run) -> Iterator[None]:
 
 @contextlib.contextmanager
 def holding_lease_of_queue(
-    queue: str, job_id: str, runs: Sequence[Run], waiting: Sequence[Run]
+    queue: str, job_id: str, runs: Sequence[Run], waits: Callable[[Run], bool]
 ) -> Iterator[None]:
     """Renew one lease for all runs that wait in a queue, as long as the context lasts.
 
@@ -142,16 +144,16 @@ def holding_lease_of_queue(
         queue: The name of the queue.
         job_id: The id of this process in the ``job.json`` of each run that waits.
         runs: The runs of the queue.
-        waiting: Those that still wait, at any time. The lease is removed if there is none at last.
+        waits: Whether a run still waits by its ``job.json``. The lease is removed if none does at
+            last; otherwise it says that the process has ended.
     """
-    places = {_place_of_queue(run, queue) for run in runs}  # one, unless their roots differ
+    place = _place_of_queue(runs[0], queue)  # all have the same root
 
     def renew(at: float | None) -> None:
-        for place in places:
-            if at or waiting:
-                write_json(place, Lease(job_id, at).content(), durable=False)
-            else:
-                remove(place)
+        if at or any(for_each(waits, runs, runs[0].directory)):
+            write_json(place, Lease(job_id, at).content(), durable=False)
+        else:
+            remove(place)
 
     with _renewing(renew, _period(runs[0])):
         yield

@@ -8,7 +8,7 @@ from getiaction_launch.backends.backend import LOCAL
 from getiaction_launch.backends.queue import Queue
 from getiaction_launch.run import lease
 from getiaction_launch.run.lease import holding_lease_of_queue
-from getiaction_launch.run.records import BackendRecord
+from getiaction_launch.run.records import BackendRecord, JobRecord
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import children
 
@@ -33,15 +33,16 @@ def test_one_request_renews_the_lease_of_all_waiting_runs(runs, recorder, sent, 
     """However many there are; when none waits any more, it is removed."""
     monkeypatch.setattr(lease, "REMOTE_PERIOD_SECONDS", 0.02)
     queue = Queue(runs, BACKEND, ["job"], 1)
-    with holding_lease_of_queue(queue.name, queue.job_id, runs, queue.waiting):
+    with holding_lease_of_queue(queue.name, queue.job_id, runs, queue.has):
         until(lambda: len(recorder.requests) > 43)
         renewals = recorder.requests[40:]
-        queue.waiting.clear()
+        for run in runs:
+            JobRecord(BACKEND, job_id="7@x").write(run)
     (renewal,) = set(renewals)
     assert renewal.startswith("PUT ")
     assert "/experiments/.queue-" in renewal
     monkeypatch.setattr(lease, "REMOTE_PERIOD_SECONDS", 60)
-    held = holding_lease_of_queue(queue.name, queue.job_id, runs, queue.waiting)
+    held = holding_lease_of_queue(queue.name, queue.job_id, runs, queue.has)
     assert sent(held.__enter__) == [renewal]
     held.__exit__(None, None, None)
     assert [path.name for path in children(runs[0].directory.parents[1])] == ["act"]

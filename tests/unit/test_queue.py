@@ -20,7 +20,7 @@ from getiaction_launch.launch.status import read_status
 from getiaction_launch.launch.submit import cancel
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run import lease
-from getiaction_launch.run.lease import holding_lease_of_queue
+from getiaction_launch.run.lease import Lease, holding_lease_of_queue
 from getiaction_launch.run.records import BackendRecord, Cancel, JobRecord
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import JobState
@@ -124,7 +124,7 @@ def test_storage_that_always_fails_is_asked_ever_less_often(runs, monkeypatch):
         raise OSError(13, "Access Denied")
 
     monkeypatch.setattr(queue_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(Queue, "_has", refuse)
+    monkeypatch.setattr(Queue, "has", refuse)
     for _ in range(5 * 600):
         queue.advance()
         now[0] += queue_module.POLL_SECONDS
@@ -237,7 +237,7 @@ def elsewhere(runs):
         other = dict.fromkeys(("host", "machine_id", "boot_id"), "another")
         details = {**record.details["process"], **other}
         replace(record, details={**record.details, "process": details}).write(run)
-    return queue, holding_lease_of_queue(queue.name, queue.job_id, runs, queue.waiting)
+    return queue, holding_lease_of_queue(queue.name, queue.job_id, runs, queue.has)
 
 
 def states(runs):
@@ -256,19 +256,38 @@ def test_other_machines_see_that_a_waiting_run_is_alive(runs, elsewhere):
     assert states(runs) == [JobState.UNKNOWN] * 3
     with held:
         assert states(runs) == [JobState.PENDING] * 3
-        with holding_lease_of_queue(queue.name, "7@x", runs, queue.waiting):
+        with holding_lease_of_queue(queue.name, "7@x", runs, queue.has):
             assert states(runs) == [JobState.UNKNOWN] * 3
     assert states(runs) == [JobState.FAILED] * 3
     assert len(hidden(runs)) == 1
 
 
+def test_other_machines_see_the_end_of_a_queue_that_has_started_a_run_in_vain(runs, elsewhere):
+    """Its job has ended before it could write anything, and that could not be recorded either."""
+    queue, held = elsewhere
+    with held:
+        queue.waiting.clear()
+        for run in runs[1:]:
+            JobRecord(BACKEND, job_id="7@x").write(run)
+    assert states(runs[:1]) == [JobState.FAILED]
+
+
+def test_other_machines_see_that_a_run_waits_in_a_queue_of_an_earlier_version(runs, elsewhere):
+    """It has renewed the lease of each run."""
+    queue, _ = elsewhere
+    for run in runs[:2]:
+        Lease(queue.job_id, time.time()).write(run)
+    assert states(runs) == [JobState.PENDING, JobState.PENDING, JobState.UNKNOWN]
+
+
 def test_lease_of_a_queue_outlives_its_first_run_and_leaves_nothing(runs, elsewhere):
     """That one may be removed long before the others have their turns."""
-    queue, held = elsewhere
+    _, held = elsewhere
     with held:
         runs[0].discard()
         assert states(runs[1:]) == [JobState.PENDING] * 2
-        queue.waiting.clear()
+        for run in runs[1:]:
+            JobRecord(BACKEND, job_id="7@x").write(run)
     assert hidden(runs) == []
     assert not runs[0].directory.exists()
 
