@@ -85,7 +85,7 @@ def read_standing(status: RunStatus) -> Standing:
                 last, found = committed, replace(found, checkpoint=committed.path)
         with contextlib.suppress(OSError, ValueError):
             if attempts:
-                found = replace(found, network=NetworkRecord.read(run, len(attempts) - 1))
+                found = replace(found, network=NetworkRecord.read(run, attempts[-1].number))
     saved = (last.step, last.saved_at) if last else (None, None)
     return replace(found, checkpoint_step=saved[0], checkpoint_saved_at=saved[1])
 
@@ -129,7 +129,7 @@ def standing(status: RunStatus) -> str:
         rows += [("code", found.code.title)]
     if found.attempts:
         before = f"  (the one before: {found.attempts[-2].reason})" if found.attempts[1:] else ""
-        rows += [("attempt", f"{len(found.attempts) - 1}{before}")]
+        rows += [("attempt", f"{found.attempts[-1].number}{before}")]
     if found.network and found.network.head:
         names = ", ".join(dict.fromkeys(node.interface for node in found.network.nodes))
         rows += [("network", f"{names}  rank 0 at {found.network.head}")]
@@ -158,7 +158,7 @@ def as_json(status: RunStatus) -> dict[str, object]:
         "nodes": topology and topology.num_nodes,
         "workers_per_node": topology and topology.workers_per_node,
         "gpus_per_node": topology and topology.gpus_per_node,
-        "attempt": len(found.attempts) - 1 if found.attempts else None,
+        "attempt": found.attempts[-1].number if found.attempts else None,
         "elapsed_seconds": found.elapsed_seconds,
         "eta_seconds": found.remaining_seconds,
         "checkpoint": path and str(path if is_remote(path) else path.absolute()),

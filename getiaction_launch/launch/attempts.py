@@ -1,5 +1,8 @@
 """All attempts of a run, of which a look at remote storage has the first and the newest ones."""
 
+import contextlib
+
+from getiaction_launch.errors import RecordError
 from getiaction_launch.launch.status import RunStatus
 from getiaction_launch.run.records import AttemptRecord
 from getiaction_launch.storage.at_once import ROUND_TRIPS, for_each
@@ -8,23 +11,27 @@ from getiaction_launch.storage.at_once import ROUND_TRIPS, for_each
 def read_all_attempts(status: RunStatus) -> list[AttemptRecord]:
     """Return every attempt of a run, the first one first; read those that its status lacks.
 
+    An attempt whose record is damaged or missing is left out.
+
     Args:
         status: The status of the run, as it was just read.
 
     Raises:
-        RecordError: If a record is damaged.
         StorageError: If remote storage does not answer.
     """
-    run, found = status.run, dict[int, AttemptRecord]()
-    known = {record.number: record for record in status.records}
+    run = status.run
+    found = {record.number: record for record in status.records}
 
     def read(number: int) -> AttemptRecord | None:
-        return known.get(number) or AttemptRecord.read(run, number)
+        with contextlib.suppress(RecordError):
+            return AttemptRecord.read(run, number)
+        return None
 
-    while len(found) < status.attempts:
-        numbers = range(len(found), min(len(found) + ROUND_TRIPS, status.attempts))
-        records = for_each(read, numbers, run.directory)
-        found |= {record.number: record for record in records if record}
-        if None in records:
-            break
-    return list(found.values())
+    for start in range(0, status.attempts, ROUND_TRIPS):
+        numbers = range(start, min(start + ROUND_TRIPS, status.attempts))
+        missing = [number for number in numbers if number not in found]
+        records = [record for record in for_each(read, missing, run.directory) if record]
+        found |= {record.number: record for record in records}
+        if missing and not records:
+            break  # what the newest one's name says is no number of attempts
+    return [found[number] for number in sorted(found)]

@@ -255,7 +255,7 @@ def _check_times(path: Path) -> None:
             raise ClusterConfigError(
                 f"{path}, line {token.start_mark.line + 1}: {before}={token.value} is not a number "
                 f"of {unit}.",
-                f"{before}: {_in_units(token.value, unit)}",
+                _in_units(before, token.value, unit),
             )
         if token.plain:
             raise ClusterConfigError(
@@ -264,12 +264,20 @@ def _check_times(path: Path) -> None:
             )
 
 
-def _in_units(time: str, unit: str) -> int:
-    """Return a time such as 2:00:00 as a number of minutes or seconds."""
-    hours, minutes, seconds, *_ = (*map(int, time.replace("_", "").split(":")), 0, 0)
-    return (
-        abs(hours * 60 + minutes) if unit == "minutes" else abs(hours * 60 + minutes) * 60 + seconds
-    )
+def _in_units(key: str, time: str, unit: str) -> str:
+    """Return a setting with a time such as 2:00:00 or 30:00 as a number of minutes or seconds."""
+    parts = [abs(int(part.replace("_", ""))) for part in time.split(":")]
+    size = 60 if unit == "minutes" else 1
+
+    def setting(hours: int, minutes: int, seconds: int = 0) -> str:
+        return f"{key}: {math.ceil((hours * 3600 + minutes * 60 + seconds) / size)}"
+
+    if len(parts) == 2:  # noqa: PLR2004 - of which nobody knows what they are
+        return (
+            f"{setting(0, *parts)}, if these are minutes and seconds, as SLURM reads them; or "
+            f"{setting(*parts)}, if they are hours and minutes"
+        )
+    return setting(*parts[:3])
 
 
 def override(

@@ -24,7 +24,7 @@ def for_each(function: Callable[[T], R], items: Sequence[T], place: Path) -> lis
         Exception: The first one that a call has raised.
     """
     # Beware: clients that are not asynchronous, as that of FTP, may have one connection for all.
-    is_parallel = is_remote(place) and file_system(place)[0].async_impl
+    is_parallel = not is_remote(place) or file_system(place)[0].async_impl
     if len(items) < 2 or not is_parallel:  # noqa: PLR2004 - several
         return list(map(function, items))
     from concurrent.futures import ThreadPoolExecutor  # slow to import

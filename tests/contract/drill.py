@@ -102,9 +102,15 @@ class Drill:
         reached = self.step()
         self._until(lambda: self.step() > reached + 1, LIMIT_SECONDS)
 
-    def await_commit(self) -> None:
-        """Wait until a checkpoint is committed."""
-        self._until(lambda: list((self.run / "launch/checkpoints").glob("*.json")))
+    def await_commit(self, attempt: int = 0) -> None:
+        """Wait until an attempt has committed a checkpoint."""
+        markers = self.run / "launch/checkpoints"
+
+        def is_committed() -> bool:
+            found = [read_json(path) or {} for path in markers.glob("*.json")]
+            return any(marker.get("attempt") == attempt for marker in found)
+
+        self._until(is_committed, LIMIT_SECONDS)
 
     def finish(self) -> dict[str, torch.Tensor]:
         """Let the run finish at full speed, and return its weights."""

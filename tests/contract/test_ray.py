@@ -232,8 +232,7 @@ def test_killed_processes_cost_one_attempt_each(drill, undisturbed):
     for number, cause in enumerate(["crash", "node failure"]):
         if number:
             drill.await_training(number)
-        else:
-            drill.await_commit()
+        drill.await_commit(number)
         process = find(drill, "getiaction_launch.worker.worker")
         if cause == "node failure":
             process = find(drill, "getiaction_launch.node.node").parent()
@@ -246,7 +245,7 @@ def test_killed_processes_cost_one_attempt_each(drill, undisturbed):
         assert not alive
         ended, resumed = (drill.record(f"attempt_{n}") for n in (number, number + 1))
         assert ended["cause"] == cause
-        assert 0 < resumed["first_step"] <= ended["last_step"]
+        assert ended["first_step"] < resumed["first_step"] <= ended["last_step"]
     assert_same(drill.finish(), undisturbed)
 
 

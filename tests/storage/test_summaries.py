@@ -220,7 +220,10 @@ def test_a_resumed_run_has_not_ended(root):
 
 
 def test_a_look_does_not_grow_with_the_number_of_attempts(root, sent, capsys, monkeypatch):
-    """The first attempt and the newest ones are in the summary, and `status` reads the others."""
+    """The first attempt and the newest ones are in the summary, and `status` reads the others.
+
+    One whose record is damaged is left out, and the numbers stay.
+    """
     monkeypatch.setattr("getiaction_launch.run.reading.summary.NEWEST_ATTEMPTS", 2)
     run, sizes = end(begin(root, 0), JobState.FAILED), []
     for number in range(1, 6):
@@ -243,6 +246,11 @@ def test_a_look_does_not_grow_with_the_number_of_attempts(root, sent, capsys, mo
     assert main(["status", "--json", str(run.directory)]) == 0
     shown_run = json.loads(capsys.readouterr().out)
     assert (shown_run["attempt"], len(shown_run["places"])) == (6, 7)
+    (run.launch_directory / "attempt_2.json").write_text("{")
+    assert main(["status", "--json", str(run.directory)]) == 0
+    shown_run = json.loads(capsys.readouterr().out)
+    assert shown_run["attempt"] == 6
+    assert [place["attempt"] for place in shown_run["places"]] == [0, 1, 3, 4, 5, 6]
 
 
 def test_a_run_that_begins_before_its_job_is_recorded_is_running(root):

@@ -215,6 +215,23 @@ def test_number_that_nobody_meant_is_refused(tmp_path, key):
     assert read(tmp_path, config=quoted).backend.sbatch == {"begin": "16:00"}
 
 
+@pytest.mark.parametrize(
+    ("time", "fixes"),
+    [
+        ("1:30:00", ["time_limit_minutes: 90"]),
+        ("1:30:10", ["time_limit_minutes: 91"]),
+        ("30:00", ["time_limit_minutes: 30, if", "time_limit_minutes: 1800, if they are hours"]),
+    ],
+)
+def test_a_time_is_given_back_in_minutes(tmp_path, time, fixes):
+    """Both readings of two numbers are named: SLURM takes them for minutes and seconds."""
+    key = f"time_limit_minutes: {time}"
+    with pytest.raises(ClusterConfigError) as error:
+        read(tmp_path, config=CONFIG.replace("partition: main, sbatch: {nice: 5}", key))
+    for fix in fixes:
+        assert fix in error.value.fix
+
+
 # Each setting is declared once
 
 

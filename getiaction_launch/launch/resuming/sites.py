@@ -17,7 +17,8 @@ def rows(attempts: Sequence[AttemptRecord]) -> list[tuple[str, str]]:
     words = [words_of(attempt.site) for attempt in attempts]
     if len(set(words)) < 2:  # noqa: PLR2004 - two different ones
         return []
-    lines = [f"attempt {number} ran on {place}" for number, place in enumerate(words) if place]
+    places = zip(attempts, words, strict=True)
+    lines = [f"attempt {attempt.number} ran on {place}" for attempt, place in places if place]
     return list(zip(["places", *[""] * len(lines)], lines, strict=False))
 
 

@@ -108,6 +108,9 @@ def read_report(status: RunStatus) -> RunReport:
     plan = None if status.unlaunched else _tried(lambda: Plan.of(run), notes)
     job = _tried(lambda: JobRecord.read(run), notes)
     attempts = _tried(lambda: read_all_attempts(status) or attempts_of(run), notes) or []
+    if len(attempts) < status.attempts:
+        missing = status.attempts - len(attempts)
+        notes.append(f"{missing} of the records of {status.attempts} attempts cannot be read")
     beats = read_beats(run, notes)
     curves = read_curves(run, notes)
     if status.unlaunched:
