@@ -1,6 +1,5 @@
 """Batches of samples: collated one by one, or read at once with images that stay bytes for long."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -157,24 +156,35 @@ def object_keys(dataset: Any) -> frozenset[str]:  # noqa: ANN401 - users replace
     return getattr(dataset, "object_keys", frozenset())
 
 
-def bytes_per_sample(dataset: Any, collate: Collate | None) -> int:  # noqa: ANN401 - as above
-    """Return about how much shared memory a sample takes on the way from a loader process.
+def keeps_methods(dataset: Any, kind: type, *names: str) -> bool:  # noqa: ANN401 - as above
+    """Return whether a dataset has some methods as a class defines them.
 
     Args:
         dataset: Dataset of any class.
-        collate: What makes batches of its samples.
-
-    Returns:
-        Its size in bytes; 0 if the dataset does not describe its samples.
+        kind: Class, of which subclasses may define their own.
+        names: Names of the methods.
     """
-    offsets, size = getattr(dataset, "delta_indices", None) or {}, 0
-    is_float = not isinstance(collate, WholeBatches) or collate.image_dtype is None
-    is_float = is_float or getattr(dataset, "image_transforms", None) is not None
-    for key, feature in getattr(dataset, "features", {}).items():
-        is_camera = feature["dtype"] in {"video", "image"}
-        number_bytes = 8 if not is_camera else 4 if is_float else 1
-        size += number_bytes * math.prod(feature["shape"]) * len(offsets.get(key, [0]))
-    return size
+    return all(getattr(type(dataset), name, None) is getattr(kind, name) for name in names)
+
+
+def transform_images(
+    batch: dict[str, Any], keys: Sequence[str], transform: Callable[[Tensor], Any]
+) -> None:
+    """Transform images sample by sample, so that random numbers are drawn in that order.
+
+    Args:
+        batch: Batch of B samples with "index", which is changed.
+        keys: Keys of the cameras, each with tensors or `ByteImages`, (B, ..., C, H, W).
+        transform: Function that is applied to each camera of each sample.
+    """
+    found: dict[str, list[Any]] = {key: [] for key in keys}
+    for number in range(len(batch["index"])):
+        for key in keys:
+            image = batch[key][number]
+            found[key].append(
+                transform(image.to("cpu") if isinstance(image, ByteImages) else image)
+            )
+    batch |= {key: default_collate(images) for key, images in found.items()}
 
 
 class BatchReads(Dataset[Any]):

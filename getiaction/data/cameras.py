@@ -1,5 +1,6 @@
 """The cameras of a dataset: stored images and video frames as the tensors of samples."""
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -57,6 +58,7 @@ class CameraReader:
         self._depth_keys = metadata.depth_keys
         self._videos = VideoReader()
         self._has_videos = False
+        self._found: dict[str, tuple[int, bool]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_rows": None}  # columns that are mapped stay on their disk
@@ -76,15 +78,33 @@ class CameraReader:
             DatasetError: An image cannot be read or does not fit its description.
         """
         self._has_videos = with_videos
-        self.wait_for(np.array([np.argmax(kept)]))
+        first = np.array([np.argmax(kept)])
+        self.wait_for(first)
         if with_videos:
             for row in odd_times(self._rows, self._metadata.fps, self._tolerance_s, kept):
                 for key in self._metadata.video_keys:
                     self._check_time(key, row)
         for key in self._metadata.camera_keys:
             if key in self._columns or with_videos:
-                self._read(key, int(np.argmax(kept)))
+                image = self.read_batch(key, first)
+                self._found[key] = math.prod(image.shape), isinstance(image, ByteImages)
         self._videos = VideoReader()  # forked loader processes should not inherit open decoders
+
+    def image_bytes(self, *, as_float: bool) -> dict[str, int]:
+        """Return how much memory an image of each camera takes in a batch, in bytes.
+
+        Args:
+            as_float: Whether images of 8 bits become float32, too.
+        """
+        return {
+            key: numbers * (1 if is_bytes and not as_float else 4)
+            for key, (numbers, is_bytes) in self._found.items()
+        }
+
+    @property
+    def lacks_videos(self) -> bool:
+        """Whether there are videos that this process has not seen on this machine yet."""
+        return bool(self._on_demand.absent)
 
     def wait_for(self, rows: NDArray[np.int64]) -> None:
         """Download the videos of some rows that are missing, several at a time.
@@ -95,7 +115,7 @@ class CameraReader:
         Raises:
             DatasetError: A video cannot be downloaded.
         """
-        if self._on_demand.absent:
+        if self.lacks_videos:
             self._on_demand.wait_for(self._videos_of(rows))
 
     def expect(self, rows: NDArray[np.int64]) -> None:
@@ -104,8 +124,7 @@ class CameraReader:
         Args:
             rows: Numbers of rows in the order in which they will be read, (N,).
         """
-        if self._on_demand.absent:
-            self._on_demand.expect(self._videos_of(rows))
+        self._on_demand.expect(self._videos_of(rows))
 
     def _videos_of(self, rows: NDArray[np.int64]) -> Iterator[str]:
         """Return the videos of rows in the order in which they are needed first."""

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, default_collate
 
 from getiaction.data import rows as checks
 from getiaction.data.arguments import check_options, plain_episodes, plain_size, to_offsets
-from getiaction.data.batch import ByteImages
+from getiaction.data.batch import Collate, transform_images
 from getiaction.data.cameras import CameraReader, check_videos
 from getiaction.data.column_cache import open_columns
 from getiaction.data.columns import is_object, to_object
@@ -119,11 +119,9 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
         self._offsets: dict[str, NDArray[np.int64]] = {}
         self._use_imagenet_stats = use_imagenet_stats
         self.stats = self._find_stats()
-        self.delta_indices = None
-        if delta_timestamps is not None:
-            for key in delta_timestamps:
-                self._check_feature(key, "delta_timestamps")
-            self.delta_indices = to_offsets(delta_timestamps, self.fps, tolerance_s)
+        for key in delta_timestamps or ():
+            self._check_feature(key, "delta_timestamps")
+        self.delta_indices = to_offsets(delta_timestamps or {}, self.fps, tolerance_s)
 
     def keep_episodes(self, episodes: Sequence[int]) -> None:
         """Leave out all but some of the episodes, as if these alone had been opened.
@@ -184,13 +182,27 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
             for key, offsets in delta_indices.items()
         }
 
-    def expect(self, indices: Sequence[int] | torch.Tensor) -> None:
+    def expect(self, indices: Sequence[int] | torch.Tensor | Callable[[], torch.Tensor]) -> None:
         """Have the videos of some samples that are missing downloaded in the background.
 
         Args:
-            indices: Numbers of samples in the order in which they will be read.
+            indices: Numbers of samples in the order in which they will be read, or a function that
+                returns them; it is called only if videos are missing.
         """
-        self._cameras.expect(self._pieces.all_rows()[np.asarray(indices)])
+        if self._cameras.lacks_videos:
+            order = np.asarray(indices() if callable(indices) else indices)
+            self._cameras.expect(self._pieces.all_rows()[order])
+
+    def bytes_per_sample(self, collate: Collate | None) -> int:
+        """Return how much memory the numbers and images of a sample take in a batch, in bytes.
+
+        Args:
+            collate: What makes batches; images stay bytes only if it is `WholeBatches` with a type.
+        """
+        dtype = None if self.image_transforms else getattr(collate, "image_dtype", None)
+        sizes = {k: c[:1].nbytes for k, c in self._columns.items() if isinstance(c, np.ndarray)}
+        sizes |= self._cameras.image_bytes(as_float=dtype is None)
+        return sum(size * len(self._offsets.get(key, [0])) for key, size in sizes.items())
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
         row = self._row(index)
@@ -239,25 +251,13 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
                 batch[key] = [self._value(key, int(row)) for row in rows]
         batch |= pads
         if self.image_transforms is not None:
-            self._transform(batch)
+            transform_images(batch, self._transformed_keys, self.image_transforms)
         texts = [self._texts(int(row)) for row in rows]
         return batch | {key: [text[key] for text in texts] for key in texts[0]}
 
     @property
     def _transformed_keys(self) -> list[str]:
         return [key for key in self._metadata.camera_keys if key not in self._metadata.depth_keys]
-
-    def _transform(self, batch: dict[str, Any]) -> None:
-        """Transform the images sample by sample, so that random numbers are drawn in that order."""
-        keys, transform = self._transformed_keys, self.image_transforms
-        count = len(batch["index"])
-        found: dict[str, list[Any]] = {key: [] for key in keys}
-        for number in range(count):
-            for key in keys:
-                image = batch[key][number]
-                image = image.to("cpu") if isinstance(image, ByteImages) else image
-                found[key].append(transform(image) if transform else image)
-        batch |= {key: default_collate(images) for key, images in found.items()}
 
     def _row(self, index: SupportsIndex) -> int:
         row = operator.index(index)

@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torch.utils.data import DataLoader
 
 from getiaction.data import arguments
-from getiaction.data.batch import Collate, WholeBatches, bytes_per_sample, object_keys
+from getiaction.data.batch import Collate, WholeBatches, keeps_methods, object_keys
 from getiaction.data.dataset import LeRobotDataset
 from getiaction.data.depth import DepthUnit
 from getiaction.data.errors import DatasetError
@@ -299,19 +299,19 @@ class LeRobotDataModule(LightningDataModule):
             else:  # each rank sees all the data, in its own order
                 seed += self.trainer.global_rank
         sampler, ranks = EpochSampler(dataset, seed=seed, **share), ranks_of_node()
-        sampler.on_pass = lambda passed: self._expect(dataset, sampler.upcoming(passed, ranks))
+        sampler.on_pass = lambda passed: self._expect(dataset, sampler.upcoming, passed, ranks)
         return sampler
 
-    def _expect(self, dataset: LeRobotDataset, order: torch.Tensor | None = None) -> None:
+    def _expect(self, dataset: LeRobotDataset, order: Callable[..., Any], *args: int) -> None:
         is_first = self.trainer is None or self.trainer.local_rank == 0
-        if is_first and isinstance(dataset, LeRobotDataset):  # users replace datasets
-            dataset.expect(torch.arange(len(dataset)) if order is None else order)
+        if is_first and keeps_methods(dataset, LeRobotDataset, "__getitem__", "__len__"):
+            dataset.expect(lambda: order(*args))
 
     def _loader(self, dataset: LeRobotDataset) -> Loader:
         # Without its own generator, each iterator would draw from the global one, and the random
         # numbers of training would depend on how often this process has validated.
         generator = torch.Generator()
-        self._expect(dataset)
+        self._expect(dataset, lambda: torch.arange(len(dataset)))
         options = self._loader_options(dataset, self.val_batch_size)
         is_whole = isinstance(options["collate_fn"], WholeBatches)
         return (BatchLoader if is_whole else DataLoader)(dataset, generator=generator, **options)
@@ -319,7 +319,8 @@ class LeRobotDataModule(LightningDataModule):
     def _loader_options(self, dataset: LeRobotDataset, batch_size: int) -> dict[str, Any]:
         collate, num_workers = self._collate(dataset), self.num_workers
         if num_workers == "auto":
-            num_workers = auto_workers(batch_size * bytes_per_sample(dataset, collate))
+            size = dataset.bytes_per_sample(collate) if isinstance(dataset, LeRobotDataset) else 0
+            num_workers = auto_workers(batch_size * size)
         pin_memory = torch.cuda.is_available() if self.pin_memory == "auto" else self.pin_memory
         return {
             "batch_size": batch_size,
@@ -332,7 +333,7 @@ class LeRobotDataModule(LightningDataModule):
     def _collate(self, dataset: LeRobotDataset) -> Collate | None:
         keys = object_keys(dataset)
         # A subclass with samples of its own is read sample by sample.
-        if getattr(type(dataset), "__getitem__", None) is not LeRobotDataset.__getitem__:
+        if not keeps_methods(dataset, LeRobotDataset, "__getitem__"):
             return Collate(keys) if keys else None
         trainer = self.trainer
         is_running = trainer is not None and trainer.state.status == TrainerStatus.RUNNING

@@ -17,8 +17,9 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
+from torch.utils.data import Dataset
 
-from getiaction.data import DatasetError, LeRobotDataModule, lerobot, loader
+from getiaction.data import DatasetError, LeRobotDataModule, LeRobotDataset, lerobot, loader
 from getiaction.data.batch import WholeBatches
 from getiaction.data.loader import EpochSampler
 from getiaction.data.machine import auto_workers
@@ -334,15 +335,20 @@ def test_auto_workers_keep_to_the_shared_memory(
 
 @pytest.mark.parametrize("transform", [None, torch.zeros_like])
 @pytest.mark.parametrize("dtype", [None, torch.float32])
+@pytest.mark.parametrize("image_size", [None, (20, 30)])
 def test_auto_workers_know_the_size_of_a_batch(
-    monkeypatch: pytest.MonkeyPatch, transform: Any, dtype: torch.dtype | None
+    monkeypatch: pytest.MonkeyPatch, transform: Any, dtype: torch.dtype | None, image_size: Any
 ) -> None:
     """Counted are numbers and images, which are bytes if they become numbers on the device."""
     found: list[int] = []
     monkeypatch.setattr(lerobot, "auto_workers", lambda size: found.append(size) or 0)
     deltas = {"observation.image": [-0.1, 0.0], "action": [0.0, 0.1, 0.2]}
     datamodule = LeRobotDataModule(
-        root=PUSHT, train_batch_size=4, delta_timestamps=deltas, image_transforms=transform
+        root=PUSHT,
+        train_batch_size=4,
+        delta_timestamps=deltas,
+        image_transforms=transform,
+        image_size=image_size,
     )
     datamodule.setup()
     collate = WholeBatches(frozenset(), dtype)
@@ -352,6 +358,57 @@ def test_auto_workers_know_the_size_of_a_batch(
     batch["observation.image"] = getattr(image, "pixels", image)
     size = sum(value.nbytes for value in batch.values() if isinstance(value, torch.Tensor))
     assert found == [pytest.approx(size, rel=0.01)]
+
+
+@pytest.mark.parametrize(
+    "features", [torch.zeros(40, 2), {"action": object()}, {"action": {"dtype": "float32"}}]
+)
+def test_auto_workers_need_no_description_of_samples(features: Any) -> None:
+    """A dataset of another class may have any attribute that is called `features`."""
+
+    class Samples(Dataset[torch.Tensor]):
+        def __len__(self) -> int:
+            return 40
+
+        def __getitem__(self, index: int) -> torch.Tensor:
+            return torch.tensor(index)
+
+    datamodule = LeRobotDataModule(root=PUSHT)
+    datamodule.train_dataset = Samples()  # type: ignore[assignment] # as users do
+    datamodule.train_dataset.features = features
+    assert isinstance(datamodule.train_dataloader().num_workers, int)
+
+
+def test_a_subclass_may_repeat_its_samples() -> None:
+    """What a dataset calls its samples is its own matter if it has its own length."""
+
+    class Repeated(LeRobotDataset):
+        def __len__(self) -> int:
+            return 3 * super().__len__()
+
+        def __getitem__(self, index: Any) -> dict[str, Any]:
+            return super().__getitem__(index % super().__len__())
+
+    datamodule = LeRobotDataModule(root=PUSHT, num_workers=0, train_batch_size=4)
+    datamodule.train_dataset = Repeated(root=PUSHT)
+    datamodule.val_dataset = Repeated(root=PUSHT)
+    assert len(next(iter(datamodule.train_dataloader()))["index"]) == 4
+    assert len(next(iter(datamodule.val_dataloader()))["index"]) == 4
+
+
+def test_a_complete_dataset_is_shuffled_once_per_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is to be downloaded is only worked out if something may be missing."""
+    orders, upcoming = [], EpochSampler.upcoming
+
+    def count(*args: Any) -> torch.Tensor:
+        orders.append(upcoming(*args))
+        return orders[-1]
+
+    monkeypatch.setattr(EpochSampler, "upcoming", count)
+    datamodule = LeRobotDataModule(root=PUSHT, num_workers=0)
+    datamodule.setup()
+    next(iter(datamodule.train_dataloader()))
+    assert len(orders) == 1
 
 
 def test_prepare_data_brings_the_rows_of_a_remote_dataset(
