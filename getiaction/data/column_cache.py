@@ -9,17 +9,18 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from filelock import FileLock
-from lightning.pytorch.utilities import rank_zero_warn
+from filelock import FileLock, Timeout
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from getiaction.data.columns import MAX_READ_AT_ONCE, Column, load_columns
 from getiaction.data.errors import DatasetError
@@ -32,6 +33,11 @@ FORMAT = 1
 # Below this size of the data files, a copy per process costs less than the files of a cache.
 MIN_BYTES = 32 * 2**20
 CHUNK_BYTES = 2**20
+# This share of the disk stays free for checkpoints, up to a limit.
+RESERVED_SHARE, MAX_RESERVED_BYTES = 0.05, 20 * 10**9
+# Waiting is mentioned after the first seconds, and given up after the others.
+UNTIL_SAID_SECONDS, UNTIL_GIVEN_UP_SECONDS, CHECK_SECONDS = 5.0, 1800.0, 10.0
+UNFINISHED_FOR_SECONDS = 24 * 3600
 
 
 class MappedColumns(dict[str, Column]):
@@ -59,7 +65,8 @@ def open_columns(
 ) -> Mapping[str, Column]:
     """Map the columns of large data files from the cache, after writing them if they are not there.
 
-    If several processes open a dataset at the same time, one writes and the others wait. If the
+    If several processes open a dataset at the same time, one writes and the others wait, for half
+    an hour at most: after that, each writes columns of its own, and the first ones count. If the
     cache cannot be written, a warning says so and the columns are in this process's memory.
 
     Args:
@@ -132,28 +139,58 @@ def _hash(file: Path) -> str:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Let one process write a folder; where files cannot be locked, each writes one of its own."""
+    """Let one process write a folder, which may be there when the others' turn comes.
+
+    Where files cannot be locked, each writes one of its own. So do those that have waited for too
+    long: filelock makes do with a file that exists where locks do not, and a node that was lost
+    leaves it for ever.
+    """
     lock = FileLock(f"{folder}.lock")
     try:
-        lock.acquire()
+        has_lock = _wait_for(lock, folder)
     except (OSError, NotImplementedError):
-        yield
-        return
+        has_lock = False
     try:
-        # What a process that was killed has left.
+        # What a process that was killed has left. On some file systems a lock does not reach other
+        # nodes, so one of them may be at work on what is new.
+        oldest = time.time() - UNFINISHED_FOR_SECONDS
         for unfinished in folder.parent.glob(f".{folder.name}.*"):
-            shutil.rmtree(unfinished, ignore_errors=True)
+            with suppress(OSError):  # another process removes it, too
+                if unfinished.stat().st_mtime < oldest:
+                    shutil.rmtree(unfinished, ignore_errors=True)
         yield
     finally:
-        lock.release()
+        if has_lock:
+            lock.release()
+
+
+def _wait_for(lock: FileLock, folder: Path) -> bool:
+    """Acquire a lock; return False if the folder appears before, or after half an hour."""
+    give_up = time.monotonic() + UNTIL_GIVEN_UP_SECONDS
+    with suppress(Timeout):
+        lock.acquire(timeout=UNTIL_SAID_SECONDS)
+        return True
+    rank_zero_info(
+        f"Waiting for another process that writes rows to {folder}, for up to "
+        f"{UNTIL_GIVEN_UP_SECONDS / 60:.0f} minutes. If none does, remove {lock.lock_file}"
+    )
+    while not folder.is_dir() and time.monotonic() < give_up:
+        with suppress(Timeout):
+            lock.acquire(timeout=CHECK_SECONDS)
+            return True
+    return False
 
 
 def _write(columns: Mapping[str, Column], folder: Path) -> None:
     """Write columns to a folder, which appears when it is complete."""
     size = sum(column.nbytes for column in columns.values())
-    free = shutil.disk_usage(folder.parent).free
-    if size > free:
-        msg = f"{size / 1e9:.1f} GB are needed, and {free / 1e9:.1f} GB free"
+    disk = shutil.disk_usage(folder.parent)
+    reserved = min(RESERVED_SHARE * disk.total, MAX_RESERVED_BYTES)
+    if size + reserved > disk.free:
+        msg = (
+            f"{size / 1e9:.1f} GB are needed, and {disk.free / 1e9:.1f} GB free, of which "
+            f"{reserved / 1e9:.1f} GB are kept for checkpoints"
+        )
         raise OSError(msg)
     unfinished = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:

@@ -3,6 +3,7 @@
 import os
 import pickle
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -108,9 +109,11 @@ def test_a_moved_copy_is_mapped_from_the_same_files(loads: list[Any], v30: Path)
 def test_a_full_disk_is_said_and_the_rows_are_read_into_memory(
     loads: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is written if there is no room for all; the samples are the same."""
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
-    with pytest.warns(UserWarning, match=r"needed, and 0\.0 GB free.*Set GETIACTION_CACHE"):
+    """Nothing is written if that leaves no room for checkpoints; the samples are the same."""
+    disk = SimpleNamespace(total=10**12, free=20 * 10**9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk)
+    full = r"needed, and 20\.0 GB free, of which 20\.0 GB are kept.*Set GETIACTION_CACHE"
+    with pytest.warns(UserWarning, match=full):
         dataset = LeRobotDataset(root=PUSHT)
     assert dataset[7]["index"] == 7
     assert (len(loads), entries(tmp_path)) == (1, [])
@@ -159,7 +162,7 @@ def test_many_that_open_at_once_make_one_entry(
     """With locks only one converts the files; without them, the first that is ready counts."""
     if not has_locks:
 
-        def fail(_: object) -> None:
+        def fail(*_: object, **__: object) -> None:
             raise NotImplementedError
 
         monkeypatch.setattr(filelock.FileLock, "acquire", fail)
@@ -173,14 +176,60 @@ def test_many_that_open_at_once_make_one_entry(
 
 
 def test_what_a_killed_process_has_left_is_removed(loads: list[Any], tmp_path: Path) -> None:
-    """An unfinished entry goes when the same one is written again."""
+    """An unfinished entry goes when the same one is written again, unless it may be at work."""
     LeRobotDataset(root=PUSHT)
     (entry,) = entries(tmp_path)
     folder = tmp_path / "cache/columns" / entry
-    folder.rename(folder.with_name(f".{entry}.0"))
+    left, fresh = (folder.with_name(f".{entry}.{number}") for number in range(2))
+    folder.rename(left)
+    fresh.mkdir()
+    os.utime(left, times=(0, time.time() - 2 * column_cache.UNFINISHED_FOR_SECONDS))
     LeRobotDataset(root=PUSHT)
-    assert entries(tmp_path) == [entry]
+    assert sorted(entries(tmp_path)) == [fresh.name, entry]
     assert len(loads) == 2
+
+
+def test_the_lock_of_a_lost_node_is_waited_for_only_so_long(
+    loads: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The user reads what is waited for; then the rows are written, and later starts find them."""
+    monkeypatch.setattr(column_cache, "UNTIL_SAID_SECONDS", 0)
+    monkeypatch.setattr(column_cache, "CHECK_SECONDS", 0)
+    monkeypatch.setattr(column_cache, "UNTIL_GIVEN_UP_SECONDS", 0.01)
+    locked: list[Any] = []
+
+    def refuse(lock: Any, timeout: float) -> None:
+        locked.append(timeout)
+        raise filelock.Timeout(lock.lock_file)
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with caplog.at_level("INFO"):
+        first = LeRobotDataset(root=PUSHT)
+    (said,) = [text for text in caplog.messages if "Waiting for another process" in text]
+    assert ".lock" in said
+    assert_same(LeRobotDataset(root=PUSHT)[7], first[7])
+    assert locked
+    assert (len(loads), len(entries(tmp_path))) == (1, 1)
+
+
+def test_who_waits_takes_what_another_has_written_meanwhile(
+    loads: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever wrote the rows need not have held the lock."""
+    LeRobotDataset(root=PUSHT)
+    folder = column_cache.cache_dir() / "columns" / entries(column_cache.cache_dir().parent)[0]
+    hidden = folder.rename(folder.with_name("hidden"))
+
+    def refuse(lock: Any, **_: float) -> None:
+        hidden.rename(folder)
+        raise filelock.Timeout(lock.lock_file)
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    assert LeRobotDataset(root=PUSHT)[7]["index"] == 7
+    assert len(loads) == 1
 
 
 def test_errors_of_the_data_files_stay_what_they_are(loads: list[Any], v30: Path) -> None:
