@@ -2,21 +2,25 @@
 
 It is a process, because threads would hold up the training in theirs: downloads keep Python busy,
 and loader processes that are forked in the middle of them could inherit locks that nobody releases.
-It reads names of files from stdin, one JSON list in each line, and ends when all files are there or
-when its parent ends.
+It reads lines of JSON from stdin, which is a socket: the URL, which may have a password that should
+not be seen in a list of processes, and then lists of names of files. It ends when its parent ends
+or when all files are there; before the latter, it closes the socket for new lines, and reads those
+that were sent before.
 """
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from getiaction.downloads.files import (
     MAX_AT_ONCE,
@@ -28,7 +32,13 @@ from getiaction.downloads.files import (
     remove_unfinished,
 )
 
-_running: dict[tuple[str, Path], "subprocess.Popen[bytes]"] = {}
+
+class _Running(NamedTuple):
+    process: "subprocess.Popen[bytes]"
+    stdin: socket.socket
+
+
+_running: dict[tuple[str, Path], _Running] = {}
 
 
 def download_behind(url: str, folder: Path, names: Sequence[str]) -> None:
@@ -42,30 +52,36 @@ def download_behind(url: str, folder: Path, names: Sequence[str]) -> None:
         folder: Local folder to download into.
         names: Paths of the files, relative to both, in the order in which they are needed.
     """
-    line = json.dumps(list(names)).encode() + b"\n"
+    first, line = (json.dumps(value).encode() + b"\n" for value in (url, list(names)))
     for _ in range(2):
-        process = _running.get((url, folder))
-        if process is None or process.poll() is not None:
-            process = _running[url, folder] = _start(url, folder)
+        running = _running.get((url, folder))
+        if running is None or running.process.poll() is not None:
+            running, lines = _start(folder), first + line
+            _running[url, folder] = running
+        else:
+            lines = line
         try:
-            process.stdin.write(line)  # type: ignore[union-attr] # it is a pipe
-        except BrokenPipeError:  # it had just downloaded its last file
-            process.wait()
+            running.stdin.sendall(lines)
+        except ConnectionError:  # it had just downloaded its last file
+            del _running[url, folder]
+            running.stdin.close()
         else:
             return
 
 
-def _start(url: str, folder: Path) -> "subprocess.Popen[bytes]":
+def _start(folder: Path) -> _Running:
     # With the same paths as here, it finds the same packages.
     code = (
         f"import sys; sys.path[:] = {[*map(str, sys.path)]!r}; from {__name__} import main; main()"
     )
-    return subprocess.Popen(
-        [sys.executable, "-c", code, str(os.getpid()), url, str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        bufsize=0,
-    )
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(os.getpid()), str(folder)],
+            stdin=theirs.fileno(),
+            stdout=subprocess.DEVNULL,
+        )
+    return _Running(process, ours)
 
 
 class _Work:
@@ -74,10 +90,12 @@ class _Work:
     Args:
         url: URL that fsspec supports, of the folder with the files.
         folder: Local folder to download into.
+        close: Called when all files are there, before `finish`, so that no more are asked for.
     """
 
-    def __init__(self, url: str, folder: Path) -> None:
-        self._url, self._folder = url, folder
+    def __init__(self, url: str, folder: Path, close: Callable[[], object]) -> None:
+        self._url, self._folder, self._close = url, folder, close
+        self._is_closing = False
         self._waiting: deque[str] = deque()
         self._num_active = 0
         self._changed = threading.Condition()
@@ -98,6 +116,16 @@ class _Work:
             self.end(1)
         for _ in range(MAX_AT_ONCE):
             threading.Thread(target=self._run, args=(filesystem, root), daemon=True).start()
+
+    def finish(self) -> NoReturn:
+        """End the process when nobody can ask for more: at once, unless all files were there."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_closing or self._is_done)
+        self.end(0)
+
+    @property
+    def _is_done(self) -> bool:
+        return not self._waiting and not self._num_active
 
     def end(self, code: int) -> NoReturn:
         """End the process, and leave no part of a file."""
@@ -122,9 +150,11 @@ class _Work:
                 self._num_active -= 1
                 if error is not None and not is_final(error):
                     self._waiting.append(name)
-                is_done = not self._waiting and not self._num_active
-            if is_done:
-                self.end(0)
+                is_over = self._is_done and not self._is_closing
+                self._is_closing |= is_over
+                self._changed.notify_all()
+            if is_over:
+                self._close()
 
     def _warn(self, problem: str, error: BaseException | None) -> None:
         """Warn once: a sample that needs a file tries again, and raises the error if it must."""
@@ -145,12 +175,19 @@ def _watch(parent: int, work: _Work) -> NoReturn:
 
 def main() -> None:
     """Be the process."""
-    parent, url, folder = sys.argv[1:]
+    parent, folder = sys.argv[1:]
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)  # the parent decides when to end
-    work = _Work(url, Path(folder))
+    connection = socket.socket(fileno=sys.stdin.fileno())
+    lines = connection.makefile("rb")
+    first = lines.readline()
+    if not first.endswith(b"\n"):  # the parent has ended
+        return
+    work = _Work(json.loads(first), Path(folder), lambda: connection.shutdown(socket.SHUT_RD))
     threading.Thread(target=_watch, args=(int(parent), work), daemon=True).start()
     threading.Thread(target=work.begin, daemon=True).start()
-    for line in sys.stdin.buffer:
-        work.put_first(json.loads(line))
-    work.end(0)
+    for line in lines:
+        # A line that was cut off has lost its sender, or is sent again to another process.
+        with contextlib.suppress(ValueError):
+            work.put_first(json.loads(line))
+    work.finish()

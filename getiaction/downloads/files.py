@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import time
+import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ from typing import Any
 
 MAX_AT_ONCE = 16
 PAUSES_SECONDS = (1.0, 5.0, 20.0)  # before each further attempt
+
+# What flock says where it is not supported, such as on Lustre that is mounted without `-o flock`.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 # Beware: fsspec forgets its file systems in a forked process, where the end of one would close the
 # connections of the parent.
@@ -75,6 +79,9 @@ def download_file(
 ) -> None:
     """Download a file, unless it is there or another process or thread has just downloaded it.
 
+    On a file system without locks, those that need a file at the same time each download it, and
+    the last one that is complete stays.
+
     Args:
         filesystem: File system of fsspec that has the file.
         root: Path of the remote folder in it.
@@ -91,8 +98,7 @@ def download_file(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # What a killed process leaves there is locked by nobody, and is overwritten.
-        partial = target.with_name(f".{target.name}.part")
-        with _locked(partial):
+        with _locked(target.with_name(f".{target.name}.part")) as partial:
             if not again and target.is_file():
                 partial.unlink()
                 return
@@ -131,21 +137,39 @@ def is_final(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def _locked(partial: Path) -> Iterator[None]:
-    """Hold the lock of an unfinished file, which then exists at its path."""
+def _locked(partial: Path) -> Iterator[Path]:
+    """Hold the lock of an unfinished file, which then exists, or make another without locks."""
     while True:
+        is_new = not partial.exists()
         with partial.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            has_locks = _lock(file.fileno())
+            if not has_locks:
+                if is_new:
+                    partial.unlink(missing_ok=True)
+                partial = partial.with_name(f"{partial.stem}.{uuid.uuid4().hex}.part")
+                partial.touch()
             try:
                 # Who held the lock before may have moved or removed the file.
-                if _is_at(file.fileno(), partial):
+                if not has_locks or _is_at(file.fileno(), partial):
                     _held.add(partial)
-                    yield
+                    yield partial
                     return
             finally:
                 _held.discard(partial)
                 # Beware: closing is not enough if a process was forked in the meantime.
-                fcntl.flock(file, fcntl.LOCK_UN)
+                if has_locks:
+                    fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _lock(descriptor: int) -> bool:
+    """Wait for the lock of a file; return False if its file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -38,7 +38,7 @@ from getiaction.downloads import behind
 behind.download_behind(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
 loader = os.fork()
 if loader:
-    print(*(process.pid for process in behind._running.values()), loader, flush=True)
+    print(*(process.pid for process, _ in behind._running.values()), loader, flush=True)
 time.sleep(60)
 """
 Until = Callable[..., None]
@@ -75,7 +75,7 @@ def downloads(recorder: Proxy, folder: str = "") -> Counter[str]:
 
 def background(folder: Path) -> subprocess.Popen[bytes]:
     """Return the process that downloads into a folder behind this one."""
-    (process,) = (each for (_, place), each in behind._running.items() if place == folder)
+    (process,) = (each for (_, place), (each, _) in behind._running.items() if place == folder)
     return process
 
 
@@ -204,9 +204,7 @@ def test_the_background_leaves_what_others_download(
     with files._locked(partial):
         behind.download_behind(root, tmp_path, [theirs, other])
         until((tmp_path / other).exists)
-        stdin = background(tmp_path).stdin
-        assert stdin is not None
-        stdin.close()
+        behind._running[root, tmp_path].stdin.close()
         until(lambda: background(tmp_path).poll() == 0)
         assert partial.exists()
 

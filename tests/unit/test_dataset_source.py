@@ -1,9 +1,11 @@
 """Remote datasets are downloaded once, whole files at a time, from URLs and from the hub."""
 
 import errno
+import fcntl
 import fnmatch
 import itertools
 import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -230,12 +232,121 @@ def test_a_full_disk_is_an_error_that_says_so(
     assert len(tried) == 1
 
 
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EIO])
+def test_a_file_system_without_locks_has_the_same_files(
+    aloha_root: str, cache: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As on Lustre that is mounted without locks; other errors stay what they are."""
+
+    def fail(*_: object) -> None:
+        raise OSError(number, "flock")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    if number == errno.EIO:
+        with pytest.raises(DatasetError, match="flock"):
+            files_of(aloha_root)
+        return
+    folder = files_of(aloha_root)
+    assert (folder / "meta/info.json").read_bytes() == (ALOHA / "meta/info.json").read_bytes()
+    assert not list(cache.rglob("*.part"))
+
+
+def files_of(url: str) -> Path:
+    """Download the metadata of a dataset, and return the folder of the copy."""
+    copy = source.Source(None, url)
+    copy.fetch_metadata()
+    return copy.path
+
+
+def test_without_locks_two_that_need_a_file_do_not_disturb_each_other(
+    memory_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each writes a file of its own, and both are whole."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "flock")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    together, kind = threading.Barrier(2, timeout=60), type(fsspec.filesystem("memory"))
+    get_file, places = kind.get_file, []
+
+    def wait(self: Any, remote: str, local: str, **kwargs: Any) -> None:
+        places.append(local)
+        together.wait()
+        get_file(self, remote, local, **kwargs)
+
+    monkeypatch.setattr(kind, "get_file", wait)
+    with ThreadPoolExecutor(2) as threads:
+        list(
+            threads.map(
+                lambda _: files.download(memory_root, tmp_path / "copy", ["meta/info.json"]),
+                range(2),
+            )
+        )
+    assert len(set(places)) == 2
+    found = [path for path in (tmp_path / "copy").rglob("*") if path.is_file()]
+    assert [path.name for path in found] == ["info.json"]
+
+
 def test_what_is_asked_for_last_is_downloaded_first() -> None:
     """A batch that is needed now does not wait for those that were asked for before."""
-    work = behind._Work("memory://bucket", Path())
+    work = behind._Work("memory://bucket", Path(), lambda: None)
     work.put_first(["a", "b", "c"])
     work.put_first(["d", "c"])
     assert list(work._waiting) == ["d", "c", "a", "b"]
+
+
+def test_what_is_asked_for_at_the_last_moment_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ends only after it has closed its input and done what was sent before."""
+    name, closed = "data/chunk-000/file-000.parquet", threading.Event()
+
+    may_download, download_file = threading.Event(), files.download_file
+
+    def end(*_: object) -> None:
+        found.append((tmp_path / name).is_file())
+        raise SystemExit
+
+    def wait(*args: Any) -> None:
+        if name in args:
+            assert may_download.wait(60)
+        download_file(*args)
+
+    def close() -> None:
+        work.put_first([name])
+        closed.set()
+
+    found: list[bool] = []
+    monkeypatch.setattr(behind, "MAX_AT_ONCE", 1)
+    monkeypatch.setattr(behind, "download_file", wait)
+    monkeypatch.setattr(behind._Work, "end", end)
+    work = behind._Work(PUSHT.as_uri(), tmp_path, close)
+    work.put_first(["meta/info.json"])
+    work.begin()
+    assert closed.wait(60)
+    threading.Timer(0.2, may_download.set).start()
+    with pytest.raises(SystemExit):
+        work.finish()
+    assert found == [True]
+
+
+def test_a_long_list_arrives_whole_and_no_list_of_processes_shows_the_url(tmp_path: Path) -> None:
+    """A signal may come while it is written, and URLs may have passwords."""
+    name, url = "meta/info.json", PUSHT.as_uri()
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+    try:
+        behind.download_behind(url, tmp_path, [*["meta/tasks.parquet"] * 100_000, name])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    process = behind._running[url, tmp_path].process
+    command = Path(f"/proc/{process.pid}/cmdline").read_text(encoding="utf-8")
+    assert process.wait(60) == 0
+    assert str(tmp_path) in command
+    assert str(PUSHT) not in command
+    assert (tmp_path / name).is_file()
 
 
 def test_what_a_listing_lacks_is_known_before_training(many_root: str, copied: list[str]) -> None:
