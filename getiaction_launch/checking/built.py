@@ -80,6 +80,7 @@ class Built:
         scratch: Directory that may be written to.
         send: Function that takes each finding at once.
         source: The script that has built them; None for a spec, which has keys.
+        is_seeded: Whether the script has seeded torch before it trains.
         has_loaders: Whether the script has given loaders, which the datamodule only holds.
     """
 
@@ -93,6 +94,7 @@ class Built:
     send: Callable[[Finding], None]
     source: Source | None = None
     has_loaders: bool = False
+    is_seeded: bool = False
 
     @property
     def script(self) -> str:

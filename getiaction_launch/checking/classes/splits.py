@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import operator
 import re
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ _OF_TORCH = {"random_split": 3, "randperm": 2}
 """Functions of torch that do so unless they are given a generator, and their arguments with it."""
 _FRESH = {"np.random.default_rng", "numpy.random.default_rng", "default_rng"}
 """Functions that make a generator, from a seed if they are given one."""
+_NEVER_SEED = ("super().__init__", "self.save_hyperparameters")
 _AGREES = re.compile(r"seed|broadcast")
 """How source says that the ranks draw the same."""
 
@@ -35,6 +37,8 @@ def check_splits(built: Built) -> Iterator[Finding]:
     """
     if not built.script and built.spec.get("seed_everything") is not False:
         return  # Lightning's command line seeds all ranks alike
+    if built.is_seeded:
+        return
     if built.source and _AGREES.search(ast.unparse(built.source.tree)):
         return
     world = built.plan.topology.world_size
@@ -44,11 +48,10 @@ def check_splits(built: Built) -> Iterator[Finding]:
         if tree is None or "val_dataloader" not in vars(kind) or _seeds(module):
             continue
         file, before = Path(inspect.getfile(kind)).name, inspect.getsourcelines(kind)[1] - 1
-        for name, line in _draws(tree):
+        for name, line, is_sure in _draws(tree, module):
             who = f"each of {world} ranks" if world > 1 else "each attempt of the run"
             what = f"{file}:{before + line}: {name} has no seed, so {who} draws other samples for "
-            is_split = name.endswith(("random_split", "randperm", "permutation"))
-            judged = refusal if world > 1 and is_split else doubt
+            judged = refusal if world > 1 and built.script and is_sure else doubt
             yield judged(
                 "data",
                 key,
@@ -65,10 +68,16 @@ def _seeds(module: object) -> bool:
         return True
 
 
-def _draws(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    """Yield what draws at random where a datamodule is set up, and the lines."""
+def _draws(tree: ast.Module, module: object) -> Iterator[tuple[str, int, bool]]:
+    """Yield what draws at random where a datamodule is set up, the lines, and if it splits data."""
     methods = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     for method in (node for node in methods if node.name in ("setup", "__init__")):
+        # What is called for nothing that it returns may seed.
+        may_seed = any(
+            isinstance(each, ast.Expr) and isinstance(each.value, ast.Call)
+            for each in ast.walk(method)
+            if not ast.unparse(each).startswith(_NEVER_SEED)
+        )
         for node in (each for each in ast.walk(method) if isinstance(each, ast.Call)):
             name = ast.unparse(node.func)
             last = name.rpartition(".")[2]
@@ -76,4 +85,13 @@ def _draws(tree: ast.Module) -> Iterator[tuple[str, int]]:
             is_open = last in _OF_TORCH and len(node.args) < _OF_TORCH[last]
             is_fresh = name in _FRESH and not node.args and not named
             if name in _GLOBAL or (is_open and "generator" not in named) or is_fresh:
-                yield name, node.lineno
+                yield name, node.lineno, not may_seed and _is_random_split(name, module)
+
+
+def _is_random_split(name: str, module: object) -> bool:
+    from torch.utils.data import random_split
+
+    try:
+        return operator.attrgetter(name)(module) is random_split
+    except AttributeError:  # it is imported elsewhere, or another one's
+        return False

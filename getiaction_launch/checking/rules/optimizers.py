@@ -137,7 +137,7 @@ def _of_schedule(
                 f"Set total_steps={taken} or more: self.trainer.estimated_stepping_batches",
             )
         if isinstance(total, int) and config.interval == "epoch" and 0 < (epochs or 0) < total:
-            judged = refusal if total >= steps > (epochs or 0) else doubt
+            judged = refusal if total == steps > (epochs or 0) else doubt
             yield judged(
                 "step",
                 "lr_scheduler.interval",

@@ -7,13 +7,17 @@ from pathlib import Path
 
 from getiaction_launch.checking.finding import Finding, doubt, refusal
 from getiaction_launch.checking.script.source import Source
-from getiaction_launch.plan.plan import Plan
+from getiaction_launch.plan.plan import Plan, Topology
 
 _MAKE = ("os.makedirs", "os.mkdir")
 _WRITE = {"torch.save": 1, "numpy.save": 0, "numpy.savez": 0, "matplotlib.pyplot.savefig": 0}
 """Functions that write a file, in a directory that they do not make, and where its path stands."""
-_MAKES = re.compile(r"mkdir|makedirs|chdir|copytree")
+_MAKES = re.compile(r"mkdir|makedirs|chdir|copytree|extractall|unpack|subprocess|system|Writer")
 """Functions after which a directory may be there."""
+_MOVES = re.compile(r"chdir|hydra")
+"""What changes the working directory."""
+_BEFORE_EXIST_OK = 2
+"""How many arguments stand before exist_ok."""
 
 
 def check_folders(node: ast.Call, source: Source, plan: Plan) -> Iterator[Finding]:
@@ -24,13 +28,13 @@ def check_folders(node: ast.Call, source: Source, plan: Plan) -> Iterator[Findin
         source: The script, as it was read.
         plan: The plan of the run.
     """
-    yield from _of_second_making(node, source, plan.topology.world_size)
+    yield from _of_second_making(node, source, plan.topology)
     yield from _of_writing(node, source, Path(plan.working_directory))
 
 
-def _of_second_making(node: ast.Call, source: Source, world_size: int) -> Iterator[Finding]:
+def _of_second_making(node: ast.Call, source: Source, topology: Topology) -> Iterator[Finding]:
     """Find a directory that a second worker, or a second attempt, cannot make once more."""
-    called, given = source.names.of(node.func), source.constants.arguments_of(node)
+    called, named = source.names.of(node.func), {word.arg for word in node.keywords}
     made: ast.expr | None = None
     if node.args and called in _MAKE:
         made = node.args[0]
@@ -39,13 +43,18 @@ def _of_second_making(node: ast.Call, source: Source, world_size: int) -> Iterat
         if isinstance(owner, ast.Call) and source.names.of(owner.func) == "pathlib.Path":
             made = owner.args[0] if len(owner.args) == 1 else None
     path = source.constants.value_of(made) if made else None
-    if not isinstance(path, str) or "exist_ok" in given or node not in source.certain:
+    may_be_there = len(node.args) > _BEFORE_EXIST_OK or not named.isdisjoint({"exist_ok", None})
+    if not isinstance(path, str) or may_be_there or node not in source.certain:
         return
-    if world_size == 1 and "rmtree" in ast.unparse(source.tree):
+    text, world_size = ast.unparse(source.tree), topology.world_size
+    if "rmtree" in text:
         return
+    # Each worker may have its own: on its node's disk, or in its own working directory.
+    is_absolute = Path(path).is_absolute()
+    is_own = topology.workers_per_node == 1 if is_absolute else bool(_MOVES.search(text))
     who = f"the first of {world_size} workers" if world_size > 1 else "the first attempt"
     what = f"{source.at(node)}: {path!r} exists once {who} has made it, and the next one fails."
-    judged = refusal if world_size > 1 else doubt
+    judged = refusal if world_size > 1 and not is_own else doubt
     yield judged("script", "exist_ok", what, f"os.makedirs({path!r}, exist_ok=True)")
 
 
@@ -64,7 +73,8 @@ def _of_writing(node: ast.Call, source: Source, home: Path) -> Iterator[Finding]
         return
     what = f"{source.at(node)}: there is no directory {str(folder)!r} to write {path!r} to."
     fix = f"Make it first: os.makedirs({str(folder)!r}, exist_ok=True)"
-    yield source.judged(refusal("script", str(folder), what, fix), node)
+    judged = refusal if source.is_alone else doubt  # others may make it, as Lightning its logs
+    yield source.judged(judged("script", str(folder), what, fix), node)
 
 
 def _may_be_made(tree: ast.Module, folder: Path) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from getiaction_launch.checking.finding import Finding, refusal, unknown
-from getiaction_launch.checking.script.reach import Functions, functions_of, is_main, may_leave
+from getiaction_launch.checking.script.reach import FORGIVING, functions_of, is_main, may_leave
 from getiaction_launch.errors import nearest_first
 
 _CATCHING = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
@@ -24,8 +24,6 @@ _CHANGES_PATH = re.compile(
     r"sys\.(path|modules|meta_path)|\bpath\.(insert|append|extend)\b|addsitedir|setup_root|autoroot"
     r"|from sys import .*\b(path|modules|meta_path)\b"
 )
-_FORGIVING = re.compile("suppress|try|import|optional|catch|ignore|raises", re.IGNORECASE)
-"""Context managers that may swallow a failed import."""
 _BUILT_IN = {*sys.builtin_module_names, "__main__", "__mp_main__"}
 _OF_EVERY_MODULE = {"__name__", "__file__", "__doc__", "__path__", "__spec__"}
 _PIP = {"cv2": "opencv-python", "PIL": "pillow", "yaml": "PyYAML", "sklearn": "scikit-learn"}
@@ -172,14 +170,14 @@ def count_imports(tree: ast.Module) -> int:
 
 
 def _unconditional(
-    body: list[ast.stmt], functions: Functions, *, is_caught: bool = False
+    body: list[ast.stmt], functions: dict[str, ast.FunctionDef], *, is_caught: bool = False
 ) -> Iterator[ast.Import | ast.ImportFrom]:
     """Yield the imports that are always executed, and whose failure nobody catches."""
     for node in body:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             yield node
         elif isinstance(node, ast.With):
-            if not any(_FORGIVING.search(ast.unparse(item)) for item in node.items):
+            if not any(FORGIVING.search(ast.unparse(item)) for item in node.items):
                 yield from _unconditional(node.body, functions, is_caught=True)
         elif isinstance(node, ast.Try):
             if not any(_catches(handler.type) for handler in node.handlers):

@@ -15,13 +15,18 @@ _SAMPLERS = (
     "torch.utils.data.DistributedSampler",
     "torch.utils.data.distributed.DistributedSampler",
 )
-_SEEDS = ("torch.manual_seed", "torch.random.manual_seed")
+_SEEDS = ("torch.manual_seed", "torch.random.manual_seed", "torch.seed", "torch.random.seed")
 _DIVIDERS = {"lightning", "pytorch_lightning", "getiaction", "accelerate", "transformers"}
 """Packages that divide samples and devices among ranks for a program."""
 _RANK = re.compile(r"rank|RANK")
+_OWN_NAME = re.compile(r"[\w.]*(rank|world|size)", re.IGNORECASE)
+"""Names of a rank, and of what is asked for with it."""
+_SHOWS = re.compile(r"(print|info|save|barrier|init|init_process_group|set_device)$")
+"""How the names of calls end that stand alone and do nothing to the samples."""
+_CHOOSES = re.compile(r"(device|to|cuda|DDP|DistributedDataParallel)$")
+"""How the names of calls end that choose a device by the rank."""
 _FIRST_GPU = re.compile(r"cuda(:0)?")
-_LEADS_TO_GPU = ("device", "to", "set_device")
-"""Calls whose first argument chooses a device."""
+_DEVICE = "torch.device"
 
 
 def check_plain_ddp(source: Source, topology: Topology) -> Iterator[Finding]:
@@ -38,21 +43,23 @@ def check_plain_ddp(source: Source, topology: Topology) -> Iterator[Finding]:
     wraps = any(source.names.of(node.func) in _WRAPPERS for node in calls)
     if not wraps or not _DIVIDERS.isdisjoint(source.names.modules):
         return
-    for node in calls:
-        yield from _of_first_gpu(node, source, topology)
+    if "CUDA_VISIBLE_DEVICES" not in ast.unparse(source.tree):
+        for node in calls:
+            yield from _of_first_gpu(node, source, topology)
     if topology.world_size > 1:
         yield from _of_samples(calls, source, topology)
 
 
 def _of_two_orders(node: ast.Call, source: Source) -> Iterator[Finding]:
     """Find a loader that is given a sampler and is to shuffle, which torch refuses."""
-    given = source.constants.arguments_of(node)
-    named = {word.arg: ast.unparse(word.value) for word in node.keywords if word.arg}
-    sampler = next((name for name in ("sampler", "batch_sampler") if name in named), "")
-    if sampler and named[sampler] != "None" and given.get("shuffle") is True:
-        maybe = isinstance(next(w.value for w in node.keywords if w.arg == sampler), ast.IfExp)
-        if not maybe:
-            what = f"{source.at(node)}: DataLoader(shuffle=True, {sampler}=...): torch takes one."
+    shuffles = source.constants.arguments_of(node).get("shuffle") is True
+    for word in node.keywords:
+        sampler = source.constants.expression_of(word.value)
+        if word.arg not in ("sampler", "batch_sampler") or not isinstance(sampler, ast.Call):
+            continue
+        # A function of the user's own may well return None.
+        if source.names.of(sampler.func).startswith("torch.") and shuffles:
+            what = f"{source.at(node)}: DataLoader(shuffle=True, {word.arg}=...): torch takes one."
             fix = "Leave shuffle out: DistributedSampler(dataset, shuffle=True) shuffles"
             yield source.judged(refusal("samples", "shuffle", what, fix), node)
 
@@ -80,14 +87,14 @@ def _of_samples(calls: list[ast.Call], source: Source, topology: Topology) -> It
         given = source.constants.arguments_of(node)
         if name not in _LOADERS or given.get("shuffle") is not True:
             continue
-        seeds = [call.args for call, name in zip(calls, names, strict=True) if name in _SEEDS]
-        is_seeded = any(
-            isinstance(source.constants.value_of(seed[0]), int) for seed in seeds if seed
+        seeds = [call for call, name in zip(calls, names, strict=True) if name in _SEEDS]
+        is_alike = bool(seeds) and all(
+            seed.args and isinstance(source.constants.value_of(seed.args[0]), int) for seed in seeds
         )
         what = f"{source.at(node)}: the DataLoader has no DistributedSampler, so each of the "
         what += f"{topology.world_size} ranks reads all samples"
         fix = "DataLoader(dataset, sampler=DistributedSampler(dataset)), without shuffle"
-        if is_seeded:
+        if is_alike and "generator" not in given and _is_of_torch(node, source):
             what = f"{what}, in the same order: they all compute the same gradient."
             yield source.judged(refusal("samples", "sampler", what, fix), node)
         else:
@@ -109,23 +116,53 @@ def _divides(tree: ast.Module) -> bool:
 
 
 def _is_harmless(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
-    """Whether a rank is only compared, shown, kept under a name of its own or made a device."""
+    """Whether a rank is only asked for, shown, kept under its own name or made a device."""
     while (above := parents.get(node)) is not None:
-        if isinstance(above, (ast.Compare, ast.JoinedStr, ast.ImportFrom)):
-            return True
-        if isinstance(above, ast.If) and node is above.test:
-            return True
-        if isinstance(above, ast.Assign):
-            return all(_RANK.search(ast.unparse(target)) for target in above.targets)
-        if isinstance(above, ast.Call) and re.search(
-            r"(device|to|cuda|DDP|DistributedDataParallel|print|get_rank|info)$",
-            ast.unparse(above.func),
-        ):
-            return True if node is not above.func else _is_harmless(above, parents)
-        if isinstance(above, ast.stmt) and not isinstance(above, ast.Expr):
-            return False
+        if isinstance(above, ast.Compare):
+            others = [each for each in (above.left, *above.comparators) if each is not node]
+            if isinstance(node, ast.BinOp) or not all(isinstance(e, ast.Constant) for e in others):
+                return False  # such as: number % world_size == rank
+        elif isinstance(above, ast.Call):
+            called = ast.unparse(above.func)
+            if _CHOOSES.search(called) and node is not above.func:
+                return True
+            if isinstance(parents.get(above), ast.Expr):
+                return bool(_SHOWS.search(called))
+        elif isinstance(above, ast.stmt):
+            return _keeps_samples(above, node)
         node = above
     return True
+
+
+def _keeps_samples(statement: ast.stmt, part: ast.AST) -> bool:
+    """Whether a statement with a rank in that part of it leaves the samples as they are."""
+    if isinstance(statement, ast.If):
+        is_test = part is statement.test
+        return is_test and not any(isinstance(each, ast.Assign) for each in ast.walk(statement))
+    if not isinstance(statement, ast.Assign):
+        return False
+    targets = [each for target in statement.targets for each in getattr(target, "elts", [target])]
+    return all(_OWN_NAME.fullmatch(ast.unparse(target)) for target in targets)
+
+
+def _is_of_torch(loader: ast.Call, source: Source) -> bool:
+    """Whether the script itself makes a dataset, of literals and of what torch makes of them."""
+    named = [word.value for word in loader.keywords if word.arg == "dataset"]
+    made = [source.constants.expression_of(each) for each in (*loader.args[:1], *named)]
+    for each in made:
+        inner: list[ast.expr] = []
+        if isinstance(each, ast.Call):
+            called = source.names.of(each.func)
+            if not called.startswith("torch.") or called == "torch.load" or "(" in called:
+                return False
+            inner = [*each.args, *(word.value for word in each.keywords)]
+        elif isinstance(each, (ast.List, ast.Tuple)) and each.elts:
+            inner = each.elts
+        elif not isinstance(each, ast.Constant):
+            return False
+        found = map(source.constants.expression_of, inner)
+        made += [new for new in found if new not in made]  # a name may be made of itself
+    return source.is_alone
 
 
 def _of_first_gpu(node: ast.Call, source: Source, topology: Topology) -> Iterator[Finding]:
@@ -133,17 +170,23 @@ def _of_first_gpu(node: ast.Call, source: Source, topology: Topology) -> Iterato
     if node not in source.certain:
         return
     called, shown = ast.unparse(node.func).rpartition(".")[2], ast.unparse(node)
-    first = source.constants.value_of(node.args[0]) if node.args else None
-    named = first if isinstance(first, str) and called in _LEADS_TO_GPU else ""
-    is_number = called in ("set_device", "cuda") and first == 0
-    ids = source.constants.arguments_of(node).get("device_ids")
-    is_first = named == "cuda:0" or is_number or ids == [0]
+    whole, given = source.names.of(node.func), source.constants.arguments_of(node)
+    chosen = source.constants.expression_of(node.args[0]) if node.args else None
+    if called == "to" and isinstance(chosen, ast.Call) and chosen.args:
+        is_device = source.names.of(chosen.func) == _DEVICE
+        chosen = chosen.args[0] if is_device else None
+    first = source.constants.value_of(chosen) if chosen else None
+    sets = whole == "torch.cuda.set_device"
+    named = first if isinstance(first, str) and (sets or called in ("device", "to")) else ""
+    is_number = (sets or called == "cuda") and first == 0
+    is_first = named == "cuda:0" or is_number or given.get("device_ids") == [0]
     is_gpu = is_first or bool(_FIRST_GPU.fullmatch(named)) or (called == "cuda" and not node.args)
+    judged = doubt if called == "device" else refusal  # what is done with it is another matter
     fix = "Choose it by the rank: torch.device('cuda', int(os.environ['LOCAL_RANK']))"
     if is_gpu and not topology.gpus_per_node:
         what = f"{source.at(node)}: {shown} needs a GPU, and this run trains on CPUs."
         fix = "Ask for GPUs: --gpus-per-node 1; or use the CPU: torch.device('cpu')"
-        yield refusal("devices", "cuda", what, fix)
+        yield judged("devices", "cuda", what, fix)
     elif is_first and topology.gpus_per_node > 1:
         what = f"{source.at(node)}: {shown} is the same GPU for the {topology.gpus_per_node} ranks "
-        yield refusal("devices", "cuda", f"{what}of a node.", fix)
+        yield judged("devices", "cuda", f"{what}of a node.", fix)

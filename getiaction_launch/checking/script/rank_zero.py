@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 
 from getiaction_launch.checking.finding import Finding, refusal
+from getiaction_launch.checking.script.constants import Constants
+from getiaction_launch.checking.script.source import Names
 
 _ONLY = re.compile(r"(?<![\w.])(not )?[\w.]*\b(is_global_zero|rank_zero_only\.rank == 0)$")
 _ZERO = re.compile(
@@ -13,11 +15,11 @@ _ZERO = re.compile(
 )
 _DECORATOR = "rank_zero_only"
 _OF_TRAINER = {"save_checkpoint", "all_gather", "barrier", "broadcast", "reduce"}
-_TRAINS = re.compile(r"(^|\.|_)trainer$")
-"""How the owner of ``fit`` ends where all ranks train together."""
 _OF_TORCH = {"all_reduce", "all_gather_into_tensor", "all_gather_object", "broadcast_object_list"}
 _HAVE_COLLECTIVES = re.compile(r"(trainer|strategy|fabric|engine|module|model|dist|distributed)$")
-"""How attributes end that have collectives, besides ``self`` and plain names."""
+"""How names end that have collectives, besides ``self``."""
+_LIBRARIES = ("lightning.", "pytorch_lightning.", "getiaction.", "torch.", "deepspeed.")
+"""Where what has collectives comes from."""
 _AGREE = re.compile(r"broadcast|reduce|gather")
 """What ranks agree by that one of them wants to stop."""
 _FILES = {"os", "torch", "shutil", "json", "np", "numpy", "pickle", "functools"}
@@ -25,7 +27,7 @@ _FILES = {"os", "torch", "shutil", "json", "np", "numpy", "pickle", "functools"}
 
 
 def collectives_of_rank_0(
-    tree: ast.AST, file: str, lines_before: int = 0, key: str = ""
+    tree: ast.Module, file: str, lines_before: int = 0, key: str = ""
 ) -> Iterator[Finding]:
     """Find each collective that only rank 0 comes to.
 
@@ -37,6 +39,7 @@ def collectives_of_rank_0(
     """
     if any("barrier" in ast.unparse(node) for node in _others(tree)):
         return  # the other ranks may meet it there
+    owners = _Owners(tree)
     for node in ast.walk(tree):
         for statement in _alone(node):
             for line in () if _AGREE.search(ast.unparse(tree)) else _stops(statement):
@@ -48,7 +51,7 @@ def collectives_of_rank_0(
                     "Decide on all ranks alike: trainer.should_stop = "
                     "trainer.strategy.reduce_boolean_decision(is_done, all=False)",
                 )
-            for name, line in _collectives(statement):
+            for name, line in _collectives(statement, owners):
                 yield refusal(
                     "ranks",
                     key or name,
@@ -107,13 +110,36 @@ def _means(test: ast.expr) -> str:
     return ""
 
 
-def _collectives(statement: ast.stmt) -> Iterator[tuple[str, int]]:
+class _Owners:
+    """What the names are set to on which a collective may be called.
+
+    Args:
+        tree: The syntax tree of a script, or of a class.
+    """
+
+    def __init__(self, tree: ast.Module) -> None:
+        self._names, self._constants = Names(tree), Constants(tree)
+
+    def made(self, owner: ast.expr) -> str | None:
+        """Return what makes an owner, empty if nothing of it waits; None if that is not known."""
+        made = self._constants.expression_of(owner)
+        if not isinstance(made, ast.Call):
+            return None
+        called, given = self._names.of(made.func), self._constants.arguments_of(made)
+        known = [given.get(name, "auto") for name in ("devices", "strategy")]
+        is_open = any(word.arg is None for word in made.keywords) or None in known
+        if not called.startswith(_LIBRARIES) or is_open or known[0] in (1, "1", [0]):
+            return ""
+        return called
+
+
+def _collectives(statement: ast.stmt, owners: _Owners) -> Iterator[tuple[str, int]]:
     for node in ast.walk(statement):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
         name, owner = node.func.attr, ast.unparse(node.func.value)
-        # self.uploader has methods of its own; of a plain name nothing is known but what it is not.
-        is_known = "." not in owner or bool(_HAVE_COLLECTIVES.search(owner))
+        # self.uploader has methods of its own, and so may anything with another name.
+        is_known = owner == "self" or bool(_HAVE_COLLECTIVES.search(owner))
         is_of_trainer = name in _OF_TRAINER and owner.partition(".")[0] not in _FILES and is_known
         is_of_torch = name in _OF_TORCH or (
             name in _OF_TRAINER and owner.endswith(("dist", "distributed"))
@@ -121,6 +147,9 @@ def _collectives(statement: ast.stmt) -> Iterator[tuple[str, int]]:
         is_synced = name == "log" and any(
             word.arg == "sync_dist" and ast.unparse(word.value) == "True" for word in node.keywords
         )
-        is_fit = name == "fit" and bool(_TRAINS.search(owner))
+        made = owners.made(node.func.value)
+        if made == "":
+            continue
+        is_fit = name == "fit" and (made or "").endswith(".Trainer")
         if is_of_trainer or is_of_torch or is_synced or is_fit:
             yield (f"{name}(sync_dist=True)" if is_synced else name), node.lineno

@@ -1,12 +1,17 @@
 """Which parts of a script are executed in every run, as far as its syntax says so."""
 
 import ast
+import re
 from collections.abc import Iterable, Iterator
 
 Functions = dict[str, ast.FunctionDef]
 _ENDING = {"exit", "quit", "_exit", "abort", "execv", "execve", "execvp", "execvpe"}
 _APART = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 """What is only defined where it stands."""
+FORGIVING = re.compile("suppress|try|import|optional|catch|ignore|raises", re.IGNORECASE)
+"""Context managers that may swallow what is raised below them, such as a failed import."""
+_CHOOSING = re.compile("rank|process|master|only", re.IGNORECASE)
+"""Decorators by which a function is perhaps not executed by each rank."""
 _CONDITIONS = (ast.If, ast.IfExp, ast.Try, ast.Match, ast.BoolOp)
 
 
@@ -62,9 +67,13 @@ def always_executed(tree: ast.Module) -> set[ast.AST]:
             found.add(node)
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 called = functions.pop(node.func.id, None)
-                if called is not None:
+                if called is not None and not any(map(_chooses, called.decorator_list)):
                     todo.append((called.body, can_catch))
     return found
+
+
+def _chooses(decorator: ast.expr) -> bool:
+    return bool(_CHOOSING.search(ast.unparse(decorator)))
 
 
 def surely_executed(function: ast.FunctionDef) -> set[ast.AST]:
@@ -83,7 +92,8 @@ def _certain(body: list[ast.stmt], *, is_caught: bool) -> Iterator[tuple[ast.AST
             yield from _certain(statement.body, is_caught=is_caught)
         elif isinstance(statement, ast.With):
             yield from ((node, is_caught) for node in _executed(statement.items, _CONDITIONS))
-            yield from _certain(statement.body, is_caught=True)
+            if not any(FORGIVING.search(ast.unparse(item)) for item in statement.items):
+                yield from _certain(statement.body, is_caught=True)
         else:
             yield from ((node, is_caught) for node in _executed([statement], _CONDITIONS))
         if may_leave(statement, is_caught=is_caught):

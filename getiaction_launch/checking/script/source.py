@@ -1,12 +1,16 @@
 """A script that was read: its syntax tree, with what several checks ask of it."""
 
 import ast
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 from getiaction_launch.checking.finding import Finding
 from getiaction_launch.checking.script.constants import Constants
 from getiaction_launch.checking.script.reach import always_executed
+
+_OTHERS = {"torch", "torchvision", "numpy", "matplotlib"}
+"""Packages besides the standard library that make no directory and divide no samples unasked."""
 
 
 class Names:
@@ -57,6 +61,12 @@ class Source:
         self.tree = ast.parse(path.read_bytes(), str(path))
         self.names, self.constants = Names(self.tree), Constants(self.tree)
         self.certain = always_executed(self.tree)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether a script does all that it does itself, as no module of others could do it."""
+        is_relative = any(getattr(node, "level", 0) for node in ast.walk(self.tree))
+        return self.names.modules <= sys.stdlib_module_names | _OTHERS and not is_relative
 
     def at(self, node: ast.expr | ast.stmt) -> str:
         """Return file and line of a node, for messages."""

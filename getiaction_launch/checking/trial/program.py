@@ -81,12 +81,14 @@ class _Program:
     def run(self) -> None:
         """Run the script, and report how it ends if it ends before its first fit."""
         import lightning.pytorch  # noqa: F401 - before this process is closed off
+        import torch
 
         from getiaction_launch.checking.devices import standing_in
 
         prepare_parsing()
         become_rank_0(self._plan, self._apart.scratch)
         wishes.clear()
+        self._seed = torch.seed()  # as that of a new process, which nobody has seeded
         self._own = {name: os.environ.get(name) for name in (*RANKS, *_ADDRESS)}
         sys.argv, sys.path[0] = [*self._plan.script], self._plan.working_directory
         self._path = [*sys.path, str(self._source.path.parent)]
@@ -143,6 +145,8 @@ class _Program:
         *_: object,
     ) -> NoReturn:
         """Check what a Trainer would train, and end this process."""
+        import torch
+
         from getiaction_launch.checking.rules.epochs import check_extent
         from getiaction_launch.checking.trial.whole import judge
 
@@ -157,6 +161,7 @@ class _Program:
             send=self._send,
             source=self._source,
             has_loaders=_are_loaders(train),
+            is_seeded=torch.initial_seed() != self._seed,
         )
         if _are_loaders(train) and data is not None:
             what = f"{self._source.name}: Trainer.fit gets both loaders and a datamodule."
