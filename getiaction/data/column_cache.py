@@ -113,7 +113,7 @@ def _key(
     contents = _of_each(_hash, files)
     kinds = [(key, each["dtype"], list(each["shape"])) for key, each in features.items()]
     chosen = None if episodes is None else sorted(episodes)
-    facts = json.dumps([FORMAT, kinds, chosen, contents])
+    facts = json.dumps([FORMAT, kinds, chosen, contents], allow_nan=False)
     return hashlib.sha256(facts.encode()).hexdigest()[:32]
 
 
@@ -197,7 +197,8 @@ def _write(columns: Mapping[str, Column], folder: Path) -> None:
         unfinished.mkdir()
         for number, column in enumerate(columns.values()):
             _save(column, unfinished, number)
-        (unfinished / "keys.json").write_text(json.dumps(list(columns)), encoding="utf-8")
+        keys = json.dumps(list(columns), allow_nan=False)
+        (unfinished / "keys.json").write_text(keys, encoding="utf-8")
         for file in unfinished.iterdir():
             _sync(file)
         try:

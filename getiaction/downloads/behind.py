@@ -52,7 +52,9 @@ def download_behind(url: str, folder: Path, names: Sequence[str]) -> None:
         folder: Local folder to download into.
         names: Paths of the files, relative to both, in the order in which they are needed.
     """
-    first, line = (json.dumps(value).encode() + b"\n" for value in (url, list(names)))
+    first, line = (
+        json.dumps(value, allow_nan=False).encode() + b"\n" for value in (url, list(names))
+    )
     for _ in range(2):
         running = _running.get((url, folder))
         if running is None or running.process.poll() is not None:
