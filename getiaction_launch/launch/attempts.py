@@ -33,5 +33,5 @@ def read_all_attempts(status: RunStatus) -> list[AttemptRecord]:
         records = [record for record in for_each(read, missing, run.directory) if record]
         found |= {record.number: record for record in records}
         if missing and not records:
-            break  # what the newest one's name says is no number of attempts
+            break  # so the number of the newest one says nothing
     return [found[number] for number in sorted(found)]
