@@ -82,6 +82,7 @@ def follow(
 
         def sleep(_: float) -> None:
             looks.append([request.partition(" ")[0] for request in recorder.requests])
+            assert left, f"is not over after {looks}: {watched.read_status()}"
             left.pop(0)()
             recorder.requests.clear()
 
