@@ -68,7 +68,8 @@ def runs_below(place: str, pattern: str = "*", deepest: int = DEEPEST) -> list[F
     for depth in range(deepest):
         if depth == OF_ROOT - 1 == deepest - 1:  # what lies here can only be names of runs
             level = [path for path in level if fnmatchcase(path.name, name)]
-        below = folders or [path for paths in for_each(_folders, level, here) for path in paths]
+        listed = [] if folders else for_each(_folders, level, here, also_in_directory=True)
+        below = folders or [path for paths in listed for path in paths]
         folders = []
         versions += [path for path in below if VERSION.fullmatch(path.name)]
         level = [path for path in below if not VERSION.fullmatch(path.name)]
@@ -77,7 +78,7 @@ def runs_below(place: str, pattern: str = "*", deepest: int = DEEPEST) -> list[F
         for path in versions
         if fnmatchcase(path.parent.name, name) and fnmatchcase(path.name, version or "*")
     ]
-    found = [each for each in for_each(look, wanted, here) if each]
+    found = [each for each in for_each(look, wanted, here, also_in_directory=True) if each]
     return sorted(found, key=lambda each: each.submitted_at, reverse=True)
 
 
