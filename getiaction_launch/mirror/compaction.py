@@ -13,7 +13,7 @@ from getiaction_launch.run.run import Run
 from getiaction_launch.storage.at_once import for_each
 from getiaction_launch.storage.paths import file_system, reaching, read_bytes
 from getiaction_launch.storage.segment import is_curve, name_and_number
-from getiaction_launch.storage.tree import find
+from getiaction_launch.storage.tree import find, remove_all
 
 FEW = 10
 """How many segments of a file stay as they are: joining them would send their bytes once more."""
@@ -55,13 +55,8 @@ def _compact(run: Run) -> None:
 
 
 def _remove(run: Run, paths: Sequence[str]) -> None:
-    fs, root = file_system(run.directory)
-
-    def remove_object(path: str) -> None:
-        with reaching(run.directory):
-            fs.rm_file(f"{root}/{path}")  # to rm(), names may be patterns
-
-    for_each(remove_object, paths, run.directory)
+    _, root = file_system(run.directory)
+    remove_all(run.directory, [f"{root}/{path}" for path in paths])
 
 
 def _join(run: Run, file: StoredFile) -> None:

@@ -1,10 +1,13 @@
 """A directory on remote storage with everything in it, and its files' places on a disk."""
 
+import contextlib
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from getiaction_launch.errors import StorageError
+from getiaction_launch.storage.at_once import for_each
 from getiaction_launch.storage.keys import Found, split, why_refused
 from getiaction_launch.storage.paths import file_system, reaching
 
@@ -24,6 +27,26 @@ def find(directory: Path) -> Found:
         fs, root = file_system(directory)
         found = fs.find(root, detail=True)
     return split(root, {key: int(info["size"]) for key, info in found.items() if key != root})
+
+
+def remove_all(directory: Path, keys: Sequence[str]) -> None:
+    """Remove objects below a directory on remote storage; those that are gone are passed over.
+
+    Args:
+        directory: A directory that the objects are in.
+        keys: The keys of the objects, in the bucket.
+
+    Raises:
+        StorageError: If storage refuses a request or does not answer.
+    """
+    fs, _ = file_system(directory)
+
+    def remove_object(key: str) -> None:
+        # Not rm(), which would take a bracket or a star in a key for a pattern.
+        with reaching(directory), contextlib.suppress(FileNotFoundError):
+            fs.rm_file(key)
+
+    for_each(remove_object, keys, directory)
 
 
 def place_below(directory: Path, path: str, *, create: bool = False) -> Path:

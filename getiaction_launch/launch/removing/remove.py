@@ -17,7 +17,6 @@ from getiaction_launch.launch.status import read_status
 from getiaction_launch.launch.trust import check_owner
 from getiaction_launch.run.run import REMOVING, Run, check_staging
 from getiaction_launch.run.state import JobState
-from getiaction_launch.storage.at_once import for_each
 from getiaction_launch.storage.paths import (
     file_system,
     is_remote,
@@ -26,6 +25,7 @@ from getiaction_launch.storage.paths import (
     reaching,
     remove,
 )
+from getiaction_launch.storage.tree import remove_all
 
 _LAST = ("plan.json", f"{REMOVING}.json", "claim")
 """What is removed last, in this order: it says that the rest is a run, and whose number it has."""
@@ -185,16 +185,10 @@ def _objects(directory: Path) -> dict[str, int]:
 
 
 def _remove_objects(directory: Path) -> None:
-    fs, root = file_system(directory)
+    _, root = file_system(directory)
     last = [f"{root.rstrip('/')}/launch/{name}" for name in _LAST]
     keys = _objects(directory).keys()
-
-    def remove_object(key: str) -> None:
-        # Not rm(), which would take a bracket or a star in a key for a pattern.
-        with reaching(directory), contextlib.suppress(FileNotFoundError):
-            fs.rm_file(key)
-
-    for_each(remove_object, list(keys - set(last)), directory)
+    remove_all(directory, list(keys - set(last)))
     for key in last:
         if key in keys:
-            remove_object(key)
+            remove_all(directory, [key])
