@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,22 +36,27 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+@contextmanager
+def in_memory(folder: Path, name: str) -> Iterator[str]:
+    """Have a copy of a dataset on fsspec's in-memory file system; its URL."""
+    filesystem = fsspec.filesystem("memory")
+    filesystem.put(f"{folder}/", f"/bucket/{name}", recursive=True)
+    yield f"memory://bucket/{name}"
+    filesystem.rm("/bucket", recursive=True)
+
+
 @pytest.fixture
 def memory_root() -> Iterator[str]:
     """Put a dataset on a remote file system (fsspec's in-memory one) and give its URL."""
-    filesystem = fsspec.filesystem("memory")
-    filesystem.put(f"{PUSHT}/", "/bucket/pusht", recursive=True)
-    yield "memory://bucket/pusht"
-    filesystem.rm("/bucket", recursive=True)
+    with in_memory(PUSHT, "pusht") as url:
+        yield url
 
 
 @pytest.fixture
 def aloha_root() -> Iterator[str]:
     """Put a dataset with a video for each episode on a remote file system."""
-    filesystem = fsspec.filesystem("memory")
-    filesystem.put(f"{ALOHA}/", "/bucket/aloha", recursive=True)
-    yield "memory://bucket/aloha"
-    filesystem.rm("/bucket", recursive=True)
+    with in_memory(ALOHA, "aloha") as url:
+        yield url
 
 
 def assert_same(sample: dict[str, Any], expected: dict[str, Any]) -> None:
