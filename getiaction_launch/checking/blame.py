@@ -12,12 +12,11 @@ from typing import Any
 
 from getiaction_launch.checking.built import Place, is_elsewhere, keys_of_classes, values_of
 from getiaction_launch.checking.finding import Finding, doubt, refusal, unknown
-from getiaction_launch.checking.known import is_of_lightning, known_error
+from getiaction_launch.checking.known import NO_MODULE, is_of_lightning, known_error
 from getiaction_launch.checking.trial.sandbox import wish_of
 from getiaction_launch.errors import LaunchError
 
 _PIP = re.compile(r"pip install (?:-\w+ )*['\"`]?([\w-]+)|^`?([\w-]+)`? is not installed")
-_NO_MODULE = re.compile(r"No module named '(\w+)")
 _UNLOGGED = re.compile(r"ReduceLROnPlateau conditioned on metric (\S+) which is not available")
 _NEEDS_GPU = re.compile(r"not compiled with CUDA|no NVIDIA (driver|GPU)|CUDA GPUs are available")
 """What torch says where there is no GPU."""
@@ -290,7 +289,7 @@ def package_of(error: BaseException, said: str) -> str | None:
     """
     if isinstance(error, ModuleNotFoundError) and error.name:
         return error.name.partition(".")[0]
-    found = _NO_MODULE.search(said) or _PIP.search(said)
+    found = NO_MODULE.search(said) or _PIP.search(said)
     return next(filter(None, found.groups()), None) if found else None
 
 

@@ -60,6 +60,8 @@ _KNOWN = (
     ),
 )
 """Words of Lightning's messages that name no key, with the key and what to do."""
+NO_MODULE = re.compile(r"No module named '(\w+)")
+"""How Python says that a package is not there."""
 _TWICE = "backward through the graph a second time"
 _SHAPES = re.compile(r"mat1 and mat2 shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)")
 _IMAGE = re.compile(r"observation\.\S+ has (shape|dtype) ")

@@ -5,6 +5,7 @@ import sys
 
 from getiaction_launch.checking.finding import Finding, refusal, refusal_of
 from getiaction_launch.checking.former import SUCCESSORS, fix_of_argument, fix_of_value
+from getiaction_launch.checking.known import NO_MODULE
 from getiaction_launch.errors import SpecError, nearest_first
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.spec import read_trainer
@@ -13,7 +14,6 @@ _HELP = "See what each key takes: getiaction fit --help"
 _UNKNOWN_KEY = re.compile(r"unknown key '(?:trainer\.)?(\w+)'")
 _UNKNOWN_CLASS = re.compile(r"trainer\.(logger|callbacks|profiler|plugins)\b.*class '(.+)'")
 _NOWHERE = re.compile(r"module '[\w.]+' has no attribute '\w+'|No module named '[\w.]+'")
-_LACKED = re.compile(r"No module named '(\w+)")
 _NO_ATTRIBUTE = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 _PATH_OF_CLASS = re.compile(r"(?<=given class_path ')(\w+)[\w.]*")
 _SECTION = re.compile(r"([\w.\[\]]+)(?::|=Namespace)")
@@ -91,7 +91,7 @@ def _of_import(said: str, section: str) -> Finding | None:
     if found is None:
         return None
     what = f"{section}: {found[0]}."
-    package = _LACKED.search(found[0])
+    package = NO_MODULE.search(found[0])
     named = _PATH_OF_CLASS.search(said)
     if package and named and package[1] != named[1]:
         fix = f"Install it where the workers run: pip install {package[1]}"

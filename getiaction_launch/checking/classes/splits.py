@@ -39,7 +39,7 @@ def check_splits(built: Built) -> Iterator[Finding]:
         return  # Lightning's command line seeds all ranks alike
     if built.is_seeded:
         return
-    if built.source and _AGREES.search(ast.unparse(built.source.tree)):
+    if built.source and _AGREES.search(built.source.text):
         return
     world = built.plan.topology.world_size
     for kind, key, source in own_classes(built):

@@ -208,9 +208,9 @@ class _Behind:
 
     def _of_classes(self, node: ast.Call, where: str) -> Iterator[Finding]:
         """Find objects in a checkpoint that torch does not load unless it is allowed to."""
-        text = ast.unparse(self._source.tree)
         variables = {**os.environ, **self._built.plan.env_vars}
-        is_allowed = any(word in text for word in _ALLOWS) or bool(variables.get(_FORCE))
+        is_named = any(word in self._source.text for word in _ALLOWS)
+        is_allowed = is_named or bool(variables.get(_FORCE))
         if is_allowed or "weights_only" in ast.unparse(node) or not self._content:
             return
         if odd := unsafe_classes(self._content):

@@ -60,7 +60,7 @@ def check_preparation(built: Built) -> Iterator[Finding]:
         return
     classes = list(own_classes(built))
     sources = "".join(source for _, _, source in classes)
-    whole = sources + (ast.unparse(built.source.tree) if built.source else "")
+    whole = sources + (built.source.text if built.source else "")
     if ".prepare_data(" in whole:
         return  # somebody else calls it, too
     for kind, key, source in classes:

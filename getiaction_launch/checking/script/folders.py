@@ -46,12 +46,12 @@ def _of_second_making(node: ast.Call, source: Source, topology: Topology) -> Ite
     may_be_there = len(node.args) > _BEFORE_EXIST_OK or not named.isdisjoint({"exist_ok", None})
     if not isinstance(path, str) or may_be_there or node not in source.certain:
         return
-    text, world_size = ast.unparse(source.tree), topology.world_size
-    if "rmtree" in text:
+    world_size = topology.world_size
+    if "rmtree" in source.text:
         return
     # Each worker may have its own: on its node's disk, or in its own working directory.
     is_absolute = Path(path).is_absolute()
-    is_own = topology.workers_per_node == 1 if is_absolute else bool(_MOVES.search(text))
+    is_own = topology.workers_per_node == 1 if is_absolute else bool(_MOVES.search(source.text))
     who = f"the first of {world_size} workers" if world_size > 1 else "the first attempt"
     what = f"{source.at(node)}: {path!r} exists once {who} has made it, and the next one fails."
     judged = refusal if world_size > 1 and not is_own else doubt
@@ -69,7 +69,7 @@ def _of_writing(node: ast.Call, source: Source, home: Path) -> Iterator[Finding]
     folder = Path(path).parent
     if folder.is_absolute() or home.joinpath(folder).is_dir():
         return
-    if _may_be_made(source.tree, folder):
+    if _may_be_made(source, folder):
         return
     what = f"{source.at(node)}: there is no directory {str(folder)!r} to write {path!r} to."
     fix = f"Make it first: os.makedirs({str(folder)!r}, exist_ok=True)"
@@ -77,8 +77,8 @@ def _of_writing(node: ast.Call, source: Source, home: Path) -> Iterator[Finding]
     yield source.judged(judged("script", str(folder), what, fix), node)
 
 
-def _may_be_made(tree: ast.Module, folder: Path) -> bool:
+def _may_be_made(source: Source, folder: Path) -> bool:
     """Whether a script makes a directory, or hands its name to something that may make it."""
-    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    texts = [node.value for node in ast.walk(source.tree) if isinstance(node, ast.Constant)]
     named = [text for text in texts if isinstance(text, str) and folder.parts[0] in text]
-    return len(named) > 1 or bool(_MAKES.search(ast.unparse(tree)))
+    return len(named) > 1 or bool(_MAKES.search(source.text))

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 from getiaction_launch.checking.finding import Finding, doubt, refusal
+from getiaction_launch.checking.script.reach import called_name
 from getiaction_launch.checking.script.source import Source
 from getiaction_launch.plan.plan import Topology
 
@@ -43,7 +44,7 @@ def check_plain_ddp(source: Source, topology: Topology) -> Iterator[Finding]:
     wraps = any(source.names.of(node.func) in _WRAPPERS for node in calls)
     if not wraps or not _DIVIDERS.isdisjoint(source.names.modules):
         return
-    if "CUDA_VISIBLE_DEVICES" not in ast.unparse(source.tree):
+    if "CUDA_VISIBLE_DEVICES" not in source.text:
         for node in calls:
             yield from _of_first_gpu(node, source, topology)
     if topology.world_size > 1:
@@ -69,7 +70,7 @@ def _of_samples(calls: list[ast.Call], source: Source, topology: Topology) -> It
     names = [source.names.of(node.func) for node in calls]
     samplers = [node for node, name in zip(calls, names, strict=True) if name in _SAMPLERS]
     loops = any(isinstance(node, (ast.For, ast.While)) for node in ast.walk(source.tree))
-    sets_epoch = "set_epoch" in ast.unparse(source.tree)
+    sets_epoch = "set_epoch" in source.text
     for node in samplers:
         shuffles = source.constants.arguments_of(node).get("shuffle", True) is not False
         if shuffles and loops and not sets_epoch:
@@ -169,7 +170,7 @@ def _of_first_gpu(node: ast.Call, source: Source, topology: Topology) -> Iterato
     """Find a GPU by its number, which the ranks of a node would share or which is not there."""
     if node not in source.certain:
         return
-    called, shown = ast.unparse(node.func).rpartition(".")[2], ast.unparse(node)
+    called, shown = called_name(node), ast.unparse(node)
     whole, given = source.names.of(node.func), source.constants.arguments_of(node)
     chosen = source.constants.expression_of(node.args[0]) if node.args else None
     if called == "to" and isinstance(chosen, ast.Call) and chosen.args:

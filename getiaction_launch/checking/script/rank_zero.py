@@ -39,10 +39,10 @@ def collectives_of_rank_0(
     """
     if any("barrier" in ast.unparse(node) for node in _others(tree)):
         return  # the other ranks may meet it there
-    owners = _Owners(tree)
+    owners, agrees = _Owners(tree), bool(_AGREE.search(ast.unparse(tree)))
     for node in ast.walk(tree):
         for statement in _alone(node):
-            for line in () if _AGREE.search(ast.unparse(tree)) else _stops(statement):
+            for line in () if agrees else _stops(statement):
                 yield refusal(
                     "ranks",
                     key or "should_stop",

@@ -1,6 +1,7 @@
 """A script that was read: its syntax tree, with what several checks ask of it."""
 
 import ast
+import functools
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +62,11 @@ class Source:
         self.tree = ast.parse(path.read_bytes(), str(path))
         self.names, self.constants = Names(self.tree), Constants(self.tree)
         self.certain = always_executed(self.tree)
+
+    @functools.cached_property
+    def text(self) -> str:
+        """The script without its comments."""
+        return ast.unparse(self.tree)
 
     @property
     def is_alone(self) -> bool:
