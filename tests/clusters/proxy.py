@@ -66,6 +66,7 @@ class Proxy:
 
     def __exit__(self, *_: object) -> None:
         self._listener.close()
+        self.held = []
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):  # closed

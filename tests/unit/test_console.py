@@ -3,9 +3,11 @@
 import math
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from getiaction_launch.cli import show
 from getiaction_launch.cli.listing.table import listing
 from getiaction_launch.cli.show import Watch, final_loss, phase, summary
 from getiaction_launch.cli.standing import standing
@@ -116,7 +118,7 @@ def test_summary_needs_no_backend(tmp_path):
 def test_watch_is_quiet_off_a_terminal(capsys, monkeypatch):
     """A line for each new phase, then one in ten seconds, and no control characters."""
     now = 100.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
+    monkeypatch.setattr(show, "time", SimpleNamespace(monotonic=lambda: now))
     watch = Watch()
     watch(RunStatus(RUN, JobState.PENDING))
     for step in range(5):

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from getiaction_launch.backends import cancelling
 from getiaction_launch.backends import process as process_module
 from getiaction_launch.backends.backend import LOCAL
 from getiaction_launch.backends.process import ProcessJob
@@ -213,7 +215,8 @@ def test_cancel_reaches_a_job_elsewhere_by_its_record(run, monkeypatch):
             looks.append(Cancel.read(run))
             Lease(job.record.job_id, None).write(run)  # as the job process does at its end
 
-        monkeypatch.setattr("getiaction_launch.backends.cancelling.time.sleep", sleep)
+        clock = SimpleNamespace(sleep=sleep, time=time.time, monotonic=time.monotonic)
+        monkeypatch.setattr(cancelling, "time", clock)
         job.cancel()
     assert looks[0] is not None
     assert job.status().state is JobState.CANCELLED

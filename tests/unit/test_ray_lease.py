@@ -1,9 +1,11 @@
 """A Ray job whose cluster does not answer: what its driver's lease says, and how it is ended."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from getiaction_launch.backends import cancelling
 from getiaction_launch.backends.backend import RAY
 from getiaction_launch.backends.ray.client import HERE
 from getiaction_launch.backends.ray.job import RayJob
@@ -70,7 +72,8 @@ def test_driver_reads_that_it_is_cancelled(run, job, monkeypatch):
         assert Cancel.read(run)
         write_end(run, AttemptRecord(0, "k"), Ending(JobState.CANCELLED, Cause.CANCEL))
 
-    monkeypatch.setattr(time, "sleep", end)
+    clock = SimpleNamespace(sleep=end, time=time.time, monotonic=time.monotonic)
+    monkeypatch.setattr(cancelling, "time", clock)
     job.cancel()
     assert read_status(run).state is CANCELLED.state
 

@@ -45,7 +45,7 @@ def test_wait_returns_when_the_last_run_has_ended(monkeypatch, capsys):
         assert seconds == status.WATCH_SECONDS
         waiting.write("attempt_0", {**ENDED, "state": "FAILED"})
 
-    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(status, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
     assert main(["wait", "act-1a2b3c4d"]) == 12
     out, err = capsys.readouterr()
     assert err.splitlines() == [
@@ -123,7 +123,7 @@ def test_ctrl_c_leaves_the_runs_alone(monkeypatch, capsys):
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(time, "sleep", interrupt)
+    monkeypatch.setattr(status, "time", SimpleNamespace(sleep=interrupt, monotonic=time.monotonic))
     for _ in range(2):
         claim("act-1a2b3c4d", state="")
     assert main(["wait", "act-1a2b3c4d"]) == 130
