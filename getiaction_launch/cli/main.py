@@ -3,6 +3,8 @@
 Torch, Lightning and Ray are never imported here.
 """
 
+import atexit
+import gc
 import io
 import os
 import shlex
@@ -94,6 +96,8 @@ All flags: getiaction-launch --help; of a verb: getiaction-launch VERB --help
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry of ``getiaction-launch``; returns the exit code."""
+    # Else a command that has checked a spec looks for garbage in all of torch before it exits.
+    atexit.register(gc.freeze)
     tokens = list(sys.argv[1:] if argv is None else argv)
     own = _own_words(tokens)
     debug = "--debug" in own

@@ -181,15 +181,6 @@ def read_printed(text: str) -> dict[str, object]:
     return cast("dict[str, object]", yaml.safe_load(text) or {})
 
 
-def fit(arguments: Sequence[str]) -> None:
-    """Build Trainer, policy and data from a spec's arguments and fit, in this process.
-
-    Raises:
-        SpecError: If the arguments do not parse.
-    """
-    run_cli(arguments)
-
-
 def find_origins(
     keys: Iterable[str], arguments: Sequence[str], origins: Sequence[str]
 ) -> dict[str, str]:

@@ -1,10 +1,13 @@
 """The getiaction command: one YAML, errors without tracebacks, the same under torchrun."""
 
+import builtins
+import gc
 import os
 import subprocess
 import sys
 from argparse import ArgumentError
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -223,6 +226,24 @@ def test_help_does_not_wait_for_lightning() -> None:
     done = _run_python("-c", code, "--help")
     assert done.returncode == 0
     assert "{fit,validate,test,predict}" in done.stdout
+
+
+def test_no_search_for_garbage_interrupts_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was imported is left out of those that follow, also of the one at the exit."""
+    searches: dict[str, bool] = {}
+
+    def note(name: str, *rest: Any, **others: Any) -> Any:
+        searches[name] = gc.isenabled()
+        return real_import(name, *rest, **others)
+
+    real_import = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", note)
+    monkeypatch.setattr(gc, "freeze", lambda: searches.update(frozen="torch" in searches))
+    assert _run_main(monkeypatch, "fit", "--no_such_key=1") == 2
+    assert cli.CLI
+    assert searches["torch"] is searches["getiaction.train.cli"] is False
+    assert gc.isenabled()
+    assert searches["frozen"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The command line: what goes where, what is printed where, and with which exit code."""
 
+import atexit
+import gc
 import json
 import re
 import subprocess
@@ -82,6 +84,14 @@ def test_mistakes_are_answered_in_one_form(capsys, words, code, complaint):
     assert out == ""
     assert err.startswith("error: ")
     assert complaint in err
+
+
+def test_no_search_for_garbage_holds_up_the_exit(monkeypatch):
+    """That of a command that has checked a spec goes through all of torch, for most of a second."""
+    at_exit = []
+    monkeypatch.setattr(atexit, "register", at_exit.append)
+    assert main([]) == 2
+    assert gc.freeze in at_exit
 
 
 def test_unknown_flag_is_answered_with_the_nearest_three(capsys):

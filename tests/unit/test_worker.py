@@ -1,11 +1,14 @@
 """The worker's last word."""
 
+import gc
 import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch.distributed
 
+from getiaction_launch.plan import spec
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.run import Run
@@ -127,3 +130,17 @@ def test_reason_of_an_exit_is_the_last_line_that_was_printed(
     code = "exit code 2" if "2" in script else ""
     said = f"{message} ({code})" if message and code else message or code
     assert (error.type, error.message) == ("SystemExit", said)
+
+
+def test_what_was_imported_is_left_out_of_searches_for_garbage(tmp_path, monkeypatch):
+    """And what the spec makes is not: a file that it has left open is still written at the exit."""
+    steps: list[str] = []
+    monkeypatch.setattr(spec, "CLI_CLASS", "interface.CLI")
+    monkeypatch.setattr(gc, "freeze", lambda: steps.append("freeze"))
+    interface = types.ModuleType("interface")
+    interface.__getattr__ = lambda _: steps.append("import") or (lambda **_: steps.append("fit"))
+    monkeypatch.setitem(sys.modules, "interface", interface)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    plan = Plan("tiny", str(tmp_path), ["--x"], [], Topology(1, 1, 0), str(tmp_path))
+    worker.run_plan(plan)
+    assert steps == ["import", "freeze", "fit"]

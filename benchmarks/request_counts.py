@@ -1,6 +1,6 @@
 """Requests that commands send to S3, beside 100 and 1,000 runs.
 
-    python tests/clusters/s3.py run -- python benchmarks/requests.py
+    python tests/clusters/s3.py run -- python benchmarks/request_counts.py
 
 The commands reach the server through a proxy that records each request. The root has four names
 with as many runs each: one run of this benchmark is trained to its end, and its records are copied.
