@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from getiaction.data.column_eviction import evict, hold, read_limit
 from getiaction.data.columns import MAX_READ_AT_ONCE, Column, load_columns
 from getiaction.data.errors import DatasetError
 from getiaction.data.source import cache_dir
@@ -38,6 +40,8 @@ RESERVED_SHARE, MAX_RESERVED_BYTES = 0.05, 20 * 10**9
 # Waiting is mentioned after the first seconds, and given up after the others.
 UNTIL_SAID_SECONDS, UNTIL_GIVEN_UP_SECONDS, CHECK_SECONDS = 5.0, 1800.0, 10.0
 UNFINISHED_FOR_SECONDS = 24 * 3600
+# Another process may remove an entry just before it is mapped.
+MAX_TRIES = 3
 
 
 class MappedColumns(dict[str, Column]):
@@ -53,6 +57,7 @@ class MappedColumns(dict[str, Column]):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        hold(folder)
         keys = json.loads((folder / "keys.json").read_text(encoding="utf-8"))
         super().__init__({key: _map(folder, number) for number, key in enumerate(keys)})
 
@@ -78,23 +83,17 @@ def open_columns(
         What `load_columns` returns; arrays may be read-only.
 
     Raises:
-        DatasetError: As `load_columns` raises it.
+        DatasetError: As `load_columns` raises it, or `GETIACTION_COLUMNS_GB` is not a number.
     """
+    load = cache(lambda: load_columns(files, features, episodes))
     if sum(_of_each(_size, files)) < MIN_BYTES:
-        return load_columns(files, features, episodes)
+        return load()
     try:
         folder = cache_dir() / "columns" / _key(files, features, episodes)
     except OSError:  # reading the file says what is wrong with it
-        return load_columns(files, features, episodes)
-    columns: Mapping[str, Column] | None = None
+        return load()
     try:
-        if not folder.is_dir():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(folder):
-                if not folder.is_dir():
-                    columns = load_columns(files, features, episodes)
-                    _write(columns, folder)
-        return MappedColumns(folder)
+        return _mapped(folder, load)
     except DatasetError:  # of the data files, which is a ValueError
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -103,7 +102,25 @@ def open_columns(
             f"{folder} cannot be used ({error}). Set GETIACTION_CACHE to a folder that has "
             "room, or remove that one if it is damaged"
         )
-    return load_columns(files, features, episodes) if columns is None else columns
+    return load()
+
+
+def _mapped(folder: Path, load: Callable[[], Mapping[str, Column]]) -> MappedColumns:
+    limit = read_limit()
+    for _ in range(MAX_TRIES):
+        if not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(folder):
+                if not folder.is_dir():
+                    _write(load(), folder)
+                    evict(folder, limit)
+        try:
+            return MappedColumns(folder)
+        except FileNotFoundError:
+            if folder.is_dir():
+                raise
+    msg = "other processes remove it again and again"
+    raise OSError(msg)
 
 
 def _key(

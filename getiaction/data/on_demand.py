@@ -6,6 +6,7 @@ from pathlib import Path
 from getiaction.data.errors import DatasetError
 from getiaction.downloads.behind import download_behind
 from getiaction.downloads.files import DownloadError, download, is_full
+from getiaction.downloads.secrets import shown_cause, without_secrets
 
 
 class OnDemandFiles:
@@ -80,7 +81,7 @@ def fetch_files(url: str, folder: Path, names: list[str], *, again: bool = False
         if isinstance(cause, FileNotFoundError):
             cause = FileNotFoundError(error.name)
         if not is_full(cause):
-            raise unreadable(url, cause, error.name) from cause
+            raise unreadable(url, cause, error.name) from shown_cause(cause, url)
         msg = (
             f"{folder} has no room for {error.name} ({cause}). Free some space, or set "
             "GETIACTION_CACHE to a folder on a larger disk."
@@ -96,13 +97,14 @@ def unreadable(url: str, error: BaseException | None, name: str = "") -> Dataset
         error: Error that fsspec raised.
         name: Path of the file in it that was read, if it was one.
     """
+    shown, problem = (without_secrets(text, url) for text in (url, str(error)))
     if isinstance(error, FileNotFoundError):
         return DatasetError(
-            f"{url} lacks {error}. Set root to the folder that holds meta/info.json, or upload "
+            f"{shown} lacks {problem}. Set root to the folder that holds meta/info.json, or upload "
             "the file again."
         )
-    place = f"{url}/{name}" if name else url
+    place = f"{shown}/{name}" if name else shown
     return DatasetError(
-        f"{place} cannot be read ({type(error).__name__}: {error}). Check the URL, the "
+        f"{place} cannot be read ({type(error).__name__}: {problem}). Check the URL, the "
         "credentials and the network, or copy the dataset and set root to the copy."
     )

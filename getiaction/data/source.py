@@ -18,6 +18,7 @@ from getiaction.data.errors import DatasetError
 from getiaction.data.metadata import Metadata, read_metadata
 from getiaction.data.on_demand import OnDemandFiles, fetch_files, unreadable
 from getiaction.downloads.files import open_url
+from getiaction.downloads.secrets import HIDDEN, shown_cause, without_secrets
 
 # Newest format first: a repository may have one tag for each format that it was published in.
 HUB_REVISIONS = ("v3.0", "v2.1", "main")
@@ -157,7 +158,11 @@ class Source:
         info = self._try(lambda: self._filesystem.cat_file(f"{self._remote_root}/meta/info.json"))
         # A dataset that was recorded again at the same URL gets its own folder.
         key = hashlib.sha256(url.encode() + b"\0" + info).hexdigest()[:16]
-        self.path = cache_dir() / "datasets" / f"{PurePosixPath(self._remote_root).name}-{key}"
+        # Errors and tables show the folder, and some file systems leave a login in the path.
+        name = PurePosixPath(self._remote_root.partition("?")[0]).name
+        if HIDDEN in (name := without_secrets(name, url)):
+            name = name.rpartition("@")[2].replace(HIDDEN, "")
+        self.path = cache_dir() / "datasets" / f"{name}-{key}"
 
     def _copy(self, names: list[str]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -177,8 +182,8 @@ class Source:
         size, free = sum(sizes.values()), shutil.disk_usage(self.path).free
         if size > free:
             msg = (
-                f"{self._url}: {size / 1e9:.1f} GB are missing on this machine, but "
-                f"{self.path.parent} has {free / 1e9:.1f} GB free. Set GETIACTION_CACHE to a "
+                f"{without_secrets(self._url)}: {size / 1e9:.1f} GB are missing on this machine, "
+                f"but {self.path.parent} has {free / 1e9:.1f} GB free. Set GETIACTION_CACHE to a "
                 "folder on a larger disk, or pass fewer episodes."
             )
             raise DatasetError(msg)
@@ -187,8 +192,8 @@ class Source:
     def _try(self, action: Callable[[], Any]) -> Any:  # noqa: ANN401 - fsspec ships no types
         try:
             return action()
-        except Exception as error:  # each fsspec backend has its own exceptions
-            raise unreadable(self._url, error) from error
+        except Exception as error:  # noqa: BLE001 - each backend has its own exceptions
+            raise unreadable(self._url, error) from shown_cause(error, self._url)
 
     def _find_snapshot(self) -> Path:
         """Return the dataset's snapshot in the hub's cache, or the folder that would hold one."""

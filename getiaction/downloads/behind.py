@@ -31,6 +31,7 @@ from getiaction.downloads.files import (
     open_url,
     remove_unfinished,
 )
+from getiaction.downloads.secrets import without_secrets
 
 
 class _Running(NamedTuple):
@@ -164,7 +165,7 @@ class _Work:
             is_first, self._has_warned = not self._has_warned, True
         if is_first:
             text = f"warning: {problem} ({type(error).__name__}: {error})\n"
-            sys.stderr.write(text)
+            sys.stderr.write(without_secrets(text, self._url))
             sys.stderr.flush()
 
 

@@ -6,6 +6,7 @@ import fsspec
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from getiaction.downloads.secrets import shown_cause, without_secrets
 from getiaction.lightning_seams import close_event_file, has_event_file
 
 PERIOD_SECONDS = 30.0
@@ -67,16 +68,18 @@ def _check_bucket(url: str) -> None:
         bucket = path.strip("/").partition("/")[0]
         # The path is listed first: `exists` alone also returns False if the server does not answer.
         is_there = protocol == "memory" or _lists(filesystem, path) or filesystem.exists(bucket)
-    except Exception as error:  # each fsspec file system has its own exceptions
+    except Exception as error:  # noqa: BLE001 - each fsspec file system has its own exceptions
+        problem = without_secrets(f"{type(error).__name__}: {error}", url)
         msg = (
-            f"default_root_dir={url!r} cannot be reached ({type(error).__name__}: {error})."
+            f"default_root_dir={without_secrets(url)!r} cannot be reached ({problem})."
             " Check the URL, the credentials and the server: for S3, AWS_PROFILE,"
             " AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL."
         )
-        raise ValueError(msg) from error
+        raise ValueError(msg) from shown_cause(error, url)
     if not is_there:
+        bucket = without_secrets(bucket, url)
         msg = (
-            f"default_root_dir={url!r}: there is no bucket {bucket!r}. Correct the name, or create"
-            f" the bucket: aws s3 mb s3://{bucket}"
+            f"default_root_dir={without_secrets(url)!r}: there is no bucket {bucket!r}. Correct the"
+            f" name, or create the bucket: aws s3 mb s3://{bucket}"
         )
         raise ValueError(msg)

@@ -21,6 +21,9 @@ _SECRET_KEY = re.compile(
 """Names of secrets in a spec, where `key` and `token` alone are words of models."""
 _NO_TOKENS = ("anon", "browser", "cache", "cloud", "google_default")
 _CREDENTIALS = re.compile(r"[\w+.-]+://([^/@\s]*)@")
+_QUERY = re.compile(r"[\w+.-]+://[^\s?]*\?(\S+)")
+_SIGNATURES = ("sig", "signature", "token")
+"""Last words of names of what a query grants access by, as in ``X-Amz-Signature``."""
 _ASSIGNMENT = re.compile(r"\b([A-Za-z_]\w*)=[\"']?([^\s\"'$`]+)")
 
 
@@ -42,10 +45,19 @@ def is_secret_key(key: str) -> bool:
 
 
 def has_credentials(url: str) -> bool:
-    """Whether a URL has a user's password or token in front of its host."""
+    """Whether a URL has a password or token in front of its host, or a signature in its query."""
     found = _CREDENTIALS.match(url.strip().removeprefix("git+"))
     # `ssh://git@host` has a user only, and pip reads `${TOKEN}` from the environment.
-    return bool(found and not found[1].startswith("${") and not _is_user(url, found[1]))
+    has_login = bool(found and not found[1].startswith("${") and not _is_user(url, found[1]))
+    query = _QUERY.match(url.strip())
+    return has_login or bool(query and any(map(_grants_access, re.split("[&;]", query[1]))))
+
+
+def _grants_access(parameter: str) -> bool:
+    name, _, value = parameter.partition("=")
+    last = name.lower().replace("_", "-").rpartition("-")[2]
+    is_one = is_secret_key(name) or last in _SIGNATURES
+    return is_one and bool(value) and not value.startswith("${")
 
 
 def _is_user(url: str, text: str) -> bool:
@@ -83,8 +95,8 @@ def refuse_secrets(
             _refuse_variable(source, path, value)
         elif isinstance(value, str) and has_credentials(value):
             raise ClusterConfigError(
-                f"{source}: {'.'.join(path)} has a password in its URL, and would be written to "
-                "job.json.",
+                f"{source}: {'.'.join(path)} has a password or signature in its URL, and would be "
+                "written to job.json.",
                 "Leave the password out. For the address of a Ray cluster: export RAY_JOB_HEADERS="
                 "'{\"Authorization\": ...}'",
             )
@@ -114,7 +126,8 @@ def refuse_secrets_of_spec(content: Mapping[str, object]) -> None:
             )
         if has_credentials(value):
             raise SpecError(
-                f"{key} has a password in its URL, and would be written to the run's directory.",
+                f"{key} has a password or signature in its URL, and would be written to the run's "
+                "directory.",
                 "Leave it out, and export the variables from which its library reads it, such as "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
             )

@@ -61,6 +61,10 @@ def test_keys_of_specs_and_urls():
         assert not is_secret_key(key), key
     for url in ("s3://K:S@b/x", "http://u:p@h:1", "https://token@h/x.zip", "git+https://t@h/x"):
         assert has_credentials(url), url
+    for query in ("a=1&X-Amz-Signature=0f", "sv=1&sig=0f", "access_token=t", "X-Goog-Signature=0"):
+        assert has_credentials(f"https://h/x?{query}"), query
+    for query in ("a=1", "versionId=0f", "sig=", "token=${TOKEN}"):
+        assert not has_credentials(f"https://h/x?{query}"), query
     for url in ("s3://b/a@b", "ssh://git@h/x", "git+ssh://git@h/x", "git+https://${T}@h/x", "a@b"):
         assert not has_credentials(url), url
 

@@ -14,6 +14,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from getiaction.downloads.secrets import shown_cause, without_secrets
+
 # Files of torchvision, whose names end with the first digits of their SHA-256.
 _URL = "https://download.pytorch.org/models"
 _FILES = {"resnet18": "resnet18-f37072fd.pth", "resnet34": "resnet34-b627a593.pth"}
@@ -45,7 +47,8 @@ class BackboneWeights:
         if name_or_path is not None and norm is not None:
             message = (
                 f"ACT: backbone_norm={norm!r} cannot be combined with "
-                f"pretrained_backbone_weights={name_or_path!r}, which determine it\n"
+                f"pretrained_backbone_weights={without_secrets(name_or_path)!r}, which determine "
+                "it\n"
                 "omit backbone_norm, or set pretrained_backbone_weights to null"
             )
             raise ValueError(message)
@@ -149,12 +152,13 @@ def load_weights(backbone: nn.Module, path: str) -> None:
             if not name.startswith("fc.") and not name.endswith("num_batches_tracked")
         }
         backbone.load_state_dict(weights)
-    except Exception as error:  # file systems and kinds of damage have their own exceptions
+    except Exception as error:  # noqa: BLE001 - file systems and kinds of damage have their own exceptions
         message = (
-            f"ACT: pretrained_backbone_weights={path!r} cannot be loaded: {error}\n"
+            f"ACT: pretrained_backbone_weights={without_secrets(path)!r} cannot be loaded: "
+            f"{without_secrets(str(error), path)}\n"
             f"use a copy of {_URL}/{_FILES['resnet18']} (resnet18), or null to train from scratch"
         )
-        raise ValueError(message) from error
+        raise ValueError(message) from shown_cause(error, path)
 
 
 def refuse_weights_on_some_ranks(trainer: Trainer, norm: str | None) -> None:

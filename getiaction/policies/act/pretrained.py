@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from getiaction.downloads.secrets import shown_cause, without_secrets
 from getiaction.policies.act.config import ACTConfig
 from getiaction.policies.act.model import ACTModel
 
@@ -60,7 +61,8 @@ class Pretrained:
             model.load_state_dict({**normalizer, **self.weights})
         except RuntimeError as error:
             message = (
-                f"ACT: the weights in {self.path} do not fit their own config: {error}\n"
+                f"ACT: the weights in {without_secrets(self.path)} do not fit their own config: "
+                f"{error}\n"
                 "download or export them again"
             )
             raise ValueError(message) from error
@@ -107,12 +109,13 @@ def _read_checkpoint(path: str, hparams: Mapping[str, Any]) -> Pretrained:
         network["use_imagenet_stats"] = saved["use_imagenet_stats"]
         stats = saved["dataset_stats"]
         weights = checkpoint["state_dict"]
-    except Exception as error:  # file systems and kinds of damage have their own exceptions
+    except Exception as error:  # noqa: BLE001 - file systems and kinds of damage have their own exceptions
         message = (
-            f"ACT: {path} cannot be read as a checkpoint of ACT: {error!r}\n"
+            f"ACT: {without_secrets(path)} cannot be read as a checkpoint of ACT: "
+            f"{without_secrets(repr(error), path)}\n"
             "use a *.ckpt file that Trainer.fit(ACT(), ...) wrote"
         )
-        raise ValueError(message) from error
+        raise ValueError(message) from shown_cause(error, path)
     weights = {name.removeprefix("model."): value for name, value in weights.items()}
     return Pretrained({**network, **_callers_choice(hparams)}, stats, weights, path)
 
@@ -122,12 +125,13 @@ def _download(repo_id: str) -> Path:
 
     try:
         return Path(snapshot_download(repo_id, allow_patterns=[_CONFIG, _WEIGHTS, _NORMALIZER]))
-    except Exception as error:  # network, hub and naming errors have no common base class
+    except Exception as error:  # noqa: BLE001 - network, hub and naming errors have no common base class
         message = (
-            f"ACT: {repo_id!r} is neither a directory nor a repository on the Hugging Face Hub "
-            f"that can be downloaded: {error}\ncheck the name, or use a directory with its files"
+            f"ACT: {without_secrets(repo_id)!r} is neither a directory nor a repository on the "
+            f"Hugging Face Hub that can be downloaded: {without_secrets(str(error), repo_id)}\n"
+            "check the name, or use a directory with its files"
         )
-        raise ValueError(message) from error
+        raise ValueError(message) from shown_cause(error, repo_id)
 
 
 def _read_lerobot(directory: Path, hparams: Mapping[str, Any]) -> Pretrained:
