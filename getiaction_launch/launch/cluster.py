@@ -1,6 +1,7 @@
 """The cluster config says where to run: one small YAML per cluster, found by its name."""
 
 import contextlib
+import json
 import math
 import re
 import shlex
@@ -196,12 +197,14 @@ def read_cluster(
     parser.add_class_arguments(ClusterConfig, None)
     content = read_content(path)
     _check_groups(path, content)
+    _check_env_vars(path, content.get("env_vars"))
     check_keys(path, content, [field.name for field in fields(ClusterConfig)], _GROUPS)
     try:
         config = parser.instantiate(parser.parse_args([f"--config={path}"]))
         _check_times(path)
         place = ClusterConfig(**{field.name: config[field.name] for field in fields(ClusterConfig)})
         place = override(path, place, settings or {})
+        _check_numbers(path, place)
     except (jsonargparse.ArgumentError, TypeError, ValueError, OSError) as error:
         what, fix = explain(str(error))
         raise ClusterConfigError(f"{path}: {what}.", fix) from error
@@ -234,6 +237,29 @@ def _check_groups(path: Path, content: Mapping[str, object]) -> None:
     if renamed:
         lines = yaml.safe_dump(groups, sort_keys=False).rstrip()
         raise ClusterConfigError(f"{path}: {', '.join(renamed)}.", f"Write instead:\n{lines}")
+
+
+def _check_env_vars(path: Path, env_vars: object) -> None:
+    """Refuse numbers without quotes, with the name of the variable, which the parser leaves out."""
+    for name, value in env_vars.items() if isinstance(env_vars, Mapping) else ():
+        if isinstance(value, (int, float)):
+            shown = json.dumps(value)
+            raise ClusterConfigError(
+                f"{path}: env_vars.{name}={shown} must be text.",
+                f"Write it in quotes: env_vars: {{{name}: '{shown}'}}",
+            )
+
+
+def _check_numbers(path: Path, place: ClusterConfig) -> None:
+    """Refuse negative periods, limits and numbers, which mean nothing."""
+    for group in _GROUPS:
+        for setting in fields(getattr(place, group)):
+            value = getattr(getattr(place, group), setting.name)
+            if isinstance(value, (int, float)) and not value >= 0:  # nor is nan
+                raise ClusterConfigError(
+                    f"{path}: {group}.{setting.name}={value} must be 0 or more.",
+                    f"Its default: {group}: {{{setting.name}: {json.dumps(setting.default)}}}",
+                )
 
 
 def _check_times(path: Path) -> None:

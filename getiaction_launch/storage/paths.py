@@ -33,8 +33,7 @@ def resolve_root(root: str, base: str) -> str:
     """Make ``root`` absolute.
 
     Args:
-        root: The user's ``default_root_dir``: a path, a ``file://`` URL, or a URL of any other
-            file system that fsspec supports.
+        root: The user's ``default_root_dir``: a path, or any URL that fsspec supports.
         base: The directory or URL that a relative path is relative to.
 
     Returns:
@@ -46,11 +45,12 @@ def resolve_root(root: str, base: str) -> str:
     root, base = (place.removeprefix("file://") for place in (root, base))
     if "://" in root:
         return _check_url(root)
-    if broken := re.match(r"([a-z0-9]{2,}):/", root):
-        raise SpecError(
-            f"default_root_dir={root!r} is a URL that lost a slash, as Path() does to a URL.",
-            f"Use a string: --trainer.default_root_dir={broken[1]}://{root[broken.end() :]}",
-        )
+    for flag, given in (("trainer.default_root_dir", root), ("storage-root", base)):
+        if broken := re.match(r"([a-z0-9]{2,}):/(?!/)", given):
+            raise SpecError(
+                f"{flag.replace('-', '_')}={given!r} is a URL that lost a slash, as by Path().",
+                f"Use a string: --{flag}={broken[1]}://{given[broken.end() :]}",
+            )
     place = Path(root).expanduser()
     if "://" in base and not place.is_absolute():
         return _check_url(f"{base.rstrip('/')}/{place}")

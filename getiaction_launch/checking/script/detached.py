@@ -1,6 +1,7 @@
 """What a script does that a worker cannot: ask a terminal, choose its own rank, end too early."""
 
 import ast
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ _BACKGROUND = re.compile(r"(\bnohup\b.*\bpython|\bpython[\d.]*\b.*&\s*['\"]?$)",
 _NEVER_THE_NAME = ("main", "__main", "main__", "_main_", "__name__", "__Main__")
 _ENDS = {"exit", "quit", "sys.exit", "os._exit"}
 RANKS = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE"}
+_OF_SLURM = {"PROCID": "RANK", "LOCALID": "LOCAL_RANK", "NTASKS": "WORLD_SIZE"}
 _WORDS_OF_CKPT_PATH = ("best", "last", "hpc", "registry")
 
 
@@ -43,6 +45,19 @@ def check_detached(source: Source, plan: Plan) -> Iterator[Finding]:
         # Classes are looked at once they are used.
         outside = [node for node in source.tree.body if not isinstance(node, ast.ClassDef)]
         yield from collectives_of_rank_0(ast.Module(outside, []), source.name)
+
+
+def check_slurm(source: Source) -> Iterator[Finding]:
+    """Find variables of SLURM in a script that is not run there, and does not set them."""
+    sets = re.search(r"environ(\['SLURM_\w+'\] = |\.update|\.setdefault)", source.text)
+    for node in () if sets else ast.walk(source.tree):
+        if isinstance(node, ast.Subscript) and source.names.of(node.value) == "os.environ":
+            name = str(source.constants.value_of(node.slice))
+            instead = _OF_SLURM.get(name.removeprefix("SLURM_"))
+            if instead and name.startswith("SLURM_") and name not in os.environ:
+                what = f"{source.at(node)}: {name} is not set: the run is not a job of SLURM."
+                fix = f"Use what is set on each cluster: os.environ['{instead}']"
+                yield source.judged(refusal("processes", name, what, fix), node)
 
 
 def _of_guard(source: Source) -> Iterator[Finding]:

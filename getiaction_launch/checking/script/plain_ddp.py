@@ -28,6 +28,8 @@ _CHOOSES = re.compile(r"(device|to|cuda|DDP|DistributedDataParallel)$")
 """How the names of calls end that choose a device by the rank."""
 _FIRST_GPU = re.compile(r"cuda(:0)?")
 _DEVICE = "torch.device"
+_JOINS = re.compile(r"process_group|init_device_mesh|\b(exec|eval|__import__|import_module)\b")
+"""What joins the ranks of a program, or may do so unseen."""
 
 
 def check_plain_ddp(source: Source, topology: Topology) -> Iterator[Finding]:
@@ -44,6 +46,10 @@ def check_plain_ddp(source: Source, topology: Topology) -> Iterator[Finding]:
     wraps = any(source.names.of(node.func) in _WRAPPERS for node in calls)
     if not wraps or not _DIVIDERS.isdisjoint(source.names.modules):
         return
+    yield from _of_no_group(calls, source)
+    if not topology.gpus_per_node:
+        for node in calls:
+            yield from _of_no_gpu(node, source)
     if "CUDA_VISIBLE_DEVICES" not in source.text:
         for node in calls:
             yield from _of_first_gpu(node, source, topology)
@@ -164,6 +170,35 @@ def _is_of_torch(loader: ast.Call, source: Source) -> bool:
         found = map(source.constants.expression_of, inner)
         made += [new for new in found if new not in made]  # a name may be made of itself
     return source.is_alone
+
+
+def _of_no_group(calls: list[ast.Call], source: Source) -> Iterator[Finding]:
+    """Find a model that is wrapped though nothing in the script joins the ranks."""
+    if not source.is_alone or _JOINS.search(source.text):
+        return
+    for node in calls:
+        if source.names.of(node.func) in _WRAPPERS and node in source.certain:
+            what = f"{source.at(node)}: DistributedDataParallel needs a process group, and "
+            what += "init_process_group is never called."
+            fix = "Before it: torch.distributed.init_process_group('gloo'), or 'nccl' on GPUs"
+            yield refusal("processes", "init_process_group", what, fix)
+            return
+
+
+def _of_no_gpu(node: ast.Call, source: Source) -> Iterator[Finding]:
+    """Find a GPU chosen by the rank, in a run on CPUs."""
+    whole, devices = source.names.of(node.func), None
+    if whole in _WRAPPERS:
+        words = (word.value for word in node.keywords if word.arg == "device_ids")
+        devices = source.constants.expression_of(next(words, ast.Constant(None)))
+    is_given = isinstance(devices, ast.List) and bool(devices.elts)
+    if node not in source.certain or not (is_given or whole == "torch.cuda.set_device"):
+        return
+    what = f"{source.at(node)}: {ast.unparse(node)} needs a GPU, and this run trains on CPUs."
+    fix = "Only on GPUs: if torch.cuda.is_available(): ...; or ask for them: --gpus-per-node 1"
+    if is_given:
+        fix = "Leave device_ids out: DDP(model); or ask for GPUs: --gpus-per-node 1"
+    yield refusal("devices", "cuda", what, fix)
 
 
 def _of_first_gpu(node: ast.Call, source: Source, topology: Topology) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, ok, refusal, unknown
 from getiaction_launch.checking.script.arguments import check_arguments
 from getiaction_launch.checking.script.calls import check_calls
-from getiaction_launch.checking.script.detached import check_detached
+from getiaction_launch.checking.script.detached import check_detached, check_slurm
 from getiaction_launch.checking.script.imports import check_imports, count_imports
 from getiaction_launch.checking.script.main_guard import check_guard
 from getiaction_launch.checking.script.plain_ddp import check_plain_ddp
@@ -77,6 +77,7 @@ def _read(source: Source, plan: Plan, place: Place) -> Iterator[Finding]:
         *check_plain_ddp(source, plan.topology),
         *check_guard(source),
         *check_detached(source, plan),
+        *(() if place.has_queue or place.other_environment else check_slurm(source)),
         *check_arguments(source, plan.script[1:]),
     ]
     yield from found or [ok("script", f"{source.name} fits the launch, as far as it can be read")]

@@ -24,6 +24,8 @@ _AGREE = re.compile(r"broadcast|reduce|gather")
 """What ranks agree by that one of them wants to stop."""
 _FILES = {"os", "torch", "shutil", "json", "np", "numpy", "pickle", "functools"}
 """Modules with functions of the same names that are not collectives."""
+_RUNS = ("fit", "validate", "test", "predict")
+"""Methods of a Trainer by which all its ranks begin together."""
 
 
 def collectives_of_rank_0(
@@ -150,6 +152,6 @@ def _collectives(statement: ast.stmt, owners: _Owners) -> Iterator[tuple[str, in
         made = owners.made(node.func.value)
         if made == "":
             continue
-        is_fit = name == "fit" and (made or "").endswith(".Trainer")
-        if is_of_trainer or is_of_torch or is_synced or is_fit:
+        is_run = name in _RUNS and (made or "").endswith(".Trainer")
+        if is_of_trainer or is_of_torch or is_synced or is_run:
             yield (f"{name}(sync_dist=True)" if is_synced else name), node.lineno
