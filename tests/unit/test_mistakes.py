@@ -135,7 +135,7 @@ def test_value_that_sets_a_key_twice_is_refused(capsys):
         (SLURM % "walltime: 1", "init_args.walltime'", "backend.init_args.time_limit_minutes"),
         (SLURM % "gpus: 2", "unknown key 'backend.init_args.gpus'", "--gpus-per-node"),
         (LOCAL.replace("Local", "Locl", 1), "has no class", None),
-        (LOCAL + "env_vars: {A: 1}\n", "env_vars: 1 must be text", None),
+        (LOCAL + "env_vars: {A: 1}\n", "env_vars.A=1 must be text", None),
         (LOCAL + "saving: {period_minutes: often}\n", "saving.period_minutes: often must be", None),
         ("- 1\n", "site.yaml holds a list, not a mapping", None),
         ("", "site.yaml holds nothing, not a mapping", None),
