@@ -144,7 +144,7 @@ def run_plan(plan: Plan, *, is_first: bool = True) -> None:
 
 
 def _spare_imports(interface: Any) -> Any:  # noqa: ANN401 - a class of another package
-    """Leave what was imported out of every search for garbage: the one at the exit takes 0.7 s."""
+    """Leave what was imported out of every search for garbage, also of the one at the exit."""
     gc.freeze()
     return interface
 
