@@ -1,7 +1,6 @@
 """The cluster config says where to run: one small YAML per cluster, found by its name."""
 
 import contextlib
-import json
 import math
 import re
 import shlex
@@ -25,6 +24,7 @@ from getiaction_launch.plan.plan import (
     Uploading,
 )
 from getiaction_launch.plan.secrets import refuse_secrets
+from getiaction_launch.storage.strict_json import dumps
 
 _SHIPPED = (
     Path(__file__).parents[1] / "cluster_configs",  # in an installed wheel
@@ -243,7 +243,7 @@ def _check_env_vars(path: Path, env_vars: object) -> None:
     """Refuse numbers without quotes, with the name of the variable, which the parser leaves out."""
     for name, value in env_vars.items() if isinstance(env_vars, Mapping) else ():
         if isinstance(value, (int, float)):
-            shown = json.dumps(value)
+            shown = dumps(value)
             raise ClusterConfigError(
                 f"{path}: env_vars.{name}={shown} must be text.",
                 f"Write it in quotes: env_vars: {{{name}: '{shown}'}}",
@@ -258,7 +258,7 @@ def _check_numbers(path: Path, place: ClusterConfig) -> None:
             if isinstance(value, (int, float)) and not value >= 0:  # nor is nan
                 raise ClusterConfigError(
                     f"{path}: {group}.{setting.name}={value} must be 0 or more.",
-                    f"Its default: {group}: {{{setting.name}: {json.dumps(setting.default)}}}",
+                    f"Its default: {group}: {{{setting.name}: {dumps(setting.default)}}}",
                 )
 
 
