@@ -47,14 +47,14 @@ def check_detached(source: Source, plan: Plan) -> Iterator[Finding]:
         yield from collectives_of_rank_0(ast.Module(outside, []), source.name)
 
 
-def check_slurm(source: Source) -> Iterator[Finding]:
+def check_slurm(source: Source, plan: Plan) -> Iterator[Finding]:
     """Find variables of SLURM in a script that is not run there, and does not set them."""
-    sets = re.search(r"environ(\['SLURM_\w+'\] = |\.update|\.setdefault)", source.text)
-    for node in () if sets else ast.walk(source.tree):
+    sets = re.search(r"environ(\[[^]]*\] = |\.update|\.setdefault| \|=|,)", source.text)
+    for node in ast.walk(source.tree) if source.is_alone and not sets else ():
         if isinstance(node, ast.Subscript) and source.names.of(node.value) == "os.environ":
             name = str(source.constants.value_of(node.slice))
             instead = _OF_SLURM.get(name.removeprefix("SLURM_"))
-            if instead and name.startswith("SLURM_") and name not in os.environ:
+            if instead and name.startswith("SLURM_") and name not in {*os.environ, *plan.env_vars}:
                 what = f"{source.at(node)}: {name} is not set: the run is not a job of SLURM."
                 fix = f"Use what is set on each cluster: os.environ['{instead}']"
                 yield source.judged(refusal("processes", name, what, fix), node)

@@ -28,7 +28,9 @@ _CHOOSES = re.compile(r"(device|to|cuda|DDP|DistributedDataParallel)$")
 """How the names of calls end that choose a device by the rank."""
 _FIRST_GPU = re.compile(r"cuda(:0)?")
 _DEVICE = "torch.device"
-_JOINS = re.compile(r"process_group|init_device_mesh|\b(exec|eval|__import__|import_module)\b")
+_JOINS = re.compile(
+    r"process_group|device_mesh|DeviceMesh|runpy|importlib|exec\(|eval\(|__import__"
+)
 """What joins the ranks of a program, or may do so unseen."""
 
 
@@ -47,7 +49,7 @@ def check_plain_ddp(source: Source, topology: Topology) -> Iterator[Finding]:
     if not wraps or not _DIVIDERS.isdisjoint(source.names.modules):
         return
     yield from _of_no_group(calls, source)
-    if not topology.gpus_per_node:
+    if not topology.gpus_per_node and not re.search(r"is_available|device_count", source.text):
         for node in calls:
             yield from _of_no_gpu(node, source)
     if "CUDA_VISIBLE_DEVICES" not in source.text:

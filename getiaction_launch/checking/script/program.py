@@ -77,7 +77,7 @@ def _read(source: Source, plan: Plan, place: Place) -> Iterator[Finding]:
         *check_plain_ddp(source, plan.topology),
         *check_guard(source),
         *check_detached(source, plan),
-        *(() if place.has_queue or place.other_environment else check_slurm(source)),
+        *(() if place.has_queue or place.other_environment else check_slurm(source, plan)),
         *check_arguments(source, plan.script[1:]),
     ]
     yield from found or [ok("script", f"{source.name} fits the launch, as far as it can be read")]

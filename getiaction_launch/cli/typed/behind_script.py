@@ -16,8 +16,6 @@ from getiaction_launch.plan.program import find_module
 
 _NEVER_MEANT = {"--config", "--debug"}  # a script has no spec, and --debug changes no run
 _HELP = {"-h", "--help"}
-_SPECS = (".yaml", ".yml")
-"""Behind -c, the spec of a LightningCLI, and no number of CPUs."""
 
 
 def own_words(parser: Parser, tokens: Sequence[str], script: Sequence[str]) -> list[str]:
@@ -49,7 +47,7 @@ def own_words(parser: Parser, tokens: Sequence[str], script: Sequence[str]) -> l
         flag, is_whole = _flag_of(word, meant)
         if flag is None:
             kept.append(word)
-        elif word == "-c" and words and words[0].endswith(_SPECS):
+        elif word == "-c" and words and not words[0].isdecimal():
             kept += [word, words.pop(0)]
         elif is_whole and flag in parser.value_flags and words:
             moved.append([word, words.pop(0)])
