@@ -28,7 +28,7 @@ from pathlib import Path
 
 import yaml
 from against_torchrun import HERE, LIMIT_SECONDS, write_spec
-from pairs import compare
+from pairs import compare, compare_first_steps
 
 sys.path.insert(0, str(HERE.parent / "tests"))
 from clusters import ordinary_user
@@ -98,10 +98,6 @@ class Bench:
         """Submit by the launcher; return the run."""
         options = ["--cluster", "cluster.yaml", "--max-crashes", "1", "--parsable", *flags]
         return self.type(*LAUNCHER, *options, "--config", "spec.yaml", "--gpus-per-node", "0")
-
-    def launch_unchecked(self) -> str:
-        """Submit by the launcher, without the check of the spec; return the run."""
-        return self.launch("--no-check")
 
     def submit_ray_train(self) -> str:
         """Submit the rival; return the job."""
@@ -179,17 +175,9 @@ def main() -> None:
             bench = Bench(cluster, work, environment)
             rivals = (bench.launch, bench.submit_ray_train)
             bench.write_spec(steps=5)
-            submits = (bench.launch, bench.launch_unchecked, bench.submit_ray_train)
             for submit in rivals:  # makes the dataset, warms the page cache
                 bench.first_step_seconds(submit)
-            firsts = []
-            for number in range(arguments.runs):
-                ours, unchecked, theirs = map(bench.first_step_seconds, submits)
-                firsts.append((ours, unchecked, theirs))
-                found = f"first step {ours:.2f} s, unchecked {unchecked:.2f} s"
-                print(f"turn {number}: {found}, Ray Train {theirs:.2f} s", flush=True)
-            compare("Ray Train", "command to first step", [(a, c) for a, _, c in firsts])
-            compare("Ray Train", "the same with --no-check", [(b, c) for _, b, c in firsts])
+            compare_first_steps("Ray Train", bench.first_step_seconds, *rivals, arguments.runs)
             bench.write_spec(steps=100_000)
             cancels = ([*LAUNCHER, "cancel"], [*RAY, "job", "stop"])
             recoveries = []

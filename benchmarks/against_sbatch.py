@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from against_torchrun import HERE, LIMIT_SECONDS, write_spec
-from pairs import compare
+from pairs import compare, compare_first_steps
 
 sys.path.insert(0, str(HERE.parent / "tests"))
 from clusters import ordinary_user
@@ -80,10 +80,6 @@ class Bench:
         """Submit by the launcher; return the run."""
         spec = ["--config", "spec.yaml", "--gpus-per-node", "0"]
         return self.type(*LAUNCHER, "--cluster", "slurm", "--parsable", *flags, *spec)
-
-    def launch_unchecked(self) -> str:
-        """Submit by the launcher, without the check of the spec; return the run."""
-        return self.launch("--no-check")
 
     def submit_by_hand(self) -> str:
         """Submit the script; return the job."""
@@ -180,15 +176,8 @@ def main() -> None:
                 return
             write_spec(work, steps=5)
             bench.first_step_seconds(bench.launch)  # makes the dataset, warms the page cache
-            submits = (bench.launch, bench.launch_unchecked, bench.submit_by_hand)
-            firsts = []
-            for number in range(arguments.runs):
-                ours, unchecked, theirs = map(bench.first_step_seconds, submits)
-                firsts.append((ours, unchecked, theirs))
-                found = f"first step {ours:.2f} s, unchecked {unchecked:.2f} s"
-                print(f"turn {number}: {found}, by hand {theirs:.2f} s", flush=True)
-            compare("by hand", "command to first step", [(a, c) for a, _, c in firsts])
-            compare("by hand", "the same with --no-check", [(b, c) for _, b, c in firsts])
+            rivals = (bench.launch, bench.submit_by_hand)
+            compare_first_steps("by hand", bench.first_step_seconds, *rivals, arguments.runs)
             write_spec(work, steps=100_000)
             cancels = []
             for number in range(arguments.runs):

@@ -7,8 +7,10 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from clusters import debian
@@ -74,6 +76,16 @@ def _no_inherited_settings(request: pytest.FixtureRequest, monkeypatch: pytest.M
     for name in os.environ:
         if name.startswith(("GETIACTION_", "PL_TRAINER_", *of_gpus)):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def replace_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Replace functions of ``time`` in one module: other threads of the process sleep, too."""
+
+    def replace(module: ModuleType, **functions: Callable[..., object]) -> None:
+        monkeypatch.setattr(module, "time", SimpleNamespace(**{**vars(time), **functions}))
+
+    return replace
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """Logs of a run on S3 are followed in a few requests, however many ranks there are."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from clusters.proxy import Proxy
@@ -76,7 +74,7 @@ def nodes(
 
 @pytest.fixture
 def follow(
-    nodes: Nodes, recorder: Proxy, monkeypatch: pytest.MonkeyPatch
+    nodes: Nodes, recorder: Proxy, replace_clock: Callable[..., None]
 ) -> Callable[..., tuple[list[str], list[list[str]]]]:
     """Follow the logs, and do something between two looks; the lines, and each look's requests."""
 
@@ -88,9 +86,7 @@ def follow(
             left.pop(0)()
             recorder.requests.clear()
 
-        # Not the sleep of the whole process, in which other threads sleep, too.
-        clock = SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
-        monkeypatch.setattr(lines_module, "time", clock)
+        replace_clock(lines_module, sleep=sleep)
         watched = Watched(nodes.run)
         files = log_files(nodes.run, None, 0)
         assert len(files) == 2 * PER_NODE

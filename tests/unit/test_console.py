@@ -3,7 +3,6 @@
 import math
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -115,10 +114,10 @@ def test_summary_needs_no_backend(tmp_path):
     assert f"getiaction-launch resume {tmp_path}/act/version_0" in text
 
 
-def test_watch_is_quiet_off_a_terminal(capsys, monkeypatch):
+def test_watch_is_quiet_off_a_terminal(capsys, replace_clock):
     """A line for each new phase, then one in ten seconds, and no control characters."""
     now = 100.0
-    monkeypatch.setattr(show, "time", SimpleNamespace(monotonic=lambda: now))
+    replace_clock(show, monotonic=lambda: now)
     watch = Watch()
     watch(RunStatus(RUN, JobState.PENDING))
     for step in range(5):

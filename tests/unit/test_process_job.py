@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
@@ -204,7 +203,7 @@ def test_force_does_not_start_a_second_job_beside_one_that_certainly_lives(run):
             check_resumable(run, force=True)
 
 
-def test_cancel_reaches_a_job_elsewhere_by_its_record(run, monkeypatch):
+def test_cancel_reaches_a_job_elsewhere_by_its_record(run, replace_clock):
     """The job process looks for it, and says that it has ended."""
     job = elsewhere(run)
     with holding_lease(run):
@@ -215,8 +214,7 @@ def test_cancel_reaches_a_job_elsewhere_by_its_record(run, monkeypatch):
             looks.append(Cancel.read(run))
             Lease(job.record.job_id, None).write(run)  # as the job process does at its end
 
-        clock = SimpleNamespace(sleep=sleep, time=time.time, monotonic=time.monotonic)
-        monkeypatch.setattr(cancelling, "time", clock)
+        replace_clock(cancelling, sleep=sleep)
         job.cancel()
     assert looks[0] is not None
     assert job.status().state is JobState.CANCELLED

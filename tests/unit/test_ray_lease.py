@@ -1,7 +1,6 @@
 """A Ray job whose cluster does not answer: what its driver's lease says, and how it is ended."""
 
 import time
-from types import SimpleNamespace
 
 import pytest
 
@@ -64,7 +63,7 @@ def test_head_that_was_on_this_machine_is_no_exception(run):
     assert read_status(run).state is JobState.UNKNOWN
 
 
-def test_driver_reads_that_it_is_cancelled(run, job, monkeypatch):
+def test_driver_reads_that_it_is_cancelled(run, job, replace_clock):
     """Also where the dashboard alone is gone."""
     Lease("act-1", time.time()).write(run)
 
@@ -72,8 +71,7 @@ def test_driver_reads_that_it_is_cancelled(run, job, monkeypatch):
         assert Cancel.read(run)
         write_end(run, AttemptRecord(0, "k"), Ending(JobState.CANCELLED, Cause.CANCEL))
 
-    clock = SimpleNamespace(sleep=end, time=time.time, monotonic=time.monotonic)
-    monkeypatch.setattr(cancelling, "time", clock)
+    replace_clock(cancelling, sleep=end)
     job.cancel()
     assert read_status(run).state is CANCELLED.state
 

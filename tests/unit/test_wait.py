@@ -1,9 +1,7 @@
 """Waiting for runs and sweeps that are there: what is shown, and the exit code."""
 
 import json
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from strangers import LOCAL
@@ -35,7 +33,7 @@ def claim(group: str = "", state: str = "SUCCEEDED") -> Run:
     return run
 
 
-def test_wait_returns_when_the_last_run_has_ended(monkeypatch, capsys):
+def test_wait_returns_when_the_last_run_has_ended(replace_clock, capsys):
     """Each change of state is a line, the end a table and a total, the largest result the code."""
     claim("act-1a2b3c4d")
     waiting = claim("act-1a2b3c4d", state="")
@@ -45,7 +43,7 @@ def test_wait_returns_when_the_last_run_has_ended(monkeypatch, capsys):
         assert seconds == status.WATCH_SECONDS
         waiting.write("attempt_0", {**ENDED, "state": "FAILED"})
 
-    monkeypatch.setattr(status, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    replace_clock(status, sleep=sleep)
     assert main(["wait", "act-1a2b3c4d"]) == 12
     out, err = capsys.readouterr()
     assert err.splitlines() == [
@@ -91,7 +89,9 @@ def test_wait_gives_up_on_a_run_that_nobody_can_judge(monkeypatch, capsys):
     assert capsys.readouterr().out.endswith("2 runs: 1 SUCCEEDED, 1 UNKNOWN\n")
 
 
-def test_a_thousand_runs_are_looked_at_each_minute_and_one_failed_look_loses_none(monkeypatch):
+def test_a_thousand_runs_are_looked_at_each_minute_and_one_failed_look_loses_none(
+    monkeypatch, replace_clock
+):
     """Whether a run is lost counts from its first failed look; a good one begins anew."""
     runs = [Run.at(f"memory://many/experiments/act/version_{number}") for number in range(1000)]
     now, pauses, looks = [1e5], [], []
@@ -109,7 +109,7 @@ def test_a_thousand_runs_are_looked_at_each_minute_and_one_failed_look_loses_non
         state = JobState.UNKNOWN if fails else JobState.RUNNING
         return RunStatus(watched.run, JobState.SUCCEEDED if len(looks) == 35 else state)
 
-    monkeypatch.setattr(status, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    replace_clock(status, monotonic=lambda: now[0], sleep=sleep)
     monkeypatch.setattr(status.Watched, "read_status", look)
     monkeypatch.setattr(status, "LOST_SECONDS", 90)
     found = status.wait_for(runs, lambda _: None)
@@ -117,13 +117,13 @@ def test_a_thousand_runs_are_looked_at_each_minute_and_one_failed_look_loses_non
     assert max(pauses) == status.MOST_ROUND_SECONDS == 60
 
 
-def test_ctrl_c_leaves_the_runs_alone(monkeypatch, capsys):
+def test_ctrl_c_leaves_the_runs_alone(replace_clock, capsys):
     """What to type to end them is said, with the name of the sweep."""
 
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(status, "time", SimpleNamespace(sleep=interrupt, monotonic=time.monotonic))
+    replace_clock(status, sleep=interrupt)
     for _ in range(2):
         claim("act-1a2b3c4d", state="")
     assert main(["wait", "act-1a2b3c4d"]) == 130

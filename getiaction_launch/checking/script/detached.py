@@ -19,7 +19,7 @@ _BACKGROUND = re.compile(r"(\bnohup\b.*\bpython|\bpython[\d.]*\b.*&\s*['\"]?$)",
 _NEVER_THE_NAME = ("main", "__main", "main__", "_main_", "__name__", "__Main__")
 _ENDS = {"exit", "quit", "sys.exit", "os._exit"}
 RANKS = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE"}
-_OF_SLURM = {"PROCID": "RANK", "LOCALID": "LOCAL_RANK", "NTASKS": "WORLD_SIZE"}
+_OF_SLURM = {"SLURM_PROCID": "RANK", "SLURM_LOCALID": "LOCAL_RANK", "SLURM_NTASKS": "WORLD_SIZE"}
 _WORDS_OF_CKPT_PATH = ("best", "last", "hpc", "registry")
 
 
@@ -50,13 +50,15 @@ def check_detached(source: Source, plan: Plan) -> Iterator[Finding]:
 def check_slurm(source: Source, plan: Plan) -> Iterator[Finding]:
     """Find variables of SLURM in a script that is not run there, and does not set them."""
     sets = re.search(r"environ(\[[^]]*\] = |\.update|\.setdefault| \|=|,)", source.text)
-    for node in ast.walk(source.tree) if source.is_alone and not sets else ():
+    if sets or not source.is_alone:
+        return
+    unset = _OF_SLURM.keys() - os.environ.keys() - plan.env_vars.keys()
+    for node in ast.walk(source.tree):
         if isinstance(node, ast.Subscript) and source.names.of(node.value) == "os.environ":
             name = str(source.constants.value_of(node.slice))
-            instead = _OF_SLURM.get(name.removeprefix("SLURM_"))
-            if instead and name.startswith("SLURM_") and name not in {*os.environ, *plan.env_vars}:
+            if name in unset:
                 what = f"{source.at(node)}: {name} is not set: the run is not a job of SLURM."
-                fix = f"Use what is set on each cluster: os.environ['{instead}']"
+                fix = f"Use what is set on each cluster: os.environ['{_OF_SLURM[name]}']"
                 yield source.judged(refusal("processes", name, what, fix), node)
 
 

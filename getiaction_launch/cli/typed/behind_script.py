@@ -47,7 +47,7 @@ def own_words(parser: Parser, tokens: Sequence[str], script: Sequence[str]) -> l
         flag, is_whole = _flag_of(word, meant)
         if flag is None:
             kept.append(word)
-        elif word == "-c" and words and not words[0].isdecimal():
+        elif word == "-c" and words and not words[0].isdecimal():  # of LightningCLI: a spec
             kept += [word, words.pop(0)]
         elif is_whole and flag in parser.value_flags and words:
             moved.append([word, words.pop(0)])
