@@ -171,7 +171,7 @@ def _locked(folder: Path) -> Iterator[None]:
         # What a process that was killed has left. On some file systems a lock does not reach other
         # nodes, so one of them may be at work on what is new.
         oldest = time.time() - UNFINISHED_FOR_SECONDS
-        for unfinished in folder.parent.glob(f".{folder.name}.*"):
+        for unfinished in folder.parent.glob(".*.*"):
             with suppress(OSError):  # another process removes it, too
                 if unfinished.stat().st_mtime < oldest:
                     shutil.rmtree(unfinished, ignore_errors=True)

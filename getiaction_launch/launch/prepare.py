@@ -151,10 +151,13 @@ def prepare(
     root = str(training.trainer.get("default_root_dir") or DEFAULT_ROOT)
     root = resolve_root(root, storage_root or place.storage_root or here)
     if has_credentials(root):
-        protocol, _, location = root.partition("?")[0].partition("://")
+        protocol, _, location = root.partition("://")
+        path, _, query = location.partition("?")
+        # A password may have a question mark, and a signature an @: then either could be the host.
+        shown = "..." if "@" in query else f"...@{path.rpartition('@')[2]}"
         raise SpecError(
-            f"default_root_dir={protocol}://...@{location.rpartition('@')[2]} has a password or "
-            "signature in its URL, and would be written to the run's directory.",
+            f"default_root_dir={protocol}://{shown} has a password or signature in its URL, and "
+            "would be written to the run's directory.",
             "Leave it out, and export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a "
             "profile: export AWS_PROFILE=NAME",
         )

@@ -189,6 +189,16 @@ def test_what_a_killed_process_has_left_is_removed(loads: list[Any], tmp_path: P
     assert len(loads) == 2
 
 
+@pytest.mark.usefixtures("loads")
+def test_what_a_killed_process_has_left_of_others_is_removed(tmp_path: Path) -> None:
+    """Also of an entry that is never written again, since nobody counts it."""
+    left = tmp_path / "cache/columns/.another.0"
+    left.mkdir(parents=True)
+    os.utime(left, times=(0, time.time() - 2 * column_cache.UNFINISHED_FOR_SECONDS))
+    LeRobotDataset(root=PUSHT)
+    assert not left.exists()
+
+
 def test_the_lock_of_a_lost_node_is_waited_for_only_so_long(
     loads: list[Any],
     tmp_path: Path,

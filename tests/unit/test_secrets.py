@@ -87,6 +87,9 @@ def test_keys_of_specs_and_urls():
             "client_kwargs.aws_secret_access_key is a secret",
         ),
         (LOCAL + "storage_root: 's3://me:hunter2@bucket/x'", "has a password"),
+        (LOCAL + "storage_root: 's3://me:hunter2?1@bucket/x'", "s3://... has a password"),
+        (LOCAL + "storage_root: 's3://bucket/x?sig=a@hunter2'", "s3://... has a password"),
+        (LOCAL + "storage_root: 's3://bucket/x?sig=hunter2'", "s3://...@bucket/x has a password"),
     ],
 )
 def test_a_cluster_config_with_a_secret_is_refused(config, named, capsys):
