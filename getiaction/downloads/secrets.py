@@ -6,9 +6,15 @@ from urllib.parse import unquote
 HIDDEN = "***"
 # Shorter parts of a URL are in many words, and protect nothing.
 _SHORTEST = 4
-# A key of S3 may have a slash, but a number and a slash are a port and a path.
-# What has :// in it is the next URL of a chain.
-_LOGIN = re.compile(r"(?<=://)(?:[^/?#\s]*@|[^/\s:@]+:(?!\d*/)(?:(?!://)[^\s@])*@)")
+# A key of S3 may have a slash. Elsewhere, a number and a slash are a port and a path; [::1] is a
+# host. What has :// in it is the next URL of a chain.
+_KEY = r"(?:(?!://)[^\s@])*@"
+_LOGIN = re.compile(
+    rf"(?<=://)(?:[^/?#\s]*@|(?:(?<=s3://)|(?<=s3a://))[^/\s:@]+:{_KEY}"
+    rf"|[^/\s:@\[]+:(?!\d+(?:[/?#\s,;)'\"]|$)){_KEY})"
+)
+# What a query grants access by, as in X-Amz-Signature or access_token.
+_GRANTS = re.compile(r"(key|token|sig|signature|secret|password|credential|auth)", re.IGNORECASE)
 _QUERY = re.compile(r"(?<=://)([^\s?'\"]*\?)[^\s'\"]+")
 
 
@@ -45,8 +51,9 @@ def shown_cause(error: BaseException | None, url: str) -> BaseException | None:
 def _secrets(url: str) -> set[str]:
     login, query = _LOGIN.search(url), _QUERY.search(url)
     user, _, password = login[0][:-1].partition(":") if login else ("", "", "")
-    values = re.split(r"[&;]", url[query.end(1) : query.end()]) if query else []
+    parameters = re.split(r"[&;]", url[query.end(1) : query.end()]) if query else []
+    pairs = [parameter.partition("=")[::2] for parameter in parameters]
     # A token may stand alone in front of the host; beside a password, it is a user's name.
-    found = {password or user, *(value.partition("=")[2] for value in values)}
+    found = {password or user, *(value for name, value in pairs if _GRANTS.search(name))}
     found |= {unquote(each) for each in found}
     return {each for each in found if len(each) >= _SHORTEST}

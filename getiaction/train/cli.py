@@ -23,6 +23,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 # Classes that are imported here can be given to `--model` and `--data` by their bare name.
 from getiaction.data import LeRobotDataModule  # noqa: F401 - see the comment above
 from getiaction.demo import DotDataModule  # noqa: F401 - see the comment above
+from getiaction.downloads.secrets import without_secrets
 from getiaction.lightning_seams import subcommand_parsers
 from getiaction.policies import ACT  # noqa: F401 - see the comment above
 from getiaction.train.predictions import PredictionFiles
@@ -122,8 +123,8 @@ class CLI(LightningCLI):
         except ArgumentError:
             path = self.config[self.config.subcommand]["ckpt_path"]
             rank_zero_warn(
-                f"{path} was not saved by `getiaction fit`, which keeps the model's arguments of "
-                "the spec."
+                f"{without_secrets(str(path))} was not saved by `getiaction fit`, which keeps the "
+                "model's arguments of the spec."
             )
 
     def before_predict(self) -> None:
@@ -136,9 +137,17 @@ class CLI(LightningCLI):
         """Check that the checkpoint exists before seconds are spent on building the model."""
         config = self.config[self.subcommand] if self.subcommand else self.config
         path = config.get("ckpt_path")
-        is_keyword = str(path).partition(":")[0] in {"best", "last", "hpc", "registry"}
-        if path and not is_keyword and not get_filesystem(path).exists(path):
-            msg = f"ckpt_path={path} does not exist.\nList the folder: ls {Path(path).parent}"
+        if not path or str(path).partition(":")[0] in {"best", "last", "hpc", "registry"}:
+            return
+        shown = without_secrets(str(path))
+        folder = shown.rpartition("/")[0] or "."
+        look = "ls" if "://" not in folder else "aws s3 ls" if folder.startswith("s3:") else "see"
+        try:
+            problem = "" if get_filesystem(path).exists(path) else "does not exist"
+        except (OSError, ValueError, ImportError) as error:  # as of a server or a missing package
+            problem = f"cannot be read: {without_secrets(str(error), str(path))}"
+        if problem:
+            msg = f"ckpt_path={shown} {problem}.\nLook for its right name: {look} {folder}/"
             raise ArgumentError(None, msg)
 
     def instantiate_classes(self) -> None:

@@ -14,6 +14,7 @@ from getiaction_launch.backends.backend import SLURM, Backend, UnknownSettingErr
 from getiaction_launch.backends.flag import noun
 from getiaction_launch.errors import ClusterConfigError, UsageError, nearest_first
 from getiaction_launch.launch.config_errors import check_keys, explain, read_content
+from getiaction_launch.launch.env_vars import read_env_vars
 from getiaction_launch.plan.code import Snapshot
 from getiaction_launch.plan.plan import (
     DEFAULT_LOG_LIMIT_MB,
@@ -194,19 +195,20 @@ def read_cluster(
 
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
-    parser.add_class_arguments(ClusterConfig, None)
+    parser.add_class_arguments(ClusterConfig, None, skip={"env_vars"})
+    parser.add_argument("--env_vars", type=Any)  # whose values would not be the file's text
     content = read_content(path)
     _check_groups(path, content)
-    _check_env_vars(path, content.get("env_vars"))
-    check_keys(path, content, [field.name for field in fields(ClusterConfig)], _GROUPS)
+    check_keys(path, content, ClusterConfig, _GROUPS)
     try:
         config = parser.instantiate(parser.parse_args([f"--config={path}"]))
         _check_times(path)
-        place = ClusterConfig(**{field.name: config[field.name] for field in fields(ClusterConfig)})
+        read = {field.name: config[field.name] for field in fields(ClusterConfig)}
+        place = ClusterConfig(**{**read, "env_vars": read_env_vars(path)})
         place = override(path, place, settings or {})
         _check_numbers(path, place)
     except (jsonargparse.ArgumentError, TypeError, ValueError, OSError) as error:
-        what, fix = explain(str(error))
+        what, fix = explain(str(error), path)
         raise ClusterConfigError(f"{path}: {what}.", fix) from error
     refuse_secrets(
         str(path), place.env_vars, place.storage_options, record_of(place.backend).init_args
@@ -237,17 +239,6 @@ def _check_groups(path: Path, content: Mapping[str, object]) -> None:
     if renamed:
         lines = yaml.safe_dump(groups, sort_keys=False).rstrip()
         raise ClusterConfigError(f"{path}: {', '.join(renamed)}.", f"Write instead:\n{lines}")
-
-
-def _check_env_vars(path: Path, env_vars: object) -> None:
-    """Refuse numbers without quotes, with the name of the variable, which the parser leaves out."""
-    for name, value in env_vars.items() if isinstance(env_vars, Mapping) else ():
-        if isinstance(value, (int, float)):
-            shown = dumps(value)
-            raise ClusterConfigError(
-                f"{path}: env_vars.{name}={shown} must be text.",
-                f"Write it in quotes: env_vars: {{{name}: '{shown}'}}",
-            )
 
 
 def _check_numbers(path: Path, place: ClusterConfig) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from getiaction_launch.backends import shipped_settings
 from getiaction_launch.backends.backend import CLASS_PATHS, LOCAL
 from getiaction_launch.errors import ClusterConfigError, nearest_first
-from getiaction_launch.plan.yaml_text import KEEP_ONE, duplicate_key, read_yaml
+from getiaction_launch.plan.yaml_text import KEEP_ONE, duplicate_key, load_text, read_yaml
 
 EXAMPLE = "A complete example: cluster_configs/local.yaml"
 _INIT_ARGS = "backend.init_args"
@@ -18,6 +18,10 @@ _FLAGS = ("--gpus-per-node", "--nodes", "--name")
 """What people look for in a cluster config, and each run sets by a flag."""
 _PARSER_KEY = re.compile(r'Parser key "([^"]+)":\s*')
 _WRONG_TYPE = re.compile(r"Expected a <class '(\w+)'>\. Got value: (.*)", re.DOTALL)
+_NO_TYPE_FITS = re.compile(
+    r"Does not validate against any of the Union .*Given value: (.*)", re.DOTALL
+)
+_EXPECTED = re.compile(r"Expected a <class '(\w+)'>")
 _KINDS = {
     "float": "a number",
     "int": "a whole number",
@@ -52,31 +56,35 @@ def read_content(path: Path) -> Mapping[str, object]:
 
 
 def check_keys(
-    path: Path, content: Mapping[str, object], keys: Sequence[str], groups: Mapping[str, type]
+    path: Path, content: Mapping[str, object], owner: type, groups: Mapping[str, type]
 ) -> None:
-    """Refuse keys that a cluster config does not have.
+    """Refuse keys that a cluster config does not have, and keys without a value.
 
     Args:
         path: The file, for error messages.
         content: What the file contains.
-        keys: The keys at the top level.
+        owner: The class whose fields are the keys at the top level.
         groups: The class of each key whose value is a mapping with the class's fields as keys.
 
     Raises:
-        ClusterConfigError: If there is an unknown key; the message names the nearest ones.
+        ClusterConfigError: If there is an unknown key; the message names the nearest ones. Or if a
+            key that has a default other than null is null.
     """
-    of_groups = {
-        f"{name}.{field.name}" for name, group in groups.items() for field in fields(group)
-    }
-    settings = set(_settings_of(path, content["backend"]) if "backend" in content else ())
-    valid = {*keys, *of_groups}
-    for key in _keys_of(content, (*groups, "backend", _INIT_ARGS)):
+    defaults = _defaults_of(owner)
+    for name, group in groups.items():
+        defaults |= {f"{name}.{key}": value for key, value in _defaults_of(group).items()}
+    backend = _settings_of(path, content["backend"]) if "backend" in content else {}
+    defaults |= backend
+    others = {"backend.class_path", _INIT_ARGS, "backend.dict_kwargs"}
+    for key, value in _items_of(content, (*groups, "backend", _INIT_ARGS)):
         is_setting = key.startswith(f"{_INIT_ARGS}.")
-        if key not in valid | {"backend.class_path", _INIT_ARGS, "backend.dict_kwargs"} and not (
-            is_setting and (not settings or key in settings)
-        ):
-            near = nearest_first(key, [*valid, *(settings or _shipped()), *_FLAGS])
+        if key not in defaults.keys() | others and not (is_setting and not backend):
+            near = nearest_first(key, [*defaults, *(() if backend else _shipped()), *_FLAGS])
             raise ClusterConfigError(f"{path}: unknown key {key!r}.", near)
+        if value is None and key != "backend" and defaults.get(key, "") is not None:
+            raise ClusterConfigError(
+                f"{path}: {key} has no value.", "Leave the key out for its default."
+            )
     if not content.get("backend"):
         raise ClusterConfigError(
             f"{path}: the key backend is missing.",
@@ -84,25 +92,29 @@ def check_keys(
         )
 
 
-def _keys_of(content: Mapping[str, object], nested: Sequence[str]) -> Iterator[str]:
+def _items_of(content: Mapping[str, object], nested: Sequence[str]) -> Iterator[tuple[str, object]]:
     for name, value in content.items():
         key = str(name)
         if key in nested and isinstance(value, Mapping):
             inner = [n.partition(".")[2] for n in nested if n.startswith(f"{key}.")]
-            yield from (f"{key}.{below}" for below in _keys_of(value, inner))
+            yield from ((f"{key}.{below}", each) for below, each in _items_of(value, inner))
         elif "." not in key:  # a dotted key is the parser's
-            yield key
+            yield key, value
 
 
-def _settings_of(path: Path, backend: object) -> list[str]:
-    """Return the keys that a backend's class takes; none if they are not known."""
+def _defaults_of(owner: type) -> dict[str, object]:
+    return {name: each.default for name, each in inspect.signature(owner).parameters.items()}
+
+
+def _settings_of(path: Path, backend: object) -> dict[str, object]:
+    """Return the keys that a backend's class takes, with their defaults; none if not known."""
     if backend is None:
-        return []
+        return {}
     class_path = backend.get("class_path") if isinstance(backend, Mapping) else backend
     module, _, name = str(class_path).rpartition(".")
     try:
         kind = getattr(importlib.import_module(module), name)
-        return [f"{_INIT_ARGS}.{name}" for name in inspect.signature(kind).parameters]
+        return {f"{_INIT_ARGS}.{key}": value for key, value in _defaults_of(kind).items()}
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         reason = f": {error}" if module else ", which needs a module"
         near = nearest_first(str(class_path), CLASS_PATHS)
@@ -119,17 +131,39 @@ def _shipped() -> list[str]:
     ]
 
 
-def explain(message: str) -> tuple[str, str]:
+def explain(message: str, path: Path) -> tuple[str, str]:
     """Turn a message of jsonargparse into a sentence, and a fix.
 
     Args:
         message: The text of an error that the parser of a cluster config raised.
+        path: The file of the cluster config.
     """
     text = re.sub(r"Problem with given class_path '[^']+':\s*", "", message)
     key = ".".join(_PARSER_KEY.findall(text)).replace("backend.", f"{_INIT_ARGS}.", 1)
     what = _PARSER_KEY.sub("", text).strip()
     if key and (wrong := _WRONG_TYPE.fullmatch(what)):
-        kind, value = wrong.groups()
-        quoted = f"Write it in quotes: '{value}'" if kind == "str" else EXAMPLE
-        return f"{key}: {value} must be {_KINDS.get(kind, kind)}", quoted
+        return _misfit(key, [wrong[1]], _in_file(path, key, wrong[2]))
+    if key and (wrong := _NO_TYPE_FITS.fullmatch(what)):
+        kinds = dict.fromkeys(_EXPECTED.findall(what))
+        names = [kind for kind in kinds if kind != "NoneType"]
+        return _misfit(key, names, _in_file(path, key, wrong[1]))
     return f"{key}: {what}" if key else what, EXAMPLE
+
+
+def _misfit(key: str, kinds: Sequence[str], value: str) -> tuple[str, str]:
+    """Say that a value is of none of the kinds that a key takes, and how it is written."""
+    what = f"{key}: {value} must be {' or '.join(_KINDS.get(kind, kind) for kind in kinds)}"
+    name, is_one = key.rpartition(".")[2], not value.startswith(("[", "{"))
+    if "str" in kinds and is_one:
+        return what, f"Write it in quotes: {name}: '{value}'"
+    if "list" in kinds and is_one:
+        return what, f"Write it in brackets: {name}: [{value}]"
+    return what, EXAMPLE
+
+
+def _in_file(path: Path, key: str, value: str) -> str:
+    """Return a value as its file has it, 0123, where YAML reads another number."""
+    _, found = read_yaml(path, load_text)
+    for name in key.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found if isinstance(found, str) else value

@@ -20,7 +20,12 @@ _SECRET_KEY = re.compile(
 )
 """Names of secrets in a spec, where `key` and `token` alone are words of models."""
 _NO_TOKENS = ("anon", "browser", "cache", "cloud", "google_default")
-_CREDENTIALS = re.compile(r"[\w+.-]+://([^/@\s]*)@")
+# A key of S3 may have a slash; elsewhere, a number and a slash are a port and a path.
+_CREDENTIALS = re.compile(
+    r"(?:[\w+.-]+(?:://[^@\s]*)?::)*[\w+.-]+://(?:([^/@?#\s]*)@"
+    r"|((?:(?<=s3://)|(?<=s3a://))[^/\s:@]+:[^\s@]*)@"
+    r"|([^/\s:@\[]+:(?!\d+(?:[/?#]|$))[^\s@]*)@)"
+)
 _QUERY = re.compile(r"[\w+.-]+://[^\s?]*\?(\S+)")
 _SIGNATURES = ("sig", "signature", "token")
 """Last words of names of what a query grants access by, as in ``X-Amz-Signature``."""
@@ -48,7 +53,8 @@ def has_credentials(url: str) -> bool:
     """Whether a URL has a password or token in front of its host, or a signature in its query."""
     found = _CREDENTIALS.match(url.strip().removeprefix("git+"))
     # `ssh://git@host` has a user only, and pip reads `${TOKEN}` from the environment.
-    has_login = bool(found and not found[1].startswith("${") and not _is_user(url, found[1]))
+    login = next(filter(None, found.groups()), "") if found else ""
+    has_login = bool(login) and not login.startswith("${") and not _is_user(url, login)
     query = _QUERY.match(url.strip())
     return has_login or bool(query and any(map(_grants_access, re.split("[&;]", query[1]))))
 
@@ -61,7 +67,9 @@ def _grants_access(parameter: str) -> bool:
 
 
 def _is_user(url: str, text: str) -> bool:
-    return ":" not in text and url.removeprefix("git+").startswith("ssh://")
+    """Whether a login is a user's name only, for protocols that take no token there."""
+    protocol = url.removeprefix("git+").partition("://")[0]
+    return ":" not in text and protocol in ("ssh", "sftp", "hdfs", "smb")
 
 
 def refuse_secrets(

@@ -44,6 +44,27 @@ def read_yaml(path: Path, load: Callable[[str], object] | None = None) -> tuple[
         raise ValueError(f"{getattr(error, 'problem', None) or 'it is not text'}{where}") from error
 
 
+def load_text(text: str) -> object:
+    """Load YAML with each value as the text that stands there, except for null.
+
+    Args:
+        text: A document in YAML.
+
+    Raises:
+        yaml.YAMLError: If it cannot be parsed.
+    """
+    import yaml
+
+    class TextLoader(yaml.SafeLoader):
+        yaml_implicit_resolvers = {  # noqa: RUF012 - as yaml has it
+            first: [(tag, pattern) for tag, pattern in found if tag.endswith((":null", ":merge"))]
+            for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+    loaded: object = yaml.load(text, TextLoader)  # noqa: S506 - a safe loader
+    return loaded
+
+
 @functools.lru_cache(maxsize=64)
 def duplicate_key(text: str) -> str | None:
     """Find a key that is set twice in the same mapping, at any depth.

@@ -48,8 +48,10 @@ def resolve_root(root: str, base: str) -> str:
     for flag, given in (("trainer.default_root_dir", root), ("storage-root", base)):
         if broken := re.match(r"([a-z0-9]{2,}):/(?!/)", given):
             raise SpecError(
-                f"{flag.replace('-', '_')}={given!r} is a URL that lost a slash, as by Path().",
-                f"Use a string: --{flag}={broken[1]}://{given[broken.end() :]}",
+                f"{flag.replace('-', '_')}={given!r} is a URL that lost a slash, as in a Path.",
+                f"Use a string: --{flag}={broken[1]}://{given[broken.end() :]}".replace(
+                    "file://", "/"
+                ),
             )
     place = Path(root).expanduser()
     if "://" in base and not place.is_absolute():

@@ -43,7 +43,6 @@ CONFIGS = {
     "copies.yaml": "forward_env_vars: [PATH]",
     "negative.yaml": "saving: {period_minutes: -5}",
     "slash.yaml": "storage_root: s3:/bucket/team",
-    "number.yaml": "env_vars: {OMP_NUM_THREADS: 4}",
     "clock.yaml": "uploading: {limit_minutes: '4:00:00'}",
     "typo.yaml": "restart: {crashes: 1}",
     "elsewhere.yaml": "env_vars: {PYTHONPATH: /shared/lib}",

@@ -247,6 +247,7 @@ def test_roots_are_resolved(root, base, resolved):
     ("root", "words"),
     [
         ("s3:/b/x", "lost a slash.*\n.*s3://b/x"),
+        ("file:/b/x", "lost a slash.*\n.*=/b/x"),
         ("s4://b/x", "unknown file system 's4'"),
         ("s3://", "has no bucket"),
     ],

@@ -268,6 +268,14 @@ def test_no_search_for_garbage_interrupts_imports(monkeypatch: pytest.MonkeyPatc
         ([], "no model given.\nUse --model ACT"),
         (["--config", "line.yaml", "--trainer.experiment_name=a/b"], "experiment_name='a/b'"),
         (["--config", "line.yaml", "--ckpt_path=no.ckpt"], "ckpt_path=no.ckpt does not exist."),
+        (
+            ["--config", "line.yaml", "--ckpt_path=memory://me:hunter2@b/no.ckpt"],
+            "ckpt_path=memory://***@b/no.ckpt does not exist.\nLook for its right name: see memory",
+        ),
+        (
+            ["--config", "line.yaml", "--ckpt_path=nowhere://me:hunter2@b/no.ckpt"],
+            "ckpt_path=nowhere://***@b/no.ckpt cannot be read: Protocol not known",
+        ),
         (["--config", "line.yaml", "--trainer.devices=0"], "devices='0'"),
         (["--model", "ACT", "--data", "LeRobotDataModule"], "repo_id"),
         (["--model", "ACT", "--data", "LeRobotDataModule", "--data.root", "nowhere"], "nowhere"),

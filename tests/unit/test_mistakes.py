@@ -135,7 +135,7 @@ def test_value_that_sets_a_key_twice_is_refused(capsys):
         (SLURM % "walltime: 1", "init_args.walltime'", "backend.init_args.time_limit_minutes"),
         (SLURM % "gpus: 2", "unknown key 'backend.init_args.gpus'", "--gpus-per-node"),
         (LOCAL.replace("Local", "Locl", 1), "has no class", None),
-        (LOCAL + "env_vars: {A: 1}\n", "env_vars.A=1 must be text", None),
+        (LOCAL + "saving: {period_minute: }\n", "'saving.period_minute'", "saving.period_minutes"),
         (LOCAL + "saving: {period_minutes: often}\n", "saving.period_minutes: often must be", None),
         ("- 1\n", "site.yaml holds a list, not a mapping", None),
         ("", "site.yaml holds nothing, not a mapping", None),
@@ -153,6 +153,32 @@ def test_mistake_in_a_cluster_config_is_named(capsys, content, what, meant):
     if meant:
         assert fix.startswith(f"Did you mean {meant!r}? Nearest: {meant}")
         assert len(fix.partition("Nearest: ")[2].split(", ")) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "what", "fix"),
+    [
+        (LOCAL + "env_vars: {A: [x, y]}", "env_vars.A is a list, but", "env_vars: {A: 'a,b'}"),
+        (LOCAL + "env_vars: {A: }", "env_vars.A has no value", "env_vars: {A: ''}"),
+        (LOCAL + "env_vars: A=1", "env_vars must be a mapping", "env_vars: {OMP_NUM_THREADS: 4}"),
+        (LOCAL + "env_vars:", "env_vars has no value", "Leave the key out"),
+        (LOCAL + "saving: {period_minutes: ~}", "saving.period_minutes has no value", "Leave the"),
+        (SLURM % "poll_seconds: null", "backend.init_args.poll_seconds has no value", "Leave the"),
+        (LOCAL + "forward_env_vars: A", "forward_env_vars: A must be a list", "_env_vars: [A]"),
+        (LOCAL + "snapshot: {exclude: a}", "snapshot.exclude: a must be a list", "exclude: [a]"),
+        (SLURM % "account: 0123", "init_args.account: 0123 must be text", "account: '0123'"),
+        (LOCAL + "saving: {period_minutes: [1]}", "period_minutes: [1] must be a number", ""),
+        (SLURM % "sbatch: {x: [a]}", "must be text or a whole number or true or false", ""),
+    ],
+)
+def test_value_that_does_not_fit_is_shown_as_it_can_be_written(capsys, content, what, fix):
+    """With the text of the file, not with what YAML has read in its place."""
+    Path("site.yaml").write_text(content + "\n")
+    assert main(["--cluster", "./site.yaml", "train.py"]) == 2
+    said, advice = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: site.yaml")
+    assert what in said
+    assert fix in advice
 
 
 @pytest.mark.parametrize(

@@ -129,8 +129,10 @@ def test_a_cluster_config_without_one_is_read(config, capsys):
         ["--data.root=s3://me:hunter2@bucket/x", "spec.yaml"],
         ["secret.yaml"],
         ["--storage-root", "s3://me:hunter2@bucket/x", "train.py"],
+        ["--data.root=s3://ME:12/hunter2@bucket/x", "spec.yaml"],
+        ["--data.root=zip://a::https://me:hunter2@host/x", "spec.yaml"],
     ],
-    ids=["runtime-env", "override", "mapping", "url", "spec", "root"],
+    ids=["runtime-env", "override", "mapping", "url", "spec", "root", "slash", "chain"],
 )
 def test_a_secret_on_the_command_line_or_in_a_spec_is_refused(words, capsys):
     """A spec's text is kept in the plan, and Lightning writes it to config.yaml."""

@@ -12,6 +12,7 @@ from getiaction_launch.backends.ray import RayBackend
 from getiaction_launch.backends.ray import backend as ray_backend
 from getiaction_launch.backends.slurm.settings import SlurmSettings, read_minutes
 from getiaction_launch.cli.grammar import RESTARTS, launch_parser, read_settings
+from getiaction_launch.cli.over_ssh.place import Place
 from getiaction_launch.errors import ClusterConfigError, LaunchError, UsageError
 from getiaction_launch.launch.cluster import read_cluster
 from getiaction_launch.plan.plan import Restarts
@@ -119,6 +120,17 @@ def read(directory, *words, config=CONFIG):
     """The cluster config with flags over it."""
     (directory / "lab.yaml").write_text(config)
     return read_cluster(directory / "lab.yaml", typed(*words))
+
+
+def test_variables_of_the_workers_are_the_text_of_the_file(tmp_path):
+    """With or without quotes, also when the file is sent to a login node."""
+    lines = "A: 1, B: 010, C: 12.10, D: 1e-3, NO: yes, F: '10:30', G: 2026-01-01, H: ''"
+    config = f"{CONFIG}ssh: me@login\nenv_vars: {{{lines}, <<: {{I: 0x1F}}}}\n"
+    right = {"A": "1", "B": "010", "C": "12.10", "D": "1e-3", "NO": "yes", "F": "10:30"}
+    right |= {"G": "2026-01-01", "H": "", "I": "0x1F"}
+    assert read(tmp_path, config=config).env_vars == right
+    sent = Place(str(tmp_path / "lab.yaml"))._text()
+    assert read(tmp_path, config=sent).env_vars == right
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,12 @@ def closed_port() -> Iterator[str]:
         ("url='https://host/a?sv=1&sig=abc%3D', b?", "url='https://host/a?***', b?"),
         ("zip://a::https://me:hunter2@host/b?sig=c", "zip://a::https://***@host/b?***"),
         ("no URL: a@b?", "no URL: a@b?"),
+        ("http://host:8080?user=a@b", "http://host:8080?***"),
+        ("http://[::1]:9000/a@b", "http://[::1]:9000/a@b"),
+        ("http://host:8080, a@b", "http://host:8080, a@b"),
+        ("s3://KEY:12/RET@bucket/a", "s3://***@bucket/a"),
+        ("s3a://KEY:12/RET@bucket/a", "s3a://***@bucket/a"),
+        ("http://me:12-a/b@host/a", "http://***@host/a"),
     ],
 )
 def test_only_what_grants_access_is_hidden(text: str, shown: str) -> None:
@@ -50,6 +56,7 @@ def test_only_what_grants_access_is_hidden(text: str, shown: str) -> None:
         ("s3://KEY:hunter2@bucket/a", "no bucket KEY:hunter2@bucket", "no bucket KEY:***@bucket"),
         ("https://me:p%40ss@host/a", "login of me with p@ss failed", "login of me with *** failed"),
         ("https://host/a?sv=1&sig=abcdef", "signature abcdef is of v1", "signature *** is of v1"),
+        ("https://host/a?version=main", "not on main", "not on main"),
     ],
 )
 def test_secrets_of_a_url_are_hidden_where_they_stand_alone(

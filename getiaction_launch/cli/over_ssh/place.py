@@ -112,8 +112,8 @@ class Place:
 
         from getiaction_launch.launch.config_errors import read_content
 
-        content = read_content(self.path).items()
-        kept = {key: value for key, value in content if not key.startswith("ssh")}
+        content = {**read_content(self.path), "env_vars": self.config.env_vars}
+        kept = {key: value for key, value in content.items() if not key.startswith("ssh")}
         return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
 
     def _secrets(self) -> dict[str, str]:
