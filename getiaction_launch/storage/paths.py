@@ -42,16 +42,14 @@ def resolve_root(root: str, base: str) -> str:
     Raises:
         SpecError: If the URL is not valid.
     """
-    root, base = (place.removeprefix("file://") for place in (root, base))
+    root, base = (re.sub(r"^file:(//|(?=/))", "", place) for place in (root, base))
     if "://" in root:
         return _check_url(root)
     for flag, given in (("trainer.default_root_dir", root), ("storage-root", base)):
         if broken := re.match(r"([a-z0-9]{2,}):/(?!/)", given):
             raise SpecError(
                 f"{flag.replace('-', '_')}={given!r} is a URL that lost a slash, as in a Path.",
-                f"Use a string: --{flag}={broken[1]}://{given[broken.end() :]}".replace(
-                    "file://", "/"
-                ),
+                f"Use a string: --{flag}={broken[1]}://{given[broken.end() :]}",
             )
     place = Path(root).expanduser()
     if "://" in base and not place.is_absolute():
