@@ -24,6 +24,8 @@ _AGREE = re.compile(r"broadcast|reduce|gather")
 """What ranks agree by that one of them wants to stop."""
 _FILES = {"os", "torch", "shutil", "json", "np", "numpy", "pickle", "functools"}
 """Modules with functions of the same names that are not collectives."""
+_LEAVES = re.compile(r"(del os\.environ\[|environ\.pop\()'(WORLD_SIZE|SLURM_NTASKS)'")
+"""By which rank 0 goes on as a process of its own."""
 _RUNS = ("fit", "validate", "test", "predict")
 """Methods of a Trainer by which all its ranks begin together."""
 
@@ -39,7 +41,10 @@ def collectives_of_rank_0(
         lines_before: How many lines of the file come before it.
         key: The user's key of the class; the name of what is called by default.
     """
-    if any("barrier" in ast.unparse(node) for node in _others(tree)):
+    others = [each for statement in _others(tree) for each in ast.walk(statement)]
+    called = [each.func for each in others if isinstance(each, ast.Call)]
+    met = {each.attr if isinstance(each, ast.Attribute) else ast.unparse(each) for each in called}
+    if any("barrier" in name for name in met):
         return  # the other ranks may meet it there
     owners, agrees = _Owners(tree), bool(_AGREE.search(ast.unparse(tree)))
     for node in ast.walk(tree):
@@ -54,6 +59,8 @@ def collectives_of_rank_0(
                     "trainer.strategy.reduce_boolean_decision(is_done, all=False)",
                 )
             for name, line in _collectives(statement, owners):
+                if name.partition("(")[0] in met:
+                    continue
                 yield refusal(
                     "ranks",
                     key or name,
@@ -121,6 +128,7 @@ class _Owners:
 
     def __init__(self, tree: ast.Module) -> None:
         self._names, self._constants = Names(tree), Constants(tree)
+        self._is_alone = bool(_LEAVES.search(ast.unparse(tree)))
 
     def made(self, owner: ast.expr) -> str | None:
         """Return what makes an owner, empty if nothing of it waits; None if that is not known."""
@@ -128,9 +136,10 @@ class _Owners:
         if not isinstance(made, ast.Call):
             return None
         called, given = self._names.of(made.func), self._constants.arguments_of(made)
-        known = [given.get(name, "auto") for name in ("devices", "strategy")]
+        known = [given.get(name, "auto") for name in ("devices", "strategy", "plugins")]
         is_open = any(word.arg is None for word in made.keywords) or None in known
-        if not called.startswith(_LIBRARIES) or is_open or known[0] in (1, "1", [0]):
+        is_single = known[0] in (1, "1", [0]) or known[1] == "single_device" or self._is_alone
+        if not called.startswith(_LIBRARIES) or is_open or is_single:
             return ""
         return called
 
