@@ -73,19 +73,18 @@ def evict(newest: Path, limit: float) -> None:
         limit: Bytes that all entries may have.
     """
     found = []
-    for folder in newest.parent.iterdir():
-        if folder.is_dir() and not folder.name.startswith(".") and folder != newest:
-            with suppress(OSError):  # another process removes it
-                size = sum(file.stat().st_size for file in folder.iterdir())
-                found.append((folder.stat().st_mtime, size, folder))
+    for lock in newest.parent.glob(f"[!.]*/{_LOCKED}"):  # other folders are somebody else's
+        with suppress(OSError):  # another process removes it
+            size = sum(file.stat().st_size for file in lock.parent.iterdir())
+            found.append((lock.parent.stat().st_mtime, size, lock.parent))
     total = sum(size for _, size, _ in found)
-    total += sum(file.stat().st_size for file in newest.iterdir())
     for _, size, folder in sorted(found):
         if total <= limit:
             return
-        with suppress(OSError):  # in use, or another user's
-            _remove(folder)
-            total -= size
+        if folder != newest:
+            with suppress(OSError):  # in use, or another user's
+                _remove(folder)
+                total -= size
 
 
 def _remove(folder: Path) -> None:

@@ -88,3 +88,20 @@ def test_a_limit_that_is_no_size_is_refused(text: str, monkeypatch: pytest.Monke
     monkeypatch.setenv("GETIACTION_COLUMNS_GB", text)
     with pytest.raises(DatasetError, match=f"GETIACTION_COLUMNS_GB='{text}'. Set a size in GB"):
         LeRobotDataset(root=PUSHT)
+
+
+def test_other_folders_are_not_counted(v30: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is removed to make room for files that are not of the cache, and they stay."""
+    used = opened(v30, 1.0)
+    end_of_use(used, 1)
+    (used.parent / "own").mkdir()
+    (used.parent / "own" / "notes").write_bytes(bytes(10**6))
+    monkeypatch.setenv("GETIACTION_COLUMNS_GB", "1e-3")
+    assert opened(v30, 2.0).is_dir()
+    assert used.is_dir()
+    assert (used.parent / "own" / "notes").is_file()
+
+
+def test_newest_entry_that_is_gone_is_no_error(tmp_path: Path) -> None:
+    """Another process with another limit may have removed it."""
+    column_eviction.evict(tmp_path / "gone", 0)
