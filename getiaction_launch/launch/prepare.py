@@ -14,7 +14,7 @@ from getiaction_launch.launch.freezing.arrival import arrived
 from getiaction_launch.plan.notify import forwarded
 from getiaction_launch.plan.plan import DEFAULT_NAME, DEFAULT_ROOT, Plan, SweepPoint, read_topology
 from getiaction_launch.plan.program import Program, read_program
-from getiaction_launch.plan.secrets import has_credentials
+from getiaction_launch.plan.secrets import refuse_login
 from getiaction_launch.plan.spec import find_origins, read_spec, read_trainer
 from getiaction_launch.plan.text import check_name
 from getiaction_launch.storage.paths import resolve_root, use_options
@@ -150,17 +150,7 @@ def prepare(
         training = _of_spec(config, overrides, flags)
     root = str(training.trainer.get("default_root_dir") or DEFAULT_ROOT)
     root = resolve_root(root, storage_root or place.storage_root or here)
-    if has_credentials(root):
-        protocol, _, location = root.partition("://")
-        path, _, query = location.partition("?")
-        # A password may have a question mark, and a signature an @: then either could be the host.
-        shown = "..." if "@" in query else f"...@{path.rpartition('@')[2]}"
-        raise SpecError(
-            f"default_root_dir={protocol}://{shown} has a password or signature in its URL, and "
-            "would be written to the run's directory.",
-            "Leave it out, and export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a "
-            "profile: export AWS_PROFILE=NAME",
-        )
+    refuse_login(root, "default_root_dir=")
     refuse_secret_urls(place.notify)
     check_name("default_root_dir", root)
     check_name("the working directory", here)

@@ -141,6 +141,30 @@ def refuse_secrets_of_spec(content: Mapping[str, object]) -> None:
             )
 
 
+def refuse_login(place: str, key: str = "") -> None:
+    """Refuse a place of runs that is a URL with a password or signature.
+
+    Args:
+        place: The path or URL.
+        key: What the user has set it by, such as ``default_root_dir=``.
+
+    Raises:
+        SpecError: If it is one; the message shows no part of what is secret.
+    """
+    if not has_credentials(place):
+        return
+    protocol, _, location = place.partition("://")
+    path, _, query = location.partition("?")
+    # A password may have a question mark, and a signature an @: then either could be the host.
+    shown = "..." if "@" in query else f"...@{path.rpartition('@')[2]}"
+    raise SpecError(
+        f"{key}{protocol}://{shown} has a password or signature in its URL, which would be shown "
+        "in records and messages.",
+        "Leave it out, and export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a "
+        "profile: export AWS_PROFILE=NAME",
+    )
+
+
 def holds_private(content: object) -> bool:
     """Whether a record holds values of the user's environment, or a script's argument is a secret.
 

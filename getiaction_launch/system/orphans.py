@@ -8,6 +8,7 @@ A command next to a worker has the token alone, as it must not write into the di
 
 import contextlib
 import os
+import time
 from collections.abc import Collection
 
 import psutil
@@ -16,6 +17,12 @@ RUN_VARIABLE = "GETIACTION_RUN_DIR"
 """Environment variable of a worker, and of all that it starts: the run's directory here."""
 TOKEN_VARIABLE = "GETIACTION_LAUNCH_TOKEN"  # noqa: S105 - a name, and nothing secret
 """Environment variable of a worker, and of all that it starts: the token of the attempt."""
+_MOST_LOOKS = 20
+"""How often processes are looked for, as long as new ones are found."""
+_EMPTY_LOOKS = 3
+"""How often a program must be seen without variables to be one that has none."""
+_EXECUTES_SECONDS = 1.0
+"""How long a process may take to execute a program, on a machine with much to do."""
 
 
 def kill_processes_of(
@@ -34,18 +41,37 @@ def kill_processes_of(
         variables: Environment variables that a process must have, too, in order to be killed.
     """
     wanted = {RUN_VARIABLE: directory, **variables}.items()
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.pid == os.getpid() or process.uids().real != os.getuid():
-                continue
-            environment = process.environ()
-            token = environment.get(TOKEN_VARIABLE)
-            if token and token in tokens:
-                environment.setdefault(RUN_VARIABLE, directory)
-            elif process not in known:
-                continue
-            if wanted <= environment.items():
-                process.kill()
+    killed: set[psutil.Process] = set()
+    for _ in range(_MOST_LOOKS):
+        before = len(killed)
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                is_users = process.uids().real == os.getuid() and process.pid != os.getpid()
+                if process in killed or not is_users:
+                    continue
+                environment = _environment(process)
+                token = environment.get(TOKEN_VARIABLE)
+                if token and token in tokens:
+                    environment.setdefault(RUN_VARIABLE, directory)
+                elif process not in known:
+                    continue
+                if wanted <= environment.items():
+                    process.kill()
+                    killed.add(process)
+        if len(killed) == before:  # otherwise, one may have started another during the look
+            return
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    """Return the variables of a process, which has none to be seen while it executes a program."""
+    deadline, empty = time.monotonic() + _EXECUTES_SECONDS, 0
+    # Threads of the kernel have no program.
+    while not (found := process.environ()) and process.exe() and time.monotonic() < deadline:
+        empty += bool(process.cmdline())  # or it has begun in between
+        if empty == _EMPTY_LOOKS:
+            break
+        time.sleep(0.001)
+    return found
 
 
 def processes_of(directory: str) -> list[psutil.Process]:
@@ -58,6 +84,6 @@ def processes_of(directory: str) -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             is_alive = process.status() != psutil.STATUS_ZOMBIE
-            if is_alive and process.environ().get(RUN_VARIABLE) == directory:
+            if is_alive and _environment(process).get(RUN_VARIABLE) == directory:
                 found.append(process)
     return found

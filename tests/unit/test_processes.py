@@ -124,3 +124,27 @@ def test_only_what_an_attempt_has_started_is_killed(start):
     kill_processes_of("/r/v0", ["t1", ""], [psutil.Process(early.pid)])
     assert [worker.wait(10), early.wait(10)] == [-signal.SIGKILL] * 2
     assert [process.poll() for process in (shell, other, elsewhere, nowhere)] == [None] * 4
+
+
+def test_what_executes_a_program_or_was_just_started_is_killed(start, monkeypatch):
+    """While a program is executed, the kernel shows no variables; and a look takes a while."""
+    variables = {RUN_VARIABLE: "/r/v0", TOKEN_VARIABLE: "t1"}
+    parent, child = (start(env={**os.environ, **variables}) for _ in range(2))
+    looks = iter([[psutil.Process(parent.pid)]])
+    everything = psutil.process_iter
+    monkeypatch.setattr(psutil, "process_iter", lambda: next(looks, None) or everything())
+    # At first no program, then one that has begun in between.
+    unseen = {"environ": [{}, {}, {}, {}], "cmdline": [[], [], ["sleep"], ["sleep"]]}
+
+    def hide(name):
+        shown, first = getattr(psutil.Process, name), unseen[name]
+
+        def look(process):
+            return first.pop(0) if first else shown(process)
+
+        monkeypatch.setattr(psutil.Process, name, look)
+
+    hide("environ")
+    hide("cmdline")
+    kill_processes_of("/r/v0", ["t1"])
+    assert [parent.wait(10), child.wait(10)] == [-signal.SIGKILL] * 2

@@ -146,6 +146,23 @@ def test_a_secret_on_the_command_line_or_in_a_spec_is_refused(words, capsys):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["status", "s3://me:hunter2@bucket/act/version_0"],
+        ["logs", "act/version_0", "--root", "s3://me:hunter2@bucket"],
+        ["logs", "@last", "--root", "https://host/x?sig=hunter2"],
+        ["ls", "--root", "s3://ME:12/hunter2@bucket"],
+    ],
+)
+def test_a_run_is_not_named_by_a_url_with_a_secret(words, capsys):
+    """Every message and command about it would show the secret."""
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "has a password or signature" in said
+    assert "hunter2" not in said
+
+
+@pytest.mark.parametrize(
     ("record", "content", "mode"),
     [
         ("plan", {"env_vars": {"A": "1"}}, 0o600),

@@ -136,3 +136,9 @@ def test_no_folder_of_the_cache_is_named_after_a_secret(
         path = source.Source(None, f"memory://{end}").path
         assert path.name.startswith(f"{name}-"), path
         assert "hunter2" not in path.name
+
+
+def test_a_signed_url_is_asked_for_a_checkpoint() -> None:
+    """The Hub, which would get the signature as a repository's name, is not."""
+    with pytest.raises(ValueError, match=r"a\.ckpt\?\*\*\* cannot be read as a checkpoint of ACT"):
+        read_pretrained("memory://nowhere/a.ckpt?X-Amz-Signature=hunter2", {})

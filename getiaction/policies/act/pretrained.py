@@ -84,7 +84,7 @@ def read_pretrained(name_or_path: str, hparams: Mapping[str, Any]) -> Pretrained
     Raises:
         ValueError: A file is missing or damaged, or is not an ACT.
     """
-    if name_or_path.endswith(".ckpt"):
+    if name_or_path.endswith(".ckpt") or "://" in name_or_path:  # which may end with a signature
         return _read_checkpoint(name_or_path, hparams)
     directory = Path(name_or_path)
     if not directory.is_dir():

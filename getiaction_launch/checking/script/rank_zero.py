@@ -25,7 +25,7 @@ _AGREE = re.compile(r"broadcast|reduce|gather")
 _FILES = {"os", "torch", "shutil", "json", "np", "numpy", "pickle", "functools"}
 """Modules with functions of the same names that are not collectives."""
 _LEAVES = re.compile(r"(del os\.environ\[|environ\.pop\()'(WORLD_SIZE|SLURM_NTASKS)'")
-"""By which rank 0 goes on as a process of its own."""
+"""How rank 0 leaves the job, for a process of its own."""
 _RUNS = ("fit", "validate", "test", "predict")
 """Methods of a Trainer by which all its ranks begin together."""
 

@@ -20,6 +20,7 @@ from getiaction_launch.launch.listing.order import (
     points_of,
 )
 from getiaction_launch.launch.status import NOT_LAUNCHED
+from getiaction_launch.plan.secrets import refuse_login
 from getiaction_launch.run.state import JobState
 from getiaction_launch.storage.paths import kind_of, open_path
 
@@ -35,6 +36,8 @@ def ls(tokens: Sequence[str]) -> int:
     """
     arguments = _parser().parse(tokens)
     root = arguments.root or default_root(arguments.cluster)
+    for place in (root, arguments.place or ""):
+        refuse_login(place)
     found, group = _find(arguments.place, root, arguments.name)
     states = _read_states(arguments.state)
     order = Order(arguments.sort or AGE, arguments.reverse, states, arguments.limit)

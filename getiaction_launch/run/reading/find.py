@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from getiaction_launch.errors import RunNotFoundError, nearest_first
+from getiaction_launch.plan.secrets import refuse_login
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.at_once import for_each
 from getiaction_launch.storage.paths import (
@@ -25,9 +26,15 @@ _VERSION = re.compile(r"version_(\d+)")
 _MOST_NAMED = 5
 
 
+def _open(place: str) -> Path:
+    """Open a path or a URL of runs, which errors may show."""
+    refuse_login(place)
+    return open_path(place)
+
+
 def list_runs(root: str) -> list[Run]:
     """List all launched runs under a path or URL, the one that was submitted last first."""
-    found = _submitted(claimed_runs(root), open_path(root))
+    found = _submitted(claimed_runs(root), _open(root))
     return [run for run, _ in sorted(found, key=lambda each: each[1], reverse=True)]
 
 
@@ -38,7 +45,7 @@ def claimed_runs(root: str, name: str | None = None) -> list[Run]:
         root: Path or URL of the directory for all runs.
         name: Name of the runs, without a version; None for all names.
     """
-    place = open_path(root)
+    place = _open(root)
     place = place if is_remote(place) else place.absolute()
     names = _names(place) if name is None else [place / name]
     return [run for runs in for_each(_versions, names, place) for run in runs]
@@ -81,7 +88,7 @@ def last_run(root: str) -> Run | None:
     On remote storage, the highest version of each name stands for all of them, so that two requests
     for each name are enough.
     """
-    place = open_path(root)
+    place = _open(root)
     if not is_remote(place):
         return next(iter(list_runs(root)), None)
     found = [each for each in for_each(_last_of_name, _names(place), place) if each]
@@ -111,8 +118,8 @@ def find_run(reference: str, root: str) -> Run:
         raise RunNotFoundError(
             f"there are no runs under {root}.", "Choose another root: --root PATH"
         )
-    here = [] if "://" in reference else [open_path(root) / reference]
-    for directory in [open_path(reference), *here]:
+    here = [] if "://" in reference else [_open(root) / reference]
+    for directory in [_open(reference), *here]:
         if _is_run(directory):
             if is_remote(directory):
                 return Run(directory)
@@ -125,7 +132,7 @@ def find_run(reference: str, root: str) -> Run:
 
 def _runs_there(reference: str, root: str) -> str:
     """Say which runs there are instead; empty if there are none."""
-    place = open_path(root)
+    place = _open(root)
     if not is_remote(place):
         latest = _named(list_runs(root))
         return f"The latest runs there: {latest}." if latest else ""
