@@ -1,15 +1,16 @@
 """CPU time of a sample with one picture of 96 x 96, from files to the parent of 2 loader processes.
 
 Samples have a chunk of 100 actions. Four loaders take turns: that of LeRobotDataModule; the same
-where each tensor of a batch has shared memory of its own, as torch sends them; the same where all
-pictures lie decoded in memory, which is the most that a cache of decoded pictures could bring; and
-the same dataset in torch's loader. CPU time is that of the process and its loader processes; their
+where each tensor of a batch has shared memory of its own, as torch sends them; the same after an
+epoch with GETIACTION_FRAMES_GB, by which decoded pictures are kept; and the same dataset in torch's
+loader. CPU time is that of the process and its loader processes; their
 start is left out, by the difference of a long and a short epoch.
 
     python benchmarks/small_pictures.py
 """
 
 import argparse
+import os
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -46,13 +47,16 @@ def main() -> None:
         dataset.delta_indices = {"action": range(CHUNK_SIZE)}
         collate = WholeBatches(dataset.object_keys, torch.float32)
         ours = partial(BatchLoader, dataset, collate_fn=collate)
-        pictures = [dataset._cameras._decode("observation.image", i) for i in range(len(dataset))]  # noqa: SLF001 - as the cache that there is not
-        in_memory = patch.object(dataset._cameras, "_decode", lambda _, row: pictures[row])  # noqa: SLF001 - as above
+        with patch.dict(os.environ, {"GETIACTION_FRAMES_GB": "1"}):
+            keeping = LeRobotDataset(root=root)
+        keeping.delta_indices = dataset.delta_indices
+        kept = partial(BatchLoader, keeping, collate_fn=collate)
+        read(kept(batch_size=BATCH_SIZE, num_workers=NUM_WORKERS))
         apart = patch.object(batch, "share_in_one_block", batch.unchanged)
         kinds = {
             "ours": partial(cost, ours),
             "memory for each tensor": partial(within, apart, ours),
-            "pictures decoded before": partial(within, in_memory, ours),
+            "decoded pictures kept": partial(cost, kept),
             "torch's loader": partial(cost, partial(DataLoader, dataset)),
         }
         found: dict[str, list[float]] = {name: [] for name in kinds}

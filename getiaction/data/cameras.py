@@ -14,7 +14,9 @@ from torch.nn.functional import interpolate
 from getiaction.data.batch import ByteImages, empty_pixels
 from getiaction.data.depth import DepthUnit, codes_to_depth, unit_factor
 from getiaction.data.errors import DatasetError
+from getiaction.data.frame_cache import VARIABLE, FrameCache
 from getiaction.data.image import decode_image
+from getiaction.data.machine import limit_bytes, memory_share_bytes
 from getiaction.data.metadata import Episode, Metadata
 from getiaction.data.on_demand import OnDemandFiles
 from getiaction.data.rows import odd_times, read_rows
@@ -59,6 +61,7 @@ class CameraReader:
         self._videos = VideoReader()
         self._has_videos = False
         self._found: dict[str, tuple[int, bool]] = {}
+        self._frames = FrameCache({}, 0, 0)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_rows": None}  # columns that are mapped stay on their disk
@@ -88,6 +91,10 @@ class CameraReader:
             if key in self._columns or with_videos:
                 image = self.read_batch(key, first)
                 self._found[key] = math.prod(image.shape), isinstance(image, ByteImages)
+        if limit := limit_bytes(VARIABLE, 0):
+            images = {key: self._decode(key, int(first[0])) for key in self._found}
+            limit = min(limit, 2 * memory_share_bytes())  # half of what is free, and not more
+            self._frames = FrameCache(images, len(kept), limit)
         self._videos = VideoReader()  # forked loader processes should not inherit open decoders
 
     def image_bytes(self, *, as_float: bool) -> dict[str, int]:
@@ -242,8 +249,14 @@ class CameraReader:
             raise DatasetError(msg) from error
 
     def _decode(self, key: str, row: int) -> NDArray[Any]:
-        """Decode the image of a row, (H, W, C), check its shape, and resize it."""
-        pixels = self._decode_whole(key, row)
+        """Return the image of a row, (H, W, C), from the cache or its file."""
+        pixels = self._frames.read(key, row)
+        if pixels is None:
+            pixels = self._resize(self._decode_whole(key, row))
+            self._frames.write(key, row, pixels)
+        return pixels
+
+    def _resize(self, pixels: NDArray[Any]) -> NDArray[Any]:
         size = self._image_size
         if size in {None, pixels.shape[:2]} or pixels.dtype != np.uint8:
             return pixels
@@ -253,6 +266,7 @@ class CameraReader:
         return resized[0].permute(1, 2, 0).numpy()
 
     def _decode_whole(self, key: str, row: int) -> NDArray[Any]:
+        """Decode the image of a row in its own size, and check its shape."""
         if key in self._columns:
             try:
                 pixels: NDArray[Any] = decode_image(self._columns[key][row].as_py())

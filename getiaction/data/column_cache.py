@@ -23,9 +23,10 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from getiaction.data.column_eviction import evict, hold, read_limit
+from getiaction.data.column_eviction import DEFAULT_GB, VARIABLE, evict, hold
 from getiaction.data.columns import MAX_READ_AT_ONCE, Column, load_columns
 from getiaction.data.errors import DatasetError
+from getiaction.data.machine import limit_bytes
 from getiaction.data.source import cache_dir
 
 T = TypeVar("T")
@@ -106,7 +107,7 @@ def open_columns(
 
 
 def _mapped(folder: Path, load: Callable[[], Mapping[str, Column]]) -> MappedColumns:
-    limit = read_limit()
+    limit = limit_bytes(VARIABLE, DEFAULT_GB)
     for _ in range(MAX_TRIES):
         if not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)

@@ -11,30 +11,11 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from getiaction.data.errors import DatasetError
-
 VARIABLE, DEFAULT_GB = "GETIACTION_COLUMNS_GB", 100.0
 _LOCKED = "keys.json"
 
 # Descriptors that are never closed: arrays may outlive the object that has mapped them.
 _held: dict[Path, int] = {}
-
-
-def read_limit() -> float:
-    """Return how many bytes all entries may have: the value of `GETIACTION_COLUMNS_GB`.
-
-    Raises:
-        DatasetError: The value is not a number.
-    """
-    text = os.environ.get(VARIABLE) or str(DEFAULT_GB)
-    try:
-        limit = float(text)
-    except ValueError:
-        limit = -1.0
-    if not limit >= 0:
-        msg = f"invalid {VARIABLE}={text!r}. Set a size in GB: export {VARIABLE}={DEFAULT_GB:.0f}"
-        raise DatasetError(msg)
-    return limit * 1e9
 
 
 def hold(folder: Path) -> None:

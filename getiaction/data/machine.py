@@ -12,6 +12,8 @@ import psutil
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import get_worker_info
 
+from getiaction.data.errors import DatasetError
+
 CGROUPS = Path("/sys/fs/cgroup")  # of version 2
 OWN_CGROUP = Path("/proc/self/cgroup")
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the kernel's own folder
@@ -46,6 +48,28 @@ def open_file_limit() -> int:
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, (2**20 if soft == resource.RLIM_INFINITY else soft) // 4)
+
+
+def limit_bytes(variable: str, default_gb: float) -> float:
+    """Return the bytes that an environment variable allows, which is set in GB.
+
+    Args:
+        variable: Name of the variable.
+        default_gb: The limit where it is not set.
+
+    Raises:
+        DatasetError: The value is not a number of 0 or more.
+    """
+    text = os.environ.get(variable) or str(default_gb)
+    try:
+        limit_gb = float(text)
+    except ValueError:
+        limit_gb = -1.0
+    if not limit_gb >= 0:
+        right = f"export {variable}={default_gb or 1:.0f}"
+        msg = f"invalid {variable}={text!r}. Set a size in GB: {right}"
+        raise DatasetError(msg)
+    return limit_gb * 1e9
 
 
 def memory_share_bytes() -> int:
