@@ -359,12 +359,13 @@ class Cluster:
     def _until(
         self, condition: Callable[[], object], what: str, limit_seconds: float = LIMIT_SECONDS
     ) -> None:
-        deadline = time.monotonic() + limit_seconds
+        started_at = time.monotonic()
         while not condition():
-            if time.monotonic() > deadline:
+            waited_seconds = time.monotonic() - started_at
+            if waited_seconds > limit_seconds:
                 logs = self._logs()
                 raise ClusterError(f"waited {limit_seconds} s in vain until {what}\n{logs}")
-            time.sleep(0.02)
+            time.sleep(min(0.02 + waited_seconds / 20, 0.5))  # a condition may start a command
 
     def _checked(
         self, done: "subprocess.CompletedProcess[str]", *, check: bool = True

@@ -42,12 +42,15 @@ GET = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=10)
 # Ray asks each node every 3 seconds and gives it 10 to answer, so that one without power is dead
 # after a minute; here it is after 20 seconds. A token in the home directory, which some other Ray
 # has put there, would make this one ask for it. Ray's workers give way to everything else on their
-# machine, which here is other tests.
+# machine, which here is other tests. Each node measures its processes every 5 seconds, and keeps
+# workers ready for a first job in the environment of its daemons, which no run has.
 SETTINGS = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "3000",
     "RAY_worker_niceness": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "REPORTER_UPDATE_INTERVAL_MS": "60000",
 }
 
 
@@ -244,6 +247,9 @@ class RayCluster(Cluster):
     def _start_ray(self, name: str) -> None:
         words = [f"--node-ip-address={self.address_of(name)}"]
         words += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
+        # It searches all logs of the cluster ten times a second, for programs that show what their
+        # tasks print.
+        words += ["--include-log-monitor=false"]
         if name == HEAD:
             words += ["--head", f"--port={GCS_PORT}", "--disable-usage-stats"]
             words += ["--dashboard-host=0.0.0.0", f"--dashboard-port={JOBS_PORT}"]

@@ -74,10 +74,10 @@ class Drill:
         with config.open("a") as file:
             file.write("saving: {period_minutes: 0.05}\n")
 
-    def start(self, *words: str, pace_seconds: float = 0.8) -> None:
-        """Submit, and wait until it trains."""
+    def start(self, *words: str, pace_seconds: float = 0.8, is_checked: bool = False) -> None:
+        """Submit, and wait until it trains; a check in front of a queue would import torch, too."""
         (self.directory / "pace").write_text(str(pace_seconds))
-        spec = ["--nodes", "2", "--config", "act.yaml"]
+        spec = ["--nodes", "2", "--config", "act.yaml", *(() if is_checked else ("--no-check",))]
         result = self.launch("--cluster", self.cluster.name, *spec, "--parsable", *words)
         assert result.returncode == 0, result.stderr
         self.run = open_path(result.stdout.strip())
