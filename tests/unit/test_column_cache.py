@@ -15,7 +15,13 @@ import pytest
 import torch
 from damage import ROWS, STATS, edit, refusal, replaced
 
-from getiaction.data import DatasetError, LeRobotDataModule, LeRobotDataset, column_cache
+from getiaction.data import (
+    DatasetError,
+    LeRobotDataModule,
+    LeRobotDataset,
+    cache_lock,
+    column_cache,
+)
 from getiaction.data.columns import load_columns
 
 DATA = Path(__file__).parents[1] / "data" / "lerobot"
@@ -206,9 +212,9 @@ def test_the_lock_of_a_lost_node_is_waited_for_only_so_long(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The user reads what is waited for; then the rows are written, and later starts find them."""
-    monkeypatch.setattr(column_cache, "UNTIL_SAID_SECONDS", 0)
-    monkeypatch.setattr(column_cache, "CHECK_SECONDS", 0)
-    monkeypatch.setattr(column_cache, "UNTIL_GIVEN_UP_SECONDS", 0.01)
+    monkeypatch.setattr(cache_lock, "UNTIL_SAID_SECONDS", 0)
+    monkeypatch.setattr(cache_lock, "CHECK_SECONDS", 0)
+    monkeypatch.setattr(cache_lock, "UNTIL_GIVEN_UP_SECONDS", 0.01)
     locked: list[Any] = []
 
     def refuse(lock: Any, timeout: float) -> None:
@@ -218,7 +224,7 @@ def test_the_lock_of_a_lost_node_is_waited_for_only_so_long(
     monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
     with caplog.at_level("INFO"):
         first = LeRobotDataset(root=PUSHT)
-    (said,) = [text for text in caplog.messages if "Waiting for another process" in text]
+    (said,) = [text for text in caplog.messages if "that writes rows" in text]
     assert ".lock" in said
     assert_same(LeRobotDataset(root=PUSHT)[7], first[7])
     assert locked
