@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 # Waiting is mentioned after the first seconds, and given up after the others.
 UNTIL_SAID_SECONDS, UNTIL_GIVEN_UP_SECONDS, CHECK_SECONDS = 5.0, 1800.0, 10.0
+LEFT_FOR_SECONDS = 24 * 3600.0
 
 
 @contextmanager
@@ -34,7 +35,30 @@ def waiting_for_others(result: Path, work: str, is_there: Callable[[], bool]) ->
         yield
     finally:
         if has_lock:
-            lock.release()
+            _release(lock)
+            _remove_left(result.parent)
+
+
+def _release(lock: FileLock) -> None:
+    """Release a lock, and leave no file.
+
+    The file goes while it is locked, so who has opened it meanwhile sees that it is gone and opens
+    another. A release of filelock that does not look lets two do the same work, which harms nobody.
+    """
+    with suppress(OSError):
+        Path(lock.lock_file).unlink()
+    lock.release()
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove the lock files of processes that were killed, and of earlier versions."""
+    oldest = time.time() - LEFT_FOR_SECONDS
+    for file in folder.glob("*.lock"):
+        with suppress(OSError, NotImplementedError, Timeout):  # another process has or removes it
+            if file.stat().st_mtime < oldest:
+                left = FileLock(file)
+                left.acquire(timeout=0)
+                _release(left)
 
 
 def _wait_for(lock: FileLock, work: str, is_there: Callable[[], bool]) -> bool:

@@ -205,6 +205,20 @@ def test_what_a_killed_process_has_left_of_others_is_removed(tmp_path: Path) -> 
     assert not left.exists()
 
 
+@pytest.mark.usefixtures("loads")
+def test_locks_leave_no_files(tmp_path: Path) -> None:
+    """Neither those of this process, nor those that were left by one that was killed."""
+    left, fresh, held = (tmp_path / f"cache/columns/{name}.lock" for name in ("a", "b", "c"))
+    left.parent.mkdir(parents=True)
+    for lock in (left, fresh, held):
+        lock.touch()
+        if lock != fresh:
+            os.utime(lock, times=(0, time.time() - 2 * cache_lock.LEFT_FOR_SECONDS))
+    with filelock.FileLock(held):
+        LeRobotDataset(root=PUSHT)
+        assert sorted((tmp_path / "cache").rglob("*.lock")) == [fresh, held]
+
+
 def test_the_lock_of_a_lost_node_is_waited_for_only_so_long(
     loads: list[Any],
     tmp_path: Path,
