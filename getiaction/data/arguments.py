@@ -52,6 +52,26 @@ def check_counts(val_split: float, num_workers: int | str, **batch_sizes: int | 
         raise DatasetError(msg)
 
 
+def check_frames(num_frames: int, num_ranks: int, train_batch_size: int) -> None:
+    """Check that every rank has frames for a batch.
+
+    Args:
+        num_frames: Number of training frames.
+        num_ranks: Number of ranks that share them.
+        train_batch_size: Argument of `LeRobotDataModule` of that name.
+
+    Raises:
+        DatasetError: There are too few frames.
+    """
+    if math.ceil(num_frames / num_ranks) < train_batch_size:
+        msg = (
+            f"{num_frames} training frames are too few for a batch of train_batch_size="
+            f"{train_batch_size} on each of {num_ranks} ranks. Use train_batch_size="
+            f"{max(1, num_frames // num_ranks)} or less, more episodes, or fewer ranks."
+        )
+        raise DatasetError(msg)
+
+
 def plain_episodes(episodes: Sequence[int]) -> list[int]:
     """Convert a range, array or list of episode indices to a list of Python integers.
 

@@ -11,35 +11,30 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from filelock import FileLock, Timeout
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 
+from getiaction.data.cache_lock import waiting_for_others
 from getiaction.data.column_eviction import DEFAULT_GB, VARIABLE, evict, hold
-from getiaction.data.columns import MAX_READ_AT_ONCE, Column, load_columns
+from getiaction.data.columns import Column, load_columns
 from getiaction.data.errors import DatasetError
+from getiaction.data.file_hashes import for_each, hash_files
 from getiaction.data.machine import limit_bytes
 from getiaction.data.source import cache_dir
-
-T = TypeVar("T")
 
 # Increase this when the same files make other columns.
 FORMAT = 1
 # Below this size of the data files, a copy per process costs less than the files of a cache.
 MIN_BYTES = 32 * 2**20
-CHUNK_BYTES = 2**20
 # This share of the disk stays free for checkpoints, up to a limit.
 RESERVED_SHARE, MAX_RESERVED_BYTES = 0.05, 20 * 10**9
-# Waiting is mentioned after the first seconds, and given up after the others.
-UNTIL_SAID_SECONDS, UNTIL_GIVEN_UP_SECONDS, CHECK_SECONDS = 5.0, 1800.0, 10.0
 UNFINISHED_FOR_SECONDS = 24 * 3600
 # Another process may remove an entry just before it is mapped.
 MAX_TRIES = 3
@@ -87,7 +82,7 @@ def open_columns(
         DatasetError: As `load_columns` raises it, or `GETIACTION_COLUMNS_GB` is not a number.
     """
     load = cache(lambda: load_columns(files, features, episodes))
-    if sum(_of_each(_size, files)) < MIN_BYTES:
+    if sum(for_each(_size, files)) < MIN_BYTES:
         return load()
     try:
         folder = cache_dir() / "columns" / _key(files, features, episodes)
@@ -111,7 +106,8 @@ def _mapped(folder: Path, load: Callable[[], Mapping[str, Column]]) -> MappedCol
     for _ in range(MAX_TRIES):
         if not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(folder):
+            with waiting_for_others(folder, f"writes rows to {folder}", folder.is_dir):
+                _remove_unfinished(folder.parent)
                 if not folder.is_dir():
                     _write(load(), folder)
                     evict(folder, limit)
@@ -128,16 +124,11 @@ def _key(
     files: Sequence[Path], features: dict[str, dict[str, Any]], episodes: Sequence[int] | None
 ) -> str:
     """Hash all that the columns depend on."""
-    contents = _of_each(_hash, files)
+    contents = hash_files(files, cache_dir() / "hashes")
     kinds = [(key, each["dtype"], list(each["shape"])) for key, each in features.items()]
     chosen = None if episodes is None else sorted(episodes)
     facts = json.dumps([FORMAT, kinds, chosen, contents], allow_nan=False)
     return hashlib.sha256(facts.encode()).hexdigest()[:32]
-
-
-def _of_each(function: Callable[[Path], T], files: Sequence[Path]) -> list[T]:
-    with ThreadPoolExecutor(MAX_READ_AT_ONCE) as threads:
-        return list(threads.map(function, files))
 
 
 def _size(file: Path) -> int:
@@ -147,56 +138,17 @@ def _size(file: Path) -> int:
         return 0
 
 
-def _hash(file: Path) -> str:
-    found = hashlib.sha256()
-    with file.open("rb", buffering=0) as content:
-        while chunk := content.read(CHUNK_BYTES):
-            found.update(chunk)
-    return found.hexdigest()
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what a process that was killed has left.
 
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one process write a folder, which may be there when the others' turn comes.
-
-    Where files cannot be locked, each writes one of its own. So do those that have waited for too
-    long: filelock makes do with a file that exists where locks do not, and a node that was lost
-    leaves it for ever.
+    On some file systems a lock does not reach other nodes, so one of them may be at work on what is
+    new.
     """
-    lock = FileLock(f"{folder}.lock")
-    try:
-        has_lock = _wait_for(lock, folder)
-    except (OSError, NotImplementedError):
-        has_lock = False
-    try:
-        # What a process that was killed has left. On some file systems a lock does not reach other
-        # nodes, so one of them may be at work on what is new.
-        oldest = time.time() - UNFINISHED_FOR_SECONDS
-        for unfinished in folder.parent.glob(".*.*"):
-            with suppress(OSError):  # another process removes it, too
-                if unfinished.stat().st_mtime < oldest:
-                    shutil.rmtree(unfinished, ignore_errors=True)
-        yield
-    finally:
-        if has_lock:
-            lock.release()
-
-
-def _wait_for(lock: FileLock, folder: Path) -> bool:
-    """Acquire a lock; return False if the folder appears before, or after half an hour."""
-    give_up = time.monotonic() + UNTIL_GIVEN_UP_SECONDS
-    with suppress(Timeout):
-        lock.acquire(timeout=UNTIL_SAID_SECONDS)
-        return True
-    rank_zero_info(
-        f"Waiting for another process that writes rows to {folder}, for up to "
-        f"{UNTIL_GIVEN_UP_SECONDS / 60:.0f} minutes. If none does, remove {lock.lock_file}"
-    )
-    while not folder.is_dir() and time.monotonic() < give_up:
-        with suppress(Timeout):
-            lock.acquire(timeout=CHECK_SECONDS)
-            return True
-    return False
+    oldest = time.time() - UNFINISHED_FOR_SECONDS
+    for unfinished in folder.glob(".*.*"):
+        with suppress(OSError):  # another process removes it, too
+            if unfinished.stat().st_mtime < oldest:
+                shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _write(columns: Mapping[str, Column], folder: Path) -> None:

@@ -1,7 +1,6 @@
 """LeRobotDataModule: loaders over a LeRobot dataset for Lightning's Trainer."""
 
 import copy
-import math
 import os
 from collections.abc import Callable
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from getiaction.data.batch import Collate, WholeBatches, keeps_methods, object_k
 from getiaction.data.dataset import LeRobotDataset
 from getiaction.data.depth import DepthUnit
 from getiaction.data.errors import DatasetError
+from getiaction.data.identity import identity_of, warn_if_changed
 from getiaction.data.loader import BatchLoader, EpochSampler, ResumableLoader
 from getiaction.data.machine import auto_workers, ranks_of_node
 from getiaction.data.rows import NonFinite
@@ -146,6 +146,7 @@ class LeRobotDataModule(LightningDataModule):
         self.test_dataset: LeRobotDataset | None = None
         self.predict_dataset: LeRobotDataset | None = None
         self._shuffle_seed: int | None = None
+        self._identity = ""
         # Lightning refuses a run in which policy and datamodule have a hyperparameter of the same
         # name with different values. Policies have two of these too, so they are left out here.
         self.save_hyperparameters(ignore=["image_transforms", "use_imagenet_stats", "image_size"])
@@ -178,6 +179,7 @@ class LeRobotDataModule(LightningDataModule):
             return
         train_episodes, val_episodes = self._split()
         whole = self._open()  # once, so that training and validation share its rows
+        self._identity = identity_of(whole.root)
         if val_episodes:
             self.val_dataset = copy.copy(whole)
             self.val_dataset.keep_episodes(val_episodes)
@@ -186,21 +188,25 @@ class LeRobotDataModule(LightningDataModule):
         whole.image_transforms = self.image_transforms
         self.train_dataset = whole
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, int | str]:
         """Return the state to save in a checkpoint.
 
         Returns:
-            "shuffle_seed", or nothing before the first training loader is made.
+            "shuffle_seed" and "dataset", or nothing before the first training loader is made.
         """
-        return {} if self._shuffle_seed is None else {"shuffle_seed": self._shuffle_seed}
+        if self._shuffle_seed is None:
+            return {}
+        return {"shuffle_seed": self._shuffle_seed, "dataset": self._identity}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Continue the shuffling of the run that saved a checkpoint.
+    def load_state_dict(self, state_dict: dict[str, int | str]) -> None:
+        """Continue the shuffling of a checkpoint, and warn if it is of another dataset.
 
         Args:
             state_dict: State that `state_dict` returned in that run.
         """
-        self._shuffle_seed = state_dict["shuffle_seed"]
+        self._shuffle_seed = int(state_dict["shuffle_seed"])
+        if self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING:
+            warn_if_changed(str(self.root or self.repo_id), self._identity, state_dict)
 
     def train_dataloader(self) -> Loader:
         """Return the training loader, which shuffles and drops an incomplete last batch.
@@ -213,13 +219,7 @@ class LeRobotDataModule(LightningDataModule):
         """
         dataset = _ready(self.train_dataset)
         ranks = self.trainer.world_size if self.trainer is not None else 1
-        if math.ceil(len(dataset) / ranks) < self.train_batch_size:
-            msg = (
-                f"{len(dataset)} training frames are too few for a batch of train_batch_size="
-                f"{self.train_batch_size} on each of {ranks} ranks. Use train_batch_size="
-                f"{max(1, len(dataset) // ranks)} or less, more episodes, or fewer ranks."
-            )
-            raise DatasetError(msg)
+        arguments.check_frames(len(dataset), ranks, self.train_batch_size)
         sampler = self._sampler(dataset)
         return ResumableLoader(
             dataset,

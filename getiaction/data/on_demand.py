@@ -7,6 +7,7 @@ from getiaction.data.errors import DatasetError
 from getiaction.downloads.behind import download_behind
 from getiaction.downloads.files import DownloadError, download, is_full
 from getiaction.downloads.secrets import shown_cause, without_secrets
+from getiaction.downloads.versions import FileChangedError
 
 
 class OnDemandFiles:
@@ -80,6 +81,8 @@ def fetch_files(url: str, folder: Path, names: list[str], *, again: bool = False
         cause = error.__cause__
         if isinstance(cause, FileNotFoundError):
             cause = FileNotFoundError(error.name)
+        if isinstance(cause, FileChangedError):
+            raise changed(url, folder, error.name) from shown_cause(cause, url)
         if not is_full(cause):
             raise unreadable(url, cause, error.name) from shown_cause(cause, url)
         msg = (
@@ -87,6 +90,21 @@ def fetch_files(url: str, folder: Path, names: list[str], *, again: bool = False
             "GETIACTION_CACHE to a folder on a larger disk."
         )
         raise DatasetError(msg) from cause
+
+
+def changed(url: str, folder: Path, name: str) -> DatasetError:
+    """Make the error that says that a dataset is not the one of which this machine has a part.
+
+    Args:
+        url: URL of the dataset.
+        folder: Local folder that files were downloaded into.
+        name: Path of a file that is another one.
+    """
+    return DatasetError(
+        f"{without_secrets(url)} has changed since this machine began to download it: {name} is "
+        f"another file than before, and may not belong to the rows in {folder}. Put the files of "
+        "before back to continue, or remove that folder and start a new run with the new dataset."
+    )
 
 
 def unreadable(url: str, error: BaseException | None, name: str = "") -> DatasetError:

@@ -16,9 +16,10 @@ from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 from getiaction.data.arguments import check_given
 from getiaction.data.errors import DatasetError
 from getiaction.data.metadata import Metadata, read_metadata
-from getiaction.data.on_demand import OnDemandFiles, fetch_files, unreadable
+from getiaction.data.on_demand import OnDemandFiles, changed, fetch_files, unreadable
 from getiaction.downloads.files import open_url
 from getiaction.downloads.secrets import HIDDEN, shown_cause, without_secrets
+from getiaction.downloads.versions import Version, note_versions
 
 # Newest format first: a repository may have one tag for each format that it was published in.
 HUB_REVISIONS = ("v3.0", "v2.1", "main")
@@ -169,16 +170,17 @@ class Source:
         fetch_files(self._url, self.path, names, again=self.refresh)
 
     def _check_space(self, names: list[str]) -> dict[str, int]:
-        """Check that the disk has room for files, and return the sizes that a listing has."""
+        """List files, check that the disk has room for them, and return their sizes."""
         folders = sorted({name.split("/")[0] for name in names})
         wanted = {f"{self._remote_root}/{name}".lstrip("/"): name for name in names}
-        sizes: dict[str, int] = {}
+        versions: dict[str, Version] = {}
         for folder in folders:
             find = partial(self._filesystem.find, f"{self._remote_root}/{folder}", detail=True)
             listed = self._try(find)
-            found = {name.lstrip("/"): entry.get("size") or 0 for name, entry in listed.items()}
-            sizes |= {wanted[name]: found[name] for name in wanted.keys() & found.keys()}
+            found = {name.lstrip("/"): Version.of(entry) for name, entry in listed.items()}
+            versions |= {wanted[name]: found[name] for name in wanted.keys() & found.keys()}
         self.path.mkdir(parents=True, exist_ok=True)
+        sizes = {name: version.size or 0 for name, version in versions.items()}
         size, free = sum(sizes.values()), shutil.disk_usage(self.path).free
         if size > free:
             msg = (
@@ -187,6 +189,8 @@ class Source:
                 "folder on a larger disk, or pass fewer episodes."
             )
             raise DatasetError(msg)
+        if name := note_versions(self.path, versions, again=self.refresh):
+            raise changed(self._url, self.path, name)
         return sizes
 
     def _try(self, action: Callable[[], Any]) -> Any:  # noqa: ANN401 - fsspec ships no types

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from getiaction.downloads.versions import FileChangedError, Version, get_file, read_versions
+
 MAX_AT_ONCE = 16
 PAUSES_SECONDS = (1.0, 5.0, 20.0)  # before each further attempt
 
@@ -90,12 +92,14 @@ def download_file(
         again: Whether to download a file that is there already.
 
     Raises:
-        DownloadError: Every attempt has failed, or another one would fail, too.
+        DownloadError: Every attempt has failed, or another one would fail, too, as if the file is
+            another one than the folder's listing has.
     """
     target = folder / name
     if not again and target.is_file():
         return
     try:
+        version = read_versions(folder).get(name, Version())
         target.parent.mkdir(parents=True, exist_ok=True)
         # What a killed process leaves there is locked by nobody, and is overwritten.
         with _locked(target.with_name(f".{target.name}.part")) as partial:
@@ -103,7 +107,7 @@ def download_file(
                 partial.unlink()
                 return
             try:
-                _get_file(filesystem, f"{root}/{name}", partial)
+                _get_file(filesystem, f"{root}/{name}", partial, version)
             except BaseException:
                 partial.unlink(missing_ok=True)
                 raise
@@ -133,7 +137,8 @@ def is_final(error: BaseException | None) -> bool:
     Args:
         error: Cause of a `DownloadError`.
     """
-    return isinstance(error, (FileNotFoundError, PermissionError)) or is_full(error)
+    final = (FileNotFoundError, PermissionError, FileChangedError)
+    return isinstance(error, final) or is_full(error)
 
 
 @contextmanager
@@ -179,11 +184,11 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _get_file(filesystem: Any, remote: str, partial: Path) -> None:  # noqa: ANN401 - as above
+def _get_file(filesystem: Any, remote: str, partial: Path, version: Version) -> None:  # noqa: ANN401 - as above
     pauses_s = iter(PAUSES_SECONDS)
     while True:
         try:
-            filesystem.get_file(remote, str(partial))
+            get_file(filesystem, remote, partial, version)
             break
         except Exception as error:
             pause_s = next(pauses_s, None)

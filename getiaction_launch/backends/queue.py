@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from getiaction_launch.backends.queue_lease import holding_lease_of_queue, remove_left_leases
 from getiaction_launch.backends.starting import (
     command_of,
     is_waiting,
@@ -24,7 +25,7 @@ from getiaction_launch.backends.starting import (
 )
 from getiaction_launch.errors import LaunchError
 from getiaction_launch.plan.plain import read_dataclass
-from getiaction_launch.run.lease import holding_lease_of_queue, is_of
+from getiaction_launch.run.lease import is_of
 from getiaction_launch.run.records import BackendRecord, Cancel, JobRecord
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.at_once import for_each
@@ -188,6 +189,8 @@ def main() -> None:
         while not queue.is_over and stop.signal is None:
             queue.advance()
             time.sleep(POLL_SECONDS)
+    if stop.signal is None:
+        remove_left_leases(runs[0].directory.parents[1])
 
 
 if __name__ == "__main__":

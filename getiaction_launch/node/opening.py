@@ -6,8 +6,8 @@ from getiaction_launch.mirror.staging import salvage
 from getiaction_launch.node.messages.notices import notify_begin
 from getiaction_launch.node.outage import persist
 from getiaction_launch.run.attempt import Attempt
+from getiaction_launch.run.reading.newest import newest_record
 from getiaction_launch.run.reading.summary import write_summary
-from getiaction_launch.run.records import read_attempts
 from getiaction_launch.run.run import Run
 from getiaction_launch.system.stop import StopRequest
 
@@ -36,13 +36,12 @@ def begin(
     """
 
     def act() -> Attempt:
-        records = read_attempts(run)
+        last = newest_record(run)
         # Storage may have written the record and then failed to say so.
-        for record in records[-1:]:
-            if record.key == key:
-                write_summary(run, record.number)
-                return Attempt.read(run, record.number)
-        salvage(run, len(records))
+        if last and last.key == key:
+            write_summary(run, last.number)
+            return Attempt.read(run, last.number)
+        salvage(run, last.number + 1 if last else 0)
         return Attempt.begin(run, key, *head, other_addresses)
 
     attempt = persist(run, "the next attempt cannot begin", act, is_stopped)

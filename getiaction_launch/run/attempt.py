@@ -18,6 +18,7 @@ from getiaction_launch.plan.text import shorten
 from getiaction_launch.run.checkpoint import newest
 from getiaction_launch.run.finished import remove_needless
 from getiaction_launch.run.node_records import WorkerError
+from getiaction_launch.run.reading.newest import count_attempts, newest_record
 from getiaction_launch.run.reading.summary import write_summary
 from getiaction_launch.run.records import (
     AttemptRecord,
@@ -94,7 +95,7 @@ class Attempt:
         """
         import secrets  # slow to import
 
-        number = len(read_attempts(run))
+        number = count_attempts(run)
         checkpoint = newest(run)
         resume_from = str(checkpoint.path) if checkpoint else None
         head = f"{address}:{port}"
@@ -130,8 +131,13 @@ class Attempt:
                 f"{socket.gethostname()} does not see attempt {number} of run {run.name}.",
                 f"Check that every node sees {run.directory}.",
             )
+        return cls._of(run, record)
+
+    @classmethod
+    def _of(cls, run: Run, record: AttemptRecord) -> "Attempt":
         return cls(
-            *(run, number, record.head, record.resume_from, record.token, record.other_addresses)
+            *(run, record.number, record.head, record.resume_from, record.token),
+            record.other_addresses,
         )
 
     @classmethod
@@ -154,10 +160,12 @@ class Attempt:
             TimeoutError: If the attempt is not opened in time, or this node must stop.
         """
         deadline = time.monotonic() + limit_seconds
+        number = max(count_attempts(run) - 1, 0)
         while time.monotonic() < deadline and not is_stopped():
-            for record in read_attempts(run):
+            while record := AttemptRecord.read(run, number):
                 if record.key == key:
-                    return cls.read(run, record.number)
+                    return cls._of(run, record)
+                number += 1
             time.sleep(run.poll_seconds)
         raise TimeoutError(
             f"node 0 has not started attempt {key} within {limit_seconds:.0f} s; "
@@ -232,34 +240,43 @@ def _end_here(run: Run) -> Path:
     return run.local.directory / END_HERE
 
 
+def newest_attempt(run: Run) -> AttemptRecord | None:
+    """Read the newest attempt, with its end if only this machine knows that, as storage failed."""
+    record = newest_record(run)
+    return record and _with_end_here(run, record)
+
+
 def attempts_of(run: Run) -> list[AttemptRecord]:
     """Read the records of all attempts, the first one first.
 
     If storage could not be reached at the end of the last one, this machine may know that end.
     """
     records = read_attempts(run)
-    if run.local is run or not records or records[-1].ended_at is not None:
-        return records
+    return [*records[:-1], *(_with_end_here(run, record) for record in records[-1:])]
+
+
+def _with_end_here(run: Run, record: AttemptRecord) -> AttemptRecord:
+    if run.local is run or record.ended_at is not None:
+        return record
     with contextlib.suppress(CheckError, RecordError):  # of another user, or damaged
         check_staging(run)
         here = load(AttemptRecord, _end_here(run))
-        if here and (here.number, here.head) == (records[-1].number, records[-1].head):
-            ended = replace(
-                records[-1],
+        if here and (here.number, here.head) == (record.number, record.head):
+            return replace(
+                record,
                 state=here.state,
                 cause=here.cause,
                 reason=here.reason,
                 goes_on=here.goes_on,
                 ended_at=here.ended_at,
             )
-            return [*records[:-1], ended]
-    return records
+    return record
 
 
 def is_only_here(run: Run) -> bool:
     """Whether only this machine knows how the last attempt ended."""
-    records = attempts_of(run)
-    return bool(records) and records != read_attempts(run)
+    stored = newest_record(run)
+    return stored is not None and _with_end_here(run, stored) != stored
 
 
 def record_end(run: Run, record: AttemptRecord) -> None:

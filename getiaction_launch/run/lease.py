@@ -11,21 +11,23 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from getiaction_launch.run.records import JobRecord, Progress, Record, load
 from getiaction_launch.run.run import Run
-from getiaction_launch.storage.at_once import for_each
-from getiaction_launch.storage.paths import is_remote, remove, write_json
+from getiaction_launch.storage.keys import why_refused
+from getiaction_launch.storage.paths import is_remote
 
 PERIOD_SECONDS = 10.0
 REMOTE_PERIOD_SECONDS = 60.0
 """How often a lease on remote storage is renewed: by two requests for a job, one for a queue."""
 LIMIT_SECONDS = 300.0
 """Longest time between two signs of life. The clocks of machines may differ by part of it."""
+QUEUE_PREFIX = ".queue-"
+"""How the names of the files with leases of queues begin."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,23 @@ class Lease(Record):
         job_id: The job that the lease is about, as ``job.json`` names it.
         renewed_at: When the process was last known to live, in seconds since the epoch; None once
             it has ended.
+        runs: Names of the runs of a queue, ``name/version_N``; None for the lease of a job.
     """
 
     NAME: ClassVar[str] = "lease"
 
     job_id: str = ""
     renewed_at: float | None = None
+    runs: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if any(why_refused(name) for name in self.runs or ()):
+            raise ValueError("runs has something that is not the name of a run")
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the process has ended, or must have died."""
+        return self.renewed_at is None or time.time() - self.renewed_at > LIMIT_SECONDS
 
 
 @dataclass(frozen=True)
@@ -87,21 +100,27 @@ def last_sign_of_life(run: Run, record: JobRecord, queue: str | None = None) -> 
     reported_at = (progress and progress.updated_at) or 0
     age_seconds = max(0.0, time.time() - max(lease.renewed_at or 0, reported_at))
     has_ended = lease.renewed_at is None
-    return SignOfLife(age_seconds, has_ended, not has_ended and age_seconds < 1.5 * _period(run))
+    return SignOfLife(age_seconds, has_ended, not has_ended and age_seconds < 1.5 * period_of(run))
 
 
-def _place_of_queue(run: Run, queue: str) -> Path:
-    """Return where the lease of a queue lies: beside the runs, as any of them may be removed."""
+def place_of_queue(run: Run, queue: str) -> Path:
+    """Return where the lease of a queue lies: beside the runs, as any of them may be removed.
+
+    Args:
+        run: A run of the queue.
+        queue: The name of the queue.
+    """
     # The name is hashed, since a job.json of a stranger must not lead anywhere else.
     digest = hashlib.sha256(os.fsencode(queue)).hexdigest()[:16]
-    return run.directory.parent.parent / f".queue-{digest}.json"
+    return run.directory.parent.parent / f"{QUEUE_PREFIX}{digest}.json"
 
 
 def _read_lease_of_queue(run: Run, queue: str) -> Lease | None:
-    return load(Lease, _place_of_queue(run, queue))
+    return load(Lease, place_of_queue(run, queue))
 
 
-def _period(run: Run) -> float:
+def period_of(run: Run) -> float:
+    """Return how often a lease of a run, or of its queue, is renewed, in seconds."""
     return REMOTE_PERIOD_SECONDS if is_remote(run.directory) else PERIOD_SECONDS
 
 
@@ -130,38 +149,18 @@ def holding_lease(run: Run) -> Iterator[None]:
         if job and is_of(JobRecord.read(run), job):
             Lease(job.job_id, at).write(run, durable=False)
 
-    with _renewing(renew, _period(run)):
+    with renewing(renew, period_of(run)):
         yield
 
 
 @contextlib.contextmanager
-def holding_lease_of_queue(
-    queue: str, job_id: str, runs: Sequence[Run], waits: Callable[[Run], bool]
-) -> Iterator[None]:
-    """Renew one lease for all runs that wait in a queue, as long as the context lasts.
+def renewing(renew: Callable[[float | None], None], period_seconds: float) -> Iterator[None]:
+    """Call ``renew`` with the time, at once and regularly in a thread, and with None at the end.
 
     Args:
-        queue: The name of the queue.
-        job_id: The id of this process in the ``job.json`` of each run that waits.
-        runs: The runs of the queue.
-        waits: Whether a run still waits by its ``job.json``. The lease is removed if none does at
-            last; otherwise it says that the process has ended.
+        renew: Function that writes a lease; what it fails to write is passed over.
+        period_seconds: How often it is called.
     """
-    place = _place_of_queue(runs[0], queue)  # all have the same root
-
-    def renew(at: float | None) -> None:
-        if at or any(for_each(waits, runs, runs[0].directory)):
-            write_json(place, Lease(job_id, at).content(), durable=False)
-        else:
-            remove(place)
-
-    with _renewing(renew, _period(runs[0])):
-        yield
-
-
-@contextlib.contextmanager
-def _renewing(renew: Callable[[float | None], None], period_seconds: float) -> Iterator[None]:
-    """Call ``renew`` with the time, at once and regularly in a thread, and with None at the end."""
     is_over = threading.Event()
 
     def renew_at(at: float | None) -> None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from getiaction_launch.errors import RecordError
 from getiaction_launch.plan.plan import Plan
-from getiaction_launch.run.attempt import EXIT_FAILED, Ending, attempts_of, record_end, write_end
+from getiaction_launch.run.attempt import EXIT_FAILED, Ending, newest_attempt, record_end, write_end
 from getiaction_launch.run.beats.oddness import Odd, find_absent, has_timed_out, states_of
 from getiaction_launch.run.beats.records import read_beats
 from getiaction_launch.run.beats.stacks import NodeStacks
@@ -114,10 +114,9 @@ def may_begin(run: Run) -> bool:
     """
     if Done.read(run) or Cancel.read(run):
         return False
-    records = attempts_of(run)
-    if not records:
+    last = newest_attempt(run)
+    if last is None:
         return True
-    last = records[-1]
     if last.ended_at is not None:
         record_end(run, last)
         return last.goes_on
@@ -143,13 +142,10 @@ def allow_another(run: Run, ending: Ending) -> Ending:
     if budget is None or ending.state is JobState.CANCELLED:
         return ending
     limit: int | None = getattr(Plan.of(run).restarts, budget)
-    records = read_attempts(run)
-    # Not the last one, of which this is the end: storage may have it and have failed to say so.
-    used = sum(_BUDGETS.get(record.cause) == budget for record in records[:-1] if record.cause)
-    if limit is not None and used >= limit:
+    if limit is not None and _used(run, budget) >= limit:
         spent = f"{ending.reason} (not restarted: restarts.{budget}={limit} is used up)"
         return replace(ending, reason=spent if limit else ending.reason)
-    if ending.cause in (Cause.TIME_LIMIT, Cause.STALL) and stands_still(run, records, ending.cause):
+    if ending.cause in (Cause.TIME_LIMIT, Cause.STALL) and stands_still(run, ending.cause):
         reason = f"{ending.reason} (not restarted: two attempts in a row saved no progress)"
         is_stall = ending.cause is Cause.STALL  # it would stand still there again
         state = JobState.FAILED if is_stall else JobState.INTERRUPTED
@@ -160,6 +156,13 @@ def allow_another(run: Run, ending: Ending) -> Ending:
     return replace(ending, goes_on=True)
 
 
+def _used(run: Run, budget: str) -> int:
+    """Count the restarts that a budget was used for; who calls this bounds how often it is read."""
+    # Not the last one, of which this is the end: storage may have it and have failed to say so.
+    records = read_attempts(run)[:-1]
+    return sum(_BUDGETS.get(record.cause) == budget for record in records if record.cause)
+
+
 def reopen(run: Run) -> AttemptRecord | None:
     """Let another attempt follow the last one, although the run has ended.
 
@@ -167,8 +170,8 @@ def reopen(run: Run) -> AttemptRecord | None:
         The record of the last attempt before this call; None if no attempt has begun.
     """
     forget_summary(run)
-    records = attempts_of(run)
-    if records:
-        replace(records[-1], goes_on=True).write(run)
+    last = newest_attempt(run)
+    if last:
+        replace(last, goes_on=True).write(run)
     Cancel.remove(run)
-    return records[-1] if records else None
+    return last

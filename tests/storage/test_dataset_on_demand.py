@@ -12,6 +12,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,8 @@ from clusters.s3 import KEY, S3, SECRET
 from s3fs import S3FileSystem
 
 from getiaction.data import DatasetError, LeRobotDataModule, LeRobotDataset
-from getiaction.downloads import behind, files
+from getiaction.downloads import behind, files, versions
+from getiaction.downloads.versions import Version
 
 ALOHA = Path(__file__).parents[1] / "data" / "lerobot" / "aloha_like_v21"
 VIDEO = "videos/chunk-000/observation.images.top/episode_{:06d}.mp4"
@@ -140,6 +142,52 @@ def test_a_file_that_has_gone_is_an_error_at_its_sample(
             dataset[60]
     finally:
         filesystem.put_file(str(ALOHA / name), f"{root}/{name}")
+
+
+def test_a_dataset_that_is_recorded_again_does_not_mix_with_its_old_rows(
+    root: str, recorder: Proxy, until: Until, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Even a video of the same size is noticed, by no more requests than one for each file."""
+    dataset = LeRobotDataset(root=root)
+    filesystem, name = S3FileSystem(), VIDEO.format(1)
+    before = (ALOHA / name).read_bytes()
+    filesystem.pipe_file(f"{root}/{name}", before[:-1] + b"?")
+    try:
+        recorder.requests.clear()
+        assert dataset[134]["episode_index"] == 2
+        assert len(recorder.requests) == 1
+        dataset.expect([60])
+        until(lambda: background(dataset.root).poll() == 0)
+        assert f"{name} could not be downloaded" in capfd.readouterr().err
+        changed = r"has changed since .*episode_000001\.mp4 is another file.*remove that folder"
+        with pytest.raises(DatasetError, match=changed):
+            dataset[60]
+        with pytest.raises(DatasetError, match=changed):  # as at the next start of the run
+            LeRobotDataModule(root=root).prepare_data()
+        assert partials(dataset.root) == []
+        LeRobotDataModule(root=root, force_cache_sync=True).prepare_data()
+        assert (dataset.root / name).read_bytes() == before[:-1] + b"?"
+    finally:
+        filesystem.pipe_file(f"{root}/{name}", before)
+
+
+def test_a_server_may_list_other_tags_than_it_compares_with(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file counts as changed only if the listing says so, too."""
+    name, ls = VIDEO.format(0), S3FileSystem._ls
+    listed = Version((ALOHA / name).stat().st_size, "ETag=other")
+
+    async def relabel(*args: Any, **options: Any) -> list[dict[str, Any]]:
+        return [{**entry, "ETag": "other"} for entry in await ls(*args, **options)]
+
+    monkeypatch.setattr(S3FileSystem, "_ls", relabel)
+    filesystem, place = files.open_url(root)
+    local = Path(os.environ["GETIACTION_CACHE"])
+    versions.get_file(filesystem, f"{place}/{name}", local, listed)
+    assert local.read_bytes() == (ALOHA / name).read_bytes()
+    with pytest.raises(versions.FileChangedError):
+        versions.get_file(filesystem, f"{place}/{name}", local, listed._replace(tag='ETag="new"'))
 
 
 def test_two_processes_download_each_file_once(

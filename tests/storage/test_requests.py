@@ -8,8 +8,13 @@ from s3fs import S3FileSystem
 
 from getiaction_launch.errors import RunNotFoundError
 from getiaction_launch.launch.finding.find import find_runs
+from getiaction_launch.node.opening import begin
+from getiaction_launch.plan.plan import Plan, Topology
+from getiaction_launch.run.attempt import Attempt, Ending
 from getiaction_launch.run.reading.find import find_run
+from getiaction_launch.run.restart import allow_another, may_begin, reopen
 from getiaction_launch.run.run import Run
+from getiaction_launch.run.state import Cause, JobState
 from getiaction_launch.storage.entries import read_entries
 from getiaction_launch.storage.objects import read_object
 from getiaction_launch.storage.paths import children, file_system, open_path
@@ -153,3 +158,22 @@ def test_the_points_of_a_sweep_are_found_below_its_name(root, sent):
     # First, it was looked for as a run, and which ones there are instead.
     assert methods(requests) == ["GET", "LIST", "LIST", "LIST", "GET", "GET", "GET"]
     assert [run.name for run in find_runs(["sweep-1a2b3c4d"], [root])] == ["act/version_0"]
+
+
+def test_an_attempt_costs_as_much_after_many_others(root, sent, tmp_path, monkeypatch):
+    """To begin, join, judge and reopen it: a run may be preempted a hundred times."""
+    monkeypatch.setenv("GETIACTION_LAUNCH_STAGING_DIR", str(tmp_path / "staging"))
+    plan = Plan("act", root, [], ["t.py"], Topology(2, 1, 0), "/")
+    run = Run.at(f"{root}/act/version_0")
+    run.write("plan", plan.to_json())
+    preempted = Ending(JobState.INTERRUPTED, Cause.PREEMPTION, "preempted")
+
+    def train(key: str) -> None:
+        assert may_begin(run)
+        attempt = begin(run, key, ("host", 1), lambda: False)
+        assert Attempt.join(run, key, 30).number == attempt.number
+        attempt.end(allow_another(run, preempted))
+        assert reopen(run).number == attempt.number
+
+    counts = [len(sent(train, f"key {number}")) for number in range(14)]
+    assert counts[6:] == [counts[6]] * 8

@@ -6,8 +6,8 @@ from clusters.s3 import S3
 
 from getiaction_launch.backends.backend import LOCAL
 from getiaction_launch.backends.queue import Queue
+from getiaction_launch.backends.queue_lease import holding_lease_of_queue
 from getiaction_launch.run import lease
-from getiaction_launch.run.lease import holding_lease_of_queue
 from getiaction_launch.run.records import BackendRecord, JobRecord
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import children

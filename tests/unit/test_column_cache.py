@@ -15,7 +15,13 @@ import pytest
 import torch
 from damage import ROWS, STATS, edit, refusal, replaced
 
-from getiaction.data import DatasetError, LeRobotDataModule, LeRobotDataset, column_cache
+from getiaction.data import (
+    DatasetError,
+    LeRobotDataModule,
+    LeRobotDataset,
+    cache_lock,
+    column_cache,
+)
 from getiaction.data.columns import load_columns
 
 DATA = Path(__file__).parents[1] / "data" / "lerobot"
@@ -199,6 +205,20 @@ def test_what_a_killed_process_has_left_of_others_is_removed(tmp_path: Path) -> 
     assert not left.exists()
 
 
+@pytest.mark.usefixtures("loads")
+def test_locks_leave_no_files(tmp_path: Path) -> None:
+    """Neither those of this process, nor those that were left by one that was killed."""
+    left, fresh, held = (tmp_path / f"cache/columns/{name}.lock" for name in ("a", "b", "c"))
+    left.parent.mkdir(parents=True)
+    for lock in (left, fresh, held):
+        lock.touch()
+        if lock != fresh:
+            os.utime(lock, times=(0, time.time() - 2 * cache_lock.LEFT_FOR_SECONDS))
+    with filelock.FileLock(held):
+        LeRobotDataset(root=PUSHT)
+        assert sorted((tmp_path / "cache").rglob("*.lock")) == [fresh, held]
+
+
 def test_the_lock_of_a_lost_node_is_waited_for_only_so_long(
     loads: list[Any],
     tmp_path: Path,
@@ -206,9 +226,9 @@ def test_the_lock_of_a_lost_node_is_waited_for_only_so_long(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The user reads what is waited for; then the rows are written, and later starts find them."""
-    monkeypatch.setattr(column_cache, "UNTIL_SAID_SECONDS", 0)
-    monkeypatch.setattr(column_cache, "CHECK_SECONDS", 0)
-    monkeypatch.setattr(column_cache, "UNTIL_GIVEN_UP_SECONDS", 0.01)
+    monkeypatch.setattr(cache_lock, "UNTIL_SAID_SECONDS", 0)
+    monkeypatch.setattr(cache_lock, "CHECK_SECONDS", 0)
+    monkeypatch.setattr(cache_lock, "UNTIL_GIVEN_UP_SECONDS", 0.01)
     locked: list[Any] = []
 
     def refuse(lock: Any, timeout: float) -> None:
@@ -218,7 +238,7 @@ def test_the_lock_of_a_lost_node_is_waited_for_only_so_long(
     monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
     with caplog.at_level("INFO"):
         first = LeRobotDataset(root=PUSHT)
-    (said,) = [text for text in caplog.messages if "Waiting for another process" in text]
+    (said,) = [text for text in caplog.messages if "that writes rows" in text]
     assert ".lock" in said
     assert_same(LeRobotDataset(root=PUSHT)[7], first[7])
     assert locked

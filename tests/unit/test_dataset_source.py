@@ -20,12 +20,13 @@ import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
 
-from getiaction.data import DatasetError, LeRobotDataset, source
+from getiaction.data import DatasetError, LeRobotDataModule, LeRobotDataset, source
 from getiaction.downloads import behind, files
 
 DATA = Path(__file__).parents[1] / "data" / "lerobot"
 PUSHT = DATA / "pusht_like_v30"
 ALOHA = DATA / "aloha_like_v21"
+VIDEOS = "videos/chunk-000/observation.images.top/episode_{:06d}.mp4"
 
 
 @pytest.fixture(autouse=True)
@@ -292,6 +293,24 @@ def test_without_locks_two_that_need_a_file_do_not_disturb_each_other(
     assert len(set(places)) == 2
     found = [path for path in (tmp_path / "copy").rglob("*") if path.is_file()]
     assert [path.name for path in found] == ["info.json"]
+
+
+def test_a_file_of_another_size_than_was_listed_is_not_taken(
+    aloha_root: str, cache: Path, copied: list[str]
+) -> None:
+    """Where storage knows no more; the next start sees from the listing what has changed."""
+    dataset, name = LeRobotDataset(root=aloha_root), VIDEOS.format(2)
+    changed = rf"{aloha_root} has changed since .*episode_000002\.mp4 is another file.*{cache}"
+    fsspec.filesystem("memory").pipe_file(f"/bucket/aloha/{name}", b"short")
+    copied.clear()
+    with pytest.raises(DatasetError, match=changed):
+        dataset[134]
+    assert len(copied) == 1  # another attempt would bring the same
+    fsspec.filesystem("memory").pipe_file(f"/bucket/aloha/{name}", (ALOHA / name).read_bytes())
+    with pytest.raises(DatasetError, match=changed):  # written again at another time
+        LeRobotDataModule(root=aloha_root).prepare_data()
+    shutil.rmtree(dataset.root)
+    assert_same(LeRobotDataset(root=aloha_root)[134], LeRobotDataset(root=ALOHA)[134])
 
 
 def test_what_is_asked_for_last_is_downloaded_first() -> None:

@@ -266,6 +266,29 @@ def test_hyperparameters_of_model_and_data_are_logged_together(tmp_path: Path) -
     assert "!!python" not in text
 
 
+def test_a_run_that_resumes_with_another_dataset_is_warned(tmp_path: Path, v30: Path) -> None:
+    """Copies are the same dataset; one that was recorded again is not, on whichever machine."""
+    saved = tmp_path / "1.ckpt"
+    trainer = make_trainer(tmp_path)
+    trainer.fit(Linear(), LeRobotDataModule(root=PUSHT, train_batch_size=8, num_workers=0))
+    trainer.save_checkpoint(saved)
+
+    def warnings_of(function: str) -> list[str]:
+        datamodule = LeRobotDataModule(root=v30, train_batch_size=8, num_workers=0)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run = getattr(make_trainer(tmp_path, max_steps=2), function)
+            run(Linear(), datamodule=datamodule, ckpt_path=saved)
+        return [str(each.message) for each in caught if "not the dataset" in str(each.message)]
+
+    assert warnings_of("fit") == []
+    stats = v30 / "meta/stats.json"
+    stats.write_text(stats.read_text() + " ")
+    (found,) = warnings_of("fit")
+    assert found.startswith(f"{v30} is not the dataset that the checkpoint was trained on")
+    assert warnings_of("test") == []  # which may be of any dataset
+
+
 def test_workers_outlive_an_epoch_only_if_there_are_any() -> None:
     """`persistent_workers` is dropped for zero workers, which torch would refuse."""
     datamodule = LeRobotDataModule(root=PUSHT, num_workers=0, persistent_workers=True)

@@ -1,10 +1,11 @@
 """The queue of a sweep on this machine: whose turn it is, and what is true of those that wait."""
 
+import json
 import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import psutil
@@ -15,12 +16,14 @@ from getiaction_launch.backends import queue as queue_module
 from getiaction_launch.backends.backend import LOCAL, former_jobs
 from getiaction_launch.backends.process import ProcessJob
 from getiaction_launch.backends.queue import Queue, is_next
+from getiaction_launch.backends.queue_lease import holding_lease_of_queue, remove_left_leases
+from getiaction_launch.backends.starting import write_job
 from getiaction_launch.errors import CheckError, UnreachableError
 from getiaction_launch.launch.status import read_status
 from getiaction_launch.launch.submit import cancel
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run import lease
-from getiaction_launch.run.lease import Lease, holding_lease_of_queue
+from getiaction_launch.run.lease import Lease
 from getiaction_launch.run.records import BackendRecord, Cancel, JobRecord
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import JobState
@@ -302,6 +305,44 @@ def test_other_machines_see_that_a_queue_was_killed(runs, elsewhere, monkeypatch
         monkeypatch.setattr(lease, "time", SimpleNamespace(time=lambda: now + 301))
         assert states(runs) == [JobState.FAILED] * 3
     assert queue.waiting == runs
+
+
+@pytest.mark.parametrize(
+    ("age_seconds", "names", "is_waiting", "is_left"),
+    [
+        (301, None, False, False),
+        (301, None, True, True),  # other machines see by it that nobody starts the run
+        (0, None, False, True),
+        (301, ["../act/version_0"], False, True),  # of somebody who wants other files to be read
+        (301, [], False, False),
+    ],
+)
+def test_lease_that_a_killed_queue_has_left_is_removed(
+    runs, age_seconds, names, is_waiting, is_left
+):
+    """By the next queue of the same root, once no run waits in the killed one."""
+    names = [run.name for run in runs] if names is None else names
+    killed = Run(runs[0].directory.with_name("version_9"))
+    left = lease.place_of_queue(killed, str(killed.directory))
+    left.write_text(json.dumps({"renewed_at": time.time() - age_seconds, "runs": names}))
+    if is_waiting:
+        write_job(runs[1], BACKEND, queue=str(killed.directory))
+    else:
+        write_job(runs[1], BACKEND, queue=str(runs[0].directory))  # in another one
+    remove_left_leases(left.parent)
+    assert left.exists() is is_left
+
+
+def test_queue_that_ends_leaves_no_lease(runs):
+    """Neither its own, nor one that another queue has left."""
+    left = lease.place_of_queue(runs[0], "killed")
+    left.write_text(json.dumps({"renewed_at": 0, "runs": [runs[0].name]}))
+    order = {"runs": [str(run.directory) for run in runs], "backend": asdict(BACKEND)}
+    order |= {"command": ["job"], "at_once": 3}
+    words = [sys.executable, "-m", queue_module.__name__, str(runs[0].directory)]
+    subprocess.run(words, input=json.dumps(order), text=True, timeout=60, check=True)
+    assert started(runs) == [True] * 3
+    assert hidden(runs) == []
 
 
 @pytest.mark.parametrize(("max_parallel", "sharing"), [(1, 3), (4, 4)])

@@ -18,7 +18,7 @@ from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.text import clean, shorten
 from getiaction_launch.run.attempt import Attempt, Ending
 from getiaction_launch.run.metric import shown_metric
-from getiaction_launch.run.records import Done, Progress, read_attempts
+from getiaction_launch.run.records import AttemptRecord, Done, Progress
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import JobState
 from getiaction_launch.system.orphans import RUN_VARIABLE, TOKEN_VARIABLE
@@ -39,10 +39,11 @@ def notify_begin(attempt: Attempt) -> None:
         _send(attempt.run, plan, "started", shape)
         return
     with contextlib.suppress(OSError, ValueError):  # the records may be damaged
-        *_, before, now = read_attempts(attempt.run)
+        numbers = (attempt.number - 1, attempt.number)
+        before, now = (AttemptRecord.read(attempt.run, number) for number in numbers)
         verb = "resumed" if attempt.resume_from else "restarted"
-        where = f"from step {now.first_step}" if attempt.resume_from else "from the beginning"
-        why = f"Attempt {before.number} ended: {before.reason}" if before.reason else ""
+        where = f"from step {now.first_step}" if now and now.resume_from else "from the beginning"
+        why = f"Attempt {before.number} ended: {before.reason}" if before and before.reason else ""
         _send(attempt.run, plan, verb, f"{shape}, {where}", why)
 
 

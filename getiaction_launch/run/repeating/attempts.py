@@ -1,9 +1,8 @@
 """Whether attempts repeat each other, so that another one would train the same again."""
 
-from collections.abc import Sequence
-
 from getiaction_launch.run.checkpoint import newest
 from getiaction_launch.run.finished import finished_fits
+from getiaction_launch.run.reading.newest import newest_record
 from getiaction_launch.run.records import AttemptRecord, Progress
 from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import Cause
@@ -12,20 +11,20 @@ EPOCH_RESTARTS = 2
 """How often an epoch may begin anew before the run is not restarted any more."""
 
 
-def stands_still(run: Run, records: Sequence[AttemptRecord], cause: Cause) -> bool:
+def stands_still(run: Run, cause: Cause) -> bool:
     """Return whether the last two attempts ended for the same cause and saved nothing in between.
 
     Args:
         run: The run that was restarted.
-        records: All attempts of the run.
         cause: What ended the last one, which its record may not say yet.
     """
-    if len(records) < 2:  # noqa: PLR2004 - two in a row
+    last = newest_record(run)
+    before = AttemptRecord.read(run, last.number - 1) if last and last.number else None
+    if last is None or before is None:
         return False
     progress = Progress.read(run)
     if cause is Cause.TIME_LIMIT and progress is None:
         return False  # a program that reports no progress may keep its state itself
-    before, last = records[-2:]
     if before.cause != cause:
         return False  # a preemption may come before the first step, and again
     if progress and progress.is_own:
