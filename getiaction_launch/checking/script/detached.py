@@ -1,16 +1,14 @@
-"""What a script does that a worker cannot: ask a terminal, choose its own rank, end too early."""
+"""What a script does that a worker cannot: ask a terminal, leave work behind, end too early."""
 
 import ast
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from getiaction_launch.checking.finding import Finding, doubt, refusal
 from getiaction_launch.checking.script.folders import check_folders
-from getiaction_launch.checking.script.rank_zero import collectives_of_rank_0
-from getiaction_launch.checking.script.reach import is_main
-from getiaction_launch.checking.script.source import Source
+from getiaction_launch.checking.source.reach import is_main
+from getiaction_launch.checking.source.source import Source
 from getiaction_launch.plan.plan import Plan
 
 _DEBUGGERS = {"breakpoint", "pdb.set_trace", "ipdb.set_trace"}
@@ -18,13 +16,11 @@ _SHELLS = {"os.system", "os.popen", "subprocess.Popen", "subprocess.call", "subp
 _BACKGROUND = re.compile(r"(\bnohup\b.*\bpython|\bpython[\d.]*\b.*&\s*['\"]?$)", re.DOTALL)
 _NEVER_THE_NAME = ("main", "__main", "main__", "_main_", "__name__", "__Main__")
 _ENDS = {"exit", "quit", "sys.exit", "os._exit"}
-RANKS = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE"}
-_OF_SLURM = {"SLURM_PROCID": "RANK", "SLURM_LOCALID": "LOCAL_RANK", "SLURM_NTASKS": "WORLD_SIZE"}
 _WORDS_OF_CKPT_PATH = ("best", "last", "hpc", "registry")
 
 
 def check_detached(source: Source, plan: Plan) -> Iterator[Finding]:
-    """Find what needs a terminal, overwrites the launcher's variables, or ends before training.
+    """Find what needs a terminal, runs in the background, or ends before training.
 
     Args:
         source: The script, as it was read.
@@ -35,31 +31,10 @@ def check_detached(source: Source, plan: Plan) -> Iterator[Finding]:
         if isinstance(node, ast.Call):
             found = [*_of_call(node, source), *_of_checkpoint(node, source, plan)]
             found += check_folders(node, source, plan)
-        elif isinstance(node, ast.Assign):
-            found = [*_of_variable(node, source, plan)]
         for finding in found:
             yield source.judged(finding, node)
     yield from _of_ends(source)
     yield from _of_guard(source)
-    if plan.topology.world_size > 1:
-        # Classes are looked at once they are used.
-        outside = [node for node in source.tree.body if not isinstance(node, ast.ClassDef)]
-        yield from collectives_of_rank_0(ast.Module(outside, []), source.name)
-
-
-def check_slurm(source: Source, plan: Plan) -> Iterator[Finding]:
-    """Find variables of SLURM in a script that is not run there, and does not set them."""
-    sets = re.search(r"environ(\[[^]]*\] = |\.update|\.setdefault| \|=|,)", source.text)
-    if sets or not source.is_alone:
-        return
-    unset = _OF_SLURM.keys() - os.environ.keys() - plan.env_vars.keys()
-    for node in ast.walk(source.tree):
-        if isinstance(node, ast.Subscript) and source.names.of(node.value) == "os.environ":
-            name = str(source.constants.value_of(node.slice))
-            if name in unset:
-                what = f"{source.at(node)}: {name} is not set: the run is not a job of SLURM."
-                fix = f"Use what is set on each cluster: os.environ['{_OF_SLURM[name]}']"
-                yield source.judged(refusal("processes", name, what, fix), node)
 
 
 def _of_guard(source: Source) -> Iterator[Finding]:
@@ -112,34 +87,6 @@ def _of_checkpoint(node: ast.Call, source: Source, plan: Plan) -> Iterator[Findi
             f"{plan.working_directory}.",
             f"Name a checkpoint that is there: ls {Path(path).parent}",
         )
-
-
-def _of_variable(node: ast.Assign, source: Source, plan: Plan) -> Iterator[Finding]:
-    for target in node.targets:
-        if not (isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Constant)):
-            continue
-        variable = target.slice.value
-        is_rank = variable in RANKS and plan.topology.world_size > 1
-        is_address = variable == "MASTER_ADDR" and plan.topology.num_nodes > 1
-        if source.names.of(target.value) == "os.environ" and (is_rank or is_address):
-            where = f"{source.at(node)}: os.environ[{variable!r}] is overwritten"
-            yield of_variable(str(variable), where, plan.topology.world_size)
-
-
-def of_variable(variable: str, where: str, world_size: int) -> Finding:
-    """Return the refusal of a program that sets what the launcher has set.
-
-    Args:
-        variable: Name of the environment variable.
-        where: Where it is set, as the beginning of a sentence.
-        world_size: Number of ranks of the run.
-    """
-    return refusal(
-        "processes",
-        variable,
-        f"{where}, by which the {world_size} workers find each other.",
-        f"Remove the line, or keep what is set: os.environ.setdefault({variable!r}, ...)",
-    )
 
 
 def _of_ends(source: Source) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from getiaction_launch.checking.finding import Finding, refusal, unknown
-from getiaction_launch.checking.script.reach import FORGIVING, functions_of, is_main, may_leave
+from getiaction_launch.checking.source.reach import FORGIVING, functions_of, is_main, may_leave
 from getiaction_launch.errors import nearest_first
 
 _CATCHING = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}

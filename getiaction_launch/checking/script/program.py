@@ -8,13 +8,15 @@ from pathlib import Path
 
 from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, ok, refusal, unknown
+from getiaction_launch.checking.ranks.calls import check_calls
+from getiaction_launch.checking.ranks.plain_ddp import check_plain_ddp
+from getiaction_launch.checking.ranks.rank_zero import check_rank_0
+from getiaction_launch.checking.ranks.variables import check_slurm, check_variables
 from getiaction_launch.checking.script.arguments import check_arguments
-from getiaction_launch.checking.script.calls import check_calls
-from getiaction_launch.checking.script.detached import check_detached, check_slurm
+from getiaction_launch.checking.script.detached import check_detached
 from getiaction_launch.checking.script.imports import check_imports, count_imports
 from getiaction_launch.checking.script.main_guard import check_guard
-from getiaction_launch.checking.script.plain_ddp import check_plain_ddp
-from getiaction_launch.checking.script.source import Names, Source
+from getiaction_launch.checking.source.source import Names, Source
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.program import find_module, is_whole, require_command
 
@@ -77,6 +79,8 @@ def _read(source: Source, plan: Plan, place: Place) -> Iterator[Finding]:
         *check_plain_ddp(source, plan.topology),
         *check_guard(source),
         *check_detached(source, plan),
+        *check_variables(source, plan),
+        *check_rank_0(source, plan.topology),
         *(() if place.has_queue or place.other_environment else check_slurm(source, plan)),
         *check_arguments(source, plan.script[1:]),
     ]

@@ -24,9 +24,9 @@ from getiaction_launch.checking.lightning_seams import (
     watching_entries,
     watching_trainers,
 )
-from getiaction_launch.checking.script.detached import RANKS, of_variable
+from getiaction_launch.checking.ranks.variables import RANKS, of_variable
 from getiaction_launch.checking.script.main_guard import has_guard
-from getiaction_launch.checking.script.source import Source
+from getiaction_launch.checking.source.source import Source
 from getiaction_launch.checking.trial.apart import LIMIT_SECONDS, Apart
 from getiaction_launch.checking.trial.rank import become_rank_0
 from getiaction_launch.checking.trial.sandbox import wishes

@@ -5,8 +5,9 @@ import re
 from collections.abc import Iterator
 
 from getiaction_launch.checking.finding import Finding, refusal
-from getiaction_launch.checking.script.constants import Constants
-from getiaction_launch.checking.script.source import Names
+from getiaction_launch.checking.source.constants import Constants
+from getiaction_launch.checking.source.source import Names, Source
+from getiaction_launch.plan.plan import Topology
 
 _ONLY = re.compile(r"(?<![\w.])(not )?[\w.]*\b(is_global_zero|rank_zero_only\.rank == 0)$")
 _ZERO = re.compile(
@@ -28,6 +29,19 @@ _LEAVES = re.compile(r"(del os\.environ\[|environ\.pop\()'(WORLD_SIZE|SLURM_NTAS
 """How rank 0 leaves the job, for a process of its own."""
 _RUNS = ("fit", "validate", "test", "predict")
 """Methods of a Trainer by which all its ranks begin together."""
+
+
+def check_rank_0(source: Source, topology: Topology) -> Iterator[Finding]:
+    """Find each collective that only rank 0 comes to, outside of a script's classes.
+
+    Args:
+        source: The script, as it was read.
+        topology: Nodes and workers of the run.
+    """
+    if topology.world_size > 1:
+        # Classes are looked at once they are used.
+        outside = [node for node in source.tree.body if not isinstance(node, ast.ClassDef)]
+        yield from collectives_of_rank_0(ast.Module(outside, []), source.name)
 
 
 def collectives_of_rank_0(

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator
 
 from getiaction_launch.checking.finding import Finding, doubt, refusal
-from getiaction_launch.checking.script.reach import called_name
-from getiaction_launch.checking.script.source import Source
+from getiaction_launch.checking.source.reach import called_name
+from getiaction_launch.checking.source.source import Source
 from getiaction_launch.plan.plan import Topology
 
 _DDP = "torch.nn.parallel.DistributedDataParallel"
