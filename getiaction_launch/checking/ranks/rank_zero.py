@@ -86,15 +86,15 @@ def collectives_of_rank_0(
 
 def _alone(node: ast.AST) -> Iterator[ast.stmt]:
     """Yield statements below a node that rank 0 alone executes."""
-    if isinstance(node, ast.If) and "rank 0" in map(_means, _all_of(node.test)):
+    if isinstance(node, ast.If) and "rank 0" in map(ranks_of, _all_of(node.test)):
         yield from node.body
-    elif isinstance(node, ast.If) and _means(node.test) == "others":
+    elif isinstance(node, ast.If) and ranks_of(node.test) == "others":
         yield from node.orelse
     elif isinstance(node, ast.FunctionDef):
         if any(ast.unparse(each).endswith(_DECORATOR) for each in node.decorator_list):
             yield from node.body
         for number, statement in enumerate(node.body):
-            is_guard = isinstance(statement, ast.If) and _means(statement.test) == "others"
+            is_guard = isinstance(statement, ast.If) and ranks_of(statement.test) == "others"
             if is_guard and isinstance(statement.body[-1], (ast.Return, ast.Raise)):  # type: ignore[attr-defined]
                 yield from node.body[number + 1 :]
 
@@ -119,12 +119,16 @@ def _stops(statement: ast.stmt) -> Iterator[int]:
 def _others(tree: ast.AST) -> Iterator[ast.stmt]:
     """Yield what the other ranks execute where rank 0 does something else."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.If) and _means(node.test):
-            yield from node.orelse if _means(node.test) == "rank 0" else node.body
+        if isinstance(node, ast.If) and ranks_of(node.test):
+            yield from node.orelse if ranks_of(node.test) == "rank 0" else node.body
 
 
-def _means(test: ast.expr) -> str:
-    """Return which ranks a condition is for; empty if it is about something else."""
+def ranks_of(test: ast.expr) -> str:
+    """Return which ranks a condition is for: ``rank 0``, ``others``, or empty if it is for none.
+
+    Args:
+        test: The condition of an ``if``.
+    """
     text = ast.unparse(test)
     if found := _ONLY.fullmatch(text):
         return "others" if found[1] else "rank 0"
