@@ -21,7 +21,7 @@ from getiaction_launch.cli.launching import launch
 from getiaction_launch.cli.listing.verb import ls
 from getiaction_launch.cli.logs.verb import logs
 from getiaction_launch.cli.over_ssh.command import answer, run_elsewhere
-from getiaction_launch.cli.parser import Parser
+from getiaction_launch.cli.parser import Parser, refuse_notebook
 from getiaction_launch.cli.report import report
 from getiaction_launch.cli.resuming.rerun import rerun
 from getiaction_launch.cli.resuming.verb import resume
@@ -144,6 +144,7 @@ def _run_verb(tokens: list[str]) -> int:
     if command := VERBS.get(name):
         code = run_elsewhere(name, command, others)
         return command(others) if code is None else code
+    refuse_notebook(word, "getiaction-launch")
     if not word.startswith("-") and not word.endswith(".py") and word != "fit":
         raise UsageError(
             f"{word!r} is neither a verb nor a script: a script's name ends in .py.",

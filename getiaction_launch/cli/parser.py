@@ -4,6 +4,7 @@ import argparse
 import copy
 import inspect
 import re
+import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -90,6 +91,7 @@ class Parser(argparse.ArgumentParser):
         if list(tokens) == [_ASK]:
             raise _Answer(self)
         arguments, unknown = self.parse_known_args(tokens)
+        refuse_notebook(unknown[0] if unknown else "", self.prog)
         if unknown and not unknown[0].startswith("-"):
             raise UsageError(
                 f"unknown argument {unknown[0]!r}.",
@@ -185,3 +187,21 @@ def _shortened(action: argparse.Action) -> argparse.Action:
     short = copy.copy(action)
     short.help = (action.help or "").partition(";")[0].partition(" [env")[0]
     return short
+
+
+def refuse_notebook(word: str, prog: str) -> None:
+    """Refuse a notebook in the place of a script.
+
+    Args:
+        word: The word that was typed.
+        prog: The command that it was typed to.
+
+    Raises:
+        UsageError: Says how to make a script of it.
+    """
+    if word.endswith(".ipynb"):
+        name = word.removesuffix(".ipynb")
+        raise UsageError(
+            f"{word} is a notebook, and a run needs a script.",
+            f"jupyter nbconvert --to script {shlex.quote(word)}, then: {prog} {name}.py",
+        )

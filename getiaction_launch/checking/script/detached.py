@@ -14,7 +14,6 @@ from getiaction_launch.plan.plan import Plan
 _DEBUGGERS = {"breakpoint", "pdb.set_trace", "ipdb.set_trace"}
 _SHELLS = {"os.system", "os.popen", "subprocess.Popen", "subprocess.call", "subprocess.run"}
 _BACKGROUND = re.compile(r"(\bnohup\b.*\bpython|\bpython[\d.]*\b.*&\s*['\"]?$)", re.DOTALL)
-_NEVER_THE_NAME = ("main", "__main", "main__", "_main_", "__name__", "__Main__")
 _ENDS = {"exit", "quit", "sys.exit", "os._exit"}
 _WORDS_OF_CKPT_PATH = ("best", "last", "hpc", "registry")
 
@@ -34,20 +33,6 @@ def check_detached(source: Source, plan: Plan) -> Iterator[Finding]:
         for finding in found:
             yield source.judged(finding, node)
     yield from _of_ends(source)
-    yield from _of_guard(source)
-
-
-def _of_guard(source: Source) -> Iterator[Finding]:
-    """Find a main guard that is never true."""
-    for node in source.tree.body:
-        test = node.test if isinstance(node, ast.If) else None
-        if isinstance(test, ast.Compare) and ast.unparse(test.left) == "__name__":
-            (*_, last) = test.comparators
-            if not isinstance(last, ast.Constant) or not isinstance(test.ops[0], ast.Eq):
-                continue
-            if last.value in _NEVER_THE_NAME:
-                what = f"{source.at(node)}: __name__ is never {last.value!r}, so nothing is run."
-                yield refusal("script", "__name__", what, "Write: if __name__ == '__main__':")
 
 
 def _of_call(node: ast.Call, source: Source) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from getiaction_launch.checking.ranks.rank_zero import check_rank_0
 from getiaction_launch.checking.ranks.variables import check_slurm, check_variables
 from getiaction_launch.checking.script.arguments import check_arguments
 from getiaction_launch.checking.script.detached import check_detached
+from getiaction_launch.checking.script.entry import check_entry
 from getiaction_launch.checking.script.imports import check_imports, count_imports
 from getiaction_launch.checking.script.main_guard import check_guard
 from getiaction_launch.checking.source.source import Names, Source
@@ -78,6 +79,7 @@ def _read(source: Source, plan: Plan, place: Place) -> Iterator[Finding]:
         *check_calls(source, plan.topology),
         *check_plain_ddp(source, plan.topology),
         *check_guard(source),
+        *check_entry(source),
         *check_detached(source, plan),
         *check_variables(source, plan),
         *check_rank_0(source, plan.topology),
