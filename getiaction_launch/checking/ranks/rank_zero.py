@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from getiaction_launch.checking.finding import Finding, refusal
 from getiaction_launch.checking.source.constants import Constants
+from getiaction_launch.checking.source.reach import surely_executed
 from getiaction_launch.checking.source.source import Names, Source
 from getiaction_launch.plan.plan import Topology
 
@@ -42,6 +43,17 @@ def check_rank_0(source: Source, topology: Topology) -> Iterator[Finding]:
         # Classes are looked at once they are used.
         outside = [node for node in source.tree.body if not isinstance(node, ast.ClassDef)]
         yield from collectives_of_rank_0(ast.Module(outside, []), source.name)
+
+
+def certain_on_rank_0(source: Source) -> set[ast.AST]:
+    """Return the nodes of a script that rank 0 executes in every good run.
+
+    Args:
+        source: The script, as it was read.
+    """
+    conditions = [node for node in source.certain if isinstance(node, ast.If)]
+    alone = [node for node in conditions if ranks_of(node.test) == "rank 0"]
+    return source.certain.union(*map(surely_executed, alone))
 
 
 def collectives_of_rank_0(

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from getiaction_launch.checking.finding import Finding, refusal
-from getiaction_launch.checking.ranks.rank_zero import ranks_of
-from getiaction_launch.checking.source.reach import surely_executed
+from getiaction_launch.checking.ranks.rank_zero import certain_on_rank_0
 from getiaction_launch.checking.source.source import Source
 
 WRAPPERS = (
@@ -38,7 +37,7 @@ def check_wrapped(source: Source) -> Iterator[Finding]:
         for node in nodes
         if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load)
     }
-    certain = source.certain | _of_rank_0(source)
+    certain = certain_on_rank_0(source)
     of_torch = _attributes()
     scopes = [node for node in nodes if isinstance(node, (ast.Module, ast.FunctionDef))]
     for own in (list(_own_nodes(scope)) for scope in scopes if of_torch):
@@ -52,13 +51,6 @@ def check_wrapped(source: Source) -> Iterator[Finding]:
                     what += f"attribute {node.attr!r}: only the model inside has it."
                     fix = f"Ask the model inside: {name}.module.{node.attr}"
                     yield refusal("model", f"{name}.{node.attr}", what, fix)
-
-
-def _of_rank_0(source: Source) -> set[ast.AST]:
-    """Return the nodes that rank 0 executes in every good run, and the other ranks do not."""
-    conditions = [node for node in source.certain if isinstance(node, ast.If)]
-    alone = [node for node in conditions if ranks_of(node.test) == "rank 0"]
-    return {each for node in alone for each in surely_executed(node)}
 
 
 def _wrapped(own: list[ast.AST], source: Source) -> dict[str, int]:

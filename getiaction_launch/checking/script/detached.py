@@ -5,7 +5,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, doubt, refusal
+from getiaction_launch.checking.login import check_login
+from getiaction_launch.checking.ranks.rank_zero import certain_on_rank_0
 from getiaction_launch.checking.script.folders import check_folders
 from getiaction_launch.checking.source.reach import is_main
 from getiaction_launch.checking.source.source import Source
@@ -14,8 +17,34 @@ from getiaction_launch.plan.plan import Plan
 _DEBUGGERS = {"breakpoint", "pdb.set_trace", "ipdb.set_trace"}
 _SHELLS = {"os.system", "os.popen", "subprocess.Popen", "subprocess.call", "subprocess.run"}
 _BACKGROUND = re.compile(r"(\bnohup\b.*\bpython|\bpython[\d.]*\b.*&\s*['\"]?$)", re.DOTALL)
+_LOGS_IN = re.compile(r"WANDB_|wandb\.(login|setup|Settings)|netrc|dotenv")
+"""What gives W&B a key in a script, or another way to work."""
+_DECIDES = (None, "mode", "settings", "anonymous")
+"""Arguments of ``wandb.init`` by which it may need no key."""
 _ENDS = {"exit", "quit", "sys.exit", "os._exit"}
 _WORDS_OF_CKPT_PATH = ("best", "last", "hpc", "registry")
+
+
+def check_wandb(source: Source, plan: Plan, place: Place) -> Iterator[Finding]:
+    """Find a start of W&B, which asks a terminal for its key if it has none.
+
+    Args:
+        source: The script, as it was read.
+        plan: The plan of the run.
+        place: Where the run would be started.
+    """
+    if _LOGS_IN.search(source.text):
+        return
+    for node in ast.walk(source.tree):
+        if not isinstance(node, ast.Call) or source.names.of(node.func) != "wandb.init":
+            continue
+        is_open = bool(node.args) or any(word.arg in _DECIDES for word in node.keywords)
+        if not is_open:
+            where = f"{source.at(node)}: wandb.init"
+            offline = "wandb.init(mode='offline')"
+            if node in certain_on_rank_0(source):
+                yield from check_login("wandb.init", where, offline, plan, place)
+        return
 
 
 def check_detached(source: Source, plan: Plan) -> Iterator[Finding]:

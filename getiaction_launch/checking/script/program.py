@@ -13,7 +13,7 @@ from getiaction_launch.checking.ranks.plain_ddp import check_plain_ddp
 from getiaction_launch.checking.ranks.rank_zero import check_rank_0
 from getiaction_launch.checking.ranks.variables import check_slurm, check_variables
 from getiaction_launch.checking.script.arguments import check_arguments
-from getiaction_launch.checking.script.detached import check_detached
+from getiaction_launch.checking.script.detached import check_detached, check_wandb
 from getiaction_launch.checking.script.entry import check_entry
 from getiaction_launch.checking.script.imports import check_imports, count_imports
 from getiaction_launch.checking.script.main_guard import check_guard
@@ -81,6 +81,7 @@ def _read(source: Source, plan: Plan, place: Place) -> Iterator[Finding]:
         *check_guard(source),
         *check_entry(source),
         *check_detached(source, plan),
+        *(() if place.other_environment else check_wandb(source, plan, place)),
         *check_variables(source, plan),
         *check_rank_0(source, plan.topology),
         *(() if place.has_queue or place.other_environment else check_slurm(source, plan)),
