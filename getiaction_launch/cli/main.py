@@ -21,7 +21,7 @@ from getiaction_launch.cli.launching import launch
 from getiaction_launch.cli.listing.verb import ls
 from getiaction_launch.cli.logs.verb import logs
 from getiaction_launch.cli.over_ssh.command import answer, run_elsewhere
-from getiaction_launch.cli.parser import Parser, refuse_notebook
+from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.report import report
 from getiaction_launch.cli.resuming.rerun import rerun
 from getiaction_launch.cli.resuming.verb import resume
@@ -40,6 +40,7 @@ from getiaction_launch.errors import (
     disk_errors,
     nearest_first,
 )
+from getiaction_launch.plan.program import refuse_notebook
 from getiaction_launch.ssh.message import VERB as OVER_SSH
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {

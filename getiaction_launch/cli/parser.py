@@ -4,13 +4,13 @@ import argparse
 import copy
 import inspect
 import re
-import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO
 
 from getiaction_launch.errors import UsageError, nearest_first
+from getiaction_launch.plan.program import refuse_notebook
 
 HELP_COLUMN = 28
 _ASK = "--ask-for-the-parser"
@@ -187,21 +187,3 @@ def _shortened(action: argparse.Action) -> argparse.Action:
     short = copy.copy(action)
     short.help = (action.help or "").partition(";")[0].partition(" [env")[0]
     return short
-
-
-def refuse_notebook(word: str, prog: str) -> None:
-    """Refuse a notebook in the place of a script.
-
-    Args:
-        word: The word that was typed.
-        prog: The command that it was typed to.
-
-    Raises:
-        UsageError: Says how to make a script of it.
-    """
-    if word.endswith(".ipynb"):
-        name = word.removesuffix(".ipynb")
-        raise UsageError(
-            f"{word} is a notebook, and a run needs a script.",
-            f"jupyter nbconvert --to script {shlex.quote(word)}, then: {prog} {name}.py",
-        )

@@ -46,7 +46,7 @@ CONFIGS = {
     "clock.yaml": "uploading: {limit_minutes: '4:00:00'}",
     "typo.yaml": "restart: {crashes: 1}",
     "spelled.yaml": "saving: {period_minutes: 1.5 hours}",
-    "assigned.yaml": "env_vars: [OMP_NUM_THREADS=4]",
+    "assigned.yaml": "storage_options: [profile=lab]",
     "elsewhere.yaml": "env_vars: {PYTHONPATH: /shared/lib}",
 }
 SETTINGS = {"hours.yaml": "time_limit_minutes: 2 hours", "gigabytes.yaml": "memory_mb: 64GB"}
