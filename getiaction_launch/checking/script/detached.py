@@ -33,8 +33,11 @@ def check_wandb(source: Source, plan: Plan, place: Place) -> Iterator[Finding]:
         plan: The plan of the run.
         place: Where the run would be started.
     """
-    if _LOGS_IN.search(source.text):
-        return
+    beside = [source.path.parent / name for name in source.names.modules - {"wandb"}]
+    if _LOGS_IN.search(source.text) or any(
+        each.is_dir() or each.with_suffix(".py").is_file() for each in beside
+    ):
+        return  # a module of the user's own may log in, too
     for node in ast.walk(source.tree):
         if not isinstance(node, ast.Call) or source.names.of(node.func) != "wandb.init":
             continue
