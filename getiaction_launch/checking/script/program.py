@@ -59,12 +59,15 @@ def check_program(plan: Plan, place: Place, *, is_deep: bool) -> Iterator[Findin
         return
     if key:
         yield unknown("training", f"the workers have another environment, by the setting {key}")
-    elif not _uses_lightning(source, Path(plan.working_directory)):
-        yield unknown("training", f"a {plan.program} without Lightning is not run before its run")
-    else:
-        from getiaction_launch.checking.trial.program import try_program
+        return
+    modules = _modules_of(source, Path(plan.working_directory))
+    if not modules & (_LIGHTNING | {"torch"}):
+        yield unknown("training", f"a {plan.program} without torch is not run before its run")
+        return
+    from getiaction_launch.checking.trial.program import try_program
 
-        yield from try_program(plan, source, place, is_deep=is_deep)
+    is_plain = not modules & _LIGHTNING
+    yield from try_program(plan, source, place, is_deep=is_deep, is_plain=is_plain)
 
 
 def _read(source: Source, plan: Plan, place: Place) -> Iterator[Finding]:
@@ -90,18 +93,18 @@ def _read(source: Source, plan: Plan, place: Place) -> Iterator[Finding]:
     yield from found or [ok("script", f"{source.name} fits the launch, as far as it can be read")]
 
 
-def _uses_lightning(source: Source, home: Path) -> bool:
-    """Whether a program, or a module beside it that it imports, imports Lightning."""
+def _modules_of(source: Source, home: Path) -> set[str]:
+    """Return what a program imports, and what the modules beside it import that it uses."""
     folders, todo, seen = {source.path.parent, home}, [source.names], {source.path}
+    found: set[str] = set()
     for names in todo:
-        if not _LIGHTNING.isdisjoint(names.modules):
-            return True
+        found |= names.modules
         for path in (path for folder in folders for path in _beside(folder, names.modules)):
             if path not in seen and len(seen) < _MOST_FILES:
                 seen.add(path)
                 with contextlib.suppress(OSError, SyntaxError, ValueError):
                     todo.append(Names(ast.parse(path.read_bytes())))
-    return False
+    return found
 
 
 def _beside(folder: Path, modules: Iterable[str]) -> Iterator[Path]:
