@@ -1,7 +1,7 @@
 """A program without Lightning is run in a process apart, until it has made two optimizer steps.
 
-It is the only rank there, on the CPU. What comes of that, and not of the program, refuses nothing: a
-program may ask for a GPU or for other ranks, and may need a file that a check does not write.
+It is the only rank there, on the CPU. What comes of that, and not of the program, refuses nothing:
+a program may ask for a GPU or for other ranks, and may need a file that a check does not write.
 """
 
 import contextlib
