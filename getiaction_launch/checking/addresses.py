@@ -10,6 +10,7 @@ from getiaction_launch.plan.notify import variable_of
 from getiaction_launch.plan.secrets import is_secret
 
 _SCHEME = re.compile(r"([A-Za-z][\w+.-]*)://")
+_CHANNEL = re.compile(r"[#@][\w-]{1,40}")
 _PROTOCOLS = ("protocols", "secure_protocols")
 """What apprise calls the schemes of its services."""
 INSTALL = "pip install 'getiaction-launch[notify]'"
@@ -82,6 +83,12 @@ def _private_and_public(url: str, variable: str | None) -> tuple[str, str]:
             f"notify: {shown} is not a complete address for apprise.",
             f"What follows {scheme[1]}:// is described in https://appriseit.com/services/",
         )
+    if scheme is None and variable is None:
+        raise ClusterConfigError(
+            f"notify: {shown} is not an address: a service's address has :// in it.",
+            "Write the service's URL, as in notify: ['ntfy://my-topic'], or the name of a variable "
+            "that holds it. All services: https://appriseit.com/services/",
+        )
     raise ClusterConfigError(
         f"notify: {shown} is not an address that apprise knows.",
         f"{nearest_first(scheme[1] if scheme else url[:20], schemes)} "
@@ -92,4 +99,6 @@ def _private_and_public(url: str, variable: str | None) -> tuple[str, str]:
 def _shown(url: str) -> str:
     """Return as much of a URL as can be no secret."""
     scheme = _SCHEME.match(url)
-    return f"{scheme[0]}..." if scheme else "an entry without ://"
+    if scheme:
+        return f"{scheme[0]}..."
+    return repr(url) if _CHANNEL.fullmatch(url) else "an entry without ://"

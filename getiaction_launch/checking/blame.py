@@ -230,15 +230,15 @@ def reason_elsewhere(
 
 def words_of(error: BaseException) -> tuple[str, str]:
     """Return what an exception says is wrong, and the fix that it names, if any."""
-    if isinstance(error, LaunchError):
+    text = f"{error.what}\n{error.fix}" if isinstance(error, LaunchError) else str(error).strip()
+    if isinstance(error, LaunchError) and not error.what.endswith("':"):
         what, fix = error.what.removeprefix("- "), error.fix
     else:
-        text = str(error).strip()
         if found := _OF_CLASS.search(text):
             text = f"{found[1].rpartition('.')[2]}: {found[2]}"
         what, _, fix = text.partition("\n")
         what = what or "it gives no reason"
-        if not isinstance(error, (ValueError, OSError)) or " " not in what:
+        if not isinstance(error, (ValueError, OSError, LaunchError)) or " " not in what:
             what = f"{type(error).__name__}: {what}"
     fix = fix.partition(_NOISE)[0]
     return what[:_LONGEST].strip().removeprefix("- "), " ".join(fix.split())[:_LONGEST].strip()

@@ -7,7 +7,7 @@ from typing import Any
 
 from getiaction_launch.backends.backend import Backend, record_of
 from getiaction_launch.checking.finding import Finding
-from getiaction_launch.checking.script.source import Source
+from getiaction_launch.checking.source.source import Source
 from getiaction_launch.plan.plan import Plan
 
 _REPLACED = (

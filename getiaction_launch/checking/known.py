@@ -7,6 +7,8 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+from getiaction_launch.errors import nearest_first
+
 _KNOWN = (
     (
         "Expected more than 1 value per channel",
@@ -62,6 +64,7 @@ _KNOWN = (
 """Words of Lightning's messages that name no key, with the key and what to do."""
 NO_MODULE = re.compile(r"No module named '(\w+)")
 """How Python says that a package is not there."""
+_HPARAMS = re.compile(r"'AttributeDict' object has no attribute '(\w+)'")
 _TWICE = "backward through the graph a second time"
 _SHAPES = re.compile(r"mat1 and mat2 shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)")
 _IMAGE = re.compile(r"observation\.\S+ has (shape|dtype) ")
@@ -100,6 +103,8 @@ def known_error(
     if shapes := _SHAPES.search(what):
         got, takes = shapes.groups()
         return "", f"A layer takes {takes} features and gets {got}: make it nn.Linear({got}, ...)"
+    if hparams := _HPARAMS.search(what):
+        return "", _fix_of_hparams(hparams[1], error)
     transforms = [key for key in values if key.startswith(_TRANSFORMS) and values[key] is not None]
     if _IMAGE.search(what) and transforms:
         return _TRANSFORMS, "It must return float32 in [0, 1], as (3, height, width)"
@@ -107,6 +112,16 @@ def known_error(
         fix = "Remove backward() and step(), which Lightning calls itself; or do all of it yourself"
         return "model.training_step", f"{fix}: self.automatic_optimization = False"
     return next(((key, fix) for sign, key, fix in _KNOWN if sign in what), None)
+
+
+def _fix_of_hparams(name: str, error: BaseException) -> str:
+    """Return how a hyperparameter comes to be in ``self.hparams``, which lacks it."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+    kept = frames[-1].get("self") if frames else None
+    near = nearest_first(name, map(str, kept)) if isinstance(kept, Mapping) else ""
+    return near or f"Call self.save_hyperparameters() in __init__, before hparams.{name} is read"
 
 
 def _hook(name: str, error: BaseException) -> str | None:

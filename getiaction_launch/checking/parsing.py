@@ -1,5 +1,7 @@
 """What the parser of specs complains about, as a sentence with key, value and fix."""
 
+import ast
+import contextlib
 import re
 import sys
 
@@ -22,6 +24,9 @@ _INNER = re.compile(r"^\s*(?:- )?([a-z_]\w*):\s*$", re.MULTILINE)
 _KIND = re.compile(r"Expected an? (.+?)(?:\. Got value.*)?\s*$", re.MULTILINE)
 _VALUE = re.compile(r"(?:Got|Given) value: (.*)")
 _REQUIRED = re.compile(r"the following arguments are required: ([\w, ]+)")
+_OTHER_KIND = re.compile(r"Import path(?: ([\w.]+))? does not correspond to a subclass of")
+_OTHER = "pytorch_lightning"
+_ARGUMENT = re.compile(r"[a-z_]\w*=\S+")
 _KINDS = {
     "int": "a whole number",
     "float": "a number",
@@ -46,6 +51,7 @@ def refusal_of_parsing(error: SpecError, plan: Plan) -> Finding:
     section = _SECTION.match(said)
     if found is None and section:
         found = _of_import(said, section[1]) or _of_missing(said, section[1])
+        found = found or _of_other_package(said, section[1])
         if found is None and "Expected a" in said:
             found = _of_type(said, section[1])
     if found is None and "of lightning.Callback." in error.what:
@@ -114,6 +120,22 @@ def _of_missing(said: str, section: str) -> Finding | None:
     return refusal("spec", section, what, f"Give it: --{section}.{first}=VALUE")
 
 
+def _of_other_package(said: str, section: str) -> Finding | None:
+    """Return the refusal of a class of ``pytorch_lightning``, of which this Trainer takes none."""
+    found, value = _OTHER_KIND.search(said), _VALUE.search(said)
+    path = (found[1] or (value[1].strip() if value else "")) if found else ""
+    module, _, name = path.rpartition(".")
+    bases = getattr(getattr(sys.modules.get(module), name, None), "__mro__", ())
+    modules = [module, *(base.__module__ for base in bases)]
+    if not any(each.partition(".")[0] == _OTHER for each in modules):
+        return None
+    what = f"{section}: {path} is a class of {_OTHER}, and the Trainer is one of lightning."
+    own = path.replace(f"{_OTHER}.", "lightning.pytorch.", 1)
+    is_own = own != path
+    fix = f"class_path: {own}" if is_own else f"Where {name} is: import lightning.pytorch as pl"
+    return refusal("spec", section, what, fix)
+
+
 def _of_type(said: str, section: str) -> Finding:
     within = said[problem.end() :] if (problem := _CLASS.search(said)) else ""
     inner = _INNER.search(within)
@@ -121,15 +143,33 @@ def _of_type(said: str, section: str) -> Finding:
     kinds = [_shown(kind) for kind in dict.fromkeys(_KIND.findall(said))]
     value = _VALUE.search(said)
     what = f"{key}={value[1].strip().rstrip('.') if value else '...'} is not {' or '.join(kinds)}."
+    if fix := _fix_of_shape(key, value[1].strip() if value else ""):
+        return refusal("spec", key, what, fix)
     first = kinds[0].removeprefix("one of ").partition(",")[0].strip("'")
     typed = first if kinds[0].startswith("one of") else "VALUE"
     return refusal("spec", key, what, f"Give it {' or '.join(kinds)}: --{key}={typed}")
+
+
+def _fix_of_shape(key: str, value: str) -> str:
+    """Return how to write one class that was written as a list, or arguments without a class."""
+    if key.startswith("trainer.") and _ARGUMENT.fullmatch(value):
+        kind = "WandbLogger" if key == "trainer.logger" else "CLASS"
+        return f"Name the class first: --{key}={kind} --{key}.{value}"
+    with contextlib.suppress(ValueError, SyntaxError):
+        given = ast.literal_eval(value)
+        if isinstance(given, list) and len(given) == 1 and isinstance(given[0], dict):
+            import yaml
+
+            name = key.rpartition(".")[2]
+            text = yaml.safe_dump({name: given[0]}, sort_keys=False).rstrip()
+            return f"It takes one class and not a list, so without the dash:\n{text}"
+    return ""
 
 
 def _shown(kind: str) -> str:
     if kind.startswith("typing.Literal["):
         return f"one of {kind[len('typing.Literal[') :].rstrip('].')}"
     name = kind.strip().rstrip(".")
-    if name.startswith("path but"):
+    if name.startswith(("path but", "instantiatable class")):
         return "the path of a class that fits"
     return _KINDS.get(name, name if name.startswith(("a ", "an ")) else f"a {name}")

@@ -40,6 +40,7 @@ from getiaction_launch.errors import (
     disk_errors,
     nearest_first,
 )
+from getiaction_launch.plan.program import refuse_notebook
 from getiaction_launch.ssh.message import VERB as OVER_SSH
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -144,6 +145,7 @@ def _run_verb(tokens: list[str]) -> int:
     if command := VERBS.get(name):
         code = run_elsewhere(name, command, others)
         return command(others) if code is None else code
+    refuse_notebook(word, "getiaction-launch")
     if not word.startswith("-") and not word.endswith(".py") and word != "fit":
         raise UsageError(
             f"{word!r} is neither a verb nor a script: a script's name ends in .py.",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO
 
 from getiaction_launch.errors import UsageError, nearest_first
+from getiaction_launch.plan.program import refuse_notebook
 
 HELP_COLUMN = 28
 _ASK = "--ask-for-the-parser"
@@ -90,6 +91,7 @@ class Parser(argparse.ArgumentParser):
         if list(tokens) == [_ASK]:
             raise _Answer(self)
         arguments, unknown = self.parse_known_args(tokens)
+        refuse_notebook(unknown[0] if unknown else "", self.prog)
         if unknown and not unknown[0].startswith("-"):
             raise UsageError(
                 f"unknown argument {unknown[0]!r}.",

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -22,6 +23,14 @@ _NO_TYPE_FITS = re.compile(
     r"Does not validate against any of the Union .*Given value: (.*)", re.DOTALL
 )
 _EXPECTED = re.compile(r"Expected a <class '(\w+)'>")
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
+_UNITS: dict[str, dict[str, float]] = {
+    "minutes": {"s": 1 / 60, "m": 1, "h": 60, "d": 24 * 60},
+    "seconds": {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600},
+    "mb": {"k": 1 / 1024, "m": 1, "g": 1024, "t": 1024 * 1024},
+}
+"""What people write behind a number, by its first letter, in the unit of a setting."""
+_NAMES = {"mb": "MB"}
 _KINDS = {
     "float": "a number",
     "int": "a whole number",
@@ -158,7 +167,7 @@ def _misfit(key: str, kinds: Sequence[str], value: str) -> tuple[str, str]:
         return what, f"Write it in quotes: {name}: '{value}'"
     if "list" in kinds and is_one:
         return what, f"Write it in brackets: {name}: [{value}]"
-    return what, EXAMPLE
+    return what, _in_number(name, value) or _in_mapping(name, value) or EXAMPLE
 
 
 def _in_file(path: Path, key: str, value: str) -> str:
@@ -167,3 +176,21 @@ def _in_file(path: Path, key: str, value: str) -> str:
     for name in key.split("."):
         found = found.get(name) if isinstance(found, Mapping) else None
     return found if isinstance(found, str) else value
+
+
+def _in_number(name: str, value: str) -> str:
+    """Return a setting with an amount such as 2 hours or 64GB in the unit that its name has."""
+    unit = name.rpartition("_")[2]
+    amount = _AMOUNT.fullmatch(value.strip())
+    sizes = _UNITS.get(unit)
+    if sizes is None or amount is None or amount[2][0].lower() not in sizes:
+        return ""
+    number = float(amount[1]) * sizes[amount[2][0].lower()]
+    return f"Write it as a number of {_NAMES.get(unit, unit)}: {name}: {math.ceil(number)}"
+
+
+def _in_mapping(name: str, value: str) -> str:
+    """Return a list of assignments, as a shell has them, as a mapping."""
+    pairs = [pair.partition("=") for pair in re.findall(r"'(\w+=[^']*)'", value)]
+    shown = ", ".join(f"{variable}: '{text}'" for variable, _, text in pairs)
+    return f"Write it as a mapping: {name}: {{{shown}}}" if pairs else ""

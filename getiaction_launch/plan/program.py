@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from getiaction_launch.errors import SpecError, nearest_first
+from getiaction_launch.errors import SpecError, UsageError, nearest_first
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -226,3 +226,21 @@ def is_whole(command: "EntryPoint") -> bool:
     except SpecError:
         return False
     return True
+
+
+def refuse_notebook(word: str, prog: str) -> None:
+    """Refuse a notebook in the place of a script.
+
+    Args:
+        word: The word that was typed.
+        prog: The command that it was typed to.
+
+    Raises:
+        UsageError: Says how to make a script of it.
+    """
+    if word.endswith(".ipynb"):
+        name = word.removesuffix(".ipynb")
+        raise UsageError(
+            f"{word} is a notebook, and a run needs a script.",
+            f"jupyter nbconvert --to script {shlex.quote(word)}, then: {prog} {name}.py",
+        )

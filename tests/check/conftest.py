@@ -45,8 +45,11 @@ CONFIGS = {
     "slash.yaml": "storage_root: s3:/bucket/team",
     "clock.yaml": "uploading: {limit_minutes: '4:00:00'}",
     "typo.yaml": "restart: {crashes: 1}",
+    "spelled.yaml": "saving: {period_minutes: 1.5 hours}",
+    "assigned.yaml": "storage_options: [profile=lab]",
     "elsewhere.yaml": "env_vars: {PYTHONPATH: /shared/lib}",
 }
+SETTINGS = {"hours.yaml": "time_limit_minutes: 2 hours", "gigabytes.yaml": "memory_mb: 64GB"}
 WORDS = {"NET": ["net.yaml"], "ACT": ["act.yaml"], "SLURM": ["--cluster", "./site.yaml"]}
 FAKE_SLURM = """#!/bin/sh
 # A site with one partition of four nodes, which says what SLURM would say.
@@ -80,9 +83,13 @@ def place(tmp_path_factory):
     (place / "model.yaml").write_text(NET.replace("data: lab.Data", ""))
     (place / "site.yaml").write_text(SITE)
     beside = NET.replace("model: lab.Net", "model: {class_path: lab.Net, lr: 0.1}")
+    listed = "trainer: {strategy: [{class_path: lightning.pytorch.strategies.DDPStrategy}]}"
+    (place / "listed.yaml").write_text(listed)
     (place / "beside.yaml").write_text(beside)
     for name, text in CONFIGS.items():
         (place / name).write_text(f"{SITE}{text}\n")
+    for name, setting in SETTINGS.items():
+        (place / name).write_text(SITE.replace("poll_seconds: 1", setting))
     (place / "bin").mkdir()
     for name in ("sbatch", "srun", "scontrol", "sinfo", "sacctmgr"):
         (place / "bin" / name).write_text(FAKE_SLURM)

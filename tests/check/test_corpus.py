@@ -31,6 +31,14 @@ def test_run_that_lightning_takes_is_doubted_only(judge, words, key, fix):
     assert fix in err
 
 
+@pytest.mark.parametrize("words", CORPUS["undoubted"])
+def test_good_run_is_not_doubted(judge, words):
+    """Nor is there a warning for what only looks like a fault."""
+    code, out, err = judge(words)
+    assert code == 0, out + err
+    assert "doubtful" not in out
+
+
 @pytest.mark.parametrize("words", CORPUS["good"])
 def test_good_run_is_not_refused(judge, words):
     """No false alarm."""

@@ -29,3 +29,10 @@ def test_key_that_is_not_copied_is_refused_without_one(judge, monkeypatch):
     code, _, err = judge(f"--cluster ./copies.yaml {UPLOADS}")
     assert code == 2
     assert "forward_env_vars: ['PATH', 'WANDB_API_KEY']" in err
+
+
+def test_key_of_a_script_is_the_one_of_the_shell(judge, monkeypatch):
+    """A script that starts W&B is refused without a key only."""
+    monkeypatch.setenv("WANDB_API_KEY", "abc")
+    code, out, err = judge("uploads.py")
+    assert code == 0, out + err

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from getiaction_launch.checking.built import Place, is_elsewhere
+from getiaction_launch.checking.ranks.trainer import check_trainer
 from getiaction_launch.checking.script.imports import check_imports
-from getiaction_launch.checking.script.trainer import check_trainer
 from getiaction_launch.checking.trial import apart as apart_module
 from getiaction_launch.checking.trial.apart import Apart
 from getiaction_launch.plan.plan import Topology
@@ -55,7 +55,7 @@ def test_module_of_a_folder_above_the_script_is_not_refused(tmp_path):
 
 def test_argument_that_the_installed_trainer_takes_is_not_refused(monkeypatch):
     """Whatever newer versions of Lightning call it."""
-    from getiaction_launch.checking.script import trainer
+    from getiaction_launch.checking.ranks import trainer
 
     monkeypatch.setattr(trainer, "_parameters", lambda _: {"replace_sampler_ddp"})
     given = {"replace_sampler_ddp": False}

@@ -67,11 +67,11 @@ def test_trial_of_a_script_says_what_was_tried(judge):
     assert "logged: train_loss" in out
 
 
-def test_script_without_lightning_is_not_run(judge, place):
-    """It would train here."""
+def test_script_without_torch_is_not_run(judge, place):
+    """Nothing says when it has trained enough."""
     code, out, _ = judge("ends.py")
     assert code == 0
-    assert "not checked  a script without Lightning is not run" in out
+    assert "not checked  a script without torch is not run" in out
     assert not list(place.glob("*.bin"))
 
 

@@ -362,6 +362,7 @@ def test_storage_that_fails_is_one_line(capsys, monkeypatch):
         ("-t 1h train.py", "--time: invalid time '1h'", "1:30:00"),
         ("--json --parsable train.py", "--json and --parsable", "--json"),
         ("--cluster slurm status x", "unknown argument 'status'", "A verb is the first word"),
+        ("train.ipynb", "train.ipynb is a notebook", "getiaction-launch train.py"),
         ("gone.py", "script 'gone.py': No such file or directory", "ls ./*.py"),
         ("odd.py", "script 'odd.py' is not Python", "python -m py_compile odd.py"),
         ("--config folder.yaml", "--config folder.yaml: Is a directory", "ls ."),

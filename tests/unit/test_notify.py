@@ -69,7 +69,8 @@ def test_a_url_without_a_secret_is_taken(capsys, url):
     [
         ("slak://x", 2, "notify: slak://... is not an address that apprise knows.\nDid you mean "),
         ("slack://", 2, "notify: slack://... is not a complete address for apprise."),
-        ("a b", 2, "notify: an entry without :// is not an address that apprise knows."),
+        ("a b", 2, "notify: an entry without :// is not an address: a service's address has ://"),
+        ("#training", 2, "notify: '#training' is not an address: a service's address has ://"),
         ("NOWHERE", 3, "notify names NOWHERE, which is not set in this shell.\nexport NOWHERE="),
     ],
 )

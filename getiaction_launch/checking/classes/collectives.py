@@ -7,7 +7,7 @@ from pathlib import Path
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.classes.sources import own_classes, tree_of
 from getiaction_launch.checking.finding import Finding
-from getiaction_launch.checking.script.rank_zero import collectives_of_rank_0
+from getiaction_launch.checking.ranks.rank_zero import collectives_of_rank_0
 
 
 def check_collectives(built: Built) -> Iterator[Finding]:

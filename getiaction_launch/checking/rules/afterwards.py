@@ -15,8 +15,8 @@ from getiaction_launch.checking.classes.sources import has_own
 from getiaction_launch.checking.finding import Finding, refusal
 from getiaction_launch.checking.rules.logged import names_of
 from getiaction_launch.checking.rules.resuming import unsafe_classes
-from getiaction_launch.checking.script.reach import called_name
-from getiaction_launch.checking.script.source import Source
+from getiaction_launch.checking.source.reach import called_name
+from getiaction_launch.checking.source.source import Source
 from getiaction_launch.errors import nearest_first
 
 _STEPS = {"test": "test_step", "validate": "validation_step"}

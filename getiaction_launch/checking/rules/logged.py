@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from getiaction_launch.checking.classes.sources import sources_of, tree_of
-from getiaction_launch.checking.script.reach import surely_executed
+from getiaction_launch.checking.source.reach import surely_executed
 
 _OUTSIDE = re.compile(r"^(on_)?(test|predict)")
 _LOGGING = {"log", "log_dict", "callback_metrics", "logged_metrics"}

@@ -1,1 +1,1 @@
-"""Scripts: what their source says about a run; none of it is imported or run."""
+"""A script as a program: what it imports, takes and makes, how it is run and how it ends."""

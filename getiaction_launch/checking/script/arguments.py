@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from getiaction_launch.checking.finding import Finding, refusal
-from getiaction_launch.checking.script.reach import called_name
-from getiaction_launch.checking.script.source import Source
+from getiaction_launch.checking.source.reach import called_name
+from getiaction_launch.checking.source.source import Source
 from getiaction_launch.errors import nearest_first
 
 _ADDING = {"add_argument"}

@@ -1,30 +1,57 @@
-"""What a script does that a worker cannot: ask a terminal, choose its own rank, end too early."""
+"""What a script does that a worker cannot: ask a terminal, leave work behind, end too early."""
 
 import ast
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, doubt, refusal
+from getiaction_launch.checking.login import check_login
+from getiaction_launch.checking.ranks.rank_zero import certain_on_rank_0
 from getiaction_launch.checking.script.folders import check_folders
-from getiaction_launch.checking.script.rank_zero import collectives_of_rank_0
-from getiaction_launch.checking.script.reach import is_main
-from getiaction_launch.checking.script.source import Source
+from getiaction_launch.checking.source.reach import is_main
+from getiaction_launch.checking.source.source import Source
 from getiaction_launch.plan.plan import Plan
 
 _DEBUGGERS = {"breakpoint", "pdb.set_trace", "ipdb.set_trace"}
 _SHELLS = {"os.system", "os.popen", "subprocess.Popen", "subprocess.call", "subprocess.run"}
 _BACKGROUND = re.compile(r"(\bnohup\b.*\bpython|\bpython[\d.]*\b.*&\s*['\"]?$)", re.DOTALL)
-_NEVER_THE_NAME = ("main", "__main", "main__", "_main_", "__name__", "__Main__")
+_LOGS_IN = re.compile(r"WANDB_|wandb\.(login|setup|Settings)|netrc|dotenv")
+"""What gives W&B a key in a script, or another way to work."""
+_DECIDES = (None, "mode", "settings", "anonymous")
+"""Arguments of ``wandb.init`` by which it may need no key."""
 _ENDS = {"exit", "quit", "sys.exit", "os._exit"}
-RANKS = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE"}
-_OF_SLURM = {"SLURM_PROCID": "RANK", "SLURM_LOCALID": "LOCAL_RANK", "SLURM_NTASKS": "WORLD_SIZE"}
 _WORDS_OF_CKPT_PATH = ("best", "last", "hpc", "registry")
 
 
+def check_wandb(source: Source, plan: Plan, place: Place) -> Iterator[Finding]:
+    """Find a start of W&B, which asks a terminal for its key if it has none.
+
+    Args:
+        source: The script, as it was read.
+        plan: The plan of the run.
+        place: Where the run would be started.
+    """
+    beside = [source.path.parent / name for name in source.names.modules - {"wandb"}]
+    if _LOGS_IN.search(source.text) or any(
+        each.is_dir() or each.with_suffix(".py").is_file() for each in beside
+    ):
+        return  # a module of the user's own may log in, too
+    for node in ast.walk(source.tree):
+        if not isinstance(node, ast.Call) or source.names.of(node.func) != "wandb.init":
+            continue
+        is_open = bool(node.args) or any(word.arg in _DECIDES for word in node.keywords)
+        if not is_open:
+            where = f"{source.at(node)}: wandb.init"
+            offline = "wandb.init(mode='offline')"
+            if node in certain_on_rank_0(source):
+                yield from check_login("wandb.init", where, offline, plan, place)
+        return
+
+
 def check_detached(source: Source, plan: Plan) -> Iterator[Finding]:
-    """Find what needs a terminal, overwrites the launcher's variables, or ends before training.
+    """Find what needs a terminal, runs in the background, or ends before training.
 
     Args:
         source: The script, as it was read.
@@ -35,44 +62,9 @@ def check_detached(source: Source, plan: Plan) -> Iterator[Finding]:
         if isinstance(node, ast.Call):
             found = [*_of_call(node, source), *_of_checkpoint(node, source, plan)]
             found += check_folders(node, source, plan)
-        elif isinstance(node, ast.Assign):
-            found = [*_of_variable(node, source, plan)]
         for finding in found:
             yield source.judged(finding, node)
     yield from _of_ends(source)
-    yield from _of_guard(source)
-    if plan.topology.world_size > 1:
-        # Classes are looked at once they are used.
-        outside = [node for node in source.tree.body if not isinstance(node, ast.ClassDef)]
-        yield from collectives_of_rank_0(ast.Module(outside, []), source.name)
-
-
-def check_slurm(source: Source, plan: Plan) -> Iterator[Finding]:
-    """Find variables of SLURM in a script that is not run there, and does not set them."""
-    sets = re.search(r"environ(\[[^]]*\] = |\.update|\.setdefault| \|=|,)", source.text)
-    if sets or not source.is_alone:
-        return
-    unset = _OF_SLURM.keys() - os.environ.keys() - plan.env_vars.keys()
-    for node in ast.walk(source.tree):
-        if isinstance(node, ast.Subscript) and source.names.of(node.value) == "os.environ":
-            name = str(source.constants.value_of(node.slice))
-            if name in unset:
-                what = f"{source.at(node)}: {name} is not set: the run is not a job of SLURM."
-                fix = f"Use what is set on each cluster: os.environ['{_OF_SLURM[name]}']"
-                yield source.judged(refusal("processes", name, what, fix), node)
-
-
-def _of_guard(source: Source) -> Iterator[Finding]:
-    """Find a main guard that is never true."""
-    for node in source.tree.body:
-        test = node.test if isinstance(node, ast.If) else None
-        if isinstance(test, ast.Compare) and ast.unparse(test.left) == "__name__":
-            (*_, last) = test.comparators
-            if not isinstance(last, ast.Constant) or not isinstance(test.ops[0], ast.Eq):
-                continue
-            if last.value in _NEVER_THE_NAME:
-                what = f"{source.at(node)}: __name__ is never {last.value!r}, so nothing is run."
-                yield refusal("script", "__name__", what, "Write: if __name__ == '__main__':")
 
 
 def _of_call(node: ast.Call, source: Source) -> Iterator[Finding]:
@@ -112,34 +104,6 @@ def _of_checkpoint(node: ast.Call, source: Source, plan: Plan) -> Iterator[Findi
             f"{plan.working_directory}.",
             f"Name a checkpoint that is there: ls {Path(path).parent}",
         )
-
-
-def _of_variable(node: ast.Assign, source: Source, plan: Plan) -> Iterator[Finding]:
-    for target in node.targets:
-        if not (isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Constant)):
-            continue
-        variable = target.slice.value
-        is_rank = variable in RANKS and plan.topology.world_size > 1
-        is_address = variable == "MASTER_ADDR" and plan.topology.num_nodes > 1
-        if source.names.of(target.value) == "os.environ" and (is_rank or is_address):
-            where = f"{source.at(node)}: os.environ[{variable!r}] is overwritten"
-            yield of_variable(str(variable), where, plan.topology.world_size)
-
-
-def of_variable(variable: str, where: str, world_size: int) -> Finding:
-    """Return the refusal of a program that sets what the launcher has set.
-
-    Args:
-        variable: Name of the environment variable.
-        where: Where it is set, as the beginning of a sentence.
-        world_size: Number of ranks of the run.
-    """
-    return refusal(
-        "processes",
-        variable,
-        f"{where}, by which the {world_size} workers find each other.",
-        f"Remove the line, or keep what is set: os.environ.setdefault({variable!r}, ...)",
-    )
 
 
 def _of_ends(source: Source) -> Iterator[Finding]:

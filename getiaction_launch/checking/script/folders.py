@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from getiaction_launch.checking.finding import Finding, doubt, refusal
-from getiaction_launch.checking.script.source import Source
+from getiaction_launch.checking.source.source import Source
 from getiaction_launch.plan.plan import Plan, Topology
 
 _MAKE = ("os.makedirs", "os.mkdir")

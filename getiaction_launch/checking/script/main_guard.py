@@ -4,7 +4,7 @@ import ast
 from collections.abc import Iterator
 
 from getiaction_launch.checking.finding import Finding, refusal
-from getiaction_launch.checking.script.source import Names, Source
+from getiaction_launch.checking.source.source import Names, Source
 
 _METHODS = {"spawn", "forkserver"}
 _STARTS = {"Process", "Pool", "ProcessPoolExecutor", "spawn", "start_processes"}

@@ -8,13 +8,16 @@ from pathlib import Path
 
 from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, ok, refusal, unknown
+from getiaction_launch.checking.ranks.calls import check_calls
+from getiaction_launch.checking.ranks.plain_ddp import check_plain_ddp
+from getiaction_launch.checking.ranks.rank_zero import check_rank_0
+from getiaction_launch.checking.ranks.variables import check_slurm, check_variables
 from getiaction_launch.checking.script.arguments import check_arguments
-from getiaction_launch.checking.script.calls import check_calls
-from getiaction_launch.checking.script.detached import check_detached, check_slurm
+from getiaction_launch.checking.script.detached import check_detached, check_wandb
+from getiaction_launch.checking.script.entry import check_entry
 from getiaction_launch.checking.script.imports import check_imports, count_imports
 from getiaction_launch.checking.script.main_guard import check_guard
-from getiaction_launch.checking.script.plain_ddp import check_plain_ddp
-from getiaction_launch.checking.script.source import Names, Source
+from getiaction_launch.checking.source.source import Names, Source
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.program import find_module, is_whole, require_command
 
@@ -56,12 +59,15 @@ def check_program(plan: Plan, place: Place, *, is_deep: bool) -> Iterator[Findin
         return
     if key:
         yield unknown("training", f"the workers have another environment, by the setting {key}")
-    elif not _uses_lightning(source, Path(plan.working_directory)):
-        yield unknown("training", f"a {plan.program} without Lightning is not run before its run")
-    else:
-        from getiaction_launch.checking.trial.program import try_program
+        return
+    modules = _modules_of(source, Path(plan.working_directory))
+    if not modules & (_LIGHTNING | {"torch"}):
+        yield unknown("training", f"a {plan.program} without torch is not run before its run")
+        return
+    from getiaction_launch.checking.trial.program import try_program
 
-        yield from try_program(plan, source, place, is_deep=is_deep)
+    is_plain = not modules & _LIGHTNING
+    yield from try_program(plan, source, place, is_deep=is_deep, is_plain=is_plain)
 
 
 def _read(source: Source, plan: Plan, place: Place) -> Iterator[Finding]:
@@ -76,25 +82,29 @@ def _read(source: Source, plan: Plan, place: Place) -> Iterator[Finding]:
         *check_calls(source, plan.topology),
         *check_plain_ddp(source, plan.topology),
         *check_guard(source),
+        *check_entry(source),
         *check_detached(source, plan),
+        *(() if place.other_environment else check_wandb(source, plan, place)),
+        *check_variables(source, plan),
+        *check_rank_0(source, plan.topology),
         *(() if place.has_queue or place.other_environment else check_slurm(source, plan)),
         *check_arguments(source, plan.script[1:]),
     ]
     yield from found or [ok("script", f"{source.name} fits the launch, as far as it can be read")]
 
 
-def _uses_lightning(source: Source, home: Path) -> bool:
-    """Whether a program, or a module beside it that it imports, imports Lightning."""
+def _modules_of(source: Source, home: Path) -> set[str]:
+    """Return what a program imports, and what the modules beside it import that it uses."""
     folders, todo, seen = {source.path.parent, home}, [source.names], {source.path}
+    found: set[str] = set()
     for names in todo:
-        if not _LIGHTNING.isdisjoint(names.modules):
-            return True
+        found |= names.modules
         for path in (path for folder in folders for path in _beside(folder, names.modules)):
             if path not in seen and len(seen) < _MOST_FILES:
                 seen.add(path)
                 with contextlib.suppress(OSError, SyntaxError, ValueError):
                     todo.append(Names(ast.parse(path.read_bytes())))
-    return False
+    return found
 
 
 def _beside(folder: Path, modules: Iterable[str]) -> Iterator[Path]:

@@ -25,6 +25,8 @@ _SURE = (ImportError, SyntaxError, NameError, TypeError, EOFError)
 _KEYWORD = re.compile(r"unexpected keyword argument '(\w+)'")
 _NO_GROUP = "process group has not been initialized"
 _NOT_A_MODEL = "`model` must be a `LightningModule`"
+_PACKAGE = re.compile(r"\bpytorch_lightning\b|\blightning\.pytorch\b")
+"""The two names under which Lightning is installed, each with classes of its own."""
 _LONGEST, _LONGEST_LINE = 300, 80
 
 
@@ -125,12 +127,15 @@ def _short(file: str) -> str:
 
 def _fix_of_model(error: BaseException) -> str:
     """Return why what was given to ``Trainer.fit`` as its model is none for this Trainer."""
-    frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
-    model = next((each["model"] for each in reversed(frames) if "model" in each), None)
-    if any(kind.__module__.startswith("pytorch_lightning") for kind in type(model).__mro__):
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    given = [frame.f_locals["model"] for frame in frames if "model" in frame.f_locals]
+    bases = " ".join(kind.__module__ for kind in type(given[-1] if given else None).__mro__)
+    own = _PACKAGE.search(frames[-1].f_code.co_filename.replace("/", "."))
+    other = _PACKAGE.search(bases)
+    if own and other and own[0] != other[0]:
         return (
-            "Its class is of pytorch_lightning, and the Trainer of lightning: import both from "
-            "one of them, as in: import lightning.pytorch as pl"
+            f"The Trainer is of {own[0]}, and the model's class of {other[0]}: import both from "
+            "one of them, as in: from lightning.pytorch import LightningModule, Trainer"
         )
     return "The model comes first: trainer.fit(model, data)"
 

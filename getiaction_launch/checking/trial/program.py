@@ -24,10 +24,12 @@ from getiaction_launch.checking.lightning_seams import (
     watching_entries,
     watching_trainers,
 )
-from getiaction_launch.checking.script.detached import RANKS, of_variable
+from getiaction_launch.checking.ranks.variables import RANKS, of_variable
 from getiaction_launch.checking.script.main_guard import has_guard
-from getiaction_launch.checking.script.source import Source
+from getiaction_launch.checking.source.source import Source
 from getiaction_launch.checking.trial.apart import LIMIT_SECONDS, Apart
+from getiaction_launch.checking.trial.plain import LIMIT_SECONDS as PLAIN_SECONDS
+from getiaction_launch.checking.trial.plain import PlainProgram
 from getiaction_launch.checking.trial.rank import become_rank_0
 from getiaction_launch.checking.trial.sandbox import wishes
 from getiaction_launch.plan.plan import Plan
@@ -42,26 +44,33 @@ class _UntriedError(BaseException):
     """The script does what a check does not do; no handler of the script's may catch it."""
 
 
-def try_program(plan: Plan, source: Source, place: Place, *, is_deep: bool) -> Iterator[Finding]:
+def try_program(
+    plan: Plan, source: Source, place: Place, *, is_deep: bool, is_plain: bool = False
+) -> Iterator[Finding]:
     """Run a script up to its first fit, and train two batches of what it would train.
 
     Args:
-        plan: The plan of the run, with a script or a module that uses Lightning.
+        plan: The plan of the run, with a script or a module.
         source: This script or module, as it was read.
         place: Where the run would be started.
         is_deep: Whether to take any time and any memory for it.
+        is_plain: Whether it trains without Lightning; it is then run to its second step.
     """
-    apart = Apart(None if is_deep else LIMIT_SECONDS)
+    limit_seconds = PLAIN_SECONDS if is_plain else LIMIT_SECONDS
+    apart = Apart(None if is_deep else limit_seconds)
     try:
         yield from apart.fork()
     except TimeoutError:
-        why = f"the script has not trained two batches within {LIMIT_SECONDS} s"
+        why = f"the {plan.program} has not trained two batches within {limit_seconds} s"
         yield unknown("training", f"{why}; --deep gives it any time")
     except OSError as error:
-        yield unknown("training", f"the process that runs the script {error}")
+        yield unknown("training", f"the process that runs the {plan.program} {error}")
     if apart.is_inside:
         try:
-            _Program(plan, source, place, apart, is_deep=is_deep).run()
+            if is_plain:
+                PlainProgram(plan, source, place, apart).run()
+            else:
+                _Program(plan, source, place, apart, is_deep=is_deep).run()
         except BaseException as error:  # noqa: BLE001 - it must not get out of this process
             apart.send(unknown("training", f"a check has failed itself: {error!r}"))
         finally:

@@ -1,5 +1,6 @@
 """The process apart becomes the worker of rank 0, without a GPU and without a way out."""
 
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def become_rank_0(plan: Plan, scratch: Path) -> None:
     os.environ["GETIACTION_RUN_DIR"] = str(scratch / "run")
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is tried is tried on the CPU
     os.environ["TORCH_COMPILE_DISABLE"] = os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    # What a new process has not chosen yet, and the program may choose once.
+    multiprocessing.set_start_method(None, force=True)
     # OpenMP's threads are not there any more, if this process had some before it was forked.
     torch.set_num_threads(1)
     overlay(_CACHE, _cache(), scratch)

@@ -33,6 +33,8 @@ _CHANGES = {
     "shutil.move": 2,
 }
 """Events of files, with how many paths are their first arguments."""
+_OF_NAMES = {"os.mkdir", "os.remove", "os.rename", "os.symlink", "os.link"}
+"""Events that change a link itself, and not what it leads to."""
 _CALLS = {"socket.connect", "socket.getaddrinfo", "socket.sendto"}
 _PROGRAMS = {"subprocess.Popen", "os.exec", "os.posix_spawn", "os.system", "os.kill"}
 _DEVICES = ("/dev/", "/proc/self/")
@@ -68,7 +70,7 @@ def close_off(scratch: Path) -> None:
 
     def judge(event: str, arguments: tuple[Any, ...]) -> None:
         for path in _written(event, arguments):
-            _refuse_outside(path, allowed)
+            _refuse_outside(path, allowed, is_followed=event not in _OF_NAMES)
         if event in _PROGRAMS:
             raise BlockedError(f"start another program: {arguments[0]}")
         if event in _CALLS and not _is_local(event, arguments):
@@ -133,16 +135,21 @@ def _judge_saving(allowed: tuple[str, ...]) -> None:
     @functools.wraps(save)
     def judged(obj: object, f: Any, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
         if isinstance(f, (str, os.PathLike)):
-            _refuse_outside(f, allowed)
+            _refuse_outside(f, allowed, is_followed=True)
         save(obj, f, *arguments, **options)
 
     torch.save = judged  # type: ignore[attr-defined]
 
 
-def _refuse_outside(path: object, allowed: tuple[str, ...]) -> None:
+def _refuse_outside(path: object, allowed: tuple[str, ...], *, is_followed: bool) -> None:
     name = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else str(path)
-    place = os.path.realpath(os.path.dirname(os.path.abspath(name)))  # noqa: PTH100, PTH120 - names
-    if not f"{place}/".startswith(allowed) and not name.startswith(allowed):
+    folder, last = os.path.split(os.path.abspath(name))  # noqa: PTH100 - names
+    place = os.path.join(os.path.realpath(folder), last)  # noqa: PTH118 - as above
+    is_outside = not f"{os.path.dirname(place)}/".startswith(allowed)  # noqa: PTH120 - as above
+    if is_followed and place.startswith(allowed[0]):
+        name = os.path.realpath(place)
+        is_outside = not name.startswith(allowed)
+    if is_outside and not name.startswith(allowed):
         raise BlockedError(f"write {name}")
 
 

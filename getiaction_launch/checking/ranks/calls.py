@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from getiaction_launch.checking.finding import Finding, refusal
-from getiaction_launch.checking.script.source import Source
-from getiaction_launch.checking.script.trainer import check_fabric, check_trainer
+from getiaction_launch.checking.ranks.trainer import check_fabric, check_trainer
+from getiaction_launch.checking.source.source import Source
 from getiaction_launch.plan.plan import Topology
 
 _TRAINERS = {"lightning", "pytorch_lightning", "getiaction"}

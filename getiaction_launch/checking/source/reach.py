@@ -76,13 +76,13 @@ def _chooses(decorator: ast.expr) -> bool:
     return bool(_CHOOSING.search(ast.unparse(decorator)))
 
 
-def surely_executed(function: ast.FunctionDef) -> set[ast.AST]:
-    """Return the nodes of a function that each call of it executes.
+def surely_executed(block: ast.FunctionDef | ast.If) -> set[ast.AST]:
+    """Return the nodes of a function that each call of it executes, or of a condition if it holds.
 
     Args:
-        function: A function or a method.
+        block: A function or a method, or an ``if``.
     """
-    return {node for node, _ in _certain(function.body, is_caught=False)}
+    return {node for node, _ in _certain(block.body, is_caught=False)}
 
 
 def _certain(body: list[ast.stmt], *, is_caught: bool) -> Iterator[tuple[ast.AST, bool]]:
@@ -105,9 +105,11 @@ def _executed(
 ) -> Iterator[ast.AST]:
     """Yield nodes and what is below them, but not below definitions and conditions."""
     for node in nodes:
-        if isinstance(node, (*_APART, *conditions)):
+        if isinstance(node, _APART):
             continue
         yield node
+        if isinstance(node, conditions):
+            continue
         yield from _executed(ast.iter_child_nodes(node), conditions)
 
 

@@ -5,8 +5,10 @@ import re
 from collections.abc import Iterator
 
 from getiaction_launch.checking.finding import Finding, refusal
-from getiaction_launch.checking.script.constants import Constants
-from getiaction_launch.checking.script.source import Names
+from getiaction_launch.checking.source.constants import Constants
+from getiaction_launch.checking.source.reach import surely_executed
+from getiaction_launch.checking.source.source import Names, Source
+from getiaction_launch.plan.plan import Topology
 
 _ONLY = re.compile(r"(?<![\w.])(not )?[\w.]*\b(is_global_zero|rank_zero_only\.rank == 0)$")
 _ZERO = re.compile(
@@ -28,6 +30,30 @@ _LEAVES = re.compile(r"(del os\.environ\[|environ\.pop\()'(WORLD_SIZE|SLURM_NTAS
 """How rank 0 leaves the job, for a process of its own."""
 _RUNS = ("fit", "validate", "test", "predict")
 """Methods of a Trainer by which all its ranks begin together."""
+
+
+def check_rank_0(source: Source, topology: Topology) -> Iterator[Finding]:
+    """Find each collective that only rank 0 comes to, outside of a script's classes.
+
+    Args:
+        source: The script, as it was read.
+        topology: Nodes and workers of the run.
+    """
+    if topology.world_size > 1:
+        # Classes are looked at once they are used.
+        outside = [node for node in source.tree.body if not isinstance(node, ast.ClassDef)]
+        yield from collectives_of_rank_0(ast.Module(outside, []), source.name)
+
+
+def certain_on_rank_0(source: Source) -> set[ast.AST]:
+    """Return the nodes of a script that rank 0 executes in every good run.
+
+    Args:
+        source: The script, as it was read.
+    """
+    conditions = [node for node in source.certain if isinstance(node, ast.If)]
+    alone = [node for node in conditions if ranks_of(node.test) == "rank 0"]
+    return source.certain.union(*map(surely_executed, alone))
 
 
 def collectives_of_rank_0(
@@ -72,15 +98,15 @@ def collectives_of_rank_0(
 
 def _alone(node: ast.AST) -> Iterator[ast.stmt]:
     """Yield statements below a node that rank 0 alone executes."""
-    if isinstance(node, ast.If) and "rank 0" in map(_means, _all_of(node.test)):
+    if isinstance(node, ast.If) and "rank 0" in map(ranks_of, _all_of(node.test)):
         yield from node.body
-    elif isinstance(node, ast.If) and _means(node.test) == "others":
+    elif isinstance(node, ast.If) and ranks_of(node.test) == "others":
         yield from node.orelse
     elif isinstance(node, ast.FunctionDef):
         if any(ast.unparse(each).endswith(_DECORATOR) for each in node.decorator_list):
             yield from node.body
         for number, statement in enumerate(node.body):
-            is_guard = isinstance(statement, ast.If) and _means(statement.test) == "others"
+            is_guard = isinstance(statement, ast.If) and ranks_of(statement.test) == "others"
             if is_guard and isinstance(statement.body[-1], (ast.Return, ast.Raise)):  # type: ignore[attr-defined]
                 yield from node.body[number + 1 :]
 
@@ -105,12 +131,16 @@ def _stops(statement: ast.stmt) -> Iterator[int]:
 def _others(tree: ast.AST) -> Iterator[ast.stmt]:
     """Yield what the other ranks execute where rank 0 does something else."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.If) and _means(node.test):
-            yield from node.orelse if _means(node.test) == "rank 0" else node.body
+        if isinstance(node, ast.If) and ranks_of(node.test):
+            yield from node.orelse if ranks_of(node.test) == "rank 0" else node.body
 
 
-def _means(test: ast.expr) -> str:
-    """Return which ranks a condition is for; empty if it is about something else."""
+def ranks_of(test: ast.expr) -> str:
+    """Return which ranks a condition is for: ``rank 0``, ``others``, or empty if it is for none.
+
+    Args:
+        test: The condition of an ``if``.
+    """
     text = ast.unparse(test)
     if found := _ONLY.fullmatch(text):
         return "others" if found[1] else "rank 0"

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from getiaction_launch.checking.finding import Finding
-from getiaction_launch.checking.script.constants import Constants
-from getiaction_launch.checking.script.reach import always_executed
+from getiaction_launch.checking.source.constants import Constants
+from getiaction_launch.checking.source.reach import always_executed
 
 _OTHERS = {"torch", "torchvision", "numpy", "matplotlib"}
 """Packages besides the standard library that make no directory and divide no samples unasked."""

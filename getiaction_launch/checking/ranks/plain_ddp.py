@@ -3,19 +3,23 @@
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from getiaction_launch.checking.finding import Finding, doubt, refusal
-from getiaction_launch.checking.script.reach import called_name
-from getiaction_launch.checking.script.source import Source
+from getiaction_launch.checking.ranks.saving import check_saving
+from getiaction_launch.checking.ranks.wrapped import WRAPPERS, check_wrapped
+from getiaction_launch.checking.source.reach import called_name
+from getiaction_launch.checking.source.source import Source
 from getiaction_launch.plan.plan import Topology
 
-_DDP = "torch.nn.parallel.DistributedDataParallel"
-_WRAPPERS = (_DDP, "torch.nn.parallel.distributed.DistributedDataParallel")
 _LOADERS = ("torch.utils.data.DataLoader", "torch.utils.data.dataloader.DataLoader")
 _SAMPLERS = (
     "torch.utils.data.DistributedSampler",
     "torch.utils.data.distributed.DistributedSampler",
 )
+_STREAMS = ("torch.utils.data.IterableDataset", "torch.utils.data.dataset.IterableDataset")
+_DRAWS = re.compile(r"rand|sample\(|shuffle|choice|seed|shard|worker_info|step\(", re.IGNORECASE)
+"""What a stream does by which each rank may well get other samples than the next one."""
 _SEEDS = ("torch.manual_seed", "torch.random.manual_seed", "torch.seed", "torch.random.seed")
 _DIVIDERS = {"lightning", "pytorch_lightning", "getiaction", "accelerate", "transformers"}
 """Packages that divide samples and devices among ranks for a program."""
@@ -28,6 +32,10 @@ _CHOOSES = re.compile(r"(device|to|cuda|DDP|DistributedDataParallel)$")
 """How the names of calls end that choose a device by the rank."""
 _FIRST_GPU = re.compile(r"cuda(:0)?")
 _DEVICE = "torch.device"
+_GROUPS = (
+    "torch.distributed.init_process_group",
+    "torch.distributed.distributed_c10d.init_process_group",
+)
 _JOINS = re.compile(
     r"process_group|device_mesh|DeviceMesh|runpy|importlib|exec\(|eval\(|__import__"
 )
@@ -45,10 +53,14 @@ def check_plain_ddp(source: Source, topology: Topology) -> Iterator[Finding]:
     for node in calls:
         if source.names.of(node.func) in _LOADERS:
             yield from _of_two_orders(node, source)
-    wraps = any(source.names.of(node.func) in _WRAPPERS for node in calls)
-    if not wraps or not _DIVIDERS.isdisjoint(source.names.modules):
+    wraps = any(source.names.of(node.func) in WRAPPERS for node in calls)
+    if not _DIVIDERS.isdisjoint(source.names.modules):
+        return
+    if not wraps:
+        yield from _of_shared_gpu(calls, source, topology)
         return
     yield from _of_no_group(calls, source)
+    yield from check_wrapped(source)
     if not topology.gpus_per_node and not re.search(r"is_available|device_count", source.text):
         for node in calls:
             yield from _of_no_gpu(node, source)
@@ -57,6 +69,7 @@ def check_plain_ddp(source: Source, topology: Topology) -> Iterator[Finding]:
             yield from _of_first_gpu(node, source, topology)
     if topology.world_size > 1:
         yield from _of_samples(calls, source, topology)
+        yield from check_saving(calls, source, topology)
 
 
 def _of_two_orders(node: ast.Call, source: Source) -> Iterator[Finding]:
@@ -92,6 +105,7 @@ def _of_samples(calls: list[ast.Call], source: Source, topology: Topology) -> It
             break
     if samplers or _divides(source.tree):
         return
+    yield from _of_streams(source, topology)
     for node, name in zip(calls, names, strict=True):
         given = source.constants.arguments_of(node)
         if name not in _LOADERS or given.get("shuffle") is not True:
@@ -108,6 +122,22 @@ def _of_samples(calls: list[ast.Call], source: Source, topology: Topology) -> It
             yield source.judged(refusal("samples", "sampler", what, fix), node)
         else:
             yield doubt("samples", "sampler", f"{what} in each epoch.", fix)
+
+
+def _of_streams(source: Source, topology: Topology) -> Iterator[Finding]:
+    """Find a dataset that is a stream, and the same one on each rank."""
+    for node in source.tree.body:
+        if not isinstance(node, ast.ClassDef) or _DRAWS.search(ast.unparse(node)):
+            continue
+        if any(source.names.of(base) in _STREAMS for base in node.bases):
+            yield doubt(
+                "samples",
+                node.name,
+                f"{source.name}:{node.lineno}: each of the {topology.world_size} ranks reads the "
+                f"whole stream of {node.name}, as no sampler divides an IterableDataset.",
+                "In __iter__: itertools.islice(samples, dist.get_rank(), None, "
+                "dist.get_world_size())",
+            )
 
 
 def _divides(tree: ast.Module) -> bool:
@@ -179,7 +209,7 @@ def _of_no_group(calls: list[ast.Call], source: Source) -> Iterator[Finding]:
     if not source.is_alone or _JOINS.search(source.text):
         return
     for node in calls:
-        if source.names.of(node.func) in _WRAPPERS and node in source.certain:
+        if source.names.of(node.func) in WRAPPERS and node in source.certain:
             what = f"{source.at(node)}: DistributedDataParallel needs a process group, and "
             what += "init_process_group is never called."
             fix = "Before it: torch.distributed.init_process_group('gloo'), or 'nccl' on GPUs"
@@ -190,7 +220,7 @@ def _of_no_group(calls: list[ast.Call], source: Source) -> Iterator[Finding]:
 def _of_no_gpu(node: ast.Call, source: Source) -> Iterator[Finding]:
     """Find a GPU chosen by the rank, in a run on CPUs."""
     whole, devices = source.names.of(node.func), None
-    if whole in _WRAPPERS:
+    if whole in WRAPPERS:
         words = (word.value for word in node.keywords if word.arg == "device_ids")
         devices = source.constants.expression_of(next(words, ast.Constant(None)))
     is_given = isinstance(devices, ast.List) and bool(devices.elts)
@@ -201,6 +231,15 @@ def _of_no_gpu(node: ast.Call, source: Source) -> Iterator[Finding]:
     if is_given:
         fix = "Leave device_ids out: DDP(model); or ask for GPUs: --gpus-per-node 1"
     yield refusal("devices", "cuda", what, fix)
+
+
+def _of_shared_gpu(calls: list[ast.Call], source: Source, topology: Topology) -> Iterator[Finding]:
+    """Find a GPU by its number in a program whose ranks share no wrapped model."""
+    joins = any(source.names.of(node.func) in _GROUPS for node in calls)
+    for node in calls if "CUDA_VISIBLE_DEVICES" not in source.text else ():
+        for finding in _of_first_gpu(node, source, topology):
+            # Ranks that know nothing of each other may well fit on one GPU.
+            yield finding if joins else replace(finding, verdict="doubtful")
 
 
 def _of_first_gpu(node: ast.Call, source: Source, topology: Topology) -> Iterator[Finding]:
