@@ -146,8 +146,14 @@ def _own_path(monkeypatch):
 @pytest.fixture
 def judge(place, capsys, monkeypatch):
     """Have ``check`` judge words; return its exit code, its table, and what it says."""
+    from getiaction_launch.checking import spec
+    from getiaction_launch.checking.trial import program
     from getiaction_launch.cli.main import main
 
+    # Other tests may take all of the machine.
+    monkeypatch.setattr(spec, "LIMIT_SECONDS", 280)
+    monkeypatch.setattr(program, "LIMIT_SECONDS", 280)
+    monkeypatch.setattr(program, "PLAIN_SECONDS", 280)
     monkeypatch.chdir(place)
     monkeypatch.syspath_prepend(place)
     monkeypatch.setenv("NETRC", "/nowhere")
