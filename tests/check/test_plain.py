@@ -88,6 +88,7 @@ def test_program_that_fails_before_is_refused(checked, before, words, what, fix)
         ("assert torch.cuda.is_available()", "as one rank on the CPU, it fails"),
         ("open('train.py', 'a').write('#')", "a check does not write"),
         ("torch.save({}, 'old.pt')", "a check does not write"),
+        ("os.open('/dev/ttyUSB0', os.O_RDWR)", "a check does not write /dev/ttyUSB0"),
         ("os._exit(0)", "the process that runs the script has exited with code 0"),
         ("raise SystemExit", "ends without an optimizer step"),
     ],

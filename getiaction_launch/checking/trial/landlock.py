@@ -17,6 +17,8 @@ _BENEATH = 1
 _NO_NEW_PRIVILEGES = 38  # prctl(2)
 _WRITING = sum(1 << bit for bit in (1, *range(4, 13)))
 """Writing to files, and creating and removing entries of directories."""
+_OF_FILES = 1 << 1 | 1 << 14
+"""Rights that there are for a file: writing, and truncating."""
 _SINCE = {2: 1 << 13, 3: 1 << 14}
 """Rights that later versions know: moving to another directory, and truncating."""
 
@@ -27,10 +29,10 @@ class _Beneath(ctypes.Structure):
 
 
 def forbid_writing(allowed: Iterable[Path]) -> bool:
-    """Give up writing to files outside of some directories, in this thread and what it starts.
+    """Give up writing to other files than these, in this thread and what it starts.
 
     Args:
-        allowed: Directories that may be written to.
+        allowed: Files and directories that may be written to.
 
     Returns:
         Whether the kernel now refuses it; not if it is too old, or has Landlock turned off.
@@ -47,9 +49,10 @@ def forbid_writing(allowed: Iterable[Path]) -> bool:
     if rules < 0:
         return False
     try:
-        for directory in allowed:
-            with contextlib.suppress(OSError), _opened(directory) as descriptor:
-                rule = _Beneath(rights, descriptor)
+        for path in allowed:
+            with contextlib.suppress(OSError), _opened(path) as descriptor:
+                given = rights if path.is_dir() else rights & _OF_FILES
+                rule = _Beneath(given, descriptor)
                 system(_ADD_RULE, rules, _BENEATH, ctypes.byref(rule), 0)
         ctypes.CDLL(None).prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
         return bool(system(_RESTRICT_SELF, rules, 0) == 0)
@@ -58,8 +61,8 @@ def forbid_writing(allowed: Iterable[Path]) -> bool:
 
 
 @contextlib.contextmanager
-def _opened(directory: Path) -> Iterator[int]:
-    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         yield descriptor
     finally:

@@ -37,7 +37,12 @@ _OF_NAMES = {"os.mkdir", "os.remove", "os.rename", "os.symlink", "os.link"}
 """Events that change a link itself, and not what it leads to."""
 _CALLS = {"socket.connect", "socket.getaddrinfo", "socket.sendto"}
 _PROGRAMS = {"subprocess.Popen", "os.exec", "os.posix_spawn", "os.system", "os.kill"}
-_DEVICES = ("/dev/", "/proc/self/")
+_DEVICES = (
+    *("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"),
+    "/dev/shm/",  # noqa: S108 - the kernel's own folder
+    *("/dev/fd/", "/dev/stdout", "/dev/stderr", "/dev/pts/", "/proc/self/"),
+)
+"""What may be written to besides; not a serial port, behind which there may be a robot."""
 
 
 wishes: list[str] = []
