@@ -1,10 +1,15 @@
 """Environment variables of a cluster config: each value is the text that stands in the file."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from getiaction_launch.errors import ClusterConfigError
 from getiaction_launch.plan.yaml_text import load_text, read_yaml
+
+_OF_WORKERS = re.compile(
+    r"((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE))|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+"
+)
 
 
 def read_env_vars(path: Path) -> dict[str, str]:
@@ -17,7 +22,8 @@ def read_env_vars(path: Path) -> dict[str, str]:
         path: The file of the cluster config, which is a mapping in YAML.
 
     Raises:
-        ClusterConfigError: If ``env_vars`` is not a mapping of names to single values.
+        ClusterConfigError: If ``env_vars`` is not a mapping of names to single values, or sets what
+            each worker gets from the launcher.
     """
     _, content = read_yaml(path, load_text)
     values = content.get("env_vars") if isinstance(content, Mapping) else None
@@ -29,6 +35,12 @@ def read_env_vars(path: Path) -> dict[str, str]:
             "e.g. env_vars: {OMP_NUM_THREADS: 4}",
         )
     for name, value in values.items():
+        if _OF_WORKERS.fullmatch(name):
+            raise ClusterConfigError(
+                f"{path}: env_vars.{name} is set by the launcher for each worker, as by torchrun, "
+                "so this value would be ignored.",
+                f"Leave {name} out.",
+            )
         if value is None:
             raise ClusterConfigError(
                 f"{path}: env_vars.{name} has no value.",

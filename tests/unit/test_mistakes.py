@@ -161,6 +161,8 @@ def test_mistake_in_a_cluster_config_is_named(capsys, content, what, meant):
         (LOCAL + "env_vars: {A: [x, y]}", "env_vars.A is a list, but", "env_vars: {A: 'a,b'}"),
         (LOCAL + "env_vars: {A: }", "env_vars.A has no value", "env_vars: {A: ''}"),
         (LOCAL + "env_vars: A=1", "env_vars must be a mapping", "env_vars: {OMP_NUM_THREADS: 4}"),
+        (LOCAL + "env_vars: {MASTER_ADDR: n1}", "MASTER_ADDR is set by the launcher", "Leave MAST"),
+        (LOCAL + "env_vars: {LOCAL_RANK: 0}", "env_vars.LOCAL_RANK is set by", "Leave LOCAL_RANK"),
         (LOCAL + "env_vars:", "env_vars has no value", "Leave the key out"),
         (LOCAL + "saving: {period_minutes: ~}", "saving.period_minutes has no value", "Leave the"),
         (SLURM % "poll_seconds: null", "backend.init_args.poll_seconds has no value", "Leave the"),
