@@ -61,7 +61,9 @@ def hash_files(files: Sequence[Path], folder: Path) -> list[str]:
     is_settled = _are_settled(files, stats)
     # The boot has one clock for all processes of the machine, whichever container they are in.
     boot = None if is_settled else _BOOT_ID.read_text(encoding="ascii")
-    key = json.dumps([[str(file.absolute()) for file in files], _facts(stats), boot])
+    key = json.dumps(
+        [[str(file.absolute()) for file in files], _facts(stats), boot], allow_nan=False
+    )
     record = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
     def find() -> list[str]:

@@ -12,9 +12,10 @@ from getiaction_launch.node.beside import beside_arguments
 from getiaction_launch.system.child import become, staying
 from getiaction_launch.system.orphans import kill_processes_of
 
-RUN = "s3://bucket/experiments/act/version_0"
+# Other tests run beside this one, on the same machine, and would find this one's worker.
+RUN = f"s3://bucket/{os.getpid()}/act/version_0"
 WORKER = [sys.executable, "-c", "print(flush=True); input()", "getiaction_launch.worker.worker"]
-TOKEN = f"t0k3n{os.getpid()}"  # other tests run beside this one, on the same machine
+TOKEN = f"t0k3n{os.getpid()}"
 VARIABLES = {
     "PATH": os.environ["PATH"],
     "GETIACTION_LAUNCH_RUN": RUN,
@@ -76,12 +77,15 @@ def test_command_ends_with_the_attempt():
     """It does not know the run's directory, but belongs to the run all the same."""
     words = beside_arguments(RUN, 2, 5, ["sh", "-c", "echo; exec sleep 600"])
     with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE) as command:
-        assert command.stdout.readline() == b"\n"
-        kill_processes_of("/runs/act/version_0", ["other"])
-        kill_processes_of("/runs/act/version_0", [TOKEN], RANK="4")
-        assert command.poll() is None
-        kill_processes_of("/runs/act/version_0", [TOKEN], RANK="5")
-        assert command.wait(60) == -signal.SIGKILL
+        try:
+            assert command.stdout.readline() == b"\n"
+            kill_processes_of("/runs/act/version_0", ["other"])
+            kill_processes_of("/runs/act/version_0", [TOKEN], RANK="4")
+            assert command.poll() is None
+            kill_processes_of("/runs/act/version_0", [TOKEN], RANK="5")
+            assert command.wait(60) == -signal.SIGKILL
+        finally:
+            command.kill()
 
 
 @pytest.mark.usefixtures("worker")
