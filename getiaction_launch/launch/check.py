@@ -46,7 +46,7 @@ def inspect(plan: Plan, backend: Backend, *, is_deep: bool = False) -> Report:
 
     with contextlib.suppress(OSError):
         place = replace(place, copied=copied_root(plan))
-    found = [*check_beforehand(plan), *check_program(plan, place, is_deep=is_deep)]
+    found = [*check_beforehand(plan, place), *check_program(plan, place, is_deep=is_deep)]
     return Report([*found, *findings])
 
 

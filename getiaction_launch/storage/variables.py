@@ -21,6 +21,22 @@ def variable_in(path: str) -> str | None:
     return found[0] if found else None
 
 
+def unexpanded(path: str) -> str | None:
+    """Return the first variable of a path that is certainly not a directory's own name.
+
+    Args:
+        path: A path or a URL, as a user has written it.
+
+    Returns:
+        The variable with its dollar sign; None without one, or if what it stands in is there.
+    """
+    if (variable := variable_in(path)) is None:
+        return None
+    end = path.index(variable) + len(variable)
+    whole = path[:end] + path[end:].partition("/")[0]
+    return None if os.path.lexists(whole) else variable
+
+
 def written_out(flag: str, path: str) -> str:
     """Return how to write a path without its variables, ready to paste.
 
@@ -45,7 +61,7 @@ def refuse_variable(key: str, flag: str, path: str) -> None:
     Raises:
         SpecError: If it has a variable.
     """
-    if variable := variable_in(path):
+    if variable := unexpanded(path):
         raise SpecError(
             f"{key}={path!r} is taken literally: nothing expands {variable} in YAML or between "
             "single quotes, so it would be a directory of that name.",

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from getiaction_launch.backends.backend import RAY, Backend, Job, former_jobs, replace_fields
 from getiaction_launch.backends.queue import start_jobs
@@ -39,9 +39,6 @@ from getiaction_launch.run.records import BackendRecord, JobRecord
 from getiaction_launch.run.run import STAGING_VARIABLE, Run
 from getiaction_launch.storage.strict_json import dumps
 from getiaction_launch.system.stop import StopRequest
-
-if TYPE_CHECKING:
-    pass
 
 DRIVER = "getiaction_launch.backends.ray.driver"
 STOP_MARGIN_SECONDS = 20

@@ -14,7 +14,9 @@ _GENERATOR = 3
 _SEEDS = ("torch.manual_seed", "torch.random.manual_seed")
 _RANK = re.compile(r"rank", re.IGNORECASE)
 _WORLD = re.compile(r"world|size|rank", re.IGNORECASE)
-_EVENS_OUT = re.compile(r"\bjoin\b|Join|% |// |drop|islice|all_reduce|all_gather|broadcast|min\(")
+_EVENS_OUT = re.compile(
+    r"\bjoin\b|Join|% |// |drop|islice|all_reduce|all_gather|broadcast|min\(|while |cycle"
+)
 """How source says that it sees to ranks with other numbers of samples."""
 
 

@@ -46,7 +46,8 @@ def _of_early_reads(body: Sequence[ast.stmt], source: Source) -> Iterator[Findin
                     fix = "Behind what rank 0 does alone: torch.distributed.barrier()"
                     yield doubt("ranks", "barrier", what, fix)
                     return
-        if _MEETS.search(ast.unparse(statement).replace("time.sleep", "")):
+        text = ast.unparse(statement)
+        if _MEETS.search(text.replace("time.sleep", "") if is_alone else text):
             written = {}
         elif is_alone:
             found = _paths(statement, _WRITES, source)
@@ -70,18 +71,23 @@ def _of_breaks(source: Source) -> Iterator[Finding]:
     for loop in ast.walk(source.tree):
         if not isinstance(loop, (ast.For, ast.While)) or ".backward()" not in ast.unparse(loop):
             continue
+        losses = [
+            f"{ast.unparse(node.value)}.item()"
+            for node in ast.walk(loop)
+            if isinstance(node, ast.Attribute) and node.attr == "backward"
+        ]
         judged = [node for node in ast.walk(loop) if isinstance(node, ast.If)]
         own = {
             name.id
             for node in judged
-            if ".item()" in ast.unparse(node.test)
+            if any(loss in ast.unparse(node.test) for loss in losses)
             for part in (*node.body, *node.orelse)
             for name in ast.walk(part)
             if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
         }
         for node in judged:
             names = {each.id for each in ast.walk(node.test) if isinstance(each, ast.Name)}
-            is_own = ".item()" in ast.unparse(node.test) or bool(names & own)
+            is_own = any(loss in ast.unparse(node.test) for loss in losses) or bool(names & own)
             if is_own and isinstance(node.body[-1], ast.Break):
                 shown = ast.unparse(node.test)
                 what = f"{source.at(node)}: each rank decides by its own loss whether {shown}, so "
@@ -108,7 +114,8 @@ def _of_wandb(source: Source, topology: Topology) -> Iterator[Finding]:
     for node in names:
         if not isinstance(node, ast.Attribute) or node.attr not in _OF_RUN or node in alone:
             continue
-        if source.names.of(node) == f"wandb.{node.attr}" and node in source.certain:
+        is_read = isinstance(node.ctx, ast.Load) and node in source.certain
+        if is_read and source.names.of(node) == f"wandb.{node.attr}":
             what = f"{source.at(node)}: wandb.{node.attr} is used on all {topology.world_size} "
             what += "ranks, and only rank 0 calls wandb.init: on the others it raises an error."
             fix = "Use it on rank 0 alone, and elsewhere the value itself, such as args.lr"

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from getiaction_launch.checking.finding import Finding, refusal
-from getiaction_launch.storage.variables import variable_in, written_out
+from getiaction_launch.storage.variables import unexpanded, written_out
 
 IS_PATH = re.compile(r"(path|dir|root|folder|directory)$")
 """How the names of arguments end that are paths."""
@@ -22,7 +22,7 @@ def check_paths(spec: Mapping[str, Any]) -> Iterator[Finding]:
         spec: The spec as its parser understands it.
     """
     for key, path in _paths(spec, "", is_literal=True):
-        if variable := variable_in(path):
+        if variable := unexpanded(path):
             yield refusal(
                 "spec",
                 key,

@@ -86,8 +86,8 @@ def check_resuming(source: Source, words: Sequence[str]) -> Iterator[Finding]:
 
 def _of_dropped(source: Source, words: Sequence[str]) -> Iterator[Finding]:
     """Find options that a script does not have, and drops without a word."""
-    if not _drops_unknown(source.tree):
-        return
+    if not source.is_alone or not _drops_unknown(source.tree):
+        return  # another module may read them
     for option, known in _unknown(source, words, "parse_known_args"):
         what = f"{source.name} has no option {option}, and parse_known_args drops it unseen."
         near = bool(difflib.get_close_matches(option, known, 1, _NEAR))

@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, refusal
 from getiaction_launch.checking.script.arguments import check_resuming
 from getiaction_launch.checking.script.paths import check_paths_of_script
@@ -17,14 +18,15 @@ _OWN_WORDS = ("run", "args", "subcommand")
 """Arguments of a LightningCLI that let it do without a subcommand, or get it elsewhere."""
 
 
-def check_beforehand(plan: Plan) -> Iterator[Finding]:
+def check_beforehand(plan: Plan, place: Place) -> Iterator[Finding]:
     """Check the words and paths of a script by its source.
 
     Args:
         plan: The plan of the run, whose program is there and can be parsed.
+        place: Where the run would be started.
     """
     path = plan.script_path
-    if plan.program == "module":
+    if plan.program == "module" and not place.other_environment:
         path = find_module(plan.script[0], plan.working_directory)
     if path is None:
         return
