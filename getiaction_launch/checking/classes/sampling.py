@@ -1,4 +1,4 @@
-"""Samples that nobody divides among the ranks, as Lightning is told not to."""
+"""Samples that nobody divides among the ranks, since Lightning is asked not to do so."""
 
 import inspect
 import re
@@ -9,7 +9,7 @@ from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.classes.sources import own_classes
 from getiaction_launch.checking.finding import Finding, doubt
 
-_DIVIDES = re.compile(r"sampler|rank|world|shard|iterable|worker_info|seed", re.IGNORECASE)
+_DIVIDES = re.compile(r"sampler|rank|world|shard|iterable|worker_info", re.IGNORECASE)
 """How source says that ranks get other samples than each other."""
 
 

@@ -1,4 +1,4 @@
-"""Parts of the data that a program gives its ranks by itself: of other sizes, or overlapping."""
+"""Parts of the data that a program deals out to its ranks: of other sizes, or overlapping."""
 
 import ast
 import re

@@ -65,7 +65,7 @@ def _paths(
 
 
 def _of_breaks(source: Source) -> Iterator[Finding]:
-    """Find a loop that each rank leaves by its own loss, though the others need it to go on."""
+    """Find a loop that each rank leaves by its own loss, though the others need its gradients."""
     if _AGREES.search(source.text):
         return
     for loop in ast.walk(source.tree):

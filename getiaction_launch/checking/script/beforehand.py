@@ -37,7 +37,7 @@ def check_beforehand(plan: Plan, place: Place) -> Iterator[Finding]:
 
 
 def _of_subcommand(source: Source, words: Sequence[str]) -> Iterator[Finding]:
-    """Find a command line interface of Lightning that is not told what to do."""
+    """Find a command line interface of Lightning without its subcommand."""
     if not _SUBCOMMANDS.isdisjoint(words) or "sys.argv" in source.text:
         return
     for node in ast.walk(source.tree):
