@@ -14,6 +14,7 @@ from getiaction_launch.checking.former import fix_of_value
 from getiaction_launch.checking.parsing import refusal_of_parsing
 from getiaction_launch.checking.rules.epochs import check_extent
 from getiaction_launch.checking.rules.ownership import check_requeue
+from getiaction_launch.checking.rules.paths import check_paths
 from getiaction_launch.checking.trial.apart import LIMIT_SECONDS, Apart
 from getiaction_launch.errors import SpecError
 from getiaction_launch.plan.plan import Plan
@@ -120,6 +121,7 @@ class _Trial:
         self.findings.append(ok("spec", "parsed: every key and type fits"))
         self.findings.extend(check_extent(self.spec))
         self.findings.extend(check_requeue(self.spec))
+        self.findings.extend(check_paths(self.spec))
         try:
             self.findings.extend(self.apart.fork())
         except TimeoutError:

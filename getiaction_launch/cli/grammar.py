@@ -16,6 +16,7 @@ from typing import Any, Literal, NoReturn
 from getiaction_launch.backends import shipped_settings
 from getiaction_launch.backends.flag import Flag, Setting, help_of, read_count, settings_of
 from getiaction_launch.cli.parser import Parser
+from getiaction_launch.cli.typed.gpus import read_gpus
 from getiaction_launch.errors import UsageError
 from getiaction_launch.launch.finding.find import find_runs
 from getiaction_launch.plan.plan import DEFAULT_ROOT
@@ -254,18 +255,6 @@ def read_settings(arguments: argparse.Namespace) -> Mapping[str, tuple[str, Any]
     if kind:
         settings[f"{BACKEND}.gpu_type"] = ("--gpus-per-node", kind)
     return settings
-
-
-def read_gpus(text: str | None) -> tuple[str | None, int | None]:
-    """Read ``4`` or ``a100:4``."""
-    if text is None:
-        return None, None
-    kind, _, number = text.rpartition(":")
-    if not number.isdecimal():
-        raise UsageError(
-            f"--gpus-per-node: {text!r} is not a number.", "--gpus-per-node 4 or a100:4"
-        )
-    return kind or None, int(number)
 
 
 def read_environment(arguments: argparse.Namespace, overridden: Sequence[str]) -> None:

@@ -11,11 +11,11 @@ from getiaction_launch.cli.follow import report
 from getiaction_launch.cli.grammar import (
     launch_parser,
     read_environment,
-    read_gpus,
     read_settings,
 )
 from getiaction_launch.cli.parser import Parser
 from getiaction_launch.cli.typed.behind_script import own_words
+from getiaction_launch.cli.typed.gpus import read_gpus
 from getiaction_launch.cli.typed.words import split_tokens
 from getiaction_launch.errors import UsageError
 from getiaction_launch.launch import submit

@@ -1,18 +1,19 @@
 """Everything that can be known about a run before it starts or waits in a queue."""
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from getiaction_launch.backends.backend import Backend, check_installed
 from getiaction_launch.checking.addresses import check_addresses
 from getiaction_launch.checking.built import Place
+from getiaction_launch.checking.environment import check_environment
 from getiaction_launch.checking.finding import Finding, Report, ok, refusal_of, unknown
 from getiaction_launch.checking.points import judge_points
+from getiaction_launch.checking.script.beforehand import check_beforehand
 from getiaction_launch.checking.script.program import check_program
 from getiaction_launch.checking.spec import check_spec
-from getiaction_launch.errors import CheckError, LaunchError, counted
+from getiaction_launch.errors import LaunchError, counted
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.sharding import check_sharding
 from getiaction_launch.plan.strategy import check_strategy
@@ -45,7 +46,8 @@ def inspect(plan: Plan, backend: Backend, *, is_deep: bool = False) -> Report:
 
     with contextlib.suppress(OSError):
         place = replace(place, copied=copied_root(plan))
-    return Report([*check_program(plan, place, is_deep=is_deep), *findings])
+    found = [*check_beforehand(plan, place), *check_program(plan, place, is_deep=is_deep)]
+    return Report([*found, *findings])
 
 
 def check(plan: Plan, backend: Backend) -> dict[str, object]:
@@ -110,7 +112,7 @@ def _of_place(plan: Plan, backend: Backend) -> Iterator[Finding]:
     )
     copied = ", ".join(plan.forward_env_vars or ()) or "nothing is asked for"
     checks: list[tuple[str, str, Callable[[], None]]] = [
-        ("variables", copied, lambda: _check_variables(plan)),
+        ("variables", copied, lambda: check_environment(plan)),
         ("sharding", "each checkpoint is whole", lambda: check_sharding(plan)),
         ("strategy", "one worker for each device", lambda: check_strategy(plan)),
         ("backend", type(backend).__name__, lambda: check_installed(backend)),
@@ -135,12 +137,3 @@ def _of_offers(plan: Plan, backend: Backend) -> Finding:
     except LaunchError as error:
         return refusal_of("offers", error)
     return ok("offers", evidence) if evidence else unknown("offers", "the cluster may still grow")
-
-
-def _check_variables(plan: Plan) -> None:
-    missing = [name for name in plan.forward_env_vars or () if name not in os.environ]
-    if missing:
-        raise CheckError(
-            f"forward_env_vars names {missing[0]}, which is not set in this shell.",
-            f"export {missing[0]}=..., or remove it from the cluster config.",
-        )

@@ -18,6 +18,7 @@ from getiaction_launch.plan.secrets import refuse_login
 from getiaction_launch.plan.spec import find_origins, read_spec, read_trainer
 from getiaction_launch.plan.text import check_name
 from getiaction_launch.storage.paths import resolve_root, use_options
+from getiaction_launch.storage.variables import refuse_variable
 
 if TYPE_CHECKING:
     from getiaction_launch.launch.cluster import ClusterConfig
@@ -125,6 +126,7 @@ def prepare(
     flags = Flags(nodes, gpus_per_node, workers_per_node, name)
     here, arrival = str(Path.cwd()), arrived()
     directory = str(place.backend.working_directory() or (arrival and arrival.directory) or here)
+    refuse_variable("storage_root", "--storage-root=", storage_root or place.storage_root or "")
     if storage_root:
         storage_root = resolve_root(storage_root, here)
     point = sweep.values.items() if sweep else ()
@@ -149,6 +151,7 @@ def prepare(
     else:
         training = _of_spec(config, overrides, flags)
     root = str(training.trainer.get("default_root_dir") or DEFAULT_ROOT)
+    refuse_variable("trainer.default_root_dir", "--trainer.default_root_dir=", root)
     root = resolve_root(root, storage_root or place.storage_root or here)
     refuse_login(root, "default_root_dir=")
     refuse_secret_urls(place.notify)

@@ -48,8 +48,17 @@ CONFIGS = {
     "spelled.yaml": "saving: {period_minutes: 1.5 hours}",
     "assigned.yaml": "storage_options: [profile=lab]",
     "elsewhere.yaml": "env_vars: {PYTHONPATH: /shared/lib}",
+    "shell_paths.yaml": "env_vars: {LD_LIBRARY_PATH: $HOME/lib}",
+    "home_paths.yaml": "env_vars: {PYTHONPATH: ~/lib}",
+    "one_gpu.yaml": "env_vars: {CUDA_VISIBLE_DEVICES: '0'}",
+    "all_gpus.yaml": "env_vars: {CUDA_VISIBLE_DEVICES: '0,1', PATH: /opt/bin:/usr/bin}",
 }
-SETTINGS = {"hours.yaml": "time_limit_minutes: 2 hours", "gigabytes.yaml": "memory_mb: 64GB"}
+SETTINGS = {
+    "hours.yaml": "time_limit_minutes: 2 hours",
+    "gigabytes.yaml": "memory_mb: 64GB",
+    "shell_jobs.yaml": "job_dir: $HOME/jobs",
+    "dashes.yaml": "sbatch: {--reservation: icra}",
+}
 WORDS = {"NET": ["net.yaml"], "ACT": ["act.yaml"], "SLURM": ["--cluster", "./site.yaml"]}
 FAKE_SLURM = """#!/bin/sh
 # A site with one partition of four nodes, which says what SLURM would say.

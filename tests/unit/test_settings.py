@@ -376,15 +376,15 @@ def test_option_that_ray_would_not_take_is_refused(tmp_path, option, complaint):
 
 def test_option_that_this_ray_does_not_have_is_refused(tmp_path, monkeypatch):
     """Which there are, Ray's client of this version says; the nearest comes first."""
-    from ray.job_submission import JobSubmissionClient
-
-    plan = make_plan(tmp_path)
-    monkeypatch.setattr(ray_backend, "connect", lambda _: JobSubmissionClient)
+    plan, asked = make_plan(tmp_path), []
+    monkeypatch.setattr(ray_backend, "connect", asked.append)
     RayBackend(ray={"entrypoint_num_cpus": 1, "entrypoint_memory": 1}).check(plan)
+    assert asked == [None]
     with pytest.raises(ClusterConfigError, match=r"--ray entrypoint_num_cpu: .*no such") as error:
         RayBackend(ray={"entrypoint_num_cpu": 1}).check(plan)
     assert "Did you mean 'entrypoint_num_cpus'?" in str(error.value)
     assert "metadata" not in str(error.value)
+    assert asked == [None], "it is refused before the cluster is asked"
 
 
 def test_options_reach_rays_client(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from getiaction_launch.backends.backend import RAY, Backend, Job, former_jobs, replace_fields
 from getiaction_launch.backends.queue import start_jobs
@@ -39,9 +39,6 @@ from getiaction_launch.run.records import BackendRecord, JobRecord
 from getiaction_launch.run.run import STAGING_VARIABLE, Run
 from getiaction_launch.storage.strict_json import dumps
 from getiaction_launch.system.stop import StopRequest
-
-if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
 
 DRIVER = "getiaction_launch.backends.ray.driver"
 STOP_MARGIN_SECONDS = 20
@@ -134,7 +131,8 @@ class RayBackend(RaySettings):
         if self.address == "local":
             return
         if not is_inside():
-            self._check_options(connect(self.address))
+            self._check_options()
+            connect(self.address)
         elif _outer_working_dir() and Path(plan.root).is_relative_to(Path.cwd()):
             raise CheckError(
                 f"default_root_dir={plan.root!r} lies in the working directory that Ray copied for "
@@ -159,8 +157,12 @@ class RayBackend(RaySettings):
             compare(nodes, self.bundle(plan), num_nodes, may_share=self.share_nodes)
         return f"{counted(len(nodes), 'node')} of Ray" if nodes else ""
 
-    def _check_options(self, client: "JobSubmissionClient") -> None:
-        known = inspect.signature(client.submit_job).parameters
+    def _check_options(self) -> None:
+        if not self.ray:
+            return
+        from ray.job_submission import JobSubmissionClient  # slow to import
+
+        known = inspect.signature(JobSubmissionClient.submit_job).parameters
         if unknown := self.ray.keys() - known.keys():
             key = min(unknown)
             raise ClusterConfigError(

@@ -8,6 +8,7 @@ from getiaction_launch.backends.flag import settings_of
 from getiaction_launch.backends.slurm.settings import SlurmSettings, Value
 from getiaction_launch.errors import CheckError, ClusterConfigError
 from getiaction_launch.plan.text import check_name
+from getiaction_launch.storage.variables import refuse_variable
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _UNUSABLE = re.compile(r"[%\\\x00-\x1f\x7f]")
@@ -94,7 +95,7 @@ def refuse_contradictions(command: str, options: Mapping[str, Value]) -> None:
     """
     refused = _BY_BOTH | (_BY_SRUN if command == "srun" else {})
     for typed, value in options.items():
-        key = typed.replace("_", "-")
+        key = typed.lstrip("-").replace("_", "-")
         # sbatch accepts a long option by its first letters.
         meant = key if key in refused else next((k for k in refused if k.startswith(key)), None)
         if key == "gres" and "gpu" in str(value):
@@ -108,6 +109,13 @@ def refuse_contradictions(command: str, options: Mapping[str, Value]) -> None:
             raise ClusterConfigError(
                 f"--{command} {typed}={value}: {command} --{meant} cannot be set here.",
                 refused[meant],
+            )
+        if typed.startswith("-"):
+            given = "true" if value is None or value is True else value
+            raise ClusterConfigError(
+                f"{command}: {{{typed}: {given}}}: options of {command} are written without dashes "
+                "here.",
+                f"{command}: {{{key}: {given}}}",
             )
 
 
@@ -136,7 +144,9 @@ def check_log_directory(directory: Path) -> None:
 
     Raises:
         CheckError: If the path has such characters.
+        SpecError: If a shell would have to expand a variable in it.
     """
+    refuse_variable("job_dir", "job_dir: ", str(directory))
     if found := _UNUSABLE.search(str(directory)):
         raise CheckError(
             f"{str(directory)!r}: SLURM cannot write its logs to a path with {found[0]!r}.",

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from getiaction_launch.checking.finding import Finding, doubt, refusal
+from getiaction_launch.checking.ranks.global_rank import check_global_rank
+from getiaction_launch.checking.ranks.parts import check_parts
 from getiaction_launch.checking.ranks.saving import check_saving
+from getiaction_launch.checking.ranks.waiting import check_waiting
 from getiaction_launch.checking.ranks.wrapped import WRAPPERS, check_wrapped
 from getiaction_launch.checking.source.reach import called_name
 from getiaction_launch.checking.source.source import Source
@@ -20,6 +23,10 @@ _SAMPLERS = (
 _STREAMS = ("torch.utils.data.IterableDataset", "torch.utils.data.dataset.IterableDataset")
 _DRAWS = re.compile(r"rand|sample\(|shuffle|choice|seed|shard|worker_info|step\(", re.IGNORECASE)
 """What a stream does by which each rank may well get other samples than the next one."""
+_FIXED = re.compile(
+    r"rand\w*\((?:[^()]|\([^()]*\))*generator=torch\.Generator\(\)\.manual_seed\(\d+\)\)"
+)
+"""Draws that come out alike on each rank."""
 _SEEDS = ("torch.manual_seed", "torch.random.manual_seed", "torch.seed", "torch.random.seed")
 _DIVIDERS = {"lightning", "pytorch_lightning", "getiaction", "accelerate", "transformers"}
 """Packages that divide samples and devices among ranks for a program."""
@@ -56,6 +63,7 @@ def check_plain_ddp(source: Source, topology: Topology) -> Iterator[Finding]:
     wraps = any(source.names.of(node.func) in WRAPPERS for node in calls)
     if not _DIVIDERS.isdisjoint(source.names.modules):
         return
+    yield from check_global_rank(calls, source, topology)
     if not wraps:
         yield from _of_shared_gpu(calls, source, topology)
         return
@@ -70,6 +78,8 @@ def check_plain_ddp(source: Source, topology: Topology) -> Iterator[Finding]:
     if topology.world_size > 1:
         yield from _of_samples(calls, source, topology)
         yield from check_saving(calls, source, topology)
+        yield from check_parts(calls, source, topology)
+        yield from check_waiting(source, topology)
 
 
 def _of_two_orders(node: ast.Call, source: Source) -> Iterator[Finding]:
@@ -127,7 +137,7 @@ def _of_samples(calls: list[ast.Call], source: Source, topology: Topology) -> It
 def _of_streams(source: Source, topology: Topology) -> Iterator[Finding]:
     """Find a dataset that is a stream, and the same one on each rank."""
     for node in source.tree.body:
-        if not isinstance(node, ast.ClassDef) or _DRAWS.search(ast.unparse(node)):
+        if not isinstance(node, ast.ClassDef) or _DRAWS.search(_FIXED.sub("", ast.unparse(node))):
             continue
         if any(source.names.of(base) in _STREAMS for base in node.bases):
             yield doubt(

@@ -136,6 +136,15 @@ def _of_schedule(
                 f"{taken} steps of it: it would fail at the {total + 1}th.",
                 f"Set total_steps={taken} or more: self.trainer.estimated_stepping_batches",
             )
+        ends = (epochs or 0) // config.frequency
+        if isinstance(total, int) and config.interval == "epoch" and ends > total:
+            yield refusal(
+                "step",
+                "lr_scheduler.total_steps",
+                f"{type(config.scheduler).__name__} has total_steps={total} and is stepped after "
+                f"each of {epochs} epochs (interval: epoch): it would fail at the {total + 1}th.",
+                f"Set total_steps={ends} or more",
+            )
         if isinstance(total, int) and config.interval == "epoch" and 0 < (epochs or 0) < total:
             judged = refusal if total == steps > (epochs or 0) else doubt
             yield judged(

@@ -1,10 +1,12 @@
-"""Options of a script by argparse: those that it requires, and those that it does not have."""
+"""Options of a script by argparse: those that it requires, does not have, or drops."""
 
 import ast
+import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from getiaction_launch.checking.finding import Finding, refusal
+from getiaction_launch.checking.finding import Finding, doubt, refusal
+from getiaction_launch.checking.script.values import check_values
 from getiaction_launch.checking.source.reach import called_name
 from getiaction_launch.checking.source.source import Source
 from getiaction_launch.errors import nearest_first
@@ -19,18 +21,23 @@ _NEGATING = "argparse.BooleanOptionalAction"
 _REST = ("argparse.REMAINDER", "argparse.PARSER", "'...'", "'A...'")
 """What an argument takes that takes all words behind it, options too."""
 _OF_OTHERS = {"parents", "prefix_chars", "fromfile_prefix_chars"}
+_NEAR = 0.75
+"""How similar an option is to that which was meant: from 0 to 1."""
 _SHORTEST = 3
 """Letters of the shortest abbreviation of an option, with its dashes."""
 
 
 def check_arguments(source: Source, words: Sequence[str]) -> Iterator[Finding]:
-    """Find options that argparse will miss, or not know.
+    """Find options that argparse will miss, not know, or not take with their values.
 
     Args:
         source: The script, as it was read.
         words: The arguments of the script.
     """
     yield from _of_unknown(source, words)
+    yield from _of_dropped(source, words)
+    if _reads_words(source) and not _takes_rest(source):
+        yield from check_values(source, list(_calls(source.tree, _ADDING)), words)
     is_open = any(_calls(source.tree, _OPEN)) or not _reads_words(source)
     for node in _calls(source.tree, _ADDING):
         is_required = source.constants.arguments_of(node).get("required") is True
@@ -48,19 +55,74 @@ def check_arguments(source: Source, words: Sequence[str]) -> Iterator[Finding]:
 
 def _of_unknown(source: Source, words: Sequence[str]) -> Iterator[Finding]:
     """Find options that a script's only parser does not have."""
-    known = _options(source)
-    if known is None or not _reads_words(source) or not any(_calls(source.tree, {"parse_args"})):
+    for option, known in _unknown(source, words, "parse_args"):
+        yield refusal(
+            "script",
+            option,
+            f"{source.name} has no option {option}, so it would end at once.",
+            nearest_first(option, known),
+        )
+
+
+def check_resuming(source: Source, words: Sequence[str]) -> Iterator[Finding]:
+    """Find options that a script gets when it is restarted, and does not have.
+
+    Args:
+        source: The script, as it was read.
+        words: Further arguments of the script from the second attempt on.
+    """
+    for option, known in _unknown(source, words, "parse_args"):
+        has_value = "=" in " ".join(words) or len(words) > 1
+        more = "" if has_value else ", action='store_true'"
+        yield refusal(
+            "script",
+            "--resume-args",
+            f"--resume-args {' '.join(words)}: {source.name} has no option {option}, so each "
+            "restart would end at once.",
+            f"Have the script take it: parser.add_argument({option!r}{more})"
+            + (f". {nearest_first(option, known)}" if known else ""),
+        )
+
+
+def _of_dropped(source: Source, words: Sequence[str]) -> Iterator[Finding]:
+    """Find options that a script does not have, and drops without a word."""
+    if not source.is_alone or not _drops_unknown(source.tree):
+        return  # another module may read them
+    for option, known in _unknown(source, words, "parse_known_args"):
+        what = f"{source.name} has no option {option}, and parse_known_args drops it unseen."
+        near = bool(difflib.get_close_matches(option, known, 1, _NEAR))
+        fix = f"{nearest_first(option, known)} With parse_args, a wrong option ends the script"
+        yield (refusal if near else doubt)("script", option, what, fix)
+
+
+def _drops_unknown(tree: ast.Module) -> bool:
+    """Whether nothing in a script uses what its parser does not know."""
+    calls = list(_calls(tree, {"parse_known_args"}))
+    nodes = list(ast.walk(tree))
+    for node in nodes:
+        if isinstance(node, ast.Subscript) and ast.unparse(node.slice) == "0":
+            calls = [call for call in calls if call is not node.value]
+        if not isinstance(node, ast.Assign) or node.value not in calls:
+            continue
+        (*_, target) = node.targets
+        if isinstance(target, ast.Tuple) and isinstance(target.elts[-1], ast.Name):
+            rest = target.elts[-1].id
+            uses = [n for n in nodes if isinstance(n, ast.Name) and n.id == rest]
+            if not any(isinstance(each.ctx, ast.Load) for each in uses):
+                calls.remove(node.value)
+    return not calls
+
+
+def _unknown(source: Source, words: Sequence[str], parses: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield options that a script's only parser does not have, each with those that it has."""
+    known = _options(source, but=parses)
+    if known is None or not _reads_words(source) or not any(_calls(source.tree, {parses})):
         return
     for word in words[: words.index("--") if "--" in words else None]:
         option = word.partition("=")[0]
         is_known = any(name.startswith(option) for name in [*known, "--help"])
         if option.startswith("--") and len(option) >= _SHORTEST and not is_known:
-            yield refusal(
-                "script",
-                option,
-                f"{source.name} has no option {option}, so it would end at once.",
-                nearest_first(option, [name for name in known if name.startswith("--")]),
-            )
+            yield option, [name for name in known if name.startswith("--")]
 
 
 def _reads_words(source: Source) -> bool:
@@ -71,7 +133,8 @@ def _reads_words(source: Source) -> bool:
     if any(word.arg is None or word.arg in _OF_OTHERS for word in parsers[0].keywords):
         return False
     words = [source.names.of(node) for node in ast.walk(source.tree) if isinstance(node, ast.expr)]
-    given = [each for call in _calls(source.tree, {"parse_args"}) for each in _given(call)]
+    parsing = {"parse_args", "parse_known_args"}
+    given = [each for call in _calls(source.tree, parsing) for each in _given(call)]
     whole = [each for each in given if ast.unparse(each) in ("sys.argv[1:]", "None")]
     return len(given) == len(whole) and words.count("sys.argv") <= len(whole)
 
@@ -81,11 +144,13 @@ def _given(call: ast.Call) -> list[ast.expr]:
     return [*call.args, *(word.value for word in call.keywords)]
 
 
-def _options(source: Source) -> list[str] | None:
+def _options(source: Source, *, but: str) -> list[str] | None:
     """Return the options of a script's parser; None if it may have others."""
-    if any(_calls(source.tree, _OPEN)) or _is_handed_on(source.tree):
+    if any(_calls(source.tree, _OPEN - {but})) or _is_handed_on(source.tree):
         return None
     known: list[str] = []
+    if _takes_rest(source):
+        return None
     for call in _calls(source.tree, _ADDING):
         values = [source.constants.value_of(each) for each in call.args]
         names = [value for value in values if isinstance(value, str)]
@@ -93,13 +158,18 @@ def _options(source: Source) -> list[str] | None:
         action = given.get("action")
         is_negating = action is not None and source.names.of(action) == _NEGATING
         is_own = action is not None and source.constants.value_of(action) is None
-        takes_rest = any(ast.unparse(each) in _REST for each in (given.get("nargs"),) if each)
-        if len(names) < len(values) or None in given or takes_rest or (is_own and not is_negating):
+        if len(names) < len(values) or None in given or (is_own and not is_negating):
             return None
         known += names
         if is_negating:
             known += [f"--no-{name[2:]}" for name in names if name.startswith("--")]
     return known
+
+
+def _takes_rest(source: Source) -> bool:
+    """Whether an argument takes all words behind it, options too."""
+    words = [word for call in _calls(source.tree, _ADDING) for word in call.keywords]
+    return any(word.arg == "nargs" and ast.unparse(word.value) in _REST for word in words)
 
 
 def _is_handed_on(tree: ast.Module) -> bool:

@@ -10,11 +10,11 @@ from getiaction_launch.cli.grammar import (
     add_notify,
     add_settings,
     default_root,
-    read_gpus,
     read_number,
     read_settings,
 )
 from getiaction_launch.cli.parser import Parser
+from getiaction_launch.cli.typed.gpus import read_gpus
 from getiaction_launch.cli.typed.words import split_tokens
 from getiaction_launch.errors import UsageError
 from getiaction_launch.launch.resuming.change import Changes
