@@ -47,10 +47,10 @@ def read_env_vars(path: Path) -> dict[str, str]:
                 f"To copy it from your shell: forward_env_vars: [{name}]. For an empty one: "
                 f"env_vars: {{{name}: ''}}",
             )
-        if not isinstance(value, str):
+        if isinstance(value, (Mapping, list)):
             kind = "a mapping" if isinstance(value, Mapping) else "a list"
             raise ClusterConfigError(
                 f"{path}: env_vars.{name} is {kind}, but a variable holds one text.",
                 f"Write it as the program reads it, such as env_vars: {{{name}: 'a,b'}}",
             )
-    return dict(values)
+    return {name: str(value) for name, value in values.items()}

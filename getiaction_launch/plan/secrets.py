@@ -22,10 +22,12 @@ _SECRET_KEY = re.compile(
 _NO_TOKENS = ("anon", "browser", "cache", "cloud", "google_default")
 # A key of S3 may have a slash; elsewhere, a number and a slash are a port and a path.
 _CREDENTIALS = re.compile(
-    r"(?:[\w+.-]+(?:://[^@\s]*)?::)*[\w+.-]+://(?:([^/@?#\s]*)@"
+    r"[\w+.-]+://(?:([^/@?#\s]*)@"
     r"|((?:(?<=s3://)|(?<=s3a://))[^/\s:@]+:[^\s@]*)@"
     r"|([^/\s:@\[]+:(?!\d+(?:[/?#]|$))[^\s@]*)@)"
 )
+_OF_USERS = ("ssh", "sftp", "hdfs", "smb", "abfs", "abfss", "wasb", "wasbs")
+"""Protocols whose URLs name a user or a container in front of the host."""
 _QUERY = re.compile(r"[\w+.-]+://[^\s?]*\?(\S+)")
 _SIGNATURES = ("sig", "signature", "token")
 """Last words of names of what a query grants access by, as in ``X-Amz-Signature``."""
@@ -51,12 +53,17 @@ def is_secret_key(key: str) -> bool:
 
 def has_credentials(url: str) -> bool:
     """Whether a URL has a password or token in front of its host, or a signature in its query."""
-    found = _CREDENTIALS.match(url.strip().removeprefix("git+"))
+    plain = url.strip().removeprefix("git+")
     # `ssh://git@host` has a user only, and pip reads `${TOKEN}` from the environment.
-    login = next(filter(None, found.groups()), "") if found else ""
-    has_login = bool(login) and not login.startswith("${") and not _is_user(url, login)
+    has_login = any(_has_login(each) for each in (plain, *plain.split("::")[1:]))  # of a chain
     query = _QUERY.match(url.strip())
     return has_login or bool(query and any(map(_grants_access, re.split("[&;]", query[1]))))
+
+
+def _has_login(url: str) -> bool:
+    found = _CREDENTIALS.match(url)
+    login = next(filter(None, found.groups()), "") if found else ""
+    return bool(login) and not login.startswith("${") and not _is_user(url, login)
 
 
 def _grants_access(parameter: str) -> bool:
@@ -69,7 +76,7 @@ def _grants_access(parameter: str) -> bool:
 def _is_user(url: str, text: str) -> bool:
     """Whether a login is a user's name only, for protocols that take no token there."""
     protocol = url.removeprefix("git+").partition("://")[0]
-    return ":" not in text and protocol in ("ssh", "sftp", "hdfs", "smb")
+    return ":" not in text and protocol in _OF_USERS
 
 
 def refuse_secrets(

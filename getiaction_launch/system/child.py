@@ -70,11 +70,20 @@ def die_with_parent() -> None:
     :func:`start_child` did not start.
     """
     parent_pid = os.environ.pop(_VARIABLE, None)
-    if sys.platform != "linux" or parent_pid is None:
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(parent_pid):
-        os._exit(1)
+    if parent_pid is not None:
+        die_with(int(parent_pid))
+
+
+def die_with(parent_pid: int) -> None:
+    """Have the kernel kill this process with SIGKILL as soon as its parent dies, on Linux.
+
+    Args:
+        parent_pid: Id of the process that has started this one.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent_pid:
+            os._exit(1)
 
 
 def become(words: Sequence[str], environment: Mapping[str, str]) -> NoReturn:

@@ -70,6 +70,10 @@ def collectives_of_rank_0(
     others = [each for statement in _others(tree) for each in ast.walk(statement)]
     called = [each.func for each in others if isinstance(each, ast.Call)]
     met = {each.attr if isinstance(each, ast.Attribute) else ast.unparse(each) for each in called}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name in met:
+            calls = [each.func for each in ast.walk(node) if isinstance(each, ast.Call)]
+            met |= {each.attr for each in calls if isinstance(each, ast.Attribute)}
     if any("barrier" in name for name in met):
         return  # the other ranks may meet it there
     owners, agrees = _Owners(tree), bool(_AGREE.search(ast.unparse(tree)))
@@ -178,6 +182,8 @@ def _collectives(statement: ast.stmt, owners: _Owners) -> Iterator[tuple[str, in
     for node in ast.walk(statement):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
+        if any(word.arg in ("group", "process_group") for word in node.keywords):
+            continue  # which may be of rank 0 alone
         name, owner = node.func.attr, ast.unparse(node.func.value)
         # self.uploader has methods of its own, and so may anything with another name.
         is_known = owner == "self" or bool(_HAVE_COLLECTIVES.search(owner))

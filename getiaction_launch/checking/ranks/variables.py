@@ -48,6 +48,10 @@ def _of_variable(node: ast.Assign, source: Source, plan: Plan) -> Iterator[Findi
         variable = target.slice.value
         is_rank = variable in RANKS and plan.topology.world_size > 1
         is_address = variable == "MASTER_ADDR" and plan.topology.num_nodes > 1
+        if variable in {
+            each.value for each in ast.walk(node.value) if isinstance(each, ast.Constant)
+        }:
+            continue  # it may keep what is set, as by os.environ.get
         if source.names.of(target.value) == "os.environ" and (is_rank or is_address):
             where = f"{source.at(node)}: os.environ[{variable!r}] is overwritten"
             yield of_variable(str(variable), where, plan.topology.world_size)

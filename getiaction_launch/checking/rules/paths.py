@@ -13,6 +13,7 @@ _TAKE_LITERALLY = ("lightning.", "pytorch_lightning.", "getiaction.")
 """Where classes come from that expand no variables; one of a user's own may well do so."""
 _EXPAND = ("TensorBoardLogger", "LitLogger")
 """Classes of these that do."""
+_IN_BRACES = re.compile(r"\$\{(\w+)\}(?!\w)")
 
 
 def check_paths(spec: Mapping[str, Any]) -> Iterator[Finding]:
@@ -28,8 +29,13 @@ def check_paths(spec: Mapping[str, Any]) -> Iterator[Finding]:
                 key,
                 f"{key}={path!r} is taken literally: a spec expands no variables, so this would be "
                 f"a directory named {variable}.",
-                written_out(f"{key.rpartition('.')[2]}: ", path),
+                _fix(key, path),
             )
+
+
+def _fix(key: str, path: str) -> str:
+    name, typed = key.rpartition(".")[2], _IN_BRACES.sub(r"$\1", path)
+    return f'{written_out(f"{name}: ", path)}, or have your shell expand it: --{key}="{typed}"'
 
 
 def takes_literally(kind: str) -> bool:

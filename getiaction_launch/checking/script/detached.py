@@ -17,7 +17,9 @@ from getiaction_launch.plan.plan import Plan
 _DEBUGGERS = {"breakpoint", "pdb.set_trace", "ipdb.set_trace"}
 _SHELLS = {"os.system", "os.popen", "subprocess.Popen", "subprocess.call", "subprocess.run"}
 _BACKGROUND = re.compile(r"(\bnohup\b.*\bpython|\bpython[\d.]*\b.*&\s*['\"]?$)", re.DOTALL)
-_LOGS_IN = re.compile(r"WANDB_|wandb\.(login|setup|Settings)|netrc|dotenv")
+_LOGS_IN = re.compile(
+    r"WANDB_|wandb\.(login|setup|Settings)|netrc|dotenv|environ\.update|environ *\|="
+)
 """What gives W&B a key in a script, or another way to work."""
 _DECIDES = (None, "mode", "settings", "anonymous")
 """Arguments of ``wandb.init`` by which it may need no key."""

@@ -31,8 +31,11 @@ def check_entry(source: Source) -> Iterator[Finding]:
 
 def _of_guard(source: Source) -> Iterator[Finding]:
     """Find a main guard that is never true."""
-    for node in source.tree.body:
-        test = node.test if isinstance(node, ast.If) else None
+    guards = [node for node in source.tree.body if isinstance(node, ast.If)]
+    if any(is_main(node.test) or node.orelse for node in guards):
+        return
+    for node in guards:
+        test = node.test
         if isinstance(test, ast.Compare) and ast.unparse(test.left) == "__name__":
             (*_, last) = test.comparators
             if not isinstance(last, ast.Constant) or not isinstance(test.ops[0], ast.Eq):
@@ -80,5 +83,7 @@ def _started(tree: ast.Module) -> Iterator[ast.stmt]:
         if isinstance(statement, ast.If) and is_main(statement.test):
             yield from statement.body
             yield from statement.orelse
+        elif isinstance(statement, ast.ClassDef):
+            yield from (each for each in statement.body if not isinstance(each, _DEFINITIONS))
         elif not isinstance(statement, (*_DEFINITIONS, ast.Import, ast.ImportFrom)):
             yield statement

@@ -15,12 +15,17 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from getiaction_launch.checking.finding import Finding
 from getiaction_launch.storage.strict_json import dumps
+from getiaction_launch.system.child import die_with
+
+if TYPE_CHECKING:
+    import psutil
 
 LIMIT_SECONDS = 60
 """How long a trial may take without being asked for."""
@@ -79,6 +84,7 @@ class Apart:
             ends.extend(os.pipe())
             sys.stdout.flush()
             sys.stderr.flush()
+            parent_pid = os.getpid()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads
                 self._pid = os.fork()
@@ -92,6 +98,7 @@ class Apart:
         receiver, sender = ends
         if self._pid == 0:
             self.is_inside = True
+            die_with(parent_pid)
             os.setsid()  # whatever it starts ends with it
             os.close(receiver)
             self._pipe = sender
@@ -105,10 +112,19 @@ class Apart:
         if self._pipe is not None:
             os.write(self._pipe, dumps(asdict(finding)).encode() + b"\n")
 
+    def hear(self) -> Callable[[], str]:
+        """Keep what is written to stderr from now on; returns a function that returns it."""
+        path = self.scratch / "stderr.txt"
+        file = path.open("w+", encoding="utf-8", buffering=1)
+        sys.stderr = file
+        return lambda: path.read_text(encoding="utf-8", errors="replace")
+
     def leave(self) -> None:
-        """End the forked process at once, without running what Python does at its exit."""
+        """Have the other process end this one, with all that it has started."""
         if self._pipe is not None:
             os.write(self._pipe, b"null\n")
+            while True:
+                time.sleep(60)
         os._exit(0)
 
     def _receive(self, receiver: int) -> Iterator[Finding]:
@@ -122,7 +138,7 @@ class Apart:
         while True:
             # Looked at before the pipe: all that an ended process has sent is then in there.
             is_over = self._is_over()
-            if not is_over and process.memory_info().rss > most_bytes:
+            if not is_over and _memory_of(process) > most_bytes:
                 most = f"more than {most_bytes / 1e9:.1f} GB of memory, half of what is free here"
                 raise ChildProcessError(f"needs {most}; --deep gives it all")
             left = deadline - time.monotonic()
@@ -159,9 +175,17 @@ class Apart:
             return 0
         if not is_killed:
             os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
+        import psutil
+
+        started = []
+        with contextlib.suppress(psutil.Error):
+            started = psutil.Process(self._pid).children(recursive=True)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._pid, signal.SIGKILL)  # none yet, if it was ended before it led a group
         os.kill(self._pid, signal.SIGKILL)
+        for each in started:  # it may lead a group of its own
+            with contextlib.suppress(psutil.Error):
+                each.kill()
         _, status = os.waitpid(self._pid, 0)
         self._pid = 0
         return status
@@ -178,3 +202,14 @@ class Apart:
             os.dup2(nothing, number)
         # They stay open until the process ends.
         sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+
+
+def _memory_of(process: "psutil.Process") -> int:
+    """Return the memory of a process and of all that it has started, in bytes."""
+    import psutil
+
+    total = 0
+    with contextlib.suppress(psutil.Error):
+        for each in (process, *process.children(recursive=True)):
+            total += each.memory_info().rss
+    return total

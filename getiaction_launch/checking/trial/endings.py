@@ -98,17 +98,25 @@ def _of_exit(error: SystemExit, script: str, said: str, place: Place) -> Finding
         )
     shown = code if isinstance(code, str) else (lines or [f"exit code {code}"])[-1]
     at = _location(error, script)
-    is_of_parser = any(
-        part in frame.filename
-        for frame in traceback.extract_tb(error.__traceback__)
-        for part in _PARSERS
-    )
     what = f"{name}: it ends with: {shown[:_LONGEST]}"
-    if is_of_parser and not any(wish.startswith("start") for wish in wishes):
+    if is_of_parser(error) and not any(wish.startswith("start") for wish in wishes):
         return refusal("training", name, what, f"See what it takes: python {script} --help")
     if wishes or place.has_queue:
         return doubt("training", at, what, f"It was at {at}")
     return refusal("training", at, what, f"It was at {at}")
+
+
+def is_of_parser(error: BaseException) -> bool:
+    """Whether a parser of arguments has ended a script.
+
+    Args:
+        error: What has ended it.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    names = [frame.filename for frame in frames]
+    return isinstance(error, SystemExit) and any(
+        part in name for name in names for part in _PARSERS
+    )
 
 
 def _location(error: BaseException, script: str) -> str:

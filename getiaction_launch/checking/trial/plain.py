@@ -1,40 +1,44 @@
-"""A program without Lightning is run in a process apart, until it has made two optimizer steps.
+"""A program without Lightning is run in a process apart, until an optimizer has made two steps.
 
-It is the only rank there, on the CPU. What comes of that, and not of the program, refuses nothing:
-a program may ask for a GPU or for other ranks, and may need a file that a check does not write.
+It is the only rank there, on the CPU. What could come of that, and not of the program, refuses
+nothing: a program may ask for a GPU or for other ranks, and may need a file that a check does not
+write.
 """
 
-import contextlib
 import functools
-import io
+import importlib
 import os
+import pickle
 import re
 import socket
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from getiaction_launch.checking.blame import own_frames
 from getiaction_launch.checking.built import Place
-from getiaction_launch.checking.finding import Finding, ok, unknown
+from getiaction_launch.checking.finding import Finding, doubt, ok, unknown
 from getiaction_launch.checking.source.source import Source
 from getiaction_launch.checking.trial.apart import Apart
 from getiaction_launch.checking.trial.rank import become_rank_0
+from getiaction_launch.checking.trial.sandbox import BlockedError, wishes
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.worker.program import run_as_main
 
 LIMIT_SECONDS = 20
 """How long a program may take to its second step without being asked for."""
 STEPS = 2
-MOST_ENTRIES = 5000
-"""How many entries of the working directory are shown one by one."""
-_NO_GROUP = "process group has not been initialized"
+_CERTAIN = (ImportError, SyntaxError, NameError, EOFError, FileNotFoundError, pickle.PickleError)
+"""What does not depend on how many ranks there are, nor on a GPU."""
+_PICKLE = re.compile(r"can't pickle|cannot pickle", re.IGNORECASE)
 _OF_THE_LAUNCH = re.compile(
-    r"world|rank|distributed|torchrun|nproc|cuda|gpu|nccl|device|slurm|process_group", re.IGNORECASE
+    r"world|rank|distributed|torchrun|nproc|cuda|gpu|nccl|device|slurm|process group", re.IGNORECASE
 )
 """Words by which a program asks how it was launched."""
+_NO_GROUP = "process group has not been initialized"
+_UNTRAINED = "the program ends without an optimizer step"
 
 
 class PlainProgram:
@@ -48,10 +52,11 @@ class PlainProgram:
     """
 
     def __init__(self, plan: Plan, source: Source, place: Place, apart: Apart) -> None:
+        # The trial is as the run if that has one rank without a GPU, too.
+        self._is_alike = plan.topology == Topology(1, 1, 0)
         self._plan = replace(plan, topology=Topology(1, 1, 0))
         self._source, self._place, self._apart = source, place, apart
-        self._steps = 0
-        self._said = io.StringIO()
+        self._steps: Counter[int] = Counter()
 
     def run(self) -> None:
         """Run the program, and report how it ends if it ends before its second step."""
@@ -63,11 +68,15 @@ class PlainProgram:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        os.chdir(_shown(Path(self._plan.working_directory), self._apart.scratch / "here"))
-        become_rank_0(self._plan, self._apart.scratch)
+        said = self._apart.hear()
+        (self._apart.scratch / "run").mkdir()
+        if not become_rank_0(self._plan, self._apart.scratch):
+            why = "Linux has no Landlock here, by which what a program writes is refused"
+            self._apart.send(unknown("training", why))
+            return
+        _forbid_programs()
         os.environ["MASTER_PORT"] = str(port)
         sys.argv, sys.path[0] = [*self._plan.script], self._plan.working_directory
-        sys.stderr = self._said
         register_optimizer_step_post_hook(self._note)
         distributed = torch.distributed
         distributed.init_process_group = _on_cpu(distributed.init_process_group)
@@ -75,30 +84,55 @@ class PlainProgram:
             try:
                 run_as_main(self._plan)
             except BaseException as error:  # noqa: BLE001 - whatever the program raises
-                self._apart.send(self._ending(error))
+                self._apart.send(self._ending(error, said()))
             else:
-                self._apart.send(unknown("training", "the program ends without an optimizer step"))
+                self._apart.send(unknown("training", _UNTRAINED))
 
-    def _note(self, *_: object) -> None:
-        self._steps += 1
-        if self._steps == STEPS:
+    def _note(self, optimizer: object, *_: object) -> None:
+        self._steps[id(optimizer)] += 1
+        if self._steps[id(optimizer)] == STEPS:
             self._apart.send(ok("training", f"{STEPS} optimizer steps on the CPU, as one rank"))
             self._apart.leave()  # not by an exception, which the program could catch
 
-    def _ending(self, error: BaseException) -> Finding:
-        from getiaction_launch.checking.trial.endings import ending_of
+    def _ending(self, error: BaseException, said: str) -> Finding:
+        from getiaction_launch.checking.trial.endings import ending_of, is_of_parser
 
         if isinstance(error, SystemExit) and error.code in (None, 0):
-            return unknown("training", "the program ends without an optimizer step")
-        os.chdir(self._plan.working_directory)  # for the names of files
-        found = ending_of(error, str(self._source.path), self._said.getvalue(), self._place)
-        line = "".join(frame.line or "" for frame in own_frames(error)[-1:])
-        if found.is_refusal and _NO_GROUP in str(error):
+            return unknown("training", _UNTRAINED)
+        found = ending_of(error, str(self._source.path), said, self._place)
+        if not found.is_refusal or is_of_parser(error):
+            return found
+        fix = found.fix
+        if _NO_GROUP in str(error):
             fix = "Call torch.distributed.init_process_group() before this line"
+        if wishes:
+            why = f"a check does not {wishes[0]}; the program then failed: {found.evidence}"
+            return unknown("training", why)
+        line = "".join(frame.line or "" for frame in own_frames(error)[-1:])
+        is_certain = isinstance(error, _CERTAIN) or bool(_PICKLE.search(str(error)))
+        is_of_launch = bool(_OF_THE_LAUNCH.search(f"{error} {line}"))
+        if self._is_alike or (
+            is_certain and not is_of_launch and not isinstance(error, UnboundLocalError)
+        ):
             return replace(found, fix=fix)
-        if found.is_refusal and _OF_THE_LAUNCH.search(f"{error} {line}"):
-            return unknown("training", f"as one rank on the CPU, it fails: {found.evidence}")
-        return found
+        what = f"as one rank on the CPU, it fails: {found.evidence}"
+        is_told = _NO_GROUP in str(error) or not is_of_launch
+        return doubt("training", found.key, what, fix) if is_told else unknown("training", what)
+
+
+def _forbid_programs() -> None:
+    """Refuse what Python reports to no audit hook: processes by spawn, and named shared memory."""
+    import multiprocessing.util
+
+    def refuse(wish: str) -> Callable[..., Any]:
+        def refused(*_: object, **__: object) -> Any:  # noqa: ANN401 - it does not return
+            raise BlockedError(wish)
+
+        return refused
+
+    multiprocessing.util.spawnv_passfds = refuse("start another program")
+    memory: Any = importlib.import_module("_posixshmem")
+    memory.shm_open = refuse("make shared memory with a name")
 
 
 def _on_cpu(initialize: Callable[..., Any]) -> Callable[..., Any]:
@@ -111,24 +145,3 @@ def _on_cpu(initialize: Callable[..., Any]) -> Callable[..., Any]:
         return initialize("gloo" if is_nccl else backend, *arguments, **options)
 
     return wrapper
-
-
-def _shown(folder: Path, place: Path) -> Path:
-    """Show a directory where it may be written to: what is in it, without what is added.
-
-    Its directories are made anew, as many programs look for files below a directory, and do not
-    follow links to others. Only what is more than a few thousand files is a link as a whole.
-    """
-    left, todo = MOST_ENTRIES, [(folder, place)]
-    for source, target in todo:
-        target.mkdir()
-        with contextlib.suppress(OSError):
-            entries = list(os.scandir(source))
-            left -= len(entries)
-            for entry in entries:
-                is_shown = entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
-                if is_shown and left > 0:
-                    todo.append((Path(entry.path), target / entry.name))
-                else:
-                    (target / entry.name).symlink_to(entry.path)
-    return place

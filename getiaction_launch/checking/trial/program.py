@@ -7,12 +7,11 @@ that it reads. What the script gives to ``Trainer.fit`` is then checked as what 
 import ast
 import contextlib
 import gc
-import io
 import multiprocessing
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -86,7 +85,7 @@ class _Program:
         self._plan, self._source, self._place = plan, source, place
         self._apart, self._is_deep = apart, is_deep
         self._arguments: dict[int, dict[str, Any]] = {}
-        self._said = io.StringIO()
+        self._said: Callable[[], str] = str
 
     def run(self) -> None:
         """Run the script, and report how it ends if it ends before its first fit."""
@@ -99,13 +98,13 @@ class _Program:
         from getiaction_launch.checking.devices import standing_in
 
         prepare_parsing()
+        self._said = self._apart.hear()
         become_rank_0(self._plan, self._apart.scratch)
         wishes.clear()
         self._seed = torch.seed()  # as that of a new process, which nobody has seeded
         self._own = {name: os.environ.get(name) for name in (*RANKS, *_ADDRESS)}
         sys.argv, sys.path[0] = [*self._plan.script], self._plan.working_directory
         self._path = [*sys.path, str(self._source.path.parent)]
-        sys.stderr = self._said
         with standing_in(self._plan.topology.gpus_per_node), self._watching():
             try:
                 run_as_main(self._plan)
@@ -119,8 +118,7 @@ class _Program:
     def _report(self, error: BaseException) -> None:
         from getiaction_launch.checking.trial.endings import ending_of
 
-        said = self._said.getvalue()
-        self._apart.send(ending_of(error, str(self._source.path), said, self._place))
+        self._apart.send(ending_of(error, str(self._source.path), self._said(), self._place))
 
     @contextlib.contextmanager
     def _watching(self) -> Iterator[None]:

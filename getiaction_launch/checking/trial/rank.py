@@ -12,12 +12,15 @@ _HEAD = "127.0.0.1:29500"
 _LEAKING = ("SLURM_", "GETIACTION_LAUNCH_", "PL_TRAINER_", "PMI_", "OMPI_", "LSB_", "JSM_")
 
 
-def become_rank_0(plan: Plan, scratch: Path) -> None:
+def become_rank_0(plan: Plan, scratch: Path) -> bool:
     """Take the environment of the worker of rank 0, and close this process off.
 
     Args:
         plan: The plan of the run.
         scratch: Directory that may be written to.
+
+    Returns:
+        Whether compiled code cannot write elsewhere, either.
     """
     import torch
 
@@ -36,7 +39,7 @@ def become_rank_0(plan: Plan, scratch: Path) -> None:
     # OpenMP's threads are not there any more, if this process had some before it was forked.
     torch.set_num_threads(1)
     overlay(_CACHE, _cache(), scratch)
-    close_off(scratch)
+    return close_off(scratch)
 
 
 def _cache() -> Path:

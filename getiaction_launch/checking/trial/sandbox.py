@@ -29,6 +29,9 @@ _CHANGES = {
     "os.truncate": 1,
     "os.chmod": 1,
     "os.utime": 1,
+    "os.chown": 1,
+    "os.setxattr": 1,
+    "os.removexattr": 1,
     "shutil.rmtree": 1,
     "shutil.move": 2,
 }
@@ -39,10 +42,11 @@ _CALLS = {"socket.connect", "socket.getaddrinfo", "socket.sendto"}
 _PROGRAMS = {"subprocess.Popen", "os.exec", "os.posix_spawn", "os.system", "os.kill"}
 _DEVICES = (
     *("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"),
-    "/dev/shm/",  # noqa: S108 - the kernel's own folder
     *("/dev/fd/", "/dev/stdout", "/dev/stderr", "/dev/pts/", "/proc/self/"),
 )
 """What may be written to besides; not a serial port, behind which there may be a robot."""
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the kernel's own folder
+"""Where loader processes leave batches, by compiled code; a program may have files there, too."""
 
 
 wishes: list[str] = []
@@ -62,15 +66,18 @@ class BlockedError(PermissionError):
         wishes.append(wish)
 
 
-def close_off(scratch: Path) -> None:
+def close_off(scratch: Path) -> bool:
     """Block everything that reaches beyond this process, except in one directory.
 
     Args:
         scratch: Directory that may be written to; it gets temporary files.
+
+    Returns:
+        Whether compiled code and other programs cannot write elsewhere, either.
     """
     os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
     sys.dont_write_bytecode = True
-    forbid_writing([scratch, *map(Path, _DEVICES)])
+    is_closed = forbid_writing([scratch, _SHARED_MEMORY, *map(Path, _DEVICES)])
     allowed = (str(scratch), *_DEVICES)
 
     def judge(event: str, arguments: tuple[Any, ...]) -> None:
@@ -83,6 +90,7 @@ def close_off(scratch: Path) -> None:
 
     sys.addaudithook(judge)
     _judge_saving(allowed)
+    return is_closed
 
 
 def wish_of(error: BaseException | None) -> str | None:
