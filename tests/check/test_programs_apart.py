@@ -144,6 +144,7 @@ def test_what_a_check_does_not_do_refuses_nothing(checked, tmp_path, before, why
 
 def test_what_a_program_has_started_ends_with_it(checked, tmp_path):
     """Also a process that leads a group of its own."""
+    before = set(psutil.Process().children(recursive=True))
     code, out, err = checked(
         "import time\nif os.fork() == 0:\n    os.setsid()\n"
         f"    try: open('{tmp_path}/up', 'w')\n    except OSError: pass\n"
@@ -151,8 +152,7 @@ def test_what_a_program_has_started_ends_with_it(checked, tmp_path):
     )
     assert code == 0, err
     assert "2 optimizer steps" in out
-    mine = [each for each in psutil.Process().children(recursive=True) if each.is_running()]
-    assert not mine
+    assert not set(psutil.Process().children(recursive=True)) - before
 
 
 def test_program_is_not_run_where_the_kernel_does_not_help(checked, monkeypatch):

@@ -126,7 +126,7 @@ class SlurmBackend(SlurmSettings):
                 f"-t {self.warning_seconds // 60 + 10}, or a smaller warning_seconds in the "
                 "cluster config",
             )
-        check_log_directory(self._log_root(plan))
+        check_log_directory(self._log_root(plan), self.job_dir)
         check_partitions(
             self.partition or from_environment(SlurmSettings, "partition"),
             self.qos or from_environment(SlurmSettings, "qos"),

@@ -137,16 +137,20 @@ def escape(values: Mapping[str, object]) -> dict[str, object]:
     return {k: v.replace("\\", r"\\") if isinstance(v, str) else v for k, v in values.items()}
 
 
-def check_log_directory(directory: Path) -> None:
+def check_log_directory(directory: Path, typed: str | None) -> None:
     """Check that SLURM and submitit can write logs there.
 
     Both replace patterns such as ``%j`` anywhere in a path, and SLURM removes backslashes.
 
+    Args:
+        directory: Where the run's job directory will lie.
+        typed: The user's ``job_dir``, if it is below that; a run's name may have a dollar sign.
+
     Raises:
         CheckError: If the path has such characters.
-        SpecError: If a shell would have to expand a variable in it.
+        SpecError: If a shell would have to expand a variable in what the user has typed.
     """
-    refuse_variable("job_dir", "job_dir: ", str(directory))
+    refuse_variable("job_dir", "job_dir: ", typed or "")
     if found := _UNUSABLE.search(str(directory)):
         raise CheckError(
             f"{str(directory)!r}: SLURM cannot write its logs to a path with {found[0]!r}.",
