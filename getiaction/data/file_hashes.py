@@ -3,10 +3,10 @@
 To hash files is to read all of them, so the cache remembers the hashes as long as the files have
 the same size, times and inodes, as git's index does. No program can set the time of a file's last
 change (ctime), so it is another one whenever contents were written, whatever else was restored.
-Only pages that somebody has mapped to write to may change later than their first write.
 That holds where the file system keeps such a time, and if the last change is so old that the clock
-has moved on since. Otherwise, hashes count only for those who asked for them before the files were
-read, such as ranks that start together.
+has moved on since; not for pages that somebody has mapped and still writes to. Otherwise, hashes
+count only for those who asked for them before the files were read, such as ranks that start
+together.
 """
 
 import hashlib

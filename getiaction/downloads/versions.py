@@ -91,13 +91,8 @@ def read_versions(folder: Path) -> Mapping[str, Version]:
     file = folder / FILE_NAME
     try:
         return _read(file, file.stat().st_mtime_ns)
-    except (
-        FileNotFoundError,
-        AttributeError,
-        TypeError,
-        ValueError,
-    ):  # there is none, or it is damaged
-        return {}
+    except (FileNotFoundError, AttributeError, TypeError, ValueError):
+        return {}  # there is none, or it is damaged
 
 
 @lru_cache(maxsize=4)  # each batch may need it

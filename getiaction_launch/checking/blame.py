@@ -15,6 +15,7 @@ from getiaction_launch.checking.finding import Finding, doubt, refusal, unknown
 from getiaction_launch.checking.known import NO_MODULE, is_of_lightning, known_error
 from getiaction_launch.checking.trial.sandbox import wish_of
 from getiaction_launch.errors import LaunchError
+from getiaction_launch.storage.variables import typed, variable_in
 
 _PIP = re.compile(r"pip install (?:-\w+ )*['\"`]?([\w-]+)|^`?([\w-]+)`? is not installed")
 _UNLOGGED = re.compile(r"ReduceLROnPlateau conditioned on metric (\S+) which is not available")
@@ -58,7 +59,6 @@ _PLAIN = (
     OSError,
 )
 """Errors of a step that come of the program and its data, wherever it runs."""
-_VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)\}?")
 _ABSOLUTE = re.compile(r"(?<![\w/.])/[\w./+-]+")
 _EXAMPLES = {
     "trainer.strategy": "ddp",
@@ -120,9 +120,9 @@ def blame(
     if lacking:
         what = f"{key} needs the package {lacking!r}, which is not installed here."
         fix = f"Install it where the workers run: pip install {lacking}"
-    elif isinstance(value, str) and _VARIABLE.search(value):
-        typed = _VARIABLE.sub(r"$\1", value)
-        fix = f'A spec has no variables of the shell; the command line has: --{key}="{typed}"'
+    elif isinstance(value, str) and variable_in(value):
+        given = f'--{key}="{typed(value)}"'
+        fix = f"A spec has no variables of the shell; the command line has: {given}"
     shown = f"{key}={value!r}" if value is not None else key
     if not what.startswith(key):
         what = f"{shown}: {what}"

@@ -34,14 +34,13 @@ def _check_gpus(plan: Plan) -> None:
     """Refuse a list of GPUs that is shorter than that of a node's workers."""
     is_copied = _GPUS in (plan.forward_env_vars or ())
     given = plan.env_vars.get(_GPUS, os.environ.get(_GPUS) if is_copied else None)
-    asked = plan.topology.gpus_per_node
-    if given is None or len([each for each in given.split(",") if each.strip()]) >= asked:
+    asked, seen = plan.topology.gpus_per_node, len([*filter(str.strip, (given or "").split(","))])
+    if given is None or seen >= asked:
         return
     key = "env_vars" if _GPUS in plan.env_vars else "forward_env_vars"
-    seen = counted(len([each for each in given.split(",") if each.strip()]), "GPU")
     raise CheckError(
-        f"{key}: {_GPUS}={given!r} shows {seen} to {counted(asked, 'worker')} of a node, and each "
-        "of them needs its own.",
+        f"{key}: {_GPUS}={given!r} shows {counted(seen, 'GPU')} to {counted(asked, 'worker')} of "
+        "a node, and each of them needs its own.",
         f"Remove {_GPUS} from {key}: the scheduler shows each job the GPUs that are its own",
     )
 

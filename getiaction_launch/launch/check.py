@@ -10,7 +10,6 @@ from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.environment import check_environment
 from getiaction_launch.checking.finding import Finding, Report, ok, refusal_of, unknown
 from getiaction_launch.checking.points import judge_points
-from getiaction_launch.checking.script.beforehand import check_beforehand
 from getiaction_launch.checking.script.program import check_program
 from getiaction_launch.checking.spec import check_spec
 from getiaction_launch.errors import LaunchError, counted
@@ -46,8 +45,7 @@ def inspect(plan: Plan, backend: Backend, *, is_deep: bool = False) -> Report:
 
     with contextlib.suppress(OSError):
         place = replace(place, copied=copied_root(plan))
-    found = [*check_beforehand(plan, place), *check_program(plan, place, is_deep=is_deep)]
-    return Report([*found, *findings])
+    return Report([*check_program(plan, place, is_deep=is_deep), *findings])
 
 
 def check(plan: Plan, backend: Backend) -> dict[str, object]:

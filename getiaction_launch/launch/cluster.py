@@ -204,7 +204,8 @@ def read_cluster(
         config = parser.instantiate(parser.parse_args([f"--config={path}"]))
         _check_times(path)
         read = {field.name: config[field.name] for field in fields(ClusterConfig)}
-        place = ClusterConfig(**{**read, "env_vars": read_env_vars(path)})
+        env_vars = read_env_vars(path) if content.get("env_vars", {}) != {} else {}
+        place = ClusterConfig(**{**read, "env_vars": env_vars})
         place = override(path, place, settings or {})
         _check_numbers(path, place)
     except (jsonargparse.ArgumentError, TypeError, ValueError, OSError) as error:

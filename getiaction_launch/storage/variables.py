@@ -5,6 +5,7 @@ import re
 
 from getiaction_launch.errors import SpecError
 
+_IN_BRACES = re.compile(r"\$\{(\w+)\}(?!\w)")
 _VARIABLE = re.compile(r"\$(?:\{[A-Za-z_]\w*\}|[A-Za-z_]\w*)")
 
 
@@ -35,6 +36,15 @@ def unexpanded(path: str) -> str | None:
     end = path.index(variable) + len(variable)
     whole = path[:end] + path[end:].partition("/")[0]
     return None if os.path.lexists(whole) else variable
+
+
+def typed(path: str) -> str:
+    """Return a path as one types it in double quotes for a shell, without needless braces.
+
+    Args:
+        path: A path or a URL with a variable in it.
+    """
+    return _IN_BRACES.sub(r"$\1", path)
 
 
 def written_out(flag: str, path: str) -> str:

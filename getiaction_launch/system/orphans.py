@@ -40,22 +40,25 @@ def kill_processes_of(
             the attempts of earlier versions do not have.
         variables: Environment variables that a process must have, too, in order to be killed.
     """
-    wanted = {RUN_VARIABLE: directory, **variables}.items()
+    wanted = {RUN_VARIABLE: directory, **variables}
+
+    def is_started(process: psutil.Process) -> bool:
+        if process.pid == os.getpid() or process.uids().real != os.getuid():
+            return False
+        environment = _environment(process)
+        token = environment.get(TOKEN_VARIABLE)
+        if token and token in tokens:
+            environment.setdefault(RUN_VARIABLE, directory)
+        elif process not in known:
+            return False
+        return wanted.items() <= environment.items()
+
     killed: set[psutil.Process] = set()
     for _ in range(_MOST_LOOKS):
         before = len(killed)
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                is_users = process.uids().real == os.getuid() and process.pid != os.getpid()
-                if process in killed or not is_users:
-                    continue
-                environment = _environment(process)
-                token = environment.get(TOKEN_VARIABLE)
-                if token and token in tokens:
-                    environment.setdefault(RUN_VARIABLE, directory)
-                elif process not in known:
-                    continue
-                if wanted <= environment.items():
+                if process not in killed and is_started(process):
                     process.kill()
                     killed.add(process)
         if len(killed) == before:  # otherwise, one may have started another during the look

@@ -42,7 +42,10 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def mount_as(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have all files in a file system of some kind."""
+    """Have all files in a file system of some kind, or their last change count as new."""
+    if kind == "new":
+        monkeypatch.setitem(file_hashes.SETTLED_AFTER_SECONDS, "ext4", 3600)
+        return
     mounts = [SimpleNamespace(mountpoint="/", fstype=kind)]
     monkeypatch.setattr(psutil, "disk_partitions", lambda **_: mounts)
 
@@ -85,26 +88,22 @@ def test_what_could_change_unseen_is_read_at_each_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A file that has just been written, or whose file system may not note when it changes."""
-    if reason == "new":
-        monkeypatch.setitem(file_hashes.SETTLED_AFTER_SECONDS, "ext4", 3600)
-    else:
-        mount_as(reason, monkeypatch)
+    mount_as(reason, monkeypatch)
     first = hash_files(files, tmp_path / "cache")
     assert hash_files(files, tmp_path / "cache") == first
     assert len(read) == 6
 
 
-@pytest.mark.parametrize("reason", ["new", "old"])
+@pytest.mark.parametrize("kind", ["new", "ext4"])
 def test_ranks_that_wait_take_the_hashes_of_the_one_that_reads(
     files: list[Path],
     read: list[Path],
     tmp_path: Path,
-    reason: str,
+    kind: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Files that were read after a rank had asked are as good as read by it, however new."""
-    if reason == "new":
-        monkeypatch.setitem(file_hashes.SETTLED_AFTER_SECONDS, "ext4", 3600)
+    mount_as(kind, monkeypatch)
     all_ask = threading.Barrier(8, timeout=60)
     acquire = filelock.FileLock.acquire
 

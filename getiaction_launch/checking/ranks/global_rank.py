@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from getiaction_launch.checking.finding import Finding, refusal
-from getiaction_launch.checking.ranks.wrapped import WRAPPERS
+from getiaction_launch.checking.ranks.wrapped import device_ids_of
 from getiaction_launch.checking.source.reach import called_name
 from getiaction_launch.checking.source.source import Source
 from getiaction_launch.plan.plan import Topology
@@ -73,11 +73,8 @@ def _names(source: Source) -> set[str]:
 def _choices(node: ast.Call, source: Source) -> Iterator[ast.expr]:
     """Yield what a call takes for the number of a GPU."""
     whole, called = source.names.of(node.func), called_name(node)
-    if whole in WRAPPERS:
-        words = (word.value for word in node.keywords if word.arg == "device_ids")
-        devices = source.constants.expression_of(next(words, ast.Constant(None)))
-        yield from devices.elts if isinstance(devices, ast.List) else ()
-    elif whole == _SET_DEVICE or called == "cuda":
+    yield from device_ids_of(node, source)
+    if whole == _SET_DEVICE or called == "cuda":
         yield from node.args[:1]
     elif whole == _DEVICE:
         yield from node.args[1:2]

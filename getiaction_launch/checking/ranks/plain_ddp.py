@@ -10,7 +10,7 @@ from getiaction_launch.checking.ranks.global_rank import check_global_rank
 from getiaction_launch.checking.ranks.parts import check_parts
 from getiaction_launch.checking.ranks.saving import check_saving
 from getiaction_launch.checking.ranks.waiting import check_waiting
-from getiaction_launch.checking.ranks.wrapped import WRAPPERS, check_wrapped
+from getiaction_launch.checking.ranks.wrapped import WRAPPERS, check_wrapped, device_ids_of
 from getiaction_launch.checking.source.reach import called_name
 from getiaction_launch.checking.source.source import Source
 from getiaction_launch.plan.plan import Topology
@@ -229,12 +229,9 @@ def _of_no_group(calls: list[ast.Call], source: Source) -> Iterator[Finding]:
 
 def _of_no_gpu(node: ast.Call, source: Source) -> Iterator[Finding]:
     """Find a GPU chosen by the rank, in a run on CPUs."""
-    whole, devices = source.names.of(node.func), None
-    if whole in WRAPPERS:
-        words = (word.value for word in node.keywords if word.arg == "device_ids")
-        devices = source.constants.expression_of(next(words, ast.Constant(None)))
-    is_given = isinstance(devices, ast.List) and bool(devices.elts)
-    if node not in source.certain or not (is_given or whole == "torch.cuda.set_device"):
+    is_given = bool(device_ids_of(node, source))
+    is_set = source.names.of(node.func) == "torch.cuda.set_device"
+    if node not in source.certain or not (is_given or is_set):
         return
     what = f"{source.at(node)}: {ast.unparse(node)} needs a GPU, and this run trains on CPUs."
     fix = "Only on GPUs: if torch.cuda.is_available(): ...; or ask for them: --gpus-per-node 1"

@@ -41,7 +41,7 @@ def check_saving(
         for inner in ast.walk(node)
     }
     for node in calls:
-        path = _path_of(node, source)
+        path = source.argument(node, _WRITES, ("f", "file"))
         if path is None or node not in source.certain or node in chosen:
             continue
         if _OF_ONE_RANK.search(_described(path, source)):
@@ -59,15 +59,6 @@ def check_saving(
 
 def _is_chosen(item: ast.withitem) -> bool:
     return bool(_CHOOSES.search(ast.unparse(item.context_expr)))
-
-
-def _path_of(node: ast.Call, source: Source) -> ast.expr | None:
-    """Return the path of the file that a call writes; None if it writes none."""
-    position = _WRITES.get(source.names.of(node.func))
-    if position is None:
-        return None
-    named = [word.value for word in node.keywords if word.arg in ("f", "file")]
-    return [*node.args[position : position + 1], *named, None][0]
 
 
 def _described(path: ast.expr, source: Source) -> str:

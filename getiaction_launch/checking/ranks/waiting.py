@@ -59,9 +59,8 @@ def _paths(
 ) -> Iterator[tuple[str, ast.Call]]:
     """Yield the paths that a statement writes or reads, each with the call."""
     for node in ast.walk(statement):
-        position = calls.get(source.names.of(node.func)) if isinstance(node, ast.Call) else None
-        if position is not None and len(node.args) > position:  # type: ignore[attr-defined]
-            yield ast.unparse(node.args[position]), node  # type: ignore[attr-defined,misc]
+        if isinstance(node, ast.Call) and (path := source.argument(node, calls)):
+            yield ast.unparse(path), node
 
 
 def _of_breaks(source: Source) -> Iterator[Finding]:

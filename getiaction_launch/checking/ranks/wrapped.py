@@ -23,6 +23,20 @@ _FORWARDS = ("__getattr__", "setattr", "__class__", "__dict__")
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 
 
+def device_ids_of(call: ast.Call, source: Source) -> list[ast.expr]:
+    """Return the devices that a call gives to a wrapper; none if it makes another object.
+
+    Args:
+        call: A call in the script.
+        source: The script, as it was read.
+    """
+    if source.names.of(call.func) not in WRAPPERS:
+        return []
+    words = (word.value for word in call.keywords if word.arg == "device_ids")
+    devices = source.constants.expression_of(next(words, ast.Constant(None)))
+    return devices.elts if isinstance(devices, ast.List) else []
+
+
 def check_wrapped(source: Source) -> Iterator[Finding]:
     """Find what is asked of a wrapper, and only the model inside has.
 

@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from getiaction_launch.checking.built import Built
-from getiaction_launch.checking.classes.hooks import check_hooks
-from getiaction_launch.checking.classes.sampling import check_sampling
 from getiaction_launch.checking.finding import Finding, doubt, ok, refusal
 from getiaction_launch.errors import counted
 
@@ -21,8 +19,6 @@ def check_combination(built: Built) -> Iterator[Finding]:
     """
     found = [*_of_devices(built), *_of_callbacks(built), *_of_finders(built)]
     yield from found
-    yield from check_sampling(built)
-    yield from check_hooks(built)
     if not found:
         trainer, topology = built.trainer, built.plan.topology
         kind = type(trainer.strategy).__name__

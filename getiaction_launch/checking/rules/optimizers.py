@@ -127,25 +127,20 @@ def _of_schedule(
 ) -> Iterator[Finding]:
     for config in trial.lr_scheduler_configs:
         total = getattr(config.scheduler, "total_steps", None)
-        taken = steps // config.frequency
-        if isinstance(total, int) and config.interval == "step" and taken > total:
+        by_step = config.interval == "step"
+        taken = (steps if by_step else epochs or 0) // config.frequency
+        if isinstance(total, int) and taken > total:
+            when = f" and is stepped after each of {epochs} epochs (interval: epoch)"
+            when = f", and training takes {taken} steps of it" if by_step else when
+            all_steps = ": self.trainer.estimated_stepping_batches" if by_step else ""
             yield refusal(
                 "step",
                 "lr_scheduler.total_steps",
-                f"{type(config.scheduler).__name__} has total_steps={total}, and training takes "
-                f"{taken} steps of it: it would fail at the {total + 1}th.",
-                f"Set total_steps={taken} or more: self.trainer.estimated_stepping_batches",
+                f"{type(config.scheduler).__name__} has total_steps={total}{when}: it would fail "
+                f"at the {total + 1}th.",
+                f"Set total_steps={taken} or more{all_steps}",
             )
-        ends = (epochs or 0) // config.frequency
-        if isinstance(total, int) and config.interval == "epoch" and ends > total:
-            yield refusal(
-                "step",
-                "lr_scheduler.total_steps",
-                f"{type(config.scheduler).__name__} has total_steps={total} and is stepped after "
-                f"each of {epochs} epochs (interval: epoch): it would fail at the {total + 1}th.",
-                f"Set total_steps={ends} or more",
-            )
-        if isinstance(total, int) and config.interval == "epoch" and 0 < (epochs or 0) < total:
+        if isinstance(total, int) and not by_step and 0 < (epochs or 0) < total:
             judged = refusal if total == steps > (epochs or 0) else doubt
             yield judged(
                 "step",

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from getiaction_launch.checking.finding import Finding, refusal
-from getiaction_launch.storage.variables import unexpanded, written_out
+from getiaction_launch.storage.variables import typed, unexpanded, written_out
 
 IS_PATH = re.compile(r"(path|dir|root|folder|directory)$")
 """How the names of arguments end that are paths."""
@@ -13,7 +13,6 @@ _TAKE_LITERALLY = ("lightning.", "pytorch_lightning.", "getiaction.")
 """Where classes come from that expand no variables; one of a user's own may well do so."""
 _EXPAND = ("TensorBoardLogger", "LitLogger")
 """Classes of these that do."""
-_IN_BRACES = re.compile(r"\$\{(\w+)\}(?!\w)")
 
 
 def check_paths(spec: Mapping[str, Any]) -> Iterator[Finding]:
@@ -34,8 +33,8 @@ def check_paths(spec: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _fix(key: str, path: str) -> str:
-    name, typed = key.rpartition(".")[2], _IN_BRACES.sub(r"$\1", path)
-    return f'{written_out(f"{name}: ", path)}, or have your shell expand it: --{key}="{typed}"'
+    itself = written_out(f"{key.rpartition('.')[2]}: ", path)
+    return f'{itself}, or have your shell expand it: --{key}="{typed(path)}"'
 
 
 def takes_literally(kind: str) -> bool:

@@ -42,10 +42,9 @@ def _given(node: ast.AST, source: Source) -> Iterator[tuple[str, ast.expr]]:
     """Yield the paths that a call takes as they are written, each with what is called."""
     if not isinstance(node, ast.Call):
         return
-    called = source.names.of(node.func) or ast.unparse(node.func)
-    position = _OPENS.get(called)
-    if position is not None and len(node.args) > position:
-        yield called, node.args[position]
+    called = source.called(node)
+    if opened := source.argument(node, _OPENS):
+        yield called, opened
     if takes_literally(called):
         for word in node.keywords:
             is_home = _beginning(word.value, source).startswith("~")  # which most of them expand

@@ -12,11 +12,13 @@ from getiaction_launch.checking.ranks.calls import check_calls
 from getiaction_launch.checking.ranks.plain_ddp import check_plain_ddp
 from getiaction_launch.checking.ranks.rank_zero import check_rank_0
 from getiaction_launch.checking.ranks.variables import check_slurm, check_variables
-from getiaction_launch.checking.script.arguments import check_arguments
+from getiaction_launch.checking.script.arguments import check_arguments, check_resuming
 from getiaction_launch.checking.script.detached import check_detached, check_wandb
 from getiaction_launch.checking.script.entry import check_entry
 from getiaction_launch.checking.script.imports import check_imports, count_imports
 from getiaction_launch.checking.script.main_guard import check_guard
+from getiaction_launch.checking.script.paths import check_paths_of_script
+from getiaction_launch.checking.script.subcommand import check_subcommand
 from getiaction_launch.checking.source.source import Names, Source
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.program import find_module, is_whole, require_command
@@ -79,6 +81,9 @@ def _read(source: Source, plan: Plan, place: Place) -> Iterator[Finding]:
         found = list(check_imports(source.tree, source.path, home, module))
         yield from found or [ok("imports", f"{count_imports(source.tree)} modules are found")]
     found = [
+        *check_resuming(source, plan.resume_args),
+        *check_paths_of_script(source, plan.working_directory),
+        *check_subcommand(source, plan.script[1:]),
         *check_calls(source, plan.topology),
         *check_plain_ddp(source, plan.topology),
         *check_guard(source),
@@ -94,11 +99,13 @@ def _read(source: Source, plan: Plan, place: Place) -> Iterator[Finding]:
 
 
 def _modules_of(source: Source, home: Path) -> set[str]:
-    """Return what a program imports, and what the modules beside it import that it uses."""
+    """Return what a program and the modules beside it import, as far as to the first Lightning."""
     folders, todo, seen = {source.path.parent, home}, [source.names], {source.path}
     found: set[str] = set()
     for names in todo:
         found |= names.modules
+        if found & _LIGHTNING:
+            return found  # and what else there is does not matter
         for path in (path for folder in folders for path in _beside(folder, names.modules)):
             if path not in seen and len(seen) < _MOST_FILES:
                 seen.add(path)

@@ -3,6 +3,7 @@
 import ast
 import functools
 import sys
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,6 +78,26 @@ class Source:
     def at(self, node: ast.expr | ast.stmt) -> str:
         """Return file and line of a node, for messages."""
         return f"{self.name}:{node.lineno}"
+
+    def argument(
+        self, node: ast.Call, positions: Mapping[str, int], names: Collection[str] = ()
+    ) -> ast.expr | None:
+        """Return what a call gives to a function that is known by its name; None if nothing.
+
+        Args:
+            node: A call in the script.
+            positions: Where the argument stands in calls of each function.
+            names: How it is called where it is given by name.
+        """
+        position = positions.get(self.called(node))
+        if position is None:
+            return None
+        named = (word.value for word in node.keywords if word.arg in names)
+        return next(iter([*node.args[position : position + 1], *named]), None)
+
+    def called(self, node: ast.Call) -> str:
+        """Return the whole name of what is called, or how it is written if that is not known."""
+        return self.names.of(node.func) or ast.unparse(node.func)
 
     def judged(self, finding: Finding, node: ast.AST) -> Finding:
         """Return what was found at a node; a doubt only if a good run may never get there.

@@ -138,7 +138,7 @@ class Apart:
         while True:
             # Looked at before the pipe: all that an ended process has sent is then in there.
             is_over = self._is_over()
-            if not is_over and _memory_of(process) > most_bytes:
+            if not is_over and most_bytes < float("inf") and _memory_of(process) > most_bytes:
                 most = f"more than {most_bytes / 1e9:.1f} GB of memory, half of what is free here"
                 raise ChildProcessError(f"needs {most}; --deep gives it all")
             left = deadline - time.monotonic()
@@ -171,12 +171,12 @@ class Apart:
 
     def _end(self, *, is_killed: bool = True) -> int:
         """End the process with all that it has started, and return its status."""
+        import psutil  # slow to import
+
         if not self._pid:
             return 0
         if not is_killed:
             os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
-        import psutil
-
         started = []
         with contextlib.suppress(psutil.Error):
             started = psutil.Process(self._pid).children(recursive=True)

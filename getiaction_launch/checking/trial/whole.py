@@ -2,6 +2,8 @@
 
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.classes.collectives import check_collectives
+from getiaction_launch.checking.classes.hooks import check_hooks
+from getiaction_launch.checking.classes.sampling import check_sampling
 from getiaction_launch.checking.classes.splits import check_splits
 from getiaction_launch.checking.finding import ok, unknown
 from getiaction_launch.checking.rules.checkpoints import check_checkpoints
@@ -22,7 +24,7 @@ def judge(built: Built, *, is_deep: bool) -> None:
     built.send(ok("model", type(built.model).__name__))
     try:
         checks = (
-            *(check_combination, check_checkpoints, check_loggers),
+            *(check_combination, check_sampling, check_hooks, check_checkpoints, check_loggers),
             *(check_owners, check_collectives, check_preparation, check_splits),
         )
         for check in checks:
