@@ -12,6 +12,9 @@ from getiaction_launch.plan.plan import Plan
 RANKS = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE"}
 _OF_SLURM = {"SLURM_PROCID": "RANK", "SLURM_LOCALID": "LOCAL_RANK", "SLURM_NTASKS": "WORLD_SIZE"}
 
+_ASKING = {"RANK": "get_rank", "WORLD_SIZE": "get_world_size", "LOCAL_RANK": "get_node_local_rank"}
+"""What torch.distributed says of a variable."""
+
 
 def check_variables(source: Source, plan: Plan) -> Iterator[Finding]:
     """Find variables of the launch that a script overwrites.
@@ -20,10 +23,24 @@ def check_variables(source: Source, plan: Plan) -> Iterator[Finding]:
         source: The script, as it was read.
         plan: The plan of the run.
     """
+    asked = {
+        inner: test
+        for test in ast.walk(source.tree)
+        if isinstance(test, ast.If)
+        for inner in ast.walk(test)
+    }
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Assign):
-            for finding in _of_variable(node, source, plan):
-                yield source.judged(finding, node)
+            for target in node.targets:
+                finding = _of_target(target, node.value, source, plan)
+                # Not below `if "RANK" not in os.environ:`, which sets what is not set.
+                is_asked = node in asked and finding and repr(finding.key) in _text(asked[node])
+                if finding and not is_asked:
+                    yield source.judged(finding, node)
+
+
+def _text(condition: ast.If) -> str:
+    return ast.unparse(condition.test)
 
 
 def check_slurm(source: Source, plan: Plan) -> Iterator[Finding]:
@@ -41,20 +58,31 @@ def check_slurm(source: Source, plan: Plan) -> Iterator[Finding]:
                 yield source.judged(refusal("processes", name, what, fix), node)
 
 
-def _of_variable(node: ast.Assign, source: Source, plan: Plan) -> Iterator[Finding]:
-    for target in node.targets:
-        if not (isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Constant)):
-            continue
-        variable = target.slice.value
-        is_rank = variable in RANKS and plan.topology.world_size > 1
-        is_address = variable == "MASTER_ADDR" and plan.topology.num_nodes > 1
-        if variable in {
-            each.value for each in ast.walk(node.value) if isinstance(each, ast.Constant)
-        }:
-            continue  # it may keep what is set, as by os.environ.get
-        if source.names.of(target.value) == "os.environ" and (is_rank or is_address):
-            where = f"{source.at(node)}: os.environ[{variable!r}] is overwritten"
-            yield of_variable(str(variable), where, plan.topology.world_size)
+def _of_target(
+    target: ast.expr, value: ast.expr, source: Source, plan: Plan
+) -> Finding | None:
+    if not (isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Constant)):
+        return None
+    variable, topology = str(target.slice.value), plan.topology
+    is_rank = variable in RANKS and topology.world_size > 1
+    is_address = variable == "MASTER_ADDR" and topology.num_nodes > 1
+    if source.names.of(target.value) != "os.environ" or not (is_rank or is_address):
+        return None
+    origins = source.origins.of(value)
+    if variable in origins or _ASKING.get(variable) in origins:
+        return None  # it may keep what is set, as by os.environ.get
+    if is_rank:
+        # A rank on the node can be counted from the one among all; and one task is one node.
+        is_counted = bool(origins & RANKS) and any(
+            isinstance(part, ast.BinOp) for part in ast.walk(source.constants.expression_of(value))
+        )
+        is_same = topology.workers_per_node == 1 and bool(origins & _OF_SLURM.keys())
+    else:
+        is_counted, is_same = False, any(re.search("SLURM|scontrol", each) for each in origins)
+    if is_counted or is_same:
+        return None
+    where = f"{source.at(value)}: os.environ[{variable!r}] is overwritten"
+    return of_variable(variable, where, topology.world_size)
 
 
 def of_variable(variable: str, where: str, world_size: int) -> Finding:

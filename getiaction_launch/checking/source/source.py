@@ -9,6 +9,7 @@ from pathlib import Path
 
 from getiaction_launch.checking.finding import Finding
 from getiaction_launch.checking.source.constants import Constants
+from getiaction_launch.checking.source.origins import Origins
 from getiaction_launch.checking.source.reach import always_executed
 
 _OTHERS = {"torch", "torchvision", "numpy", "matplotlib"}
@@ -68,6 +69,11 @@ class Source:
     def text(self) -> str:
         """The script without its comments."""
         return ast.unparse(self.tree)
+
+    @functools.cached_property
+    def origins(self) -> Origins:
+        """What each name in the script may come from."""
+        return Origins(self.tree)
 
     @property
     def is_alone(self) -> bool:
