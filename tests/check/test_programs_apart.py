@@ -1,5 +1,6 @@
 """A program that trains by itself is run to its second step, apart, and leaves nothing behind."""
 
+import os
 from pathlib import Path
 
 import psutil
@@ -142,20 +143,29 @@ def test_what_a_check_does_not_do_refuses_nothing(checked, tmp_path, before, why
     assert not list(Path("/dev/shm").glob("of_check"))  # noqa: S108 - the kernel's own folder
 
 
-def test_what_a_program_has_started_ends_with_it(checked, tmp_path):
-    """Also a process that leads a group of its own."""
-    before = set(psutil.Process().children(recursive=True))
+@pytest.mark.parametrize("detach", ["", "    if os.fork(): os._exit(0)\n"])
+def test_what_a_program_has_started_ends_with_it(checked, tmp_path, detach):
+    """Also a process that leads a group of its own, and one whose parent has ended."""
     code, out, err = checked(
-        "import time\nif os.fork() == 0:\n    os.setsid()\n"
+        f"import time\nif os.fork() == 0:\n    os.setsid()\n{detach}"
         f"    try: open('{tmp_path}/up', 'w')\n    except OSError: pass\n"
         "    time.sleep(60)\n"
     )
     assert code == 0, err
     assert "2 optimizer steps" in out
-    left = set(psutil.Process().children(recursive=True)) - before
+    left = [each for each in psutil.process_iter() if _is_left(each, tmp_path)]
     for each in left:
         each.kill()
     assert not left
+
+
+def _is_left(process, directory):
+    """Whether a process is another one, and in a directory."""
+    try:
+        is_other = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+        return is_other and process.cwd() == str(directory)
+    except psutil.Error:
+        return False
 
 
 def test_program_is_not_run_where_the_kernel_does_not_help(checked, monkeypatch):

@@ -58,9 +58,7 @@ def check_slurm(source: Source, plan: Plan) -> Iterator[Finding]:
                 yield source.judged(refusal("processes", name, what, fix), node)
 
 
-def _of_target(
-    target: ast.expr, value: ast.expr, source: Source, plan: Plan
-) -> Finding | None:
+def _of_target(target: ast.expr, value: ast.expr, source: Source, plan: Plan) -> Finding | None:
     if not (isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Constant)):
         return None
     variable, topology = str(target.slice.value), plan.topology

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from getiaction_launch.checking.finding import Finding
 from getiaction_launch.storage.strict_json import dumps
-from getiaction_launch.system.child import die_with
+from getiaction_launch.system.child import adopt_orphans, die_with
 
 if TYPE_CHECKING:
     import psutil
@@ -100,6 +100,7 @@ class Apart:
             self.is_inside = True
             die_with(parent_pid)
             os.setsid()  # whatever it starts ends with it
+            adopt_orphans()  # also what detaches itself
             os.close(receiver)
             self._pipe = sender
             self._quieten()
