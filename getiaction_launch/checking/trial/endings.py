@@ -7,8 +7,6 @@ import traceback
 from pathlib import Path
 
 from getiaction_launch.checking.blame import (
-    chain_of,
-    own_frames,
     package_of,
     reason_elsewhere,
     untried,
@@ -17,6 +15,7 @@ from getiaction_launch.checking.blame import (
 from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, doubt, refusal, unknown
 from getiaction_launch.checking.former import fix_of_argument
+from getiaction_launch.checking.frames import chain_of, own_frames
 from getiaction_launch.checking.trial.sandbox import wishes
 
 _PARSERS = ("/argparse.py", "/jsonargparse/", "/click/", "/typer/", "/absl/flags/", "/fire/")

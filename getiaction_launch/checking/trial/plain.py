@@ -17,9 +17,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from getiaction_launch.checking.blame import own_frames
 from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, doubt, ok, unknown
+from getiaction_launch.checking.frames import own_frames
 from getiaction_launch.checking.source.source import Source
 from getiaction_launch.checking.trial.apart import Apart
 from getiaction_launch.checking.trial.rank import become_rank_0
