@@ -81,6 +81,7 @@ class _Trial:
         self._plan = plan
         self._place = place
         self._is_deep = is_deep
+        self._pair: Any = None
 
     def derive(self, kind: Any) -> Any:  # noqa: ANN401 - a LightningCLI
         """Return the interface's class, which stops where it would build and train."""
@@ -131,9 +132,13 @@ class _Trial:
             self.findings.append(unknown("trial", f"the process that builds the spec {error}"))
         if not self.apart.is_inside:
             raise _ParsedError
-        from getiaction_launch.checking.trial.rank import become_rank_0
+        from getiaction_launch.checking.trial.pair import Pair
+        from getiaction_launch.checking.trial.rank import HEAD, become_rank_0
 
         become_rank_0(self._plan, self.apart.scratch)
+        if self._plan.topology.world_size > 1:
+            self._pair = Pair(self.apart)
+            self._pair.fork(self._plan.topology, HEAD)
 
     def judge(self, cli: Any) -> None:  # noqa: ANN401 - a LightningCLI
         """Check what was built, in the process apart.
@@ -153,7 +158,7 @@ class _Trial:
             scratch=self.apart.scratch,
             send=self.apart.send,
         )
-        judge(built, is_deep=self._is_deep)
+        judge(built, is_deep=self._is_deep, pair=self._pair)
 
     def report(self, error: BaseException) -> None:
         """Report an exception of the process apart, which ends with it."""

@@ -53,6 +53,7 @@ class Apart:
         self.scratch = Path()
         self._limit_seconds = limit_seconds
         self._pipe: int | None = None
+        self._take: Callable[[Finding], None] | None = None
         self._pid = 0
 
     def fork(self) -> Iterator[Finding]:
@@ -108,8 +109,21 @@ class Apart:
             os.close(sender)
         return receiver
 
+    def hand_over(self, take: Callable[[Finding], None]) -> None:
+        """Have a copy of the forked process give its findings to a function, and write nothing.
+
+        Args:
+            take: The function that takes them.
+        """
+        if self._pipe is not None:
+            os.close(self._pipe)
+        self._pipe, self._take = None, take
+        sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+
     def send(self, finding: Finding) -> None:
         """Send a finding out of the forked process."""
+        if self._take is not None:
+            self._take(finding)
         if self._pipe is not None:
             os.write(self._pipe, dumps(asdict(finding)).encode() + b"\n")
 

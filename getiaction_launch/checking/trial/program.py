@@ -27,9 +27,10 @@ from getiaction_launch.checking.ranks.variables import RANKS, of_variable
 from getiaction_launch.checking.script.main_guard import has_guard
 from getiaction_launch.checking.source.source import Source
 from getiaction_launch.checking.trial.apart import LIMIT_SECONDS, Apart
+from getiaction_launch.checking.trial.pair import Pair
 from getiaction_launch.checking.trial.plain import LIMIT_SECONDS as PLAIN_SECONDS
 from getiaction_launch.checking.trial.plain import PlainProgram
-from getiaction_launch.checking.trial.rank import become_rank_0
+from getiaction_launch.checking.trial.rank import HEAD, become_rank_0
 from getiaction_launch.checking.trial.sandbox import wishes
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.worker.program import run_as_main
@@ -86,6 +87,7 @@ class _Program:
         self._apart, self._is_deep = apart, is_deep
         self._arguments: dict[int, dict[str, Any]] = {}
         self._said: Callable[[], str] = str
+        self._pair: Pair | None = None
 
     def run(self) -> None:
         """Run the script, and report how it ends if it ends before its first fit."""
@@ -100,6 +102,9 @@ class _Program:
         prepare_parsing()
         self._said = self._apart.hear()
         become_rank_0(self._plan, self._apart.scratch)
+        if self._plan.topology.world_size > 1:
+            self._pair = Pair(self._apart)
+            self._pair.fork(self._plan.topology, HEAD)
         wishes.clear()
         self._seed = torch.seed()  # as that of a new process, which nobody has seeded
         self._own = {name: os.environ.get(name) for name in (*RANKS, *_ADDRESS)}
@@ -183,7 +188,7 @@ class _Program:
         for finding in (*found, *check_extent(built.spec)):
             self._send(finding)
         if not any(finding.is_refusal for finding in found):
-            judge(built, is_deep=self._is_deep)
+            judge(built, is_deep=self._is_deep, pair=self._pair)
         self._apart.leave()
         raise SystemExit  # the process has left
 

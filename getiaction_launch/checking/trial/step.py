@@ -57,39 +57,49 @@ class Trial:
     Args:
         built: What the spec names.
         is_deep: Whether to try a model of any size.
+
+    Attributes:
+        samples: Number of samples of a small batch; None for as many as the run has.
+        batches: Number of training batches of an epoch on this rank; None if it is not known.
+        loader: What ``train_dataloader`` has returned; None before it was called.
     """
 
     def __init__(self, built: Built, *, is_deep: bool) -> None:
         self._built = built
         self._is_deep = is_deep
-        self._train: Any = None
+        self.loader: Any = None
         self._validation: Any = None
-        self._batches: int | None = None
+        self.batches: int | None = None
         self._loss: float | None = None
         self._unused: list[str] = []
-        self._samples: int | None = TRIAL_SAMPLES
+        self.samples: int | None = TRIAL_SAMPLES
         self._size: int | None = None
         self._is_loading = False
         self._content: dict[str, Any] = {}
         self._originals: dict[str, Callable[[], Any]] = {}
         self._of_checkpoint: list[Finding] = []
         self._warned: list[object] = []
+        self._kept: list[tuple[object, str, object]] = []
         self._tried = 0
         self._begun = time.monotonic()
 
-    def run(self) -> None:
-        """Set up the data, train and validate two batches, and compare what was logged."""
+    def run(self) -> bool:
+        """Set up the data, train and validate two batches, and compare what was logged.
+
+        Returns:
+            Whether that was possible, and nothing is refused.
+        """
         built = self._built
-        if built.data is not None and not self._set_up():
-            return
+        if not self.set_up():
+            return False
         try:
             trainer = self._fit()
         except _RefusedError:
-            return
+            return False
         except _TooLargeError as error:
             built.send(unknown("step", f"{error}; --deep tries it all the same"))
-            return
-        steps = self._steps()
+            return False
+        steps = self.count_steps()
         found = (
             *self._judge(trainer),
             *check_steps(built, steps),
@@ -99,9 +109,13 @@ class Trial:
         )
         for finding in found:
             built.send(finding)
+        return not any(finding.is_refusal for finding in found)
 
-    def _set_up(self) -> bool:
+    def set_up(self) -> bool:
+        """Set up the data, if there is any; return whether that was possible."""
         built = self._built
+        if built.data is None:
+            return True
         built.data.trainer = built.trainer
         obstacle: BaseException | None = None
         try:
@@ -127,7 +141,7 @@ class Trial:
                 built.send(unknown("monitors", f"{monitored}: no batch was tried"))
 
     def _fit(self) -> Any:  # noqa: ANN401 - Lightning's Trainer
-        kept = list(_containers([self._built.model, *self._built.trainer.callbacks]))
+        self._kept = list(_containers([self._built.model, *self._built.trainer.callbacks]))
         try:
             return self._fit_once()
         except (_RefusedError, _TooLargeError):
@@ -138,19 +152,32 @@ class Trial:
                 raise _RefusedError from error
             first, tried = error, self._tried
         # The class may need batches of the size that it was given.
-        self._samples = None
-        for owner, name, value in kept:
-            setattr(owner, name, value)  # without what the first try has left in it
+        self.samples = None
+        self.forget()
         try:
             return self._fit_once()
         except Exception as error:
             self._report(error if self._tried > tried else first, "step", "model")
             raise _RefusedError from error
 
+    def forget(self) -> None:
+        """Empty the lists and mappings of the model and the callbacks of what a try has left."""
+        for owner, name, value in self._kept:
+            setattr(owner, name, copy.copy(value))
+
     def _fit_once(self) -> Any:  # noqa: ANN401 - Lightning's Trainer
-        built = self._built
         self._tried, self._begun = 0, time.monotonic()
-        trainer = trial_trainer(built, self._steps, _guard(self))
+        trainer = trial_trainer(self._built, self.count_steps, _guard(self))
+        self.fit(trainer)
+        return trainer
+
+    def fit(self, trainer: Any) -> None:  # noqa: ANN401 - as above
+        """Have a Trainer train on small batches of what the run would train on.
+
+        Args:
+            trainer: A Trainer, as :func:`trial_trainer` makes it.
+        """
+        built = self._built
         owner = built.data if built.data is not None else built.model
         self._replace(owner)
         built.model.prepare_data = lambda: None  # it may download weights
@@ -166,7 +193,6 @@ class Trial:
             else:
                 trainer.fit(built.model, datamodule=built.data)
         self._warned = [each.message for each in warned]
-        return trainer
 
     def _replace(self, owner: Any) -> None:  # noqa: ANN401 - a datamodule, or a model with data
         """Have small loaders made of those that the run would use."""
@@ -189,11 +215,11 @@ class Trial:
                 self._validation = loader
                 if not self._validates():
                     return []
-            elif self._train is None:
-                self._train = loader
+            elif self.loader is None:
+                self.loader = loader
                 self._judge_batches(owner)
             limit = "limit_val_batches" if name == "val_dataloader" else TRAINING
-            made = small(loader, self._samples, lambda each: epoch_end(self._built, each, limit))
+            made = small(loader, self.samples, lambda each: epoch_end(self._built, each, limit))
             if name == "train_dataloader":
                 self._size = getattr(made, "batch_size", None)
             return made
@@ -215,15 +241,16 @@ class Trial:
         if validation is None and has_own(owner, "val_dataloader"):
             owner.val_dataloader()
             validation = self._validation
-        found = list(check_batches(built, self._train, validation))
-        self._batches = trained_batches(built, self._train)
+        found = list(check_batches(built, self.loader, validation))
+        self.batches = trained_batches(built, self.loader)
         for finding in found:
             built.send(finding)
         if any(finding.is_refusal for finding in found):
             raise _RefusedError
 
-    def _steps(self) -> int | None:
-        return count_steps(self._built.arguments, self._batches)
+    def count_steps(self) -> int | None:
+        """Return how many optimizer steps the run has; None if that is not known."""
+        return count_steps(self._built.arguments, self.batches)
 
     def check_size(self) -> None:
         """Refuse a model that this machine should not train even once without being asked.
@@ -247,9 +274,9 @@ class Trial:
         if epoch + 1 >= TRIAL_EPOCHS:
             return True
         seconds = time.monotonic() - self._begun
-        epochs = epochs_begun(self._built, self._batches)
+        epochs = epochs_begun(self._built, self.batches)
         goes_on = (epochs or 1) > 1 and (seconds < _PATIENCE_SECONDS or self._is_deep)
-        return batch + 1 >= min(TRIAL_BATCHES, self._batches or TRIAL_BATCHES) and not goes_on
+        return batch + 1 >= min(TRIAL_BATCHES, self.batches or TRIAL_BATCHES) and not goes_on
 
     def note_loss(self, loss: Any) -> None:  # noqa: ANN401 - what training_step returned
         """Remember the loss of the training batch.
@@ -273,7 +300,7 @@ class Trial:
 
     def _judge(self, trainer: Any) -> Iterator[Finding]:  # noqa: ANN401 - Lightning's Trainer
         built = self._built
-        steps = self._steps()
+        steps = self.count_steps()
         found = [*check_optimizers(built, trainer, steps)]
         if count_validation(self._validation) and not has_own(built.model, "validation_step"):
             found.append(_of_unused_data(built))
