@@ -65,18 +65,18 @@ def lead(built: Built, trial: Trial, pair: Pair) -> None:
 
 
 def follow(built: Built, trial: Trial, pair: Pair) -> None:
-    """Train as rank 1 once rank 0 has trained alone, and end this process.
+    """Train as rank 1, and end this process.
 
     Args:
         built: What is trained.
-        trial: A trial that has not begun.
+        trial: The trial in which this rank trains alone first: it is where rank 0 is then.
         pair: The two ranks.
     """
-    is_ready = trial.set_up()
+    end: dict[str, Any] = {"is_ready": trial.run()}
     order = pair.await_order()
     trial.samples = order["samples"]
-    end: dict[str, Any] = {"is_ready": is_ready}
-    if is_ready:
+    trial.forget()
+    if end["is_ready"]:
         try:
             end |= _train(built, trial, pair, order["port"])
         except Exception as error:  # noqa: BLE001 - as above
