@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from getiaction_launch.checking.apart.sandbox import wish_of
 from getiaction_launch.checking.built import Place, is_elsewhere, keys_of_classes, values_of
 from getiaction_launch.checking.finding import Finding, doubt, refusal, unknown
 from getiaction_launch.checking.frames import chain_of, is_own, own_frames
 from getiaction_launch.checking.known import NO_MODULE, is_of_lightning, known_error
-from getiaction_launch.checking.trial.sandbox import wish_of
 from getiaction_launch.errors import LaunchError
 from getiaction_launch.storage.variables import typed, variable_in
 

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from getiaction_launch.checking.apart.process import LIMIT_SECONDS, Apart
 from getiaction_launch.checking.built import Built, Place
 from getiaction_launch.checking.finding import Finding, Report, ok, refusal, unknown
 from getiaction_launch.checking.former import fix_of_value
@@ -15,7 +16,6 @@ from getiaction_launch.checking.parsing import refusal_of_parsing
 from getiaction_launch.checking.rules.epochs import check_extent
 from getiaction_launch.checking.rules.ownership import check_requeue
 from getiaction_launch.checking.rules.paths import check_paths
-from getiaction_launch.checking.trial.apart import LIMIT_SECONDS, Apart
 from getiaction_launch.errors import SpecError
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.spec import read_printed, read_trainer, run_cli, writing_errors
@@ -132,8 +132,8 @@ class _Trial:
             self.findings.append(unknown("trial", f"the process that builds the spec {error}"))
         if not self.apart.is_inside:
             raise _ParsedError
-        from getiaction_launch.checking.trial.pair import Pair
-        from getiaction_launch.checking.trial.rank import HEAD, become_rank_0
+        from getiaction_launch.checking.apart.pair import Pair
+        from getiaction_launch.checking.apart.rank import HEAD, become_rank_0
 
         become_rank_0(self._plan, self.apart.scratch)
         if self._plan.topology.world_size > 1:

@@ -170,7 +170,7 @@ def _is_left(process, directory):
 
 def test_program_is_not_run_where_the_kernel_does_not_help(checked, monkeypatch):
     """Linux before 5.13 has no Landlock."""
-    monkeypatch.setattr("getiaction_launch.checking.trial.sandbox.forbid_writing", lambda _: False)
+    monkeypatch.setattr("getiaction_launch.checking.apart.sandbox.forbid_writing", lambda _: False)
     code, out, _ = checked()
     assert code == 0
     assert "not checked  Linux has no Landlock here" in out

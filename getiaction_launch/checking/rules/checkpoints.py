@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from getiaction_launch.checking.apart.sandbox import wishes
 from getiaction_launch.checking.built import Built, is_elsewhere
 from getiaction_launch.checking.finding import Finding, doubt, ok, refusal, unknown
 from getiaction_launch.checking.lightning_seams import epochs_done
-from getiaction_launch.checking.trial.sandbox import wishes
 from getiaction_launch.plan.plan import Saving
 from getiaction_launch.storage.probe import is_writable
 

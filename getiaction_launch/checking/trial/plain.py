@@ -17,13 +17,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from getiaction_launch.checking.apart.process import Apart
+from getiaction_launch.checking.apart.rank import become_rank_0
+from getiaction_launch.checking.apart.sandbox import BlockedError, wishes
 from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, doubt, ok, unknown
 from getiaction_launch.checking.frames import own_frames
 from getiaction_launch.checking.source.source import Source
-from getiaction_launch.checking.trial.apart import Apart
-from getiaction_launch.checking.trial.rank import become_rank_0
-from getiaction_launch.checking.trial.sandbox import BlockedError, wishes
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.worker.program import run_as_main
 

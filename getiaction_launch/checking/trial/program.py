@@ -16,6 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from getiaction_launch.checking.apart.pair import Pair
+from getiaction_launch.checking.apart.process import LIMIT_SECONDS, Apart
+from getiaction_launch.checking.apart.rank import HEAD, become_rank_0
+from getiaction_launch.checking.apart.sandbox import wishes
 from getiaction_launch.checking.built import Built, Place
 from getiaction_launch.checking.finding import Finding, refusal, unknown
 from getiaction_launch.checking.lightning_seams import (
@@ -26,12 +30,8 @@ from getiaction_launch.checking.lightning_seams import (
 from getiaction_launch.checking.ranks.variables import RANKS, of_variable
 from getiaction_launch.checking.script.main_guard import has_guard
 from getiaction_launch.checking.source.source import Source
-from getiaction_launch.checking.trial.apart import LIMIT_SECONDS, Apart
-from getiaction_launch.checking.trial.pair import Pair
 from getiaction_launch.checking.trial.plain import LIMIT_SECONDS as PLAIN_SECONDS
 from getiaction_launch.checking.trial.plain import PlainProgram
-from getiaction_launch.checking.trial.rank import HEAD, become_rank_0
-from getiaction_launch.checking.trial.sandbox import wishes
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.worker.program import run_as_main
 

@@ -10,10 +10,10 @@ import socket
 from dataclasses import replace
 from typing import Any
 
+from getiaction_launch.checking.apart.pair import TWO, Pair
 from getiaction_launch.checking.blame import blame
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, doubt, ok, refusal, unknown
-from getiaction_launch.checking.trial.pair import TWO, Pair
 from getiaction_launch.checking.trial.step import Trial
 from getiaction_launch.checking.trial.trainer import trial_trainer
 
@@ -50,7 +50,7 @@ def lead(built: Built, trial: Trial, pair: Pair) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    pair.order({"samples": trial.samples, "port": port})
+    pair.order({"samples": trial.loaders.samples, "port": port})
     trial.forget()
     try:
         mine = _train(built, trial, pair, port)
@@ -74,7 +74,7 @@ def follow(built: Built, trial: Trial, pair: Pair) -> None:
     """
     end: dict[str, Any] = {"is_ready": trial.run()}
     order = pair.await_order()
-    trial.samples = order["samples"]
+    trial.loaders.samples = order["samples"]
     trial.forget()
     if end["is_ready"]:
         try:
@@ -101,9 +101,10 @@ def _train(built: Built, trial: Trial, pair: Pair, port: int) -> dict[str, Any]:
     pair.become(TWO, f"127.0.0.1:{port}")
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     pair.watch()
-    trial.fit(trial_trainer(built, trial.count_steps, Seeing(), is_one_of_two=True))
-    is_stream = isinstance(getattr(trial.loader, "dataset", None), IterableDataset)
-    return {"batches": trial.batches, "seen": seen, "is_stream": is_stream}
+    trial.fit(trial_trainer(built, trial.loaders.count_steps, Seeing(), is_one_of_two=True))
+    loaders = trial.loaders
+    is_stream = isinstance(getattr(loaders.training, "dataset", None), IterableDataset)
+    return {"batches": loaders.batches, "seen": seen, "is_stream": is_stream}
 
 
 def _judged(built: Built, error: Exception) -> Finding:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
+from getiaction_launch.checking.apart.pair import Pair
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.classes.collectives import check_collectives
 from getiaction_launch.checking.classes.hooks import check_hooks
@@ -13,7 +14,6 @@ from getiaction_launch.checking.rules.combinations import check_combination
 from getiaction_launch.checking.rules.hidden import check_preparation
 from getiaction_launch.checking.rules.loggers import check_loggers
 from getiaction_launch.checking.rules.ownership import check_owners
-from getiaction_launch.checking.trial.pair import Pair
 from getiaction_launch.checking.trial.step import Trial
 from getiaction_launch.checking.trial.together import can_train_together, follow, lead
 

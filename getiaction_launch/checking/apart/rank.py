@@ -25,7 +25,7 @@ def become_rank_0(plan: Plan, scratch: Path) -> bool:
     """
     import torch
 
-    from getiaction_launch.checking.trial.sandbox import close_off, overlay
+    from getiaction_launch.checking.apart.sandbox import close_off, overlay
 
     for name in [name for name in os.environ if name.startswith(_LEAKING)]:
         del os.environ[name]

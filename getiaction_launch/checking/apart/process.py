@@ -2,7 +2,7 @@
 
 It is forked after torch was imported, so nothing is imported twice. Whatever the user's classes do
 there (seed generators, take memory, crash, hang) ends with that process. It writes to a directory
-of its own only, and has no network: see :mod:`getiaction_launch.checking.trial.sandbox`.
+of its own only, and has no network: see :mod:`getiaction_launch.checking.apart.sandbox`.
 """
 
 import contextlib

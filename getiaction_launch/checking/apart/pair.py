@@ -18,9 +18,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from getiaction_launch.checking.apart.process import Apart
 from getiaction_launch.checking.finding import Finding, refusal
 from getiaction_launch.checking.frames import is_own
-from getiaction_launch.checking.trial.apart import Apart
 from getiaction_launch.node.environment import worker_environment
 from getiaction_launch.plan.plan import Topology
 from getiaction_launch.storage.strict_json import dumps
@@ -221,7 +221,7 @@ def _draw_anew() -> None:
 
 
 def _of_wait(ranks: list[_Where | None]) -> Finding:
-    """Return the refusal of two ranks that wait for each other; None stands for one that is done."""
+    """Return the refusal of ranks that wait for each other; None stands for one that is done."""
     places = [_shown(each.own) if each and each.own else "" for each in ranks]
     said = [
         f"rank {rank} has come to the end"
