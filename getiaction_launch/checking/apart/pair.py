@@ -82,7 +82,8 @@ class Pair:
         self._main = threading.main_thread().ident or 0
         self._notes = self._orders = -1
         self._end: dict[str, Any] | None = None
-        self._has_ended = threading.Event()
+        self._note: dict[str, Any] | None = None
+        self._has_noted, self._has_ended = threading.Event(), threading.Event()
         self._is_done = False
 
     def fork(self, topology: Topology, head: str) -> None:
@@ -132,8 +133,25 @@ class Pair:
         work = self._tell_where if self.rank else self._look
         threading.Thread(target=work, daemon=True).start()
 
+    def note(self, content: dict[str, Any]) -> None:
+        """Tell rank 0 something, which waits for it in :meth:`await_note`."""
+        self._tell({"note": content})
+
+    def await_note(self, limit_seconds: float) -> dict[str, Any] | None:
+        """Return what rank 1 has noted; None if it does not within the limit.
+
+        Args:
+            limit_seconds: How long to wait for it.
+        """
+        self._has_noted.wait(limit_seconds)
+        return self._note
+
     def finish(self, end: dict[str, Any]) -> NoReturn:
-        """Be done on rank 1, which stays: rank 0 may still want something of it."""
+        """Be done on rank 1, which stays: rank 0 may still want something of it.
+
+        Args:
+            end: What it has come to; ``is_whole`` says whether that is where a run would end.
+        """
         self._is_done = True
         self._tell({"end": end})
         while True:
@@ -161,36 +179,49 @@ class Pair:
 
     def _tell_where(self) -> None:
         while True:
-            self._tell({"where": _where(self._main), "is_done": self._is_done})
+            self._tell({"where": _where(self._main)})
             time.sleep(_LOOK_SECONDS)
 
     def _look(self) -> None:
-        rest, theirs, is_over = b"", _Where(), False
+        rest, theirs, is_here = b"", _Where(), True
         begun, since = (_where(self._main), theirs), time.monotonic()
-        while not self._has_ended.is_set():
-            if select.select([self._notes], [], [], _LOOK_SECONDS)[0]:
+        while not (self._is_done and self._has_ended.is_set()):
+            if is_here and select.select([self._notes], [], [], _LOOK_SECONDS)[0]:
                 chunk = os.read(self._notes, _CHUNK_BYTES)
                 *lines, rest = (rest + chunk).split(b"\n")
                 for note in map(json.loads, lines):
                     theirs = _Where(*note["where"]) if "where" in note else theirs
-                    is_over = is_over or "end" in note
                     self._take(note)
-                if not chunk:
-                    self._has_ended.set()
+                is_here = bool(chunk)
+            elif not is_here:
+                self._has_ended.set()
+                time.sleep(_LOOK_SECONDS)
             mine, seconds = _where(self._main), time.monotonic() - since
-            waiting = (mine.waits or self._is_done) and (theirs.waits or is_over)
-            if not waiting or not (
-                mine.is_at(begun[0], seconds) and theirs.is_at(begun[1], seconds)
-            ):
+            is_over = self._has_ended.is_set()
+            is_waiting = (mine.waits or self._is_done) and (theirs.waits or is_over)
+            is_still = mine.is_at(begun[0], seconds) and theirs.is_at(begun[1], seconds)
+            if not (is_waiting and is_still):
                 begun, since = (mine, theirs), time.monotonic()
             elif seconds > STILL_SECONDS and not (self._is_done and is_over):
-                ranks = [None if self._is_done else mine, None if is_over else theirs]
-                self._apart.send(self.fault() or _of_wait(ranks))
+                if finding := self._why_still(mine, theirs):
+                    self._apart.send(finding)
                 self._apart.leave()
+
+    def _why_still(self, mine: _Where, theirs: _Where) -> Finding | None:
+        """Return why nobody goes on; None if that may come of the trial."""
+        if fault := self.fault():
+            return fault
+        is_over = self._has_ended.is_set()
+        if is_over and not (self._end and self._end.get("is_whole")):
+            return None  # what has ended rank 1 says nothing about the run
+        return _of_wait([None if self._is_done else mine, None if is_over else theirs])
 
     def _take(self, note: dict[str, Any]) -> None:
         if "finding" in note:
             self.found.append(Finding(**note["finding"]))
+        elif "note" in note:
+            self._note = note["note"]
+            self._has_noted.set()
         elif "end" in note:
             self._end = note["end"]
             self._has_ended.set()

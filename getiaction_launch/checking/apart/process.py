@@ -52,6 +52,7 @@ class Apart:
         self.is_inside = False
         self.scratch = Path()
         self._limit_seconds = limit_seconds
+        self._known: set[str] = set()
         self._pipe: int | None = None
         self._take: Callable[[Finding], None] | None = None
         self._pid = 0
@@ -76,6 +77,10 @@ class Apart:
             os.close(receiver)
             self._end()
             shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def is_known(self, check: str) -> bool:
+        """Return whether the forked process has said what a check has come to."""
+        return check in self._known
 
     def _start(self) -> int:
         """Fork, and return the end of the pipe from which this process receives."""
@@ -171,7 +176,9 @@ class Apart:
             for content in map(json.loads, lines):
                 if content is None:
                     return
-                yield Finding(**content)
+                found = Finding(**content)
+                self._known.add(found.check)
+                yield found
 
     def _is_over(self) -> bool:
         """Whether the process has ended; it is not reaped, so that its group's number stays its."""

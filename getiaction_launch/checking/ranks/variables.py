@@ -3,12 +3,13 @@
 import ast
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from getiaction_launch.checking.finding import Finding, refusal
 from getiaction_launch.checking.source.source import Source
 from getiaction_launch.plan.plan import Plan
 
+_ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 RANKS = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE"}
 _OF_SLURM = {"SLURM_PROCID": "RANK", "SLURM_LOCALID": "LOCAL_RANK", "SLURM_NTASKS": "WORLD_SIZE"}
 
@@ -81,6 +82,24 @@ def _of_target(target: ast.expr, value: ast.expr, source: Source, plan: Plan) ->
         return None
     where = f"{source.at(value)}: os.environ[{variable!r}] is overwritten"
     return of_variable(variable, where, topology.world_size)
+
+
+def ranks_of_environment() -> dict[str, str | None]:
+    """Return the variables by which ranks find each other, as they are in this process."""
+    return {name: os.environ.get(name) for name in (*RANKS, *_ADDRESS)}
+
+
+def changed_variables(before: Mapping[str, str | None], world_size: int) -> Iterator[Finding]:
+    """Find variables of the launch that a program has overwritten in this process.
+
+    Args:
+        before: What :func:`ranks_of_environment` has returned before it ran.
+        world_size: Number of ranks of the run.
+    """
+    for name, value in before.items():
+        now = os.environ.get(name)
+        if now != value and world_size > 1 and (name in RANKS or now is not None):
+            yield of_variable(name, f"the script sets {name} to {now!r}", world_size)
 
 
 def of_variable(variable: str, where: str, world_size: int) -> Finding:

@@ -78,7 +78,7 @@ def follow(built: Built, trial: Trial, pair: Pair) -> None:
     trial.forget()
     if end["is_ready"]:
         try:
-            end |= _train(built, trial, pair, order["port"])
+            end |= {**_train(built, trial, pair, order["port"]), "is_whole": True}
         except Exception as error:  # noqa: BLE001 - as above
             built.send(_judged(built, error))
     pair.finish(end)
