@@ -10,7 +10,6 @@ import json
 import linecache
 import os
 import random
-import select
 import sys
 import threading
 import time
@@ -28,11 +27,11 @@ from getiaction_launch.system.child import die_with
 
 TWO = Topology(2, 1, 0)
 """The two ranks, each on a node of its own, as rank 1 of a run of one node has other devices."""
-STILL_SECONDS = 4
-"""How long two ranks that wait in torch may stand still; what is tried takes no second."""
 _LOOK_SECONDS = 0.25
-_IDLE_SHARE = 0.1
-"""Share of a CPU that a process may use while it waits."""
+_MOST_LOOKS = 16
+"""How often in turn both ranks may be seen to wait at the same place; what is tried takes less."""
+_IDLE_SECONDS = 0.1
+"""CPU time that a process may use in that time while it waits, to look where it is."""
 _LOADING = "/torch/utils/data/"
 _CHUNK_BYTES = 1 << 16
 _LONGEST_LINE = 80
@@ -43,7 +42,7 @@ class _Where(NamedTuple):
 
     Attributes:
         own: File and line of the innermost call of the user's own code; None if there is none.
-        waits: Whether it is in torch, and does not load data.
+        waits: Whether it sleeps in torch, and does not load data.
         lines: All calls, as a number that changes with each line.
         cpu_seconds: CPU time of the process.
     """
@@ -53,15 +52,14 @@ class _Where(NamedTuple):
     lines: int = 0
     cpu_seconds: float = 0
 
-    def is_at(self, before: "_Where", seconds: float) -> bool:
+    def is_at(self, before: "_Where") -> bool:
         """Return whether it has been there all the time, and has computed nothing.
 
         Args:
             before: Where it was.
-            seconds: How long ago that was.
         """
         spent = self.cpu_seconds - before.cpu_seconds
-        return self.lines == before.lines and spent <= _IDLE_SHARE * (1 + seconds)
+        return self.lines == before.lines and spent <= _IDLE_SECONDS
 
 
 class Pair:
@@ -81,7 +79,7 @@ class Pair:
         self._apart = apart
         self._main = threading.main_thread().ident or 0
         self._notes = self._orders = -1
-        self._end: dict[str, Any] | None = None
+        self._end: dict[str, Any] = {}
         self._note: dict[str, Any] | None = None
         self._has_noted, self._has_ended = threading.Event(), threading.Event()
         self._is_done = False
@@ -157,14 +155,10 @@ class Pair:
         while True:
             time.sleep(60)
 
-    def await_end(self, limit_seconds: float) -> dict[str, Any] | None:
-        """Be done on rank 0; return what rank 1 has come to, or None if it does not say so.
-
-        Args:
-            limit_seconds: How long to wait for it.
-        """
+    def await_end(self) -> dict[str, Any]:
+        """Be done on rank 0; return what rank 1 has come to, nothing if it was killed."""
         self._is_done = True
-        self._has_ended.wait(limit_seconds)
+        self._has_ended.wait()
         return self._end
 
     def fault(self) -> Finding | None:
@@ -184,25 +178,25 @@ class Pair:
 
     def _look(self) -> None:
         rest, theirs, is_here = b"", _Where(), True
-        begun, since = (_where(self._main), theirs), time.monotonic()
+        begun, looks = (_where(self._main), theirs), 0
         while not (self._is_done and self._has_ended.is_set()):
-            if is_here and select.select([self._notes], [], [], _LOOK_SECONDS)[0]:
-                chunk = os.read(self._notes, _CHUNK_BYTES)
+            if is_here:
+                chunk = os.read(self._notes, _CHUNK_BYTES)  # at least each time that rank 1 looks
                 *lines, rest = (rest + chunk).split(b"\n")
                 for note in map(json.loads, lines):
                     theirs = _Where(*note["where"]) if "where" in note else theirs
                     self._take(note)
                 is_here = bool(chunk)
-            elif not is_here:
+            else:
                 self._has_ended.set()
                 time.sleep(_LOOK_SECONDS)
-            mine, seconds = _where(self._main), time.monotonic() - since
-            is_over = self._has_ended.is_set()
+            mine, is_over = _where(self._main), self._has_ended.is_set()
             is_waiting = (mine.waits or self._is_done) and (theirs.waits or is_over)
-            is_still = mine.is_at(begun[0], seconds) and theirs.is_at(begun[1], seconds)
-            if not (is_waiting and is_still):
-                begun, since = (mine, theirs), time.monotonic()
-            elif seconds > STILL_SECONDS and not (self._is_done and is_over):
+            if is_waiting and mine.is_at(begun[0]) and theirs.is_at(begun[1]):
+                looks += 1
+            else:
+                begun, looks = (mine, theirs), 0
+            if looks > _MOST_LOOKS and not (self._is_done and is_over):
                 if finding := self._why_still(mine, theirs):
                     self._apart.send(finding)
                 self._apart.leave()
@@ -212,7 +206,7 @@ class Pair:
         if fault := self.fault():
             return fault
         is_over = self._has_ended.is_set()
-        if is_over and not (self._end and self._end.get("is_whole")):
+        if is_over and not self._end.get("is_whole"):
             return None  # what has ended rank 1 says nothing about the run
         return _of_wait([None if self._is_done else mine, None if is_over else theirs])
 
@@ -237,8 +231,17 @@ def _where(thread: int) -> _Where:
         lines.append((file, line))
         frame = frame.f_back
     file = innermost.f_code.co_filename if innermost else ""
-    waits = "/torch/" in file and _LOADING not in file
+    waits = "/torch/" in file and _LOADING not in file and _sleeps()
     return _Where(own, waits, hash(tuple(lines)), time.process_time())
+
+
+def _sleeps() -> bool:
+    """Whether the main thread sleeps, and does not only wait for a CPU; see proc_pid_stat(5)."""
+    try:
+        text = Path(f"/proc/self/task/{os.getpid()}/stat").read_text(encoding="utf-8")
+    except OSError:  # not Linux
+        return True
+    return text.rpartition(")")[2].split()[0] == "S"
 
 
 def _draw_anew() -> None:

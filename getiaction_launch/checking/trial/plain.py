@@ -33,9 +33,8 @@ from getiaction_launch.worker.program import run_as_main
 
 LIMIT_SECONDS = 20
 """How long a program may take to its second step without being asked for."""
-_OTHER_SECONDS = 5
+OTHER_SECONDS = 5
 """How much later than rank 0 rank 1 may come to its second step."""
-_END_SECONDS = 10
 _CERTAIN = (ImportError, SyntaxError, NameError, EOFError, FileNotFoundError, pickle.PickleError)
 """What does not depend on how many ranks there are, nor on a GPU."""
 _PICKLE = re.compile(r"can't pickle|cannot pickle", re.IGNORECASE)
@@ -118,7 +117,7 @@ class PlainProgram:
         if self._pair.rank:
             self._pair.note(mine)
             return
-        theirs = self._pair.await_note(_OTHER_SECONDS)
+        theirs = self._pair.await_note(OTHER_SECONDS)
         found = compare(mine, theirs, self._source) if theirs else None
         if found:
             self._apart.send(found)
@@ -152,7 +151,7 @@ class PlainProgram:
                 self._apart.send(found)
             self._pair.finish({"is_whole": is_whole})
         if self._pair is not None and is_whole:
-            self._pair.await_end(_END_SECONDS)
+            self._pair.await_end()
             self._report_fault()
         if found:
             self._apart.send(found)
@@ -198,7 +197,10 @@ class PlainProgram:
             return None
         files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
         if files and _COLLECTIVES in files[-1] and not _LACKING.search(str(error)):
-            return replace(found, check="ranks")
+            fix = found.fix
+            if _NO_GROUP in str(error):
+                fix = "Move it before torch.distributed.destroy_process_group()"
+            return replace(found, check="ranks", fix=fix)
         what = f"after {STEPS} steps, in an epoch that is cut short, it fails: {found.evidence}"
         return doubt("ranks", found.key, what, found.fix)
 

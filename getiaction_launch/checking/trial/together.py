@@ -17,8 +17,6 @@ from getiaction_launch.checking.finding import Finding, doubt, ok, refusal, unkn
 from getiaction_launch.checking.trial.step import Trial
 from getiaction_launch.checking.trial.trainer import trial_trainer
 
-END_SECONDS = 10
-"""How much later than rank 0 rank 1 may end."""
 LARGEST_BYTES = 512 << 20
 """Weights that are trained twice at once without being asked for."""
 _LONGEST = 300
@@ -57,10 +55,10 @@ def lead(built: Built, trial: Trial, pair: Pair) -> None:
     except Exception as error:  # noqa: BLE001 - whatever the user's classes raise
         built.send(_judged(built, error))
         return
-    theirs = pair.await_end(END_SECONDS)
+    theirs = pair.await_end()
     if fault := pair.fault():
         built.send(fault)
-    elif theirs is not None and theirs["is_ready"]:
+    elif theirs.get("is_whole"):
         built.send(_compared(built, mine, theirs))
 
 
@@ -72,13 +70,14 @@ def follow(built: Built, trial: Trial, pair: Pair) -> None:
         trial: The trial in which this rank trains alone first: it is where rank 0 is then.
         pair: The two ranks.
     """
-    end: dict[str, Any] = {"is_ready": trial.run()}
+    end: dict[str, Any] = {}
+    is_ready = trial.run()
     order = pair.await_order()
     trial.loaders.samples = order["samples"]
     trial.forget()
-    if end["is_ready"]:
+    if is_ready:
         try:
-            end |= {**_train(built, trial, pair, order["port"]), "is_whole": True}
+            end = {**_train(built, trial, pair, order["port"]), "is_whole": True}
         except Exception as error:  # noqa: BLE001 - as above
             built.send(_judged(built, error))
     pair.finish(end)
@@ -120,7 +119,7 @@ def _compared(built: Built, mine: dict[str, Any], theirs: dict[str, Any]) -> Fin
     """Return what two ranks that have come to the end have done otherwise, or alike."""
     owner = built.data if built.data is not None and not built.has_loaders else built.model
     key = built.key_of(type(owner).__name__, "data") if not built.has_loaders else built.script
-    counts = mine["batches"], theirs.get("batches")
+    counts = mine["batches"], theirs["batches"]
     if None not in counts and counts[0] != counts[1]:
         return refusal(
             "ranks",
@@ -131,7 +130,7 @@ def _compared(built: Built, mine: dict[str, Any], theirs: dict[str, Any]) -> Fin
             f"drawn at random needs a seed: seed_everything(0). Or --trainer.limit_train_batches="
             f"{min(counts)}",
         )
-    is_alike = mine["seen"] == theirs.get("seen") and len(set(mine["seen"])) > 1
+    is_alike = mine["seen"] == theirs["seen"] and len(set(mine["seen"])) > 1
     if mine["is_stream"] and is_alike:
         return doubt(
             "ranks",
