@@ -28,7 +28,7 @@ from getiaction_launch.system.child import die_with
 TWO = Topology(2, 1, 0)
 """The two ranks, each on a node of its own, as rank 1 of a run of one node has other devices."""
 _LOOK_SECONDS = 0.25
-_MOST_LOOKS = 16
+MOST_LOOKS = 16
 """How often in turn both ranks may be seen to wait at the same place; what is tried takes less."""
 _IDLE_SECONDS = 0.1
 """CPU time that a process may use in that time while it waits, to look where it is."""
@@ -196,7 +196,7 @@ class Pair:
                 looks += 1
             else:
                 begun, looks = (mine, theirs), 0
-            if looks > _MOST_LOOKS and not (self._is_done and is_over):
+            if looks > MOST_LOOKS and not (self._is_done and is_over):
                 if finding := self._why_still(mine, theirs):
                     self._apart.send(finding)
                 self._apart.leave()

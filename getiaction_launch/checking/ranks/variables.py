@@ -10,7 +10,7 @@ from getiaction_launch.checking.source.source import Source
 from getiaction_launch.plan.plan import Plan
 
 _ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
-RANKS = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE"}
+RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE")
 _OF_SLURM = {"SLURM_PROCID": "RANK", "SLURM_LOCALID": "LOCAL_RANK", "SLURM_NTASKS": "WORLD_SIZE"}
 
 _ASKING = {"RANK": "get_rank", "WORLD_SIZE": "get_world_size", "LOCAL_RANK": "get_node_local_rank"}
@@ -31,17 +31,26 @@ def check_variables(source: Source, plan: Plan) -> Iterator[Finding]:
         for inner in ast.walk(test)
     }
     for node in ast.walk(source.tree):
-        if isinstance(node, ast.Assign):
-            for target in node.targets:
-                finding = _of_target(target, node.value, source, plan)
-                # Not below `if "RANK" not in os.environ:`, which sets what is not set.
-                is_asked = node in asked and finding and repr(finding.key) in _text(asked[node])
-                if finding and not is_asked:
-                    yield source.judged(finding, node)
+        for variable, value in _set_by(node, source):
+            finding = _of_value(variable, value, source, plan)
+            # Not below `if "RANK" not in os.environ:`, which sets what is not set.
+            is_asked = node in asked and repr(variable) in ast.unparse(asked[node].test)
+            if finding and not is_asked:
+                yield source.judged(finding, node)
 
 
-def _text(condition: ast.If) -> str:
-    return ast.unparse(condition.test)
+def _set_by(node: ast.AST, source: Source) -> Iterator[tuple[str, ast.expr]]:
+    """Yield the environment variables that a statement or call sets, with their values."""
+    if isinstance(node, ast.Assign):
+        for target in node.targets:
+            if isinstance(target, ast.Subscript) and source.names.of(target.value) == "os.environ":
+                yield str(source.constants.value_of(target.slice)), node.value
+    elif isinstance(node, ast.Call) and source.called(node) == "os.environ.update":
+        yield from ((word.arg, word.value) for word in node.keywords if word.arg)
+        for given in map(source.constants.expression_of, node.args):
+            if isinstance(given, ast.Dict):
+                for key, value in zip(given.keys, given.values, strict=True):
+                    yield str(source.constants.value_of(key) if key else None), value
 
 
 def check_slurm(source: Source, plan: Plan) -> Iterator[Finding]:
@@ -59,20 +68,18 @@ def check_slurm(source: Source, plan: Plan) -> Iterator[Finding]:
                 yield source.judged(refusal("processes", name, what, fix), node)
 
 
-def _of_target(target: ast.expr, value: ast.expr, source: Source, plan: Plan) -> Finding | None:
-    if not (isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Constant)):
-        return None
-    variable, topology = str(target.slice.value), plan.topology
+def _of_value(variable: str, value: ast.expr, source: Source, plan: Plan) -> Finding | None:
+    topology = plan.topology
     is_rank = variable in RANKS and topology.world_size > 1
     is_address = variable == "MASTER_ADDR" and topology.num_nodes > 1
-    if source.names.of(target.value) != "os.environ" or not (is_rank or is_address):
+    if not (is_rank or is_address):
         return None
     origins = source.origins.of(value)
     if variable in origins or _ASKING.get(variable) in origins:
         return None  # it may keep what is set, as by os.environ.get
     if is_rank:
         # A rank on the node can be counted from the one among all; and one task is one node.
-        is_counted = bool(origins & RANKS) and any(
+        is_counted = not origins.isdisjoint(RANKS) and any(
             isinstance(part, ast.BinOp) for part in ast.walk(source.constants.expression_of(value))
         )
         is_same = topology.workers_per_node == 1 and bool(origins & _OF_SLURM.keys())

@@ -53,7 +53,8 @@ def lead(built: Built, trial: Trial, pair: Pair) -> None:
     try:
         mine = _train(built, trial, pair, port)
     except Exception as error:  # noqa: BLE001 - whatever the user's classes raise
-        built.send(_judged(built, error))
+        found = _judged(built, error)
+        built.send(replace(found, evidence=f"in a trial of two ranks: {found.evidence}"))
         return
     theirs = pair.await_end()
     if fault := pair.fault():
@@ -111,8 +112,8 @@ def _judged(built: Built, error: Exception) -> Finding:
     found = replace(blame(error, "step", built.spec, "model", built.place), check="ranks")
     said = f"{type(error).__name__}: {error}"
     if any(word in said.lower() for word in _OF_GLOO):
-        return unknown("ranks", f"two ranks cannot be tried on this machine: {said}"[:_LONGEST])
-    return replace(found, evidence=f"in a trial of two ranks: {found.evidence}")
+        return unknown("ranks", f"this machine does not have what it needs: {said}"[:_LONGEST])
+    return found
 
 
 def _compared(built: Built, mine: dict[str, Any], theirs: dict[str, Any]) -> Finding:
