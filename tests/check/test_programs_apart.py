@@ -60,7 +60,7 @@ def test_program_is_run_to_its_second_step(checked, tmp_path):
         "--nodes 2 train.py",
     )
     assert code == 0, err
-    assert "2 optimizer steps on the CPU, as one rank" in out
+    assert "2 optimizer steps on the CPU, by two ranks" in out
 
 
 @pytest.mark.parametrize(
@@ -85,16 +85,16 @@ def test_program_that_fails_before_is_refused(checked, before, what, fix):
 @pytest.mark.parametrize(
     "before",
     [
-        "size = 256 // int(os.environ['WORLD_SIZE'])\nif size > 128: raise ValueError('a batch')",
+        "size = 256 // int(os.environ['WORLD_SIZE'])\nif size > 64: raise ValueError('a batch')",
         "gpus = torch.cuda.device_count()\n256 // gpus",
         "kind = [None] if not torch.cuda.is_available() else ['cuda']\nkind[0].upper()",
     ],
 )
 def test_what_may_be_right_for_several_ranks_is_no_refusal(checked, before):
-    """One rank without a GPU is not the run; it is a doubt, or nothing if a GPU is in the line."""
-    code, out, err = checked(before, "--nodes 2 train.py")
+    """Two ranks without a GPU are not the run: a doubt, or nothing if a GPU is in the line."""
+    code, out, err = checked(before, "--nodes 4 train.py")
     assert code == 0, err
-    assert "as one rank on the CPU, it fails" in out
+    assert "by two ranks on the CPU, it fails" in out
     assert ("doubtful" in out) == ("gpus" not in before)
 
 

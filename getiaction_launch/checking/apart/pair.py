@@ -1,8 +1,8 @@
 """Two ranks of a trial, since what several ranks do to each other shows in no single one.
 
-Rank 1 is forked before anything of the user's has run, and goes the same way. It tells rank 0 what
-it finds, where it is, and what it has come to in the end. If neither moves on any more, they wait
-for each other, as the ranks of the run would for half an hour.
+Rank 1 is forked before anything of the user's has run, and does the same. It reports to rank 0 what
+it finds, where it is, and what it has come to in the end. If neither moves any more, they wait for
+each other, as the ranks of the run would for half an hour.
 """
 
 import contextlib
@@ -56,7 +56,7 @@ class _Where(NamedTuple):
         """Return whether it has been there all the time, and has computed nothing.
 
         Args:
-            before: Where it was.
+            before: Where it was at the first look.
         """
         spent = self.cpu_seconds - before.cpu_seconds
         return self.lines == before.lines and spent <= _IDLE_SECONDS
@@ -70,7 +70,7 @@ class Pair:
 
     Attributes:
         rank: The rank of this process, 0 or 1.
-        found: What rank 1 has found, as far as it has told.
+        found: What rank 1 has found and sent here.
     """
 
     def __init__(self, apart: Apart) -> None:
@@ -85,7 +85,7 @@ class Pair:
         self._is_done = False
 
     def fork(self, topology: Topology, head: str) -> None:
-        """Go on as two processes, each with the environment of its rank.
+        """Become two processes, each with the environment of its rank.
 
         Args:
             topology: The nodes and workers that the ranks believe in.
@@ -95,7 +95,7 @@ class Pair:
         self.rank = int(os.fork() == 0)
         if self.rank:
             die_with(parent_pid)
-            self._apart.hand_over(lambda finding: self._tell({"finding": asdict(finding)}))
+            self._apart.hand_over(lambda finding: self._send({"finding": asdict(finding)}))
         self._notes, self._orders = notes[self.rank], orders[1 - self.rank]
         os.close(notes[1 - self.rank])
         os.close(orders[self.rank])
@@ -113,11 +113,11 @@ class Pair:
         os.environ |= worker_environment(topology, node_rank, local_rank, head, "check")
 
     def order(self, content: dict[str, Any]) -> None:
-        """Have rank 1 go on, which waits for this in :meth:`await_order`."""
+        """Have rank 1 continue, which waits for this in :meth:`await_order`."""
         os.write(self._orders, dumps(content).encode() + b"\n")
 
     def await_order(self) -> dict[str, Any]:
-        """Wait until rank 0 says how to go on; end this process if it never does."""
+        """Wait until rank 0 says how to continue; end this process if it never does."""
         line = b""
         while not line.endswith(b"\n"):
             chunk = os.read(self._orders, _CHUNK_BYTES)
@@ -127,13 +127,13 @@ class Pair:
         return dict(json.loads(line))
 
     def watch(self) -> None:
-        """Tell or hear from now on where rank 1 is, and report if the two wait for each other."""
-        work = self._tell_where if self.rank else self._look
+        """Look from now on where both ranks are, and report it if they wait for each other."""
+        work = self._report_where if self.rank else self._look
         threading.Thread(target=work, daemon=True).start()
 
     def note(self, content: dict[str, Any]) -> None:
-        """Tell rank 0 something, which waits for it in :meth:`await_note`."""
-        self._tell({"note": content})
+        """Send something to rank 0, which waits for it in :meth:`await_note`."""
+        self._send({"note": content})
 
     def await_note(self, limit_seconds: float) -> dict[str, Any] | None:
         """Return what rank 1 has noted; None if it does not within the limit.
@@ -151,7 +151,7 @@ class Pair:
             end: What it has come to; ``is_whole`` says whether that is where a run would end.
         """
         self._is_done = True
-        self._tell({"end": end})
+        self._send({"end": end})
         while True:
             time.sleep(60)
 
@@ -167,13 +167,13 @@ class Pair:
         found = next(refused, None)
         return found and replace(found, evidence=f"on rank 1: {found.evidence}")
 
-    def _tell(self, note: dict[str, Any]) -> None:
+    def _send(self, note: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
             os.write(self._notes, dumps(note).encode() + b"\n")
 
-    def _tell_where(self) -> None:
+    def _report_where(self) -> None:
         while True:
-            self._tell({"where": _where(self._main)})
+            self._send({"where": _where(self._main)})
             time.sleep(_LOOK_SECONDS)
 
     def _look(self) -> None:
@@ -202,7 +202,7 @@ class Pair:
                 self._apart.leave()
 
     def _why_still(self, mine: _Where, theirs: _Where) -> Finding | None:
-        """Return why nobody goes on; None if that may come of the trial."""
+        """Return why neither moves; None if that may come of the trial."""
         if fault := self.fault():
             return fault
         is_over = self._has_ended.is_set()

@@ -116,3 +116,10 @@ class Source:
             node: Where in the script it was found.
         """
         return finding if node in self.certain else replace(finding, verdict="doubtful")
+
+
+def uses_fabric(source: Source) -> bool:
+    """Return whether a script trains by Lightning Fabric, with a loop of its own."""
+    calls = [node for node in ast.walk(source.tree) if isinstance(node, ast.Call)]
+    called = {source.called(call).rpartition(".")[2] for call in calls}
+    return "Fabric" in called and not called & {"Trainer", "LightningCLI"}

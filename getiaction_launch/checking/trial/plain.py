@@ -1,10 +1,11 @@
 """A program without Lightning is run in a process apart, until an optimizer has made two steps.
 
-A run of several ranks is tried by two, on the CPU; they then go on to the next epoch. What could
+A run of several ranks is tried by two, on the CPU, which continue through some epochs. What could
 come of that, and not of the program, refuses nothing: a program may ask for a GPU or for more
 ranks, and may need a file that a check does not write.
 """
 
+import contextlib
 import functools
 import importlib
 import os
@@ -24,8 +25,9 @@ from getiaction_launch.checking.apart.sandbox import BlockedError, wishes
 from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, doubt, ok, unknown
 from getiaction_launch.checking.frames import own_frames
+from getiaction_launch.checking.lightning_seams import fabric_on_cpu
 from getiaction_launch.checking.ranks.variables import changed_variables, ranks_of_environment
-from getiaction_launch.checking.source.source import Source
+from getiaction_launch.checking.source.source import Source, uses_fabric
 from getiaction_launch.checking.trial.loop import STEPS, Loop
 from getiaction_launch.checking.trial.states import compare, state_of
 from getiaction_launch.plan.plan import Plan, Topology
@@ -65,17 +67,19 @@ class PlainProgram:
         topology = two if whole.world_size > 1 else Topology(1, 1, 0)
         # The trial is as the run if that has no more ranks and no GPU, too.
         self._is_alike = whole.gpus_per_node == 0 and whole.world_size == topology.world_size
-        self._world_size = whole.world_size
+        self._whole, self._is_fabric = whole, uses_fabric(source)
         self._plan = replace(plan, topology=topology)
         self._source, self._place, self._apart = source, place, apart
         self._pair = Pair(apart) if whole.world_size > 1 else None
-        self._loop = Loop(self._come, self._leave if self._pair is None else self._go_on)
+        self._loop = Loop(self._come, self._leave if self._pair is None else self._leave_later)
         self._own: dict[str, str | None] = {}
 
     def run(self) -> None:
         """Run the program, and report how it ends if it ends before its second step."""
         import torch  # before this process is closed off
 
+        if self._is_fabric:
+            import lightning.fabric  # noqa: F401 - as above
         from getiaction_launch.checking.devices import standing_in
 
         with socket.socket() as probe:
@@ -97,7 +101,11 @@ class PlainProgram:
         sys.argv, sys.path[0] = [*self._plan.script], self._plan.working_directory
         distributed = torch.distributed
         distributed.init_process_group = _on_cpu(distributed.init_process_group)
-        with standing_in(0), self._loop.watched():
+        with contextlib.ExitStack() as stack:
+            if self._is_fabric:
+                stack.enter_context(fabric_on_cpu(self._whole, self._plan.topology, self._refrain))
+            stack.enter_context(standing_in(0))
+            stack.enter_context(self._loop.watched())
             try:
                 run_as_main(self._plan)
             except BaseException as error:  # noqa: BLE001 - whatever the program raises
@@ -107,13 +115,13 @@ class PlainProgram:
 
     def _come(self, optimizer: Any) -> None:  # noqa: ANN401 - an optimizer of torch
         """Say what the second step shows, which the program has just made."""
-        changed = next(changed_variables(self._own, self._world_size), None)
+        changed = next(changed_variables(self._own, self._whole.world_size), None)
         if changed:
             self._apart.send(changed)
         if changed or self._pair is None:
             self._say_trained("as one rank")
             self._leave()
-        mine = state_of(optimizer, self._loop.batches)
+        mine = state_of(optimizer, self._loop)
         if self._pair.rank:
             self._pair.note(mine)
             return
@@ -125,6 +133,13 @@ class PlainProgram:
             self._leave()
         self._say_trained("by two ranks")
 
+    def _refrain(self, why: str) -> NoReturn:
+        """Leave without having tried it."""
+        self._apart.send(unknown("training", why))
+        if self._pair is not None and self._pair.rank:
+            self._pair.finish({})
+        self._leave()
+
     def _say_trained(self, how: str) -> None:
         self._apart.send(ok("training", f"{STEPS} optimizer steps on the CPU, {how}"))
 
@@ -132,8 +147,8 @@ class PlainProgram:
         self._apart.leave()  # not by an exception, which the program could catch
         raise SystemExit  # the process has left
 
-    def _go_on(self) -> None:
-        """Leave where the next epoch has begun, on rank 0; rank 1 is there as long as it is."""
+    def _leave_later(self) -> None:
+        """Leave on rank 0, with which rank 1 ends."""
         if self._pair is not None and not self._pair.rank:
             self._report_fault()
             self._leave()
@@ -159,7 +174,7 @@ class PlainProgram:
     def _ending(self, error: BaseException, said: str) -> Finding | None:
         from getiaction_launch.checking.trial.endings import ending_of
 
-        changed = next(changed_variables(self._own, self._world_size), None)
+        changed = next(changed_variables(self._own, self._whole.world_size), None)
         is_end = isinstance(error, SystemExit) and error.code in (None, 0)
         if changed or is_end:
             return None if self._loop.is_enough else changed or unknown("training", _UNTRAINED)

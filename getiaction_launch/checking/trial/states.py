@@ -1,12 +1,11 @@
 """What two ranks have after as many steps, by which it shows whether they train one model."""
 
-import hashlib
-import io
 import re
 from typing import Any
 
 from getiaction_launch.checking.finding import Finding, doubt, refusal
 from getiaction_launch.checking.source.source import Source
+from getiaction_launch.checking.trial.loop import STEPS, Loop, hash_of
 
 _DIVIDES_MODEL = re.compile(
     r"fsdp|fully_?shard|dtensor|zeroredundancy|pipelin|tensor_?parallel|deepspeed", re.IGNORECASE
@@ -18,23 +17,20 @@ _JOINS = re.compile(r"\bJoin\b|\.join\(\)")
 """How source says that a rank may have fewer batches: torch.distributed.algorithms.join."""
 
 
-def state_of(optimizer: Any, batches: int | None) -> dict[str, Any]:  # noqa: ANN401 - one of torch
+def state_of(optimizer: Any, loop: Loop) -> dict[str, Any]:  # noqa: ANN401 - one of torch
     """Return what a rank has after some steps.
 
     Args:
         optimizer: The optimizer that has made them.
-        batches: How many batches the epoch has; None if that is not known.
+        loop: The loop of the program, with what it has read.
     """
-    import torch
-
     groups = optimizer.param_groups
     weights = [each.detach() for group in groups for each in group["params"]]
-    file = io.BytesIO()
-    torch.save(weights, file)
     return {
-        "batches": batches,
+        "batches": loop.batches,
+        "seen": loop.seen,
         "shapes": [list(each.shape) for each in weights],
-        "weights": hashlib.sha256(file.getvalue()).hexdigest(),
+        "weights": hash_of(weights),
     }
 
 
@@ -57,9 +53,10 @@ def compare(mine: dict[str, Any], theirs: dict[str, Any], source: Source) -> Fin
             "Give each rank as many samples as the others, as torch.utils.data.DistributedSampler "
             "does, or drop_last=True",
         )
-    is_alike = mine["weights"] == theirs["weights"]
-    if is_alike or mine["shapes"] != theirs["shapes"] or _DIVIDES_MODEL.search(source.text):
+    if mine["shapes"] != theirs["shapes"] or _DIVIDES_MODEL.search(source.text):
         return None
+    if mine["weights"] == theirs["weights"]:
+        return _of_samples(mine, theirs, source)
     is_sure = "DistributedSampler" in source.text and not _TALKS.search(source.text)
     judged = refusal if is_sure and source.is_alone else doubt
     return judged(
@@ -70,4 +67,20 @@ def compare(mine: dict[str, Any], theirs: dict[str, Any], source: Source) -> Fin
         "Wrap the model before the first step: model = "
         "torch.nn.parallel.DistributedDataParallel(model); or begin with the same weights, as by "
         "torch.manual_seed(0) on each rank, and average the gradients",
+    )
+
+
+def _of_samples(mine: dict[str, Any], theirs: dict[str, Any], source: Source) -> Finding | None:
+    """Return the refusal of two ranks that have read the same batches."""
+    seen = mine["seen"]
+    if seen != theirs["seen"] or len(set(seen)) < STEPS:
+        return None
+    return refusal(
+        "ranks",
+        "DataLoader",
+        f"{source.name}: two ranks that were tried have read the same batches, so all of them "
+        "train on the same samples.",
+        "Give each rank others: DataLoader(data, sampler=DistributedSampler(data)); with Fabric: "
+        "fabric.setup_dataloaders(loader); in a stream: itertools.islice(samples, rank, None, "
+        "world_size)",
     )

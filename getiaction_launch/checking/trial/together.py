@@ -3,8 +3,6 @@
 What a run of several ranks needs shows only here: as many batches on each, the same collectives.
 """
 
-import hashlib
-import io
 import os
 import socket
 from dataclasses import replace
@@ -13,7 +11,8 @@ from typing import Any
 from getiaction_launch.checking.apart.pair import TWO, Pair
 from getiaction_launch.checking.blame import blame
 from getiaction_launch.checking.built import Built
-from getiaction_launch.checking.finding import Finding, doubt, ok, refusal, unknown
+from getiaction_launch.checking.finding import Finding, ok, refusal, unknown
+from getiaction_launch.checking.trial.loop import hash_of
 from getiaction_launch.checking.trial.step import Trial
 from getiaction_launch.checking.trial.trainer import trial_trainer
 
@@ -41,9 +40,9 @@ def lead(built: Built, trial: Trial, pair: Pair) -> None:
     """Train as rank 0, and report what comes of it.
 
     Args:
-        built: What is trained.
+        built: What both of them train.
         trial: The trial in which this rank has trained alone.
-        pair: The two ranks.
+        pair: The two ranks, of which this is rank 0.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -67,9 +66,9 @@ def follow(built: Built, trial: Trial, pair: Pair) -> None:
     """Train as rank 1, and end this process.
 
     Args:
-        built: What is trained.
-        trial: The trial in which this rank trains alone first: it is where rank 0 is then.
-        pair: The two ranks.
+        built: What both of them train.
+        trial: The trial in which this rank trains alone first, as rank 0 does.
+        pair: The two ranks, of which this is rank 1.
     """
     end: dict[str, Any] = {}
     is_ready = trial.run()
@@ -86,7 +85,6 @@ def follow(built: Built, trial: Trial, pair: Pair) -> None:
 
 def _train(built: Built, trial: Trial, pair: Pair, port: int) -> dict[str, Any]:
     """Train an epoch of two batches, and return what the ranks are compared by."""
-    import torch
     from lightning.pytorch import Callback
     from torch.utils.data import IterableDataset
 
@@ -94,9 +92,7 @@ def _train(built: Built, trial: Trial, pair: Pair, port: int) -> dict[str, Any]:
 
     class Seeing(Callback):
         def on_train_batch_start(self, *arguments: Any) -> None:  # noqa: ANN401 - as Lightning has it
-            file = io.BytesIO()
-            torch.save(arguments[2], file)
-            seen.append(hashlib.sha256(file.getvalue()).hexdigest())
+            seen.append(hash_of(arguments[2]))
 
     pair.become(TWO, f"127.0.0.1:{port}")
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
@@ -133,11 +129,11 @@ def _compared(built: Built, mine: dict[str, Any], theirs: dict[str, Any]) -> Fin
         )
     is_alike = mine["seen"] == theirs["seen"] and len(set(mine["seen"])) > 1
     if mine["is_stream"] and is_alike:
-        return doubt(
+        return refusal(
             "ranks",
             key,
-            f"{key}: both of two ranks that were tried read the same samples, as nothing divides "
-            "what an IterableDataset yields.",
+            f"{key}: two ranks that were tried have read the same batches, as nothing divides what "
+            "an IterableDataset yields.",
             "In its __iter__: itertools.islice(samples, rank, None, world_size), with the rank and "
             "the world size of torch.distributed",
         )
