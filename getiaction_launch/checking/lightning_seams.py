@@ -128,6 +128,11 @@ def watching_entries(take: Callable[[str, Any, tuple[Any, ...]], None]) -> Itera
         call._call_and_handle_interrupt = enter  # noqa: SLF001
 
 
+def ddp_options(strategy: Any) -> dict[str, Any]:  # noqa: ANN401 - Lightning's DDPStrategy
+    """Return what a strategy gives to DistributedDataParallel; it has it under no public name."""
+    return dict(strategy._ddp_kwargs)  # noqa: SLF001 - see above
+
+
 @contextlib.contextmanager
 def fabric_on_cpu(
     whole: Topology, tried: Topology, refrain: Callable[[str], NoReturn]

@@ -127,7 +127,8 @@ class _Trial:
             self.findings.extend(self.apart.fork())
         except TimeoutError:
             why = f"took longer than {LIMIT_SECONDS} s; --deep gives it any time"
-            self.findings.append(unknown("trial", why))
+            check = "ranks" if self.apart.is_known("step") else "trial"
+            self.findings.append(unknown(check, why))
         except OSError as error:
             self.findings.append(unknown("trial", f"the process that builds the spec {error}"))
         if not self.apart.is_inside:

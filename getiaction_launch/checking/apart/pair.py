@@ -112,9 +112,21 @@ class Pair:
         node_rank, local_rank = divmod(self.rank, topology.workers_per_node)
         os.environ |= worker_environment(topology, node_rank, local_rank, head, "check")
 
-    def order(self, content: dict[str, Any]) -> None:
-        """Have rank 1 continue, which waits for this in :meth:`await_order`."""
-        os.write(self._orders, dumps(content).encode() + b"\n")
+    def order(self, content: dict[str, Any]) -> bool:
+        """Have rank 1 continue, which waits for this in :meth:`await_order`.
+
+        Args:
+            content: What rank 1 needs for that.
+
+        Returns:
+            Whether it is still there.
+        """
+        try:
+            os.write(self._orders, dumps(content).encode() + b"\n")
+        except BrokenPipeError:
+            self._has_ended.wait()  # with all that it has found
+            return False
+        return True
 
     def await_order(self) -> dict[str, Any]:
         """Wait until rank 0 says how to continue; end this process if it never does."""

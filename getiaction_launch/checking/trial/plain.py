@@ -118,7 +118,8 @@ class PlainProgram:
         changed = next(changed_variables(self._own, self._whole.world_size), None)
         if changed:
             self._apart.send(changed)
-        if changed or self._pair is None:
+            self._leave()
+        if self._pair is None:
             self._say_trained("as one rank")
             self._leave()
         mine = state_of(optimizer, self._loop)
@@ -131,7 +132,7 @@ class PlainProgram:
             self._apart.send(found)
         if found and found.is_refusal:
             self._leave()
-        self._say_trained("by two ranks")
+        self._say_trained("by two ranks" if theirs else "by rank 0 of two")
 
     def _refrain(self, why: str) -> NoReturn:
         """Leave without having tried it."""

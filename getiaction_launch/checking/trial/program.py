@@ -60,8 +60,10 @@ def try_program(
     try:
         yield from apart.fork()
     except TimeoutError:
-        if not apart.is_known("training"):
-            why = f"the {plan.program} has not trained two batches within {limit_seconds} s"
+        why = f"the {plan.program} has not trained two batches within {limit_seconds} s"
+        if apart.is_known("step"):
+            yield unknown("ranks", f"of two ranks, {why}; --deep gives it any time")
+        elif not apart.is_known("training"):
             yield unknown("training", f"{why}; --deep gives it any time")
     except OSError as error:
         yield unknown("training", f"the process that runs the {plan.program} {error}")

@@ -6,7 +6,7 @@ What a run of several ranks needs shows only here: as many batches on each, the 
 import os
 import socket
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 from getiaction_launch.checking.apart.pair import TWO, Pair
 from getiaction_launch.checking.blame import blame
@@ -47,7 +47,12 @@ def lead(built: Built, trial: Trial, pair: Pair) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    pair.order({"samples": trial.loaders.samples, "port": port})
+    pair.watch()
+    if not pair.order({"samples": trial.loaders.samples, "port": port}):
+        ends = (each for each in pair.found if each.verdict in ("refused", "doubtful"))
+        if found := next(ends, None):
+            built.send(replace(found, verdict="refused", evidence=f"on rank 1: {found.evidence}"))
+        return
     trial.forget()
     try:
         mine = _train(built, trial, pair, port)
@@ -62,19 +67,23 @@ def lead(built: Built, trial: Trial, pair: Pair) -> None:
         built.send(_compared(built, mine, theirs))
 
 
-def follow(built: Built, trial: Trial, pair: Pair) -> None:
+def follow(built: Built, trial: Trial, pair: Pair, *, is_tried: bool) -> NoReturn:
     """Train as rank 1, and end this process.
 
     Args:
         built: What both of them train.
         trial: The trial in which this rank trains alone first, as rank 0 does.
         pair: The two ranks, of which this is rank 1.
+        is_tried: Whether two ranks can train it; this one has nothing to do otherwise.
     """
+    if not is_tried:
+        pair.finish({})
     end: dict[str, Any] = {}
     is_ready = trial.run()
     order = pair.await_order()
     trial.loaders.samples = order["samples"]
     trial.forget()
+    pair.watch()
     if is_ready:
         try:
             end = {**_train(built, trial, pair, order["port"]), "is_whole": True}
@@ -96,7 +105,6 @@ def _train(built: Built, trial: Trial, pair: Pair, port: int) -> dict[str, Any]:
 
     pair.become(TWO, f"127.0.0.1:{port}")
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    pair.watch()
     trial.fit(trial_trainer(built, trial.loaders.count_steps, Seeing(), is_one_of_two=True))
     loaders = trial.loaders
     is_stream = isinstance(getattr(loaders.training, "dataset", None), IterableDataset)

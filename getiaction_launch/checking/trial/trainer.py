@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from getiaction_launch.checking.built import Built
+from getiaction_launch.checking.lightning_seams import ddp_options
 
 TRIAL_BATCHES = 2
 """Some faults show in the second batch only, as a graph that is kept from the first one."""
@@ -88,11 +89,12 @@ def _of_two(built: Built) -> dict[str, Any]:
     from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
     from lightning.pytorch.strategies import DDPStrategy
 
-    options = {**built.trainer.strategy._ddp_kwargs}  # noqa: SLF001 - it has no other name
     return {
         "num_nodes": 2,
         "plugins": TorchElasticEnvironment(),
-        "strategy": DDPStrategy(process_group_backend="gloo", **options),
+        "strategy": DDPStrategy(
+            process_group_backend="gloo", **ddp_options(built.trainer.strategy)
+        ),
         "use_distributed_sampler": built.arguments.get("use_distributed_sampler", True),
     }
 

@@ -28,8 +28,9 @@ def judge(built: Built, *, is_deep: bool, pair: Pair | None = None) -> None:
     """
     try:
         trial = Trial(built, is_deep=is_deep)
+        is_pair = pair is not None and can_train_together(built, is_deep=is_deep)
         if pair is not None and pair.rank:
-            follow(built, trial, pair)
+            follow(built, trial, pair, is_tried=is_pair)
         built.send(ok("model", type(built.model).__name__))
         checks = (
             *(check_combination, check_sampling, check_hooks, check_checkpoints, check_loggers),
@@ -37,7 +38,7 @@ def judge(built: Built, *, is_deep: bool, pair: Pair | None = None) -> None:
         )
         found = [finding for check in checks for finding in _sent(built, check)]
         is_fine = trial.run() and not any(finding.is_refusal for finding in found)
-        if pair is not None and is_fine and can_train_together(built, is_deep=is_deep):
+        if pair is not None and is_pair and is_fine:
             lead(built, trial, pair)
     except Exception as error:  # noqa: BLE001 - a fault of a check is none of the run
         why = f"{type(error).__name__}: {error}".partition("\n")[0]
