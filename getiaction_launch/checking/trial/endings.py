@@ -55,9 +55,11 @@ def ending_of(error: BaseException, script: str, said: str, place: Place) -> Fin
     if _is_of_variable(error) and place.has_queue:
         return unknown("training", f"{at}: the variable {error} is not set here")
     what, fix = _explained(error, what, fix, package, script)
+    has_own_copy = isinstance(error, FileExistsError) and bool(place.settings.get("working_dir"))
     line = "".join(frame.line or "" for frame in own_frames(error)[-1:])
     shown = f"{at} ({line[:_LONGEST_LINE]})" if line else at
-    return refusal("training", at, f"{shown}: {what}", fix or _advice(at))
+    judged = doubt if has_own_copy else refusal  # each node may have a directory of its own
+    return judged("training", at, f"{shown}: {what}", fix or _advice(at))
 
 
 def _explained(
@@ -66,6 +68,10 @@ def _explained(
     """Return what is wrong and its fix, in better words than an exception has, if there are any."""
     if isinstance(error, EOFError):
         return "it reads from the terminal, but a worker has none.", "Read it from arguments"
+    if isinstance(error, FileExistsError):
+        return what, (
+            "Another rank or an earlier attempt may have made it: os.makedirs(path, exist_ok=True)"
+        )
     if _is_of_variable(error):
         return f"the environment variable {error} is not set.", f"export {error.args[0]}=..."
     if package and isinstance(error, ModuleNotFoundError):

@@ -37,7 +37,10 @@ LIMIT_SECONDS = 20
 """How long a program may take to its second step without being asked for."""
 OTHER_SECONDS = 5
 """How much later than rank 0 rank 1 may come to its second step."""
-_CERTAIN = (ImportError, SyntaxError, NameError, EOFError, FileNotFoundError, pickle.PickleError)
+_CERTAIN = (
+    *(ImportError, SyntaxError, NameError, EOFError, pickle.PickleError),
+    *(FileNotFoundError, FileExistsError),
+)
 """What does not depend on how many ranks there are, nor on a GPU."""
 _PICKLE = re.compile(r"can't pickle|cannot pickle", re.IGNORECASE)
 _OF_THE_LAUNCH = re.compile(
