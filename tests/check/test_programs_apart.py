@@ -213,6 +213,38 @@ def test_directory_that_each_rank_makes_is_refused(checked, tmp_path, script):
     assert "exist_ok=True" in err
 
 
+SAVE = """
+net = torch.nn.Linear(8, 2)
+if os.path.exists("last.pt"):
+    net.load_state_dict(torch.load("last.pt"))
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+for epoch in range(2):
+    for step in range(2):
+        net(torch.ones(4, 8)).sum().backward()
+        optimizer.step()
+    torch.save(SAVED, "last.pt")
+"""
+
+
+@NEEDS_LAYER
+@pytest.mark.parametrize(
+    ("saved", "fix"),
+    [
+        ("net.state_dict()", ""),
+        ("{f'module.{k}': v for k, v in net.state_dict().items()}", "model.module.state_dict()"),
+        ("{'args': args}", "vars(args)"),
+    ],
+)
+def test_restart_that_fails_is_refused(judge, tmp_path, monkeypatch, saved, fix):
+    """A program that loads something is run once more with what it has saved."""
+    (tmp_path / "train.py").write_text(HEAD + SAVE.replace("SAVED", saved))
+    monkeypatch.chdir(tmp_path)
+    code, out, err = judge("train.py")
+    assert code == (2 if fix else 0)
+    assert ("a restart fails: train.py:13" in out) == bool(fix)
+    assert fix in err
+
+
 @NEEDS_LAYER
 def test_directory_with_mounts_or_temporary_files_is_not_covered(tmp_path):
     """An overlay would not show what is mounted below, nor may it keep its files in itself."""
