@@ -207,7 +207,7 @@ def _content(directory):
 def test_directory_that_each_rank_makes_is_refused(checked, tmp_path, script):
     """The ranks of a trial share what they write, as those of the run do."""
     (tmp_path / "fits.py").write_text(FITS)
-    code, _, err = checked("os.makedirs('made'.strip())", f"--nodes 2 {script}")
+    code, _, err = checked("os.makedirs('made'.strip())", f"--nodes 3 {script}")
     assert code == 2
     assert "os.makedirs('made'.strip())" in err
     assert "exist_ok=True" in err

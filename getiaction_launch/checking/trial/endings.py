@@ -55,11 +55,12 @@ def ending_of(error: BaseException, script: str, said: str, place: Place) -> Fin
     if _is_of_variable(error) and place.has_queue:
         return unknown("training", f"{at}: the variable {error} is not set here")
     what, fix = _explained(error, what, fix, package, script)
-    has_own_copy = isinstance(error, FileExistsError) and bool(place.settings.get("working_dir"))
     line = "".join(frame.line or "" for frame in own_frames(error)[-1:])
     shown = f"{at} ({line[:_LONGEST_LINE]})" if line else at
-    judged = doubt if has_own_copy else refusal  # each node may have a directory of its own
-    return judged("training", at, f"{shown}: {what}", fix or _advice(at))
+    if isinstance(error, FileExistsError) and place.settings.get("working_dir"):
+        why = f"{shown}: {what} Each node may have a directory of its own"
+        return unknown("training", why)
+    return refusal("training", at, f"{shown}: {what}", fix or _advice(at))
 
 
 def _explained(

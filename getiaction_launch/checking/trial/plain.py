@@ -151,7 +151,8 @@ class PlainProgram:
 
     def _refrain(self, why: str) -> NoReturn:
         """Leave without having tried it."""
-        self._apart.send(unknown("training", why))
+        if not self._again.is_second:
+            self._apart.send(unknown("training", why))
         if self._pair is not None and self._pair.rank:
             self._pair.finish({})
         self._leave()
@@ -184,7 +185,7 @@ class PlainProgram:
         if self._pair is not None and is_whole:
             end = self._pair.await_end()
             self._report_fault()
-            is_whole = bool(end and end["is_whole"]) and not self._pair.fault()
+            is_whole = bool(end.get("is_whole")) and not self._pair.fault()
         if found:
             self._apart.send(found)
         elif is_whole:
