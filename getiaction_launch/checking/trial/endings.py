@@ -50,16 +50,16 @@ def ending_of(error: BaseException, script: str, said: str, place: Place) -> Fin
         return unknown("training", f"{why}: {type(error).__name__}: {error}"[:_LONGEST])
     what, fix = words_of(error)
     package = package_of(chain[0], f"{what} {fix}")
-    if why := reason_elsewhere(chain, at, None, package, place):
+    why = reason_elsewhere(chain, at, None, package, place)
+    if isinstance(error, FileExistsError) and place.settings.get("working_dir"):
+        why = f"{at}: {what} Each node may have a directory of its own"
+    if why:
         return unknown("training", why)
     if _is_of_variable(error) and place.has_queue:
         return unknown("training", f"{at}: the variable {error} is not set here")
     what, fix = _explained(error, what, fix, package, script)
     line = "".join(frame.line or "" for frame in own_frames(error)[-1:])
     shown = f"{at} ({line[:_LONGEST_LINE]})" if line else at
-    if isinstance(error, FileExistsError) and place.settings.get("working_dir"):
-        why = f"{shown}: {what} Each node may have a directory of its own"
-        return unknown("training", why)
     return refusal("training", at, f"{shown}: {what}", fix or _advice(at))
 
 

@@ -222,8 +222,13 @@ class PlainProgram:
         line = "".join(frame.line or "" for frame in own_frames(error)[-1:])
         is_certain = isinstance(error, _CERTAIN) or bool(_PICKLE.search(str(error)))
         is_of_launch = bool(_OF_THE_LAUNCH.search(f"{error} {line}"))
-        if self._is_alike or (
-            is_certain and not is_of_launch and not isinstance(error, UnboundLocalError)
+        # Rank 0 may write what rank 1 has not found, and be the first one in the run.
+        is_race = isinstance(error, FileNotFoundError) and bool(self._pair and self._pair.rank)
+        if (self._is_alike and not is_race) or (
+            is_certain
+            and not is_race
+            and not is_of_launch
+            and not isinstance(error, UnboundLocalError)
         ):
             return replace(found, fix=fix)
         ranks = "as one rank" if self._pair is None else "by two ranks"
