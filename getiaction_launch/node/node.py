@@ -7,7 +7,9 @@ workers begin, and which exits on the signals that schedulers send to every proc
 """
 
 import argparse
+import atexit
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -321,6 +323,7 @@ def main() -> int:
     parser.add_argument("--grace-seconds", type=float, default=5)
     parser.add_argument("--working-directory")
     arguments = parser.parse_args()
+    atexit.register(gc.freeze)  # a search for garbage would delay the end of the attempt
     stop = StopRequest()
     die_with_parent()
     attempt = Attempt.read(Run.at(arguments.run), arguments.attempt)
