@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from getiaction_launch.checking.apart.sandbox import wish_of
 from getiaction_launch.checking.built import Place, is_elsewhere, keys_of_classes, values_of
 from getiaction_launch.checking.finding import Finding, doubt, refusal, unknown
+from getiaction_launch.checking.frames import chain_of, is_own, own_frames
 from getiaction_launch.checking.known import NO_MODULE, is_of_lightning, known_error
-from getiaction_launch.checking.trial.sandbox import wish_of
 from getiaction_launch.errors import LaunchError
 from getiaction_launch.storage.variables import typed, variable_in
 
@@ -73,10 +74,6 @@ _EXAMPLES = {
 }
 _SIZES = re.compile(r"[(\[][\dx, ]+[)\]]")
 _LIBRARIES = ("/site-packages/torch/", "/site-packages/lightning/", "/site-packages/jsonargparse/")
-_NOT_OWN = (
-    *("site-packages", "dist-packages", "<frozen", os.path.dirname(os.__file__)),  # noqa: PTH120
-    *("/getiaction_launch/", "/getiaction/"),
-)
 _COMMON = ("0", "1", "None", "True", "False", "", "auto")
 """Values that stand for nothing in a message."""
 _LONGEST = 300
@@ -189,7 +186,7 @@ def _reads_callbacks(error: BaseException) -> bool:
     """Whether a function of the user's own has failed that reads the best score, and the like."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         code = frame.f_code
-        if any(part in code.co_filename for part in _NOT_OWN) or code.co_name == "<module>":
+        if not is_own(code.co_filename) or code.co_name == "<module>":
             continue
         with contextlib.suppress(OSError, TypeError):
             if _OF_CALLBACKS.search(inspect.getsource(code)):
@@ -260,24 +257,6 @@ def _fix(key: str, error: BaseException) -> str:
         )
     line = f": {own[-1].line}" if own[-1].line else ""
     return f"It was raised at {own[-1].filename}:{own[-1].lineno}{line}"
-
-
-def chain_of(error: BaseException) -> list[BaseException]:
-    """Return an exception and those that it was made of, the original one first."""
-    chain = [error]
-    while (cause := chain[0].__cause__ or chain[0].__context__) and cause not in chain:
-        chain.insert(0, cause)
-    return chain
-
-
-def own_frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """Return the calls of the user's own code that have led to an exception, the outermost first.
-
-    Args:
-        error: The exception that a trial has raised.
-    """
-    frames = traceback.extract_tb(error.__traceback__)
-    return [frame for frame in frames if not any(part in frame.filename for part in _NOT_OWN)]
 
 
 def package_of(error: BaseException, said: str) -> str | None:

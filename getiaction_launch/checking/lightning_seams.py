@@ -10,8 +10,11 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
+from getiaction_launch.plan.plan import Topology
+
+_HALVES = ("16", "16-mixed", "16-true")
 _READS_CHECKPOINT = "_parse_ckpt_path"
 
 
@@ -123,6 +126,56 @@ def watching_entries(take: Callable[[str, Any, tuple[Any, ...]], None]) -> Itera
         yield
     finally:
         call._call_and_handle_interrupt = enter  # noqa: SLF001
+
+
+def ddp_options(strategy: Any) -> dict[str, Any]:  # noqa: ANN401 - Lightning's DDPStrategy
+    """Return what a strategy gives to DistributedDataParallel; it has it under no public name."""
+    return dict(strategy._ddp_kwargs)  # noqa: SLF001 - see above
+
+
+@contextlib.contextmanager
+def fabric_on_cpu(
+    whole: Topology, tried: Topology, refrain: Callable[[str], NoReturn]
+) -> Iterator[None]:
+    """Have each Fabric use the CPU, and as many ranks as are tried in place of those of the run.
+
+    It takes all of that only where it is made.
+
+    Args:
+        whole: The nodes and workers of the run.
+        tried: Those of the trial.
+        refrain: Function to call with the reason if a Fabric cannot be tried so.
+    """
+    from lightning.fabric import Fabric
+    from lightning.fabric.strategies.ddp import DDPStrategy
+
+    before: Any = Fabric.__init__
+    signature = inspect.signature(before)
+
+    def initialize(*args: Any, **options: Any) -> None:  # noqa: ANN401 - as Fabric
+        given = signature.bind(*args, **options)
+        given.apply_defaults()
+        arguments = given.arguments
+        strategy, precision = arguments["strategy"], str(arguments["precision"])
+        is_ddp = isinstance(strategy, DDPStrategy) or str(strategy).startswith(("auto", "ddp"))
+        if not is_ddp or precision.startswith("transformer-engine"):
+            refrain(f"Fabric(strategy={strategy!r}, precision={precision}) is not tried on a CPU")
+        on_cpu = str(arguments["accelerator"]) == "cpu" or not whole.gpus_per_node
+        number = arguments["devices"]
+        if number in ("auto", -1, "-1"):
+            number = 1 if on_cpu else whole.workers_per_node
+        if isinstance(number, int) and number * arguments["num_nodes"] == whole.world_size:
+            arguments |= {"devices": tried.workers_per_node, "num_nodes": tried.num_nodes}
+        arguments |= {"accelerator": "cpu"}
+        if precision in _HALVES:
+            arguments["precision"] = precision.replace("16", "bf16", 1)
+        before(*given.args, **given.kwargs)
+
+    Fabric.__init__ = initialize  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Fabric.__init__ = before  # type: ignore[method-assign]
 
 
 def give_rank_its_share(trainer: Any, loader: Any) -> None:  # noqa: ANN401 - as Lightning's

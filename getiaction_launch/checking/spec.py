@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from getiaction_launch.checking.apart.process import LIMIT_SECONDS, Apart
 from getiaction_launch.checking.built import Built, Place
 from getiaction_launch.checking.finding import Finding, Report, ok, refusal, unknown
 from getiaction_launch.checking.former import fix_of_value
@@ -15,7 +16,6 @@ from getiaction_launch.checking.parsing import refusal_of_parsing
 from getiaction_launch.checking.rules.epochs import check_extent
 from getiaction_launch.checking.rules.ownership import check_requeue
 from getiaction_launch.checking.rules.paths import check_paths
-from getiaction_launch.checking.trial.apart import LIMIT_SECONDS, Apart
 from getiaction_launch.errors import SpecError
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.spec import read_printed, read_trainer, run_cli, writing_errors
@@ -81,6 +81,7 @@ class _Trial:
         self._plan = plan
         self._place = place
         self._is_deep = is_deep
+        self._pair: Any = None
 
     def derive(self, kind: Any) -> Any:  # noqa: ANN401 - a LightningCLI
         """Return the interface's class, which stops where it would build and train."""
@@ -126,14 +127,19 @@ class _Trial:
             self.findings.extend(self.apart.fork())
         except TimeoutError:
             why = f"took longer than {LIMIT_SECONDS} s; --deep gives it any time"
-            self.findings.append(unknown("trial", why))
+            check = "ranks" if self.apart.is_known("step") else "trial"
+            self.findings.append(unknown(check, why))
         except OSError as error:
             self.findings.append(unknown("trial", f"the process that builds the spec {error}"))
         if not self.apart.is_inside:
             raise _ParsedError
-        from getiaction_launch.checking.trial.rank import become_rank_0
+        from getiaction_launch.checking.apart.pair import Pair
+        from getiaction_launch.checking.apart.rank import HEAD, become_rank_0
 
         become_rank_0(self._plan, self.apart.scratch)
+        if self._plan.topology.world_size > 1:
+            self._pair = Pair(self.apart)
+            self._pair.fork(self._plan.topology, HEAD)
 
     def judge(self, cli: Any) -> None:  # noqa: ANN401 - a LightningCLI
         """Check what was built, in the process apart.
@@ -153,7 +159,7 @@ class _Trial:
             scratch=self.apart.scratch,
             send=self.apart.send,
         )
-        judge(built, is_deep=self._is_deep)
+        judge(built, is_deep=self._is_deep, pair=self._pair)
 
     def report(self, error: BaseException) -> None:
         """Report an exception of the process apart, which ends with it."""

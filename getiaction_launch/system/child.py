@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-_PR_SET_PDEATHSIG = 1  # prctl(2)
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
 _VARIABLE = "GETIACTION_LAUNCH_PARENT"
 _GRACE_SECONDS = 5
 _is_staying: ContextVar[bool] = ContextVar("is_staying", default=False)
@@ -84,6 +84,12 @@ def die_with(parent_pid: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent_pid:
             os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of processes below this one whose own parent has ended, on Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def become(words: Sequence[str], environment: Mapping[str, str]) -> NoReturn:

@@ -58,6 +58,8 @@ SETTINGS = {
     "gigabytes.yaml": "memory_mb: 64GB",
     "shell_jobs.yaml": "job_dir: $HOME/jobs",
     "dashes.yaml": "sbatch: {--reservation: icra}",
+    "bucket_jobs.yaml": "job_dir: s3://lab/jobs",
+    "sources.yaml": "python: source ~/venv/bin/activate",
 }
 WORDS = {"NET": ["net.yaml"], "ACT": ["act.yaml"], "SLURM": ["--cluster", "./site.yaml"]}
 FAKE_SLURM = """#!/bin/sh
@@ -138,6 +140,8 @@ def _save_other_entries(place):
     progress = {"current": {"processed": 4}}
     later = {**content, "loops": {"fit_loop": {"epoch_progress": progress}}}
     torch.save(later, place / "later.ckpt")
+    progress["current"]["processed"] = 2
+    torch.save(later, place / "equal.ckpt")
     former = {f"net.{name}": value for name, value in weights.items()}
     torch.save({**content, "state_dict": former}, place / "former.ckpt")
 
@@ -156,13 +160,16 @@ def _own_path(monkeypatch):
 def judge(place, capsys, monkeypatch):
     """Have ``check`` judge words; return its exit code, its table, and what it says."""
     from getiaction_launch.checking import spec
-    from getiaction_launch.checking.trial import program
+    from getiaction_launch.checking.apart import pair
+    from getiaction_launch.checking.trial import plain, program
     from getiaction_launch.cli.main import main
 
     # Other tests may take all of the machine.
     monkeypatch.setattr(spec, "LIMIT_SECONDS", 280)
     monkeypatch.setattr(program, "LIMIT_SECONDS", 280)
     monkeypatch.setattr(program, "PLAIN_SECONDS", 280)
+    monkeypatch.setattr(plain, "OTHER_SECONDS", 280)
+    monkeypatch.setattr(pair, "MOST_LOOKS", 6)
     monkeypatch.chdir(place)
     monkeypatch.syspath_prepend(place)
     monkeypatch.setenv("NETRC", "/nowhere")

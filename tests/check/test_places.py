@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from getiaction_launch.checking.apart import process as apart_module
+from getiaction_launch.checking.apart.process import Apart
 from getiaction_launch.checking.built import Place, is_elsewhere
 from getiaction_launch.checking.ranks.trainer import check_trainer
 from getiaction_launch.checking.script.imports import check_imports
-from getiaction_launch.checking.trial import apart as apart_module
-from getiaction_launch.checking.trial.apart import Apart
 from getiaction_launch.plan.plan import Topology
 
 

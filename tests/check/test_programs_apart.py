@@ -1,5 +1,6 @@
 """A program that trains by itself is run to its second step, apart, and leaves nothing behind."""
 
+import os
 from pathlib import Path
 
 import psutil
@@ -59,7 +60,7 @@ def test_program_is_run_to_its_second_step(checked, tmp_path):
         "--nodes 2 train.py",
     )
     assert code == 0, err
-    assert "2 optimizer steps on the CPU, as one rank" in out
+    assert "2 optimizer steps on the CPU, by two ranks" in out
 
 
 @pytest.mark.parametrize(
@@ -84,16 +85,16 @@ def test_program_that_fails_before_is_refused(checked, before, what, fix):
 @pytest.mark.parametrize(
     "before",
     [
-        "size = 256 // int(os.environ['WORLD_SIZE'])\nif size > 128: raise ValueError('a batch')",
+        "size = 256 // int(os.environ['WORLD_SIZE'])\nif size > 64: raise ValueError('a batch')",
         "gpus = torch.cuda.device_count()\n256 // gpus",
         "kind = [None] if not torch.cuda.is_available() else ['cuda']\nkind[0].upper()",
     ],
 )
 def test_what_may_be_right_for_several_ranks_is_no_refusal(checked, before):
-    """One rank without a GPU is not the run; it is a doubt, or nothing if a GPU is in the line."""
-    code, out, err = checked(before, "--nodes 2 train.py")
+    """Two ranks without a GPU are not the run: a doubt, or nothing if a GPU is in the line."""
+    code, out, err = checked(before, "--nodes 4 train.py")
     assert code == 0, err
-    assert "as one rank on the CPU, it fails" in out
+    assert "by two ranks on the CPU, it fails" in out
     assert ("doubtful" in out) == ("gpus" not in before)
 
 
@@ -142,25 +143,34 @@ def test_what_a_check_does_not_do_refuses_nothing(checked, tmp_path, before, why
     assert not list(Path("/dev/shm").glob("of_check"))  # noqa: S108 - the kernel's own folder
 
 
-def test_what_a_program_has_started_ends_with_it(checked, tmp_path):
-    """Also a process that leads a group of its own."""
-    before = set(psutil.Process().children(recursive=True))
+@pytest.mark.parametrize("detach", ["", "    if os.fork(): os._exit(0)\n"])
+def test_what_a_program_has_started_ends_with_it(checked, tmp_path, detach):
+    """Also a process that leads a group of its own, and one whose parent has ended."""
     code, out, err = checked(
-        "import time\nif os.fork() == 0:\n    os.setsid()\n"
+        f"import time\nif os.fork() == 0:\n    os.setsid()\n{detach}"
         f"    try: open('{tmp_path}/up', 'w')\n    except OSError: pass\n"
         "    time.sleep(60)\n"
     )
     assert code == 0, err
     assert "2 optimizer steps" in out
-    left = set(psutil.Process().children(recursive=True)) - before
+    left = [each for each in psutil.process_iter() if _is_left(each, tmp_path)]
     for each in left:
         each.kill()
     assert not left
 
 
+def _is_left(process, directory):
+    """Whether a process is another one, and in a directory."""
+    try:
+        is_other = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+        return is_other and process.cwd() == str(directory)
+    except psutil.Error:
+        return False
+
+
 def test_program_is_not_run_where_the_kernel_does_not_help(checked, monkeypatch):
     """Linux before 5.13 has no Landlock."""
-    monkeypatch.setattr("getiaction_launch.checking.trial.sandbox.forbid_writing", lambda _: False)
+    monkeypatch.setattr("getiaction_launch.checking.apart.sandbox.forbid_writing", lambda _: False)
     code, out, _ = checked()
     assert code == 0
     assert "not checked  Linux has no Landlock here" in out

@@ -1,19 +1,24 @@
 """What a check uses of Lightning's internals is still there."""
 
 import contextlib
+import inspect
 import struct
 
 import pytest
 import torch
 from jsonargparse import _stubs_resolver
+from lightning.fabric import Fabric
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import BatchSampler, DataLoader, get_worker_info
 from torch.utils.data._utils import worker
 
 from getiaction.cli import CLI
 from getiaction_launch.checking.lightning_seams import (
     content_of,
+    ddp_options,
     epochs_done,
+    fabric_on_cpu,
     fit_parser,
     give_rank_its_share,
     is_of_checkpoint,
@@ -24,6 +29,7 @@ from getiaction_launch.checking.lightning_seams import (
     watching_entries,
     watching_trainers,
 )
+from getiaction_launch.plan.plan import Topology
 
 
 def test_error_of_a_checkpoint_is_told_from_others(place, monkeypatch):
@@ -145,3 +151,30 @@ def test_stubs_of_the_parser_are_found():
     """Or it would start a program for them."""
     prepare_parsing()
     assert _stubs_resolver.stubs_resolver is not None
+
+
+def test_options_of_ddp_are_known():
+    """They are those of the strategy that is tried."""
+    strategy = DDPStrategy(find_unused_parameters=True)
+    assert ddp_options(strategy) == {"find_unused_parameters": True}
+
+
+def test_fabric_is_made_for_the_ranks_that_are_tried(monkeypatch):
+    """A Fabric for 2 x 4 GPUs is one for two CPUs; one that contradicts the launch is left."""
+    made, why = [], []
+    signature = inspect.signature(Fabric.__init__)
+
+    def note(*args, **options):
+        made.append(signature.bind(*args, **options).arguments)
+
+    note.__signature__ = signature
+    monkeypatch.setattr(Fabric, "__init__", note)
+    whole, tried = Topology(2, 4, 4), Topology(1, 2, 0)
+    with fabric_on_cpu(whole, tried, why.append):
+        Fabric(accelerator="gpu", devices="auto", num_nodes=2, precision="16-mixed")
+        Fabric(accelerator="gpu", devices=2, num_nodes=2)
+        Fabric(strategy="fsdp")
+    assert [each["accelerator"] for each in made] == ["cpu"] * 3
+    assert [(each["devices"], each["num_nodes"]) for each in made[:2]] == [(2, 1), (2, 2)]
+    assert made[0]["precision"] == "bf16-mixed"
+    assert ["fsdp" in each for each in why] == [True]

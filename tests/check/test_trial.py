@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from getiaction_launch.checking import spec
+from getiaction_launch.checking.apart.landlock import forbid_writing
 from getiaction_launch.checking.script.imports import check_imports
 from getiaction_launch.checking.trial import program
-from getiaction_launch.checking.trial.landlock import forbid_writing
 
 MODELS = ["lab.Writing", "keeping.Saving", "keeping.Recording"]
 

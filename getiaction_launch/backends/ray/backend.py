@@ -158,6 +158,17 @@ class RayBackend(RaySettings):
         return f"{counted(len(nodes), 'node')} of Ray" if nodes else ""
 
     def _check_options(self) -> None:
+        if self.runtime_env:
+            from ray.runtime_env import RuntimeEnv  # slow to import
+
+            try:
+                RuntimeEnv(**self.runtime_env)
+            except (TypeError, ValueError) as error:
+                said = str(error).strip().partition("\n")[0].rstrip(".")
+                raise ClusterConfigError(
+                    f"runtime_env: Ray refuses it: {said}.",
+                    "What it takes: https://docs.ray.io/en/latest/ray-core/handling-dependencies.html",
+                ) from error
         if not self.ray:
             return
         from ray.job_submission import JobSubmissionClient  # slow to import

@@ -151,6 +151,12 @@ def check_log_directory(directory: Path, typed: str | None) -> None:
         SpecError: If a shell would have to expand a variable in what the user has typed.
     """
     refuse_variable("job_dir", "job_dir: ", typed or "")
+    if "://" in (typed or ""):
+        raise CheckError(
+            f"job_dir: {typed} is object storage, and SLURM writes the logs of jobs to files.",
+            "Choose a directory that all nodes share: job_dir: ~/slurm_jobs; what may lie there is "
+            f"the run itself: storage_root: {typed}",
+        )
     if found := _UNUSABLE.search(str(directory)):
         raise CheckError(
             f"{str(directory)!r}: SLURM cannot write its logs to a path with {found[0]!r}.",

@@ -10,9 +10,13 @@ from getiaction_launch.backends.flag import (
     read_minutes,
     read_pair,
 )
+from getiaction_launch.errors import ClusterConfigError
 
 Value = str | int | bool | None
 """Value of an option of sbatch or srun, as YAML reads it."""
+
+_OF_SHELLS = ("source", ".", "module", "export", "cd", "eval")
+"""Words that only a shell knows; `conda` and `ml` are programs on some machines."""
 
 
 @dataclass(frozen=True)
@@ -157,3 +161,9 @@ class SlurmSettings:
         for name in ("warning_seconds", "grace_seconds", "poll_seconds"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be 0 or more")
+        if (self.python or "").split(" ", 1)[0] in _OF_SHELLS:
+            raise ClusterConfigError(
+                f"python: {self.python}: that is for a shell, and srun starts programs.",
+                f"Have it done before: setup: [{self.python!r}]; and leave out python, or name the "
+                "interpreter: python: /path/to/bin/python",
+            )

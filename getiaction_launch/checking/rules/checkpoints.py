@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from getiaction_launch.checking.apart.sandbox import wishes
 from getiaction_launch.checking.built import Built, is_elsewhere
 from getiaction_launch.checking.finding import Finding, doubt, ok, refusal, unknown
 from getiaction_launch.checking.lightning_seams import epochs_done
-from getiaction_launch.checking.trial.sandbox import wishes
+from getiaction_launch.errors import counted
 from getiaction_launch.plan.plan import Saving
 from getiaction_launch.storage.probe import is_writable
 
@@ -235,15 +236,8 @@ def compare_weights(built: Built) -> Iterator[Finding]:
             f"Name a .ckpt file that a Trainer has saved; those there: ls {Path(path).parent}",
         )
         return
-    most = built.arguments.get("max_epochs")
-    if isinstance(most, int) and 0 <= most < done:
-        yield refusal(
-            "checkpoints",
-            "ckpt_path",
-            f"ckpt_path={path} has been trained for {done} epochs, and trainer.max_epochs={most}: "
-            "Lightning refuses to resume from it.",
-            f"--trainer.max_epochs={2 * done}, or load only its weights in the model",
-        )
+    if finding := _of_done(built, path, done):
+        yield finding
         return
     own = built.model.state_dict()
     odd = [name for name in own if name not in saved or _shape(saved[name]) != _shape(own[name])]
@@ -258,6 +252,21 @@ def compare_weights(built: Built) -> Iterator[Finding]:
             "Give the model the arguments with which the checkpoint was trained (config.yaml or "
             "hparams.yaml beside it), or leave out ckpt_path",
         )
+
+
+def _of_done(built: Built, path: str, done: int) -> Finding | None:
+    """Return the refusal of a checkpoint that has been trained as long as the run shall be."""
+    most = built.arguments.get("max_epochs")
+    if not isinstance(most, int) or not 0 <= most <= done:
+        return None
+    comes = "Lightning refuses to resume from it" if most < done else "nothing is trained any more"
+    return refusal(
+        "checkpoints",
+        "ckpt_path",
+        f"ckpt_path={path} has been trained for {counted(done, 'epoch')}, and trainer.max_epochs="
+        f"{most}: {comes}.",
+        f"--trainer.max_epochs={2 * max(done, 1)}, or load only its weights in the model",
+    )
 
 
 def _shape(entry: object) -> object:

@@ -5,9 +5,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from getiaction_launch.checking.blame import STAND_IN, own_frames, untried, words_of
+from getiaction_launch.checking.blame import STAND_IN, untried, words_of
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, refusal, unknown
+from getiaction_launch.checking.frames import own_frames
 from getiaction_launch.checking.lightning_seams import content_of, restore
 from getiaction_launch.checking.pickling import why_unpicklable
 

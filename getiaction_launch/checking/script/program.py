@@ -19,7 +19,7 @@ from getiaction_launch.checking.script.imports import check_imports, count_impor
 from getiaction_launch.checking.script.main_guard import check_guard
 from getiaction_launch.checking.script.paths import check_paths_of_script
 from getiaction_launch.checking.script.subcommand import check_subcommand
-from getiaction_launch.checking.source.source import Names, Source
+from getiaction_launch.checking.source.source import Names, Source, uses_fabric
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.program import find_module, is_whole, require_command
 
@@ -68,7 +68,7 @@ def check_program(plan: Plan, place: Place, *, is_deep: bool) -> Iterator[Findin
         return
     from getiaction_launch.checking.trial.program import try_program
 
-    is_plain = not modules & _LIGHTNING
+    is_plain = not modules & _LIGHTNING or uses_fabric(source)
     yield from try_program(plan, source, place, is_deep=is_deep, is_plain=is_plain)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from getiaction_launch.checking.finding import Finding
 from getiaction_launch.checking.source.constants import Constants
+from getiaction_launch.checking.source.origins import Origins
 from getiaction_launch.checking.source.reach import always_executed
 
 _OTHERS = {"torch", "torchvision", "numpy", "matplotlib"}
@@ -69,6 +70,11 @@ class Source:
         """The script without its comments."""
         return ast.unparse(self.tree)
 
+    @functools.cached_property
+    def origins(self) -> Origins:
+        """What each name in the script may come from."""
+        return Origins(self.tree)
+
     @property
     def is_alone(self) -> bool:
         """Whether a script does all that it does itself, as no module of others could do it."""
@@ -110,3 +116,10 @@ class Source:
             node: Where in the script it was found.
         """
         return finding if node in self.certain else replace(finding, verdict="doubtful")
+
+
+def uses_fabric(source: Source) -> bool:
+    """Return whether a script trains by Lightning Fabric, with a loop of its own."""
+    calls = [node for node in ast.walk(source.tree) if isinstance(node, ast.Call)]
+    called = {source.called(call).rpartition(".")[2] for call in calls}
+    return "Fabric" in called and not called & {"Trainer", "LightningCLI"}

@@ -9,6 +9,7 @@ from getiaction_launch.checking.finding import Finding, ok, refusal
 from getiaction_launch.checking.lightning_seams import give_rank_its_share
 from getiaction_launch.checking.pickling import why_unpicklable
 from getiaction_launch.checking.rules.epochs import check_validation
+from getiaction_launch.checking.trial.loop import length_of
 
 _LONGEST = 300
 
@@ -28,9 +29,7 @@ def count_batches(loader: Any, world_size: int) -> int | None:  # noqa: ANN401 -
 
     if not isinstance(loader, DataLoader):
         return len(loader) if hasattr(loader, "__len__") and not _is_group(loader) else None
-    try:
-        whole = len(loader)
-    except TypeError:  # a dataset without a length
+    if (whole := length_of(loader)) is None:
         return None
     is_divided = isinstance(loader.sampler, (RandomSampler, SequentialSampler))
     if world_size == 1 or not is_divided or not loader.batch_size:
@@ -199,7 +198,7 @@ def _of_training(built: Built, loader: Any, batches: int | None) -> Iterator[Fin
 
 def _of_shares(built: Built, loader: Any) -> Iterator[Finding]:  # noqa: ANN401 - as above
     """Find intervals that are a share of an epoch, where nobody knows how long that is."""
-    if _is_group(loader) or _length(loader) is not None:
+    if _is_group(loader) or length_of(loader) is not None:
         return
     for name in ("val_check_interval", "limit_train_batches"):
         share = built.arguments.get(name)
@@ -259,14 +258,7 @@ def count_validation(loader: Any) -> int | None:  # noqa: ANN401 - a loader of a
     """
     if loader is None or (_is_group(loader) and len(loader) == 0):
         return 0
-    return None if _is_group(loader) else _length(loader)
-
-
-def _length(loader: Any) -> int | None:  # noqa: ANN401 - a loader of any kind
-    try:
-        return len(loader)
-    except TypeError:
-        return None
+    return None if _is_group(loader) else length_of(loader)
 
 
 def _is_group(loader: object) -> bool:

@@ -6,9 +6,8 @@ import re
 import traceback
 from pathlib import Path
 
+from getiaction_launch.checking.apart.sandbox import wishes
 from getiaction_launch.checking.blame import (
-    chain_of,
-    own_frames,
     package_of,
     reason_elsewhere,
     untried,
@@ -17,7 +16,7 @@ from getiaction_launch.checking.blame import (
 from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, doubt, refusal, unknown
 from getiaction_launch.checking.former import fix_of_argument
-from getiaction_launch.checking.trial.sandbox import wishes
+from getiaction_launch.checking.frames import chain_of, own_frames
 
 _PARSERS = ("/argparse.py", "/jsonargparse/", "/click/", "/typer/", "/absl/flags/", "/fire/")
 _SURE = (ImportError, SyntaxError, NameError, TypeError, EOFError)

@@ -1,10 +1,11 @@
 """A program without Lightning is run in a process apart, until an optimizer has made two steps.
 
-It is the only rank there, on the CPU. What could come of that, and not of the program, refuses
-nothing: a program may ask for a GPU or for other ranks, and may need a file that a check does not
-write.
+A run of several ranks is tried by two, on the CPU, which continue through some epochs. What could
+come of that, and not of the program, refuses nothing: a program may ask for a GPU or for more
+ranks, and may need a file that a check does not write.
 """
 
+import contextlib
 import functools
 import importlib
 import os
@@ -12,24 +13,30 @@ import pickle
 import re
 import socket
 import sys
-from collections import Counter
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
-from getiaction_launch.checking.blame import own_frames
+from getiaction_launch.checking.apart.pair import TWO, Pair
+from getiaction_launch.checking.apart.process import Apart
+from getiaction_launch.checking.apart.rank import become_rank_0
+from getiaction_launch.checking.apart.sandbox import BlockedError, wishes
 from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, doubt, ok, unknown
-from getiaction_launch.checking.source.source import Source
-from getiaction_launch.checking.trial.apart import Apart
-from getiaction_launch.checking.trial.rank import become_rank_0
-from getiaction_launch.checking.trial.sandbox import BlockedError, wishes
+from getiaction_launch.checking.frames import own_frames
+from getiaction_launch.checking.lightning_seams import fabric_on_cpu
+from getiaction_launch.checking.ranks.variables import changed_variables, ranks_of_environment
+from getiaction_launch.checking.source.source import Source, uses_fabric
+from getiaction_launch.checking.trial.loop import STEPS, Loop
+from getiaction_launch.checking.trial.states import compare, state_of
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.worker.program import run_as_main
 
 LIMIT_SECONDS = 20
 """How long a program may take to its second step without being asked for."""
-STEPS = 2
+OTHER_SECONDS = 5
+"""How much later than rank 0 rank 1 may come to its second step."""
 _CERTAIN = (ImportError, SyntaxError, NameError, EOFError, FileNotFoundError, pickle.PickleError)
 """What does not depend on how many ranks there are, nor on a GPU."""
 _PICKLE = re.compile(r"can't pickle|cannot pickle", re.IGNORECASE)
@@ -38,6 +45,9 @@ _OF_THE_LAUNCH = re.compile(
 )
 """Words by which a program asks how it was launched."""
 _NO_GROUP = "process group has not been initialized"
+_COLLECTIVES = "/torch/distributed/"
+_LACKING = re.compile(r"support|implement|no backend|not built|not compiled", re.IGNORECASE)
+"""Words of a collective that NCCL has, and Gloo lacks."""
 _UNTRAINED = "the program ends without an optimizer step"
 
 
@@ -52,17 +62,24 @@ class PlainProgram:
     """
 
     def __init__(self, plan: Plan, source: Source, place: Place, apart: Apart) -> None:
-        # The trial is as the run if that has one rank without a GPU, too.
-        self._is_alike = plan.topology == Topology(1, 1, 0)
-        self._plan = replace(plan, topology=Topology(1, 1, 0))
+        whole = plan.topology
+        two = TWO if whole.workers_per_node == 1 else Topology(1, 2, 0)
+        topology = two if whole.world_size > 1 else Topology(1, 1, 0)
+        # The trial is as the run if that has no more ranks and no GPU, too.
+        self._is_alike = whole.gpus_per_node == 0 and whole.world_size == topology.world_size
+        self._whole, self._is_fabric = whole, uses_fabric(source)
+        self._plan = replace(plan, topology=topology)
         self._source, self._place, self._apart = source, place, apart
-        self._steps: Counter[int] = Counter()
+        self._pair = Pair(apart) if whole.world_size > 1 else None
+        self._loop = Loop(self._come, self._leave if self._pair is None else self._leave_later)
+        self._own: dict[str, str | None] = {}
 
     def run(self) -> None:
         """Run the program, and report how it ends if it ends before its second step."""
         import torch  # before this process is closed off
-        from torch.optim.optimizer import register_optimizer_step_post_hook
 
+        if self._is_fabric:
+            import lightning.fabric  # noqa: F401 - as above
         from getiaction_launch.checking.devices import standing_in
 
         with socket.socket() as probe:
@@ -76,30 +93,100 @@ class PlainProgram:
             return
         _forbid_programs()
         os.environ["MASTER_PORT"] = str(port)
+        if self._pair is not None:
+            os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+            self._pair.fork(self._plan.topology, f"127.0.0.1:{port}")
+            self._pair.watch()
+        self._own = ranks_of_environment()
         sys.argv, sys.path[0] = [*self._plan.script], self._plan.working_directory
-        register_optimizer_step_post_hook(self._note)
         distributed = torch.distributed
         distributed.init_process_group = _on_cpu(distributed.init_process_group)
-        with standing_in(0):
+        with contextlib.ExitStack() as stack:
+            if self._is_fabric:
+                stack.enter_context(fabric_on_cpu(self._whole, self._plan.topology, self._refrain))
+            stack.enter_context(standing_in(0))
+            stack.enter_context(self._loop.watched())
             try:
                 run_as_main(self._plan)
             except BaseException as error:  # noqa: BLE001 - whatever the program raises
-                self._apart.send(self._ending(error, said()))
+                self._end(error, said())
             else:
-                self._apart.send(unknown("training", _UNTRAINED))
+                self._end(SystemExit(0), "")
 
-    def _note(self, optimizer: object, *_: object) -> None:
-        self._steps[id(optimizer)] += 1
-        if self._steps[id(optimizer)] == STEPS:
-            self._apart.send(ok("training", f"{STEPS} optimizer steps on the CPU, as one rank"))
-            self._apart.leave()  # not by an exception, which the program could catch
+    def _come(self, optimizer: Any) -> None:  # noqa: ANN401 - an optimizer of torch
+        """Say what the second step shows, which the program has just made."""
+        changed = next(changed_variables(self._own, self._whole.world_size), None)
+        if changed:
+            self._apart.send(changed)
+            self._leave()
+        if self._pair is None:
+            self._say_trained("as one rank")
+            self._leave()
+        mine = state_of(optimizer, self._loop)
+        if self._pair.rank:
+            self._pair.note(mine)
+            return
+        theirs = self._pair.await_note(OTHER_SECONDS)
+        found = compare(mine, theirs, self._source) if theirs else None
+        if found:
+            self._apart.send(found)
+        if found and found.is_refusal:
+            self._leave()
+        self._say_trained("by two ranks" if theirs else "by rank 0 of two")
 
-    def _ending(self, error: BaseException, said: str) -> Finding:
-        from getiaction_launch.checking.trial.endings import ending_of, is_of_parser
+    def _refrain(self, why: str) -> NoReturn:
+        """Leave without having tried it."""
+        self._apart.send(unknown("training", why))
+        if self._pair is not None and self._pair.rank:
+            self._pair.finish({})
+        self._leave()
 
-        if isinstance(error, SystemExit) and error.code in (None, 0):
-            return unknown("training", _UNTRAINED)
+    def _say_trained(self, how: str) -> None:
+        self._apart.send(ok("training", f"{STEPS} optimizer steps on the CPU, {how}"))
+
+    def _leave(self) -> NoReturn:
+        self._apart.leave()  # not by an exception, which the program could catch
+        raise SystemExit  # the process has left
+
+    def _leave_later(self) -> None:
+        """Leave on rank 0, with which rank 1 ends."""
+        if self._pair is not None and not self._pair.rank:
+            self._report_fault()
+            self._leave()
+
+    def _report_fault(self) -> None:
+        if self._pair is not None and (fault := self._pair.fault()):
+            self._apart.send(fault)
+
+    def _end(self, error: BaseException, said: str) -> None:
+        """Report how the program has ended."""
+        found = self._ending(error, said)
+        is_whole = isinstance(error, SystemExit) and error.code in (None, 0) and not wishes
+        if self._pair is not None and self._pair.rank:
+            if found:
+                self._apart.send(found)
+            self._pair.finish({"is_whole": is_whole})
+        if self._pair is not None and is_whole:
+            self._pair.await_end()
+            self._report_fault()
+        if found:
+            self._apart.send(found)
+
+    def _ending(self, error: BaseException, said: str) -> Finding | None:
+        from getiaction_launch.checking.trial.endings import ending_of
+
+        changed = next(changed_variables(self._own, self._whole.world_size), None)
+        is_end = isinstance(error, SystemExit) and error.code in (None, 0)
+        if changed or is_end:
+            return None if self._loop.is_enough else changed or unknown("training", _UNTRAINED)
         found = ending_of(error, str(self._source.path), said, self._place)
+        judge = self._judged_later if self._loop.is_enough else self._judged
+        return judge(error, found)
+
+    def _judged(self, error: BaseException, found: Finding) -> Finding:
+        """Return what an error stands for that comes before the second step."""
+        from getiaction_launch.checking.trial.endings import is_of_parser
+
         if not found.is_refusal or is_of_parser(error):
             return found
         fix = found.fix
@@ -115,9 +202,23 @@ class PlainProgram:
             is_certain and not is_of_launch and not isinstance(error, UnboundLocalError)
         ):
             return replace(found, fix=fix)
-        what = f"as one rank on the CPU, it fails: {found.evidence}"
+        ranks = "as one rank" if self._pair is None else "by two ranks"
+        what = f"{ranks} on the CPU, it fails: {found.evidence}"
         is_told = _NO_GROUP in str(error) or not is_of_launch
         return doubt("training", found.key, what, fix) if is_told else unknown("training", what)
+
+    def _judged_later(self, error: BaseException, found: Finding) -> Finding | None:
+        """Return what an error stands for that comes after two steps, in an epoch cut short."""
+        if wishes or not found.is_refusal:
+            return None
+        files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        if files and _COLLECTIVES in files[-1] and not _LACKING.search(str(error)):
+            fix = found.fix
+            if _NO_GROUP in str(error):
+                fix = "Move it before torch.distributed.destroy_process_group()"
+            return replace(found, check="ranks", fix=fix)
+        what = f"after {STEPS} steps, in an epoch that is cut short, it fails: {found.evidence}"
+        return doubt("ranks", found.key, what, found.fix)
 
 
 def _forbid_programs() -> None:

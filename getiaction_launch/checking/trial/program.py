@@ -16,6 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from getiaction_launch.checking.apart.pair import Pair
+from getiaction_launch.checking.apart.process import LIMIT_SECONDS, Apart
+from getiaction_launch.checking.apart.rank import HEAD, become_rank_0
+from getiaction_launch.checking.apart.sandbox import wishes
 from getiaction_launch.checking.built import Built, Place
 from getiaction_launch.checking.finding import Finding, refusal, unknown
 from getiaction_launch.checking.lightning_seams import (
@@ -23,18 +27,14 @@ from getiaction_launch.checking.lightning_seams import (
     watching_entries,
     watching_trainers,
 )
-from getiaction_launch.checking.ranks.variables import RANKS, of_variable
+from getiaction_launch.checking.ranks.variables import changed_variables, ranks_of_environment
 from getiaction_launch.checking.script.main_guard import has_guard
 from getiaction_launch.checking.source.source import Source
-from getiaction_launch.checking.trial.apart import LIMIT_SECONDS, Apart
 from getiaction_launch.checking.trial.plain import LIMIT_SECONDS as PLAIN_SECONDS
 from getiaction_launch.checking.trial.plain import PlainProgram
-from getiaction_launch.checking.trial.rank import become_rank_0
-from getiaction_launch.checking.trial.sandbox import wishes
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.worker.program import run_as_main
 
-_ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 _TRAINER_KEY = re.compile(r"--trainer\.(\w+)=(\S+?)(?=[\s,;]|$)")
 _SECTION = re.compile(r"(?<![\w.-])(trainer|data|model)\.(?=\w)")
 
@@ -61,7 +61,10 @@ def try_program(
         yield from apart.fork()
     except TimeoutError:
         why = f"the {plan.program} has not trained two batches within {limit_seconds} s"
-        yield unknown("training", f"{why}; --deep gives it any time")
+        if apart.is_known("step"):
+            yield unknown("ranks", f"of two ranks, {why}; --deep gives it any time")
+        elif not apart.is_known("training"):
+            yield unknown("training", f"{why}; --deep gives it any time")
     except OSError as error:
         yield unknown("training", f"the process that runs the {plan.program} {error}")
     if apart.is_inside:
@@ -86,6 +89,7 @@ class _Program:
         self._apart, self._is_deep = apart, is_deep
         self._arguments: dict[int, dict[str, Any]] = {}
         self._said: Callable[[], str] = str
+        self._pair: Pair | None = None
 
     def run(self) -> None:
         """Run the script, and report how it ends if it ends before its first fit."""
@@ -100,9 +104,12 @@ class _Program:
         prepare_parsing()
         self._said = self._apart.hear()
         become_rank_0(self._plan, self._apart.scratch)
+        if self._plan.topology.world_size > 1:
+            self._pair = Pair(self._apart)
+            self._pair.fork(self._plan.topology, HEAD)
         wishes.clear()
         self._seed = torch.seed()  # as that of a new process, which nobody has seeded
-        self._own = {name: os.environ.get(name) for name in (*RANKS, *_ADDRESS)}
+        self._own = ranks_of_environment()
         sys.argv, sys.path[0] = [*self._plan.script], self._plan.working_directory
         self._path = [*sys.path, str(self._source.path.parent)]
         with standing_in(self._plan.topology.gpus_per_node), self._watching():
@@ -179,11 +186,12 @@ class _Program:
             fix = "Give it one of them: trainer.fit(model, datamodule=data)"
             self._send(refusal("data", "fit", what, fix))
             self._apart.leave()
-        found = [*self._changed(), *self._of_copy(), *self._of_processes(train, validation)]
+        changed = changed_variables(self._own, self._plan.topology.world_size)
+        found = [*changed, *self._of_copy(), *self._of_processes(train, validation)]
         for finding in (*found, *check_extent(built.spec)):
             self._send(finding)
         if not any(finding.is_refusal for finding in found):
-            judge(built, is_deep=self._is_deep)
+            judge(built, is_deep=self._is_deep, pair=self._pair)
         self._apart.leave()
         raise SystemExit  # the process has left
 
@@ -236,14 +244,6 @@ class _Program:
             for text in texts
         )
         self._apart.send(replace(finding, evidence=evidence, key=key, fix=fix))
-
-    def _changed(self) -> Iterator[Finding]:
-        """Find variables of the launch that the script has overwritten."""
-        world = self._plan.topology.world_size
-        for name, value in self._own.items():
-            now = os.environ.get(name)
-            if now != value and world > 1 and (name in RANKS or now is not None):
-                yield of_variable(name, f"the script sets {name} to {now!r}", world)
 
 
 def _are_loaders(train: object) -> bool:

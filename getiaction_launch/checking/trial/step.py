@@ -6,7 +6,7 @@ import difflib
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from getiaction_launch.checking.blame import blame
@@ -15,7 +15,6 @@ from getiaction_launch.checking.classes.sources import has_own
 from getiaction_launch.checking.finding import Finding, doubt, ok, unknown
 from getiaction_launch.checking.rules.afterwards import check_afterwards
 from getiaction_launch.checking.rules.checkpoints import check_steps, compare_weights
-from getiaction_launch.checking.rules.epochs import count_steps
 from getiaction_launch.checking.rules.hidden import check_hidden_layers
 from getiaction_launch.checking.rules.loggers import check_intervals
 from getiaction_launch.checking.rules.monitors import check_monitors, uncheckable
@@ -25,15 +24,8 @@ from getiaction_launch.checking.rules.optimizers import (
     check_optimizers,
 )
 from getiaction_launch.checking.rules.resuming import check_resuming
-from getiaction_launch.checking.trial.batches import (
-    TRAINING,
-    check_batches,
-    count_validation,
-    epoch_end,
-    epochs_begun,
-    trained_batches,
-)
-from getiaction_launch.checking.trial.small import TRIAL_SAMPLES, small
+from getiaction_launch.checking.trial.batches import count_validation, epochs_begun
+from getiaction_launch.checking.trial.loaders import Loaders, RefusedError
 from getiaction_launch.checking.trial.trainer import TRIAL_BATCHES, TRIAL_EPOCHS, trial_trainer
 from getiaction_launch.errors import counted
 
@@ -47,49 +39,47 @@ class _TooLargeError(Exception):
     """The model is too large to be tried on this machine without being asked for."""
 
 
-class _RefusedError(Exception):
-    """What was found is reported already."""
-
-
 class Trial:
     """Trains and validates the first and the last batch of an epoch, and the first of the next.
 
     Args:
         built: What the spec names.
         is_deep: Whether to try a model of any size.
+
+    Attributes:
+        loaders: The loaders that it trains and validates on.
     """
 
     def __init__(self, built: Built, *, is_deep: bool) -> None:
         self._built = built
         self._is_deep = is_deep
-        self._train: Any = None
-        self._validation: Any = None
-        self._batches: int | None = None
+        self.loaders = Loaders(built)
         self._loss: float | None = None
         self._unused: list[str] = []
-        self._samples: int | None = TRIAL_SAMPLES
-        self._size: int | None = None
-        self._is_loading = False
         self._content: dict[str, Any] = {}
-        self._originals: dict[str, Callable[[], Any]] = {}
         self._of_checkpoint: list[Finding] = []
         self._warned: list[object] = []
+        self._kept: list[tuple[object, str, object]] = []
         self._tried = 0
         self._begun = time.monotonic()
 
-    def run(self) -> None:
-        """Set up the data, train and validate two batches, and compare what was logged."""
+    def run(self) -> bool:
+        """Set up the data, train and validate two batches, and compare what was logged.
+
+        Returns:
+            Whether that was possible, and nothing is refused.
+        """
         built = self._built
-        if built.data is not None and not self._set_up():
-            return
+        if not self.set_up():
+            return False
         try:
             trainer = self._fit()
-        except _RefusedError:
-            return
+        except RefusedError:
+            return False
         except _TooLargeError as error:
             built.send(unknown("step", f"{error}; --deep tries it all the same"))
-            return
-        steps = self._steps()
+            return False
+        steps = self.loaders.count_steps()
         found = (
             *self._judge(trainer),
             *check_steps(built, steps),
@@ -99,9 +89,13 @@ class Trial:
         )
         for finding in found:
             built.send(finding)
+        return not any(finding.is_refusal for finding in found)
 
-    def _set_up(self) -> bool:
+    def set_up(self) -> bool:
+        """Set up the data, if there is any; return whether that was possible."""
         built = self._built
+        if built.data is None:
+            return True
         built.data.trainer = built.trainer
         obstacle: BaseException | None = None
         try:
@@ -127,32 +121,44 @@ class Trial:
                 built.send(unknown("monitors", f"{monitored}: no batch was tried"))
 
     def _fit(self) -> Any:  # noqa: ANN401 - Lightning's Trainer
-        kept = list(_containers([self._built.model, *self._built.trainer.callbacks]))
+        self._kept = list(_containers([self._built.model, *self._built.trainer.callbacks]))
         try:
             return self._fit_once()
-        except (_RefusedError, _TooLargeError):
+        except (RefusedError, _TooLargeError):
             raise
         except Exception as error:
-            if self._is_loading:
+            if self.loaders.are_loading:
                 self._report(error, "data", "data" if self._built.data is not None else "model")
-                raise _RefusedError from error
+                raise RefusedError from error
             first, tried = error, self._tried
         # The class may need batches of the size that it was given.
-        self._samples = None
-        for owner, name, value in kept:
-            setattr(owner, name, value)  # without what the first try has left in it
+        self.loaders.samples = None
+        self.forget()
         try:
             return self._fit_once()
         except Exception as error:
             self._report(error if self._tried > tried else first, "step", "model")
-            raise _RefusedError from error
+            raise RefusedError from error
+
+    def forget(self) -> None:
+        """Empty the lists and mappings of the model and the callbacks of what a try has left."""
+        for owner, name, value in self._kept:
+            setattr(owner, name, copy.copy(value))
 
     def _fit_once(self) -> Any:  # noqa: ANN401 - Lightning's Trainer
-        built = self._built
         self._tried, self._begun = 0, time.monotonic()
-        trainer = trial_trainer(built, self._steps, _guard(self))
-        owner = built.data if built.data is not None else built.model
-        self._replace(owner)
+        trainer = trial_trainer(self._built, self.loaders.count_steps, _guard(self))
+        self.fit(trainer)
+        return trainer
+
+    def fit(self, trainer: Any) -> None:  # noqa: ANN401 - as above
+        """Have a Trainer train on small batches of what the run would train on.
+
+        Args:
+            trainer: A Trainer, as :func:`trial_trainer` makes it.
+        """
+        built = self._built
+        self.loaders.replace()
         built.model.prepare_data = lambda: None  # it may download weights
         if built.data is not None:
             built.data.prepare_data = lambda: None
@@ -166,64 +172,6 @@ class Trial:
             else:
                 trainer.fit(built.model, datamodule=built.data)
         self._warned = [each.message for each in warned]
-        return trainer
-
-    def _replace(self, owner: Any) -> None:  # noqa: ANN401 - a datamodule, or a model with data
-        """Have small loaders made of those that the run would use."""
-        for name in ("train_dataloader", "val_dataloader"):
-            if not has_own(owner, name):
-                continue
-            original = self._originals.setdefault(name, getattr(owner, name))
-            setattr(owner, name, self._making(owner, name, original))
-
-    def _making(self, owner: Any, name: str, original: Callable[[], Any]) -> Callable[[], Any]:  # noqa: ANN401
-        def make() -> Any:  # noqa: ANN401 - a loader of any kind
-            trial, owner.trainer = owner.trainer, self._built.trainer  # which has all ranks
-            self._is_loading = True
-            try:
-                loader = original()
-            finally:
-                owner.trainer = trial
-            self._is_loading = False
-            if name == "val_dataloader":
-                self._validation = loader
-                if not self._validates():
-                    return []
-            elif self._train is None:
-                self._train = loader
-                self._judge_batches(owner)
-            limit = "limit_val_batches" if name == "val_dataloader" else TRAINING
-            made = small(loader, self._samples, lambda each: epoch_end(self._built, each, limit))
-            if name == "train_dataloader":
-                self._size = getattr(made, "batch_size", None)
-            return made
-
-        return make
-
-    def _validates(self) -> bool:
-        """Whether the run validates: overfit_batches replaces a limit of no batches."""
-        arguments = self._built.arguments
-        is_limited = arguments.get("limit_val_batches") == 0 and not arguments.get(
-            "overfit_batches"
-        )
-        is_used = has_own(self._built.model, "validation_step")
-        return is_used and not is_limited and count_validation(self._validation) != 0
-
-    def _judge_batches(self, owner: Any) -> None:  # noqa: ANN401 - a datamodule, or a model
-        built = self._built
-        validation = self._validation
-        if validation is None and has_own(owner, "val_dataloader"):
-            owner.val_dataloader()
-            validation = self._validation
-        found = list(check_batches(built, self._train, validation))
-        self._batches = trained_batches(built, self._train)
-        for finding in found:
-            built.send(finding)
-        if any(finding.is_refusal for finding in found):
-            raise _RefusedError
-
-    def _steps(self) -> int | None:
-        return count_steps(self._built.arguments, self._batches)
 
     def check_size(self) -> None:
         """Refuse a model that this machine should not train even once without being asked.
@@ -247,9 +195,11 @@ class Trial:
         if epoch + 1 >= TRIAL_EPOCHS:
             return True
         seconds = time.monotonic() - self._begun
-        epochs = epochs_begun(self._built, self._batches)
+        epochs = epochs_begun(self._built, self.loaders.batches)
         goes_on = (epochs or 1) > 1 and (seconds < _PATIENCE_SECONDS or self._is_deep)
-        return batch + 1 >= min(TRIAL_BATCHES, self._batches or TRIAL_BATCHES) and not goes_on
+        return (
+            batch + 1 >= min(TRIAL_BATCHES, self.loaders.batches or TRIAL_BATCHES) and not goes_on
+        )
 
     def note_loss(self, loss: Any) -> None:  # noqa: ANN401 - what training_step returned
         """Remember the loss of the training batch.
@@ -273,9 +223,11 @@ class Trial:
 
     def _judge(self, trainer: Any) -> Iterator[Finding]:  # noqa: ANN401 - Lightning's Trainer
         built = self._built
-        steps = self._steps()
+        steps = self.loaders.count_steps()
         found = [*check_optimizers(built, trainer, steps)]
-        if count_validation(self._validation) and not has_own(built.model, "validation_step"):
+        if count_validation(self.loaders.validation) and not has_own(
+            built.model, "validation_step"
+        ):
             found.append(_of_unused_data(built))
         found += check_gradients(built, self._loss, self._unused)
         has_schedule = bool(trainer.lr_scheduler_configs)
@@ -283,11 +235,11 @@ class Trial:
         found += check_hidden_layers(built, trainer)
         yield from found
         if not found:
-            size = f" of {counted(self._size, 'sample')}" if self._size else ""
+            size = f" of {counted(self.loaders.size, 'sample')}" if self.loaders.size else ""
             shown = "" if self._loss is None else f", loss {self._loss:.4g}"
             done = f"trained and validated {TRIAL_BATCHES} batches{size}"
             yield ok("step", f"{done} on the CPU{shown}")
-        yield from check_monitors(built, trainer, has_validation=self._validates())
+        yield from check_monitors(built, trainer, has_validation=self.loaders.validates())
 
 
 def _containers(owners: Iterable[object]) -> Iterator[tuple[object, str, object]]:

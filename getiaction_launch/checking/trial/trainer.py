@@ -1,4 +1,4 @@
-"""The Trainer of a trial: two epochs of two batches on the CPU, which saves and prints nothing.
+"""The Trainers of a trial: epochs of two batches on the CPU, which save and print nothing.
 
 Whatever the user's classes ask of it, such as the number of steps for a schedule, it answers as the
 run's own Trainer would.
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from getiaction_launch.checking.built import Built
+from getiaction_launch.checking.lightning_seams import ddp_options
 
 TRIAL_BATCHES = 2
 """Some faults show in the second batch only, as a graph that is kept from the first one."""
@@ -24,16 +25,22 @@ _ON_CPU: dict[str, Any] = {
 """The precision of a trial for that of a run, where weights or inputs may have another type."""
 
 
-def trial_trainer(built: Built, steps: Callable[[], int | None], callback: Any) -> Any:  # noqa: ANN401 - Lightning's
+def trial_trainer(
+    built: Built,
+    steps: Callable[[], int | None],
+    callback: Any,  # noqa: ANN401 - Lightning's
+    *,
+    is_one_of_two: bool = False,
+) -> Any:  # noqa: ANN401 - as above
     """Return a Trainer for epochs of two batches of training and two of validation.
 
     Args:
         built: What the spec names.
         steps: Function that returns the optimizer steps of the whole run; None if unknown.
         callback: A callback that takes part besides those of the spec.
+        is_one_of_two: Whether it trains one epoch with another rank, in a process group of two.
     """
     import lightning.pytorch as lightning
-    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
     class Whole(lightning.Trainer):
         max_epochs = property(lambda _: built.trainer.max_epochs)
@@ -50,9 +57,8 @@ def trial_trainer(built: Built, steps: Callable[[], int | None], callback: Any) 
     return Whole(
         accelerator="cpu",
         devices=1,
-        num_nodes=1,
-        plugins=LightningEnvironment(),  # the environment has all ranks of the run
-        max_epochs=TRIAL_EPOCHS,
+        **(_of_two(built) if is_one_of_two else _of_one()),
+        max_epochs=1 if is_one_of_two else TRIAL_EPOCHS,
         max_steps=int(arguments.get("max_steps") or -1),
         limit_train_batches=TRIAL_BATCHES,
         limit_val_batches=TRIAL_BATCHES,
@@ -70,6 +76,27 @@ def trial_trainer(built: Built, steps: Callable[[], int | None], callback: Any) 
         deterministic=arguments.get("deterministic"),
         precision=_ON_CPU.get(str(arguments.get("precision"))),
     )
+
+
+def _of_one() -> dict[str, Any]:
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+
+    # The environment has all ranks of the run.
+    return {"num_nodes": 1, "plugins": LightningEnvironment()}
+
+
+def _of_two(built: Built) -> dict[str, Any]:
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+    from lightning.pytorch.strategies import DDPStrategy
+
+    return {
+        "num_nodes": 2,
+        "plugins": TorchElasticEnvironment(),
+        "strategy": DDPStrategy(
+            process_group_backend="gloo", **ddp_options(built.trainer.strategy)
+        ),
+        "use_distributed_sampler": built.arguments.get("use_distributed_sampler", True),
+    }
 
 
 def _callbacks(built: Built) -> list[Any]:

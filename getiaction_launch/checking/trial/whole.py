@@ -1,36 +1,52 @@
 """All that is checked of a Trainer, a model and its data, once they are there."""
 
+from collections.abc import Callable, Iterable, Iterator
+
+from getiaction_launch.checking.apart.pair import Pair
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.classes.collectives import check_collectives
 from getiaction_launch.checking.classes.hooks import check_hooks
 from getiaction_launch.checking.classes.sampling import check_sampling
 from getiaction_launch.checking.classes.splits import check_splits
-from getiaction_launch.checking.finding import ok, unknown
+from getiaction_launch.checking.finding import Finding, ok, unknown
 from getiaction_launch.checking.rules.checkpoints import check_checkpoints
 from getiaction_launch.checking.rules.combinations import check_combination
 from getiaction_launch.checking.rules.hidden import check_preparation
 from getiaction_launch.checking.rules.loggers import check_loggers
 from getiaction_launch.checking.rules.ownership import check_owners
 from getiaction_launch.checking.trial.step import Trial
+from getiaction_launch.checking.trial.together import can_train_together, follow, lead
 
 
-def judge(built: Built, *, is_deep: bool) -> None:
+def judge(built: Built, *, is_deep: bool, pair: Pair | None = None) -> None:
     """Check what was built, and train two batches of it, in the process apart.
 
     Args:
         built: What a spec names, or what a script has given to ``Trainer.fit``.
         is_deep: Whether to try a model of any size.
+        pair: Two ranks, which train together what rank 0 has trained alone; None for one rank.
     """
-    built.send(ok("model", type(built.model).__name__))
     try:
+        trial = Trial(built, is_deep=is_deep)
+        is_pair = pair is not None and can_train_together(built, is_deep=is_deep)
+        if pair is not None and pair.rank:
+            follow(built, trial, pair, is_tried=is_pair)
+        built.send(ok("model", type(built.model).__name__))
         checks = (
             *(check_combination, check_sampling, check_hooks, check_checkpoints, check_loggers),
             *(check_owners, check_collectives, check_preparation, check_splits),
         )
-        for check in checks:
-            for finding in check(built):
-                built.send(finding)
-        Trial(built, is_deep=is_deep).run()
+        found = [finding for check in checks for finding in _sent(built, check)]
+        is_fine = trial.run() and not any(finding.is_refusal for finding in found)
+        if pair is not None and is_pair and is_fine:
+            lead(built, trial, pair)
     except Exception as error:  # noqa: BLE001 - a fault of a check is none of the run
         why = f"{type(error).__name__}: {error}".partition("\n")[0]
         built.send(unknown("trial", f"a check has failed itself: {why}"))
+
+
+def _sent(built: Built, check: Callable[[Built], Iterable[Finding]]) -> Iterator[Finding]:
+    """Send what a check finds, and yield it."""
+    for finding in check(built):
+        built.send(finding)
+        yield finding

@@ -3,7 +3,7 @@
 Python reports each of these to audit hooks, which cannot be removed again, so this is for a process
 that ends after the trial. What is refused looks like a read-only disk or a network that is down,
 which libraries know how to live with. Python does not see what C code writes: that is refused by
-Linux, where it can (:mod:`getiaction_launch.checking.trial.landlock`), and elsewhere only for
+Linux, where it can (:mod:`getiaction_launch.checking.apart.landlock`), and elsewhere only for
 ``torch.save`` and SQLite.
 """
 
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from getiaction_launch.checking.trial.landlock import forbid_writing
+from getiaction_launch.checking.apart.landlock import forbid_writing
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CHANGES = {

@@ -8,7 +8,8 @@ from getiaction_launch.node.environment import trainer_defaults, worker_environm
 from getiaction_launch.plan.plan import Plan
 
 _CACHE = "GETIACTION_CACHE"
-_HEAD = "127.0.0.1:29500"
+HEAD = "127.0.0.1:29500"
+"""Address and port of rank 0 in the environment of a trial, where nobody listens."""
 _LEAKING = ("SLURM_", "GETIACTION_LAUNCH_", "PL_TRAINER_", "PMI_", "OMPI_", "LSB_", "JSM_")
 
 
@@ -24,11 +25,11 @@ def become_rank_0(plan: Plan, scratch: Path) -> bool:
     """
     import torch
 
-    from getiaction_launch.checking.trial.sandbox import close_off, overlay
+    from getiaction_launch.checking.apart.sandbox import close_off, overlay
 
     for name in [name for name in os.environ if name.startswith(_LEAKING)]:
         del os.environ[name]
-    os.environ.update(worker_environment(plan.topology, 0, 0, _HEAD, "check"))
+    os.environ.update(worker_environment(plan.topology, 0, 0, HEAD, "check"))
     os.environ.update(trainer_defaults(plan.topology, plan.env_vars))
     os.environ.update(plan.env_vars)
     os.environ["GETIACTION_RUN_DIR"] = str(scratch / "run")

@@ -2,7 +2,7 @@
 
 It is forked after torch was imported, so nothing is imported twice. Whatever the user's classes do
 there (seed generators, take memory, crash, hang) ends with that process. It writes to a directory
-of its own only, and has no network: see :mod:`getiaction_launch.checking.trial.sandbox`.
+of its own only, and has no network: see :mod:`getiaction_launch.checking.apart.sandbox`.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from getiaction_launch.checking.finding import Finding
 from getiaction_launch.storage.strict_json import dumps
-from getiaction_launch.system.child import die_with
+from getiaction_launch.system.child import adopt_orphans, die_with
 
 if TYPE_CHECKING:
     import psutil
@@ -52,7 +52,9 @@ class Apart:
         self.is_inside = False
         self.scratch = Path()
         self._limit_seconds = limit_seconds
+        self._known: set[str] = set()
         self._pipe: int | None = None
+        self._take: Callable[[Finding], None] | None = None
         self._pid = 0
 
     def fork(self) -> Iterator[Finding]:
@@ -75,6 +77,10 @@ class Apart:
             os.close(receiver)
             self._end()
             shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def is_known(self, check: str) -> bool:
+        """Return whether the forked process has said what a check has come to."""
+        return check in self._known
 
     def _start(self) -> int:
         """Fork, and return the end of the pipe from which this process receives."""
@@ -100,6 +106,7 @@ class Apart:
             self.is_inside = True
             die_with(parent_pid)
             os.setsid()  # whatever it starts ends with it
+            adopt_orphans()  # also what detaches itself
             os.close(receiver)
             self._pipe = sender
             self._quieten()
@@ -107,8 +114,21 @@ class Apart:
             os.close(sender)
         return receiver
 
+    def hand_over(self, take: Callable[[Finding], None]) -> None:
+        """Have a copy of the forked process give its findings to a function, and write nothing.
+
+        Args:
+            take: The function that takes them.
+        """
+        if self._pipe is not None:
+            os.close(self._pipe)
+        self._pipe, self._take = None, take
+        sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+
     def send(self, finding: Finding) -> None:
         """Send a finding out of the forked process."""
+        if self._take is not None:
+            self._take(finding)
         if self._pipe is not None:
             os.write(self._pipe, dumps(asdict(finding)).encode() + b"\n")
 
@@ -156,7 +176,9 @@ class Apart:
             for content in map(json.loads, lines):
                 if content is None:
                     return
-                yield Finding(**content)
+                found = Finding(**content)
+                self._known.add(found.check)
+                yield found
 
     def _is_over(self) -> bool:
         """Whether the process has ended; it is not reaped, so that its group's number stays its."""
