@@ -80,7 +80,7 @@ class _Behind:
         self._trainers = {
             ast.unparse(each) for each, made in values if called_name(made).endswith("Trainer")
         }
-        # LightningCLI fits by itself, and hands out what it has built.
+        # LightningCLI fits what it has built, and hands that out.
         self._clis = {
             ast.unparse(target)
             for node in ast.walk(source.tree)
