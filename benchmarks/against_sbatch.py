@@ -8,9 +8,11 @@ Needs root and SLURM's packages, as the tests do. Prints, over pairs of runs in 
 - the time from `getiaction-launch cancel` until no process of the run is left; the rival is
   `scancel` of that script.
 
-And, with --watch, how many commands per minute SLURM gets while 1, 10 and 100 runs are watched.
+With --cancel, only the latter. And, with --watch, how many commands per minute SLURM gets while 1,
+10 and 100 runs are watched.
 
     python benchmarks/against_sbatch.py
+    python benchmarks/against_sbatch.py --cancel
     python benchmarks/against_sbatch.py --watch
 """
 
@@ -160,6 +162,7 @@ def main() -> None:
     """Measure in turn and print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5, help="pairs of runs")
+    parser.add_argument("--cancel", action="store_true", help="time only the cancel")
     parser.add_argument("--watch", action="store_true", help="count commands, time nothing")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -176,8 +179,9 @@ def main() -> None:
                 return
             write_spec(work, steps=5)
             bench.first_step_seconds(bench.launch)  # makes the dataset, warms the page cache
-            rivals = (bench.launch, bench.submit_by_hand)
-            compare_first_steps("by hand", bench.first_step_seconds, *rivals, arguments.runs)
+            if not arguments.cancel:
+                rivals = (bench.launch, bench.submit_by_hand)
+                compare_first_steps("by hand", bench.first_step_seconds, *rivals, arguments.runs)
             write_spec(work, steps=100_000)
             cancels = []
             for number in range(arguments.runs):

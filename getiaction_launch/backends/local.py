@@ -7,8 +7,10 @@ runs of a sweep, the command starts a queue (:mod:`getiaction_launch.backends.qu
 their job processes.
 """
 
+import atexit
 import contextlib
 import errno
+import gc
 import os
 import shlex
 import signal
@@ -304,6 +306,7 @@ def main() -> int:
 
     If a queue has started it, the id in the ``job.json`` of that follows.
     """
+    atexit.register(gc.freeze)  # a search for garbage would delay the end of the job
     directory, grace_seconds, max_parallel, *queued_as = sys.argv[1:]
     run, backend = Run.at(directory), LocalBackend(float(grace_seconds))
     if queued_as and not is_next(run, *queued_as):

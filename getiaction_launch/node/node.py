@@ -7,7 +7,9 @@ workers begin, and which exits on the signals that schedulers send to every proc
 """
 
 import argparse
+import atexit
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -52,6 +54,7 @@ POLL_SECONDS = 0.05
 FAILURE_GRACE_SECONDS = 5
 SAVE_LIMIT_SECONDS = 120
 """How much longer than the other workers a worker may live to finish saving a checkpoint."""
+Workers = list["subprocess.Popen[bytes]"]
 
 
 def node_command(directory: str, attempt: int, node_rank: int, grace_seconds: float) -> list[str]:
@@ -177,7 +180,7 @@ def _run_workers(
     alive = dict(workers)
     failed = False
     while alive and not (failed or stop.signal or guard.loss()):
-        time.sleep(POLL_SECONDS)
+        stop.wait(POLL_SECONDS)
         logs.keep()
         times.note()
         told.note()
@@ -198,7 +201,7 @@ def _run_workers(
     if guard.confirm_loss():
         _kill(workers.values())  # what they would save, they would save for nobody
     else:
-        _stop(attempt, list(workers.values()), patience_seconds)
+        _stop(attempt, list(workers.values()), patience_seconds, stop)
     kill_processes_of(str(run.local.directory), [attempt.token], GROUP_RANK=str(node_rank))
     watchdog.close()
     told.note(is_last=True)
@@ -212,7 +215,7 @@ def _run_workers(
 def _await_signal(stop: StopRequest) -> None:
     deadline = time.monotonic() + 1
     while not stop.signal and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
+        stop.wait(POLL_SECONDS)
 
 
 def _start_worker(
@@ -252,7 +255,7 @@ def _start_worker(
     )
 
 
-def _stop(attempt: Attempt, workers: list["subprocess.Popen[bytes]"], grace_seconds: float) -> None:
+def _stop(attempt: Attempt, workers: Workers, grace_seconds: float, stop: StopRequest) -> None:
     for worker in workers:
         if worker.poll() is None:
             worker.terminate()
@@ -266,7 +269,7 @@ def _stop(attempt: Attempt, workers: list["subprocess.Popen[bytes]"], grace_seco
         is_late = waited_seconds >= grace_seconds or is_hopeless
         if is_late and not _is_saving(attempt.run.local, attempt.number):
             break
-        time.sleep(POLL_SECONDS)
+        stop.wait(POLL_SECONDS)
     _kill(workers)
 
 
@@ -320,6 +323,7 @@ def main() -> int:
     parser.add_argument("--grace-seconds", type=float, default=5)
     parser.add_argument("--working-directory")
     arguments = parser.parse_args()
+    atexit.register(gc.freeze)  # a search for garbage would delay the end of the attempt
     stop = StopRequest()
     die_with_parent()
     attempt = Attempt.read(Run.at(arguments.run), arguments.attempt)

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 class StopRequest:
     """A request to stop: SIGTERM, SIGHUP, SIGINT (Ctrl-C) and SIGUSR2 set it from its creation on.
 
-    The handler only sets the flag; the main loop decides what to do. On leaving it as a context
+    The handler only sets the flag; the main loop decides what to do, and sleeps in :meth:`wait`,
+    which such a signal ends, and the end of a child process. On leaving it as a context
     manager, the previous signal handlers are restored.
 
     SIGHUP means the same as SIGTERM: a terminal that is closed sends it, and at a logout systemd
@@ -25,10 +26,14 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        # Not an Event: a handler that sets one while its own thread waits for it can block.
+        self._sleep = threading.Lock()
+        self._sleep.acquire()
         signals = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2]
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             signals.append(signal.SIGHUP)
         self._before = {signum: signal.signal(signum, self._set) for signum in signals}
+        self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, self._wake)
 
     def __enter__(self) -> "Self":
         return self
@@ -40,6 +45,21 @@ class StopRequest:
     def _set(self, signum: int, _frame: object) -> None:
         meant = signal.SIGTERM if signum == signal.SIGHUP else signal.Signals(signum)
         self.signal = self.signal or meant
+        self._wake()
+
+    def _wake(self, *_: object) -> None:
+        if self._sleep.locked():
+            self._sleep.release()
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until one of the signals has come, or a child process has ended.
+
+        What has come since the last call ends it at once, and it may also return without a reason.
+
+        Args:
+            seconds: How long to sleep at most.
+        """
+        self._sleep.acquire(timeout=seconds)
 
 
 def on_sigterm(handler: Any) -> None:  # noqa: ANN401 - as in signal.signal

@@ -6,6 +6,7 @@ By hand, with AWS's variables set and a bucket that ends with the command::
 """
 
 import argparse
+import functools
 import os
 import shutil
 import socket
@@ -17,9 +18,14 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from botocore.loaders import JSONFileLoader
 from s3fs import S3FileSystem
 
 from getiaction_launch.storage import claim
+
+# Each client reads the descriptions of S3 and of its endpoints again, and each test makes two.
+_read = functools.cache(functools.partial(JSONFileLoader.load_file, JSONFileLoader()))
+JSONFileLoader.load_file = lambda _, path: _read(path)
 
 KEY, SECRET = "AKIATESTKEY", "testsecret"
 LIMIT_SECONDS = 30

@@ -54,6 +54,16 @@ def write_spec(directory: Path) -> None:
     (directory / "pace.py").write_text(PACE)
 
 
+def configure(cluster, directory: Path, setting: str) -> None:
+    """Add a line to the cluster config of those that submit in a directory."""
+    config = directory / f"cluster_configs/{cluster.name}.yaml"
+    if not config.exists():
+        config.parent.mkdir()
+        config.write_text("backend: {class_path: getiaction_launch.backends.local.LocalBackend}\n")
+    with config.open("a") as file:
+        file.write(f"{setting}\n")
+
+
 def weights(directory: Path) -> dict[str, torch.Tensor]:
     """Return the weights that the run has trained."""
     (checkpoint,) = directory.glob("checkpoints/*.ckpt")
@@ -75,14 +85,7 @@ class Drill:
 
     def save_often(self) -> None:
         """Have a checkpoint every few steps, for faults that leave no time to save."""
-        config = self.directory / f"cluster_configs/{self.cluster.name}.yaml"
-        if not config.exists():
-            config.parent.mkdir()
-            config.write_text(
-                "backend: {class_path: getiaction_launch.backends.local.LocalBackend}\n"
-            )
-        with config.open("a") as file:
-            file.write("saving: {period_minutes: 0.05}\n")
+        configure(self.cluster, self.directory, "saving: {period_minutes: 0.05}")
 
     def start(self, *words: str, pace_seconds: float = 0.8, is_checked: bool = False) -> None:
         """Submit, and wait until it trains; a check in front of a queue would import torch, too."""

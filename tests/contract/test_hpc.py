@@ -54,8 +54,9 @@ def test_launcher_inside_a_batch_script(on_login_node, getiaction_launch, tmp_pa
     assert len(list((tmp_path / "experiments/act_tiny").iterdir())) == 1
 
 
-def test_plain_srun_of_a_script(on_login_node, tmp_path):
+def test_plain_srun_of_a_script(on_login_node, tmp_path, monkeypatch):
     """``srun python train.py``, one task per device: Trainer follows SLURM, both ranks one run."""
+    monkeypatch.setenv("PL_TRAINER_LIMIT_TRAIN_BATCHES", "3")
     result = on_login_node("sbatch", "--wait", "examples/hpc/plain.sh", "--max-epochs", EPOCHS)
     assert result.returncode == 0, result.stderr + output(tmp_path)
     assert "MEMBER: 2/2" in output(tmp_path)

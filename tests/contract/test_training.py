@@ -8,28 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from drill import assert_same
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from drill import EXAMPLES, assert_same, configure, write_spec
 
 
 @pytest.fixture
 def spec(tmp_path: Path) -> Path:
-    """The tiny example without randomness in the model, on frames whose chunks have no padding.
+    """The small ACT of drills without randomness, on frames whose chunks have no padding.
 
     ``overfit_batches`` takes frames in their order, so one process with the doubled batch sees in
     each step what two ranks see together.
     """
-    content = yaml.safe_load((EXAMPLES / "act_tiny.yaml").read_text())
+    write_spec(tmp_path)
+    path = tmp_path / "act.yaml"
+    content = yaml.safe_load(path.read_text())
     content["trainer"] |= {"max_epochs": 1, "overfit_batches": 3, "limit_val_batches": 0}
     content["model"]["init_args"] |= {"dropout": 0.0, "use_vae": False}
-    content["data"]["init_args"] |= {
-        "root": str(tmp_path / "dot"),
-        "num_episodes": 2,
-        "train_batch_size": 3,
-        "val_split": 0,
-    }
-    path = tmp_path / "spec.yaml"
+    content["data"]["init_args"] |= {"num_episodes": 2, "train_batch_size": 3, "val_split": 0}
     path.write_text(yaml.safe_dump(content))
     return path
 
@@ -70,6 +64,8 @@ def test_every_backend_trains_the_same_bits_into_the_same_tree(drill, undisturbe
 
 def test_unchanged_script_becomes_multi_node(getiaction_launch, cluster, tmp_path):
     """The example script, as on a laptop: its Trainer follows the launcher's nodes."""
+    # As a laptop's shell may have it; the pages' commands train on all batches.
+    configure(cluster, tmp_path, "env_vars: {PL_TRAINER_LIMIT_TRAIN_BATCHES: 3}")
     shutil.copy(EXAMPLES / "train.py", tmp_path)
     weights = train(
         *(getiaction_launch, cluster, tmp_path),

@@ -40,13 +40,18 @@ def test_main_command_then_the_users_script(clone):
         assert result.returncode == (2 if shown.startswith("error: ") else 0)
 
 
-def test_detached_run_is_followed_from_other_shells(clone):
-    """Each line of the block works in turn, and the resumed run is trained to its end."""
+def test_detached_run_is_followed_from_other_shells(clone, monkeypatch):
+    """Each line of the block works in turn, and the resumed run is trained to its end.
+
+    Its epochs are short, which none of the lines shows.
+    """
+    monkeypatch.setenv("PL_TRAINER_LIMIT_TRAIN_BATCHES", "3")
     for line in DETACHED.splitlines():
         result = shell(line, clone)
         assert result.returncode == 0, line + result.stderr
     status = shell("getiaction-launch status @last", clone).stdout
     assert status.startswith("run          train/version_0 SUCCEEDED")
+    assert "/epoch=2-step=9.ckpt  (last)" in status
 
 
 def test_python_block_launches(clone):

@@ -150,7 +150,7 @@ def test_node_kills_its_workers_without_a_save(run, tmp_path, monkeypatch, is_re
     attempt = Attempt.begin(run, "k", "127.0.0.1", 0)
     records = run.launch_directory
 
-    def lose(_):
+    def lose(*_):
         if (tmp_path / "up").exists() and records.exists():
             if is_removed:
                 shutil.rmtree(run.directory)
@@ -158,20 +158,11 @@ def test_node_kills_its_workers_without_a_save(run, tmp_path, monkeypatch, is_re
                 JobRecord(job_id="8@lab8").write(run)
         time.sleep(0.001)
 
-    monkeypatch.setattr("getiaction_launch.node.node.time", Clock(lose))
+    monkeypatch.setattr(StopRequest, "wait", lose)
     with StopRequest() as stop, pytest.raises(RunLostError):
         run_node(attempt, 0, 5, stop)
     assert run.directory.exists() is not is_removed
     assert run.first_error(0) is None
-
-
-class Clock:
-    """The module ``time``, with another sleep."""
-
-    monotonic = staticmethod(time.monotonic)
-
-    def __init__(self, sleep):
-        self.sleep = sleep
 
 
 class Nodes:

@@ -30,6 +30,25 @@ def test_hangup_and_what_follows_it_are_one_request():
     assert signal.getsignal(signal.SIGHUP) is before
 
 
+WAITS = """
+import subprocess, sys
+from getiaction_launch.system.stop import StopRequest
+stop = StopRequest()
+with subprocess.Popen(sys.argv[2:], stdin=subprocess.PIPE) as child:
+    ends = {"child": child.poll, "signal": lambda: stop.signal}[sys.argv[1]]
+    while ends() is None:
+        stop.wait(3600)
+"""
+SIGNALS = "import os, signal, sys; os.kill(os.getppid(), signal.SIGTERM); sys.stdin.read()"
+
+
+@pytest.mark.parametrize(("what", "code"), [("child", ""), ("signal", SIGNALS)], ids=["c", "s"])
+def test_a_sleep_ends_with_what_is_awaited(what, code):
+    """A node must pass a signal on, and see the end of its workers, as soon as they come."""
+    child = [sys.executable, "-c", code]
+    subprocess.run([sys.executable, "-c", WAITS, what, *child], check=True, timeout=60)
+
+
 CODE = """
 import os, signal, sys
 from getiaction_launch.system.stop import StopRequest, on_sigterm

@@ -1,6 +1,8 @@
 """The worker's last word."""
 
+import atexit
 import gc
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -133,7 +135,8 @@ def test_reason_of_an_exit_is_the_last_line_that_was_printed(
 
 
 def test_what_was_imported_is_left_out_of_searches_for_garbage(tmp_path, monkeypatch):
-    """And what the spec makes is not: a file that it has left open is still written at the exit."""
+    """And what the spec makes is not."""
+    monkeypatch.setattr(atexit, "register", lambda _: None)
     steps: list[str] = []
     monkeypatch.setattr(spec, "CLI_CLASS", "interface.CLI")
     monkeypatch.setattr(gc, "freeze", lambda: steps.append("freeze"))
@@ -144,3 +147,26 @@ def test_what_was_imported_is_left_out_of_searches_for_garbage(tmp_path, monkeyp
     plan = Plan("tiny", str(tmp_path), ["--x"], [], Topology(1, 1, 0), str(tmp_path))
     worker.run_plan(plan)
     assert steps == ["import", "freeze", "fit"]
+
+
+IN_A_CYCLE = """
+from getiaction_launch.plan import spec
+from getiaction_launch.plan.plan import Plan, Topology
+from getiaction_launch.worker.worker import run_plan
+
+class Interface:
+    def __init__(self, **_):
+        self.itself = self
+    def __del__(self, file=open("closed", "wb")):
+        file.write(b"kept")
+        file.close()
+
+spec.CLI_CLASS = "__main__.Interface"
+run_plan(Plan("tiny", ".", ["--x"], [], Topology(1, 1, 0), "."))
+"""
+
+
+def test_what_a_spec_has_made_is_still_closed_at_the_exit(tmp_path):
+    """Also if only a search for garbage finds it, although those of the exit are spared."""
+    subprocess.run([sys.executable, "-c", IN_A_CYCLE], cwd=tmp_path, check=True)
+    assert (tmp_path / "closed").read_bytes() == b"kept"

@@ -133,7 +133,8 @@ def _connect(address: str) -> "JobSubmissionClient":
     except Exception as error:
         if address == HERE:
             raise CheckError(
-                f"no --address is given, and no Ray cluster answers at {HERE}: {_last_line(error)}",
+                f"no Ray cluster answers at {HERE}, which is where it is without --address: "
+                f"{_last_line(error)}",
                 "Name a cluster: --address http://HEAD:8265; or start one: ray start --head; or "
                 "use only this machine: --cluster ray-local",
             ) from error

@@ -4,6 +4,9 @@ Beware: the pickles of queued jobs name this module and its function. Jobs that 
 before an upgrade can start only as long as both keep their names and arguments.
 """
 
+import atexit
+import gc
+
 from getiaction_launch.backends.backend import Backend, load_backend
 from getiaction_launch.node.conductor import join
 from getiaction_launch.plan.plan import Plan
@@ -25,6 +28,7 @@ def run_task(directory: str, backend: Backend | None = None, company: object = N
         SystemExit: With the exit code of the node, unless that is 0.
     """
     del company
+    atexit.register(gc.freeze)  # a search for garbage would delay the end of the job
     stop = StopRequest()  # first: submitit's own handlers would requeue the job
     run = Run.at(directory)
     if backend is None:

@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 from getiaction_launch.checking.built import Built
@@ -27,6 +28,8 @@ _LOADERS = {
 }
 _OWN = re.compile(r"\b(best|last)_model_path\b")
 """What a script calls the checkpoint that its own fit has saved."""
+_OF_LIGHTNING = re.compile(r"(\./)?lightning_logs/version_\d+/")
+"""Where Lightning writes if no launcher has chosen the directory of the run."""
 _ALLOWS = ("add_safe_globals", "safe_globals", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
 _FORCE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
@@ -77,6 +80,14 @@ class _Behind:
         self._trainers = {
             ast.unparse(each) for each, made in values if called_name(made).endswith("Trainer")
         }
+        # LightningCLI fits what it has built, and hands that out.
+        self._clis = {
+            ast.unparse(target)
+            for node in ast.walk(source.tree)
+            if isinstance(node, ast.Assign) and called_name(node.value).endswith("CLI")
+            for target in node.targets
+        }
+        self._trainers |= {f"{name}.trainer" for name in self._clis}
         of_trainers = [call for call in methods if _owner(call) in self._trainers]
         self._is_evaluated = any(_method(call) in _LOADERS for call in of_trainers)
 
@@ -90,6 +101,8 @@ class _Behind:
             yield from self._of_model(node, at)
         elif self._source.names.of(node.func) == "torch.load" and is_own:
             yield from self._of_classes(node, f"{at}: torch.load")
+        if method in ("load_from_checkpoint", "load") and node.args:
+            yield from self._of_place(self._source.constants.value_of(node.args[0]), at)
 
     def of_metric(self, node: ast.Subscript) -> Iterator[Finding]:
         """Find a metric that is read behind the fit, and that nothing logs."""
@@ -150,7 +163,20 @@ class _Behind:
         given = [
             each for fit in self._fits for each in (*fit.args, *(w.value for w in fit.keywords))
         ]
-        return isinstance(node, ast.Name) and ast.unparse(node) in map(ast.unparse, given)
+        text = ast.unparse(node)
+        of_clis = {f"{name}.{part}" for name in self._clis for part in ("model", "datamodule")}
+        return text in of_clis or (isinstance(node, ast.Name) and text in map(ast.unparse, given))
+
+    def _of_place(self, path: object, at: str) -> Iterator[Finding]:
+        """Find a checkpoint that is looked for where Lightning writes without the launcher."""
+        if isinstance(path, str) and _OF_LIGHTNING.match(path) and not Path(path).exists():
+            yield refusal(
+                "checkpoints",
+                path,
+                f"{at}: {path}: there is no such file, and a run writes its checkpoints to its own "
+                "directory.",
+                "Use what the Trainer knows: trainer.checkpoint_callback.best_model_path",
+            )
 
     def _of_model(self, node: ast.Call, at: str) -> Iterator[Finding]:
         """Find a model that cannot be made of its own checkpoint."""
