@@ -31,7 +31,7 @@ from getiaction_launch.node.allocation import Allocation
 from getiaction_launch.node.conductor import drive
 from getiaction_launch.node.environment import available_cpus
 from getiaction_launch.node.guard import Guard
-from getiaction_launch.node.node import node_command
+from getiaction_launch.node.nodes import node_command
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.attempt import Attempt
 from getiaction_launch.run.lease import holding_lease

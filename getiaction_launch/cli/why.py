@@ -4,11 +4,14 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from getiaction_launch.cli import show
 from getiaction_launch.cli.grammar import add_json, parse_runs, runs_parser
-from getiaction_launch.launch.why.diagnosis import Diagnosis, diagnose
 from getiaction_launch.plan.text import clean, clean_line
+
+if TYPE_CHECKING:
+    from getiaction_launch.launch.why.diagnosis import Diagnosis
 
 WIDEST = 100
 
@@ -19,6 +22,8 @@ def why(tokens: Sequence[str]) -> int:
     getiaction-launch why @last
     getiaction-launch why --json pusht_act_v1/version_0
     """
+    from getiaction_launch.launch.why.diagnosis import diagnose  # slow to import
+
     arguments = parse_runs(add_json(runs_parser(why)), tokens, is_any=True)
     found = diagnose(arguments.run, show.short(arguments.run.directory))
     if arguments.json:
@@ -28,7 +33,7 @@ def why(tokens: Sequence[str]) -> int:
     return 0
 
 
-def _as_text(found: Diagnosis) -> str:
+def _as_text(found: "Diagnosis") -> str:
     category = f": {found.category.value}" if found.category else ""
     paragraphs = [
         clean_line(f"{found.run.name} {found.shown_state}{category}"),

@@ -9,9 +9,6 @@ from getiaction_launch.checking.addresses import check_addresses
 from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.environment import check_environment
 from getiaction_launch.checking.finding import Finding, Report, ok, refusal_of, unknown
-from getiaction_launch.checking.points import judge_points
-from getiaction_launch.checking.script.program import check_program
-from getiaction_launch.checking.spec import check_spec
 from getiaction_launch.errors import LaunchError, counted
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.sharding import check_sharding
@@ -39,9 +36,12 @@ def inspect(plan: Plan, backend: Backend, *, is_deep: bool = False) -> Report:
         findings.append(_of_offers(plan, backend))
     place = Place.of(backend, plan.env_vars)
     if plan.arguments:
+        from getiaction_launch.checking.spec import check_spec  # slow to import, as all below
+
         report = check_spec(plan, place, is_deep=is_deep)
         return Report([*report.findings, *findings], report.spec)
-    from getiaction_launch.launch.freezing.freeze import copied_root  # slow to import
+    from getiaction_launch.checking.script.program import check_program
+    from getiaction_launch.launch.freezing.freeze import copied_root
 
     with contextlib.suppress(OSError):
         place = replace(place, copied=copied_root(plan))
@@ -86,7 +86,11 @@ def check_points(plans: Sequence[Plan], backend: Backend) -> dict[str, object]:
     others = {plan.topology: plan for plan in plans if plan.topology != plans[0].topology}
     for plan in others.values():
         check_place(plan, backend)
-    return judge_points(plans) if plans[0].arguments else {}
+    if not plans[0].arguments:
+        return {}
+    from getiaction_launch.checking.points import judge_points
+
+    return judge_points(plans)
 
 
 def check_place(plan: Plan, backend: Backend) -> None:

@@ -17,7 +17,7 @@ from getiaction_launch.launch.resuming.resume import check_resumable, keep_plan
 from getiaction_launch.launch.status import backend_of
 from getiaction_launch.launch.trust import check_owner
 from getiaction_launch.node.allocation import Allocation
-from getiaction_launch.node.conductor import join
+from getiaction_launch.node.joining import join
 from getiaction_launch.node.opening import JOIN_SECONDS
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.records import JobRecord

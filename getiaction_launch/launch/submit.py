@@ -41,7 +41,8 @@ __all__ = [
     "wait_for",
 ]
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.25
+"""How often to look whether a run that starts at once trains: a look takes CPU from its workers."""
 SETUP_SECONDS = 5
 """How long to wait for a run that has begun to set up its data."""
 

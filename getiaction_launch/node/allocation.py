@@ -1,7 +1,7 @@
 """What a scheduler gives to the process that it starts on each node: the contract of ``join``.
 
 A scheduler that starts a process on every node of a job (SLURM, PBS, Flux, LSF) needs one class
-like this and :func:`getiaction_launch.node.conductor.join`.
+like this and :func:`getiaction_launch.node.joining.join`.
 """
 
 from collections.abc import Mapping

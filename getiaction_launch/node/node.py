@@ -31,6 +31,7 @@ from getiaction_launch.node.environment import (
 from getiaction_launch.node.guard import Guard, RunLostError
 from getiaction_launch.node.head import NOT_STARTED
 from getiaction_launch.node.network.meeting import meet
+from getiaction_launch.node.nodes import SAVE_LIMIT_SECONDS
 from getiaction_launch.node.outage import persist
 from getiaction_launch.node.progress_file import VARIABLE as PROGRESS_VARIABLE
 from getiaction_launch.node.progress_file import ProgressFile
@@ -52,16 +53,7 @@ from getiaction_launch.system.stop import StopRequest
 
 POLL_SECONDS = 0.05
 FAILURE_GRACE_SECONDS = 5
-SAVE_LIMIT_SECONDS = 120
-"""How much longer than the other workers a worker may live to finish saving a checkpoint."""
 Workers = list["subprocess.Popen[bytes]"]
-
-
-def node_command(directory: str, attempt: int, node_rank: int, grace_seconds: float) -> list[str]:
-    """Return the command line that runs :func:`main` for one node."""
-    flags = {"--attempt": attempt, "--node-rank": node_rank, "--grace-seconds": grace_seconds}
-    words = [str(word) for flag in flags.items() for word in flag]
-    return [sys.executable, "-m", "getiaction_launch.node.node", directory, *words]
 
 
 def run_node(
@@ -313,7 +305,7 @@ def _is_saving(run: Run, number: int) -> bool:
 
 
 def main() -> int:
-    """Entry of ``python -m getiaction_launch.node.node``, as :func:`node_command` writes it."""
+    """Entry of ``python -m getiaction_launch.node.node``, as a job process writes it."""
     parser = argparse.ArgumentParser(
         prog="python -m getiaction_launch.node.node", description="Run one node of an attempt."
     )

@@ -1,5 +1,6 @@
 """The nodes that :func:`~getiaction_launch.node.conductor.drive` starts, and the wait for them."""
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -7,6 +8,18 @@ from typing import Protocol
 from getiaction_launch.node.sidecar import NodeLostError
 from getiaction_launch.run.attempt import Attempt
 from getiaction_launch.run.state import Cause
+
+MARGIN_SECONDS = 15
+"""How much longer than their workers nodes may take to end."""
+SAVE_LIMIT_SECONDS = 120
+"""How much longer than the other workers a worker may live to finish saving a checkpoint."""
+
+
+def node_command(directory: str, attempt: int, node_rank: int, grace_seconds: float) -> list[str]:
+    """Return the command line of one node, which is :mod:`getiaction_launch.node.node`."""
+    flags = {"--attempt": attempt, "--node-rank": node_rank, "--grace-seconds": grace_seconds}
+    words = [str(word) for flag in flags.items() for word in flag]
+    return [sys.executable, "-m", "getiaction_launch.node.node", directory, *words]
 
 
 class NodeHandle(Protocol):

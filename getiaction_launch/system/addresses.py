@@ -3,13 +3,13 @@
 import ipaddress
 import socket
 
-import psutil
-
 TRY_SECONDS = 5
 
 
 def own_addresses() -> list[str]:
     """Return the IP addresses by which other machines may reach this one, IPv4 first."""
+    import psutil  # slow to import, and needed on several machines only
+
     is_up = {name: stats.isup for name, stats in psutil.net_if_stats().items()}
     found = []
     for name, entries in psutil.net_if_addrs().items():

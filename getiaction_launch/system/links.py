@@ -9,8 +9,6 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from getiaction_launch.system.machine import Machine
 
 LOOKUP_SECONDS = 1.0
@@ -63,6 +61,8 @@ def own_links() -> list[Link]:
 
     Those that are down, the loopback, and those with an address of the link only are left out.
     """
+    import psutil  # slow to import, and needed on several machines only
+
     stats, named = psutil.net_if_stats(), resolve(socket.gethostname())
     found = []
     for name, entries in psutil.net_if_addrs().items():

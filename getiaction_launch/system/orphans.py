@@ -10,8 +10,10 @@ import contextlib
 import os
 import time
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
-import psutil
+if TYPE_CHECKING:
+    import psutil
 
 RUN_VARIABLE = "GETIACTION_RUN_DIR"
 """Environment variable of a worker, and of all that it starts: the run's directory here."""
@@ -28,7 +30,7 @@ _EXECUTES_SECONDS = 1.0
 def kill_processes_of(
     directory: str,
     tokens: Collection[str],
-    known: Collection[psutil.Process] = (),
+    known: Collection["psutil.Process"] = (),
     **variables: str,
 ) -> None:
     """Kill the processes on this machine that an attempt has started, except this one.
@@ -40,6 +42,8 @@ def kill_processes_of(
             the attempts of earlier versions do not have.
         variables: Environment variables that a process must have, too, in order to be killed.
     """
+    import psutil  # slow to import
+
     wanted = {RUN_VARIABLE: directory, **variables}
 
     def is_started(process: psutil.Process) -> bool:
@@ -65,7 +69,7 @@ def kill_processes_of(
             return
 
 
-def _environment(process: psutil.Process) -> dict[str, str]:
+def _environment(process: "psutil.Process") -> dict[str, str]:
     """Return the variables of a process, which has none to be seen while it executes a program."""
     deadline, empty = time.monotonic() + _EXECUTES_SECONDS, 0
     # Threads of the kernel have no program.
@@ -77,12 +81,14 @@ def _environment(process: psutil.Process) -> dict[str, str]:
     return found
 
 
-def processes_of(directory: str) -> list[psutil.Process]:
+def processes_of(directory: str) -> "list[psutil.Process]":
     """Return the processes of this machine that the workers of a run have started, and these.
 
     Args:
         directory: Directory of the run on this machine, as :data:`RUN_VARIABLE` names it.
     """
+    import psutil
+
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):

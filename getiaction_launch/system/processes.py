@@ -11,8 +11,10 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psutil
+if TYPE_CHECKING:
+    import psutil
 
 MAX_PID = 1 << 22
 """Above every process id that Linux gives (PID_MAX_LIMIT)."""
@@ -51,6 +53,8 @@ def start_seconds(pid: int) -> float | None:
 
 
 def _start_seconds_elsewhere(pid: int) -> float | None:
+    import psutil  # slow to import, also below
+
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
@@ -106,6 +110,8 @@ def command_line(
     Raises:
         NotOursError: If the process exists, but the kernel hides it.
     """
+    import psutil
+
     now = start_seconds(pid)
     if now is None or started_at is None or not abs(now - started_at) < START_TOLERANCE_SECONDS:
         return None
@@ -135,6 +141,8 @@ def send_signal(
     Raises:
         NotOursError: If the process belongs to another user.
     """
+    import psutil
+
     if not _is_pid(pid):
         return
     with contextlib.ExitStack() as stack:
@@ -162,8 +170,10 @@ def send_signal(
             raise NotOursError from error
 
 
-def descendants(pid: int) -> list[psutil.Process]:
+def descendants(pid: int) -> "list[psutil.Process]":
     """Return the processes that a process has started, and those that these have started."""
+    import psutil
+
     try:
         return psutil.Process(pid).children(recursive=True) if _is_pid(pid) else []
     except psutil.Error:

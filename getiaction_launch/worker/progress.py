@@ -25,6 +25,7 @@ from getiaction_launch.worker.fitting.batches import batches_done, total_batches
 from getiaction_launch.worker.fitting.judgement import LossWatch, modes, monitored
 from getiaction_launch.worker.kept import named_checkpoints
 from getiaction_launch.worker.lightning_seams import LightningState
+from getiaction_launch.worker.store import leave_store, open_store
 
 STATE_KEY = "getiaction_launch"
 """Key of a checkpoint under which the launcher keeps what Lightning does not."""
@@ -57,7 +58,13 @@ class ProgressReport(Beats):
         self._own: dict[str, str] = {}
         # The spec has been parsed by now, and its objects are being built.
         if os.environ.get("RANK", "0") == "0" and run.directory not in reports:
+            open_store()  # a program's; that of a spec is open since its first imports
             self.update(phase=STARTING)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note that a fit begins; all ranks have met by now."""
+        super().setup(trainer, pl_module, stage)
+        leave_store()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember which checkpoints earlier fits of the program have kept."""

@@ -140,14 +140,18 @@ def run_plan(plan: Plan, *, is_first: bool = True) -> None:
         # Last, as the copy of the code has the same modules: the interface of specs puts it first
         # unless it is there.
         sys.path.append(str(Path.cwd()))
-        run_cli(plan.arguments, _spare_imports)
+        run_cli(plan.arguments, _begin)
     _leave_process_group()
 
 
-def _spare_imports(interface: Any) -> Any:  # noqa: ANN401 - a class of another package
-    """Leave what was imported out of every search for garbage, also of those at the exit."""
+def _begin(interface: Any) -> Any:  # noqa: ANN401 - a class of another package
+    """Do what can be done once Lightning has been imported, and before the spec is read."""
+    from getiaction_launch.worker.store import open_store
+
+    # What was imported is left out of every search for garbage, also of those at the exit.
     gc.freeze()
     atexit.register(_spare_searches)
+    open_store()
     return interface
 
 

@@ -20,7 +20,7 @@ from getiaction_launch.backends.backend import load_backend, record_of, replace_
 from getiaction_launch.backends.cancelling import cancelling
 from getiaction_launch.errors import CheckError, UnreachableError, UsageError
 from getiaction_launch.node.allocation import Allocation, Limits
-from getiaction_launch.node.conductor import join
+from getiaction_launch.node.joining import join
 from getiaction_launch.node.sidecar import MakeSidecar, Sidecar
 from getiaction_launch.run.records import BackendRecord, Cancel, JobRecord
 from getiaction_launch.storage.paths import last_line

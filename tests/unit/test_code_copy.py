@@ -25,7 +25,7 @@ from getiaction_launch.launch.freezing.freeze import _files_of, freeze, has_chan
 from getiaction_launch.launch.node import continue_here
 from getiaction_launch.mirror import code
 from getiaction_launch.mirror.code import unpacked
-from getiaction_launch.node import conductor, node, outage
+from getiaction_launch.node import joining, node, outage
 from getiaction_launch.node.allocation import Limits
 from getiaction_launch.node.sidecar import Sidecar
 from getiaction_launch.plan.code import Code
@@ -448,11 +448,11 @@ def test_copy_stays_as_long_as_the_sidecar(lab, monkeypatch, tmp_path, rank):
         make_sidecar = Server
 
     monkeypatch.setattr(node, "_run_workers", lambda *_, **__: 0)
-    monkeypatch.setattr(conductor, "meet", lambda attempt, *_: attempt)
+    monkeypatch.setattr(joining, "meet", lambda attempt, *_: attempt)
     if rank:
         Attempt.begin(run, "k", "127.0.0.1", 0)
     with StopRequest() as stop:
-        assert conductor.join(run, Node(), stop) == 0
+        assert joining.join(run, Node(), stop) == 0
     assert seen == [True] * (rank + 1)
     assert not has_copy()
 

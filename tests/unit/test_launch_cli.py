@@ -178,6 +178,7 @@ def test_what_is_not_printed_is_not_imported():
     """A command's start needs no scheduler, no torch, and for no help the libraries of help."""
     heavy = "torch lightning ray jsonargparse submitit psutil tarfile rich rich_argparse"
     heavy += " fsspec asyncio importlib.metadata"
+    heavy += " getiaction_launch.checking.spec getiaction_launch.launch.why.diagnosis"
     code = (
         "import sys; from getiaction_launch.cli.main import main; main(sys.argv[1:]); "
         f"print([name for name in {heavy.split()} if name in sys.modules])"

@@ -1,6 +1,8 @@
 """The local backend: ports and shares of one machine."""
 
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -8,6 +10,8 @@ from getiaction_launch.backends import local
 from getiaction_launch.errors import CheckError
 from getiaction_launch.launch.submit import prepare
 from getiaction_launch.system import ports as system_ports
+
+SLOW = "torch lightning ray jsonargparse submitit fsspec rich psutil asyncio ssl concurrent.futures"
 
 
 @pytest.fixture
@@ -60,3 +64,24 @@ def test_nodes_do_not_crowd_the_machine(tmp_path, monkeypatch):
     assert all("OMP_NUM_THREADS=2 " in command for command in backend.describe(plan))
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert all("OMP_NUM_THREADS=7 " in command for command in backend.describe(plan))
+
+
+@pytest.mark.parametrize(
+    ("module", "others"),
+    [
+        ("backends.local", "node.node node.joining node.network.meeting mirror.code"),
+        ("node.node", "backends.local node.conductor"),
+        ("worker.worker", "node.node mirror.mirror"),
+    ],
+)
+def test_each_process_imports_only_what_it_needs(module, others):
+    """They start one after another before a worker imports torch, so their imports add up."""
+    unwanted = [*SLOW.split(), *(f"getiaction_launch.{name}" for name in others.split())]
+    code = (
+        f"import sys, getiaction_launch.{module}; "
+        f"print([name for name in {unwanted} if name in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "[]\n"

@@ -14,7 +14,7 @@ from getiaction_launch.node import guard
 from getiaction_launch.node.guard import RunLostError
 from getiaction_launch.node.network import meeting as module
 from getiaction_launch.node.network.meeting import meet
-from getiaction_launch.node.node import node_command
+from getiaction_launch.node.nodes import node_command
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.attempt import Attempt
 from getiaction_launch.run.network.records import NetworkRecord

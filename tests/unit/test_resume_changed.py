@@ -14,7 +14,7 @@ from getiaction_launch.backends.process import ProcessJob
 from getiaction_launch.backends.ray import RayBackend
 from getiaction_launch.cli.main import main
 from getiaction_launch.errors import UnreachableError
-from getiaction_launch.node.conductor import join
+from getiaction_launch.node.joining import join
 from getiaction_launch.plan.plan import Plan, SweepPoint, Topology
 from getiaction_launch.run.records import JobRecord
 from getiaction_launch.run.run import Run

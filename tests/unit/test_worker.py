@@ -14,7 +14,7 @@ from getiaction_launch.plan import spec
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.run.node_records import WorkerError
 from getiaction_launch.run.run import Run
-from getiaction_launch.worker import worker
+from getiaction_launch.worker import store, worker
 from getiaction_launch.worker.worker import _is_lost_peer
 
 
@@ -135,18 +135,22 @@ def test_reason_of_an_exit_is_the_last_line_that_was_printed(
 
 
 def test_what_was_imported_is_left_out_of_searches_for_garbage(tmp_path, monkeypatch):
-    """And what the spec makes is not."""
+    """And what the spec makes is not.
+
+    The other ranks can connect before the spec is read, which takes one rank longer than another.
+    """
     monkeypatch.setattr(atexit, "register", lambda _: None)
     steps: list[str] = []
     monkeypatch.setattr(spec, "CLI_CLASS", "interface.CLI")
     monkeypatch.setattr(gc, "freeze", lambda: steps.append("freeze"))
+    monkeypatch.setattr(store, "open_store", lambda: steps.append("listen"))
     interface = types.ModuleType("interface")
     interface.__getattr__ = lambda _: steps.append("import") or (lambda **_: steps.append("fit"))
     monkeypatch.setitem(sys.modules, "interface", interface)
     monkeypatch.setattr(sys, "path", [*sys.path])
     plan = Plan("tiny", str(tmp_path), ["--x"], [], Topology(1, 1, 0), str(tmp_path))
     worker.run_plan(plan)
-    assert steps == ["import", "freeze", "fit"]
+    assert steps == ["import", "freeze", "listen", "fit"]
 
 
 IN_A_CYCLE = """

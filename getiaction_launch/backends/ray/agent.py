@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from getiaction_launch.errors import CheckError
 from getiaction_launch.node.deaths import record_kills
-from getiaction_launch.node.node import node_command
+from getiaction_launch.node.nodes import node_command
 from getiaction_launch.run.attempt import Attempt
 from getiaction_launch.run.run import Run
 from getiaction_launch.system.child import start_child

@@ -32,7 +32,7 @@ from getiaction_launch.errors import (
     nearest_first,
 )
 from getiaction_launch.node.allocation import Allocation
-from getiaction_launch.node.node import SAVE_LIMIT_SECONDS
+from getiaction_launch.node.nodes import SAVE_LIMIT_SECONDS
 from getiaction_launch.plan.notify import variables_of
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.records import BackendRecord, JobRecord

@@ -22,9 +22,9 @@ from getiaction_launch.backends.ray.agent import NodeAgent
 from getiaction_launch.backends.ray.failures import is_out_of_memory, node_errors
 from getiaction_launch.backends.ray.placement import place
 from getiaction_launch.backends.starting import write_job
-from getiaction_launch.node.conductor import MARGIN_SECONDS, drive
+from getiaction_launch.node.conductor import drive
 from getiaction_launch.node.guard import Guard, is_cancelled
-from getiaction_launch.node.node import SAVE_LIMIT_SECONDS
+from getiaction_launch.node.nodes import MARGIN_SECONDS, SAVE_LIMIT_SECONDS
 from getiaction_launch.node.sidecar import NodeLostError
 from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.plan.plan import Plan

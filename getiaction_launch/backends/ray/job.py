@@ -17,7 +17,7 @@ from getiaction_launch.backends.ray.beside import execute_on
 from getiaction_launch.backends.ray.client import check_record, connect, limited, ray_errors
 from getiaction_launch.backends.ray.placement import Placement
 from getiaction_launch.errors import CheckError, RefusedError, UnreachableError
-from getiaction_launch.node.node import SAVE_LIMIT_SECONDS
+from getiaction_launch.node.nodes import SAVE_LIMIT_SECONDS
 from getiaction_launch.run.attempt import read_end
 from getiaction_launch.run.lease import last_sign_of_life
 from getiaction_launch.run.records import Cancel, JobRecord, read_attempts

@@ -8,7 +8,7 @@ import atexit
 import gc
 
 from getiaction_launch.backends.backend import Backend, load_backend
-from getiaction_launch.node.conductor import join
+from getiaction_launch.node.joining import join
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.records import JobRecord
 from getiaction_launch.run.run import Run

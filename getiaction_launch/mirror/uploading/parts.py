@@ -12,7 +12,6 @@ import mimetypes
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any, Protocol
 
 from getiaction_launch.errors import StorageError
@@ -133,6 +132,8 @@ def _send_parts(
     wanted_bytes: int,
     digest: Digest | None,
 ) -> int:
+    from concurrent.futures import Future, ThreadPoolExecutor  # slow to import
+
     sent_bytes, sending = 0, list[Future[str]]()
     has_failed = threading.Event()
 

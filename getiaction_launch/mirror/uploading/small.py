@@ -4,7 +4,6 @@ A request costs as much CPU as all else that is done for such a file, and handin
 to another, and back, would add a third.
 """
 
-import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +44,8 @@ async def _put_all(
     done: Callable[[str], None],
     failed: list[tuple[str, Exception]],
 ) -> None:
+    import asyncio  # slow to import
+
     async def work() -> None:
         for path, content in bodies:
             try:

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +38,8 @@ def read_stacks(pids: Mapping[int, int], files: Mapping[int, int]) -> list[RankS
         pids: Id of each worker's process, by its rank.
         files: Descriptor of the file to which each worker writes its stacks on a signal.
     """
+    from concurrent.futures import ThreadPoolExecutor  # slow to import
+
     with ThreadPoolExecutor(max(1, min(16, len(pids)))) as pool:
         jobs = [pool.submit(_read, rank, pid, files.get(rank)) for rank, pid in pids.items()]
         return sorted((job.result() for job in jobs), key=lambda each: each.rank)
