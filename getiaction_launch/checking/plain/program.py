@@ -26,11 +26,11 @@ from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, doubt, ok, unknown
 from getiaction_launch.checking.frames import own_frames
 from getiaction_launch.checking.lightning_seams import fabric_on_cpu
+from getiaction_launch.checking.plain.again import Again, can_resume, of_restart
+from getiaction_launch.checking.plain.loop import STEPS, Loop
+from getiaction_launch.checking.plain.states import compare, state_of
 from getiaction_launch.checking.ranks.variables import changed_variables, ranks_of_environment
 from getiaction_launch.checking.source.source import Source, uses_fabric
-from getiaction_launch.checking.trial.again import Again, can_resume, of_restart
-from getiaction_launch.checking.trial.loop import STEPS, Loop
-from getiaction_launch.checking.trial.states import compare, state_of
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.worker.program import run_as_main
 
