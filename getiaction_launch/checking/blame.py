@@ -32,10 +32,13 @@ _OF_THIS_MACHINE = re.compile(
     r"cuda|nvidia|nvml|nccl|rocm|triton|flash.?att|\bgpus?\b|process group|device_mesh|"
     r"can't allocate|cannot allocate|not implemented for|'cpu' backend|"
     r"must have the same dtype.*(half|bfloat16)|expected .*\bdevice\b|wandb\.init|slurm_|"
-    r"a check may not|start new thread|too many open files|no space left",
+    r"a check may not|start new thread|too many open files|no space left|cross-device|"
+    r"value too large for defined|input/output error|failed writing file",
     re.IGNORECASE,
 )
-"""Words of errors that come of a trial on the CPU, in one process, within this machine's limits."""
+"""Words of errors that come of a trial on the CPU, in one process, within this machine's limits.
+
+The last ones are those of a layer over a directory, in which no other one can be moved."""
 STAND_IN = re.compile(r"\b_Nothing\b|\b(trial_trainer|_quiet_logger)\.<locals>")
 """What stands in for the Trainer, the logger and its experiment in a trial."""
 _OF_RANKS = re.compile(

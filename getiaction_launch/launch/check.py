@@ -19,9 +19,9 @@ from getiaction_launch.storage.probe import check_root
 def inspect(plan: Plan, backend: Backend, *, is_deep: bool = False) -> Report:
     """Check a run as far as that is possible without starting it.
 
-    A spec is built and trains one batch on the CPU, in a process of its own, to which files outside
-    a scratch directory, other programs and the network are refused. A script is read, and one that
-    uses Lightning is run there up to its first fit, and then trains one batch, too.
+    A spec is built and trains one batch on the CPU, in a process of its own, to which other
+    programs, the network, and files that would be there afterwards are refused. A script is read,
+    and one that uses Lightning is run there up to its first fit, and then trains one batch, too.
 
     Args:
         plan: The plan of the run.

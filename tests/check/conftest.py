@@ -161,7 +161,8 @@ def judge(place, capsys, monkeypatch):
     """Have ``check`` judge words; return its exit code, its table, and what it says."""
     from getiaction_launch.checking import spec
     from getiaction_launch.checking.apart import pair
-    from getiaction_launch.checking.trial import plain, program
+    from getiaction_launch.checking.plain import program as plain
+    from getiaction_launch.checking.trial import program
     from getiaction_launch.cli.main import main
 
     # Other tests may take all of the machine.

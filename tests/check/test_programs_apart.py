@@ -1,11 +1,13 @@
 """A program that trains by itself is run to its second step, apart, and leaves nothing behind."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import psutil
 import pytest
 
+from getiaction_launch.checking.apart import layer, rank
 from getiaction_launch.checking.trial import program
 
 HEAD = """
@@ -17,6 +19,28 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 parser = argparse.ArgumentParser()
 parser.add_argument("--task", choices=["pick", "place"], default="pick")
 args = parser.parse_args()
+"""
+WRITE = """
+import ctypes, shutil
+Path("runs/today").mkdir(parents=True)
+os.makedirs("runs", exist_ok=True)
+torch.save({"step": 1}, "runs/today/last.pt")
+assert torch.load("runs/today/last.pt") == {"step": 1}
+Path("notes.txt").write_text("new")
+os.truncate("weights.pt", 0)
+os.remove("old.pt")
+os.rename("demos/a.npz", "demos/b.npz")
+shutil.rmtree("cache")
+os.mkdir("cache")
+c = ctypes.CDLL(None)
+assert c.truncate(b"config.json", 0) == 0
+assert c.open(os.fsencode(OUTSIDE), os.O_WRONLY | os.O_CREAT, 0o600) == -1
+"""
+FITS = """
+import os
+import lab, lightning
+os.makedirs('made'.strip())
+lightning.Trainer(max_epochs=1).fit(lab.Net(), lab.Data())
 """
 TRAIN = """
 dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
@@ -32,13 +56,21 @@ for step in range(10**9):
 """
 
 
+def _has_layers() -> bool:
+    with tempfile.TemporaryDirectory() as home, tempfile.TemporaryDirectory() as scratch:
+        return layer._is_possible(Path(home), Path(scratch))
+
+
+NEEDS_LAYER = pytest.mark.skipif(not _has_layers(), reason="Linux lends no layer here")
+
+
 @pytest.fixture
 def checked(judge, tmp_path, monkeypatch):
     """Check a program with some lines before it trains."""
 
-    def checked(before="", words="train.py", head=HEAD):
-        (tmp_path / "train.py").write_text(head + before + TRAIN)
-        monkeypatch.chdir(tmp_path)
+    def checked(before="", words="train.py", head=HEAD, home=tmp_path):
+        (home / "train.py").write_text(head + before + TRAIN)
+        monkeypatch.chdir(home)
         return judge(words)
 
     return checked
@@ -131,8 +163,9 @@ def test_what_may_be_right_for_several_ranks_is_no_refusal(checked, before):
         ("raise SystemExit", "ends without an optimizer step"),
     ],
 )
-def test_what_a_check_does_not_do_refuses_nothing(checked, tmp_path, before, why):
-    """What is there stays as it is, and nothing is left behind."""
+def test_what_a_check_does_not_do_refuses_nothing(checked, tmp_path, monkeypatch, before, why):
+    """What is there stays as it is, and nothing is left behind; here Linux lends no layer."""
+    monkeypatch.setattr(rank, "cover", lambda *_: [])
     (tmp_path / "old.pt").write_text("old")
     code, out, err = checked(before)
     assert code == 0, err
@@ -141,6 +174,81 @@ def test_what_a_check_does_not_do_refuses_nothing(checked, tmp_path, before, why
     assert (tmp_path / "train.py").read_text() == HEAD + before + TRAIN
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old.pt", "train.py"]
     assert not list(Path("/dev/shm").glob("of_check"))  # noqa: S108 - the kernel's own folder
+
+
+@NEEDS_LAYER
+def test_what_a_program_writes_in_its_directory_vanishes_with_it(checked, tmp_path, monkeypatch):
+    """It finds there what it has written; afterwards all is as before, also among its mounts."""
+    temporary = tmp_path / "temporary"
+    home = tmp_path / "home, with: odd\\ name"
+    for folder in ("demos", "cache"):
+        (home / folder).mkdir(parents=True)
+    for name in ("notes.txt", "weights.pt", "old.pt", "demos/a.npz", "cache/b", "config.json"):
+        (home / name).write_text(name)
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    before, mounts = _content(home), Path("/proc/self/mountinfo").read_text()
+    outside = f"OUTSIDE = {str(tmp_path / 'outside.txt')!r}"
+    code, out, err = checked(outside + WRITE, home=home)
+    assert code == 0, err
+    assert "2 optimizer steps on the CPU" in out
+    assert _content(home) == before | {"train.py": HEAD + outside + WRITE + TRAIN}
+    assert Path("/proc/self/mountinfo").read_text() == mounts
+    assert not [*temporary.iterdir(), *tmp_path.glob("outside.txt")]
+
+
+def _content(directory):
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_text() for path in files}
+
+
+@NEEDS_LAYER
+@pytest.mark.parametrize("script", ["train.py", "fits.py"])
+def test_directory_that_each_rank_makes_is_refused(checked, tmp_path, script):
+    """The ranks of a trial share what they write, as those of the run do."""
+    (tmp_path / "fits.py").write_text(FITS)
+    code, _, err = checked("os.makedirs('made'.strip())", f"--nodes 3 {script}")
+    assert code == 2
+    assert "os.makedirs('made'.strip())" in err
+    assert "exist_ok=True" in err
+
+
+SAVE = """
+net = torch.nn.Linear(8, 2)
+if os.path.exists("last.pt"):
+    net.load_state_dict(torch.load("last.pt"))
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+for epoch in range(2):
+    for step in range(2):
+        net(torch.ones(4, 8)).sum().backward()
+        optimizer.step()
+    torch.save(SAVED, "last.pt")
+"""
+
+
+@NEEDS_LAYER
+@pytest.mark.parametrize(
+    ("saved", "fix"),
+    [
+        ("net.state_dict()", ""),
+        ("{f'module.{k}': v for k, v in net.state_dict().items()}", "model.module.state_dict()"),
+        ("{'args': args}", "vars(args)"),
+    ],
+)
+def test_restart_that_fails_is_refused(judge, tmp_path, monkeypatch, saved, fix):
+    """A program that loads something is run once more with what it has saved."""
+    (tmp_path / "train.py").write_text(HEAD + SAVE.replace("SAVED", saved))
+    monkeypatch.chdir(tmp_path)
+    code, out, err = judge("train.py")
+    assert code == (2 if fix else 0)
+    assert ("a restart fails: train.py:13" in out) == bool(fix)
+    assert fix in err
+
+
+@NEEDS_LAYER
+def test_directory_with_mounts_or_temporary_files_is_not_covered(tmp_path):
+    """An overlay would not show what is mounted below, nor may it keep its files in itself."""
+    assert not layer.cover([Path("/dev"), tmp_path, Path("/proc/self")], tmp_path)
 
 
 @pytest.mark.parametrize("detach", ["", "    if os.fork(): os._exit(0)\n"])

@@ -219,7 +219,8 @@ class Pair:
             return fault
         is_over = self._has_ended.is_set()
         if is_over and not self._end.get("is_whole"):
-            return None  # what has ended rank 1 says nothing about the run
+            # What has ended rank 1 says little about the run, but it may be a doubt.
+            return next((each for each in self.found if each.verdict == "doubtful"), None)
         return _of_wait([None if self._is_done else mine, None if is_over else theirs])
 
     def _take(self, note: dict[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 It is forked after torch was imported, so nothing is imported twice. Whatever the user's classes do
 there (seed generators, take memory, crash, hang) ends with that process. It writes to a directory
-of its own only, and has no network: see :mod:`getiaction_launch.checking.apart.sandbox`.
+of its own only (:mod:`getiaction_launch.checking.apart.layer` has it keep there what is written to
+the working directory), and has no network: see :mod:`getiaction_launch.checking.apart.sandbox`.
 """
 
 import contextlib
@@ -34,6 +35,8 @@ _MARGIN_SECONDS = 5
 _LOOK_SECONDS = 0.2
 _MEMORY_SHARE = 0.5
 """How much of the memory that is free a trial may take, as others work on this machine too."""
+_DISK_SHARE = 0.5
+"""How much of the disk that is free a trial may fill."""
 _KILLED = {signal.SIGKILL: "was killed, probably since memory ran out"}
 
 
@@ -76,7 +79,7 @@ class Apart:
         finally:
             os.close(receiver)
             self._end()
-            shutil.rmtree(self.scratch, ignore_errors=True)
+            _remove(self.scratch)
 
     def is_known(self, check: str) -> bool:
         """Return whether the forked process has said what a check has come to."""
@@ -154,13 +157,13 @@ class Apart:
         process, most_bytes = psutil.Process(self._pid), float("inf")
         if self._limit_seconds is not None:
             most_bytes = _MEMORY_SHARE * psutil.virtual_memory().available
+        least_free_bytes = (1 - _DISK_SHARE) * shutil.disk_usage(self.scratch).free
         rest = b""
         while True:
             # Looked at before the pipe: all that an ended process has sent is then in there.
             is_over = self._is_over()
-            if not is_over and most_bytes < float("inf") and _memory_of(process) > most_bytes:
-                most = f"more than {most_bytes / 1e9:.1f} GB of memory, half of what is free here"
-                raise ChildProcessError(f"needs {most}; --deep gives it all")
+            if not is_over:
+                self._refuse_more_than(process, most_bytes, least_free_bytes)
             left = deadline - time.monotonic()
             timeout = 0 if is_over else min(_LOOK_SECONDS, max(0, left))
             if not select.select([receiver], [], [], timeout)[0]:
@@ -179,6 +182,15 @@ class Apart:
                 found = Finding(**content)
                 self._known.add(found.check)
                 yield found
+
+    def _refuse_more_than(
+        self, process: "psutil.Process", most_bytes: float, least_free_bytes: float
+    ) -> None:
+        if most_bytes < float("inf") and _memory_of(process) > most_bytes:
+            most = f"more than {most_bytes / 1e9:.1f} GB of memory, half of what is free here"
+            raise ChildProcessError(f"needs {most}; --deep gives it all")
+        if shutil.disk_usage(self.scratch).free < least_free_bytes:
+            raise ChildProcessError(f"has written half of what is free in {self.scratch.parent}")
 
     def _is_over(self) -> bool:
         """Whether the process has ended; it is not reaped, so that its group's number stays its."""
@@ -224,6 +236,22 @@ class Apart:
             os.dup2(nothing, number)
         # They stay open until the process ends.
         sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+
+
+def _remove(directory: Path) -> None:
+    """Remove a directory, also what the kernel or the user's code has closed to everybody."""
+    shutil.rmtree(directory, ignore_errors=True)
+    if directory.exists():
+        _open_up(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _open_up(directory: Path) -> None:
+    with contextlib.suppress(OSError):
+        directory.chmod(0o700)
+        for path in directory.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                _open_up(path)
 
 
 def _memory_of(process: "psutil.Process") -> int:

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 from pathlib import Path
 
+from getiaction_launch.checking.apart.layer import cover
 from getiaction_launch.node.environment import trainer_defaults, worker_environment
 from getiaction_launch.plan.plan import Plan
 
@@ -27,6 +28,7 @@ def become_rank_0(plan: Plan, scratch: Path) -> bool:
 
     from getiaction_launch.checking.apart.sandbox import close_off, overlay
 
+    covered = cover(_directories_of(plan), scratch)
     for name in [name for name in os.environ if name.startswith(_LEAKING)]:
         del os.environ[name]
     os.environ.update(worker_environment(plan.topology, 0, 0, HEAD, "check"))
@@ -40,7 +42,13 @@ def become_rank_0(plan: Plan, scratch: Path) -> bool:
     # OpenMP's threads are not there any more, if this process had some before it was forked.
     torch.set_num_threads(1)
     overlay(_CACHE, _cache(), scratch)
-    return close_off(scratch)
+    return close_off(scratch, covered)
+
+
+def _directories_of(plan: Plan) -> list[Path]:
+    """Return where the run is likely to write: where it is started, and where its script lies."""
+    script = plan.script_path
+    return [Path(plan.working_directory), *([script.parent] if script else [])]
 
 
 def _cache() -> Path:

@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,19 +67,21 @@ class BlockedError(PermissionError):
         wishes.append(wish)
 
 
-def close_off(scratch: Path) -> bool:
-    """Block everything that reaches beyond this process, except in one directory.
+def close_off(scratch: Path, covered: Sequence[Path] = ()) -> bool:
+    """Block everything that reaches beyond this process, except in some directories.
 
     Args:
         scratch: Directory that may be written to; it gets temporary files.
+        covered: Directories that may be written to as well, since a layer keeps what is written.
 
     Returns:
         Whether compiled code and other programs cannot write elsewhere, either.
     """
     os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
     sys.dont_write_bytecode = True
-    is_closed = forbid_writing([scratch, _SHARED_MEMORY, *map(Path, _DEVICES)])
-    allowed = (str(scratch), *_DEVICES)
+    open_to = [scratch, *covered]
+    is_closed = forbid_writing([*open_to, _SHARED_MEMORY, *map(Path, _DEVICES)])
+    allowed = (*(f"{path}/" for path in open_to), *_DEVICES)
 
     def judge(event: str, arguments: tuple[Any, ...]) -> None:
         for path in _written(event, arguments):
@@ -133,6 +136,8 @@ def _written(event: str, arguments: tuple[Any, ...]) -> list[object]:
         paths = [path] if is_written else []
     elif event == "sqlite3.connect":
         paths = [path for path in arguments[:1] if path not in ("", ":memory:")]
+    elif event == "os.mkdir" and os.path.lexists(arguments[0]):
+        paths = []  # the kernel refuses it, also in the run
     else:
         paths = list(arguments[: _CHANGES.get(event, 0)])
     return [path for path in paths if not isinstance(path, int)]
@@ -158,10 +163,10 @@ def _refuse_outside(path: object, allowed: tuple[str, ...], *, is_followed: bool
     name = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else str(path)
     folder, last = os.path.split(os.path.abspath(name))  # noqa: PTH100 - names
     place = os.path.join(os.path.realpath(folder), last)  # noqa: PTH118 - as above
-    is_outside = not f"{os.path.dirname(place)}/".startswith(allowed)  # noqa: PTH120 - as above
-    if is_followed and place.startswith(allowed[0]):
+    is_outside = not f"{place}/".startswith(allowed)
+    if is_followed and not is_outside and not place.startswith(_DEVICES):
         name = os.path.realpath(place)
-        is_outside = not name.startswith(allowed)
+        is_outside = not f"{name}/".startswith(allowed)
     if is_outside and not name.startswith(allowed):
         raise BlockedError(f"write {name}")
 

@@ -1,5 +1,7 @@
-"""Batches: how many each rank gets of a loader, and how many samples the last one has."""
+"""Batches: how many each rank gets of a loader, how many samples the last one has, and which."""
 
+import hashlib
+import io
 from collections.abc import Iterator
 from types import FunctionType
 from typing import Any
@@ -9,7 +11,6 @@ from getiaction_launch.checking.finding import Finding, ok, refusal
 from getiaction_launch.checking.lightning_seams import give_rank_its_share
 from getiaction_launch.checking.pickling import why_unpicklable
 from getiaction_launch.checking.rules.epochs import check_validation
-from getiaction_launch.checking.trial.loop import length_of
 
 _LONGEST = 300
 
@@ -263,3 +264,20 @@ def count_validation(loader: Any) -> int | None:  # noqa: ANN401 - a loader of a
 
 def _is_group(loader: object) -> bool:
     return isinstance(loader, (list, tuple, dict))
+
+
+def hash_of(content: object) -> str:
+    """Return a hash of tensors, or of what holds some."""
+    import torch
+
+    file = io.BytesIO()
+    torch.save(content, file)
+    return hashlib.sha256(file.getvalue()).hexdigest()
+
+
+def length_of(loader: Any) -> int | None:  # noqa: ANN401 - a loader of any kind
+    """Return how many batches a loader has; None for a dataset without a length."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None

@@ -50,7 +50,10 @@ def ending_of(error: BaseException, script: str, said: str, place: Place) -> Fin
         return unknown("training", f"{why}: {type(error).__name__}: {error}"[:_LONGEST])
     what, fix = words_of(error)
     package = package_of(chain[0], f"{what} {fix}")
-    if why := reason_elsewhere(chain, at, None, package, place):
+    why = reason_elsewhere(chain, at, None, package, place)
+    if isinstance(error, FileExistsError) and place.settings.get("working_dir"):
+        why = f"{at}: {what} Each node may have a directory of its own"
+    if why:
         return unknown("training", why)
     if _is_of_variable(error) and place.has_queue:
         return unknown("training", f"{at}: the variable {error} is not set here")
@@ -66,6 +69,10 @@ def _explained(
     """Return what is wrong and its fix, in better words than an exception has, if there are any."""
     if isinstance(error, EOFError):
         return "it reads from the terminal, but a worker has none.", "Read it from arguments"
+    if isinstance(error, FileExistsError):
+        return what, (
+            "Another rank or an earlier attempt may have made it: os.makedirs(path, exist_ok=True)"
+        )
     if _is_of_variable(error):
         return f"the environment variable {error} is not set.", f"export {error.args[0]}=..."
     if package and isinstance(error, ModuleNotFoundError):

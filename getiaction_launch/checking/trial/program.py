@@ -27,11 +27,11 @@ from getiaction_launch.checking.lightning_seams import (
     watching_entries,
     watching_trainers,
 )
+from getiaction_launch.checking.plain.program import LIMIT_SECONDS as PLAIN_SECONDS
+from getiaction_launch.checking.plain.program import PlainProgram
 from getiaction_launch.checking.ranks.variables import changed_variables, ranks_of_environment
 from getiaction_launch.checking.script.main_guard import has_guard
 from getiaction_launch.checking.source.source import Source
-from getiaction_launch.checking.trial.plain import LIMIT_SECONDS as PLAIN_SECONDS
-from getiaction_launch.checking.trial.plain import PlainProgram
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.worker.program import run_as_main
 

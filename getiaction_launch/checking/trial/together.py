@@ -12,7 +12,7 @@ from getiaction_launch.checking.apart.pair import TWO, Pair
 from getiaction_launch.checking.blame import blame
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, ok, refusal, unknown
-from getiaction_launch.checking.trial.loop import hash_of
+from getiaction_launch.checking.trial.batches import hash_of
 from getiaction_launch.checking.trial.step import Trial
 from getiaction_launch.checking.trial.trainer import trial_trainer
 

@@ -26,10 +26,11 @@ from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, doubt, ok, unknown
 from getiaction_launch.checking.frames import own_frames
 from getiaction_launch.checking.lightning_seams import fabric_on_cpu
+from getiaction_launch.checking.plain.again import Again, can_resume, of_restart
+from getiaction_launch.checking.plain.loop import STEPS, Loop
+from getiaction_launch.checking.plain.states import compare, state_of
 from getiaction_launch.checking.ranks.variables import changed_variables, ranks_of_environment
 from getiaction_launch.checking.source.source import Source, uses_fabric
-from getiaction_launch.checking.trial.loop import STEPS, Loop
-from getiaction_launch.checking.trial.states import compare, state_of
 from getiaction_launch.plan.plan import Plan, Topology
 from getiaction_launch.worker.program import run_as_main
 
@@ -37,7 +38,10 @@ LIMIT_SECONDS = 20
 """How long a program may take to its second step without being asked for."""
 OTHER_SECONDS = 5
 """How much later than rank 0 rank 1 may come to its second step."""
-_CERTAIN = (ImportError, SyntaxError, NameError, EOFError, FileNotFoundError, pickle.PickleError)
+_CERTAIN = (
+    *(ImportError, SyntaxError, NameError, EOFError, pickle.PickleError),
+    *(FileNotFoundError, FileExistsError),
+)
 """What does not depend on how many ranks there are, nor on a GPU."""
 _PICKLE = re.compile(r"can't pickle|cannot pickle", re.IGNORECASE)
 _OF_THE_LAUNCH = re.compile(
@@ -71,7 +75,8 @@ class PlainProgram:
         self._plan = replace(plan, topology=topology)
         self._source, self._place, self._apart = source, place, apart
         self._pair = Pair(apart) if whole.world_size > 1 else None
-        self._loop = Loop(self._come, self._leave if self._pair is None else self._leave_later)
+        self._loop = Loop(self._come, self._leave_later)
+        self._again = Again(apart)
         self._own: dict[str, str | None] = {}
 
     def run(self) -> None:
@@ -82,9 +87,6 @@ class PlainProgram:
             import lightning.fabric  # noqa: F401 - as above
         from getiaction_launch.checking.devices import standing_in
 
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
         said = self._apart.hear()
         (self._apart.scratch / "run").mkdir()
         if not become_rank_0(self._plan, self._apart.scratch):
@@ -92,13 +94,20 @@ class PlainProgram:
             self._apart.send(unknown("training", why))
             return
         _forbid_programs()
+        words = [*self._plan.script]
+        if can_resume(self._plan, self._source):
+            self._again.fork()
+            words += self._plan.resume_args if self._again.is_second else []
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
         os.environ["MASTER_PORT"] = str(port)
         if self._pair is not None:
             os.environ["GLOO_SOCKET_IFNAME"] = "lo"
             self._pair.fork(self._plan.topology, f"127.0.0.1:{port}")
             self._pair.watch()
         self._own = ranks_of_environment()
-        sys.argv, sys.path[0] = [*self._plan.script], self._plan.working_directory
+        sys.argv, sys.path[0] = words, self._plan.working_directory
         distributed = torch.distributed
         distributed.init_process_group = _on_cpu(distributed.init_process_group)
         with contextlib.ExitStack() as stack:
@@ -119,14 +128,20 @@ class PlainProgram:
         if changed:
             self._apart.send(changed)
             self._leave()
-        if self._pair is None:
+        if self._pair is None and not self._again.is_second:
             self._say_trained("as one rank")
-            self._leave()
+        if self._pair is None:
+            if self._again.is_second or not can_resume(self._plan, self._source):
+                self._leave()
+            return
         mine = state_of(optimizer, self._loop)
         if self._pair.rank:
             self._pair.note(mine)
             return
         theirs = self._pair.await_note(OTHER_SECONDS)
+        if self._again.is_second:
+            self._report_fault()
+            self._leave()
         found = compare(mine, theirs, self._source) if theirs else None
         if found:
             self._apart.send(found)
@@ -136,7 +151,8 @@ class PlainProgram:
 
     def _refrain(self, why: str) -> NoReturn:
         """Leave without having tried it."""
-        self._apart.send(unknown("training", why))
+        if not self._again.is_second:
+            self._apart.send(unknown("training", why))
         if self._pair is not None and self._pair.rank:
             self._pair.finish({})
         self._leave()
@@ -150,7 +166,7 @@ class PlainProgram:
 
     def _leave_later(self) -> None:
         """Leave on rank 0, with which rank 1 ends."""
-        if self._pair is not None and not self._pair.rank:
+        if self._pair is None or not self._pair.rank:
             self._report_fault()
             self._leave()
 
@@ -167,10 +183,13 @@ class PlainProgram:
                 self._apart.send(found)
             self._pair.finish({"is_whole": is_whole})
         if self._pair is not None and is_whole:
-            self._pair.await_end()
+            end = self._pair.await_end()
             self._report_fault()
+            is_whole = bool(end.get("is_whole")) and not self._pair.fault()
         if found:
             self._apart.send(found)
+        elif is_whole:
+            self._again.begin()
 
     def _ending(self, error: BaseException, said: str) -> Finding | None:
         from getiaction_launch.checking.trial.endings import ending_of
@@ -178,8 +197,13 @@ class PlainProgram:
         changed = next(changed_variables(self._own, self._whole.world_size), None)
         is_end = isinstance(error, SystemExit) and error.code in (None, 0)
         if changed or is_end:
-            return None if self._loop.is_enough else changed or unknown("training", _UNTRAINED)
+            is_told = self._loop.is_enough or self._again.is_second
+            return None if is_told else changed or unknown("training", _UNTRAINED)
+        if self._loop.is_enough and (self._pair is None or self._again.is_second):
+            return None
         found = ending_of(error, str(self._source.path), said, self._place)
+        if self._again.is_second:
+            return None if wishes else of_restart(error, found)
         judge = self._judged_later if self._loop.is_enough else self._judged
         return judge(error, found)
 
@@ -198,8 +222,13 @@ class PlainProgram:
         line = "".join(frame.line or "" for frame in own_frames(error)[-1:])
         is_certain = isinstance(error, _CERTAIN) or bool(_PICKLE.search(str(error)))
         is_of_launch = bool(_OF_THE_LAUNCH.search(f"{error} {line}"))
-        if self._is_alike or (
-            is_certain and not is_of_launch and not isinstance(error, UnboundLocalError)
+        # Rank 0 may write what rank 1 has not found, and be the first one in the run.
+        is_race = isinstance(error, FileNotFoundError) and bool(self._pair and self._pair.rank)
+        if (self._is_alike and not is_race) or (
+            is_certain
+            and not is_race
+            and not is_of_launch
+            and not isinstance(error, UnboundLocalError)
         ):
             return replace(found, fix=fix)
         ranks = "as one rank" if self._pair is None else "by two ranks"

@@ -1,12 +1,12 @@
 """The training loop of a program of its own: the steps of its optimizers, and its loaders."""
 
 import contextlib
-import hashlib
-import io
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from getiaction_launch.checking.trial.batches import hash_of, length_of
 
 STEPS = 2
 _MORE_SECONDS = 3
@@ -67,20 +67,3 @@ class Loop:
             self._come(optimizer)
         elif self.is_enough and time.monotonic() - self._begun > _MORE_SECONDS:
             self._see_later()
-
-
-def hash_of(content: object) -> str:
-    """Return a hash of tensors, or of what holds some."""
-    import torch
-
-    file = io.BytesIO()
-    torch.save(content, file)
-    return hashlib.sha256(file.getvalue()).hexdigest()
-
-
-def length_of(loader: Any) -> int | None:  # noqa: ANN401 - a loader of any kind
-    """Return how many batches a loader has; None for a dataset without a length."""
-    try:
-        return len(loader)
-    except TypeError:
-        return None

@@ -1,0 +1,118 @@
+"""A program that has come to its end is run once more, as each restart of the run would run it.
+
+The process that does so is forked before the program has run, so that it knows nothing of it but
+what it has left in its files.
+"""
+
+import os
+import pickle
+import re
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from getiaction_launch.checking.apart.process import Apart
+from getiaction_launch.checking.finding import Finding, doubt
+from getiaction_launch.checking.source.source import Source
+from getiaction_launch.plan.plan import Plan
+from getiaction_launch.system.child import die_with
+
+_RESUMES = re.compile(r"\bload|resum")
+_LOADS_WEIGHTS = "loading state_dict"
+_ADVICE = " This file can still be loaded"
+"""How torch begins to say at length what could be done about a file that is not plain."""
+_WRAPPED = '"module.'
+_LOST = (FileExistsError, FileNotFoundError, KeyError)
+"""Errors that may come of what is there, or of what the first attempt has not come to."""
+
+
+def can_resume(plan: Plan, source: Source) -> bool:
+    """Return whether a program seems to look for what an earlier attempt has left.
+
+    Args:
+        plan: The plan of the run.
+        source: The program, as it was read.
+    """
+    return bool(plan.resume_args or _RESUMES.search(source.text))
+
+
+class Again:
+    """Two processes, of which one waits until the other has run the program.
+
+    Args:
+        apart: The process apart, which runs the program first.
+
+    Attributes:
+        is_second: Whether this process is the one that runs the program once more.
+    """
+
+    def __init__(self, apart: Apart) -> None:
+        self.is_second = False
+        self._apart = apart
+        self._orders = -1
+        self._begun = time.monotonic()
+
+    def fork(self) -> None:
+        """Return at once where the program is run first, and in the other process once it may."""
+        (reader, writer), parent_pid = os.pipe(), os.getpid()
+        self.is_second = os.fork() == 0
+        if not self.is_second:
+            os.close(reader)
+            self._orders = writer
+            return
+        die_with(parent_pid)
+        os.close(writer)
+        seconds = os.read(reader, 64)
+        if not seconds:
+            os._exit(0)
+        limit = threading.Timer(float(seconds), self._apart.leave)
+        limit.daemon = True
+        limit.start()
+
+    def begin(self) -> None:
+        """Have the program run once more, for as long as it has run here, if it has left files.
+
+        It then does not return: the other process ends this one.
+        """
+        if self._orders >= 0 and not self.is_second and _has_files(self._apart.scratch):
+            os.write(self._orders, str(time.monotonic() - self._begun).encode())
+            _sleep()
+
+
+def of_restart(error: BaseException, found: Finding) -> Finding | None:
+    """Return what the end of a second attempt stands for; None if it says nothing.
+
+    The first attempt has come to its end, which an interrupted one has not, so there is an error
+    that comes of that alone, such as one for a loop of no epochs.
+
+    Args:
+        error: What has ended it.
+        found: What that stands for in a first attempt.
+    """
+    from getiaction_launch.checking.trial.endings import is_of_parser
+
+    if not found.is_refusal:
+        return None
+    fix, said = found.fix, str(error)
+    if isinstance(error, pickle.PickleError):
+        fix = (
+            "Load what you trust with torch.load(path, weights_only=False), or save plain values "
+            "beside the weights, such as vars(args)"
+        )
+    elif _LOADS_WEIGHTS in said and _WRAPPED in said:
+        fix = "Save the weights of the model inside of the wrapper: model.module.state_dict()"
+    evidence = f"a restart fails: {found.evidence.partition(_ADVICE)[0]}"
+    if isinstance(error, pickle.PickleError) or _LOADS_WEIGHTS in said or is_of_parser(error):
+        return replace(found, check="resume", evidence=evidence, fix=fix)
+    return doubt("resume", found.key, evidence, fix) if isinstance(error, _LOST) else None
+
+
+def _has_files(scratch: Path) -> bool:
+    return any(scratch.glob("layer_*/upper/*")) or any(scratch.glob("run/*"))
+
+
+def _sleep() -> NoReturn:
+    while True:
+        time.sleep(60)
