@@ -14,7 +14,7 @@ from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, doubt, ok, refusal, unknown
 from getiaction_launch.checking.trial.batches import hash_of
 from getiaction_launch.checking.trial.step import Trial
-from getiaction_launch.checking.trial.trainer import trial_trainer
+from getiaction_launch.checking.trial.trainer import TRIAL_BATCHES, trial_trainer
 
 LARGEST_BYTES = 512 << 20
 """Weights that are trained twice at once without being asked for."""
@@ -102,6 +102,10 @@ def _train(built: Built, trial: Trial, pair: Pair, port: int) -> dict[str, Any]:
     class Seeing(Callback):
         def on_train_batch_start(self, *arguments: Any) -> None:  # noqa: ANN401 - as Lightning has it
             seen.append(hash_of(arguments[2]))
+
+        def on_train_batch_end(self, *arguments: Any) -> None:  # noqa: ANN401 - as above
+            # Its limit of epochs is that of the run, for whoever asks.
+            arguments[0].should_stop = arguments[0].should_stop or len(seen) >= TRIAL_BATCHES
 
     pair.become(TWO, f"127.0.0.1:{port}")
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
