@@ -261,7 +261,8 @@ def test_what_a_program_has_started_ends_with_it(checked, tmp_path, detach):
     )
     assert code == 0, err
     assert "2 optimizer steps" in out
-    left = [each for each in psutil.process_iter() if _is_left(each, tmp_path)]
+    found = [each for each in psutil.process_iter() if _is_left(each, tmp_path)]
+    _, left = psutil.wait_procs(found, timeout=10)  # what was killed a moment ago
     for each in left:
         each.kill()
     assert not left

@@ -13,12 +13,14 @@ import random
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from getiaction_launch.checking.apart.process import Apart
-from getiaction_launch.checking.finding import Finding, refusal
+from getiaction_launch.checking.apart.sandbox import wishes
+from getiaction_launch.checking.finding import Finding, refusal, unknown
 from getiaction_launch.checking.frames import is_own
 from getiaction_launch.node.environment import worker_environment
 from getiaction_launch.plan.plan import Topology
@@ -32,7 +34,9 @@ MOST_LOOKS = 16
 """How often in turn both ranks may be seen to wait at the same place; what is tried takes less."""
 _IDLE_SECONDS = 0.1
 """CPU time that a process may use in that time while it waits, to look where it is."""
-_LOADING = "/torch/utils/data/"
+_LOADING = "utils/data/"
+_IDLE = ("/threading.py", "/queue.py", "/concurrent/futures/thread.py")
+"""Modules in which a thread waits for another one of its process."""
 _CHUNK_BYTES = 1 << 16
 _LONGEST_LINE = 80
 
@@ -45,12 +49,18 @@ class _Where(NamedTuple):
         waits: Whether it sleeps in torch, and does not load data.
         lines: All calls, as a number that changes with each line.
         cpu_seconds: CPU time of the process.
+        has_group: Whether it is in a process group.
+        is_refused: Whether something was refused to it that it wanted to do.
+        cuts: How many epochs were ended early.
     """
 
     own: tuple[str, int] | None = None
     waits: bool = False
     lines: int = 0
     cpu_seconds: float = 0
+    has_group: bool = False
+    is_refused: bool = False
+    cuts: int = 0
 
     def is_at(self, before: "_Where") -> bool:
         """Return whether it has been there all the time, and has computed nothing.
@@ -71,11 +81,13 @@ class Pair:
     Attributes:
         rank: The rank of this process, 0 or 1.
         found: What rank 1 has found and sent here.
+        count_cuts: Function that returns how many epochs were ended early.
     """
 
     def __init__(self, apart: Apart) -> None:
         self.rank = 0
         self.found: list[Finding] = []
+        self.count_cuts: Callable[[], int] = int
         self._apart = apart
         self._main = threading.main_thread().ident or 0
         self._notes = self._orders = -1
@@ -185,12 +197,12 @@ class Pair:
 
     def _report_where(self) -> None:
         while True:
-            self._send({"where": _where(self._main)})
+            self._send({"where": self._where()})
             time.sleep(_LOOK_SECONDS)
 
     def _look(self) -> None:
         rest, theirs, is_here = b"", _Where(), True
-        begun, looks = (_where(self._main), theirs), 0
+        begun, looks = (self._where(), theirs), 0
         while not (self._is_done and self._has_ended.is_set()):
             if is_here:
                 chunk = os.read(self._notes, _CHUNK_BYTES)  # at least each time that rank 1 looks
@@ -202,26 +214,56 @@ class Pair:
             else:
                 self._has_ended.set()
                 time.sleep(_LOOK_SECONDS)
-            mine, is_over = _where(self._main), self._has_ended.is_set()
+            mine, is_over = self._where(), self._has_ended.is_set()
             is_waiting = (mine.waits or self._is_done) and (theirs.waits or is_over)
             if is_waiting and mine.is_at(begun[0]) and theirs.is_at(begun[1]):
                 looks += 1
             else:
                 begun, looks = (mine, theirs), 0
             if looks > MOST_LOOKS and not (self._is_done and is_over):
-                if finding := self._why_still(mine, theirs):
-                    self._apart.send(finding)
+                self._apart.send(self._why_still(mine, theirs))
                 self._apart.leave()
 
-    def _why_still(self, mine: _Where, theirs: _Where) -> Finding | None:
-        """Return why neither moves; None if that may come of the trial."""
+    def _why_still(self, mine: _Where, theirs: _Where) -> Finding:
+        """Return why neither moves."""
         if fault := self.fault():
             return fault
         is_over = self._has_ended.is_set()
         if is_over and not self._end.get("is_whole"):
             # What has ended rank 1 says little about the run, but it may be a doubt.
-            return next((each for each in self.found if each.verdict == "doubtful"), None)
-        return _of_wait([None if self._is_done else mine, None if is_over else theirs])
+            doubts = (each for each in self.found if each.verdict == "doubtful")
+            return next(doubts, unknown("ranks", "rank 1 of the trial has ended before rank 0"))
+        ranks = [None if self._is_done else mine, None if is_over else theirs]
+        is_whole = all(each.has_group for each in ranks if each is not None)
+        if not is_whole or mine.is_refused or theirs.is_refused or mine.cuts != theirs.cuts:
+            return unknown("ranks", "two ranks wait for each other, which may come of the trial")
+        return _of_wait(ranks)
+
+    def _where(self) -> _Where:
+        from torch import distributed
+
+        frames = sys._current_frames()  # noqa: SLF001 - the only way to ask where threads are
+        frame = frames.pop(self._main, None)
+        del frames[threading.get_ident()]
+        own, innermost, lines = None, frame, []
+        while frame is not None:
+            file, line = frame.f_code.co_filename, frame.f_lineno
+            if own is None and is_own(file):
+                own = (file, line)
+            lines.append((file, line))
+            frame = frame.f_back
+        others = [each.f_code.co_filename for each in frames.values()]
+        is_alone = all(each.endswith(_IDLE) or _is_of_torch(each) for each in others)
+        waits = innermost is not None and _is_of_torch(innermost.f_code.co_filename)
+        return _Where(
+            own=own,
+            waits=waits and is_alone and _sleeps(),
+            lines=hash(tuple(lines)),
+            cpu_seconds=time.process_time(),
+            has_group=distributed.is_initialized(),
+            is_refused=bool(wishes),
+            cuts=self.count_cuts(),
+        )
 
     def _take(self, note: dict[str, Any]) -> None:
         if "finding" in note:
@@ -234,18 +276,12 @@ class Pair:
             self._has_ended.set()
 
 
-def _where(thread: int) -> _Where:
-    frame = sys._current_frames().get(thread)  # noqa: SLF001 - the only way to ask where a thread is
-    own, innermost, lines = None, frame, []
-    while frame is not None:
-        file, line = frame.f_code.co_filename, frame.f_lineno
-        if own is None and is_own(file):
-            own = (file, line)
-        lines.append((file, line))
-        frame = frame.f_back
-    file = innermost.f_code.co_filename if innermost else ""
-    waits = "/torch/" in file and _LOADING not in file and _sleeps()
-    return _Where(own, waits, hash(tuple(lines)), time.process_time())
+def _is_of_torch(file: str) -> bool:
+    """Whether a file is torch's own, and does not load data."""
+    import torch
+
+    folder = f"{os.path.dirname(torch.__file__)}/"  # noqa: PTH120 - a name
+    return file.startswith(folder) and not file.startswith(folder + _LOADING)
 
 
 def _sleeps() -> bool:

@@ -2,15 +2,31 @@
 
 import contextlib
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
+from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from getiaction_launch.checking.trial.batches import hash_of, length_of
 
 STEPS = 2
 _MORE_SECONDS = 3
 """How long a program runs after its second step, in epochs of a batch, to come to its end."""
+
+
+@dataclass
+class Reading:
+    """What a program reads of a loader.
+
+    Attributes:
+        batches: How many batches an epoch has; None if it is not known.
+        is_divided: Whether a DistributedSampler divides the samples.
+        seen: Hashes of its first batches.
+    """
+
+    batches: int | None = None
+    is_divided: bool = False
+    seen: list[str | None] = field(default_factory=list)
 
 
 class Loop:
@@ -22,48 +38,70 @@ class Loop:
 
     Attributes:
         is_enough: Whether an optimizer has made two steps.
-        batches: How many batches the loader has that is read; None if it is not known.
-        seen: Hashes of the first batches that it has given.
+        reading: What the program reads that has given the newest batch.
+        cuts: How many epochs were ended early.
     """
 
     def __init__(self, come: Callable[[Any], None], see_later: Callable[[], None]) -> None:
         self.is_enough = False
-        self.batches: int | None = None
-        self.seen: list[str] = []
+        self.reading = Reading()
+        self.cuts = 0
         self._come, self._see_later = come, see_later
-        self._steps: Counter[int] = Counter()
+        self._steps: MutableMapping[Any, int] = WeakKeyDictionary()
         self._begun = time.monotonic()
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Watch optimizers and loaders of torch in the context."""
         from torch.optim.optimizer import register_optimizer_step_post_hook
-        from torch.utils.data import DataLoader
+        from torch.utils.data import DataLoader, DistributedSampler
 
-        iterate: Callable[[Any], Iterator[Any]] = DataLoader.__iter__
+        iterate: Callable[[Any], Any] = DataLoader.__iter__
 
-        def shortened(loader: Any) -> Iterator[Any]:  # noqa: ANN401 - a DataLoader
-            if not self.is_enough:
-                self.batches, self.seen = length_of(loader), []
-            for batch in iterate(loader):
-                if len(self.seen) < STEPS:
-                    self.seen.append(hash_of(batch))
-                yield batch
-                if self.is_enough:
-                    return
+        def shortened(loader: Any) -> Any:  # noqa: ANN401 - a DataLoader
+            is_divided = isinstance(getattr(loader, "sampler", None), DistributedSampler)
+            reading = Reading(length_of(loader), is_divided)
+            return _Shortened(iterate(loader), reading, self)
 
-        DataLoader.__iter__ = shortened  # type: ignore[method-assign,assignment]
+        DataLoader.__iter__ = shortened  # type: ignore[method-assign]
         hook = register_optimizer_step_post_hook(self._note)
         try:
             yield
         finally:
             hook.remove()
-            DataLoader.__iter__ = iterate  # type: ignore[method-assign,assignment]
+            DataLoader.__iter__ = iterate  # type: ignore[method-assign]
 
-    def _note(self, optimizer: object, *_: object) -> None:
-        self._steps[id(optimizer)] += 1
-        if not self.is_enough and self._steps[id(optimizer)] == STEPS:
+    def _note(self, optimizer: Any, *_: object) -> None:  # noqa: ANN401 - one of torch
+        self._steps[optimizer] = self._steps.get(optimizer, 0) + 1
+        if not self.is_enough and self._steps[optimizer] == STEPS:
             self.is_enough, self._begun = True, time.monotonic()
             self._come(optimizer)
         elif self.is_enough and time.monotonic() - self._begun > _MORE_SECONDS:
             self._see_later()
+
+
+class _Shortened:
+    """An iterator over batches that ends after the first one, once a loop has trained enough."""
+
+    def __init__(self, batches: Any, reading: Reading, loop: Loop) -> None:  # noqa: ANN401 - any iterator
+        self._batches, self._reading, self._loop = batches, reading, loop
+        self._is_begun = False
+
+    def __iter__(self) -> "_Shortened":
+        return self
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - what the iterator has
+        return getattr(self._batches, name)
+
+    def __next__(self) -> Any:  # noqa: ANN401 - a batch
+        if self._is_begun and self._loop.is_enough:
+            self._loop.cuts += 1
+            raise StopIteration
+        batch = next(self._batches)
+        self._is_begun, self._loop.reading = True, self._reading
+        if len(self._reading.seen) < STEPS:
+            self._reading.seen.append(hash_of(batch))
+        return batch

@@ -52,6 +52,8 @@ _NO_GROUP = "process group has not been initialized"
 _COLLECTIVES = "/torch/distributed/"
 _LACKING = re.compile(r"support|implement|no backend|not built|not compiled", re.IGNORECASE)
 """Words of a collective that NCCL has, and Gloo lacks."""
+_LOST_PEER = re.compile(r"closed by peer|timed out|connection reset", re.IGNORECASE)
+"""What a collective says where another rank has ended, or is late."""
 _UNTRAINED = "the program ends without an optimizer step"
 
 
@@ -76,6 +78,8 @@ class PlainProgram:
         self._source, self._place, self._apart = source, place, apart
         self._pair = Pair(apart) if whole.world_size > 1 else None
         self._loop = Loop(self._come, self._leave_later)
+        if self._pair is not None:
+            self._pair.count_cuts = lambda: self._loop.cuts
         self._again = Again(apart)
         self._own: dict[str, str | None] = {}
 
@@ -213,6 +217,8 @@ class PlainProgram:
 
         if not found.is_refusal or is_of_parser(error):
             return found
+        if _LOST_PEER.search(str(error)):
+            return unknown("training", f"two ranks that were tried lost each other: {error}")
         fix = found.fix
         if _NO_GROUP in str(error):
             fix = "Call torch.distributed.init_process_group() before this line"
@@ -238,14 +244,15 @@ class PlainProgram:
 
     def _judged_later(self, error: BaseException, found: Finding) -> Finding | None:
         """Return what an error stands for that comes after two steps, in an epoch cut short."""
-        if wishes or not found.is_refusal:
+        is_of_cut = isinstance(error, StopIteration) or "StopIteration" in str(error)
+        if wishes or is_of_cut or not found.is_refusal or _LOST_PEER.search(str(error)):
             return None
         files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-        if files and _COLLECTIVES in files[-1] and not _LACKING.search(str(error)):
-            fix = found.fix
-            if _NO_GROUP in str(error):
-                fix = "Move it before torch.distributed.destroy_process_group()"
+        if _NO_GROUP in str(error):
+            fix = "Move it before torch.distributed.destroy_process_group()"
             return replace(found, check="ranks", fix=fix)
+        if files and _COLLECTIVES in files[-1] and _LACKING.search(str(error)):
+            return None
         what = f"after {STEPS} steps, in an epoch that is cut short, it fails: {found.evidence}"
         return doubt("ranks", found.key, what, found.fix)
 

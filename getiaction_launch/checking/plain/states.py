@@ -1,5 +1,6 @@
 """What two ranks have after as many steps, by which it shows whether they train one model."""
 
+import gc
 import re
 from typing import Any
 
@@ -9,12 +10,15 @@ from getiaction_launch.checking.source.source import Source
 from getiaction_launch.checking.trial.batches import hash_of
 
 _DIVIDES_MODEL = re.compile(
-    r"fsdp|fully_?shard|dtensor|zeroredundancy|pipelin|tensor_?parallel|deepspeed", re.IGNORECASE
+    r"fsdp|fully_?shard|dtensor|zeroredundancy|pipelin|tensor.?parallel|parallelize|deepspeed",
+    re.IGNORECASE,
 )
 """How source says that each rank has another part of the model."""
-_TALKS = re.compile(r"all_reduce|all_gather|broadcast|reduce_scatter|average|\bsend\(|hook")
-"""How source says that it has the ranks agree in a way of its own."""
-_JOINS = re.compile(r"\bJoin\b|\.join\(\)")
+_TALKS = re.compile(
+    r"reduce|gather|scatter|broadcast|average|send\(|recv\(|P2POp|hook|horovod|rpc", re.IGNORECASE
+)
+"""How source says that the ranks agree in a way of its own."""
+_JOINS = re.compile(r"\bJoin\b|\.join\(")
 """How source says that a rank may have fewer batches: torch.distributed.algorithms.join."""
 
 
@@ -23,43 +27,70 @@ def state_of(optimizer: Any, loop: Loop) -> dict[str, Any]:  # noqa: ANN401 - on
 
     Args:
         optimizer: The optimizer that has made them.
-        loop: The loop of the program, with what it has read.
+        loop: The loop of the program, with what it reads for them.
     """
+    from torch import distributed
+
     groups = optimizer.param_groups
     weights = [each.detach() for group in groups for each in group["params"]]
     return {
-        "batches": loop.batches,
-        "seen": loop.seen,
+        "batches": loop.reading.batches,
+        "seen": loop.reading.seen,
         "shapes": [list(each.shape) for each in weights],
         "weights": hash_of(weights),
+        "is_divided": loop.reading.is_divided and distributed.is_initialized(),
+        "is_wrapped": any(map(_is_wrapper, gc.get_objects())),
     }
+
+
+def _is_wrapper(each: object) -> bool:
+    return type(each).__name__ == "DistributedDataParallel"
 
 
 def compare(mine: dict[str, Any], theirs: dict[str, Any], source: Source) -> Finding | None:
     """Return what is wrong with two ranks that have made as many steps.
+
+    Nothing but models that are certainly trained apart is refused: a program may read a part of a
+    loader, or train on another part of each batch.
 
     Args:
         mine: What :func:`state_of` has returned on rank 0.
         theirs: What it has returned on rank 1.
         source: The program, as it was read.
     """
+    if mine["shapes"] != theirs["shapes"] or _DIVIDES_MODEL.search(source.text):
+        return None
+    if mine["weights"] != theirs["weights"]:
+        # What is trained beside a wrapped model may well be the rank's own.
+        return None if mine["is_wrapped"] else _of_weights(mine, source)
     counts = mine["batches"], theirs["batches"]
     if None not in counts and counts[0] != counts[1] and not _JOINS.search(source.text):
-        return refusal(
+        return doubt(
             "ranks",
             source.name,
             f"{source.name}: of two ranks that were tried, rank 0 has {counts[0]} batches per epoch"
-            f" and rank 1 has {counts[1]}, so one of them waits at the end of the epoch for "
-            "gradients that never come.",
+            f" and rank 1 has {counts[1]}: if each reads all of its own, one waits at the end of "
+            "the epoch for gradients that never come.",
             "Give each rank as many samples as the others, as torch.utils.data.DistributedSampler "
             "does, or drop_last=True",
         )
-    if mine["shapes"] != theirs["shapes"] or _DIVIDES_MODEL.search(source.text):
+    seen = mine["seen"]
+    if None in seen or seen != theirs["seen"] or len(set(seen)) < STEPS:
         return None
-    if mine["weights"] == theirs["weights"]:
-        return _of_samples(mine, theirs, source)
-    is_sure = "DistributedSampler" in source.text and not _TALKS.search(source.text)
-    judged = refusal if is_sure and source.is_alone else doubt
+    return doubt(
+        "ranks",
+        "DataLoader",
+        f"{source.name}: two ranks that were tried have read the same batches: unless each takes "
+        "its own part of them, all train on the same samples.",
+        "Give each rank others: DataLoader(data, sampler=DistributedSampler(data)); with Fabric: "
+        "fabric.setup_dataloaders(loader); in a stream: itertools.islice(samples, rank, None, "
+        "world_size)",
+    )
+
+
+def _of_weights(mine: dict[str, Any], source: Source) -> Finding:
+    is_sure = mine["is_divided"] and source.is_alone and not _TALKS.search(source.text)
+    judged = refusal if is_sure else doubt
     return judged(
         "ranks",
         "DistributedDataParallel",
@@ -68,20 +99,4 @@ def compare(mine: dict[str, Any], theirs: dict[str, Any], source: Source) -> Fin
         "Wrap the model before the first step: model = "
         "torch.nn.parallel.DistributedDataParallel(model); or begin with the same weights, as by "
         "torch.manual_seed(0) on each rank, and average the gradients",
-    )
-
-
-def _of_samples(mine: dict[str, Any], theirs: dict[str, Any], source: Source) -> Finding | None:
-    """Return the refusal of two ranks that have read the same batches."""
-    seen = mine["seen"]
-    if seen != theirs["seen"] or len(set(seen)) < STEPS:
-        return None
-    return refusal(
-        "ranks",
-        "DataLoader",
-        f"{source.name}: two ranks that were tried have read the same batches, so all of them "
-        "train on the same samples.",
-        "Give each rank others: DataLoader(data, sampler=DistributedSampler(data)); with Fabric: "
-        "fabric.setup_dataloaders(loader); in a stream: itertools.islice(samples, rank, None, "
-        "world_size)",
     )

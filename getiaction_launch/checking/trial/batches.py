@@ -266,12 +266,15 @@ def _is_group(loader: object) -> bool:
     return isinstance(loader, (list, tuple, dict))
 
 
-def hash_of(content: object) -> str:
-    """Return a hash of tensors, or of what holds some."""
+def hash_of(content: object) -> str | None:
+    """Return a hash of tensors, or of what holds some; None if it cannot be written."""
     import torch
 
     file = io.BytesIO()
-    torch.save(content, file)
+    try:
+        torch.save(content, file)
+    except Exception:  # noqa: BLE001 - whatever the user's classes raise
+        return None
     return hashlib.sha256(file.getvalue()).hexdigest()
 
 

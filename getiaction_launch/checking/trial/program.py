@@ -66,7 +66,8 @@ def try_program(
         elif not apart.is_known("training"):
             yield unknown("training", f"{why}; --deep gives it any time")
     except OSError as error:
-        yield unknown("training", f"the process that runs the {plan.program} {error}")
+        if not apart.is_known("training"):
+            yield unknown("training", f"the process that runs the {plan.program} {error}")
     if apart.is_inside:
         try:
             if is_plain:

@@ -11,10 +11,10 @@ from typing import Any, NoReturn
 from getiaction_launch.checking.apart.pair import TWO, Pair
 from getiaction_launch.checking.blame import blame
 from getiaction_launch.checking.built import Built
-from getiaction_launch.checking.finding import Finding, ok, refusal, unknown
+from getiaction_launch.checking.finding import Finding, doubt, ok, refusal, unknown
 from getiaction_launch.checking.trial.batches import hash_of
 from getiaction_launch.checking.trial.step import Trial
-from getiaction_launch.checking.trial.trainer import trial_trainer
+from getiaction_launch.checking.trial.trainer import TRIAL_BATCHES, trial_trainer
 
 LARGEST_BYTES = 512 << 20
 """Weights that are trained twice at once without being asked for."""
@@ -97,11 +97,15 @@ def _train(built: Built, trial: Trial, pair: Pair, port: int) -> dict[str, Any]:
     from lightning.pytorch import Callback
     from torch.utils.data import IterableDataset
 
-    seen: list[str] = []
+    seen: list[str | None] = []
 
     class Seeing(Callback):
         def on_train_batch_start(self, *arguments: Any) -> None:  # noqa: ANN401 - as Lightning has it
             seen.append(hash_of(arguments[2]))
+
+        def on_train_batch_end(self, *arguments: Any) -> None:  # noqa: ANN401 - as above
+            # Its limit of epochs is that of the run, for whoever asks.
+            arguments[0].should_stop = arguments[0].should_stop or len(seen) >= TRIAL_BATCHES
 
     pair.become(TWO, f"127.0.0.1:{port}")
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
@@ -125,7 +129,8 @@ def _compared(built: Built, mine: dict[str, Any], theirs: dict[str, Any]) -> Fin
     owner = built.data if built.data is not None and not built.has_loaders else built.model
     key = built.key_of(type(owner).__name__, "data") if not built.has_loaders else built.script
     counts = mine["batches"], theirs["batches"]
-    if None not in counts and counts[0] != counts[1]:
+    is_read = None not in counts and not 0 < _last_batch(built) <= min(counts)
+    if is_read and counts[0] != counts[1]:
         return refusal(
             "ranks",
             key,
@@ -135,9 +140,9 @@ def _compared(built: Built, mine: dict[str, Any], theirs: dict[str, Any]) -> Fin
             f"drawn at random needs a seed: seed_everything(0). Or --trainer.limit_train_batches="
             f"{min(counts)}",
         )
-    is_alike = mine["seen"] == theirs["seen"] and len(set(mine["seen"])) > 1
+    is_alike = mine["seen"] == theirs["seen"] and len({*mine["seen"]} - {None}) > 1
     if mine["is_stream"] and is_alike:
-        return refusal(
+        return doubt(
             "ranks",
             key,
             f"{key}: two ranks that were tried have read the same batches, as nothing divides what "
@@ -145,4 +150,12 @@ def _compared(built: Built, mine: dict[str, Any], theirs: dict[str, Any]) -> Fin
             "In its __iter__: itertools.islice(samples, rank, None, world_size), with the rank and "
             "the world size of torch.distributed",
         )
-    return ok("ranks", f"two ranks have trained {len(mine['seen'])} batches together")
+    number = len(mine["seen"])
+    batches = "1 batch" if number == 1 else f"{number} batches"
+    return ok("ranks", f"two ranks have trained {batches} together")
+
+
+def _last_batch(built: Built) -> int:
+    """Return the batch with which training ends, as a number of them; -1 if epochs decide."""
+    steps = int(built.arguments.get("max_steps") or -1)
+    return steps * int(built.arguments.get("accumulate_grad_batches") or 1)

@@ -38,7 +38,7 @@ def trial_trainer(
         built: What the spec names.
         steps: Function that returns the optimizer steps of the whole run; None if unknown.
         callback: A callback that takes part besides those of the spec.
-        is_one_of_two: Whether it trains one epoch with another rank, in a process group of two.
+        is_one_of_two: Whether it trains with another rank, in a process group of two.
     """
     import lightning.pytorch as lightning
 
@@ -58,7 +58,7 @@ def trial_trainer(
         accelerator="cpu",
         devices=1,
         **(_of_two(built) if is_one_of_two else _of_one()),
-        max_epochs=1 if is_one_of_two else TRIAL_EPOCHS,
+        max_epochs=TRIAL_EPOCHS,
         max_steps=int(arguments.get("max_steps") or -1),
         limit_train_batches=TRIAL_BATCHES,
         limit_val_batches=TRIAL_BATCHES,
