@@ -104,7 +104,7 @@ def _train(built: Built, trial: Trial, pair: Pair, port: int) -> dict[str, Any]:
             seen.append(hash_of(arguments[2]))
 
         def on_train_batch_end(self, *arguments: Any) -> None:  # noqa: ANN401 - as above
-            # Its limit of epochs is that of the run, for whoever asks.
+            # Its limit of epochs is that of the run, as schedules ask for it.
             arguments[0].should_stop = arguments[0].should_stop or len(seen) >= TRIAL_BATCHES
 
     pair.become(TWO, f"127.0.0.1:{port}")
