@@ -1,10 +1,10 @@
 """How a run is uploaded: side by side, each file read once, and the ledger written once."""
 
+import concurrent.futures
 import io
 import os
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -103,7 +103,7 @@ def test_file_that_cannot_be_read_to_its_end_is_not_sent_on(run, monkeypatch):
     """Parts that are under way are waited for, and those that wait are dropped."""
     go, sent = threading.Event(), []
 
-    class Pool(ThreadPoolExecutor):
+    class Pool(concurrent.futures.ThreadPoolExecutor):
         def __exit__(self, *words: object) -> bool | None:
             go.set()
             return super().__exit__(*words)
@@ -119,7 +119,7 @@ def test_file_that_cannot_be_read_to_its_end_is_not_sent_on(run, monkeypatch):
                 raise OSError("the disk failed")
             return super().read(min(1, size or 1))
 
-    monkeypatch.setattr(parts, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", Pool)
     monkeypatch.setattr(parts, "_send_part", send_part)
     fs, key = file_system(run.directory / "large.ckpt")
     with pytest.raises(OSError, match="the disk failed"):

@@ -115,7 +115,7 @@ class Pair:
         _draw_anew()
 
     def become(self, topology: Topology, head: str) -> None:
-        """Take the environment of this process's rank.
+        """Take the environment of this process's rank, and have it look for the other one here.
 
         Args:
             topology: The nodes and workers that the ranks believe in.
@@ -123,6 +123,7 @@ class Pair:
         """
         node_rank, local_rank = divmod(self.rank, topology.workers_per_node)
         os.environ |= worker_environment(topology, node_rank, local_rank, head, "check")
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
 
     def order(self, content: dict[str, Any]) -> bool:
         """Have rank 1 continue, which waits for this in :meth:`await_order`.

@@ -19,7 +19,7 @@ from getiaction_launch.checking.source.source import Source
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.system.child import die_with
 
-_RESUMES = re.compile(r"\bload|resum")
+_RESUMES = re.compile(r"\bload(_\w+)?\(|resum")
 _LOADS_WEIGHTS = "loading state_dict"
 _ADVICE = " This file can still be loaded"
 """How torch begins to say at length what could be done about a file that is not plain."""

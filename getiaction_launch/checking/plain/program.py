@@ -107,7 +107,6 @@ class PlainProgram:
             port = probe.getsockname()[1]
         os.environ["MASTER_PORT"] = str(port)
         if self._pair is not None:
-            os.environ["GLOO_SOCKET_IFNAME"] = "lo"
             self._pair.fork(self._plan.topology, f"127.0.0.1:{port}")
             self._pair.watch()
         self._own = ranks_of_environment()

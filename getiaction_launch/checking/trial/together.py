@@ -3,7 +3,6 @@
 What a run of several ranks needs shows only here: as many batches on each, the same collectives.
 """
 
-import os
 import socket
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -49,7 +48,8 @@ def lead(built: Built, trial: Trial, pair: Pair) -> None:
         port = probe.getsockname()[1]
     pair.watch()
     if not pair.order({"samples": trial.loaders.samples, "port": port}):
-        ends = (each for each in pair.found if each.verdict in ("refused", "doubtful"))
+        # A script that ends before its fit is a doubt there; here, the other rank would wait.
+        ends = (each for each in pair.found if each.is_refusal or each.check == "training")
         if found := next(ends, None):
             built.send(replace(found, verdict="refused", evidence=f"on rank 1: {found.evidence}"))
         return
@@ -108,7 +108,6 @@ def _train(built: Built, trial: Trial, pair: Pair, port: int) -> dict[str, Any]:
             arguments[0].should_stop = arguments[0].should_stop or len(seen) >= TRIAL_BATCHES
 
     pair.become(TWO, f"127.0.0.1:{port}")
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     trial.fit(trial_trainer(built, trial.loaders.count_steps, Seeing(), is_one_of_two=True))
     loaders = trial.loaders
     is_stream = isinstance(getattr(loaders.training, "dataset", None), IterableDataset)
