@@ -8,7 +8,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from getiaction_launch.checking.apart.pair import Pair
 from getiaction_launch.checking.apart.process import LIMIT_SECONDS, Apart
+from getiaction_launch.checking.apart.rank import become_rank_0
 from getiaction_launch.checking.built import Built, Place
 from getiaction_launch.checking.finding import Finding, Report, ok, refusal, unknown
 from getiaction_launch.checking.former import fix_of_value
@@ -81,7 +83,7 @@ class _Trial:
         self._plan = plan
         self._place = place
         self._is_deep = is_deep
-        self._pair: Any = None
+        self._pair: Pair | None = None
 
     def derive(self, kind: Any) -> Any:  # noqa: ANN401 - a LightningCLI
         """Return the interface's class, which stops where it would build and train."""
@@ -133,13 +135,8 @@ class _Trial:
             self.findings.append(unknown("trial", f"the process that builds the spec {error}"))
         if not self.apart.is_inside:
             raise _ParsedError
-        from getiaction_launch.checking.apart.pair import Pair
-        from getiaction_launch.checking.apart.rank import HEAD, become_rank_0
-
         become_rank_0(self._plan, self.apart.scratch)
-        if self._plan.topology.world_size > 1:
-            self._pair = Pair(self.apart)
-            self._pair.fork(self._plan.topology, HEAD)
+        self._pair = Pair.of(self.apart, self._plan.topology)
 
     def judge(self, cli: Any) -> None:  # noqa: ANN401 - a LightningCLI
         """Check what was built, in the process apart.

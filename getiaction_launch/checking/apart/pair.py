@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from getiaction_launch.checking.apart.process import Apart
+from getiaction_launch.checking.apart.rank import free_head
 from getiaction_launch.checking.apart.sandbox import wishes
 from getiaction_launch.checking.finding import Finding, refusal, unknown
 from getiaction_launch.checking.frames import is_own
@@ -79,6 +80,7 @@ class Pair:
         apart: The process apart, which is that of rank 0.
 
     Attributes:
+        head: Address and port of rank 0.
         rank: The rank of this process, 0 or 1.
         found: What rank 1 has found and sent here.
         count_cuts: Function that returns how many epochs were ended early.
@@ -86,6 +88,7 @@ class Pair:
 
     def __init__(self, apart: Apart) -> None:
         self.rank = 0
+        self.head = ""
         self.found: list[Finding] = []
         self.count_cuts: Callable[[], int] = int
         self._apart = apart
@@ -96,13 +99,22 @@ class Pair:
         self._has_noted, self._has_ended = threading.Event(), threading.Event()
         self._is_done = False
 
-    def fork(self, topology: Topology, head: str) -> None:
-        """Become two processes, each with the environment of its rank.
+    @classmethod
+    def of(cls, apart: Apart, topology: Topology) -> "Pair | None":
+        """Become two processes for a run of several ranks; return None for one of a single rank.
 
         Args:
+            apart: The process apart, which is that of rank 0.
             topology: The nodes and workers that the ranks believe in.
-            head: Address and port of rank 0.
         """
+        if topology.world_size == 1:
+            return None
+        pair = cls(apart)
+        pair._fork(topology)
+        return pair
+
+    def _fork(self, topology: Topology) -> None:
+        self.head = free_head()  # before the fork, and before the user's code draws anything
         notes, orders, parent_pid = os.pipe(), os.pipe(), os.getpid()
         self.rank = int(os.fork() == 0)
         if self.rank:
@@ -111,18 +123,17 @@ class Pair:
         self._notes, self._orders = notes[self.rank], orders[1 - self.rank]
         os.close(notes[1 - self.rank])
         os.close(orders[self.rank])
-        self.become(topology, head)
+        self.become(topology)
         _draw_anew()
 
-    def become(self, topology: Topology, head: str) -> None:
+    def become(self, topology: Topology) -> None:
         """Take the environment of this process's rank, and have it look for the other one here.
 
         Args:
             topology: The nodes and workers that the ranks believe in.
-            head: Address and port of rank 0.
         """
         node_rank, local_rank = divmod(self.rank, topology.workers_per_node)
-        os.environ |= worker_environment(topology, node_rank, local_rank, head, "check")
+        os.environ |= worker_environment(topology, node_rank, local_rank, self.head, "check")
         os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
 
     def order(self, content: dict[str, Any]) -> bool:

@@ -2,15 +2,16 @@
 
 import multiprocessing
 import os
+import socket
 from pathlib import Path
 
 from getiaction_launch.checking.apart.layer import cover
 from getiaction_launch.node.environment import trainer_defaults, worker_environment
 from getiaction_launch.plan.plan import Plan
+from getiaction_launch.system.ports import reserve_port
 
 _CACHE = "GETIACTION_CACHE"
-HEAD = "127.0.0.1:29500"
-"""Address and port of rank 0 in the environment of a trial, where nobody listens."""
+_claims: list[socket.socket] = []
 _LEAKING = ("SLURM_", "GETIACTION_LAUNCH_", "PL_TRAINER_", "PMI_", "OMPI_", "LSB_", "JSM_")
 
 
@@ -31,7 +32,7 @@ def become_rank_0(plan: Plan, scratch: Path) -> bool:
     covered = cover(_directories_of(plan), scratch)
     for name in [name for name in os.environ if name.startswith(_LEAKING)]:
         del os.environ[name]
-    os.environ.update(worker_environment(plan.topology, 0, 0, HEAD, "check"))
+    os.environ.update(worker_environment(plan.topology, 0, 0, free_head(), "check"))
     os.environ.update(trainer_defaults(plan.topology, plan.env_vars))
     os.environ.update(plan.env_vars)
     os.environ["GETIACTION_RUN_DIR"] = str(scratch / "run")
@@ -43,6 +44,17 @@ def become_rank_0(plan: Plan, scratch: Path) -> bool:
     torch.set_num_threads(1)
     overlay(_CACHE, _cache(), scratch)
     return close_off(scratch, covered)
+
+
+def free_head() -> str:
+    """Return an address and port for rank 0 that no other run takes as long as this process lives.
+
+    Raises:
+        CheckError: If there is none.
+    """
+    port, claim = reserve_port()
+    _claims.append(claim)
+    return f"127.0.0.1:{port}"
 
 
 def _directories_of(plan: Plan) -> list[Path]:

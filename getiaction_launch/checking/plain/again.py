@@ -19,6 +19,8 @@ from getiaction_launch.checking.source.source import Source
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.system.child import die_with
 
+RESTART = "resume"
+"""The check that says what comes of a restart."""
 _RESUMES = re.compile(r"\bload(_\w+)?\(|resum")
 _LOADS_WEIGHTS = "loading state_dict"
 _ADVICE = " This file can still be loaded"
@@ -54,6 +56,11 @@ class Again:
         self._orders = -1
         self._begun = time.monotonic()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether another process waits to run the program once more."""
+        return self._orders >= 0
+
     def fork(self) -> None:
         """Return at once where the program is run first, and in the other process once it may."""
         (reader, writer), parent_pid = os.pipe(), os.getpid()
@@ -76,7 +83,7 @@ class Again:
 
         It then does not return: the other process ends this one.
         """
-        if self._orders >= 0 and not self.is_second and _has_files(self._apart.scratch):
+        if self.is_ready and _has_files(self._apart.scratch):
             os.write(self._orders, str(time.monotonic() - self._begun).encode())
             _sleep()
 
@@ -105,8 +112,8 @@ def of_restart(error: BaseException, found: Finding) -> Finding | None:
         fix = "Save the weights of the model inside of the wrapper: model.module.state_dict()"
     evidence = f"a restart fails: {found.evidence.partition(_ADVICE)[0]}"
     if isinstance(error, pickle.PickleError) or _LOADS_WEIGHTS in said or is_of_parser(error):
-        return replace(found, check="resume", evidence=evidence, fix=fix)
-    return doubt("resume", found.key, evidence, fix) if isinstance(error, _LOST) else None
+        return replace(found, check=RESTART, evidence=evidence, fix=fix)
+    return doubt(RESTART, found.key, evidence, fix) if isinstance(error, _LOST) else None
 
 
 def _has_files(scratch: Path) -> bool:

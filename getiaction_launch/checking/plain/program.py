@@ -11,7 +11,6 @@ import importlib
 import os
 import pickle
 import re
-import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -20,13 +19,13 @@ from typing import Any, NoReturn
 
 from getiaction_launch.checking.apart.pair import TWO, Pair
 from getiaction_launch.checking.apart.process import Apart
-from getiaction_launch.checking.apart.rank import become_rank_0
+from getiaction_launch.checking.apart.rank import become_rank_0, free_head
 from getiaction_launch.checking.apart.sandbox import BlockedError, wishes
 from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, doubt, ok, unknown
 from getiaction_launch.checking.frames import own_frames
 from getiaction_launch.checking.lightning_seams import fabric_on_cpu
-from getiaction_launch.checking.plain.again import Again, can_resume, of_restart
+from getiaction_launch.checking.plain.again import RESTART, Again, can_resume, of_restart
 from getiaction_launch.checking.plain.loop import STEPS, Loop
 from getiaction_launch.checking.plain.states import compare, state_of
 from getiaction_launch.checking.ranks.variables import changed_variables, ranks_of_environment
@@ -76,10 +75,8 @@ class PlainProgram:
         self._whole, self._is_fabric = whole, uses_fabric(source)
         self._plan = replace(plan, topology=topology)
         self._source, self._place, self._apart = source, place, apart
-        self._pair = Pair(apart) if whole.world_size > 1 else None
+        self._pair: Pair | None = None
         self._loop = Loop(self._come, self._leave_later)
-        if self._pair is not None:
-            self._pair.count_cuts = lambda: self._loop.cuts
         self._again = Again(apart)
         self._own: dict[str, str | None] = {}
 
@@ -102,12 +99,11 @@ class PlainProgram:
         if can_resume(self._plan, self._source):
             self._again.fork()
             words += self._plan.resume_args if self._again.is_second else []
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        os.environ["MASTER_PORT"] = str(port)
+        # Not that of a first attempt, whose processes are still there.
+        os.environ["MASTER_PORT"] = free_head().rpartition(":")[2]
+        self._pair = Pair.of(self._apart, self._plan.topology)
         if self._pair is not None:
-            self._pair.fork(self._plan.topology, f"127.0.0.1:{port}")
+            self._pair.count_cuts = lambda: self._loop.cuts
             self._pair.watch()
         self._own = ranks_of_environment()
         sys.argv, sys.path[0] = words, self._plan.working_directory
@@ -129,39 +125,45 @@ class PlainProgram:
         """Say what the second step shows, which the program has just made."""
         changed = next(changed_variables(self._own, self._whole.world_size), None)
         if changed:
-            self._apart.send(changed)
+            self._send(changed)
             self._leave()
-        if self._pair is None and not self._again.is_second:
-            self._say_trained("as one rank")
         if self._pair is None:
-            if self._again.is_second or not can_resume(self._plan, self._source):
-                self._leave()
-            return
+            self._say_trained("as one rank")
+        else:
+            self._meet(self._pair, optimizer)
+        if self._again.is_second or (self._pair is None and not self._again.is_ready):
+            self._leave_later()
+
+    def _meet(self, pair: Pair, optimizer: Any) -> None:  # noqa: ANN401 - as above
+        """Compare the two ranks, once both have made the second step."""
         mine = state_of(optimizer, self._loop)
-        if self._pair.rank:
-            self._pair.note(mine)
+        if pair.rank:
+            pair.note(mine)
             return
-        theirs = self._pair.await_note(OTHER_SECONDS)
-        if self._again.is_second:
-            self._report_fault()
-            self._leave()
-        found = compare(mine, theirs, self._source) if theirs else None
+        theirs = pair.await_note(OTHER_SECONDS)
+        found = None
+        if theirs and not self._again.is_second:
+            found = compare(mine, theirs, self._source)
         if found:
-            self._apart.send(found)
+            self._send(found)
         if found and found.is_refusal:
             self._leave()
         self._say_trained("by two ranks" if theirs else "by rank 0 of two")
 
+    def _send(self, finding: Finding) -> None:
+        """Send a finding; of a second attempt only what a restart has to say."""
+        if not self._again.is_second or finding.check == RESTART:
+            self._apart.send(finding)
+
     def _refrain(self, why: str) -> NoReturn:
         """Leave without having tried it."""
-        if not self._again.is_second:
-            self._apart.send(unknown("training", why))
+        self._send(unknown("training", why))
         if self._pair is not None and self._pair.rank:
             self._pair.finish({})
         self._leave()
 
     def _say_trained(self, how: str) -> None:
-        self._apart.send(ok("training", f"{STEPS} optimizer steps on the CPU, {how}"))
+        self._send(ok("training", f"{STEPS} optimizer steps on the CPU, {how}"))
 
     def _leave(self) -> NoReturn:
         self._apart.leave()  # not by an exception, which the program could catch
@@ -183,14 +185,14 @@ class PlainProgram:
         is_whole = isinstance(error, SystemExit) and error.code in (None, 0) and not wishes
         if self._pair is not None and self._pair.rank:
             if found:
-                self._apart.send(found)
+                self._send(found)
             self._pair.finish({"is_whole": is_whole})
         if self._pair is not None and is_whole:
             end = self._pair.await_end()
             self._report_fault()
             is_whole = bool(end.get("is_whole")) and not self._pair.fault()
         if found:
-            self._apart.send(found)
+            self._send(found)
         elif is_whole:
             self._again.begin()
 
@@ -200,8 +202,7 @@ class PlainProgram:
         changed = next(changed_variables(self._own, self._whole.world_size), None)
         is_end = isinstance(error, SystemExit) and error.code in (None, 0)
         if changed or is_end:
-            is_told = self._loop.is_enough or self._again.is_second
-            return None if is_told else changed or unknown("training", _UNTRAINED)
+            return None if self._loop.is_enough else changed or unknown("training", _UNTRAINED)
         if self._loop.is_enough and (self._pair is None or self._again.is_second):
             return None
         found = ending_of(error, str(self._source.path), said, self._place)

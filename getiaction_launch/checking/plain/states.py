@@ -39,7 +39,6 @@ def state_of(optimizer: Any, loop: Loop) -> dict[str, Any]:  # noqa: ANN401 - on
         "shapes": [list(each.shape) for each in weights],
         "weights": hash_of(weights),
         "is_divided": loop.reading.is_divided and distributed.is_initialized(),
-        "is_wrapped": any(map(_is_wrapper, gc.get_objects())),
     }
 
 
@@ -62,7 +61,8 @@ def compare(mine: dict[str, Any], theirs: dict[str, Any], source: Source) -> Fin
         return None
     if mine["weights"] != theirs["weights"]:
         # What is trained beside a wrapped model may well be the rank's own.
-        return None if mine["is_wrapped"] else _of_weights(mine, source)
+        is_wrapped = any(map(_is_wrapper, gc.get_objects()))
+        return None if is_wrapped else _of_weights(mine, source)
     counts = mine["batches"], theirs["batches"]
     if None not in counts and counts[0] != counts[1] and not _JOINS.search(source.text):
         return doubt(

@@ -17,12 +17,15 @@ class Origins:
 
     def __init__(self, tree: ast.Module) -> None:
         self._meanings: dict[str, list[ast.expr]] = defaultdict(list)
-        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-        for node in ast.walk(tree):
-            for name, value in _meanings_of(node):
-                self._meanings[name].append(value)
-        for function in functions:
-            for name, value in _given(function, tree):
+        nodes, calls = [*ast.walk(tree)], defaultdict(list)
+        for node in nodes:
+            if isinstance(node, ast.Call):
+                calls[_last(node.func)].append(node)
+        for node in nodes:
+            found = _meanings_of(node)
+            if isinstance(node, ast.FunctionDef):
+                found = _given(node, calls[node.name])
+            for name, value in found:
                 self._meanings[name].append(value)
 
     def of(self, node: ast.expr) -> set[str]:
@@ -31,16 +34,17 @@ class Origins:
         Args:
             node: An expression of the script.
         """
-        found: set[str] = set()
+        strings: set[str] = set()
+        names: set[str] = set()
         todo = [node]
         while todo:
             for part in ast.walk(todo.pop()):
                 if isinstance(part, ast.Constant):
-                    found.add(str(part.value))
-                if (name := _last(part)) and name not in found:
-                    found.add(name)
+                    strings.add(str(part.value))
+                if (name := _last(part)) and name not in names:
+                    names.add(name)
                     todo += self._meanings[name]
-        return found
+        return strings | names
 
 
 def _last(node: ast.AST) -> str:
@@ -76,7 +80,7 @@ def _pairs(targets: Iterable[ast.expr], value: ast.expr) -> Iterator[tuple[str, 
                 yield name, value
 
 
-def _given(function: ast.FunctionDef, tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
+def _given(function: ast.FunctionDef, calls: Iterable[ast.Call]) -> Iterator[tuple[str, ast.expr]]:
     """Yield the parameters of a function with what it is given, and its name with its results."""
     parameters = [*function.args.posonlyargs, *function.args.args]
     defaults = zip(reversed(parameters), reversed(function.args.defaults), strict=False)
@@ -84,11 +88,10 @@ def _given(function: ast.FunctionDef, tree: ast.Module) -> Iterator[tuple[str, a
     for parameter, default in (*defaults, *named):
         if default is not None:
             yield parameter.arg, default
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and _last(node.func) == function.name:
-            is_bound = bool(parameters) and parameters[0].arg in ("self", "cls")
-            own = parameters[1:] if is_bound else parameters
-            yield from ((each.arg, value) for each, value in zip(own, node.args, strict=False))
+    is_bound = bool(parameters) and parameters[0].arg in ("self", "cls")
+    own = parameters[1:] if is_bound else parameters
+    for call in calls:
+        yield from ((each.arg, value) for each, value in zip(own, call.args, strict=False))
     for node in ast.walk(function):
         if isinstance(node, (ast.Return, ast.Yield)) and node.value:
             yield function.name, node.value

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from getiaction_launch.checking.apart.pair import Pair
 from getiaction_launch.checking.apart.process import LIMIT_SECONDS, Apart
-from getiaction_launch.checking.apart.rank import HEAD, become_rank_0
+from getiaction_launch.checking.apart.rank import become_rank_0
 from getiaction_launch.checking.apart.sandbox import wishes
 from getiaction_launch.checking.built import Built, Place
 from getiaction_launch.checking.finding import Finding, refusal, unknown
@@ -105,9 +105,7 @@ class _Program:
         prepare_parsing()
         self._said = self._apart.hear()
         become_rank_0(self._plan, self._apart.scratch)
-        if self._plan.topology.world_size > 1:
-            self._pair = Pair(self._apart)
-            self._pair.fork(self._plan.topology, HEAD)
+        self._pair = Pair.of(self._apart, self._plan.topology)
         wishes.clear()
         self._seed = torch.seed()  # as that of a new process, which nobody has seeded
         self._own = ranks_of_environment()

@@ -70,7 +70,7 @@ class Trial:
             Whether that was possible, and nothing is refused.
         """
         built = self._built
-        if not self.set_up():
+        if not self._set_up():
             return False
         try:
             trainer = self._fit()
@@ -91,7 +91,7 @@ class Trial:
             built.send(finding)
         return not any(finding.is_refusal for finding in found)
 
-    def set_up(self) -> bool:
+    def _set_up(self) -> bool:
         """Set up the data, if there is any; return whether that was possible."""
         built = self._built
         if built.data is None:

@@ -3,7 +3,6 @@
 What a run of several ranks needs shows only here: as many batches on each, the same collectives.
 """
 
-import socket
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -43,11 +42,8 @@ def lead(built: Built, trial: Trial, pair: Pair) -> None:
         trial: The trial in which this rank has trained alone.
         pair: The two ranks, of which this is rank 0.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     pair.watch()
-    if not pair.order({"samples": trial.loaders.samples, "port": port}):
+    if not pair.order({"samples": trial.loaders.samples}):
         # A script that ends before its fit is a doubt there; here, the other rank would wait.
         ends = (each for each in pair.found if each.is_refusal or each.check == "training")
         if found := next(ends, None):
@@ -55,7 +51,7 @@ def lead(built: Built, trial: Trial, pair: Pair) -> None:
         return
     trial.forget()
     try:
-        mine = _train(built, trial, pair, port)
+        mine = _train(built, trial, pair)
     except Exception as error:  # noqa: BLE001 - whatever the user's classes raise
         found = _judged(built, error)
         built.send(replace(found, evidence=f"in a trial of two ranks: {found.evidence}"))
@@ -80,19 +76,18 @@ def follow(built: Built, trial: Trial, pair: Pair, *, is_tried: bool) -> NoRetur
         pair.finish({})
     end: dict[str, Any] = {}
     is_ready = trial.run()
-    order = pair.await_order()
-    trial.loaders.samples = order["samples"]
+    trial.loaders.samples = pair.await_order()["samples"]
     trial.forget()
     pair.watch()
     if is_ready:
         try:
-            end = {**_train(built, trial, pair, order["port"]), "is_whole": True}
+            end = {**_train(built, trial, pair), "is_whole": True}
         except Exception as error:  # noqa: BLE001 - as above
             built.send(_judged(built, error))
     pair.finish(end)
 
 
-def _train(built: Built, trial: Trial, pair: Pair, port: int) -> dict[str, Any]:
+def _train(built: Built, trial: Trial, pair: Pair) -> dict[str, Any]:
     """Train an epoch of two batches, and return what the ranks are compared by."""
     from lightning.pytorch import Callback
     from torch.utils.data import IterableDataset
@@ -107,7 +102,7 @@ def _train(built: Built, trial: Trial, pair: Pair, port: int) -> dict[str, Any]:
             # Its limit of epochs is that of the run, as schedules ask for it.
             arguments[0].should_stop = arguments[0].should_stop or len(seen) >= TRIAL_BATCHES
 
-    pair.become(TWO, f"127.0.0.1:{port}")
+    pair.become(TWO)
     trial.fit(trial_trainer(built, trial.loaders.count_steps, Seeing(), is_one_of_two=True))
     loaders = trial.loaders
     is_stream = isinstance(getattr(loaders.training, "dataset", None), IterableDataset)
