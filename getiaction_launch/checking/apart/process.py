@@ -33,6 +33,8 @@ LIMIT_SECONDS = 60
 _CHUNK_BYTES = 1 << 16
 _MARGIN_SECONDS = 5
 _LOOK_SECONDS = 0.2
+_EMPTY_LOOKS = 2
+"""How often in turn no process must be found before none is there."""
 _MEMORY_SHARE = 0.5
 """How much of the memory that is free a trial may take, as others work on this machine too."""
 _DISK_SHARE = 0.5
@@ -205,24 +207,36 @@ class Apart:
 
     def _end(self, *, is_killed: bool = True) -> int:
         """End the process with all that it has started, and return its status."""
-        import psutil  # slow to import
-
         if not self._pid:
             return 0
         if not is_killed:
             os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
-        started = []
-        with contextlib.suppress(psutil.Error):
-            started = psutil.Process(self._pid).children(recursive=True)
+        self._end_started()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._pid, signal.SIGKILL)  # none yet, if it was ended before it led a group
         os.kill(self._pid, signal.SIGKILL)
-        for each in started:  # it may lead a group of its own
-            with contextlib.suppress(psutil.Error):
-                each.kill()
         _, status = os.waitpid(self._pid, 0)
         self._pid = 0
         return status
+
+    def _end_started(self) -> None:
+        """End what the process has started, also what leads a group of its own.
+
+        The process stands still meanwhile, and adopts what detaches itself in this moment. One look
+        at all processes may miss that, as it takes a while.
+        """
+        import psutil  # slow to import
+
+        deadline, empty_looks = time.monotonic() + _MARGIN_SECONDS, 0
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(self._pid)
+            process.suspend()
+            while empty_looks < _EMPTY_LOOKS and time.monotonic() < deadline:
+                started = [each for each in process.children(recursive=True) if _is_alive(each)]
+                for each in started:
+                    with contextlib.suppress(psutil.Error):
+                        each.kill()
+                empty_looks = 0 if started else empty_looks + 1
 
     def _quieten(self) -> None:
         """Keep what is printed from the terminal, and Ctrl-C for the other process."""
@@ -252,6 +266,15 @@ def _open_up(directory: Path) -> None:
         for path in directory.iterdir():
             if path.is_dir() and not path.is_symlink():
                 _open_up(path)
+
+
+def _is_alive(process: "psutil.Process") -> bool:
+    import psutil
+
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def _memory_of(process: "psutil.Process") -> int:
