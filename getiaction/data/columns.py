@@ -194,7 +194,7 @@ def _to_column(key: str, table: pa.Table, feature: dict[str, Any]) -> Column:
     kind = np.dtype(feature["dtype"]).kind
     # In float32, timestamps since 1970 would be minutes apart.
     arrow_type = pa.float64() if key == "timestamp" else ARROW_TYPES[kind]
-    values = numbers.cast(arrow_type).to_numpy(zero_copy_only=False)
+    values = _to_numpy(numbers.cast(arrow_type))
     is_scalar = not is_vector or key == "timestamp"
     return values if is_scalar else values.reshape(len(column), *feature["shape"])
 
@@ -215,9 +215,19 @@ def _flatten(array: pa.Array, table: pa.Table) -> tuple[pa.Array, NDArray[np.int
         if pa.types.is_fixed_size_list(array.type):
             starts = starts * array.type.list_size
         else:
-            offsets = array.offsets.to_numpy()
+            offsets = _to_numpy(array.offsets)
             starts = offsets[starts].astype(np.int64) - int(offsets[0])
         array = array.flatten()
+
+
+def _to_numpy(numbers: pa.Array) -> NDArray[Any]:
+    """Return numbers of which none is missing, without a copy unless they are bools.
+
+    Arrow's own `to_numpy` imports pandas wherever that is installed, in each rank.
+    """
+    if pa.types.is_boolean(numbers.type):  # packed as bits
+        return np.from_dlpack(numbers.cast(pa.uint8())).view(np.bool_)
+    return np.from_dlpack(numbers)
 
 
 def _place(table: pa.Table, row: int) -> str:

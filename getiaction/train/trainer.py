@@ -235,8 +235,7 @@ class Trainer(lightning.Trainer):
 
     def _refuse_stray_checkpoint(self) -> None:
         """Refuse to start beside a checkpoint that Lightning would resume without being asked."""
-        stray = requeue_checkpoint(self)
-        if stray and SLURMEnvironment.detect():
+        if SLURMEnvironment.detect() and (stray := requeue_checkpoint(self)):
             msg = (
                 f"{stray} was left by Lightning's requeueing of some run, and under SLURM Lightning"
                 " would resume this run from it.\nMove it away:"
