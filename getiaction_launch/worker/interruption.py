@@ -16,7 +16,6 @@ does not save it:
 import contextlib
 import copy
 import functools
-import os
 import signal
 import time
 import weakref
@@ -59,27 +58,21 @@ from getiaction_launch.worker.loggers.histories import Histories, continue_histo
 from getiaction_launch.worker.loggers.lightning_seams import continue_steps
 from getiaction_launch.worker.progress import ProgressReport, say
 from getiaction_launch.worker.saving.leftovers import Leftovers
+from getiaction_launch.worker.saving.lightning_seams import spare_local_files_from_stores
 from getiaction_launch.worker.saving.origin import allow_own_classes, weights_only_for
 from getiaction_launch.worker.saving.rank_states import gather_rank_states, own_rank_state
 from getiaction_launch.worker.saving.saver import CheckpointSaver
 from getiaction_launch.worker.saving.sharding import check_strategy
 
-WORKER_VARIABLE = "GETIACTION_LAUNCH_WORKER"
-"""A worker sets it to its own process id. Its child processes inherit it, but not the id."""
 AGREEMENT_SECONDS = 0.5
 """Target time between two agreements of the ranks."""
 EPOCH_SHARE = 0.1
 """Share of the checkpoint period after which the end of an epoch triggers a save."""
 
 
-def callbacks() -> list[Callback]:
-    """The callbacks that a launched worker adds to a Trainer; empty in any other process.
-
-    Lightning calls this for every Trainer through the entry point group
-    ``lightning.pytorch.callbacks_factory``, so the user's spec and script need no changes.
-    """
-    if os.environ.get(WORKER_VARIABLE) != str(os.getpid()):
-        return []
+def callbacks_of_worker() -> list[Callback]:
+    """Return the callbacks of a Trainer in a worker, and have this process watch all its fits."""
+    spare_local_files_from_stores()
     watch_fits(_watching)
     keep_out_of_shared_lists(*_KINDS)
     continue_histories(own_run())

@@ -30,6 +30,7 @@ from getiaction_launch.storage.paths import last_line
 from getiaction_launch.system.child import die_with_parent
 from getiaction_launch.system.memory import count_oom_kills, prefer_to_be_killed
 from getiaction_launch.worker.assignment import own_attempt
+from getiaction_launch.worker.entry_point import WORKER_VARIABLE
 from getiaction_launch.worker.frozen import use_copy
 from getiaction_launch.worker.heart import start_heart
 from getiaction_launch.worker.program import run_program
@@ -44,7 +45,7 @@ def main() -> None:
     faulthandler.enable()  # a crash in compiled code leaves the Python stack in the log
     start_heart()
     # Only this process gets the callbacks: its children inherit the variable, but not the id.
-    os.environ["GETIACTION_LAUNCH_WORKER"] = str(os.getpid())
+    os.environ[WORKER_VARIABLE] = str(os.getpid())
     run = Run(Path(sys.argv[1]))
     attempt = own_attempt()
     oom_kills = count_oom_kills()

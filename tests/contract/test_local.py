@@ -113,7 +113,7 @@ def test_cluster_config_reaches_who_saves(getiaction_launch, script, tmp_path):
     )
     (tmp_path / "slow.yaml").write_text(config)
     name = script(
-        "from getiaction_launch.worker.interruption import callbacks\nprint(callbacks()[0]._saving)"
+        "from getiaction_launch.worker.entry_point import callbacks\nprint(callbacks()[0]._saving)"
     )
     result = getiaction_launch("--cluster", "./slow.yaml", "--wait", name)
     assert result.returncode == 0, result.stderr

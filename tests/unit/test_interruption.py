@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from getiaction_launch.run.checkpoint import newest
 from getiaction_launch.storage.paths import write_json
 from getiaction_launch.worker import interruption
-from getiaction_launch.worker.interruption import callbacks
+from getiaction_launch.worker.entry_point import callbacks
 from getiaction_launch.worker.saving import saver
 
 

@@ -72,6 +72,7 @@ def test_nodes_do_not_crowd_the_machine(tmp_path, monkeypatch):
         ("backends.local", "node.node node.joining node.network.meeting mirror.code"),
         ("node.node", "backends.local node.conductor"),
         ("worker.worker", "node.node mirror.mirror"),
+        ("worker.entry_point", "run.run worker.interruption"),  # in every program with Lightning
     ],
 )
 def test_each_process_imports_only_what_it_needs(module, others):

@@ -11,15 +11,15 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from getiaction_launch.mirror.kept import await_kept
 from getiaction_launch.run.run import Run
-from getiaction_launch.worker.lightning_seams import (
+from getiaction_launch.worker.progress import ProgressReport
+from getiaction_launch.worker.saving.background_io import BackgroundCheckpointIO
+from getiaction_launch.worker.saving.leftovers import Leftovers
+from getiaction_launch.worker.saving.lightning_seams import (
     keeps_account_of,
     looking_ahead,
     reads_checkpoints_at_once,
     writes_one_file,
 )
-from getiaction_launch.worker.progress import ProgressReport
-from getiaction_launch.worker.saving.background_io import BackgroundCheckpointIO
-from getiaction_launch.worker.saving.leftovers import Leftovers
 
 
 @contextlib.contextmanager

@@ -7,12 +7,9 @@ from lightning.pytorch import Trainer
 
 from getiaction_launch.worker.fitting.epoch import Epoch
 from getiaction_launch.worker.fitting.random_state import random_state
-from getiaction_launch.worker.lightning_seams import (
-    LightningState,
-    fit_loop_state,
-    writes_one_file,
-)
+from getiaction_launch.worker.lightning_seams import LightningState, fit_loop_state
 from getiaction_launch.worker.progress import STATE_KEY, say
+from getiaction_launch.worker.saving.lightning_seams import writes_one_file
 
 
 def gather_rank_states(trainer: Trainer, checkpoint: LightningState, epoch: Epoch) -> None:

@@ -5,7 +5,7 @@ import os
 from lightning.pytorch import Trainer
 
 from getiaction_launch.plan.sharding import refuse_sharded
-from getiaction_launch.worker.lightning_seams import writes_one_file
+from getiaction_launch.worker.saving.lightning_seams import writes_one_file
 
 
 def check_strategy(trainer: Trainer) -> None:
