@@ -40,8 +40,10 @@ def become_rank_0(plan: Plan, scratch: Path) -> bool:
     os.environ["TORCH_COMPILE_DISABLE"] = os.environ["TORCHDYNAMO_DISABLE"] = "1"
     # What a new process has not chosen yet, and the program may choose once.
     multiprocessing.set_start_method(None, force=True)
-    # OpenMP's threads are not there any more, if this process had some before it was forked.
+    # OpenMP's threads are not there any more, if this process had some before it was forked. The
+    # variable keeps Lightning from asking for more, which would wait for each other's cores.
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
     overlay(_CACHE, _cache(), scratch)
     return close_off(scratch, covered)
 
