@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from damage import ROWS, STATS, edit, refusal, replaced
+from samples import assert_same
 
 from getiaction.data import (
     DatasetError,
@@ -47,17 +48,6 @@ def entries(tmp_path: Path) -> list[str]:
     """Return what is in the cache of columns, but the locks."""
     found = (tmp_path / "cache/columns").glob("*")
     return [path.name for path in found if path.suffix != ".lock"]
-
-
-def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """Check that two samples are equal bit for bit, their types included."""
-    assert one.keys() == other.keys()
-    for key, value in one.items():
-        if isinstance(value, torch.Tensor):
-            assert value.dtype == other[key].dtype, key
-            assert torch.equal(value, other[key]), key
-        else:
-            assert value == other[key], key
 
 
 @pytest.mark.parametrize(
