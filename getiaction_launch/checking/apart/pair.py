@@ -7,7 +7,6 @@ each other, as the ranks of the run would for half an hour.
 
 import contextlib
 import json
-import linecache
 import os
 import random
 import sys
@@ -15,14 +14,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from getiaction_launch.checking.apart.process import Apart
 from getiaction_launch.checking.apart.rank import free_head
-from getiaction_launch.checking.apart.sandbox import wishes
-from getiaction_launch.checking.finding import Finding, refusal, unknown
-from getiaction_launch.checking.frames import is_own
+from getiaction_launch.checking.apart.where import Where, of_wait, where_is
+from getiaction_launch.checking.finding import Finding, unknown
 from getiaction_launch.node.environment import worker_environment
 from getiaction_launch.plan.plan import Topology
 from getiaction_launch.storage.strict_json import dumps
@@ -33,44 +30,7 @@ TWO = Topology(2, 1, 0)
 _LOOK_SECONDS = 0.25
 MOST_LOOKS = 16
 """How often in turn both ranks may be seen to wait at the same place; what is tried takes less."""
-_IDLE_SECONDS = 0.1
-"""CPU time that a process may use in that time while it waits, to look where it is."""
-_LOADING = "utils/data/"
-_IDLE = ("/threading.py", "/queue.py", "/concurrent/futures/thread.py")
-"""Modules in which a thread waits for another one of its process."""
 _CHUNK_BYTES = 1 << 16
-_LONGEST_LINE = 80
-
-
-class _Where(NamedTuple):
-    """Where the main thread of a rank is.
-
-    Attributes:
-        own: File and line of the innermost call of the user's own code; None if there is none.
-        waits: Whether it sleeps in torch, and does not load data.
-        lines: All calls, as a number that changes with each line.
-        cpu_seconds: CPU time of the process.
-        has_group: Whether it is in a process group.
-        is_refused: Whether something was refused to it that it wanted to do.
-        cuts: How many epochs were ended early.
-    """
-
-    own: tuple[str, int] | None = None
-    waits: bool = False
-    lines: int = 0
-    cpu_seconds: float = 0
-    has_group: bool = False
-    is_refused: bool = False
-    cuts: int = 0
-
-    def is_at(self, before: "_Where") -> bool:
-        """Return whether it has been there all the time, and has computed nothing.
-
-        Args:
-            before: Where it was at the first look.
-        """
-        spent = self.cpu_seconds - before.cpu_seconds
-        return self.lines == before.lines and spent <= _IDLE_SECONDS
 
 
 class Pair:
@@ -209,24 +169,24 @@ class Pair:
 
     def _report_where(self) -> None:
         while True:
-            self._send({"where": self._where()})
+            self._send({"where": self._here()})
             time.sleep(_LOOK_SECONDS)
 
     def _look(self) -> None:
-        rest, theirs, is_here = b"", _Where(), True
-        begun, looks = (self._where(), theirs), 0
+        rest, theirs, is_here = b"", Where(), True
+        begun, looks = (self._here(), theirs), 0
         while not (self._is_done and self._has_ended.is_set()):
             if is_here:
                 chunk = os.read(self._notes, _CHUNK_BYTES)  # at least each time that rank 1 looks
                 *lines, rest = (rest + chunk).split(b"\n")
                 for note in map(json.loads, lines):
-                    theirs = _Where(*note["where"]) if "where" in note else theirs
+                    theirs = Where(*note["where"]) if "where" in note else theirs
                     self._take(note)
                 is_here = bool(chunk)
             else:
                 self._has_ended.set()
                 time.sleep(_LOOK_SECONDS)
-            mine, is_over = self._where(), self._has_ended.is_set()
+            mine, is_over = self._here(), self._has_ended.is_set()
             is_waiting = (mine.waits or self._is_done) and (theirs.waits or is_over)
             if is_waiting and mine.is_at(begun[0]) and theirs.is_at(begun[1]):
                 looks += 1
@@ -236,7 +196,7 @@ class Pair:
                 self._apart.send(self._why_still(mine, theirs))
                 self._apart.leave()
 
-    def _why_still(self, mine: _Where, theirs: _Where) -> Finding:
+    def _why_still(self, mine: Where, theirs: Where) -> Finding:
         """Return why neither moves."""
         if fault := self.fault():
             return fault
@@ -249,33 +209,10 @@ class Pair:
         is_whole = all(each.has_group for each in ranks if each is not None)
         if not is_whole or mine.is_refused or theirs.is_refused or mine.cuts != theirs.cuts:
             return unknown("ranks", "two ranks wait for each other, which may come of the trial")
-        return _of_wait(ranks)
+        return of_wait(ranks)
 
-    def _where(self) -> _Where:
-        from torch import distributed
-
-        frames = sys._current_frames()  # noqa: SLF001 - the only way to ask where threads are
-        frame = frames.pop(self._main, None)
-        del frames[threading.get_ident()]
-        own, innermost, lines = None, frame, []
-        while frame is not None:
-            file, line = frame.f_code.co_filename, frame.f_lineno
-            if own is None and is_own(file):
-                own = (file, line)
-            lines.append((file, line))
-            frame = frame.f_back
-        others = [each.f_code.co_filename for each in frames.values()]
-        is_alone = all(each.endswith(_IDLE) or _is_of_torch(each) for each in others)
-        waits = innermost is not None and _is_of_torch(innermost.f_code.co_filename)
-        return _Where(
-            own=own,
-            waits=waits and is_alone and _sleeps(),
-            lines=hash(tuple(lines)),
-            cpu_seconds=time.process_time(),
-            has_group=distributed.is_initialized(),
-            is_refused=bool(wishes),
-            cuts=self.count_cuts(),
-        )
+    def _here(self) -> Where:
+        return where_is(self._main, cuts=self.count_cuts())
 
     def _take(self, note: dict[str, Any]) -> None:
         if "finding" in note:
@@ -288,23 +225,6 @@ class Pair:
             self._has_ended.set()
 
 
-def _is_of_torch(file: str) -> bool:
-    """Whether a file is torch's own, and does not load data."""
-    import torch
-
-    folder = f"{os.path.dirname(torch.__file__)}/"  # noqa: PTH120 - a name
-    return file.startswith(folder) and not file.startswith(folder + _LOADING)
-
-
-def _sleeps() -> bool:
-    """Whether the main thread sleeps, and does not only wait for a CPU; see proc_pid_stat(5)."""
-    try:
-        text = Path(f"/proc/self/task/{os.getpid()}/stat").read_text(encoding="utf-8")
-    except OSError:  # not Linux
-        return True
-    return text.rpartition(")")[2].split()[0] == "S"
-
-
 def _draw_anew() -> None:
     """Have this process draw other random numbers than the one of which it is a copy."""
     import torch
@@ -313,32 +233,3 @@ def _draw_anew() -> None:
     random.seed()
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()
-
-
-def _of_wait(ranks: list[_Where | None]) -> Finding:
-    """Return the refusal of ranks that wait for each other; None stands for one that is done."""
-    places = [_shown(each.own) if each and each.own else "" for each in ranks]
-    said = [
-        f"rank {rank} has come to the end"
-        if each is None
-        else f"rank {rank} waits at {place}"
-        if place
-        else f"rank {rank} waits in its Trainer"
-        for rank, (each, place) in enumerate(zip(ranks, places, strict=True))
-    ]
-    key = next((place.partition(" ")[0] for place in places if place), "ranks")
-    return refusal(
-        "ranks",
-        key,
-        f"two ranks were tried, and they wait for each other: {said[0]}; {said[1]}.",
-        "Have each rank come to the same collectives in the same order: outside of what only one "
-        "rank does, and in loops of the same length",
-    )
-
-
-def _shown(place: tuple[str, int]) -> str:
-    file, line = place
-    with contextlib.suppress(ValueError):
-        file = str(Path(file).relative_to(Path.cwd()))
-    text = linecache.getline(place[0], line).strip()[:_LONGEST_LINE]
-    return f"{file}:{line}" + (f" ({text})" if text else "")
