@@ -1,11 +1,13 @@
 """Where in the user's own code an exception was raised, or a process is."""
 
 import os
+import sysconfig
 import traceback
 
 _NOT_OWN = (
     *("site-packages", "dist-packages", "<frozen", os.path.dirname(os.__file__)),  # noqa: PTH120
     *("/getiaction_launch/", "/getiaction/"),
+    f"{sysconfig.get_path('scripts')}/",
 )
 
 

@@ -56,6 +56,16 @@ _KNOWN = (
         "Leave it out, and clip after manual_backward: self.clip_gradients(optimizer, 1.0)",
     ),
     (
+        "parameters that were not used in producing the loss",
+        "trainer.strategy",
+        "--trainer.strategy=ddp_find_unused_parameters_true, or have each batch use all weights",
+    ),
+    (
+        "Expected to have finished reduction",
+        "trainer.strategy",
+        "--trainer.strategy=ddp_find_unused_parameters_true, or have each batch use all weights",
+    ),
+    (
         "more than one stateful callback",
         "trainer.callbacks",
         "Remove one of them, or have them differ in monitor, mode or every_n_epochs",

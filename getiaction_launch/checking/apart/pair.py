@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any, NoReturn
 
+from getiaction_launch.checking.apart.lockstep import Lockstep
 from getiaction_launch.checking.apart.process import Apart
 from getiaction_launch.checking.apart.rank import free_head
 from getiaction_launch.checking.apart.where import Where, of_wait, where_is
@@ -44,6 +45,8 @@ class Pair:
         rank: The rank of this process, 0 or 1.
         found: What rank 1 has found and sent here.
         count_cuts: Function that returns how many epochs were ended early.
+        explain: Function that returns what is known to be wrong if the ranks wait for each other.
+        lockstep: Where both are in their epochs.
     """
 
     def __init__(self, apart: Apart) -> None:
@@ -51,6 +54,8 @@ class Pair:
         self.head = ""
         self.found: list[Finding] = []
         self.count_cuts: Callable[[], int] = int
+        self.explain: Callable[[], Finding | None] = lambda: None
+        self.lockstep = Lockstep()
         self._apart = apart
         self._main = threading.main_thread().ident or 0
         self._notes = self._orders = -1
@@ -76,7 +81,7 @@ class Pair:
     def _fork(self, topology: Topology) -> None:
         self.head = free_head()  # before the fork, and before the user's code draws anything
         notes, orders, parent_pid = os.pipe(), os.pipe(), os.getpid()
-        self.rank = int(os.fork() == 0)
+        self.rank = self.lockstep.rank = int(os.fork() == 0)
         if self.rank:
             die_with(parent_pid)
             self._apart.hand_over(lambda finding: self._send({"finding": asdict(finding)}))
@@ -193,12 +198,16 @@ class Pair:
             else:
                 begun, looks = (mine, theirs), 0
             if looks > MOST_LOOKS and not (self._is_done and is_over):
-                self._apart.send(self._why_still(mine, theirs))
-                self._apart.leave()
+                self.end_with(self._why_still(mine, theirs))
+
+    def end_with(self, finding: Finding) -> None:
+        """Report what ends the trial of both ranks on rank 0, and do not return."""
+        self._apart.send(finding)
+        self._apart.leave()
 
     def _why_still(self, mine: Where, theirs: Where) -> Finding:
         """Return why neither moves."""
-        if fault := self.fault():
+        if fault := self.explain() or self.fault():
             return fault
         is_over = self._has_ended.is_set()
         if is_over and not self._end.get("is_whole"):

@@ -47,7 +47,7 @@ def trained_batches(built: Built, loader: Any) -> int | None:  # noqa: ANN401 - 
         built: What the spec names, with the limits of its Trainer.
         loader: What ``train_dataloader`` has returned.
     """
-    batches = count_batches(loader, _sharing(built))
+    batches = count_batches(loader, sharing(built))
     limit = built.arguments.get(_limit_key(built))
     if batches is None or limit is None or isinstance(limit, bool):
         return batches
@@ -73,7 +73,7 @@ def epoch_end(built: Built, loader: Any, limit: str) -> tuple[int, int] | None: 
         return None
     if not _takes_all(loader):
         return None
-    samples, size, world = len(loader.dataset), loader.batch_size, _sharing(built)
+    samples, size, world = len(loader.dataset), loader.batch_size, sharing(built)
     full, rest = divmod(-(-samples // world), size)
     steps = int(arguments.get("max_steps") or -1)
     trained = steps * int(arguments.get("accumulate_grad_batches") or 1)
@@ -113,8 +113,12 @@ def epochs_begun(built: Built, batches: int | None) -> int | None:
     return min(found, default=None)
 
 
-def _sharing(built: Built) -> int:
-    """Return among how many ranks Lightning divides the samples."""
+def sharing(built: Built) -> int:
+    """Return among how many ranks Lightning divides the samples.
+
+    Args:
+        built: What the spec names, with the arguments of its Trainer.
+    """
     is_divided = built.arguments.get("use_distributed_sampler", True)
     return built.plan.topology.world_size if is_divided else 1
 
@@ -160,7 +164,7 @@ def check_batches(built: Built, train: Any, validation: Any) -> Iterator[Finding
     world = built.plan.topology.world_size
     batches = trained_batches(built, train)
     count = count_validation(validation)
-    found = [*_of_training(built, train, count_batches(train, _sharing(built)))]
+    found = [*_of_training(built, train, count_batches(train, sharing(built)))]
     found += check_validation(built.arguments, validation=count, batches=batches)
     yield from found
     if not found:

@@ -13,7 +13,7 @@ from getiaction_launch.checking.trial.batches import (
     epoch_end,
     trained_batches,
 )
-from getiaction_launch.checking.trial.small import TRIAL_SAMPLES, small
+from getiaction_launch.checking.trial.small import TRIAL_SAMPLES, small, whole
 
 
 class RefusedError(Exception):
@@ -32,6 +32,7 @@ class Loaders:
         batches: Number of training batches of an epoch on this rank; None if it is not known.
         samples: Number of samples of a small batch; None for as many as the run has.
         size: Number of samples of a small batch, as it was made; None if it is not known.
+        are_whole: Whether all batches are made, with all samples that the run has in them.
         are_loading: Whether the user's own code is making one.
     """
 
@@ -42,6 +43,7 @@ class Loaders:
         self.batches: int | None = None
         self.samples: int | None = TRIAL_SAMPLES
         self.size: int | None = None
+        self.are_whole = False
         self.are_loading = False
         self._originals: dict[str, Callable[[], Any]] = {}
 
@@ -84,6 +86,8 @@ class Loaders:
                 self.training = loader
                 self._judge(owner)
             limit = "limit_val_batches" if name == "val_dataloader" else TRAINING
+            if self.are_whole:
+                return whole(loader)
             made = small(loader, self.samples, lambda each: epoch_end(self._built, each, limit))
             if name == "train_dataloader":
                 self.size = getattr(made, "batch_size", None)

@@ -15,6 +15,21 @@ End = tuple[int, int] | None
 """How many samples an epoch has, and its last batch; None if that is not reached, or not known."""
 
 
+def whole(loader: Any) -> Any:  # noqa: ANN401 - as it was given
+    """Return a loader of the same batches without processes of its own.
+
+    Args:
+        loader: A loader, or a list or a dict of them.
+    """
+    from torch.utils.data import DataLoader
+
+    if isinstance(loader, dict):
+        return {name: whole(each) for name, each in loader.items()}
+    if isinstance(loader, (list, tuple)):
+        return [whole(each) for each in loader]
+    return _alone(loader) if isinstance(loader, DataLoader) else loader
+
+
 def small(loader: Any, samples: int | None, end_of: Callable[[Any], End]) -> Any:  # noqa: ANN401 - as it was given
     """Return a loader of the same data without processes of its own, and with small batches.
 
@@ -65,7 +80,9 @@ def _ends(number: int, rest: int, whole: int, samples: int | None) -> tuple[int,
 def _alone(loader: Any) -> Any:  # noqa: ANN401 - a DataLoader
     """Return a loader that fetches the same batches in this process, as its first worker would."""
     each = copy.copy(loader)
-    each.num_workers = each.timeout = 0
+    # Not by its attributes, of which it refuses to change some.
+    vars(each).update(num_workers=0, timeout=0, prefetch_factor=None, persistent_workers=False)
+    vars(each)["_DataLoader__multiprocessing_context"] = None
     _begin_worker(loader)
     return each
 

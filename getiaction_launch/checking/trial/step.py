@@ -1,12 +1,11 @@
 """Two small epochs of training and validation on the CPU, with a Trainer that writes nothing."""
 
 import contextlib
-import copy
 import difflib
 import logging
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from getiaction_launch.checking.blame import blame
@@ -25,6 +24,7 @@ from getiaction_launch.checking.rules.optimizers import (
 )
 from getiaction_launch.checking.rules.resuming import check_resuming
 from getiaction_launch.checking.trial.batches import count_validation, epochs_begun
+from getiaction_launch.checking.trial.kept import Kept
 from getiaction_launch.checking.trial.loaders import Loaders, RefusedError
 from getiaction_launch.checking.trial.trainer import TRIAL_BATCHES, TRIAL_EPOCHS, trial_trainer
 from getiaction_launch.errors import counted
@@ -46,20 +46,26 @@ class Trial:
         built: What the spec names.
         is_deep: Whether to try a model of any size.
 
+        may_postpone: Whether two ranks will try what this one cannot train alone.
+
     Attributes:
         loaders: The loaders that it trains and validates on.
+        postponed: The error of a step, which is reported if two ranks have it, too; None if none.
     """
 
-    def __init__(self, built: Built, *, is_deep: bool) -> None:
+    def __init__(self, built: Built, *, is_deep: bool, may_postpone: bool = False) -> None:
         self._built = built
         self._is_deep = is_deep
         self.loaders = Loaders(built)
+        self.postponed: Finding | None = None
+        self._may_postpone = may_postpone
+        self._begun_batch = self._seconds = 0.0
         self._loss: float | None = None
         self._unused: list[str] = []
         self._content: dict[str, Any] = {}
         self._of_checkpoint: list[Finding] = []
         self._warned: list[object] = []
-        self._kept: list[tuple[object, str, object]] = []
+        self._kept: Kept | None = None
         self._tried = 0
         self._begun = time.monotonic()
 
@@ -112,6 +118,9 @@ class Trial:
     def _report(self, error: BaseException, check: str, default_key: str) -> None:
         built = self._built
         finding = blame(error, check, built.spec, default_key, built.place)
+        if self._may_postpone and check == "step":
+            self.postponed = finding
+            return
         built.send(finding)
         monitored = uncheckable(built)
         if not finding.is_refusal:
@@ -121,7 +130,7 @@ class Trial:
                 built.send(unknown("monitors", f"{monitored}: no batch was tried"))
 
     def _fit(self) -> Any:  # noqa: ANN401 - Lightning's Trainer
-        self._kept = list(_containers([self._built.model, *self._built.trainer.callbacks]))
+        self._kept = Kept(self._built.model, self._built.trainer.callbacks)
         try:
             return self._fit_once()
         except (RefusedError, _TooLargeError):
@@ -141,9 +150,9 @@ class Trial:
             raise RefusedError from error
 
     def forget(self) -> None:
-        """Empty the lists and mappings of the model and the callbacks of what a try has left."""
-        for owner, name, value in self._kept:
-            setattr(owner, name, copy.copy(value))
+        """Have the model and the callbacks as they were before the first try."""
+        if self._kept:
+            self._kept.restore()
 
     def _fit_once(self) -> Any:  # noqa: ANN401 - Lightning's Trainer
         self._tried, self._begun = 0, time.monotonic()
@@ -183,6 +192,23 @@ class Trial:
         size = 2 * sum(weight.numel() * weight.element_size() for weight in weights)
         if size > LARGEST_BYTES and not self._is_deep:
             raise _TooLargeError(f"weights and gradients take {size / (1 << 30):.1f} GiB")
+
+    @property
+    def batch_seconds(self) -> float:
+        """About how long a batch of all its samples takes; infinite if none was tried."""
+        samples = getattr(self.loaders.training, "batch_size", None)
+        share = samples / self.loaders.size if samples and self.loaders.size else 1
+        return self._seconds * share if self._seconds else float("inf")
+
+    def time_batch(self, *, is_over: bool) -> None:
+        """Take the time of a batch of training or validation.
+
+        Args:
+            is_over: Whether it ends; it begins otherwise.
+        """
+        if is_over:
+            self._seconds = time.monotonic() - self._begun_batch
+        self._begun_batch = time.monotonic()
 
     def is_over(self, epoch: int, batch: int) -> bool:
         """Whether enough was trained: two batches, and the first one of a second epoch.
@@ -242,14 +268,6 @@ class Trial:
         yield from check_monitors(built, trainer, has_validation=self.loaders.validates())
 
 
-def _containers(owners: Iterable[object]) -> Iterator[tuple[object, str, object]]:
-    """Yield copies of the lists and mappings that owners keep, with their attributes' names."""
-    for owner in owners:
-        for name, value in vars(owner).items():
-            if type(value) in (list, dict, set) and not name.startswith("_"):
-                yield owner, name, copy.copy(value)
-
-
 def _of_unused_data(built: Built) -> Finding:
     kind = type(built.model)
     near = difflib.get_close_matches("validation_step", vars(kind), 1, 0.6)
@@ -269,6 +287,15 @@ def _guard(trial: Trial) -> Any:  # noqa: ANN401 - Lightning's Callback
         def on_fit_start(self, *_: object) -> None:
             trial.check_size()
 
+        def on_train_batch_start(self, *_: object) -> None:
+            trial.time_batch(is_over=False)
+
+        def on_validation_batch_start(self, *_: object) -> None:
+            trial.time_batch(is_over=False)
+
+        def on_validation_batch_end(self, *_: object) -> None:
+            trial.time_batch(is_over=True)
+
         def on_train_batch_end(
             self,
             trainer: Any,  # noqa: ANN401 - Lightning's Trainer
@@ -277,6 +304,7 @@ def _guard(trial: Trial) -> Any:  # noqa: ANN401 - Lightning's Callback
             __: object,
             index: int,
         ) -> None:
+            trial.time_batch(is_over=True)
             trial.note_loss(outputs)
             # Steps do not count batches where the model steps its optimizers itself, or never.
             is_over = trial.is_over(trainer.current_epoch, index)

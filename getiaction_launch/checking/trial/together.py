@@ -1,21 +1,30 @@
-"""Two ranks train what one has trained alone without a fault.
+"""Two ranks train what one has trained alone without a fault, or what one alone cannot train.
 
-What a run of several ranks needs shows only here: as many batches on each, the same collectives.
+What a run of several ranks needs shows only here: as many batches on each, the same collectives,
+gradients that are averaged. Where steps are fast, they train whole epochs.
 """
 
+import time
 from dataclasses import replace
 from typing import Any, NoReturn
 
 from getiaction_launch.checking.apart.pair import TWO, Pair
 from getiaction_launch.checking.blame import blame
 from getiaction_launch.checking.built import Built
-from getiaction_launch.checking.finding import Finding, doubt, ok, refusal, unknown
-from getiaction_launch.checking.trial.batches import hash_of
+from getiaction_launch.checking.finding import Finding, ok, unknown
+from getiaction_launch.checking.trial.alike import compared, of_counts, seen_by
+from getiaction_launch.checking.trial.batches import epochs_begun, hash_of
 from getiaction_launch.checking.trial.step import Trial
-from getiaction_launch.checking.trial.trainer import TRIAL_BATCHES, trial_trainer
+from getiaction_launch.checking.trial.trainer import TRIAL_BATCHES, TRIAL_EPOCHS, trial_trainer
 
 LARGEST_BYTES = 512 << 20
 """Weights that are trained twice at once without being asked for."""
+MOST_BATCHES = 32
+"""Most batches of an epoch, where steps are fast."""
+_FAST_SECONDS = 0.25
+"""How long a step may take for whole epochs to be tried."""
+_MORE_SECONDS = 0.5
+"""How long whole epochs may take, after as many batches as are tried in any case."""
 _LONGEST = 300
 _OF_GLOO = ("gloo", "nccl", "backend", "timed out")
 
@@ -39,28 +48,40 @@ def lead(built: Built, trial: Trial, pair: Pair) -> None:
 
     Args:
         built: What both of them train.
-        trial: The trial in which this rank has trained alone.
+        trial: The trial in which this rank has trained alone, perhaps with an error.
         pair: The two ranks, of which this is rank 0.
     """
     pair.watch()
-    if not pair.order({"samples": trial.loaders.samples}):
+    are_whole = trial.batch_seconds <= _FAST_SECONDS
+    if not pair.order({"samples": trial.loaders.samples, "are_whole": are_whole}):
         # A script that ends before its fit is a doubt there; here, the other rank would wait.
         ends = (each for each in pair.found if each.is_refusal or each.check == "training")
         if found := next(ends, None):
             built.send(replace(found, verdict="refused", evidence=f"on rank 1: {found.evidence}"))
+        elif trial.postponed:
+            built.send(trial.postponed)
         return
     trial.forget()
+    trial.loaders.are_whole = are_whole
+    together = _Together(built, trial, pair)
     try:
-        mine = _train(built, trial, pair)
+        mine = together.train()
     except Exception as error:  # noqa: BLE001 - whatever the user's classes raise
         found = _judged(built, error)
-        built.send(replace(found, evidence=f"in a trial of two ranks: {found.evidence}"))
+        if trial.postponed and (not found.is_refusal or trial.postponed.evidence == found.evidence):
+            built.send(trial.postponed)
+        else:
+            built.send(replace(found, evidence=f"in a trial of two ranks: {found.evidence}"))
         return
     theirs = pair.await_end()
     if fault := pair.fault():
         built.send(fault)
     elif theirs.get("is_whole"):
-        built.send(_compared(built, mine, theirs))
+        if trial.postponed:
+            built.send(ok("step", "trained by two ranks, as one alone cannot"))
+        built.send(compared(built, mine, theirs))
+    else:
+        built.send(trial.postponed or _of_rank_1(pair))
 
 
 def follow(built: Built, trial: Trial, pair: Pair, *, is_tried: bool) -> NoReturn:
@@ -75,38 +96,140 @@ def follow(built: Built, trial: Trial, pair: Pair, *, is_tried: bool) -> NoRetur
     if not is_tried:
         pair.finish({})
     end: dict[str, Any] = {}
-    is_ready = trial.run()
-    trial.loaders.samples = pair.await_order()["samples"]
+    is_ready = trial.run() or trial.postponed is not None
+    order = pair.await_order()
+    trial.loaders.samples, trial.loaders.are_whole = order["samples"], order["are_whole"]
     trial.forget()
     pair.watch()
     if is_ready:
         try:
-            end = {**_train(built, trial, pair), "is_whole": True}
+            end = {**_Together(built, trial, pair).train(), "is_whole": True}
         except Exception as error:  # noqa: BLE001 - as above
             built.send(_judged(built, error))
     pair.finish(end)
 
 
-def _train(built: Built, trial: Trial, pair: Pair) -> dict[str, Any]:
-    """Train an epoch of two batches, and return what the ranks are compared by."""
-    from lightning.pytorch import Callback
-    from torch.utils.data import IterableDataset
+class _Together:
+    """The training of one of the two ranks."""
 
-    seen: list[str | None] = []
+    def __init__(self, built: Built, trial: Trial, pair: Pair) -> None:
+        self._built, self._trial, self._pair = built, trial, pair
+        self._count = self._epochs = self._ended_at = 0
+        self._is_in_first_epoch = trial.loaders.are_whole
+        self._seen: list[str | None] = []
+        self._losses: list[float | None] = []
+        self._enough_at = float("inf")
+        pair.explain = lambda: trial.postponed
+        pair.count_cuts = self._count_cuts
 
-    class Seeing(Callback):
-        def on_train_batch_start(self, *arguments: Any) -> None:  # noqa: ANN401 - as Lightning has it
-            seen.append(hash_of(arguments[2]))
+    def train(self) -> dict[str, Any]:
+        """Train, and return what the ranks are compared by."""
+        trial, loaders = self._trial, self._trial.loaders
+        most = MOST_BATCHES if loaders.are_whole else TRIAL_BATCHES
+        limits = [most, loaders.batches] if loaders.batches else [most]
+        self._pair.become(TWO)
+        self._pair.lockstep.note_length(loaders.batches or 0)
+        trial.fit(
+            trial_trainer(
+                self._built,
+                loaders.count_steps,
+                self._counting(),
+                is_one_of_two=True,
+                most_batches=min(limits),
+            )
+        )
+        return {
+            "batches": loaders.batches,
+            "seen": self._seen,
+            "losses": self._losses,
+            "count": self._count,
+            "is_whole_epoch": loaders.are_whole,
+            **seen_by(self._built, loaders.training),
+        }
 
-        def on_train_batch_end(self, *arguments: Any) -> None:  # noqa: ANN401 - as above
-            # Its limit of epochs is that of the run, as schedules ask for it.
-            arguments[0].should_stop = arguments[0].should_stop or len(seen) >= TRIAL_BATCHES
+    def _counting(self) -> Any:  # noqa: ANN401 - Lightning's Callback
+        from lightning.pytorch import Callback
 
-    pair.become(TWO)
-    trial.fit(trial_trainer(built, trial.loaders.count_steps, Seeing(), is_one_of_two=True))
-    loaders = trial.loaders
-    is_stream = isinstance(getattr(loaders.training, "dataset", None), IterableDataset)
-    return {"batches": loaders.batches, "seen": seen, "is_stream": is_stream}
+        together = self
+
+        class Counting(Callback):
+            def on_train_batch_start(self, *arguments: Any) -> None:  # noqa: ANN401 - as Lightning has it
+                together.begin(arguments[2])
+
+            def on_train_batch_end(self, *arguments: Any) -> None:  # noqa: ANN401 - as above
+                trainer = arguments[0]
+                together.note_loss(arguments[2])
+                # Its limit of epochs is that of the run, as schedules ask for it.
+                is_over = together.end(is_last_of_epoch=trainer.is_last_batch)
+                trainer.should_stop = trainer.should_stop or is_over
+
+            def on_train_epoch_end(self, *_: object) -> None:
+                together.end_epoch()  # of a stream, whose end nobody has known before
+
+        return Counting()
+
+    def begin(self, batch: object) -> None:
+        """Take note of a batch that is trained next, which the other rank must have, too."""
+        self._count += 1
+        if len(self._seen) < TRIAL_BATCHES:
+            self._seen.append(hash_of(batch))
+        if self._is_in_first_epoch:
+            theirs = self._pair.lockstep.begin(self._count)
+            if theirs is not None:
+                self._end_uneven(self._count, theirs)
+
+    def note_loss(self, outputs: object) -> None:
+        """Take note of what a step has returned."""
+        if len(self._losses) < TRIAL_BATCHES:
+            loss: Any = outputs.get("loss") if isinstance(outputs, dict) else outputs
+            self._losses.append(float(loss) if getattr(loss, "numel", int)() == 1 else None)
+
+    def end(self, *, is_last_of_epoch: bool) -> bool:
+        """Return whether the batch that was just trained is the last one of the trial.
+
+        Args:
+            is_last_of_epoch: Whether it is known to be the last one of its epoch.
+        """
+        if not self._trial.loaders.are_whole:
+            return self._count >= TRIAL_BATCHES
+        lockstep = self._pair.lockstep
+        if self._count == TRIAL_BATCHES:
+            self._enough_at = time.monotonic() + _MORE_SECONDS
+        if self._pair.rank == 0 and time.monotonic() > self._enough_at:
+            lockstep.choose_last(self._count)
+        if is_last_of_epoch:
+            self.end_epoch()
+        epochs = epochs_begun(self._built, self._trial.loaders.batches)
+        return lockstep.is_last(self._count) or self._epochs >= (epochs or TRIAL_EPOCHS)
+
+    def end_epoch(self) -> None:
+        """Take note of the end of an epoch, once for each."""
+        if self._ended_at == self._count:
+            return
+        self._epochs, self._ended_at = self._epochs + 1, self._count
+        is_cut = self._pair.lockstep.is_last(self._count)
+        if self._is_in_first_epoch and not is_cut:
+            theirs = self._pair.lockstep.end_epoch(self._count)
+            if theirs is not None:
+                self._end_uneven(self._count, theirs)
+        self._is_in_first_epoch = False
+
+    def _end_uneven(self, mine: int, theirs: int) -> None:
+        if self._pair.rank:
+            self._pair.finish({})
+        known = self._pair.lockstep.lengths
+        counts, more = (known, "") if all(known) else ((mine, theirs), "at least ")
+        self._pair.end_with(of_counts(self._built, *counts, more))
+
+    def _count_cuts(self) -> int:
+        is_cut = self._trial.loaders.are_whole and self._pair.lockstep.is_last(self._count)
+        return self._count if is_cut else 0
+
+
+def _of_rank_1(pair: Pair) -> Finding:
+    """Return why rank 1 has not come to the end, where that refuses nothing."""
+    found = pair.found[-1:] or [unknown("ranks", "the trial could not be finished")]
+    return replace(found[0], check="ranks", evidence=f"on rank 1: {found[0].evidence}")
 
 
 def _judged(built: Built, error: Exception) -> Finding:
@@ -116,40 +239,3 @@ def _judged(built: Built, error: Exception) -> Finding:
     if any(word in said.lower() for word in _OF_GLOO):
         return unknown("ranks", f"this machine does not have what it needs: {said}"[:_LONGEST])
     return found
-
-
-def _compared(built: Built, mine: dict[str, Any], theirs: dict[str, Any]) -> Finding:
-    """Return what two ranks that have come to the end have done otherwise, or alike."""
-    owner = built.data if built.data is not None and not built.has_loaders else built.model
-    key = built.key_of(type(owner).__name__, "data") if not built.has_loaders else built.script
-    counts = mine["batches"], theirs["batches"]
-    is_read = None not in counts and not 0 < _last_batch(built) <= min(counts)
-    if is_read and counts[0] != counts[1]:
-        return refusal(
-            "ranks",
-            key,
-            f"{key}: rank 0 has {counts[0]} training batches per epoch and rank 1 has {counts[1]}, "
-            "so one of them waits at the end of the epoch for gradients that never come.",
-            "Give each rank as many samples as the others, as DistributedSampler does; what is "
-            f"drawn at random needs a seed: seed_everything(0). Or --trainer.limit_train_batches="
-            f"{min(counts)}",
-        )
-    is_alike = mine["seen"] == theirs["seen"] and len({*mine["seen"]} - {None}) > 1
-    if mine["is_stream"] and is_alike:
-        return doubt(
-            "ranks",
-            key,
-            f"{key}: two ranks that were tried have read the same batches, as nothing divides what "
-            "an IterableDataset yields.",
-            "In its __iter__: itertools.islice(samples, rank, None, world_size), with the rank and "
-            "the world size of torch.distributed",
-        )
-    number = len(mine["seen"])
-    batches = "1 batch" if number == 1 else f"{number} batches"
-    return ok("ranks", f"two ranks have trained {batches} together")
-
-
-def _last_batch(built: Built) -> int:
-    """Return the batch with which training ends, as a number of them; -1 if epochs decide."""
-    steps = int(built.arguments.get("max_steps") or -1)
-    return steps * int(built.arguments.get("accumulate_grad_batches") or 1)

@@ -31,14 +31,16 @@ def trial_trainer(
     callback: Any,  # noqa: ANN401 - Lightning's
     *,
     is_one_of_two: bool = False,
+    most_batches: int = TRIAL_BATCHES,
 ) -> Any:  # noqa: ANN401 - as above
-    """Return a Trainer for epochs of two batches of training and two of validation.
+    """Return a Trainer for two epochs of a few batches of training and of validation.
 
     Args:
         built: What the spec names.
         steps: Function that returns the optimizer steps of the whole run; None if unknown.
         callback: A callback that takes part besides those of the spec.
         is_one_of_two: Whether it trains with another rank, in a process group of two.
+        most_batches: Most batches of training, and of validation, in an epoch.
     """
     import lightning.pytorch as lightning
 
@@ -60,8 +62,8 @@ def trial_trainer(
         **(_of_two(built) if is_one_of_two else _of_one()),
         max_epochs=TRIAL_EPOCHS,
         max_steps=int(arguments.get("max_steps") or -1),
-        limit_train_batches=TRIAL_BATCHES,
-        limit_val_batches=TRIAL_BATCHES,
+        limit_train_batches=most_batches,
+        limit_val_batches=_at_most(most_batches, arguments.get("limit_val_batches")),
         num_sanity_val_steps=0 if is_sane else TRIAL_BATCHES,
         accumulate_grad_batches=arguments.get("accumulate_grad_batches") or 1,
         log_every_n_steps=1,
@@ -76,6 +78,10 @@ def trial_trainer(
         deterministic=arguments.get("deterministic"),
         precision=_ON_CPU.get(str(arguments.get("precision"))),
     )
+
+
+def _at_most(batches: int, limit: object) -> int:
+    return min(batches, limit) if type(limit) is int and limit else batches
 
 
 def _of_one() -> dict[str, Any]:

@@ -27,8 +27,10 @@ def judge(built: Built, *, is_deep: bool, pair: Pair | None = None) -> None:
         pair: Two ranks, which train together what rank 0 has trained alone; None for one rank.
     """
     try:
-        trial = Trial(built, is_deep=is_deep)
         is_pair = pair is not None and can_train_together(built, is_deep=is_deep)
+        trial = Trial(built, is_deep=is_deep, may_postpone=is_pair)
+        if pair is not None:  # data that rank 0 prepares for the others
+            built.trainer.strategy.barrier = lambda *_, **__: pair.lockstep.meet()
         if pair is not None and pair.rank:
             follow(built, trial, pair, is_tried=is_pair)
         built.send(ok("model", type(built.model).__name__))
@@ -37,9 +39,12 @@ def judge(built: Built, *, is_deep: bool, pair: Pair | None = None) -> None:
             *(check_owners, check_collectives, check_preparation, check_splits),
         )
         found = [finding for check in checks for finding in _sent(built, check)]
-        is_fine = trial.run() and not any(finding.is_refusal for finding in found)
-        if pair is not None and is_pair and is_fine:
+        has_trained = trial.run()
+        is_refused = any(finding.is_refusal for finding in found)
+        if pair is not None and (has_trained or trial.postponed) and is_pair and not is_refused:
             lead(built, trial, pair)
+        elif trial.postponed:
+            built.send(trial.postponed)
     except Exception as error:  # noqa: BLE001 - a fault of a check is none of the run
         why = f"{type(error).__name__}: {error}".partition("\n")[0]
         built.send(unknown("trial", f"a check has failed itself: {why}"))

@@ -1,0 +1,191 @@
+"""What two ranks that have trained together must have alike, and what each must have of its own."""
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+from getiaction_launch.checking.built import Built
+from getiaction_launch.checking.finding import Finding, doubt, ok, refusal
+from getiaction_launch.checking.trial.batches import sharing
+
+_TALKS = re.compile(
+    r"all_?gather|all_?reduce|reduce_scatter|\bbroadcast|\b(global_)?rank\b|world_size"
+)
+_MOST_INDICES = 10_000
+"""Indices of a split that are compared."""
+
+
+def seen_by(built: Built, loader: Any) -> dict[str, Any]:  # noqa: ANN401 - a loader of any kind
+    """Return what a rank's model and data are compared by.
+
+    Args:
+        built: What the ranks have trained.
+        loader: What ``train_dataloader`` has returned.
+    """
+    from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler
+
+    dataset = getattr(loader, "dataset", None)
+    is_divided = isinstance(getattr(loader, "sampler", None), (RandomSampler, SequentialSampler))
+    is_divided = is_divided and sharing(built) > 1
+    ignored = getattr(built.model, "_ddp_params_and_buffers_to_ignore", ())
+    weights = {
+        name: float(each.detach().double().sum())
+        for name, each in built.model.named_parameters()
+        if each.requires_grad and name not in ignored
+    }
+    return {
+        "is_stream": isinstance(dataset, IterableDataset),
+        "split": _split(dataset) if is_divided else None,
+        "weights": weights,
+    }
+
+
+def _split(dataset: Any) -> list[int] | None:  # noqa: ANN401 - a dataset of any kind
+    """Return the samples of which a dataset is a part; None if it is not known."""
+    from torch.utils.data import Subset
+
+    if not isinstance(dataset, Subset) or len(dataset) > _MOST_INDICES:
+        return None
+    return [int(each) for each in dataset.indices]
+
+
+def compared(built: Built, mine: dict[str, Any], theirs: dict[str, Any]) -> Finding:
+    """Return what two ranks that have come to the end have done otherwise, or alike.
+
+    Args:
+        built: What they have trained.
+        mine: What rank 0 has come to.
+        theirs: What rank 1 has come to.
+    """
+    counts = mine["batches"], theirs["batches"]
+    is_read = None not in counts and not 0 < _last_batch(built) <= min(counts)
+    if is_read and counts[0] != counts[1]:
+        return of_counts(built, *counts)
+    if mine["split"] != theirs["split"] and None not in (mine["split"], theirs["split"]):
+        return _of_split(built, {*mine["split"]}, {*theirs["split"]})
+    if mine["count"] == theirs["count"]:
+        for name, value in mine["weights"].items():
+            if theirs["weights"].get(name, value) != value:
+                return _of_weights(built, name, mine["count"])
+    if mine["seen"] == theirs["seen"] and len({*mine["seen"]} - {None}) > 1:
+        is_same = mine["losses"] == theirs["losses"] and len({*mine["losses"]} - {None}) > 1
+        judged = refusal if is_same and not _talks(built.model) else doubt
+        if mine["is_stream"]:
+            return _of_stream(built, judged)
+        if mine["is_whole_epoch"] and sharing(built) == 1:
+            return judged(
+                "ranks",
+                "trainer.use_distributed_sampler",
+                "trainer.use_distributed_sampler=false: two ranks that were tried have trained on "
+                "the same batches, as nothing else divides the samples.",
+                "--trainer.use_distributed_sampler=true, so that Lightning divides them; or give "
+                "the loader a DistributedSampler",
+            )
+    batches = _batches(mine["count"])
+    return ok("ranks", f"two ranks have trained {batches} together")
+
+
+def _of_stream(built: Built, judged: Callable[..., Finding]) -> Finding:
+    key = _key_of_data(built)
+    return judged(
+        "ranks",
+        key,
+        f"{key}: two ranks that were tried have read the same batches, as nothing divides what "
+        "an IterableDataset yields.",
+        "In its __iter__: itertools.islice(samples, rank, None, world_size), with the rank and "
+        "the world size of torch.distributed",
+    )
+
+
+def _talks(model: object) -> bool:
+    """Whether the file of a model has the words of ranks that compute one loss together."""
+    try:
+        return bool(_TALKS.search(inspect.getsource(inspect.getmodule(type(model)) or type(model))))
+    except (OSError, TypeError):
+        return True
+
+
+def of_counts(built: Built, first: int, second: int, more: str = "") -> Finding:
+    """Return the refusal of ranks that have other numbers of batches.
+
+    Args:
+        built: What the two ranks train.
+        first: Training batches of rank 0 in an epoch.
+        second: Those of rank 1.
+        more: Words in front of the larger number, if the count was not finished.
+    """
+    key = _key_of_data(built)
+    words = [
+        f"{more}{each}" if each == max(first, second) else str(each) for each in (first, second)
+    ]
+    return refusal(
+        "ranks",
+        key,
+        f"{key}: rank 0 has {words[0]} training batches per epoch and rank 1 has {words[1]}, "
+        "so one of them waits at the end of the epoch for gradients that never come.",
+        "Give each rank as many samples as the others, as DistributedSampler does; what is "
+        "drawn at random needs a seed: seed_everything(0). Or --trainer.limit_train_batches="
+        f"{min(first, second)}",
+    )
+
+
+def _of_split(built: Built, mine: set[int], theirs: set[int]) -> Finding:
+    key = _key_of_data(built)
+    if not mine & theirs:
+        return doubt(
+            "ranks",
+            key,
+            f"{key}: each rank has samples of its own, of which Lightning then gives it a part, so "
+            "most of them are not trained in an epoch.",
+            "--trainer.use_distributed_sampler=false",
+        )
+    return refusal(
+        "ranks",
+        key,
+        f"{key}: the split of the data is another one on each rank, so that a rank trains on what "
+        "another holds out.",
+        "Split with a seed: random_split(data, lengths, torch.Generator().manual_seed(0)), or "
+        "numpy.random.default_rng(0), or seed_everything(0) in front",
+    )
+
+
+def _of_weights(built: Built, name: str, number: int) -> Finding:
+    finetuning = [
+        each for each in built.trainer.callbacks if hasattr(each, "unfreeze_and_add_param_group")
+    ]
+    key = type(finetuning[0]).__name__ if finetuning else type(built.model).__name__
+    fix = (
+        "Average the gradients of each step: call the model as Lightning does, not parts of it in "
+        "another process group, and draw what changes weights with the same seed on each rank"
+    )
+    if finetuning:
+        fix = (
+            "Train them from the beginning with a lower learning rate; or freeze them in a "
+            "callback's on_train_start, with --trainer.strategy=ddp_find_unused_parameters_true"
+        )
+    return refusal(
+        "ranks",
+        key,
+        f"{key}: {name} has other values on each rank after {_batches(number)}, so its "
+        "gradients are not averaged. DDP averages those of the weights that require gradients when "
+        "training begins.",
+        fix,
+    )
+
+
+def _batches(number: int) -> str:
+    return "1 batch" if number == 1 else f"{number} batches"
+
+
+def _key_of_data(built: Built) -> str:
+    if built.has_loaders:
+        return str(built.script)
+    owner = built.data if built.data is not None else built.model
+    return built.key_of(type(owner).__name__, "data")
+
+
+def _last_batch(built: Built) -> int:
+    """Return the batch with which training ends, as a number of them; -1 if epochs decide."""
+    steps = int(built.arguments.get("max_steps") or -1)
+    return steps * int(built.arguments.get("accumulate_grad_batches") or 1)
