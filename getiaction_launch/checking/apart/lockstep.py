@@ -5,11 +5,11 @@ import struct
 import time
 from collections.abc import Callable
 
-_LAST, _BEGUN, _ENDED, _LENGTH, _MEETINGS = 0, 1, 3, 5, 7
+_LAST, _BEGUN, _ENDED, _LENGTH, _MEETINGS, _GONE = 0, 1, 3, 5, 7, 9
 _BYTES = 8
 _MARGIN = 2
 """Batches that a rank may begin while the last one is chosen."""
-_LIMIT_SECONDS = 2
+_LIMIT_SECONDS = 5
 _PAUSE_SECONDS = 0.001
 
 
@@ -24,8 +24,12 @@ class Lockstep:
 
     def __init__(self) -> None:
         self.rank = 0
-        self._memory = mmap.mmap(-1, 9 * _BYTES)
+        self._memory = mmap.mmap(-1, 11 * _BYTES)
         self._is_alone = False
+
+    def leave(self) -> None:
+        """Come to nothing more, for which the other rank would wait."""
+        self._write(_GONE + self.rank, 1)
 
     def meet(self) -> None:
         """Wait for the other rank as in a barrier, where there is no process group yet."""
@@ -93,7 +97,8 @@ class Lockstep:
         """Wait for the other rank; give up once only, as it may never come."""
         deadline = time.monotonic() + _LIMIT_SECONDS
         while not has_come():
-            if self._is_alone or time.monotonic() > deadline:
+            is_gone = self._read(_GONE + 1 - self.rank) > 0
+            if self._is_alone or is_gone or time.monotonic() > deadline:
                 self._is_alone = True
                 return
             time.sleep(_PAUSE_SECONDS)

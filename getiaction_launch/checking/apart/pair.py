@@ -152,6 +152,7 @@ class Pair:
             end: What it has come to; ``is_whole`` says whether that is where a run would end.
         """
         self._is_done = True
+        self.lockstep.leave()
         self._send({"end": end})
         while True:
             time.sleep(60)
@@ -159,6 +160,7 @@ class Pair:
     def await_end(self) -> dict[str, Any]:
         """Be done on rank 0; return what rank 1 has come to, nothing if it was killed."""
         self._is_done = True
+        self.lockstep.leave()
         self._has_ended.wait()
         return self._end
 

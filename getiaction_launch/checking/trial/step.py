@@ -195,20 +195,20 @@ class Trial:
 
     @property
     def batch_seconds(self) -> float:
-        """About how long a batch of all its samples takes; infinite if none was tried."""
+        """About how much CPU time a whole batch takes; infinite if none was tried."""
         samples = getattr(self.loaders.training, "batch_size", None)
         share = samples / self.loaders.size if samples and self.loaders.size else 1
         return self._seconds * share if self._seconds else float("inf")
 
     def time_batch(self, *, is_over: bool) -> None:
-        """Take the time of a batch of training or validation.
+        """Take the CPU time of a batch of training or validation.
 
         Args:
             is_over: Whether it ends; it begins otherwise.
         """
         if is_over:
-            self._seconds = time.monotonic() - self._begun_batch
-        self._begun_batch = time.monotonic()
+            self._seconds = time.process_time() - self._begun_batch
+        self._begun_batch = time.process_time()
 
     def is_over(self, epoch: int, batch: int) -> bool:
         """Whether enough was trained: two batches, and the first one of a second epoch.

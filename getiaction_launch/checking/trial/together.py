@@ -24,7 +24,9 @@ MOST_BATCHES = 32
 _FAST_SECONDS = 0.25
 """How long a step may take for whole epochs to be tried."""
 _MORE_SECONDS = 0.5
-"""How long whole epochs may take, after as many batches as are tried in any case."""
+"""CPU time that whole epochs may take, after as many batches as are tried in any case."""
+_MOST_SECONDS = 5
+"""How long they may take in all."""
 _LONGEST = 300
 _OF_GLOO = ("gloo", "nccl", "backend", "timed out")
 
@@ -118,7 +120,7 @@ class _Together:
         self._is_in_first_epoch = trial.loaders.are_whole
         self._seen: list[str | None] = []
         self._losses: list[float | None] = []
-        self._enough_at = float("inf")
+        self._begun = 0.0, 0.0
         pair.explain = lambda: trial.postponed
         pair.count_cuts = self._count_cuts
 
@@ -194,9 +196,11 @@ class _Together:
             return self._count >= TRIAL_BATCHES
         lockstep = self._pair.lockstep
         if self._count == TRIAL_BATCHES:
-            self._enough_at = time.monotonic() + _MORE_SECONDS
-        if self._pair.rank == 0 and time.monotonic() > self._enough_at:
-            lockstep.choose_last(self._count)
+            self._begun = time.process_time(), time.monotonic()
+        if self._count >= TRIAL_BATCHES and self._pair.rank == 0:
+            spent, passed = time.process_time() - self._begun[0], time.monotonic() - self._begun[1]
+            if spent > _MORE_SECONDS or passed > _MOST_SECONDS:
+                lockstep.choose_last(self._count)
         if is_last_of_epoch:
             self.end_epoch()
         epochs = epochs_begun(self._built, self._trial.loaders.batches)
