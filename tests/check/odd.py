@@ -308,3 +308,17 @@ class Uploading(Net):
             self.uploader.save_checkpoint("last.ckpt")
             self.uploader.should_stop = True
             self.trainer.should_stop = False
+
+
+class Growing(Net):
+    """Keeps what it has seen in a buffer, which grows."""
+
+    def __init__(self, is_kept: bool = True):
+        """Begin with nothing."""
+        super().__init__()
+        self.register_buffer("memory", torch.zeros(0, 4), persistent=is_kept)
+
+    def training_step(self, batch, batch_idx):
+        """Remember a batch."""
+        self.memory = torch.cat([self.memory, batch[0]])
+        return super().training_step(batch, batch_idx)

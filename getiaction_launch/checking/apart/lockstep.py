@@ -5,7 +5,7 @@ import struct
 import time
 from collections.abc import Callable
 
-_LAST, _BEGUN, _ENDED, _LENGTH, _MEETINGS, _GONE = 0, 1, 3, 5, 7, 9
+_LAST, _BEGUN, _TRAINED, _ENDED, _LENGTH, _MEETINGS, _GONE = 0, 1, 3, 5, 7, 9, 11
 _BYTES = 8
 _MARGIN = 2
 """Batches that a rank may begin while the last one is chosen."""
@@ -24,7 +24,7 @@ class Lockstep:
 
     def __init__(self) -> None:
         self.rank = 0
-        self._memory = mmap.mmap(-1, 11 * _BYTES)
+        self._memory = mmap.mmap(-1, 13 * _BYTES)
         self._is_alone = False
 
     def leave(self) -> None:
@@ -37,33 +37,56 @@ class Lockstep:
         self._write(_MEETINGS + self.rank, meetings)
         self._wait(lambda: self._read(_MEETINGS + 1 - self.rank) >= meetings)
 
-    def begin(self, batch: int) -> int | None:
-        """Begin a batch of the first epoch, as soon as the other rank does.
+    def begin_batch(self, batch: int) -> None:
+        """Begin a batch of the first epoch, as soon as the other rank does, unless it has ended.
 
         Args:
             batch: Number of the batch.
-
-        Returns:
-            The number of batches of the other rank, if its epoch has ended before this batch.
         """
         self._write(_BEGUN + self.rank, batch)
-        self._wait_for(batch)
-        ended = self._read(_ENDED + 1 - self.rank)
-        return ended if 0 < ended < batch else None
+        other = 1 - self.rank
+        self._wait(lambda: self._read(_BEGUN + other) >= batch or self._read(_ENDED + other) > 0)
 
-    def end_epoch(self, batches: int) -> int | None:
-        """End the first epoch.
+    def end_batch(self, batch: int, *, is_last: bool) -> None:
+        """End a batch of the first epoch, as soon as the other rank does.
+
+        Args:
+            batch: Number of the batch.
+            is_last: Whether the epoch ends with it, as far as that is known.
+        """
+        if is_last:
+            self._write(_ENDED + self.rank, batch)
+        self._write(_TRAINED + self.rank, batch)
+        other = 1 - self.rank
+        self._wait(lambda: self._read(_TRAINED + other) >= batch or self._read(_ENDED + other) > 0)
+
+    def end_epoch(self, batches: int) -> None:
+        """End the first epoch of a stream, whose end nobody has known before.
 
         Args:
             batches: How many batches it had.
-
-        Returns:
-            The batch that the other rank has begun, if its epoch has more of them.
         """
         self._write(_ENDED + self.rank, batches)
-        self._wait_for(batches + 1)
-        begun = self._read(_BEGUN + 1 - self.rank)
-        return begun if begun > batches and not self._read(_ENDED + 1 - self.rank) else None
+        other = 1 - self.rank
+        self._wait(lambda: self._read(_BEGUN + other) > batches or self._read(_ENDED + other) > 0)
+
+    def uneven(self, *, is_still: bool) -> tuple[int, int] | None:
+        """Return at least how many batches the first epoch of each rank has; None if as many.
+
+        Args:
+            is_still: Whether a rank that has not ended its epoch with the other has more batches.
+        """
+        ended = [self._read(_ENDED + rank) for rank in (0, 1)]
+        seen = [self._read(_BEGUN + rank) for rank in (0, 1)]
+        if is_still:
+            seen = [self._read(_TRAINED + rank) + 1 for rank in (0, 1)]
+        if all(ended):
+            return (ended[0], ended[1]) if ended[0] != ended[1] else None
+        for rank in (0, 1):
+            if 0 < ended[rank] < seen[1 - rank]:
+                more = ended[rank] + 1
+                return (ended[0], more) if rank == 0 else (more, ended[1])
+        return None
 
     @property
     def lengths(self) -> tuple[int, int]:
@@ -87,11 +110,6 @@ class Lockstep:
     def is_last(self, batch: int) -> bool:
         """Return whether both ranks end after this batch, or an earlier one."""
         return 0 < self._read(_LAST) <= batch
-
-    def _wait_for(self, batch: int) -> None:
-        """Wait until the other rank begins a batch, or has ended its epoch."""
-        other = 1 - self.rank
-        self._wait(lambda: self._read(_BEGUN + other) >= batch or self._read(_ENDED + other) > 0)
 
     def _wait(self, has_come: Callable[[], bool]) -> None:
         """Wait for the other rank; give up once only, as it may never come."""

@@ -105,19 +105,17 @@ def _talks(model: object) -> bool:
         return True
 
 
-def of_counts(built: Built, first: int, second: int, more: str = "") -> Finding:
+def of_counts(built: Built, first: int, second: int, *, is_open: bool = False) -> Finding:
     """Return the refusal of ranks that have other numbers of batches.
 
     Args:
         built: What the two ranks train.
         first: Training batches of rank 0 in an epoch.
         second: Those of rank 1.
-        more: Words in front of the larger number, if the count was not finished.
+        is_open: Whether the larger number may be larger still.
     """
-    key = _key_of_data(built)
-    words = [
-        f"{more}{each}" if each == max(first, second) else str(each) for each in (first, second)
-    ]
+    key, counts = _key_of_data(built), (first, second)
+    words = [f"at least {each}" if is_open and each == max(counts) else each for each in counts]
     return refusal(
         "ranks",
         key,
@@ -125,7 +123,7 @@ def of_counts(built: Built, first: int, second: int, more: str = "") -> Finding:
         "so one of them waits at the end of the epoch for gradients that never come.",
         "Give each rank as many samples as the others, as DistributedSampler does; what is "
         "drawn at random needs a seed: seed_everything(0). Or --trainer.limit_train_batches="
-        f"{min(first, second)}",
+        f"{min(counts)}",
     )
 
 

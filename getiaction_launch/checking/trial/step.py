@@ -26,6 +26,7 @@ from getiaction_launch.checking.rules.resuming import check_resuming
 from getiaction_launch.checking.trial.batches import count_validation, epochs_begun
 from getiaction_launch.checking.trial.kept import Kept
 from getiaction_launch.checking.trial.loaders import Loaders, RefusedError
+from getiaction_launch.checking.trial.shapes import check_shapes, shapes_of
 from getiaction_launch.checking.trial.trainer import TRIAL_BATCHES, TRIAL_EPOCHS, trial_trainer
 from getiaction_launch.errors import counted
 
@@ -66,6 +67,7 @@ class Trial:
         self._of_checkpoint: list[Finding] = []
         self._warned: list[object] = []
         self._kept: Kept | None = None
+        self._shapes: dict[str, list[int] | None] = {}
         self._tried = 0
         self._begun = time.monotonic()
 
@@ -91,6 +93,7 @@ class Trial:
             *check_steps(built, steps),
             *check_intervals(built, steps),
             *compare_weights(built),
+            *check_shapes(built, self._shapes),
             *check_afterwards(built, trainer.callback_metrics, self._content),
         )
         for finding in found:
@@ -227,6 +230,10 @@ class Trial:
             batch + 1 >= min(TRIAL_BATCHES, self.loaders.batches or TRIAL_BATCHES) and not goes_on
         )
 
+    def note_shapes(self) -> None:
+        """Remember the shapes of the weights and buffers, as a restart loads them."""
+        self._shapes = shapes_of(self._built.model)
+
     def note_loss(self, loss: Any) -> None:  # noqa: ANN401 - what training_step returned
         """Remember the loss of the training batch.
 
@@ -286,6 +293,7 @@ def _guard(trial: Trial) -> Any:  # noqa: ANN401 - Lightning's Callback
     class Guard(Callback):
         def on_fit_start(self, *_: object) -> None:
             trial.check_size()
+            trial.note_shapes()
 
         def on_train_batch_start(self, *_: object) -> None:
             trial.time_batch(is_over=False)

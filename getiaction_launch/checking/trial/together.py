@@ -121,7 +121,7 @@ class _Together:
         self._seen: list[str | None] = []
         self._losses: list[float | None] = []
         self._begun = 0.0, 0.0
-        pair.explain = lambda: trial.postponed
+        pair.explain = lambda: trial.postponed or self._uneven()
         pair.count_cuts = self._count_cuts
 
     def train(self) -> dict[str, Any]:
@@ -171,14 +171,13 @@ class _Together:
         return Counting()
 
     def begin(self, batch: object) -> None:
-        """Take note of a batch that is trained next, which the other rank must have, too."""
+        """Take note of a batch that is trained next."""
         self._count += 1
         if len(self._seen) < TRIAL_BATCHES:
             self._seen.append(hash_of(batch))
         if self._is_in_first_epoch:
-            theirs = self._pair.lockstep.begin(self._count)
-            if theirs is not None:
-                self._end_uneven(self._count, theirs)
+            self._pair.lockstep.begin_batch(self._count)
+            self._refuse_uneven()
 
     def note_loss(self, outputs: object) -> None:
         """Take note of what a step has returned."""
@@ -201,6 +200,9 @@ class _Together:
             spent, passed = time.process_time() - self._begun[0], time.monotonic() - self._begun[1]
             if spent > _MORE_SECONDS or passed > _MOST_SECONDS:
                 lockstep.choose_last(self._count)
+        if self._is_in_first_epoch and not lockstep.is_last(self._count):
+            lockstep.end_batch(self._count, is_last=is_last_of_epoch)
+            self._refuse_uneven()
         if is_last_of_epoch:
             self.end_epoch()
         epochs = epochs_begun(self._built, self._trial.loaders.batches)
@@ -211,19 +213,25 @@ class _Together:
         if self._ended_at == self._count:
             return
         self._epochs, self._ended_at = self._epochs + 1, self._count
-        is_cut = self._pair.lockstep.is_last(self._count)
-        if self._is_in_first_epoch and not is_cut:
-            theirs = self._pair.lockstep.end_epoch(self._count)
-            if theirs is not None:
-                self._end_uneven(self._count, theirs)
+        lockstep = self._pair.lockstep
+        if self._is_in_first_epoch and not lockstep.is_last(self._count):
+            lockstep.end_epoch(self._count)
+            self._refuse_uneven()
         self._is_in_first_epoch = False
 
-    def _end_uneven(self, mine: int, theirs: int) -> None:
-        if self._pair.rank:
-            self._pair.finish({})
-        known = self._pair.lockstep.lengths
-        counts, more = (known, "") if all(known) else ((mine, theirs), "at least ")
-        self._pair.end_with(of_counts(self._built, *counts, more))
+    def _refuse_uneven(self) -> None:
+        """Refuse ranks of which one has come to the end of its epoch alone."""
+        if found := self._uneven(is_still=all(self._pair.lockstep.lengths)):
+            if self._pair.rank:
+                self._pair.finish({})
+            self._pair.end_with(found)
+
+    def _uneven(self, *, is_still: bool = True) -> Finding | None:
+        lengths, counts = self._pair.lockstep.lengths, self._pair.lockstep.uneven(is_still=is_still)
+        if counts is None:
+            return None
+        is_known = all(lengths)
+        return of_counts(self._built, *(lengths if is_known else counts), is_open=not is_known)
 
     def _count_cuts(self) -> int:
         is_cut = self._trial.loaders.are_whole and self._pair.lockstep.is_last(self._count)
