@@ -48,8 +48,8 @@ class LeRobotDataset(Dataset[dict[str, Any]]):
             them first. Together with `repo_id`, it is the folder to read if it exists, and to
             download into otherwise.
         episodes: Indices of the episodes to read; None reads all. Samples keep the files' order.
-        image_transforms: Function that is applied to each camera tensor, (3, H, W) in [0, 1], but
-            not to depth cameras.
+        image_transforms: Function that is applied to each camera tensor but those of depth, (3, H,
+            W) in [0, 1], or (T, 3, H, W) if the sample stacks T frames, as lerobot does.
         delta_timestamps: Offsets in seconds to stack, by feature key; multiples of 1/fps.
         tolerance_s: Largest difference between a wanted time and a frame's time, in seconds.
         revision: Branch, tag or commit of `repo_id`; None takes the newest supported format.

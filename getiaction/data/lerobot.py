@@ -57,7 +57,7 @@ class LeRobotDataModule(LightningDataModule):
             process may use among the node's ranks, leaves one to each rank, and starts no more
             than shared memory (`/dev/shm`) has room for.
         image_transforms: Function that is applied to each camera tensor of a training sample,
-            (3, H, W) in [0, 1].
+            (3, H, W) in [0, 1], or (T, 3, H, W) if the sample stacks T frames of that camera.
         delta_timestamps: Offsets in seconds that a sample stacks, by feature key. The policies of
             this package set their own, so it is not needed for them.
         tolerance_s: Largest difference between the time of a row and of its video frame, in

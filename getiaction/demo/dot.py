@@ -101,7 +101,7 @@ class DotDataModule(LeRobotDataModule):
         num_workers: Number of loader processes of each rank; "auto" follows the number of CPUs, as
             described in `LeRobotDataModule`.
         image_transforms: Function that is applied to each camera tensor of a training sample,
-            (3, H, W) in [0, 1].
+            (3, H, W) in [0, 1], or (T, 3, H, W) if the sample stacks T frames of that camera.
         val_split: Fraction of the episodes to hold out for validation, in [0, 1).
         val_split_seed: Seed that decides which episodes are held out.
         pin_memory: Whether to put batches into page-locked memory; "auto" does if CUDA is

@@ -26,6 +26,7 @@ from getiaction.demo import DotDataModule  # noqa: F401 - see the comment above
 from getiaction.downloads.secrets import without_secrets
 from getiaction.lightning_seams import subcommand_parsers
 from getiaction.policies import ACT  # noqa: F401 - see the comment above
+from getiaction.train.plain_yaml import write_plain_values
 from getiaction.train.predictions import PredictionFiles
 from getiaction.train.trainer import Trainer
 from getiaction.train.unique_keys import duplicate_key
@@ -83,6 +84,7 @@ class CLI(LightningCLI):
     def __init__(self, args: ArgsType = None, *, run: bool = True) -> None:
         if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds strings
             sys.path.insert(0, os.getcwd())  # noqa: PTH109 - sys.path holds strings
+        write_plain_values()
         options = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
             trainer_class=Trainer,

@@ -7,7 +7,6 @@ import os
 import re
 import traceback
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from getiaction_launch.checking.apart.sandbox import wish_of
@@ -15,6 +14,7 @@ from getiaction_launch.checking.built import Place, is_elsewhere, keys_of_classe
 from getiaction_launch.checking.finding import Finding, doubt, refusal, unknown
 from getiaction_launch.checking.frames import chain_of, is_own, own_frames
 from getiaction_launch.checking.known import NO_MODULE, is_of_lightning, known_error
+from getiaction_launch.checking.script.files import fix_of_file
 from getiaction_launch.errors import LaunchError
 from getiaction_launch.storage.variables import typed, variable_in
 
@@ -247,17 +247,13 @@ def words_of(error: BaseException) -> tuple[str, str]:
 def _fix(key: str, error: BaseException) -> str:
     if key in _EXAMPLES:
         return f"For example: --{key}={_EXAMPLES[key]}"
+    if fix := fix_of_file(error):
+        return fix
     if "." in key and "[" not in key:
         return f"Leave it out, or give it another value: --{key}=VALUE"
     if not (own := own_frames(error)):
         is_needed = key in ("model", "data")
         return f"Change {key}'s class" if is_needed else f"Change {key}, or leave it out"
-    lost = getattr(error, "filename", None)
-    if isinstance(lost, str) and Path(own[-1].filename).parent.joinpath(lost).exists():
-        return (
-            f"It is beside {Path(own[-1].filename).name}, and a run starts in {Path.cwd()}: "
-            f"Path(__file__).parent / {lost!r}"
-        )
     line = f": {own[-1].line}" if own[-1].line else ""
     return f"It was raised at {own[-1].filename}:{own[-1].lineno}{line}"
 

@@ -167,7 +167,7 @@ def writing_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, yaml.YAMLError) as error:
-        # Such as the default of Timer(interval=...), which is an enumeration.
+        # Such as a default that is a complex number, in a mapping of any values.
         raise SpecError(
             f"the spec cannot be written as YAML, which Lightning does before training: {error}",
             "Set the argument that cannot be written to plain text or a number.",

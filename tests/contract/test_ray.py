@@ -24,8 +24,14 @@ import ray
 from getiaction_launch.launch import submit as launch
 
 ray.init()
+environment = "--runtime-env", {"env_vars": {"GREETING": "hello"}}
 plan, backend = launch.prepare(
-    script=["train.py"], cluster="ray", nodes=2, gpus_per_node=0, storage_root=sys.argv[1]
+    script=["train.py"],
+    cluster="ray",
+    nodes=2,
+    gpus_per_node=0,
+    storage_root=sys.argv[1],
+    settings={"backend.init_args.runtime_env": environment},
 )
 print("state:", launch.read_status(launch.submit(plan, backend)).state.value)
 """
@@ -90,11 +96,15 @@ def test_ray_lists_the_run_and_where_it_lies(getiaction_launch, cluster, script,
 def test_inside_a_job_no_other_job_is_submitted(  # noqa: PLR0917 - fixtures
     inner, ray, getiaction_launch, cluster, script, tmp_path
 ):
-    """The launcher's command, or its Python calls after ``ray.init``: the run is that very job."""
-    script("print('hello')")
+    """The launcher's command, or its Python calls after ``ray.init``: the run is that very job.
+
+    Its actors have the run's own ``runtime_env``, too.
+    """
+    script("print(os.environ['GREETING'])")
     (tmp_path / "driver.py").write_text(DRIVER)
     options = ["--nodes", "2", "--gpus-per-node", "0", "--storage-root", str(tmp_path)]
-    words = [*LAUNCH, "--cluster", "ray", *options, "train.py"]
+    environment = ["--runtime-env-json", '{"env_vars": {"GREETING": "hello"}}']
+    words = [*LAUNCH, "--cluster", "ray", *options, *environment, "train.py"]
     if inner == "python":
         words = [sys.executable, "driver.py", str(tmp_path)]
     before = len(cluster.cluster.jobs())
@@ -201,8 +211,16 @@ def test_no_cluster_says_how_to_get_one(getiaction_launch, cluster, script):
 
 
 def test_private_cluster_starts_and_ends_with_the_run(getiaction_launch, script, tmp_path, until):
-    """``ray-local``: a cluster of the run's own on this machine, of which nothing is left."""
-    name = script("open(f'up_{rank}', 'w')\ntime.sleep(600 if len(sys.argv) > 1 else 0)")
+    """``ray-local``: a cluster of the run's own on this machine, of which nothing is left.
+
+    It has the runtime environment and the resources that the run asks for, and room for its nodes.
+    """
+    (tmp_path / "source").mkdir()
+    code = "open(sys.argv[1] + '/' + os.environ['UP'] + rank, 'w').write(os.getcwd())\n"
+    code += "time.sleep(600 if len(sys.argv) > 2 else 0)"
+    (tmp_path / script(code)).rename(tmp_path / "source/train.py")
+    environment = ["--runtime-env-json", '{"env_vars": {"UP": "up_"}}', "--working-dir", "source"]
+    train = [*environment, "--nodes", "2", "source/train.py", str(tmp_path)]
 
     def daemons() -> list[psutil.Process]:
         mine = []
@@ -212,12 +230,18 @@ def test_private_cluster_starts_and_ends_with_the_run(getiaction_launch, script,
                     mine.append(process)
         return mine
 
-    result = getiaction_launch("--cluster", "ray-local", "--nodes", "2", "--wait", name)
+    result = getiaction_launch("--cluster", "ray-local", "--wait", *train)
     assert result.returncode == 0, result.stdout + getiaction_launch("logs", "@last").stdout
     until(lambda: not daemons())
     for rank in range(2):
+        assert (tmp_path / f"up_{rank}").read_text().rpartition("/")[2].startswith("_ray_pkg_")
         (tmp_path / f"up_{rank}").unlink()
-    assert getiaction_launch("--cluster", "ray-local", "--nodes", "2", name, "long").returncode == 0
+    (tmp_path / "own.yaml").write_text(
+        "backend:\n"
+        "  class_path: getiaction_launch.backends.ray.RayBackend\n"
+        "  init_args: {address: local, resources: {a100: 0.5}}\n"
+    )
+    assert getiaction_launch("--cluster", "own.yaml", *train, "long").returncode == 0
     until(lambda: (tmp_path / "up_0").exists() and (tmp_path / "up_1").exists())
     assert any("raylet" in process.name() for process in daemons())
     assert getiaction_launch("cancel", "@last").returncode == 0

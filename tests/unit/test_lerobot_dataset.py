@@ -125,6 +125,29 @@ def test_image_transforms_are_applied_to_every_camera_only() -> None:
     assert torch.equal(dark[0]["observation.state"], plain[0]["observation.state"])
 
 
+@pytest.mark.parametrize("name", ["pusht_like_v30", "aloha_like_v21"])
+def test_image_transforms_get_the_stacked_frames_of_a_camera_in_one_call(name: str) -> None:
+    """As in lerobot, so that a random transform is the same for all of a sample's frames."""
+    given: list[torch.Tensor] = []
+
+    def halve(images: torch.Tensor) -> torch.Tensor:
+        given.append(images)
+        return images / 2
+
+    plain = LeRobotDataset(root=DATA / name)
+    halved = LeRobotDataset(root=DATA / name, image_transforms=halve)
+    cameras = [key for key, value in plain.features.items() if value["dtype"] in {"image", "video"}]
+    plain.delta_indices = halved.delta_indices = {key: [-1, 0] for key in cameras}
+    sample, batch = halved[3], halved.read_batch([3, 4])
+    assert len(given) == len(cameras) * (1 + 2)
+    for number, key in enumerate(cameras):
+        frames = plain[3][key]
+        assert frames.shape[:2] == (2, 3)
+        assert torch.equal(given[number], frames)
+        assert torch.equal(sample[key], frames / 2)
+        assert torch.equal(batch[key], torch.stack([frames, plain[4][key]]) / 2)
+
+
 @pytest.mark.parametrize(("start_method", "num_workers"), [("fork", 2), ("spawn", 1)])
 def test_loader_workers_read_what_the_parent_reads(start_method: str, num_workers: int) -> None:
     """Workers open decoders of their own, also after the parent has used its own."""

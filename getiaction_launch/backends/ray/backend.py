@@ -4,7 +4,6 @@ This module submits jobs. :mod:`getiaction_launch.backends.ray.driver` runs insi
 :mod:`getiaction_launch.backends.ray.job` finds it again.
 """
 
-import inspect
 import json
 import os
 import re
@@ -23,13 +22,17 @@ from getiaction_launch.backends.queue import start_jobs
 from getiaction_launch.backends.ray.client import connect, ray_errors, submitted_to
 from getiaction_launch.backends.ray.job import PrivateRayJob, RayJob
 from getiaction_launch.backends.ray.offers import compare, read_nodes
+from getiaction_launch.backends.ray.options import (
+    check_job_options,
+    check_runtime_env,
+    refuse_job_settings,
+)
 from getiaction_launch.backends.ray.settings import RaySettings
 from getiaction_launch.errors import (
     CheckError,
     ClusterConfigError,
     LaunchError,
     counted,
-    nearest_first,
 )
 from getiaction_launch.node.allocation import Allocation
 from getiaction_launch.node.nodes import SAVE_LIMIT_SECONDS
@@ -38,6 +41,7 @@ from getiaction_launch.plan.plan import Plan
 from getiaction_launch.run.records import BackendRecord, JobRecord
 from getiaction_launch.run.run import STAGING_VARIABLE, Run
 from getiaction_launch.storage.strict_json import dumps
+from getiaction_launch.system.gpus import visible_gpus
 from getiaction_launch.system.stop import StopRequest
 
 DRIVER = "getiaction_launch.backends.ray.driver"
@@ -86,9 +90,24 @@ class RayBackend(RaySettings):
         return bundle | self.resources
 
     @property
+    def may_share(self) -> bool:
+        """Whether nodes of a run may be on one machine, which is all that a private cluster has."""
+        return self.share_nodes or self.address == "local"
+
+    def private_resources(self, plan: Plan) -> dict[str, float]:
+        """Return what a run's private cluster has; Ray itself finds this machine's GPUs and memory.
+
+        It is as much as the run asks for: to Ray these are numbers, and no parts of this machine.
+        """
+        num_nodes = plan.topology.num_nodes
+        cpus = self.cpus_per_worker * plan.topology.world_size
+        named = {name: amount * num_nodes for name, amount in self.resources.items()}
+        return {"CPU": max(os.cpu_count() or 1, cpus), **named}
+
+    @property
     def is_shipped(self) -> bool:
         """Whether Ray copies a working directory to the nodes."""
-        return "working_dir" in self._runtime_env
+        return "working_dir" in self.job_runtime_env
 
     def resolve_runs(self, root: str) -> Backend:  # noqa: ARG002 - the contract's argument
         """Return this backend: none of its settings names a run."""
@@ -96,7 +115,7 @@ class RayBackend(RaySettings):
 
     def working_directory(self) -> Path | None:
         """Return the directory that Ray copies to the nodes, if it is on this machine."""
-        shipped = self._runtime_env.get("working_dir")
+        shipped = self.job_runtime_env.get("working_dir")
         return None if shipped is None or "://" in shipped else Path(shipped).absolute()
 
     @property
@@ -104,16 +123,23 @@ class RayBackend(RaySettings):
         return self.python or shlex.quote(sys.executable)
 
     @property
-    def _runtime_env(self) -> dict[str, Any]:
+    def job_runtime_env(self) -> dict[str, Any]:
+        """Ray's runtime environment of a job or a private cluster, with the working directory."""
         shipped = {"working_dir": self.working_dir} if self.working_dir else {}
         return self.runtime_env | shipped
+
+    @property
+    def _own_runtime_env(self) -> dict[str, Any]:
+        """What a run in another job adds to that job's runtime environment."""
+        return {key: value for key, value in self.runtime_env.items() if key != "working_dir"}
 
     def check(self, plan: Plan) -> None:
         """Check that there is a cluster to submit to, and that it can reach all files.
 
         Raises:
-            CheckError: If there is no cluster, or a file or directory would be missing there.
-            ClusterConfigError: If Ray has no such option.
+            CheckError: If there is no cluster, a file or directory would be missing there, or a
+                private cluster would have too few GPUs.
+            ClusterConfigError: If Ray would refuse or ignore a setting.
             UnreachableError: If the cluster does not answer.
         """
         source = self.working_directory()
@@ -129,11 +155,41 @@ class RayBackend(RaySettings):
                     f"--working-dir {script.parent}",
                 )
         if self.address == "local":
-            return
-        if not is_inside():
-            self._check_options()
+            self._check_private(plan)
+        elif is_inside():
+            self._check_inside(plan)
+        else:
+            check_runtime_env(self.runtime_env)
+            check_job_options(self.ray)
             connect(self.address)
-        elif _outer_working_dir() and Path(plan.root).is_relative_to(Path.cwd()):
+
+    def _check_private(self, plan: Plan) -> None:
+        """Check a run that starts a private cluster, which is this machine."""
+        reason = "a private cluster (address: local) has no jobs"
+        refuse_job_settings(self, reason, "Leave it out.")
+        if self.python:
+            raise ClusterConfigError(
+                f"python={self.python!r} has no effect: {reason}, and uses this interpreter.",
+                "Leave python out of the cluster config.",
+            )
+        check_runtime_env(self.runtime_env)
+        machine = {**self.private_resources(plan), "GPU": len(visible_gpus())}
+        asked = {name: each for name, each in self.bundle(plan).items() if name in machine}
+        compare([machine], asked, plan.topology.num_nodes, may_share=True)
+
+    def _check_inside(self, plan: Plan) -> None:
+        """Check a run that joins the job, or the driver, in which this command runs."""
+        reason = "this command runs in a job of Ray, and submits no other"
+        fix = "Leave it out, or give it to that job: ray job submit --help"
+        refuse_job_settings(self, reason, fix)
+        copied, asked = _outer_working_dir(), self.job_runtime_env.get("working_dir")
+        if asked and asked != copied and not (copied and self.working_directory() == Path.cwd()):
+            raise ClusterConfigError(
+                f"working_dir={asked!r} has no effect: {reason}.",
+                f"Have Ray copy it for that job: ray job submit --working-dir {shlex.quote(asked)}",
+            )
+        check_runtime_env(self._own_runtime_env, is_of_job=False)
+        if copied and Path(plan.root).is_relative_to(Path.cwd()):
             raise CheckError(
                 f"default_root_dir={plan.root!r} lies in the working directory that Ray copied for "
                 "this job and will delete after it.",
@@ -143,43 +199,23 @@ class RayBackend(RaySettings):
     def check_offers(self, plan: Plan) -> str:
         """Compare what the run asks for with the nodes of a cluster that does not grow.
 
+        That of a private cluster is this machine, which :meth:`check` has judged.
+
         Returns:
             What the cluster has; empty if it may grow, or does not say.
 
         Raises:
             CheckError: If the run would wait for ever.
         """
+        if self.address == "local":
+            return "this machine"
         if not self.has_queue:
             return ""
         nodes = read_nodes(connect(self.address))
         if nodes:
             num_nodes = plan.topology.num_nodes
-            compare(nodes, self.bundle(plan), num_nodes, may_share=self.share_nodes)
+            compare(nodes, self.bundle(plan), num_nodes, may_share=self.may_share)
         return f"{counted(len(nodes), 'node')} of Ray" if nodes else ""
-
-    def _check_options(self) -> None:
-        if self.runtime_env:
-            from ray.runtime_env import RuntimeEnv  # slow to import
-
-            try:
-                RuntimeEnv(**self.runtime_env)
-            except (TypeError, ValueError) as error:
-                said = str(error).strip().partition("\n")[0].rstrip(".")
-                raise ClusterConfigError(
-                    f"runtime_env: Ray refuses it: {said}.",
-                    "What it takes: https://docs.ray.io/en/latest/ray-core/handling-dependencies.html",
-                ) from error
-        if not self.ray:
-            return
-        from ray.job_submission import JobSubmissionClient  # slow to import
-
-        known = inspect.signature(JobSubmissionClient.submit_job).parameters
-        if unknown := self.ray.keys() - known.keys():
-            key = min(unknown)
-            raise ClusterConfigError(
-                f"--ray {key}: this version of Ray has no such option for jobs.",
-                nearest_first(key, (name for name in known if name.startswith("entrypoint_"))),
-            )
 
     def describe(self, plan: Plan) -> list[str]:
         """Return the command that submits the same run by Ray's own command line."""
@@ -229,8 +265,8 @@ class RayBackend(RaySettings):
         stop_seconds = self.grace_seconds + SAVE_LIMIT_SECONDS + STOP_MARGIN_SECONDS
         variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(round(stop_seconds)), **forwarded}
         environment = {
-            **self._runtime_env,
-            "env_vars": {**variables, **self._runtime_env.get("env_vars", {})},
+            **self.job_runtime_env,
+            "env_vars": {**variables, **self.job_runtime_env.get("env_vars", {})},
         }
         words = shlex.join([str(run.directory), str(max_parallel)])
         try:
@@ -268,7 +304,7 @@ class RayBackend(RaySettings):
         for run in runs:
             backend._write_job(run, context.get_job_id(), is_inside=True)  # noqa: SLF001 - own class
         with StopRequest() as stop, ThreadPoolExecutor(max_parallel) as pool:
-            drivers = [Driver(run, backend, stop) for run in runs]
+            drivers = [Driver(run, backend, stop, self._own_runtime_env) for run in runs]
             for _ in pool.map(lambda driver: driver.run_attempts(max_parallel), drivers):
                 pass
 
@@ -278,7 +314,7 @@ class RayBackend(RaySettings):
             return PrivateRayJob(run, record, self.grace_seconds)
         return RayJob(
             *(run, record, str(self.address), self.grace_seconds, self._python),
-            {key: value for key, value in self._runtime_env.items() if key != "working_dir"},
+            self._own_runtime_env,
         )
 
     def allocation(self, plan: Plan) -> Allocation | None:  # noqa: ARG002 - the contract's argument

@@ -12,7 +12,7 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -54,10 +54,18 @@ class Driver:
         run: The run to train.
         backend: The backend, with the settings of the run.
         stop: Set when the run must stop.
+        runtime_env: What the run's actors get beyond the runtime environment of the job.
     """
 
-    def __init__(self, run: Run, backend: "RayBackend", stop: StopRequest) -> None:
+    def __init__(
+        self,
+        run: Run,
+        backend: "RayBackend",
+        stop: StopRequest,
+        runtime_env: Mapping[str, Any] | None = None,
+    ) -> None:
         self.run, self._backend, self._stop = run, backend, stop
+        self._runtime_env = dict(runtime_env or {})
         self._plan = Plan.of(run)
         self._guard = Guard(run)
 
@@ -125,13 +133,13 @@ class Driver:
             self._backend.bundle(self._plan),
             self._plan.topology.num_nodes,
             self._backend.placement_limit_seconds,
-            may_share=self._backend.share_nodes,
+            may_share=self._backend.may_share,
             is_stopped=self._is_stopped,
         )
         if group is None:
             yield None
             return
-        nodes = _RayNodes(self.run, self._backend, self._plan, group)
+        nodes = _RayNodes(self.run, self._backend, self._runtime_env, group)
         try:
             yield nodes
         finally:
@@ -144,9 +152,14 @@ class _RayNodes:
     """The nodes of a placement group, each with an agent."""
 
     def __init__(
-        self, run: Run, backend: "RayBackend", plan: Plan, group: "PlacementGroup"
+        self,
+        run: Run,
+        backend: "RayBackend",
+        runtime_env: Mapping[str, Any],
+        group: "PlacementGroup",
     ) -> None:
-        self._run, self._backend, self._plan, self._group = run, backend, plan, group
+        self._run, self._backend, self._runtime_env, self._group = run, backend, runtime_env, group
+        self._plan = Plan.of(run)
         self.agents: list[Any] = [self._make_agent(rank) for rank in range(group.bundle_count)]
         self._places: list[tuple[str, str, str]] = []
 
@@ -160,6 +173,7 @@ class _RayNodes:
             "num_gpus": bundle.pop("GPU", 0),
             "memory": bundle.pop("memory", None),
             "resources": bundle or None,
+            "runtime_env": self._runtime_env or None,
             "max_restarts": 0,
             "scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, rank),
         }
@@ -301,9 +315,15 @@ def main() -> int:
         backend = read_dataclass(RayBackend, json.loads(settings), "the settings")
         write_job(run, BackendRecord(RAY, asdict(backend)))
         plan = Plan.of(run)
-        cpus = backend.bundle(plan)["CPU"] * plan.topology.num_nodes
-        num_cpus = max(os.cpu_count() or 1, int(cpus))
-        ray.init("local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False)
+        resources = backend.private_resources(plan)
+        ray.init(
+            "local",
+            num_cpus=int(resources.pop("CPU")),
+            resources=resources,
+            runtime_env=backend.job_runtime_env or None,
+            include_dashboard=False,
+            log_to_driver=False,
+        )
     else:
         record = JobRecord.read(run)
         if record is None:

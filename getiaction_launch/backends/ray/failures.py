@@ -1,6 +1,7 @@
 """What Ray's exceptions say of the nodes on which actors ran."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 
 from getiaction_launch.errors import CheckError
@@ -23,7 +24,8 @@ def node_errors() -> Iterator[None]:
 
     Raises:
         NodeLostError: If a node does not answer.
-        CheckError: If an agent raised an error; the message is the agent's.
+        CheckError: If an agent raised an error, whose message is the agent's, or Ray could not set
+            up the runtime environment, which no other node could either.
     """
     import ray
 
@@ -31,5 +33,10 @@ def node_errors() -> Iterator[None]:
         yield
     except ray.exceptions.RayTaskError as error:
         raise CheckError(str(error.cause)) from error
+    except ray.exceptions.RuntimeEnvSetupError as error:
+        # Long, with all that pip or conda printed; the last line says why.
+        sys.stdout.write(f"{error}\n")
+        said = str(error).strip().rpartition("\n")[2].strip()
+        raise CheckError(f"Ray could not set up the runtime_env: {said}") from error
     except ray.exceptions.RayError as error:
         raise NodeLostError(str(error)) from error

@@ -132,7 +132,7 @@ class RaySettings:
             ("--runtime-env-json",), "JSON", read_mapping, example="""'{"env_vars": {"A": "1"}}'"""
         ),
     ] = field(default_factory=dict)
-    """Ray's runtime environment of the job."""
+    """Ray's runtime environment of the job, or of the private cluster."""
 
     submission_id: Annotated[str | None, Flag(("--submission-id",), "ID")] = None
     """Name of the job in Ray; derived from the run's name if not given."""

@@ -17,6 +17,7 @@ from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, doubt, refusal, unknown
 from getiaction_launch.checking.former import fix_of_argument
 from getiaction_launch.checking.frames import chain_of, own_frames
+from getiaction_launch.checking.script.files import fix_of_file
 
 _PARSERS = ("/argparse.py", "/jsonargparse/", "/click/", "/typer/", "/absl/flags/", "/fire/")
 _SURE = (ImportError, SyntaxError, NameError, TypeError, EOFError)
@@ -69,10 +70,8 @@ def _explained(
     """Return what is wrong and its fix, in better words than an exception has, if there are any."""
     if isinstance(error, EOFError):
         return "it reads from the terminal, but a worker has none.", "Read it from arguments"
-    if isinstance(error, FileExistsError):
-        return what, (
-            "Another rank or an earlier attempt may have made it: os.makedirs(path, exist_ok=True)"
-        )
+    if file_fix := fix_of_file(error):
+        return what, file_fix
     if _is_of_variable(error):
         return f"the environment variable {error} is not set.", f"export {error.args[0]}=..."
     if package and isinstance(error, ModuleNotFoundError):
