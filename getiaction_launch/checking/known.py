@@ -66,6 +66,11 @@ _KNOWN = (
         "--trainer.strategy=ddp_find_unused_parameters_true, or have each batch use all weights",
     ),
     (
+        "Tuning the batch size is currently not supported with distributed strategies",
+        "trainer.strategy",
+        "Remove scale_batch_size, and give the batch size that it finds in a run on one device",
+    ),
+    (
         "more than one stateful callback",
         "trainer.callbacks",
         "Remove one of them, or have them differ in monitor, mode or every_n_epochs",

@@ -17,6 +17,7 @@ from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, doubt, refusal, unknown
 from getiaction_launch.checking.former import fix_of_argument
 from getiaction_launch.checking.frames import chain_of, own_frames
+from getiaction_launch.checking.known import known_error
 
 _PARSERS = ("/argparse.py", "/jsonargparse/", "/click/", "/typer/", "/absl/flags/", "/fire/")
 _SURE = (ImportError, SyntaxError, NameError, TypeError, EOFError)
@@ -85,6 +86,8 @@ def _explained(
         fix = "Lightning makes it where a fit begins: move this into train_dataloader"
     elif _NOT_A_MODEL in what:
         fix = _fix_of_model(error)
+    elif known := known_error(error, what, {}):
+        fix = fix or known[1]
     elif found := _KEYWORD.search(what):
         fix = fix or fix_of_argument(found[1]) or ""
     return what, fix
