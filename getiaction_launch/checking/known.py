@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+from getiaction_launch.checking.loggers.stand_ins import fix_of_absent
 from getiaction_launch.errors import nearest_first
 
 _KNOWN = (
@@ -118,8 +119,9 @@ def known_error(
     if shapes := _SHAPES.search(what):
         got, takes = shapes.groups()
         return "", f"A layer takes {takes} features and gets {got}: make it nn.Linear({got}, ...)"
-    if hparams := _HPARAMS.search(what):
-        return "", _fix_of_hparams(hparams[1], error)
+    hparams = _HPARAMS.search(what)
+    if fix := fix_of_absent(error) or (hparams and _fix_of_hparams(hparams[1], error)):
+        return "", fix
     transforms = [key for key in values if key.startswith(_TRANSFORMS) and values[key] is not None]
     if _IMAGE.search(what) and transforms:
         return _TRANSFORMS, "It must return float32 in [0, 1], as (3, height, width)"
