@@ -18,6 +18,7 @@ from getiaction_launch.checking.finding import Finding, doubt, refusal, unknown
 from getiaction_launch.checking.former import fix_of_argument
 from getiaction_launch.checking.frames import chain_of, own_frames
 from getiaction_launch.checking.known import known_error
+from getiaction_launch.checking.script.parsers import refusal_of_parser
 
 _PARSERS = ("/argparse.py", "/jsonargparse/", "/click/", "/typer/", "/absl/flags/", "/fire/")
 _SURE = (ImportError, SyntaxError, NameError, TypeError, EOFError)
@@ -109,6 +110,8 @@ def _of_exit(error: SystemExit, script: str, said: str, place: Place) -> Finding
     at = _location(error, script)
     what = f"{name}: it ends with: {shown[:_LONGEST]}"
     if is_of_parser(error) and not any(wish.startswith("start") for wish in wishes):
+        if found := refusal_of_parser(said, script):
+            return found
         return refusal("training", name, what, f"See what it takes: python {script} --help")
     if wishes or place.has_queue:
         return doubt("training", at, what, f"It was at {at}")
