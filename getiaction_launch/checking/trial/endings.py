@@ -18,7 +18,7 @@ from getiaction_launch.checking.finding import Finding, doubt, refusal, unknown
 from getiaction_launch.checking.former import fix_of_argument
 from getiaction_launch.checking.frames import chain_of, own_frames
 from getiaction_launch.checking.known import known_error
-from getiaction_launch.checking.script.parsers import refusal_of_parser
+from getiaction_launch.checking.parsers.scripts import refusal_of_parser
 
 _PARSERS = ("/argparse.py", "/jsonargparse/", "/click/", "/typer/", "/absl/flags/", "/fire/")
 _SURE = (ImportError, SyntaxError, NameError, TypeError, EOFError)

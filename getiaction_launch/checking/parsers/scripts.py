@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from getiaction_launch.checking.finding import Finding, refusal
-from getiaction_launch.checking.parsing import refusal_of_said
+from getiaction_launch.checking.parsers.specs import refusal_of_said
 
 _KEY = re.compile(r'Parser key "([^"]+)":')
 _CLASS = re.compile(r"<class '([\w.]+)'>")
@@ -18,7 +18,7 @@ _LONGEST = 300
 
 
 def refusal_of_parser(said: str, script: str) -> Finding | None:
-    """Return the refusal that a message of jsonargparse stands for; None if it is no such message.
+    """Return the refusal that a message of jsonargparse stands for; None for another one.
 
     Args:
         said: What the script has written to stderr.
