@@ -11,6 +11,7 @@ from typing import Any
 
 from getiaction_launch.checking.apart.sandbox import wish_of
 from getiaction_launch.checking.built import Place, is_elsewhere, keys_of_classes, values_of
+from getiaction_launch.checking.collating import is_of_loading
 from getiaction_launch.checking.finding import Finding, doubt, refusal, unknown
 from getiaction_launch.checking.frames import chain_of, is_own, own_frames
 from getiaction_launch.checking.known import NO_MODULE, is_of_lightning, known_error
@@ -109,6 +110,7 @@ def blame(
     is_certain = is_of_trainer or (on_cpu and bool(_NEEDS_GPU.search(str(chain[-1]))))
     if why := untried(error, chain, default_key, is_certain=is_certain):
         return unknown(check, why)
+    default_key = "data" if any(map(is_of_loading, chain)) else default_key
     owner = next(filter(None, (_owner(each, spec) for each in chain)), default_key)
     if known := _of_known(check, what, owner, spec, chain[-1]):
         return known

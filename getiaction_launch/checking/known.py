@@ -7,6 +7,8 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+from getiaction_launch.checking.collating import fix_of_batch
+from getiaction_launch.checking.loggers.stand_ins import fix_of_absent
 from getiaction_launch.errors import nearest_first
 
 _KNOWN = (
@@ -66,6 +68,11 @@ _KNOWN = (
         "--trainer.strategy=ddp_find_unused_parameters_true, or have each batch use all weights",
     ),
     (
+        "Tuning the batch size is currently not supported with distributed strategies",
+        "trainer.strategy",
+        "Remove scale_batch_size, and give the batch size that it finds in a run on one device",
+    ),
+    (
         "more than one stateful callback",
         "trainer.callbacks",
         "Remove one of them, or have them differ in monitor, mode or every_n_epochs",
@@ -110,12 +117,16 @@ def known_error(
     """
     if (called := _CALL.search(what)) and (hook := _hook(called[1], error)):
         return "", f"Lightning calls it with these arguments: def {hook}"
+    hparams = _HPARAMS.search(what)
+    fix = fix_of_absent(error) or (hparams and _fix_of_hparams(hparams[1], error))
     if shapes := _SHAPES.search(what):
         got, takes = shapes.groups()
-        return "", f"A layer takes {takes} features and gets {got}: make it nn.Linear({got}, ...)"
-    if hparams := _HPARAMS.search(what):
-        return "", _fix_of_hparams(hparams[1], error)
+        fix = f"A layer takes {takes} features and gets {got}: make it nn.Linear({got}, ...)"
+    if fix:
+        return "", fix
     transforms = [key for key in values if key.startswith(_TRANSFORMS) and values[key] is not None]
+    if fix := fix_of_batch(error, what):
+        return _TRANSFORMS if transforms else "", fix
     if _IMAGE.search(what) and transforms:
         return _TRANSFORMS, "It must return float32 in [0, 1], as (3, height, width)"
     if _TWICE in what and _calls_backward(error):

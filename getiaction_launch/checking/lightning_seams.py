@@ -9,6 +9,7 @@ import importlib
 import inspect
 import sys
 import traceback
+import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
@@ -126,6 +127,30 @@ def watching_entries(take: Callable[[str, Any, tuple[Any, ...]], None]) -> Itera
         yield
     finally:
         call._call_and_handle_interrupt = enter  # noqa: SLF001
+
+
+@contextlib.contextmanager
+def watching_losses(note: Callable[[str], None]) -> Iterator[None]:
+    """Call a function with each warning of torch's losses, while the loss is calculated.
+
+    What warnings record has no line but that of torch's own module for a loss that is one.
+
+    Args:
+        note: Function to call with the text of the warning.
+    """
+    losses: Any = importlib.import_module("torch.nn.functional")
+    before = losses.warnings
+
+    def warn(message: Any, *args: Any, **options: Any) -> None:  # noqa: ANN401 - as warnings.warn
+        note(str(message))
+        level = options.pop("stacklevel", 1) + 1
+        before.warn(message, *args, stacklevel=level, **options)
+
+    losses.warnings = types.SimpleNamespace(**{**vars(before), "warn": warn})
+    try:
+        yield
+    finally:
+        losses.warnings = before
 
 
 def ddp_options(strategy: Any) -> dict[str, Any]:  # noqa: ANN401 - Lightning's DDPStrategy

@@ -14,7 +14,7 @@ from getiaction_launch.checking.apart.rank import become_rank_0
 from getiaction_launch.checking.built import Built, Place
 from getiaction_launch.checking.finding import Finding, Report, ok, refusal, unknown
 from getiaction_launch.checking.former import fix_of_value
-from getiaction_launch.checking.parsing import refusal_of_parsing
+from getiaction_launch.checking.parsers.specs import refusal_of_parsing
 from getiaction_launch.checking.rules.epochs import check_extent
 from getiaction_launch.checking.rules.ownership import check_requeue
 from getiaction_launch.checking.rules.paths import check_paths

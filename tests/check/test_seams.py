@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import struct
+import warnings
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from getiaction_launch.checking.lightning_seams import (
     restore,
     types_of_keys,
     watching_entries,
+    watching_losses,
     watching_trainers,
 )
 from getiaction_launch.plan.plan import Topology
@@ -178,3 +180,16 @@ def test_fabric_is_made_for_the_ranks_that_are_tried(monkeypatch):
     assert [(each["devices"], each["num_nodes"]) for each in made[:2]] == [(2, 1), (2, 2)]
     assert made[0]["precision"] == "bf16-mixed"
     assert ["fsdp" in each for each in why] == [True]
+
+
+def test_losses_of_two_shapes_are_noticed_while_they_are_calculated():
+    """By a function and by a module; the warning is torch's own after all."""
+    noted = []
+    with watching_losses(noted.append):
+        with pytest.warns(UserWarning, match="Using a target size") as of_function:
+            torch.nn.functional.mse_loss(torch.ones(2, 1), torch.ones(2))
+        with pytest.warns(UserWarning, match="Using a target size"):
+            torch.nn.SmoothL1Loss()(torch.ones(2, 1), torch.ones(2))
+    assert [each.partition(" (")[0] for each in noted] == ["Using a target size"] * 2
+    assert of_function[0].filename == __file__
+    assert torch.nn.functional.warnings is warnings

@@ -73,6 +73,36 @@ def test_what_names_no_run_is_refused(root, text, kind):
         resolve(text, root)
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"), [("after_ok:5", "afterok"), ("afterok:5,singelton:5", "singleton")]
+)
+def test_unknown_type_is_refused_with_the_nearest_one(root, text, meant):
+    """SLURM says ``Job dependency problem`` only, and only once the job is submitted."""
+    with pytest.raises(UsageError, match="is not a type of dependency") as error:
+        resolve(text, root)
+    assert f"Did you mean {meant!r}?" in error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("text", "resolved"),
+    [
+        ("after:5+10:6,aftercorr:7", "after:5+10:6,aftercorr:7"),
+        ("AfterOK:5,expand:6", "AfterOK:5,expand:6"),
+        ("afterok:5?afternotok:6", "afterok:5?afternotok:6"),
+        ("afterok:5?afterok:done/version_0", ""),
+    ],
+)
+def test_every_type_of_sbatch_is_taken(root, text, resolved):
+    """Also in capitals, and as alternatives, of which one that is fulfilled is enough."""
+    assert resolve(text, root) == resolved
+
+
+def test_all_and_any_are_not_mixed(root):
+    """Sbatch refuses it without a word about the separators."""
+    with pytest.raises(UsageError, match="only one of them"):
+        resolve("afterok:5,afterok:6?afterok:7", root)
+
+
 @pytest.mark.parametrize("reference", ["@last", "nobody/version_0"])
 def test_fix_for_a_root_without_runs_is_a_flag_of_this_command(tmp_path, reference):
     """The verbs that look at runs have --root; the one that submits has --storage-root."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from getiaction_launch.checking.trial.batches import hash_of, length_of
+from getiaction_launch.checking.loading.batches import hash_of, length_of
 
 STEPS = 2
 _MORE_SECONDS = 3

@@ -5,9 +5,9 @@ import re
 from typing import Any
 
 from getiaction_launch.checking.finding import Finding, doubt, refusal
+from getiaction_launch.checking.loading.batches import hash_of
 from getiaction_launch.checking.plain.loop import STEPS, Loop
 from getiaction_launch.checking.source.source import Source
-from getiaction_launch.checking.trial.batches import hash_of
 
 _DIVIDES_MODEL = re.compile(
     r"fsdp|fully_?shard|dtensor|zeroredundancy|pipelin|tensor.?parallel|parallelize|deepspeed",

@@ -17,7 +17,7 @@ def check_combination(built: Built) -> Iterator[Finding]:
     Args:
         built: What the spec names.
     """
-    found = [*_of_devices(built), *_of_callbacks(built), *_of_finders(built)]
+    found = [*_of_devices(built), *_of_callbacks(built)]
     yield from found
     if not found:
         trainer, topology = built.trainer, built.plan.topology
@@ -71,34 +71,6 @@ def _has_batch_norm(built: Built) -> bool:
     from torch.nn.modules.batchnorm import _BatchNorm
 
     return any(isinstance(module, _BatchNorm) for module in built.model.modules())
-
-
-def _of_finders(built: Built) -> Iterator[Finding]:
-    """Find callbacks that search a value for an attribute which nobody has."""
-    for callback in built.trainer.callbacks:
-        kind = type(callback).__name__
-        owners: list[object] = [built.model]
-        if kind == "LearningRateFinder":
-            given = getattr(callback, "_attr_name", "")
-            names = [given] if given else ["lr", "learning_rate"]
-        elif kind == "BatchSizeFinder":
-            names = [getattr(callback, "_batch_arg_name", "batch_size")]
-            owners.append(built.data)
-        else:
-            continue
-        if not any(_has_attribute(owner, name) for owner in owners for name in names):
-            shown = " or ".join(type(each).__name__ for each in owners if each is not None)
-            yield refusal(
-                "callbacks",
-                kind,
-                f"{kind} looks for {' or '.join(names)} in {shown}, which has neither attribute "
-                "nor hyperparameter of this name.",
-                f"Remove {kind}, or name the attribute that it shall set",
-            )
-
-
-def _has_attribute(owner: object, name: str) -> bool:
-    return hasattr(owner, name) or name in (getattr(owner, "hparams", None) or {})
 
 
 def _of_callbacks(built: Built) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -85,14 +86,41 @@ def check_resuming(source: Source, words: Sequence[str]) -> Iterator[Finding]:
 
 
 def _of_dropped(source: Source, words: Sequence[str]) -> Iterator[Finding]:
-    """Find options that a script does not have, and drops without a word."""
-    if not source.is_alone or not _drops_unknown(source.tree):
-        return  # another module may read them
+    """Find options that a script does not have, and drops without a word.
+
+    Another module may read them. Hardly any reads one that differs from the script's by a letter.
+    """
+    if not _drops_unknown(source.tree):
+        return
     for option, known in _unknown(source, words, "parse_known_args"):
+        is_spelled = any(_spelled(option) == _spelled(name) for name in known)
+        is_slip = is_spelled or any(_differ_by_one(option, name) for name in known)
+        if not source.is_alone and (not is_slip or _is_named_beside(option, source)):
+            continue
+        near = bool(difflib.get_close_matches(option, known, 1, _NEAR)) and source.is_alone
         what = f"{source.name} has no option {option}, and parse_known_args drops it unseen."
-        near = bool(difflib.get_close_matches(option, known, 1, _NEAR))
         fix = f"{nearest_first(option, known)} With parse_args, a wrong option ends the script"
-        yield (refusal if near else doubt)("script", option, what, fix)
+        yield (refusal if near or is_spelled else doubt)("script", option, what, fix)
+
+
+def _spelled(option: str) -> str:
+    return option.replace("_", "-")
+
+
+def _differ_by_one(option: str, other: str) -> bool:
+    """Whether one letter is missing, too many or another one."""
+    blocks = difflib.SequenceMatcher(None, option, other).get_matching_blocks()
+    return sum(block.size for block in blocks) == max(len(option), len(other)) - 1
+
+
+def _is_named_beside(option: str, source: Source) -> bool:
+    """Whether a module beside a script names an option, which it may read itself."""
+    folder, named = source.path.parent, re.compile(rf"{re.escape(option)}(?![\w-])")
+    for name in source.names.modules:
+        files = [folder / f"{name}.py", *(folder / name).rglob("*.py")]
+        if any(named.search(each.read_text(errors="replace")) for each in files if each.is_file()):
+            return True
+    return False
 
 
 def _drops_unknown(tree: ast.Module) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, doubt, ok, refusal
-from getiaction_launch.checking.trial.batches import sharing
+from getiaction_launch.checking.loading.batches import sharing
 
 _TALKS = re.compile(
     r"all_?gather|all_?reduce|reduce_scatter|\bbroadcast|\b(global_)?rank\b|world_size"

@@ -17,6 +17,8 @@ from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, doubt, refusal, unknown
 from getiaction_launch.checking.former import fix_of_argument
 from getiaction_launch.checking.frames import chain_of, own_frames
+from getiaction_launch.checking.known import known_error
+from getiaction_launch.checking.parsers.scripts import refusal_of_parser
 from getiaction_launch.checking.script.files import fix_of_file
 
 _PARSERS = ("/argparse.py", "/jsonargparse/", "/click/", "/typer/", "/absl/flags/", "/fire/")
@@ -84,6 +86,8 @@ def _explained(
         fix = "Lightning makes it where a fit begins: move this into train_dataloader"
     elif _NOT_A_MODEL in what:
         fix = _fix_of_model(error)
+    elif known := known_error(error, what, {}):
+        fix = fix or known[1]
     elif found := _KEYWORD.search(what):
         fix = fix or fix_of_argument(found[1]) or ""
     return what, fix
@@ -105,6 +109,8 @@ def _of_exit(error: SystemExit, script: str, said: str, place: Place) -> Finding
     at = _location(error, script)
     what = f"{name}: it ends with: {shown[:_LONGEST]}"
     if is_of_parser(error) and not any(wish.startswith("start") for wish in wishes):
+        if found := refusal_of_parser(said, script):
+            return found
         return refusal("training", name, what, f"See what it takes: python {script} --help")
     if wishes or place.has_queue:
         return doubt("training", at, what, f"It was at {at}")

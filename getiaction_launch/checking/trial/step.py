@@ -12,6 +12,8 @@ from getiaction_launch.checking.blame import blame
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.classes.sources import has_own
 from getiaction_launch.checking.finding import Finding, doubt, ok, unknown
+from getiaction_launch.checking.loading.batches import count_validation, epochs_begun
+from getiaction_launch.checking.loading.loaders import Loaders, RefusedError
 from getiaction_launch.checking.rules.afterwards import check_afterwards
 from getiaction_launch.checking.rules.checkpoints import check_steps, compare_weights
 from getiaction_launch.checking.rules.hidden import check_hidden_layers
@@ -23,9 +25,7 @@ from getiaction_launch.checking.rules.optimizers import (
     check_optimizers,
 )
 from getiaction_launch.checking.rules.resuming import check_resuming
-from getiaction_launch.checking.trial.batches import count_validation, epochs_begun
 from getiaction_launch.checking.trial.kept import Kept
-from getiaction_launch.checking.trial.loaders import Loaders, RefusedError
 from getiaction_launch.checking.trial.shapes import check_shapes, shapes_of
 from getiaction_launch.checking.trial.trainer import TRIAL_BATCHES, TRIAL_EPOCHS, trial_trainer
 from getiaction_launch.errors import counted

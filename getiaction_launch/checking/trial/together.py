@@ -12,8 +12,8 @@ from getiaction_launch.checking.apart.pair import TWO, Pair
 from getiaction_launch.checking.blame import blame
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, ok, unknown
+from getiaction_launch.checking.loading.batches import epochs_begun, hash_of
 from getiaction_launch.checking.trial.alike import compared, of_counts, seen_by
-from getiaction_launch.checking.trial.batches import epochs_begun, hash_of
 from getiaction_launch.checking.trial.step import Trial
 from getiaction_launch.checking.trial.trainer import TRIAL_BATCHES, TRIAL_EPOCHS, trial_trainer
 

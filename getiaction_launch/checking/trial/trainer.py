@@ -4,11 +4,12 @@ Whatever the user's classes ask of it, such as the number of steps for a schedul
 run's own Trainer would.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.lightning_seams import ddp_options
+from getiaction_launch.checking.loggers.stand_ins import quiet_loggers
 
 TRIAL_BATCHES = 2
 """Some faults show in the second batch only, as a graph that is kept from the first one."""
@@ -67,7 +68,7 @@ def trial_trainer(
         num_sanity_val_steps=0 if is_sane else TRIAL_BATCHES,
         accumulate_grad_batches=arguments.get("accumulate_grad_batches") or 1,
         log_every_n_steps=1,
-        logger=_quiet_logger(str(built.scratch)) if built.trainer.loggers else False,
+        logger=quiet_loggers(built) or False,
         callbacks=[*_callbacks(built), callback],
         enable_checkpointing=built.trainer.checkpoint_callback is not None,
         default_root_dir=str(built.scratch),
@@ -123,41 +124,3 @@ def _callbacks(built: Built) -> list[Any]:
     if built.trainer.checkpoint_callback is not None:  # a program may ask it for the best one
         kept.append(of_lightning.ModelCheckpoint(str(built.scratch), save_top_k=0))
     return [each for each in kept if type(each).__name__ != "SaveConfigCallback"]
-
-
-class _Nothing:
-    """Stands for an experiment of any tracker: whatever is asked of it gives this again."""
-
-    def __getattr__(self, name: str) -> "_Nothing":
-        if name.startswith("__"):
-            raise AttributeError(name)  # copying and the like must not take it for an answer
-        return self
-
-    def __call__(self, *_: object, **__: object) -> "_Nothing":
-        return self
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Nothing)  # what a checkpoint has kept of it is not another one
-
-    def __hash__(self) -> int:
-        return hash(_Nothing)
-
-    def __iter__(self) -> Iterator["_Nothing"]:
-        return iter(())  # by __getitem__ it would never end
-
-    def __getitem__(self, key: object) -> "_Nothing":
-        return self
-
-    def __setitem__(self, key: object, value: object) -> None:
-        pass
-
-
-def _quiet_logger(directory: str) -> Any:  # noqa: ANN401 - Lightning's Logger
-    """Return a logger that keeps nothing, with a directory that programs may write to."""
-    from lightning.pytorch.loggers.logger import DummyLogger
-
-    class Quiet(DummyLogger):
-        save_dir = log_dir = root_dir = property(lambda _: directory)
-        experiment = property(lambda _: _Nothing())
-
-    return Quiet()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from getiaction_launch.checking.apart.pair import Pair
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.classes.collectives import check_collectives
+from getiaction_launch.checking.classes.finders import check_finders
 from getiaction_launch.checking.classes.hooks import check_hooks
 from getiaction_launch.checking.classes.sampling import check_sampling
 from getiaction_launch.checking.classes.splits import check_splits
@@ -14,6 +15,7 @@ from getiaction_launch.checking.rules.combinations import check_combination
 from getiaction_launch.checking.rules.hidden import check_preparation
 from getiaction_launch.checking.rules.loggers import check_loggers
 from getiaction_launch.checking.rules.ownership import check_owners
+from getiaction_launch.checking.trial.losses import noting_shapes
 from getiaction_launch.checking.trial.step import Trial
 from getiaction_launch.checking.trial.together import can_train_together, follow, lead
 
@@ -36,10 +38,14 @@ def judge(built: Built, *, is_deep: bool, pair: Pair | None = None) -> None:
         built.send(ok("model", type(built.model).__name__))
         checks = (
             *(check_combination, check_sampling, check_hooks, check_checkpoints, check_loggers),
-            *(check_owners, check_collectives, check_preparation, check_splits),
+            *(check_owners, check_collectives, check_preparation, check_splits, check_finders),
         )
         found = [finding for check in checks for finding in _sent(built, check)]
-        has_trained = trial.run()
+        doubts: list[Finding] = []
+        with noting_shapes(doubts):
+            has_trained = trial.run()
+        for finding in doubts:
+            built.send(finding)
         is_refused = any(finding.is_refusal for finding in found)
         if pair is not None and (has_trained or trial.postponed) and is_pair and not is_refused:
             lead(built, trial, pair)

@@ -9,6 +9,7 @@ from getiaction_launch.errors import (
     RunNotFoundError,
     UnreachableError,
     UsageError,
+    nearest_first,
 )
 from getiaction_launch.run.attempt import read_end
 from getiaction_launch.run.reading.find import find_run
@@ -17,6 +18,12 @@ from getiaction_launch.run.run import Run
 from getiaction_launch.run.state import JobState
 
 _JOB_ID = re.compile(r"\d+(_\d+)?(\+\d+)?")
+_ALONE = "singleton"
+_TYPES = (
+    *("after", "afterany", "afterburstbuffer", "aftercorr", "afternotok", "afterok"),
+    *("expand", _ALONE),
+)
+"""The types of dependencies that sbatch knows, in small or capital letters."""
 
 
 def resolve(text: str, root: str, poll_seconds: float) -> str:
@@ -26,7 +33,8 @@ def resolve(text: str, root: str, poll_seconds: float) -> str:
 
     Args:
         text: ``type:run[:run...][,type:run...]``, where a run is a job id, or a reference as
-            :func:`~getiaction_launch.run.reading.find.find_run` takes it.
+            :func:`~getiaction_launch.run.reading.find.find_run` takes it; or with ``?`` in place of
+            the commas, if one of them is enough.
         root: Directory or URL in which to look for runs.
         poll_seconds: How old an answer of SLURM may be, in seconds.
 
@@ -38,18 +46,37 @@ def resolve(text: str, root: str, poll_seconds: float) -> str:
         CheckError: If the dependency can never be fulfilled.
         RunNotFoundError: If no run has a given name, directory or URL.
     """
-    kept = []
-    for clause in text.split(","):
-        kind, *references = clause.split(":")
-        if not references and kind != "singleton":
-            raise UsageError(
-                f"--dependency {text!r} does not name a run.", "--dependency afterok:@last"
-            )
+    if {",", "?"} <= set(text):
+        what = f"--dependency {text!r} has both ',' and '?', and sbatch takes only one of them."
+        fix = "Put ',' between dependencies that must all be fulfilled, or '?' if one is enough"
+        raise UsageError(what, fix)
+    clauses = [clause.split(":") for clause in re.split("[,?]", text)]
+    for kind, *references in clauses:
+        _check_type(kind, text, is_alone=not references)
+    kept, is_any = [], "?" in text
+    for kind, *references in clauses:
         ids = [_resolve_run(kind, reference, root, poll_seconds) for reference in references]
+        if is_any and "" in ids:
+            return ""
         ids = [job_id for job_id in ids if job_id]
         if ids or not references:
             kept.append(":".join([kind, *ids]))
-    return ",".join(kept)
+    return ("?" if is_any else ",").join(kept)
+
+
+def _check_type(kind: str, text: str, *, is_alone: bool) -> None:
+    """Check that sbatch knows a type, and that a run follows where it needs one.
+
+    Raises:
+        UsageError: If sbatch would refuse the type, or it names no run.
+    """
+    if is_alone and kind.lower() != _ALONE:
+        raise UsageError(
+            f"--dependency {text!r} does not name a run.", "--dependency afterok:@last"
+        )
+    if kind.lower() not in _TYPES:
+        what = f"--dependency {text}: {kind!r} is not a type of dependency."
+        raise UsageError(what, nearest_first(kind, _TYPES))
 
 
 def _resolve_run(kind: str, reference: str, root: str, poll_seconds: float) -> str:
@@ -66,7 +93,7 @@ def _resolve_run(kind: str, reference: str, root: str, poll_seconds: float) -> s
     state = _state(run, record, poll_seconds)
     if state.is_over:
         succeeded = state is JobState.SUCCEEDED
-        if (kind == "afterok" and not succeeded) or (kind == "afternotok" and succeeded):
+        if kind.lower() == ("afternotok" if succeeded else "afterok"):
             raise CheckError(
                 f"--dependency {kind}:{reference}: run {run.name} ended as {state.value}, so this "
                 "run could never start.",

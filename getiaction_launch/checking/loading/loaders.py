@@ -5,15 +5,15 @@ from typing import Any
 
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.classes.sources import has_own
-from getiaction_launch.checking.rules.epochs import count_steps
-from getiaction_launch.checking.trial.batches import (
+from getiaction_launch.checking.loading.batches import (
     TRAINING,
     check_batches,
     count_validation,
     epoch_end,
     trained_batches,
 )
-from getiaction_launch.checking.trial.small import TRIAL_SAMPLES, small, whole
+from getiaction_launch.checking.loading.small import TRIAL_SAMPLES, small, whole
+from getiaction_launch.checking.rules.epochs import count_steps
 
 
 class RefusedError(Exception):

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import re
+import shlex
 import sys
 
 from getiaction_launch.checking.finding import Finding, refusal, refusal_of
@@ -20,7 +21,14 @@ _NO_ATTRIBUTE = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 _PATH_OF_CLASS = re.compile(r"(?<=given class_path ')(\w+)[\w.]*")
 _SECTION = re.compile(r"([\w.\[\]]+)(?::|=Namespace)")
 _CLASS = re.compile(r"Problem with given class_path '[\w.]*?(\w+)'")
-_INNER = re.compile(r"^\s*(?:- )?([a-z_]\w*):\s*$", re.MULTILINE)
+_INNER = re.compile(r"(\s*(?:- )?)([A-Za-z_][\w.]*):\s*")
+_WITHIN = re.compile(r"Given value: (?:\[\{|\{'(?!class_path')\w+': \{')")
+"""A list or a mapping of objects, of which no flag names one."""
+_ELEMENT = re.compile(r"Got value: .*\n\s*Given value: (?:(?:\w+=)?(\[.*)|(\{(?!'class_path').*))")
+"""One value of a list or of a mapping, and all of it."""
+_PATH = re.compile(r"^\s*- Expected a path but .*\n", re.MULTILINE)
+"""What a parser has tried before the class that is named."""
+_ELEMENTS = re.compile(r"(?:tuple|list) with (\d+) elements")
 _KIND = re.compile(r"Expected an? (.+?)(?:\. Got value.*)?\s*$", re.MULTILINE)
 _VALUE = re.compile(r"(?:Got|Given) value: (.*)")
 _REQUIRED = re.compile(r"the following arguments are required: ([\w, ]+)")
@@ -47,13 +55,7 @@ def refusal_of_parsing(error: SpecError, plan: Plan) -> Finding:
         plan: The plan of the run.
     """
     found = _of_former(error, plan) or _of_class(error)
-    said = f"{error.what}\n{error.fix}"
-    section = _SECTION.match(said)
-    if found is None and section:
-        found = _of_import(said, section[1]) or _of_missing(said, section[1])
-        found = found or _of_other_package(said, section[1])
-        if found is None and "Expected a" in said:
-            found = _of_type(said, section[1])
+    found = found or refusal_of_said(f"{error.what}\n{error.fix}")
     if found is None and "of lightning.Callback." in error.what:
         fix = "Name its class: --trainer.callbacks=EarlyStopping --trainer.callbacks.monitor=NAME"
         found = refusal("spec", "trainer.callbacks", f"trainer.callbacks: {error.what}", fix)
@@ -64,6 +66,20 @@ def refusal_of_parsing(error: SpecError, plan: Plan) -> Finding:
     if found is None and not error.fix:
         found = refusal("spec", "", error.what, _HELP)
     return found or refusal_of("spec", error)
+
+
+def refusal_of_said(said: str) -> Finding | None:
+    """Return the refusal of a value that a parser complains of; None if its words are not known.
+
+    Args:
+        said: What the parser says, the key first, without types that nobody has written.
+    """
+    section = _SECTION.match(said)
+    if section is None:
+        return None
+    found = _of_import(said, section[1]) or _of_missing(said, section[1])
+    found = found or _of_other_package(said, section[1])
+    return found or (_of_type(said, section[1]) if "Expected a" in said else None)
 
 
 def _of_former(error: SpecError, plan: Plan) -> Finding | None:
@@ -106,7 +122,7 @@ def _of_import(said: str, section: str) -> Finding | None:
     if attribute := _NO_ATTRIBUTE.search(found[0]):
         kinds = vars(sys.modules.get(attribute[1], object)).items()
         fix = f"{nearest_first(attribute[2], [n for n, k in kinds if isinstance(k, type)])} {fix}"
-    return refusal("spec", section, what, fix)
+    return refusal("spec", section, what, fix.strip())
 
 
 def _of_missing(said: str, section: str) -> Finding | None:
@@ -137,17 +153,47 @@ def _of_other_package(said: str, section: str) -> Finding | None:
 
 
 def _of_type(said: str, section: str) -> Finding:
-    within = said[problem.end() :] if (problem := _CLASS.search(said)) else ""
-    inner = _INNER.search(within)
-    key = f"{section}.{inner[1]}" if inner else section
+    said = _PATH.sub("", said) if _CLASS.search(said) else said
+    key = _innermost(said, section)
     kinds = [_shown(kind) for kind in dict.fromkeys(_KIND.findall(said))]
-    value = _VALUE.search(said)
-    what = f"{key}={value[1].strip().rstrip('.') if value else '...'} is not {' or '.join(kinds)}."
-    if fix := _fix_of_shape(key, value[1].strip() if value else ""):
+    found = _VALUE.search(said)
+    value = found[1].strip().rstrip(".") if found else ""
+    what = f"{key}={value or '...'} is not {' or '.join(kinds)}."
+    is_within = bool(_WITHIN.search(said))
+    if not is_within and (whole := _ELEMENT.search(said)):
+        what = f"{key}={(whole[1] or whole[2]).strip()}: {value} is not {' or '.join(kinds)}."
+        return refusal("spec", key, what, f"Give it {' or '.join(kinds)} in place of {value}")
+    if fix := _fix_of_shape(key, value):
         return refusal("spec", key, what, fix)
-    first = kinds[0].removeprefix("one of ").partition(",")[0].strip("'")
-    typed = first if kinds[0].startswith("one of") else "VALUE"
-    return refusal("spec", key, what, f"Give it {' or '.join(kinds)}: --{key}={typed}")
+    written = _written(kinds[0], value)
+    name = key.rpartition(".")[2]
+    typed = f"{name}: {written}" if is_within else f"--{key}={shlex.quote(written)}"
+    return refusal("spec", key, what, f"Give it {' or '.join(kinds)}: {typed}")
+
+
+def _innermost(said: str, section: str) -> str:
+    """Return the key of the value that a parser complains of, below that of the section."""
+    keys: list[tuple[int, str]] = []
+    for line in said.partition("Expected a")[0].splitlines()[1:]:
+        if found := _INNER.fullmatch(line):
+            keys = [*(each for each in keys if each[0] < len(found[1])), (len(found[1]), found[2])]
+    return ".".join([section, *(name for _, name in keys)])
+
+
+def _written(kind: str, value: str) -> str:
+    """Return how to write a value of a kind, made of the one that was given."""
+    if kind.startswith("one of"):
+        return kind.removeprefix("one of ").partition(",")[0].strip("'")
+    given: object = None
+    with contextlib.suppress(ValueError, SyntaxError):
+        given = ast.literal_eval(value)
+    if elements := _ELEMENTS.search(kind):
+        number = int(elements[1])
+        known = [str(each) for each in given] if isinstance(given, (list, tuple)) else []
+        return f"[{', '.join([*known, *(['VALUE'] * number)][:number])}]"
+    if kind == "a list":
+        return f"[{value}]" if value and value[0] not in "[{" else "[VALUE]"
+    return "{NAME: VALUE}" if kind == "a mapping" else "VALUE"
 
 
 def _fix_of_shape(key: str, value: str) -> str:

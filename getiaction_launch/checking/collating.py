@@ -1,0 +1,63 @@
+"""Batches that cannot be made of their samples, which is a fault of the data and of no model."""
+
+import contextlib
+import inspect
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from getiaction_launch.checking.frames import is_own
+
+_FETCHING = "torch/utils/data/_utils/fetch.py"
+"""Where a DataLoader reads the samples of a batch, and has it made of them."""
+_DEEPEST = 3
+"""How many datasets and transforms may lie in each other."""
+
+
+def is_of_loading(error: BaseException) -> bool:
+    """Return whether an error was raised while a DataLoader made a batch.
+
+    Args:
+        error: The exception that a trial has raised.
+    """
+    return _fetching(error) is not None
+
+
+def fix_of_batch(error: BaseException, what: str) -> str | None:
+    """Return what to do about samples of several sizes; None if an error is about something else.
+
+    Args:
+        error: The exception that a trial has raised.
+        what: What it says is wrong.
+    """
+    fetching = _fetching(error)
+    if fetching is None or "equal size" not in what:
+        return None
+    dataset = getattr(fetching.f_locals.get("self"), "dataset", None)
+    sizes = "Give all samples one size"
+    if (transform := next(_own_transforms(dataset), None)) is not None:
+        kind = transform if inspect.isroutine(transform) else type(transform)
+        name, file = kind.__qualname__, Path(inspect.getfile(kind)).name
+        place = f"{file}:{inspect.getsourcelines(kind)[1]}"
+        return f"{sizes}: {name} ({place}) must return it, for example by a Resize behind it"
+    return f"{sizes} in {type(dataset).__name__}, or pad them in a collate_fn of the DataLoader"
+
+
+def _fetching(error: BaseException) -> FrameType | None:
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return next((each for each in frames if each.f_code.co_filename.endswith(_FETCHING)), None)
+
+
+def _own_transforms(owner: object, depth: int = 0) -> Iterator[Any]:
+    """Yield what the user has written of the functions that a dataset keeps."""
+    held = vars(owner).values() if hasattr(owner, "__dict__") else ()
+    for value in [*held] if depth < _DEEPEST else ():
+        for each in value if isinstance(value, (list, tuple)) else [value]:
+            kind = each if inspect.isroutine(each) else type(each)
+            with contextlib.suppress(OSError, TypeError):
+                if callable(each) and is_own(inspect.getfile(kind)):
+                    yield each
+                    continue
+            yield from _own_transforms(each, depth + 1) if hasattr(each, "__dict__") else ()

@@ -1,0 +1,1 @@
+"""What parsers complain about, as sentences with key, value and fix."""
