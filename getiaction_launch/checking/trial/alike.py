@@ -9,9 +9,8 @@ from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, doubt, ok, refusal
 from getiaction_launch.checking.loading.batches import sharing
 
-_TALKS = re.compile(
-    r"all_?gather|all_?reduce|reduce_scatter|\bbroadcast|\b(global_)?rank\b|world_size"
-)
+_TALKS = re.compile(r"all_?gather|all_?reduce|reduce_scatter|\bbroadcast")
+"""What ranks use that compute one loss of the same batch together."""
 _MOST_INDICES = 10_000
 """Indices of a split that are compared."""
 
