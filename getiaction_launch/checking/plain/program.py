@@ -26,6 +26,7 @@ from getiaction_launch.checking.finding import Finding, doubt, ok, unknown
 from getiaction_launch.checking.frames import own_frames
 from getiaction_launch.checking.lightning_seams import fabric_on_cpu
 from getiaction_launch.checking.plain.again import RESTART, Again, can_resume, of_restart
+from getiaction_launch.checking.plain.drift import Drift
 from getiaction_launch.checking.plain.loop import STEPS, Loop
 from getiaction_launch.checking.plain.states import compare, state_of
 from getiaction_launch.checking.ranks.variables import changed_variables, ranks_of_environment
@@ -77,8 +78,10 @@ class PlainProgram:
         self._source, self._place, self._apart = source, place, apart
         self._pair: Pair | None = None
         self._loop = Loop(self._come, self._leave_later)
+        self._drift = Drift(source)
         self._again = Again(apart)
         self._own: dict[str, str | None] = {}
+        self._is_doubted = False
 
     def run(self) -> None:
         """Run the program, and report how it ends if it ends before its second step."""
@@ -113,6 +116,8 @@ class PlainProgram:
             if self._is_fabric:
                 stack.enter_context(fabric_on_cpu(self._whole, self._plan.topology, self._refrain))
             stack.enter_context(standing_in(0))
+            if self._pair is not None:
+                stack.enter_context(self._drift.watched())
             stack.enter_context(self._loop.watched())
             try:
                 run_as_main(self._plan)
@@ -138,14 +143,16 @@ class PlainProgram:
         """Compare the two ranks, once both have made the second step."""
         mine = state_of(optimizer, self._loop)
         if pair.rank:
-            pair.note(mine)
+            pair.note({**mine, "wrapped": self._drift.state()})
             return
         theirs = pair.await_note(OTHER_SECONDS)
         found = None
         if theirs and not self._again.is_second:
-            found = compare(mine, theirs, self._source)
+            found = self._drift.compare(theirs["wrapped"], is_over=False)
+            found = found or compare(mine, theirs, self._source)
         if found:
             self._send(found)
+            self._is_doubted = True
         if found and found.is_refusal:
             self._leave()
         self._say_trained("by two ranks" if theirs else "by rank 0 of two")
@@ -186,11 +193,15 @@ class PlainProgram:
         if self._pair is not None and self._pair.rank:
             if found:
                 self._send(found)
-            self._pair.finish({"is_whole": is_whole})
+            self._pair.finish({"is_whole": is_whole, "wrapped": self._drift.state()})
         if self._pair is not None and is_whole:
             end = self._pair.await_end()
             self._report_fault()
             is_whole = bool(end.get("is_whole")) and not self._pair.fault()
+            drifted = self._drift.compare(end["wrapped"], is_over=True) if is_whole else None
+            if drifted and (drifted.is_refusal or not self._is_doubted):
+                self._send(drifted)
+                is_whole = not drifted.is_refusal
         if found:
             self._send(found)
         elif is_whole:

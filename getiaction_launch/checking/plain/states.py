@@ -9,7 +9,7 @@ from getiaction_launch.checking.loading.batches import hash_of
 from getiaction_launch.checking.plain.loop import STEPS, Loop
 from getiaction_launch.checking.source.source import Source
 
-_DIVIDES_MODEL = re.compile(
+DIVIDES_MODEL = re.compile(
     r"fsdp|fully_?shard|dtensor|zeroredundancy|pipelin|tensor.?parallel|parallelize|deepspeed",
     re.IGNORECASE,
 )
@@ -57,7 +57,7 @@ def compare(mine: dict[str, Any], theirs: dict[str, Any], source: Source) -> Fin
         theirs: What it has returned on rank 1.
         source: The program, as it was read.
     """
-    if mine["shapes"] != theirs["shapes"] or _DIVIDES_MODEL.search(source.text):
+    if mine["shapes"] != theirs["shapes"] or DIVIDES_MODEL.search(source.text):
         return None
     if mine["weights"] != theirs["weights"]:
         # What is trained beside a wrapped model may well be the rank's own.
