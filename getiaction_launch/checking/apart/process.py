@@ -21,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from getiaction_launch.checking.apart.abort import await_words, mismatch_of
 from getiaction_launch.checking.finding import Finding
 from getiaction_launch.storage.strict_json import dumps
 from getiaction_launch.system.child import adopt_orphans, die_with
@@ -58,6 +59,7 @@ class Apart:
         self.scratch = Path()
         self._limit_seconds = limit_seconds
         self._known: set[str] = set()
+        self._is_refused = False
         self._pipe: int | None = None
         self._take: Callable[[Finding], None] | None = None
         self._pid = 0
@@ -77,7 +79,13 @@ class Apart:
         if self.is_inside:
             return
         try:
-            yield from self._receive(receiver)
+            try:
+                yield from self._receive(receiver)
+            except ChildProcessError:
+                if mismatch_of(self.scratch) is None:
+                    raise
+            if not self._is_refused and (found := mismatch_of(self.scratch)):
+                yield found
         finally:
             os.close(receiver)
             self._end()
@@ -183,6 +191,7 @@ class Apart:
                     return
                 found = Finding(**content)
                 self._known.add(found.check)
+                self._is_refused |= found.is_refusal
                 yield found
 
     def _refuse_more_than(
@@ -199,6 +208,7 @@ class Apart:
         return os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def _how_it_ended(self) -> str:
+        await_words(self.scratch)  # what is still there ends with it
         code = os.waitstatus_to_exitcode(self._end(is_killed=False))
         if code >= 0:
             return f"has exited with code {code}"

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NoReturn
 
+from getiaction_launch.checking.apart.abort import LOST_PEER, keep_error, mismatch_of
 from getiaction_launch.checking.apart.pair import TWO, Pair
 from getiaction_launch.checking.apart.process import Apart
 from getiaction_launch.checking.apart.rank import become_rank_0, free_head
@@ -52,8 +53,6 @@ _NO_GROUP = "process group has not been initialized"
 _COLLECTIVES = "/torch/distributed/"
 _LACKING = re.compile(r"support|implement|no backend|not built|not compiled", re.IGNORECASE)
 """Words of a collective that NCCL has, and Gloo lacks."""
-_LOST_PEER = re.compile(r"closed by peer|timed out|connection reset", re.IGNORECASE)
-"""What a collective says where another rank has ended, or is late."""
 _UNTRAINED = "the program ends without an optimizer step"
 
 
@@ -188,6 +187,7 @@ class PlainProgram:
 
     def _end(self, error: BaseException, said: str) -> None:
         """Report how the program has ended."""
+        keep_error(error)
         found = self._ending(error, said)
         is_whole = isinstance(error, SystemExit) and error.code in (None, 0) and not wishes
         if self._pair is not None and self._pair.rank:
@@ -219,6 +219,10 @@ class PlainProgram:
         found = ending_of(error, str(self._source.path), said, self._place)
         if self._again.is_second:
             return None if wishes else of_restart(error, found)
+        if self._pair is not None and not self._pair.rank:
+            mismatch = mismatch_of(self._apart.scratch)
+            if mismatch is not None:
+                return mismatch
         judge = self._judged_later if self._loop.is_enough else self._judged
         return judge(error, found)
 
@@ -228,7 +232,7 @@ class PlainProgram:
 
         if not found.is_refusal or is_of_parser(error):
             return found
-        if _LOST_PEER.search(str(error)):
+        if LOST_PEER.search(str(error)):
             return unknown("training", f"two ranks that were tried lost each other: {error}")
         fix = found.fix
         if _NO_GROUP in str(error):
@@ -256,7 +260,7 @@ class PlainProgram:
     def _judged_later(self, error: BaseException, found: Finding) -> Finding | None:
         """Return what an error stands for that comes after two steps, in an epoch cut short."""
         is_of_cut = isinstance(error, StopIteration) or "StopIteration" in str(error)
-        if wishes or is_of_cut or not found.is_refusal or _LOST_PEER.search(str(error)):
+        if wishes or is_of_cut or not found.is_refusal or LOST_PEER.search(str(error)):
             return None
         files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
         if _NO_GROUP in str(error):
