@@ -22,8 +22,9 @@ from getiaction_launch.checking.apart.pair import TWO, Pair
 from getiaction_launch.checking.apart.process import Apart
 from getiaction_launch.checking.apart.rank import become_rank_0, free_head
 from getiaction_launch.checking.apart.sandbox import BlockedError, wishes
+from getiaction_launch.checking.apart.where import shown
 from getiaction_launch.checking.built import Place
-from getiaction_launch.checking.finding import Finding, doubt, ok, unknown
+from getiaction_launch.checking.finding import Finding, doubt, ok, refusal, unknown
 from getiaction_launch.checking.frames import own_frames
 from getiaction_launch.checking.lightning_seams import fabric_on_cpu
 from getiaction_launch.checking.plain.again import RESTART, Again, can_resume, of_restart
@@ -49,6 +50,7 @@ _OF_THE_LAUNCH = re.compile(
     r"world|rank|distributed|torchrun|nproc|cuda|gpu|nccl|device|slurm|process group", re.IGNORECASE
 )
 """Words by which a program asks how it was launched."""
+_OF_WRAPPER = re.compile(r"'DistributedDataParallel' object has no attribute '(\w+)'")
 _NO_GROUP = "process group has not been initialized"
 _COLLECTIVES = "/torch/distributed/"
 _LACKING = re.compile(r"support|implement|no backend|not built|not compiled", re.IGNORECASE)
@@ -223,6 +225,8 @@ class PlainProgram:
             mismatch = mismatch_of(self._apart.scratch)
             if mismatch is not None:
                 return mismatch
+        if inside := _of_wrapper(error):
+            return inside
         judge = self._judged_later if self._loop.is_enough else self._judged
         return judge(error, found)
 
@@ -270,6 +274,18 @@ class PlainProgram:
             return None
         what = f"after {STEPS} steps, in an epoch that is cut short, it fails: {found.evidence}"
         return doubt("ranks", found.key, what, found.fix)
+
+
+def _of_wrapper(error: BaseException) -> Finding | None:
+    """Return the refusal of what a wrapper was asked for, and only the model inside has."""
+    named = _OF_WRAPPER.search(str(error)) if isinstance(error, AttributeError) else None
+    own = own_frames(error)
+    if named is None or not own:
+        return None
+    place = shown((own[-1].filename, own[-1].lineno or 0))
+    what = f"{place}: {error}: only the model inside may have it."
+    fix = f"Ask the model inside: model.module.{named[1]}"
+    return refusal("model", place.partition(" ")[0], what, fix)
 
 
 def _forbid_programs() -> None:
