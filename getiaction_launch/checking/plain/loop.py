@@ -21,13 +21,13 @@ class Reading:
 
     Attributes:
         batches: How many batches an epoch has; None if it is not known.
-        is_divided: Whether a DistributedSampler divides the samples.
+        sampler: The DistributedSampler that divides the samples; None if there is none.
         is_even: Whether its batches have as many samples on each rank.
         seen: Hashes of its first batches.
     """
 
     batches: int | None = None
-    is_divided: bool = False
+    sampler: Any = None
     is_even: bool = True
     seen: list[str | None] = field(default_factory=list)
 
@@ -62,9 +62,10 @@ class Loop:
         iterate: Callable[[Any], Any] = DataLoader.__iter__
 
         def shortened(loader: Any) -> Any:  # noqa: ANN401 - a DataLoader
-            is_divided = isinstance(getattr(loader, "sampler", None), DistributedSampler)
+            sampler = getattr(loader, "sampler", None)
+            given = sampler if isinstance(sampler, DistributedSampler) else None
             is_even = loader.batch_size is not None
-            reading = Reading(length_of(loader), is_divided, is_even)
+            reading = Reading(length_of(loader), given, is_even=is_even)
             return _Shortened(iterate(loader), reading, self)
 
         DataLoader.__iter__ = shortened  # type: ignore[method-assign]
