@@ -86,7 +86,8 @@ class Apart:
             except ChildProcessError:
                 if mismatch_of(self.scratch) is None:
                     raise
-            if not self._is_refused and (found := mismatch_of(self.scratch)):
+            found = None if self._is_refused else mismatch_of(self.scratch)
+            if found and (found.is_refusal or found.check not in self._known):
                 yield found
         finally:
             os.close(receiver)
