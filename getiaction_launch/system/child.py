@@ -74,14 +74,15 @@ def die_with_parent() -> None:
         die_with(int(parent_pid))
 
 
-def die_with(parent_pid: int) -> None:
-    """Have the kernel kill this process with SIGKILL as soon as its parent dies, on Linux.
+def die_with(parent_pid: int, signum: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel kill this process as soon as its parent dies, on Linux.
 
     Args:
         parent_pid: Id of the process that has started this one.
+        signum: The signal to kill it with.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum)
         if os.getppid() != parent_pid:
             os._exit(1)
 

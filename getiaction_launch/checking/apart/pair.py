@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any, NoReturn
 
+from getiaction_launch.checking.apart.abort import keep_words, mismatch_of
 from getiaction_launch.checking.apart.lockstep import Lockstep
 from getiaction_launch.checking.apart.process import Apart
 from getiaction_launch.checking.apart.rank import free_head
@@ -83,7 +85,7 @@ class Pair:
         notes, orders, parent_pid = os.pipe(), os.pipe(), os.getpid()
         self.rank = self.lockstep.rank = int(os.fork() == 0)
         if self.rank:
-            die_with(parent_pid)
+            die_with(parent_pid, signal.SIGABRT)  # at which it says where it is
             self._apart.hand_over(lambda finding: self._send({"finding": asdict(finding)}))
         self._notes, self._orders = notes[self.rank], orders[1 - self.rank]
         os.close(notes[1 - self.rank])
@@ -129,6 +131,7 @@ class Pair:
 
     def watch(self) -> None:
         """Look from now on where both ranks are, and report it if they wait for each other."""
+        keep_words(self._apart.scratch, self.rank)
         work = self._report_where if self.rank else self._look
         threading.Thread(target=work, daemon=True).start()
 
@@ -215,7 +218,8 @@ class Pair:
         if is_over and not self._end.get("is_whole"):
             # What has ended rank 1 says little about the run, but it may be a doubt.
             doubts = (each for each in self.found if each.verdict == "doubtful")
-            return next(doubts, unknown("ranks", "rank 1 of the trial has ended before rank 0"))
+            ended = unknown("ranks", "rank 1 of the trial has ended before rank 0")
+            return mismatch_of(self._apart.scratch) or next(doubts, ended)
         ranks = [None if self._is_done else mine, None if is_over else theirs]
         is_whole = all(each.has_group for each in ranks if each is not None)
         if not is_whole or mine.is_refused or theirs.is_refused or mine.cuts != theirs.cuts:

@@ -21,6 +21,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from getiaction_launch.checking.apart.abort import await_words, mismatch_of
+from getiaction_launch.checking.apart.clock import MOST, Clock
 from getiaction_launch.checking.finding import Finding
 from getiaction_launch.storage.strict_json import dumps
 from getiaction_launch.system.child import adopt_orphans, die_with
@@ -46,7 +48,8 @@ class Apart:
     """A forked process that sends findings to the one that has forked it.
 
     Args:
-        limit_seconds: How long the process may live; None for any time, and any memory.
+        limit_seconds: How long the process may live, without waiting for a CPU; None for any time,
+            and any memory.
 
     Attributes:
         is_inside: Whether this is the forked process.
@@ -58,6 +61,7 @@ class Apart:
         self.scratch = Path()
         self._limit_seconds = limit_seconds
         self._known: set[str] = set()
+        self._is_refused = False
         self._pipe: int | None = None
         self._take: Callable[[Finding], None] | None = None
         self._pid = 0
@@ -77,7 +81,14 @@ class Apart:
         if self.is_inside:
             return
         try:
-            yield from self._receive(receiver)
+            try:
+                yield from self._receive(receiver)
+            except ChildProcessError:
+                if mismatch_of(self.scratch) is None:
+                    raise
+            found = None if self._is_refused else mismatch_of(self.scratch)
+            if found and (found.is_refusal or found.check not in self._known):
+                yield found
         finally:
             os.close(receiver)
             self._end()
@@ -155,8 +166,8 @@ class Apart:
     def _receive(self, receiver: int) -> Iterator[Finding]:
         import psutil  # slow to import
 
-        deadline = time.monotonic() + (self._limit_seconds or float("inf"))
         process, most_bytes = psutil.Process(self._pid), float("inf")
+        clock = Clock(self._limit_seconds, lambda: _ids_of(process))
         if self._limit_seconds is not None:
             most_bytes = _MEMORY_SHARE * psutil.virtual_memory().available
         least_free_bytes = (1 - _DISK_SHARE) * shutil.disk_usage(self.scratch).free
@@ -166,7 +177,7 @@ class Apart:
             is_over = self._is_over()
             if not is_over:
                 self._refuse_more_than(process, most_bytes, least_free_bytes)
-            left = deadline - time.monotonic()
+            left = clock.left_seconds()
             timeout = 0 if is_over else min(_LOOK_SECONDS, max(0, left))
             if not select.select([receiver], [], [], timeout)[0]:
                 if is_over:  # a process that it has started may keep the pipe open
@@ -183,6 +194,7 @@ class Apart:
                     return
                 found = Finding(**content)
                 self._known.add(found.check)
+                self._is_refused |= found.is_refusal
                 yield found
 
     def _refuse_more_than(
@@ -199,6 +211,7 @@ class Apart:
         return os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def _how_it_ended(self) -> str:
+        await_words(self.scratch)  # what is still there ends with it
         code = os.waitstatus_to_exitcode(self._end(is_killed=False))
         if code >= 0:
             return f"has exited with code {code}"
@@ -244,7 +257,7 @@ class Apart:
         if self._limit_seconds is not None:
             # In case that the other process is killed.
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(int(self._limit_seconds) + _MARGIN_SECONDS)
+            signal.alarm(int(MOST * self._limit_seconds) + _MARGIN_SECONDS)
         nothing = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(nothing, number)
@@ -275,6 +288,15 @@ def _is_alive(process: "psutil.Process") -> bool:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
+
+
+def _ids_of(process: "psutil.Process") -> list[int]:
+    """Return the ids of a process and of all that it has started."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        return [process.pid, *(each.pid for each in process.children(recursive=True))]
+    return [process.pid]
 
 
 def _memory_of(process: "psutil.Process") -> int:

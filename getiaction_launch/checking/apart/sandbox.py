@@ -63,6 +63,8 @@ class BlockedError(PermissionError):
 
     def __init__(self, wish: str) -> None:
         super().__init__(1, f"a check may not {wish}")
+        with contextlib.suppress(OSError):
+            os.write(2, f"{self.args[1]}\n".encode())  # for a process that is aborted afterwards
         self.wish = wish
         wishes.append(wish)
 

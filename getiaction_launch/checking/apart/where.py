@@ -108,7 +108,7 @@ def of_wait(ranks: list[Where | None]) -> Finding:
     Args:
         ranks: Where each of them is; None for one that is done.
     """
-    places = [_shown(each.own) if each and each.own else "" for each in ranks]
+    places = [shown(each.own) if each and each.own else "" for each in ranks]
     said = [
         f"rank {rank} has come to the end"
         if each is None
@@ -127,7 +127,8 @@ def of_wait(ranks: list[Where | None]) -> Finding:
     )
 
 
-def _shown(place: tuple[str, int]) -> str:
+def shown(place: tuple[str, int]) -> str:
+    """Return file and line of the user's code, with what it says there."""
     file, line = place
     with contextlib.suppress(ValueError):
         file = str(Path(file).relative_to(Path.cwd()))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from getiaction_launch.checking.apart.abort import keep_cut
 from getiaction_launch.checking.loading.batches import hash_of, length_of
 
 STEPS = 2
@@ -20,12 +21,14 @@ class Reading:
 
     Attributes:
         batches: How many batches an epoch has; None if it is not known.
-        is_divided: Whether a DistributedSampler divides the samples.
+        sampler: The DistributedSampler that divides the samples; None if there is none.
+        is_even: Whether its batches have as many samples on each rank.
         seen: Hashes of its first batches.
     """
 
     batches: int | None = None
-    is_divided: bool = False
+    sampler: Any = None
+    is_even: bool = True
     seen: list[str | None] = field(default_factory=list)
 
 
@@ -59,8 +62,10 @@ class Loop:
         iterate: Callable[[Any], Any] = DataLoader.__iter__
 
         def shortened(loader: Any) -> Any:  # noqa: ANN401 - a DataLoader
-            is_divided = isinstance(getattr(loader, "sampler", None), DistributedSampler)
-            reading = Reading(length_of(loader), is_divided)
+            sampler = getattr(loader, "sampler", None)
+            given = sampler if isinstance(sampler, DistributedSampler) else None
+            is_even = loader.batch_size is not None
+            reading = Reading(length_of(loader), given, is_even=is_even)
             return _Shortened(iterate(loader), reading, self)
 
         DataLoader.__iter__ = shortened  # type: ignore[method-assign]
@@ -99,6 +104,7 @@ class _Shortened:
     def __next__(self) -> Any:  # noqa: ANN401 - a batch
         if self._is_begun and self._loop.is_enough:
             self._loop.cuts += 1
+            keep_cut(is_even=self._reading.is_even)
             raise StopIteration
         batch = next(self._batches)
         self._is_begun, self._loop.reading = True, self._reading

@@ -17,15 +17,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NoReturn
 
+from getiaction_launch.checking.apart.abort import LOST_PEER, keep_error, mismatch_of
 from getiaction_launch.checking.apart.pair import TWO, Pair
 from getiaction_launch.checking.apart.process import Apart
 from getiaction_launch.checking.apart.rank import become_rank_0, free_head
 from getiaction_launch.checking.apart.sandbox import BlockedError, wishes
+from getiaction_launch.checking.apart.where import shown
 from getiaction_launch.checking.built import Place
-from getiaction_launch.checking.finding import Finding, doubt, ok, unknown
+from getiaction_launch.checking.finding import Finding, doubt, ok, refusal, unknown
 from getiaction_launch.checking.frames import own_frames
 from getiaction_launch.checking.lightning_seams import fabric_on_cpu
 from getiaction_launch.checking.plain.again import RESTART, Again, can_resume, of_restart
+from getiaction_launch.checking.plain.drift import Drift
 from getiaction_launch.checking.plain.loop import STEPS, Loop
 from getiaction_launch.checking.plain.states import compare, state_of
 from getiaction_launch.checking.ranks.variables import changed_variables, ranks_of_environment
@@ -47,12 +50,11 @@ _OF_THE_LAUNCH = re.compile(
     r"world|rank|distributed|torchrun|nproc|cuda|gpu|nccl|device|slurm|process group", re.IGNORECASE
 )
 """Words by which a program asks how it was launched."""
+_OF_WRAPPER = re.compile(r"'DistributedDataParallel' object has no attribute '(\w+)'")
 _NO_GROUP = "process group has not been initialized"
 _COLLECTIVES = "/torch/distributed/"
 _LACKING = re.compile(r"support|implement|no backend|not built|not compiled", re.IGNORECASE)
 """Words of a collective that NCCL has, and Gloo lacks."""
-_LOST_PEER = re.compile(r"closed by peer|timed out|connection reset", re.IGNORECASE)
-"""What a collective says where another rank has ended, or is late."""
 _UNTRAINED = "the program ends without an optimizer step"
 
 
@@ -77,8 +79,10 @@ class PlainProgram:
         self._source, self._place, self._apart = source, place, apart
         self._pair: Pair | None = None
         self._loop = Loop(self._come, self._leave_later)
+        self._drift = Drift(source)
         self._again = Again(apart)
         self._own: dict[str, str | None] = {}
+        self._is_doubted = False
 
     def run(self) -> None:
         """Run the program, and report how it ends if it ends before its second step."""
@@ -113,6 +117,8 @@ class PlainProgram:
             if self._is_fabric:
                 stack.enter_context(fabric_on_cpu(self._whole, self._plan.topology, self._refrain))
             stack.enter_context(standing_in(0))
+            if self._pair is not None:
+                stack.enter_context(self._drift.watched())
             stack.enter_context(self._loop.watched())
             try:
                 run_as_main(self._plan)
@@ -138,14 +144,16 @@ class PlainProgram:
         """Compare the two ranks, once both have made the second step."""
         mine = state_of(optimizer, self._loop)
         if pair.rank:
-            pair.note(mine)
+            pair.note({**mine, "wrapped": self._drift.state()})
             return
         theirs = pair.await_note(OTHER_SECONDS)
         found = None
         if theirs and not self._again.is_second:
-            found = compare(mine, theirs, self._source)
+            found = self._drift.compare(theirs["wrapped"], is_over=False)
+            found = found or compare(mine, theirs, self._source)
         if found:
             self._send(found)
+            self._is_doubted = True
         if found and found.is_refusal:
             self._leave()
         self._say_trained("by two ranks" if theirs else "by rank 0 of two")
@@ -181,16 +189,21 @@ class PlainProgram:
 
     def _end(self, error: BaseException, said: str) -> None:
         """Report how the program has ended."""
+        keep_error(error)
         found = self._ending(error, said)
         is_whole = isinstance(error, SystemExit) and error.code in (None, 0) and not wishes
         if self._pair is not None and self._pair.rank:
             if found:
                 self._send(found)
-            self._pair.finish({"is_whole": is_whole})
+            self._pair.finish({"is_whole": is_whole, "wrapped": self._drift.state()})
         if self._pair is not None and is_whole:
             end = self._pair.await_end()
             self._report_fault()
             is_whole = bool(end.get("is_whole")) and not self._pair.fault()
+            drifted = self._drift.compare(end["wrapped"], is_over=True) if is_whole else None
+            if drifted and (drifted.is_refusal or not self._is_doubted):
+                self._send(drifted)
+                is_whole = not drifted.is_refusal
         if found:
             self._send(found)
         elif is_whole:
@@ -208,6 +221,12 @@ class PlainProgram:
         found = ending_of(error, str(self._source.path), said, self._place)
         if self._again.is_second:
             return None if wishes else of_restart(error, found)
+        if self._pair is not None and not self._pair.rank:
+            mismatch = mismatch_of(self._apart.scratch)
+            if mismatch is not None:
+                return mismatch
+        if inside := _of_wrapper(error):
+            return inside
         judge = self._judged_later if self._loop.is_enough else self._judged
         return judge(error, found)
 
@@ -217,7 +236,7 @@ class PlainProgram:
 
         if not found.is_refusal or is_of_parser(error):
             return found
-        if _LOST_PEER.search(str(error)):
+        if LOST_PEER.search(str(error)):
             return unknown("training", f"two ranks that were tried lost each other: {error}")
         fix = found.fix
         if _NO_GROUP in str(error):
@@ -245,7 +264,7 @@ class PlainProgram:
     def _judged_later(self, error: BaseException, found: Finding) -> Finding | None:
         """Return what an error stands for that comes after two steps, in an epoch cut short."""
         is_of_cut = isinstance(error, StopIteration) or "StopIteration" in str(error)
-        if wishes or is_of_cut or not found.is_refusal or _LOST_PEER.search(str(error)):
+        if wishes or is_of_cut or not found.is_refusal or LOST_PEER.search(str(error)):
             return None
         files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
         if _NO_GROUP in str(error):
@@ -255,6 +274,18 @@ class PlainProgram:
             return None
         what = f"after {STEPS} steps, in an epoch that is cut short, it fails: {found.evidence}"
         return doubt("ranks", found.key, what, found.fix)
+
+
+def _of_wrapper(error: BaseException) -> Finding | None:
+    """Return the refusal of what a wrapper was asked for, and only the model inside has."""
+    named = _OF_WRAPPER.search(str(error)) if isinstance(error, AttributeError) else None
+    own = own_frames(error)
+    if named is None or not own:
+        return None
+    place = shown((own[-1].filename, own[-1].lineno or 0))
+    what = f"{place}: {error}: only the model inside may have it."
+    fix = f"Ask the model inside: model.module.{named[1]}"
+    return refusal("model", place.partition(" ")[0], what, fix)
 
 
 def _forbid_programs() -> None:

@@ -7,9 +7,10 @@ from typing import Any
 from getiaction_launch.checking.finding import Finding, doubt, refusal
 from getiaction_launch.checking.loading.batches import hash_of
 from getiaction_launch.checking.plain.loop import STEPS, Loop
+from getiaction_launch.checking.plain.shares import compare_shares, share_of
 from getiaction_launch.checking.source.source import Source
 
-_DIVIDES_MODEL = re.compile(
+DIVIDES_MODEL = re.compile(
     r"fsdp|fully_?shard|dtensor|zeroredundancy|pipelin|tensor.?parallel|parallelize|deepspeed",
     re.IGNORECASE,
 )
@@ -31,14 +32,15 @@ def state_of(optimizer: Any, loop: Loop) -> dict[str, Any]:  # noqa: ANN401 - on
     """
     from torch import distributed
 
-    groups = optimizer.param_groups
+    groups, sampler = optimizer.param_groups, loop.reading.sampler
     weights = [each.detach() for group in groups for each in group["params"]]
     return {
         "batches": loop.reading.batches,
         "seen": loop.reading.seen,
         "shapes": [list(each.shape) for each in weights],
         "weights": hash_of(weights),
-        "is_divided": loop.reading.is_divided and distributed.is_initialized(),
+        "is_divided": sampler is not None and distributed.is_initialized(),
+        "share": share_of(sampler),
     }
 
 
@@ -57,8 +59,12 @@ def compare(mine: dict[str, Any], theirs: dict[str, Any], source: Source) -> Fin
         theirs: What it has returned on rank 1.
         source: The program, as it was read.
     """
-    if mine["shapes"] != theirs["shapes"] or _DIVIDES_MODEL.search(source.text):
+    if mine["shapes"] != theirs["shapes"] or DIVIDES_MODEL.search(source.text):
         return None
+    if mine["share"] and theirs["share"]:
+        found = compare_shares(mine["share"], theirs["share"], source)
+        if found is not None:
+            return found
     if mine["weights"] != theirs["weights"]:
         # What is trained beside a wrapped model may well be the rank's own.
         is_wrapped = any(map(_is_wrapper, gc.get_objects()))
