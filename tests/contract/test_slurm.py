@@ -154,7 +154,7 @@ REJECTED = "rejected by SLURM: allocation failure: "
         ("-d afterok:999999", 3, "--dependency afterok:999999: there is no job 999999 yet"),
         ("-q nrmal", 3, "-q nrmal: SLURM's accounting has no QOS of that name.\nDid you mean"),
         ("--sbatch bogus=1", 4, "rejected by SLURM: unrecognized option '--bogus=1'"),
-        ("-d afternope:3", 4, "Job dependency problem"),
+        ("-d afternope:3", 2, "--dependency afternope:3: 'afternope' is not a type of dependency"),
         ("--sbatch ntasks-per-node=2", 2, "--sbatch ntasks-per-node=2: "),
     ],
 )

@@ -46,7 +46,7 @@ trainer:
   callbacks:
   - class_path: lightning.pytorch.callbacks.Timer
     init_args: {duration: "00:08:00:00"}
-  - odd.Odd
+  - more_special.Odd
 model: lightning.pytorch.demos.boring_classes.BoringModel
 data: lightning.pytorch.demos.boring_classes.BoringDataModule
 """
@@ -58,7 +58,7 @@ def test_value_of_a_subclass_is_written_as_the_plain_value(
     """An enumeration's text or number, numpy's float: printed, saved, and read back as the same."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    (tmp_path / "odd.py").write_text(MODULE)
+    (tmp_path / "more_special.py").write_text(MODULE)
     (tmp_path / "spec.yaml").write_text(SPEC)
     with pytest.raises(SystemExit) as end:
         CLI(["fit", "--config", "spec.yaml", "--print_config"])
