@@ -128,7 +128,8 @@ def known_error(
     if fix := fix_of_batch(error, what):
         return _TRANSFORMS if transforms else "", fix
     if _IMAGE.search(what) and transforms:
-        return _TRANSFORMS, "It must return float32 in [0, 1], as (3, height, width)"
+        fix = "It must return float32 in [0, 1], as (3, height, width)"
+        return _TRANSFORMS, f"{fix}, or (T, 3, height, width) of T frames"
     if _TWICE in what and _calls_backward(error):
         fix = "Remove backward() and step(), which Lightning calls itself; or do all of it yourself"
         return "model.training_step", f"{fix}: self.automatic_optimization = False"
