@@ -3,6 +3,8 @@
 import contextlib
 from collections.abc import Iterator
 
+from getiaction_launch.checking.replacing import replacing
+
 
 @contextlib.contextmanager
 def standing_in(number: int) -> Iterator[None]:
@@ -13,10 +15,5 @@ def standing_in(number: int) -> Iterator[None]:
     """
     import torch
 
-    before = torch.cuda.device_count, torch.cuda.is_available
-    torch.cuda.device_count = lambda: number
-    torch.cuda.is_available = lambda: number > 0
-    try:
+    with replacing(torch.cuda, device_count=lambda: number, is_available=lambda: number > 0):
         yield
-    finally:
-        torch.cuda.device_count, torch.cuda.is_available = before

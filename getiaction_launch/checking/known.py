@@ -11,6 +11,9 @@ from getiaction_launch.checking.collating import fix_of_batch
 from getiaction_launch.checking.loggers.stand_ins import fix_of_absent
 from getiaction_launch.errors import nearest_first
 
+_FIND_UNUSED = (
+    "--trainer.strategy=ddp_find_unused_parameters_true, or have each batch use all weights"
+)
 _KNOWN = (
     (
         "Expected more than 1 value per channel",
@@ -60,12 +63,12 @@ _KNOWN = (
     (
         "parameters that were not used in producing the loss",
         "trainer.strategy",
-        "--trainer.strategy=ddp_find_unused_parameters_true, or have each batch use all weights",
+        _FIND_UNUSED,
     ),
     (
         "Expected to have finished reduction",
         "trainer.strategy",
-        "--trainer.strategy=ddp_find_unused_parameters_true, or have each batch use all weights",
+        _FIND_UNUSED,
     ),
     (
         "Tuning the batch size is currently not supported with distributed strategies",

@@ -13,6 +13,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
+from getiaction_launch.checking.replacing import replacing
 from getiaction_launch.plan.plan import Topology
 
 _HALVES = ("16", "16-mixed", "16-true")
@@ -99,11 +100,8 @@ def watching_trainers(note: Callable[[Any, dict[str, Any]], None]) -> Iterator[N
         note(given["self"], {name: given[name] for name in names if name in given})
         return connector(*args, **arguments)
 
-    module._AcceleratorConnector = connect  # noqa: SLF001
-    try:
+    with replacing(module, _AcceleratorConnector=connect):
         yield
-    finally:
-        module._AcceleratorConnector = connector  # noqa: SLF001
 
 
 @contextlib.contextmanager
@@ -117,16 +115,12 @@ def watching_entries(take: Callable[[str, Any, tuple[Any, ...]], None]) -> Itera
         take: Function to call with ``fit`` or another name, the Trainer, and the arguments.
     """
     call: Any = importlib.import_module("lightning.pytorch.trainer.call")
-    enter = call._call_and_handle_interrupt  # noqa: SLF001 - see above
 
     def entered(trainer: Any, function: Callable[..., Any], *args: Any, **_: object) -> None:  # noqa: ANN401
         take(function.__name__.strip("_").partition("_")[0], trainer, args)
 
-    call._call_and_handle_interrupt = entered  # noqa: SLF001
-    try:
+    with replacing(call, _call_and_handle_interrupt=entered):
         yield
-    finally:
-        call._call_and_handle_interrupt = enter  # noqa: SLF001
 
 
 @contextlib.contextmanager
@@ -146,11 +140,8 @@ def watching_losses(note: Callable[[str], None]) -> Iterator[None]:
         level = options.pop("stacklevel", 1) + 1
         before.warn(message, *args, stacklevel=level, **options)
 
-    losses.warnings = types.SimpleNamespace(**{**vars(before), "warn": warn})
-    try:
+    with replacing(losses, warnings=types.SimpleNamespace(**{**vars(before), "warn": warn})):
         yield
-    finally:
-        losses.warnings = before
 
 
 def ddp_options(strategy: Any) -> dict[str, Any]:  # noqa: ANN401 - Lightning's DDPStrategy
@@ -196,11 +187,8 @@ def fabric_on_cpu(
             arguments["precision"] = precision.replace("16", "bf16", 1)
         before(*given.args, **given.kwargs)
 
-    Fabric.__init__ = initialize  # type: ignore[method-assign]
-    try:
+    with replacing(Fabric, __init__=initialize):
         yield
-    finally:
-        Fabric.__init__ = before  # type: ignore[method-assign]
 
 
 def give_rank_its_share(trainer: Any, loader: Any) -> None:  # noqa: ANN401 - as Lightning's

@@ -41,7 +41,7 @@ def test_directory_that_is_made_twice_has_exist_ok(fix):
     ("path", "meant"),
     [
         ("~/stats.json", "/home/me/stats.json"),
-        ("/work/~/stats.json", "/home/me/stats.json"),
+        ("/lab/~/stats.json", "/home/me/stats.json"),
         ("$HOME/stats.json", "/home/me/stats.json"),
     ],
 )

@@ -81,13 +81,16 @@ class Apart:
         if self.is_inside:
             return
         try:
+            ended: ChildProcessError | None = None
             try:
                 yield from self._receive(receiver)
-            except ChildProcessError:
-                if mismatch_of(self.scratch) is None:
-                    raise
-            found = None if self._is_refused else mismatch_of(self.scratch)
-            if found and (found.is_refusal or found.check not in self._known):
+            except ChildProcessError as error:
+                ended = error
+            found = mismatch_of(self.scratch) if ended or not self._is_refused else None
+            if ended and found is None:
+                raise ended
+            is_news = found and (found.is_refusal or found.check not in self._known)
+            if found and is_news and not self._is_refused:
                 yield found
         finally:
             os.close(receiver)
@@ -167,7 +170,7 @@ class Apart:
         import psutil  # slow to import
 
         process, most_bytes = psutil.Process(self._pid), float("inf")
-        clock = Clock(self._limit_seconds, lambda: _ids_of(process))
+        clock = Clock(self._limit_seconds, lambda: (each.pid for each in _family_of(process)))
         if self._limit_seconds is not None:
             most_bytes = _MEMORY_SHARE * psutil.virtual_memory().available
         least_free_bytes = (1 - _DISK_SHARE) * shutil.disk_usage(self.scratch).free
@@ -290,13 +293,13 @@ def _is_alive(process: "psutil.Process") -> bool:
         return False
 
 
-def _ids_of(process: "psutil.Process") -> list[int]:
-    """Return the ids of a process and of all that it has started."""
+def _family_of(process: "psutil.Process") -> "list[psutil.Process]":
+    """Return a process and all that it has started."""
     import psutil
 
     with contextlib.suppress(psutil.Error):
-        return [process.pid, *(each.pid for each in process.children(recursive=True))]
-    return [process.pid]
+        return [process, *process.children(recursive=True)]
+    return [process]
 
 
 def _memory_of(process: "psutil.Process") -> int:
@@ -305,6 +308,6 @@ def _memory_of(process: "psutil.Process") -> int:
 
     total = 0
     with contextlib.suppress(psutil.Error):
-        for each in (process, *process.children(recursive=True)):
+        for each in _family_of(process):
             total += each.memory_info().rss
     return total

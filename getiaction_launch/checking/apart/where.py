@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from getiaction_launch.checking.apart.sandbox import wishes
 from getiaction_launch.checking.finding import Finding, refusal
-from getiaction_launch.checking.frames import is_own
+from getiaction_launch.checking.frames import calls_of, is_own
 
 _IDLE_SECONDS = 0.1
 """CPU time that a process may use while it waits, to look where it is."""
@@ -64,20 +64,14 @@ def where_is(thread: int, *, cuts: int) -> Where:
     frames = sys._current_frames()  # noqa: SLF001 - the only way to ask where threads are
     frame = frames.pop(thread, None)
     del frames[threading.get_ident()]
-    own, innermost, lines = None, frame, []
-    while frame is not None:
-        file, line = frame.f_code.co_filename, frame.f_lineno
-        if own is None and is_own(file):
-            own = (file, line)
-        lines.append((file, line))
-        frame = frame.f_back
+    calls = calls_of(frame) if frame is not None else []
     others = [each.f_code.co_filename for each in frames.values()]
     is_alone = all(each.endswith(_IDLE) or _is_of_torch(each) for each in others)
-    waits = innermost is not None and _is_of_torch(innermost.f_code.co_filename)
+    waits = bool(calls) and _is_of_torch(calls[0][0])
     return Where(
-        own=own,
+        own=next((each for each in calls if is_own(each[0])), None),
         waits=waits and is_alone and _sleeps(),
-        lines=hash(tuple(lines)),
+        lines=hash(tuple(calls)),
         cpu_seconds=time.process_time(),
         has_group=distributed.is_initialized(),
         is_refused=bool(wishes),

@@ -21,13 +21,7 @@ def whole(loader: Any) -> Any:  # noqa: ANN401 - as it was given
     Args:
         loader: A loader, or a list or a dict of them.
     """
-    from torch.utils.data import DataLoader
-
-    if isinstance(loader, dict):
-        return {name: whole(each) for name, each in loader.items()}
-    if isinstance(loader, (list, tuple)):
-        return [whole(each) for each in loader]
-    return _alone(loader) if isinstance(loader, DataLoader) else loader
+    return _each(loader, _alone)
 
 
 def small(loader: Any, samples: int | None, end_of: Callable[[Any], End]) -> Any:  # noqa: ANN401 - as it was given
@@ -38,14 +32,23 @@ def small(loader: Any, samples: int | None, end_of: Callable[[Any], End]) -> Any
         samples: Number of samples in a batch; None for that of the loader.
         end_of: Function that returns where an epoch of a loader ends.
     """
+    return _each(loader, lambda each: _small(each, samples, end_of))
+
+
+def _each(loader: Any, make: Callable[[Any], Any]) -> Any:  # noqa: ANN401 - as it was given
+    """Return what is made of a DataLoader, or of each one that a list or a dict has."""
     from torch.utils.data import DataLoader
 
     if isinstance(loader, dict):
-        return {name: small(each, samples, end_of) for name, each in loader.items()}
+        return {name: _each(each, make) for name, each in loader.items()}
     if isinstance(loader, (list, tuple)):
-        return [small(each, samples, end_of) for each in loader]
-    if not isinstance(loader, DataLoader):
-        return loader
+        return [_each(each, make) for each in loader]
+    return make(loader) if isinstance(loader, DataLoader) else loader
+
+
+def _small(loader: Any, samples: int | None, end_of: Callable[[Any], End]) -> Any:  # noqa: ANN401 - a DataLoader
+    from torch.utils.data import DataLoader
+
     if loader.batch_size is None or (samples is None and type(loader) is not DataLoader):
         return _alone(loader)
     end = end_of(loader)

@@ -53,12 +53,9 @@ class _Experiment(_Nothing):
         self.owners, self._opened = (logger, kind), opened
 
     def __getattr__(self, name: str) -> _Nothing:
-        is_there = inspect.getattr_static(self._opened, name, _MISSING) is not _MISSING
-        kind = self.owners[1]
-        if not is_there and lacks(kind, name) and not _asks_type():
-            what = f"{kind.__name__!r} object has no attribute {name!r}"
-            raise AttributeError(what, name=name, obj=self)
-        return super().__getattr__(name) and _Nothing()
+        _refuse_absent(self, self._opened, self.owners[1], name)
+        super().__getattr__(name)  # which has what copying must not take for an answer
+        return _Nothing()
 
 
 def quiet_loggers(built: Built) -> list[Any]:
@@ -111,10 +108,8 @@ def _quiet_logger(real: Any, directory: str, is_sure: bool) -> Any:  # noqa: ANN
         __class__ = property(lambda _: kind)  # for isinstance
 
         def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - as DummyLogger
-            is_there = inspect.getattr_static(real, name, _MISSING) is not _MISSING
-            if is_sure and not is_there and lacks(kind, name) and not _asks_type():
-                what = f"{kind.__name__!r} object has no attribute {name!r}"
-                raise AttributeError(what, name=name, obj=self)
+            if is_sure:
+                _refuse_absent(self, real, kind, name)
             return super().__getattr__(name)
 
         def __reduce__(self) -> tuple[type, tuple[()]]:
@@ -138,9 +133,17 @@ def _experiment_of(real: Any) -> _Nothing:  # noqa: ANN401 - Lightning's
     return _Experiment(type(real).__name__, kind, vars(real).get("_experiment"))
 
 
+def _refuse_absent(stand_in: object, real: object, kind: type, name: str) -> None:
+    """Raise what the run would, in ``__getattr__``, if what is stood in for lacks an attribute."""
+    is_there = inspect.getattr_static(real, name, _MISSING) is not _MISSING
+    if not is_there and lacks(kind, name) and not _asks_type():
+        what = f"{kind.__name__!r} object has no attribute {name!r}"
+        raise AttributeError(what, name=name, obj=stand_in)
+
+
 def _asks_type() -> bool:
     """Whether the function of the user's that asks for an attribute asks for types, too."""
     try:
-        return bool(_ASKS_TYPE.search(inspect.getsource(sys._getframe(2).f_code)))  # noqa: SLF001
+        return bool(_ASKS_TYPE.search(inspect.getsource(sys._getframe(3).f_code)))  # noqa: SLF001
     except (OSError, TypeError):
         return False

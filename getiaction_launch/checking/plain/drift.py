@@ -18,6 +18,7 @@ from typing import Any
 from getiaction_launch.checking.finding import Finding, doubt, refusal
 from getiaction_launch.checking.frames import is_own
 from getiaction_launch.checking.plain.states import DIVIDES_MODEL
+from getiaction_launch.checking.replacing import replacing
 from getiaction_launch.checking.source.source import Source
 
 _EXCHANGES = re.compile(
@@ -130,15 +131,12 @@ class Drift:
                 each.note_call(wrapper)
             return call(wrapper, *arguments, **options)
 
-        Wrapper.__init__ = wrapping  # type: ignore[method-assign, assignment]
-        Wrapper.forward = calling  # type: ignore[method-assign, assignment]
         hook = register_optimizer_step_post_hook(self._note_step)
         try:
-            yield
+            with replacing(Wrapper, __init__=wrapping, forward=calling):
+                yield
         finally:
             hook.remove()
-            Wrapper.__init__ = wrap  # type: ignore[method-assign]
-            Wrapper.forward = call  # type: ignore[method-assign]
 
     def _note_step(self, optimizer: Any, *_: object) -> None:  # noqa: ANN401 - one of torch
         stepped = {id(each) for group in optimizer.param_groups for each in group["params"]}

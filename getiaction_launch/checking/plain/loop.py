@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 from getiaction_launch.checking.apart.abort import keep_cut
 from getiaction_launch.checking.loading.batches import hash_of, length_of
+from getiaction_launch.checking.replacing import replacing
 
 STEPS = 2
 _MORE_SECONDS = 3
@@ -68,13 +69,12 @@ class Loop:
             reading = Reading(length_of(loader), given, is_even=is_even)
             return _Shortened(iterate(loader), reading, self)
 
-        DataLoader.__iter__ = shortened  # type: ignore[method-assign]
         hook = register_optimizer_step_post_hook(self._note)
         try:
-            yield
+            with replacing(DataLoader, __iter__=shortened):
+                yield
         finally:
             hook.remove()
-            DataLoader.__iter__ = iterate  # type: ignore[method-assign]
 
     def _note(self, optimizer: Any, *_: object) -> None:  # noqa: ANN401 - one of torch
         self._steps[optimizer] = self._steps.get(optimizer, 0) + 1

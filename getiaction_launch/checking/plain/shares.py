@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from getiaction_launch.checking.finding import Finding, refusal
+from getiaction_launch.checking.loading.subsets import indices_of
 from getiaction_launch.checking.source.source import Source
 
 _MOST_INDICES = 1_000_000
@@ -27,7 +28,7 @@ def share_of(sampler: Any) -> dict[str, Any] | None:  # noqa: ANN401 - one of to
 
     if getattr(type(sampler), "__iter__", None) is not DistributedSampler.__iter__:
         return None
-    indices = _indices_of(sampler.dataset)
+    indices = indices_of(sampler.dataset, _MOST_INDICES)
     apart = max(1, max(indices, default=0) // _SOME_INDICES)
     return {
         "rank": sampler.rank,
@@ -67,21 +68,6 @@ def compare_shares(mine: dict[str, Any], theirs: dict[str, Any], source: Source)
         fix += "random_split(data, lengths, torch.Generator().manual_seed(0))"
         return _found(source, what, fix, _makes_subset)
     return None
-
-
-def _indices_of(dataset: Any) -> list[int]:  # noqa: ANN401 - of any kind
-    """Return which samples of the innermost dataset subsets choose; empty if there are none."""
-    from torch.utils.data import Subset
-
-    indices: list[int] | None = None
-    while isinstance(dataset, Subset):
-        inner = dataset.indices
-        if len(inner) > _MOST_INDICES:
-            return []
-        chosen = range(len(inner)) if indices is None else indices
-        indices = [int(inner[each]) for each in chosen]
-        dataset = dataset.dataset
-    return indices or []
 
 
 def _found(source: Source, what: str, fix: str, is_meant: Callable[[str], bool]) -> Finding:

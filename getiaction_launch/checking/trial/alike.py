@@ -8,6 +8,7 @@ from typing import Any
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, doubt, ok, refusal
 from getiaction_launch.checking.loading.batches import sharing
+from getiaction_launch.checking.loading.subsets import indices_of
 
 _TALKS = re.compile(r"all_?gather|all_?reduce|reduce_scatter|\bbroadcast")
 """What ranks use that compute one loss of the same batch together."""
@@ -35,18 +36,9 @@ def seen_by(built: Built, loader: Any) -> dict[str, Any]:  # noqa: ANN401 - a lo
     }
     return {
         "is_stream": isinstance(dataset, IterableDataset),
-        "split": _split(dataset) if is_divided else None,
+        "split": indices_of(dataset, _MOST_INDICES) if is_divided else [],
         "weights": weights,
     }
-
-
-def _split(dataset: Any) -> list[int] | None:  # noqa: ANN401 - a dataset of any kind
-    """Return the samples of which a dataset is a part; None if it is not known."""
-    from torch.utils.data import Subset
-
-    if not isinstance(dataset, Subset) or len(dataset) > _MOST_INDICES:
-        return None
-    return [int(each) for each in dataset.indices]
 
 
 def compared(built: Built, mine: dict[str, Any], theirs: dict[str, Any]) -> Finding:
@@ -61,7 +53,7 @@ def compared(built: Built, mine: dict[str, Any], theirs: dict[str, Any]) -> Find
     is_read = None not in counts and not 0 < _last_batch(built) <= min(counts)
     if is_read and counts[0] != counts[1]:
         return of_counts(built, *counts)
-    if mine["split"] != theirs["split"] and None not in (mine["split"], theirs["split"]):
+    if mine["split"] and theirs["split"] and mine["split"] != theirs["split"]:
         return _of_split(built, {*mine["split"]}, {*theirs["split"]})
     if mine["count"] == theirs["count"]:
         for name, value in mine["weights"].items():

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 MOST_BYTES = 512 << 20
-"""Weights of which a copy is kept."""
+"""Weights that are kept twice without being asked for."""
 _PLAIN = (list, dict, set, tuple, str, int, float, bool, type(None))
 """Types of the attributes of which a copy is kept."""
 
@@ -37,6 +37,15 @@ class Kept:
                 each.reset()
 
 
+def bytes_of(tensors: Iterable[Any]) -> int:
+    """Return how many bytes tensors have together.
+
+    Args:
+        tensors: Weights or buffers of any shapes.
+    """
+    return sum(each.numel() * each.element_size() for each in tensors)
+
+
 def _plain_values(owners: Iterable[object]) -> Iterator[tuple[object, str, object]]:
     for owner in owners:
         for name, value in vars(owner).items():
@@ -49,7 +58,7 @@ def _tensors(model: Any) -> Iterator[tuple[Any, Any, bool]]:  # noqa: ANN401 - a
     from torch.nn.parameter import is_lazy
 
     found = [each for each in (*model.parameters(), *model.buffers()) if not is_lazy(each)]
-    if sum(each.numel() * each.element_size() for each in found) > MOST_BYTES:
+    if bytes_of(found) > MOST_BYTES:
         return
     for each in found:
         yield each, each.detach().clone(), each.requires_grad

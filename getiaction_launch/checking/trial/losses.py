@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from getiaction_launch.checking.finding import Finding, doubt
-from getiaction_launch.checking.frames import is_own
+from getiaction_launch.checking.frames import own_call
 from getiaction_launch.checking.lightning_seams import watching_losses
 
 _SHAPES = re.compile(
@@ -58,7 +58,5 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 def _own_line() -> str | None:
     """Return file and line of the user's own code that is running."""
-    frame = sys._getframe(1)  # noqa: SLF001 - nothing has been raised
-    while frame is not None and not is_own(frame.f_code.co_filename):
-        frame = frame.f_back  # type: ignore[assignment]
-    return frame and f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+    place = own_call(sys._getframe(1))  # noqa: SLF001 - nothing has been raised
+    return place and f"{Path(place[0]).name}:{place[1]}"

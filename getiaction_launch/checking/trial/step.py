@@ -25,7 +25,7 @@ from getiaction_launch.checking.rules.optimizers import (
     check_optimizers,
 )
 from getiaction_launch.checking.rules.resuming import check_resuming
-from getiaction_launch.checking.trial.kept import Kept
+from getiaction_launch.checking.trial.kept import Kept, bytes_of
 from getiaction_launch.checking.trial.shapes import check_shapes, shapes_of
 from getiaction_launch.checking.trial.trainer import TRIAL_BATCHES, TRIAL_EPOCHS, trial_trainer
 from getiaction_launch.errors import counted
@@ -46,7 +46,6 @@ class Trial:
     Args:
         built: What the spec names.
         is_deep: Whether to try a model of any size.
-
         may_postpone: Whether two ranks will try what this one cannot train alone.
 
     Attributes:
@@ -191,8 +190,7 @@ class Trial:
         Raises:
             _TooLargeError: If its weights are too many.
         """
-        weights = self._built.model.parameters()
-        size = 2 * sum(weight.numel() * weight.element_size() for weight in weights)
+        size = 2 * bytes_of(self._built.model.parameters())
         if size > LARGEST_BYTES and not self._is_deep:
             raise _TooLargeError(f"weights and gradients take {size / (1 << 30):.1f} GiB")
 

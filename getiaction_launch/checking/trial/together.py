@@ -14,11 +14,10 @@ from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, ok, unknown
 from getiaction_launch.checking.loading.batches import epochs_begun, hash_of
 from getiaction_launch.checking.trial.alike import compared, of_counts, seen_by
+from getiaction_launch.checking.trial.kept import MOST_BYTES, bytes_of
 from getiaction_launch.checking.trial.step import Trial
 from getiaction_launch.checking.trial.trainer import TRIAL_BATCHES, TRIAL_EPOCHS, trial_trainer
 
-LARGEST_BYTES = 512 << 20
-"""Weights that are trained twice at once without being asked for."""
 MOST_BATCHES = 32
 """Most batches of an epoch, where steps are fast."""
 _FAST_SECONDS = 0.25
@@ -40,9 +39,8 @@ def can_train_together(built: Built, *, is_deep: bool) -> bool:
     """
     from lightning.pytorch.strategies import DDPStrategy
 
-    weights = built.model.parameters()
-    size = sum(weight.numel() * weight.element_size() for weight in weights)
-    return type(built.trainer.strategy) is DDPStrategy and (size <= LARGEST_BYTES or is_deep)
+    is_small = is_deep or bytes_of(built.model.parameters()) <= MOST_BYTES
+    return type(built.trainer.strategy) is DDPStrategy and is_small
 
 
 def lead(built: Built, trial: Trial, pair: Pair) -> None:
