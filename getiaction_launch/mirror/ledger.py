@@ -18,7 +18,6 @@ from getiaction_launch.errors import RecordError
 from getiaction_launch.plan.plain import read_dataclass
 from getiaction_launch.run.run import Run
 from getiaction_launch.storage.paths import read_json, write_json
-from getiaction_launch.storage.segment import segment_name
 from getiaction_launch.storage.strict_json import dumps
 from getiaction_launch.storage.untrusted import parse_json, read_limited
 
@@ -61,10 +60,6 @@ class Whole:
         """Describe the present state of a file."""
         return cls(stat.st_size, stat.st_mtime_ns)
 
-    def objects(self, path: str) -> list[str]:
-        """Return the relative paths of the objects that hold the file at ``path``."""
-        return [path]
-
 
 @dataclass(frozen=True)
 class Segmented:
@@ -85,10 +80,6 @@ class Segmented:
     is_there: bool = True
     inode: int = 0
     head: str = ""
-
-    def objects(self, path: str) -> list[str]:
-        """Return the relative paths of the objects that hold the file at ``path``."""
-        return [segment_name(path, number) for number in range(self.segments)]
 
 
 @dataclass(frozen=True)

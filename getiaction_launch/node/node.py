@@ -227,6 +227,8 @@ def _start_worker(
         log_path,
         {
             "OMP_NUM_THREADS": str(threads),
+            # Else a set of strings has another order on each rank, and after each restart.
+            "PYTHONHASHSEED": "0",
             **attempt.network_variables,
             **without_mpi(os.environ),
             **plan.env_vars,

@@ -150,6 +150,27 @@ def test_log_has_a_limit_and_workers_a_clean_environment(getiaction_launch, scri
     assert re.match(r"\d{10} \d+\n", times.read_text())
 
 
+def test_set_has_one_order_on_all_ranks_and_after_a_restart(
+    getiaction_launch, script, tmp_path, monkeypatch
+):
+    """Whoever numbers classes or files in the order of a set means the same ones everywhere."""
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    name = script(
+        "names = set(f'episode {number}' for number in range(50))\n"
+        "attempt = int(os.environ['GETIACTION_LAUNCH_ATTEMPT'])\n"
+        "open(f'order_{attempt}_{rank}', 'w').write(repr([*names]))\n"
+        "while not all(os.path.exists(f'order_{attempt}_{each}') for each in (0, 1)):\n"
+        "    time.sleep(0.05)\n"
+        "sys.exit(not attempt)"
+    )
+    words = ["--nodes", "2", "--max-crashes", "1", "--wait", name]
+    assert getiaction_launch(*words).returncode == 0
+    orders = [path.read_text() for path in tmp_path.glob("order_*")]
+    assert (len(orders), len(set(orders))) == (4, 1)
+    assert getiaction_launch(*words, PYTHONHASHSEED="5").returncode == 0
+    assert (tmp_path / "order_0_0").read_text() not in orders
+
+
 def test_hangup_saves_and_restarts_nothing(drill, until):
     """At a logout, systemd sends SIGTERM and SIGHUP to all processes: training saves once."""
     drill.start()
