@@ -4,12 +4,15 @@ import contextlib
 import signal
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 
+from getiaction_launch.node.watching.beats import Beats
 from getiaction_launch.run.attempt import Attempt
 from getiaction_launch.run.beats.records import Stall
 from getiaction_launch.run.node_records import STALLED, TIMED_OUT, WORKER_DIED, WorkerError
 from getiaction_launch.system.memory import count_oom_kills
 
+_CRASHES = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV)
 _LAST_BYTES = 256 << 10
 """How much of a log is read: the watchdog also prints a long C++ stack."""
 
@@ -29,6 +32,27 @@ def record_kills(attempt: Attempt, exit_codes: Mapping[int, int | None], kills_b
     for node_rank in killed:
         with contextlib.suppress(OSError):  # a full disk must not hide that the node is gone
             attempt.write_node_error(node_rank, "OutOfMemory", how)
+
+
+def code_of(attempt: Attempt, rank: int, returncode: int, beats: Beats) -> int:
+    """Return what counts as the exit code of a worker.
+
+    Compiled code of simulators, renderers and torch may crash while Python shuts down. What the
+    program has done by then is done; the worker's log says that it has crashed.
+
+    Args:
+        attempt: The attempt that the worker belongs to.
+        rank: Rank of the worker in the run, from 0.
+        returncode: How the worker's process ended, as :mod:`subprocess` says it.
+        beats: What the workers have noted, such as that their program has ended.
+    """
+    noted = beats.exit_code(rank)
+    if noted is None or -returncode not in _CRASHES:
+        return returncode
+    name = signal.Signals(-returncode).name
+    with contextlib.suppress(OSError), _log_of(attempt, rank).open("a") as log:
+        log.write(f"crashed by {name} while Python shut down, after the program had ended\n")
+    return noted
 
 
 def record_death(
@@ -63,11 +87,15 @@ def record_death(
 
 def _has_timed_out(attempt: Attempt, rank: int) -> bool:
     """Whether NCCL's watchdog says in a worker's log that others did not arrive in a collective."""
-    path = attempt.run.local.log_directory(attempt.number) / f"rank_{rank}.log"
+    path = _log_of(attempt, rank)
     with contextlib.suppress(OSError), path.open("rb") as log:
         log.seek(max(0, path.stat().st_size - _LAST_BYTES))
         return b"caught collective operation timeout" in log.read(_LAST_BYTES)
     return False
+
+
+def _log_of(attempt: Attempt, rank: int) -> Path:
+    return attempt.run.local.log_directory(attempt.number) / f"rank_{rank}.log"
 
 
 def record_stall(attempt: Attempt, stall: Stall, workers_per_node: int) -> None:

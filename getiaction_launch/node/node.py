@@ -22,7 +22,7 @@ from pathlib import Path
 from getiaction_launch.errors import CheckError, StorageError, UnreachableError
 from getiaction_launch.mirror.code import unpacked
 from getiaction_launch.mirror.staging import Staging
-from getiaction_launch.node.deaths import record_death
+from getiaction_launch.node.deaths import code_of, record_death
 from getiaction_launch.node.environment import (
     available_cpus,
     trainer_defaults,
@@ -164,8 +164,7 @@ def _run_workers(
         memory, files = beats.open(rank)
         workers[rank] = _start_worker(plan, attempt, variables | memory, place, files)
         beats.opened(rank, files[0], workers[rank].pid)
-    log_directory = run.local.log_directory(attempt.number)
-    paths = [log_directory / f"rank_{rank}.log" for rank in workers]
+    paths = [run.local.log_directory(attempt.number) / f"rank_{rank}.log" for rank in workers]
     logs = LogLimit(paths, plan.log_limit_mb)
     # On remote storage, each segment of a log has a time.
     times = LogTimes(paths if run.local is run else [])
@@ -180,6 +179,7 @@ def _run_workers(
         for rank, worker in list(alive.items()):
             if worker.poll() is not None:
                 del alive[rank]
+                worker.returncode = code_of(attempt, rank, worker.returncode, beats)
                 if worker.returncode in (-signal.SIGTERM, -signal.SIGHUP):
                     # A scheduler signals every process of a step; this one may get it a bit later.
                     _await_signal(stop)

@@ -55,6 +55,15 @@ class Heart:
                 self._totals,
             )
 
+    def note_end(self, exit_code: int) -> None:
+        """Note that the program has ended: what fails while Python shuts down is not its fault.
+
+        Args:
+            exit_code: What the process is about to end with.
+        """
+        if self._memory:
+            self._memory.note_end(exit_code)
+
     def begin_fetch(self) -> None:
         """Note that the next batch is being fetched."""
         self.beat("fetching", self._in_step)

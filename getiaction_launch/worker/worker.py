@@ -32,7 +32,7 @@ from getiaction_launch.system.memory import count_oom_kills, prefer_to_be_killed
 from getiaction_launch.worker.assignment import own_attempt
 from getiaction_launch.worker.entry_point import WORKER_VARIABLE
 from getiaction_launch.worker.frozen import use_copy
-from getiaction_launch.worker.heart import start_heart
+from getiaction_launch.worker.heart import heart, start_heart
 from getiaction_launch.worker.program import run_program
 
 LONGEST_LINE = 300
@@ -59,11 +59,13 @@ def main() -> None:
         copy = os.environ.get(CODE_VARIABLE)
         plan = use_copy(plan, Path(copy)) if copy else plan.moved_to(Path.cwd())
         run_plan(plan, is_first=not attempt)
+        heart().note_end(0)
     except Interrupted as interrupted:
         if interrupted.__cause__:  # not saved; another rank may be gone, as below
             sys.stderr.write(_with_typed_frames(run, traceback.format_exc()))
             _exit_at_once(EXIT_INTERRUPTED)
         _leave_process_group()
+        heart().note_end(EXIT_INTERRUPTED)
         sys.exit(EXIT_INTERRUPTED)
     except BaseException as error:  # noqa: BLE001 - also SystemExit, with which Lightning exits on SIGTERM
         if isinstance(error, SystemExit) and error.code == signal.SIGTERM:

@@ -171,6 +171,31 @@ def test_set_has_one_order_on_all_ranks_and_after_a_restart(
     assert (tmp_path / "order_0_0").read_text() not in orders
 
 
+def test_crash_while_python_shuts_down_fails_no_run(getiaction_launch, script):
+    """A renderer or torch may crash then: what the program has done is done, as the log says."""
+    name = script("import atexit\natexit.register(os.abort)")
+    result = getiaction_launch("--nodes", "2", "--wait", "--max-crashes", "0", name)
+    assert result.returncode == 0, result.stdout + result.stderr
+    status = json.loads(getiaction_launch("status", "--json", "@last").stdout)
+    assert (status["state"], status["attempts"]) == ("SUCCEEDED", 1)
+    said = getiaction_launch("logs", "--rank", "1", "@last").stdout
+    assert "crashed by SIGABRT while Python shut down" in said
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import atexit\natexit.register(os.abort)\nsys.exit(3)", "exit code 3"),
+        ("os.abort()", "killed by SIGABRT"),
+    ],
+)
+def test_program_that_fails_and_then_crashes_has_failed(getiaction_launch, script, code, reason):
+    """Only a program that had ended well is believed to have done its work."""
+    result = getiaction_launch("--wait", "--max-crashes", "0", script(code))
+    assert result.returncode == 10
+    assert reason in getiaction_launch("status", "@last").stdout
+
+
 def test_hangup_saves_and_restarts_nothing(drill, until):
     """At a logout, systemd sends SIGTERM and SIGHUP to all processes: training saves once."""
     drill.start()

@@ -67,15 +67,18 @@ def place(
     try:
         while not group.wait(POLL_SECONDS):
             waited_seconds = time.monotonic() - started_at
-            reason = missing(bundle, num_nodes, may_share=may_share)
             if is_stopped():
                 break
-            if limit_seconds is not None and waited_seconds > limit_seconds:
+            is_late = limit_seconds is not None and waited_seconds > limit_seconds
+            if not is_late and waited_seconds - recorded_at < RECORD_SECONDS:
+                continue
+            # Ray is asked now and then only, as its answers are costly on a large cluster.
+            recorded_at = waited_seconds
+            reason = missing(bundle, num_nodes, may_share=may_share)
+            if is_late:
                 words = f"no nodes within placement_limit_seconds={limit_seconds:g}: it {reason}"
                 raise TimeoutError(words)  # noqa: TRY301 - the code below releases the group
-            if waited_seconds - recorded_at >= RECORD_SECONDS:
-                recorded_at = waited_seconds
-                Placement(reason).write(run, durable=False)
+            Placement(reason).write(run, durable=False)
         else:
             return group
     except BaseException:

@@ -170,6 +170,10 @@ class Beats:
         os.close(beats)
         self.pulses[rank].pid = pid
 
+    def exit_code(self, rank: int) -> int | None:
+        """Return what a worker was about to end with when its program had ended; None before."""
+        return self.pulses[rank].memory.read_end()
+
     def look(self, alive: Iterable[int]) -> bool:
         """Read the beats, and write the record if a second has passed; whether it has.
 

@@ -18,6 +18,8 @@ from getiaction_launch.run.beats.records import PHASES
 BEAT_VARIABLE = "GETIACTION_LAUNCH_BEAT"
 """Environment variable of a worker: the descriptors of its two files, such as ``5,6``."""
 _LAYOUT = struct.Struct(f"<qqqqdd{len(PHASES)}d")
+_END = struct.Struct("<?q")
+_SIZE_BYTES = _LAYOUT.size + _END.size
 _READS = 100
 
 
@@ -64,7 +66,7 @@ def create_memory() -> int:
     else:
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, _LAYOUT.size)
+    os.ftruncate(descriptor, _SIZE_BYTES)
     return descriptor
 
 
@@ -76,7 +78,7 @@ class BeatMemory:
     """
 
     def __init__(self, descriptor: int) -> None:
-        self._memory = mmap.mmap(descriptor, _LAYOUT.size)
+        self._memory = mmap.mmap(descriptor, _SIZE_BYTES)
 
     def write(  # noqa: PLR0917 - called several times in each step
         self,
@@ -94,8 +96,8 @@ class BeatMemory:
     def read(self) -> Beat | None:
         """Read what it holds; None if that cannot be a beat, or it is being written each time."""
         for _ in range(_READS):
-            content = self._memory[:]
-            if content == self._memory[:]:
+            content = self._memory[: _LAYOUT.size]
+            if content == self._memory[: _LAYOUT.size]:
                 break
         else:
             return None
@@ -103,3 +105,12 @@ class BeatMemory:
         if not 0 <= phase < len(PHASES) or pause not in tuple(Pause):
             return None
         return Beat(count, step, phase, Pause(pause), since, step_at, tuple(totals))
+
+    def note_end(self, exit_code: int) -> None:
+        """Note that the program has ended, and with which exit code the process is about to end."""
+        _END.pack_into(self._memory, _LAYOUT.size, True, exit_code)
+
+    def read_end(self) -> int | None:
+        """Return the noted exit code; None while the program runs."""
+        has_ended, exit_code = _END.unpack_from(self._memory, _LAYOUT.size)
+        return exit_code if has_ended else None
