@@ -105,7 +105,7 @@ def place(tmp_path_factory):
     for name in ("sbatch", "srun", "scontrol", "sinfo", "sacctmgr"):
         (place / "bin" / name).write_text(FAKE_SLURM)
         (place / "bin" / name).chmod(0o755)
-    for name in ("lab.py", "odd.py", "later.py", "over.py"):
+    for name in ("lab.py", "odd.py", "later.py", "over.py", "counting.py"):
         (place / name).write_text((HERE / name).read_text())
     for name, text in yaml.safe_load((HERE / "scripts.yaml").read_text()).items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)

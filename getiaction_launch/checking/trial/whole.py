@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from getiaction_launch.checking.apart.pair import Pair
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.classes.collectives import check_collectives
+from getiaction_launch.checking.classes.counters import check_counters
 from getiaction_launch.checking.classes.finders import check_finders
 from getiaction_launch.checking.classes.hooks import check_hooks
 from getiaction_launch.checking.classes.sampling import check_sampling
@@ -39,6 +40,7 @@ def judge(built: Built, *, is_deep: bool, pair: Pair | None = None) -> None:
         checks = (
             *(check_combination, check_sampling, check_hooks, check_checkpoints, check_loggers),
             *(check_owners, check_collectives, check_preparation, check_splits, check_finders),
+            check_counters,
         )
         found = [finding for check in checks for finding in _sent(built, check)]
         doubts: list[Finding] = []
