@@ -12,7 +12,6 @@ from getiaction_launch.run.beats.records import Stall
 from getiaction_launch.run.node_records import STALLED, TIMED_OUT, WORKER_DIED, WorkerError
 from getiaction_launch.system.memory import count_oom_kills
 
-_CRASHES = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV)
 _LAST_BYTES = 256 << 10
 """How much of a log is read: the watchdog also prints a long C++ stack."""
 
@@ -37,8 +36,9 @@ def record_kills(attempt: Attempt, exit_codes: Mapping[int, int | None], kills_b
 def code_of(attempt: Attempt, rank: int, returncode: int, beats: Beats) -> int:
     """Return what counts as the exit code of a worker.
 
-    Compiled code of simulators, renderers and torch may crash while Python shuts down. What the
-    program has done by then is done; the worker's log says that it has crashed.
+    Compiled code of simulators, renderers and torch may crash while Python shuts down, or a thread
+    may keep it from that until it is killed. What the program has done by then is done; the
+    worker's log says how its process has ended.
 
     Args:
         attempt: The attempt that the worker belongs to.
@@ -47,11 +47,11 @@ def code_of(attempt: Attempt, rank: int, returncode: int, beats: Beats) -> int:
         beats: What the workers have noted, such as that their program has ended.
     """
     noted = beats.exit_code(rank)
-    if noted is None or -returncode not in _CRASHES:
+    if noted is None or returncode >= 0:
         return returncode
     name = signal.Signals(-returncode).name
     with contextlib.suppress(OSError), _log_of(attempt, rank).open("a") as log:
-        log.write(f"crashed by {name} while Python shut down, after the program had ended\n")
+        log.write(f"killed by {name} while Python shut down, after the program had ended\n")
     return noted
 
 

@@ -179,7 +179,19 @@ def test_crash_while_python_shuts_down_fails_no_run(getiaction_launch, script):
     status = json.loads(getiaction_launch("status", "--json", "@last").stdout)
     assert (status["state"], status["attempts"]) == ("SUCCEEDED", 1)
     said = getiaction_launch("logs", "--rank", "1", "@last").stdout
-    assert "crashed by SIGABRT while Python shut down" in said
+    assert "killed by SIGABRT while Python shut down" in said
+
+
+def test_process_that_does_not_end_after_its_program_is_killed(getiaction_launch, script, tmp_path):
+    """A thread that never ends would keep the nodes until the job's time is up."""
+    config = "backend: {class_path: getiaction_launch.backends.local.LocalBackend}\n"
+    (tmp_path / "short.yaml").write_text(f"{config}stalls: {{limit_minutes: 0.02}}\n")
+    name = script("import threading\nthreading.Thread(target=threading.Event().wait).start()")
+    words = ["--cluster", "./short.yaml", "--nodes", "2", "--wait", "--max-crashes", "0", name]
+    result = getiaction_launch(*words)
+    assert result.returncode == 0, result.stdout + result.stderr
+    said = getiaction_launch("logs", "--rank", "1", "@last").stdout
+    assert "killed by SIGKILL while Python shut down" in said
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,13 @@ class Beats:
         """Return what a worker was about to end with when its program had ended; None before."""
         return self.pulses[rank].memory.read_end()
 
+    def is_hung_at_exit(self, rank: int) -> bool:
+        """Return whether a worker's process has not ended long after its program."""
+        pulse = self.pulses[rank]
+        limit = pulse.limit_seconds(self.stalls)
+        is_late = limit is not None and pulse.silent_seconds > limit
+        return is_late and self.exit_code(rank) is not None
+
     def look(self, alive: Iterable[int]) -> bool:
         """Read the beats, and write the record if a second has passed; whether it has.
 

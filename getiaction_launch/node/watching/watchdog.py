@@ -7,6 +7,8 @@ where it is: a rank that waits for another one proves nothing while that one may
 """
 
 import contextlib
+import os
+import signal
 import socket
 import threading
 import time
@@ -139,7 +141,7 @@ class Watchdog:
         Args:
             alive: Ranks of this node's workers that still run.
         """
-        if not self.beats.look(alive):
+        if not self.beats.look(alive) or self._end_ended(alive):
             return False
         self._answers.look(alive)
         stall = self._look(alive) if self.beats.node_rank == 0 else None
@@ -147,6 +149,19 @@ class Watchdog:
             return False
         record_stall(self._attempt, stall, self._plan.topology.workers_per_node)
         return True
+
+    def _end_ended(self, alive: Collection[int]) -> bool:
+        """Kill workers whose programs have ended long ago, as a thread of theirs never does.
+
+        Else the nodes would wait for them until the job's time is up.
+        """
+        if self._plan.stalls.action != "restart":
+            return False
+        hung = [rank for rank in alive if self.beats.is_hung_at_exit(rank)]
+        for rank in hung:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.beats.pulses[rank].pid, signal.SIGKILL)
+        return bool(hung)
 
     def note_failure(self, error: WorkerError | None, alive: Collection[int]) -> None:
         """Keep where ranks are that others have waited for until a collective timed out.
