@@ -126,8 +126,10 @@ def choose(start: Path, script: Path | None, settings: Snapshot, outside: Iterab
 def _repository(start: Path, script: Path | None) -> Path | None:
     """Return the top of the repository that the code belongs to; None if it belongs to none."""
     top = top_level(start)
+    if top is None or _is_whole_disk(top):
+        return None
     is_ignored = ask(start, "check-ignore", "-q", script.name if script else ".") is not None
-    return None if top is None or is_ignored or _is_whole_disk(top) else top
+    return None if is_ignored else top
 
 
 def _add(files: Files, name: str, *, is_new: bool | None, apart: Iterable[str]) -> None:

@@ -167,7 +167,8 @@ def code_of(files: Files, *, is_copied: bool) -> Code:
         files: The files of the code.
         is_copied: Whether runs train a copy of them.
     """
-    commit, diff = commit_of(files.root), diff_of(files.root)
+    commit = commit_of(files.root)
+    diff = diff_of(files.root) if commit else ""
     installed = packages()
     return Code(
         root=str(files.root),
