@@ -29,6 +29,7 @@ from getiaction_launch.checking.lightning_seams import fabric_on_cpu
 from getiaction_launch.checking.plain.again import RESTART, Again, can_resume, of_restart
 from getiaction_launch.checking.plain.devices import of_device
 from getiaction_launch.checking.plain.drift import Drift
+from getiaction_launch.checking.plain.folders import Folders
 from getiaction_launch.checking.plain.inputs import Inputs
 from getiaction_launch.checking.plain.joining import Joining
 from getiaction_launch.checking.plain.loop import STEPS, Loop
@@ -83,6 +84,7 @@ class PlainProgram:
         self._pair: Pair | None = None
         self._loop = Loop(self._begin, self._come, self._leave_later)
         self._drift, self._inputs, self._steps = Drift(source), Inputs(), Steps(source)
+        self._folders = Folders(source)
         self._again = Again(apart)
         self._own: dict[str, str | None] = {}
         self._is_doubted = False
@@ -124,6 +126,7 @@ class PlainProgram:
             if self._pair is not None:
                 stack.enter_context(self._drift.watched())
                 stack.enter_context(self._inputs.watched())
+                stack.enter_context(self._folders.watched())
             stack.enter_context(self._loop.watched())
             try:
                 run_as_main(self._plan)
@@ -165,7 +168,7 @@ class PlainProgram:
         mine = state_of(optimizer, self._loop)
         if pair.rank:
             seen = {"wrapped": self._drift.state(), "trained": self._inputs.state()}
-            pair.note({**mine, **seen})
+            pair.note({**mine, **seen, "folders": self._folders.state()})
             return
         theirs = pair.await_note(OTHER_SECONDS)
         found = None
@@ -173,6 +176,7 @@ class PlainProgram:
             found = self._drift.compare(theirs["wrapped"], is_over=False)
             found = found or compare(mine, theirs, self._source)
             found = found or self._inputs.compare(theirs["trained"], self._source)
+            found = found or self._folders.compare(theirs["folders"])
         if found:
             self._send(found)
             self._is_doubted = True

@@ -34,8 +34,14 @@ def check_skipping(source: Source, topology: Topology) -> Iterator[Finding]:
         learned = [node for node in _inside(loop.body) if called_name(node) == "backward"]
         if not learned or _AGREES.search(_before(loop, learned[0])):
             continue
-        losses = {name for node in learned for name in _names(node) if name != "backward"}
-        for node in loop.body:
+        inside = list(_inside(loop.body))
+        stored = {
+            ast.unparse(node)
+            for node in inside
+            if isinstance(getattr(node, "ctx", None), ast.Store)
+        }
+        losses = {name for node in learned for name in _names(node)} & stored
+        for node in inside:
             if isinstance(node, ast.If) and _skips(node, learned[0]) and _is_own(node.test, losses):
                 shown = ast.unparse(node.test)
                 yield doubt(
