@@ -39,6 +39,9 @@ class Joining:
         whole: The nodes and workers of the run.
         world_size: Number of ranks of the trial.
         report: Function to call with what is found; it does not return from a refusal.
+
+    Attributes:
+        is_on_cpu: Whether the run has no GPUs, wherever it is.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Joining:
     ) -> None:
         self._source, self._whole, self._world_size = source, whole, world_size
         self._report, self._pid = report, os.getpid()
+        self.is_on_cpu = False
 
     def wrapped(self, initialize: Callable[..., Any]) -> Callable[..., Any]:
         """Return what stands in for ``torch.distributed.init_process_group``.
@@ -64,7 +68,7 @@ class Joining:
             given.pop("device_id", None)
             backend = str(given.get("backend"))
             if "nccl" in backend:
-                if backend == "nccl" and not self._whole.gpus_per_node:
+                if backend == "nccl" and self.is_on_cpu:
                     raise ValueError(NO_NCCL)
                 given["backend"] = "gloo"
             if os.getpid() == self._pid and self._whole.world_size > 1:
