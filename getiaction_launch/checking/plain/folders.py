@@ -19,7 +19,7 @@ from getiaction_launch.checking.ranks.rank_zero import ranks_of
 from getiaction_launch.checking.source.source import Source
 
 _MAKERS = ("os", "pathlib", "pathlib._local")
-"""Modules that make a directory for whoever calls them."""
+"""Modules that make a directory for their caller."""
 _NUMBERS = re.compile(r"\d+")
 
 
