@@ -9,6 +9,7 @@ from typing import Any
 
 from getiaction_launch.checking.collating import fix_of_batch
 from getiaction_launch.checking.loggers.stand_ins import fix_of_absent
+from getiaction_launch.checking.weights.nan import NanWeightsError
 from getiaction_launch.errors import nearest_first
 
 _FIND_UNUSED = (
@@ -136,7 +137,8 @@ def known_error(
     if _TWICE in what and _calls_backward(error):
         fix = "Remove backward() and step(), which Lightning calls itself; or do all of it yourself"
         return "model.training_step", f"{fix}: self.automatic_optimization = False"
-    return next(((key, fix) for sign, key, fix in _KNOWN if sign in what), None)
+    own = [("", "model", error.fix)] if isinstance(error, NanWeightsError) else []
+    return next(((key, fix) for sign, key, fix in (*own, *_KNOWN) if sign in what), None)
 
 
 def _fix_of_hparams(name: str, error: BaseException) -> str:

@@ -95,6 +95,13 @@ def test_program_is_run_to_its_second_step(checked, tmp_path):
     assert "2 optimizer steps on the CPU, by two ranks" in out
 
 
+def test_more_ranks_than_are_tried_join_as_two(judge):
+    """A program may say itself how many ranks the run has."""
+    code, out, err = judge("--nodes 3 own_rank.py --world-size 3")
+    assert code == 0, out + err
+    assert "2 optimizer steps on the CPU, by two ranks" in out
+
+
 @pytest.mark.parametrize(
     ("before", "what", "fix"),
     [

@@ -37,6 +37,7 @@ class Loop:
     """Counts what a program does, and ends its epochs early once it has trained enough.
 
     Args:
+        begin: Function to call with each optimizer that has made its first step.
         come: Function to call with the optimizer that has made the second step.
         see_later: Function to call at each step from some seconds later.
 
@@ -46,11 +47,16 @@ class Loop:
         cuts: How many epochs were ended early.
     """
 
-    def __init__(self, come: Callable[[Any], None], see_later: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        begin: Callable[[Any], None],
+        come: Callable[[Any], None],
+        see_later: Callable[[], None],
+    ) -> None:
         self.is_enough = False
         self.reading = Reading()
         self.cuts = 0
-        self._come, self._see_later = come, see_later
+        self._begin, self._come, self._see_later = begin, come, see_later
         self._steps: MutableMapping[Any, int] = WeakKeyDictionary()
         self._begun = time.monotonic()
 
@@ -78,7 +84,9 @@ class Loop:
 
     def _note(self, optimizer: Any, *_: object) -> None:  # noqa: ANN401 - one of torch
         self._steps[optimizer] = self._steps.get(optimizer, 0) + 1
-        if not self.is_enough and self._steps[optimizer] == STEPS:
+        if not self.is_enough and self._steps[optimizer] == 1:
+            self._begin(optimizer)
+        elif not self.is_enough and self._steps[optimizer] == STEPS:
             self.is_enough, self._begun = True, time.monotonic()
             self._come(optimizer)
         elif self.is_enough and time.monotonic() - self._begun > _MORE_SECONDS:

@@ -6,7 +6,6 @@ ranks, and may need a file that a check does not write.
 """
 
 import contextlib
-import functools
 import importlib
 import os
 import pickle
@@ -28,9 +27,14 @@ from getiaction_launch.checking.finding import Finding, doubt, ok, refusal, unkn
 from getiaction_launch.checking.frames import own_frames
 from getiaction_launch.checking.lightning_seams import fabric_on_cpu
 from getiaction_launch.checking.plain.again import RESTART, Again, can_resume, of_restart
+from getiaction_launch.checking.plain.devices import of_device
 from getiaction_launch.checking.plain.drift import Drift
+from getiaction_launch.checking.plain.folders import Folders
+from getiaction_launch.checking.plain.inputs import Inputs
+from getiaction_launch.checking.plain.joining import Joining
 from getiaction_launch.checking.plain.loop import STEPS, Loop
 from getiaction_launch.checking.plain.states import compare, state_of
+from getiaction_launch.checking.plain.steps import Steps
 from getiaction_launch.checking.ranks.variables import changed_variables, ranks_of_environment
 from getiaction_launch.checking.source.source import Source, uses_fabric
 from getiaction_launch.plan.plan import Plan, Topology
@@ -74,12 +78,16 @@ class PlainProgram:
         topology = two if whole.world_size > 1 else Topology(1, 1, 0)
         # The trial is as the run if that has no more ranks and no GPU, too.
         self._is_alike = whole.gpus_per_node == 0 and whole.world_size == topology.world_size
+        # A run on this machine may lack them only because it has none.
+        is_chosen = place.has_queue or "--gpus-per-node=0" in plan.own_words
+        self._is_on_cpu = whole.gpus_per_node == 0 and is_chosen
         self._whole, self._is_fabric = whole, uses_fabric(source)
         self._plan = replace(plan, topology=topology)
         self._source, self._place, self._apart = source, place, apart
         self._pair: Pair | None = None
-        self._loop = Loop(self._come, self._leave_later)
-        self._drift = Drift(source)
+        self._loop = Loop(self._begin, self._come, self._leave_later)
+        self._drift, self._inputs, self._steps = Drift(source), Inputs(), Steps(source)
+        self._folders = Folders(source)
         self._again = Again(apart)
         self._own: dict[str, str | None] = {}
         self._is_doubted = False
@@ -109,16 +117,20 @@ class PlainProgram:
         if self._pair is not None:
             self._pair.count_cuts = lambda: self._loop.cuts
             self._pair.watch()
-        self._own = ranks_of_environment()
+        self._own, topology = ranks_of_environment(), self._plan.topology
         sys.argv, sys.path[0] = words, self._plan.working_directory
         distributed = torch.distributed
-        distributed.init_process_group = _on_cpu(distributed.init_process_group)
+        joining = Joining(self._source, self._whole, topology.world_size, self._report)
+        joining.is_on_cpu = self._is_on_cpu
+        distributed.init_process_group = joining.wrapped(distributed.init_process_group)
         with contextlib.ExitStack() as stack:
             if self._is_fabric:
-                stack.enter_context(fabric_on_cpu(self._whole, self._plan.topology, self._refrain))
+                stack.enter_context(fabric_on_cpu(self._whole, topology, self._refrain))
             stack.enter_context(standing_in(0))
             if self._pair is not None:
                 stack.enter_context(self._drift.watched())
+                stack.enter_context(self._inputs.watched())
+                stack.enter_context(self._folders.watched())
             stack.enter_context(self._loop.watched())
             try:
                 run_as_main(self._plan)
@@ -127,12 +139,27 @@ class PlainProgram:
             else:
                 self._end(SystemExit(0), "")
 
+    def _begin(self, optimizer: Any) -> None:  # noqa: ANN401 - an optimizer of torch
+        """Say what is wrong with the first step of an optimizer."""
+        found = self._steps.begin(optimizer)
+        if found and not wishes:
+            self._report(found)
+
+    def _report(self, finding: Finding) -> None:
+        """Report what both ranks have come to; a refusal ends the trial."""
+        if finding.is_refusal:
+            self._end_with(finding)
+        self._send(finding)
+
     def _come(self, optimizer: Any) -> None:  # noqa: ANN401 - an optimizer of torch
         """Say what the second step shows, which the program has just made."""
         changed = next(changed_variables(self._own, self._whole.world_size), None)
         if changed:
             self._send(changed)
             self._leave()
+        hidden = [] if wishes else self._steps.hidden()
+        for each in hidden if self._pair is None or not self._pair.rank else ():
+            self._report(each)
         if self._pair is None:
             self._say_trained("as one rank")
         else:
@@ -144,13 +171,16 @@ class PlainProgram:
         """Compare the two ranks, once both have made the second step."""
         mine = state_of(optimizer, self._loop)
         if pair.rank:
-            pair.note({**mine, "wrapped": self._drift.state()})
+            seen = {"wrapped": self._drift.state(), "trained": self._inputs.state()}
+            pair.note({**mine, **seen, "folders": self._folders.state()})
             return
         theirs = pair.await_note(OTHER_SECONDS)
         found = None
         if theirs and not self._again.is_second:
             found = self._drift.compare(theirs["wrapped"], is_over=False)
             found = found or compare(mine, theirs, self._source)
+            found = found or self._inputs.compare(theirs["trained"], self._source)
+            found = found or self._folders.compare(theirs["folders"])
         if found:
             self._send(found)
             self._is_doubted = True
@@ -165,7 +195,11 @@ class PlainProgram:
 
     def _refrain(self, why: str) -> NoReturn:
         """Leave without having tried it."""
-        self._send(unknown("training", why))
+        self._end_with(unknown("training", why))
+
+    def _end_with(self, finding: Finding) -> NoReturn:
+        """Send what ends the trial, and do not return."""
+        self._send(finding)
         if self._pair is not None and self._pair.rank:
             self._pair.finish({})
         self._leave()
@@ -221,12 +255,11 @@ class PlainProgram:
         found = ending_of(error, str(self._source.path), said, self._place)
         if self._again.is_second:
             return None if wishes else of_restart(error, found)
-        if self._pair is not None and not self._pair.rank:
-            mismatch = mismatch_of(self._apart.scratch)
-            if mismatch is not None:
-                return mismatch
-        if inside := _of_wrapper(error):
-            return inside
+        lacking = of_device(error) if self._is_on_cpu and not wishes else None
+        is_first = self._pair is not None and not self._pair.rank
+        mismatch = mismatch_of(self._apart.scratch) if is_first else None
+        if told := lacking or mismatch or _of_wrapper(error):
+            return told
         judge = self._judged_later if self._loop.is_enough else self._judged
         return judge(error, found)
 
@@ -301,15 +334,3 @@ def _forbid_programs() -> None:
     multiprocessing.util.spawnv_passfds = refuse("start another program")
     memory: Any = importlib.import_module("_posixshmem")
     memory.shm_open = refuse("make shared memory with a name")
-
-
-def _on_cpu(initialize: Callable[..., Any]) -> Callable[..., Any]:
-    """Have a process group use gloo in place of NCCL."""
-
-    @functools.wraps(initialize)
-    def wrapper(backend: str | None = None, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as torch has it
-        options.pop("device_id", None)
-        is_nccl = backend is not None and "nccl" in str(backend)
-        return initialize("gloo" if is_nccl else backend, *arguments, **options)
-
-    return wrapper

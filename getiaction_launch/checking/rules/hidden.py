@@ -8,6 +8,7 @@ from typing import Any
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.classes.sources import own_classes, tree_of
 from getiaction_launch.checking.finding import Finding, doubt, refusal
+from getiaction_launch.checking.weights.hidden import hidden_in
 
 
 def check_hidden_layers(built: Built, trial: Any) -> Iterator[Finding]:  # noqa: ANN401 - Lightning's Trainer
@@ -20,34 +21,10 @@ def check_hidden_layers(built: Built, trial: Any) -> Iterator[Finding]:  # noqa:
     groups = [group for each in trial.optimizers for group in each.param_groups]
     known = {id(weight) for group in groups for weight in group["params"]}
     known |= {id(weight) for weight in built.model.parameters()}
-    for owner in built.model.modules():
-        for name, value in vars(owner).items():
-            layers = list(_layers_in(value)) if not name.startswith("_") else []
-            weights = [weight for layer in layers for weight in layer.parameters()]
-            is_learning = any(weight.grad is not None for weight in weights)
-            if not is_learning or any(id(weight) in known for weight in weights):
-                continue
-            kind, holder = type(owner).__name__, type(value).__name__
-            right = "ModuleDict" if isinstance(value, dict) else "ModuleList"
-            # A network that only judges is often hidden on purpose, alone or in eval mode.
-            is_trained = len(layers) > 1 and all(layer.training for layer in layers)
-            is_sure = is_trained and built.model.automatic_optimization
-            judged = refusal if is_sure else doubt
-            yield judged(
-                "step",
-                name,
-                f"{kind}.{name} is a {holder} with {len(layers)} modules, whose weights are in no "
-                "parameters(): they are not trained, saved, or moved to a GPU.",
-                f"self.{name} = torch.nn.{right}(...)",
-            )
-
-
-def _layers_in(value: object) -> Iterator[Any]:
-    from torch.nn import Module
-
-    if type(value) in (list, tuple, dict):
-        parts = value.values() if isinstance(value, dict) else value
-        yield from (part for part in parts if isinstance(part, Module))  # type: ignore[attr-defined]
+    for each in hidden_in(built.model.modules(), known):
+        is_sure = each.is_trained and built.model.automatic_optimization
+        judged = refusal if is_sure else doubt
+        yield judged("step", each.name, each.what, each.fix)
 
 
 def check_preparation(built: Built) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from getiaction_launch.checking.finding import Finding, ok, refusal, unknown
 from getiaction_launch.checking.ranks.calls import check_calls
 from getiaction_launch.checking.ranks.plain_ddp import check_plain_ddp
 from getiaction_launch.checking.ranks.rank_zero import check_rank_0
+from getiaction_launch.checking.ranks.skipping import check_skipping
 from getiaction_launch.checking.ranks.variables import check_slurm, check_variables
 from getiaction_launch.checking.script.arguments import check_arguments, check_resuming
 from getiaction_launch.checking.script.detached import check_detached, check_wandb
@@ -86,6 +87,7 @@ def _read(source: Source, plan: Plan, place: Place) -> Iterator[Finding]:
         *check_subcommand(source, plan.script[1:]),
         *check_calls(source, plan.topology),
         *check_plain_ddp(source, plan.topology),
+        *check_skipping(source, plan.topology),
         *check_guard(source),
         *check_entry(source),
         *check_detached(source, plan),

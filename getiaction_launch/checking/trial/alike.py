@@ -30,7 +30,8 @@ def seen_by(built: Built, loader: Any) -> dict[str, Any]:  # noqa: ANN401 - a lo
     is_divided = is_divided and sharing(built) > 1
     ignored = getattr(built.model, "_ddp_params_and_buffers_to_ignore", ())
     weights = {
-        name: float(each.detach().double().sum())
+        # As text, since NaN does not equal itself.
+        name: repr(float(each.detach().double().sum()))
         for name, each in built.model.named_parameters()
         if each.requires_grad and name not in ignored
     }
@@ -60,7 +61,8 @@ def compared(built: Built, mine: dict[str, Any], theirs: dict[str, Any]) -> Find
             if theirs["weights"].get(name, value) != value:
                 return _of_weights(built, name, mine["count"])
     if mine["seen"] == theirs["seen"] and len({*mine["seen"]} - {None}) > 1:
-        is_same = mine["losses"] == theirs["losses"] and len({*mine["losses"]} - {None}) > 1
+        losses = [[str(each).lower() for each in one["losses"]] for one in (mine, theirs)]
+        is_same = losses[0] == losses[1] and len({*losses[0]} - {"none"}) > 1
         judged = refusal if is_same and not _talks(built.model) else doubt
         if mine["is_stream"]:
             return _of_stream(built, judged)
