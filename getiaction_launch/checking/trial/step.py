@@ -11,9 +11,11 @@ from typing import Any
 from getiaction_launch.checking.blame import blame
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.classes.sources import has_own
+from getiaction_launch.checking.collating import is_of_loading
 from getiaction_launch.checking.finding import Finding, doubt, ok, unknown
 from getiaction_launch.checking.loading.batches import count_validation, epochs_begun
 from getiaction_launch.checking.loading.loaders import Loaders, RefusedError
+from getiaction_launch.checking.loading.samples import faulty_sample
 from getiaction_launch.checking.rules.afterwards import check_afterwards
 from getiaction_launch.checking.rules.checkpoints import check_steps, compare_weights
 from getiaction_launch.checking.rules.hidden import check_hidden_layers
@@ -47,18 +49,22 @@ class Trial:
         built: What the spec names.
         is_deep: Whether to try a model of any size.
         may_postpone: Whether two ranks will try what this one cannot train alone.
+        reads: Whether to read samples besides those of the batches.
 
     Attributes:
         loaders: The loaders that it trains and validates on.
         postponed: The error of a step, which is reported if two ranks have it, too; None if none.
     """
 
-    def __init__(self, built: Built, *, is_deep: bool, may_postpone: bool = False) -> None:
+    def __init__(
+        self, built: Built, *, is_deep: bool, may_postpone: bool = False, reads: bool = True
+    ) -> None:
         self._built = built
         self._is_deep = is_deep
         self.loaders = Loaders(built)
         self.postponed: Finding | None = None
-        self._may_postpone = may_postpone
+        self._may_postpone, self._reads = may_postpone, reads
+        self._of_samples: list[Finding] = []
         self._begun_batch = self._seconds = 0.0
         self._loss: float | None = None
         self._unused: list[str] = []
@@ -104,14 +110,15 @@ class Trial:
         built = self._built
         if built.data is None:
             return True
-        built.data.trainer = built.trainer
+        data = built.data
+        data.trainer = built.trainer
         obstacle: BaseException | None = None
         try:
-            built.data.prepare_data()
+            data.prepare_data()
         except Exception as error:  # noqa: BLE001 - whatever the user's class raises
             obstacle = error
         try:
-            built.data.setup("fit")
+            data.setup(stage="fit")
         except Exception as error:  # noqa: BLE001 - as above
             self._report(obstacle or error, "data", "data")
             return False
@@ -148,7 +155,12 @@ class Trial:
         try:
             return self._fit_once()
         except Exception as error:
-            self._report(error if self._tried > tried else first, "step", "model")
+            if is_of_loading(error):
+                self.read_samples()
+            if self._of_samples:
+                self._built.send(self._of_samples[0])
+            else:
+                self._report(error if self._tried > tried else first, "step", "model")
             raise RefusedError from error
 
     def forget(self) -> None:
@@ -243,6 +255,12 @@ class Trial:
             # With manual optimization it may be anything.
             self._loss = self._loss if value is None else float(value)
 
+    def read_samples(self) -> None:
+        """Read samples that no batch has had, once, while data is set up and before it is over."""
+        if self._reads and (found := faulty_sample(self._built, self.loaders)):
+            self._of_samples.append(found)
+        self._reads = False
+
     def try_checkpoint(self, trainer: Any) -> None:  # noqa: ANN401 - Lightning's Trainer
         """Write and load a checkpoint, where training has ended and nothing is torn down yet."""
         self._of_checkpoint = list(check_resuming(self._built, trainer, self._content))
@@ -255,7 +273,7 @@ class Trial:
     def _judge(self, trainer: Any) -> Iterator[Finding]:  # noqa: ANN401 - Lightning's Trainer
         built = self._built
         steps = self.loaders.count_steps()
-        found = [*check_optimizers(built, trainer, steps)]
+        found = [*self._of_samples, *check_optimizers(built, trainer, steps)]
         if count_validation(self.loaders.validation) and not has_own(
             built.model, "validation_step"
         ):
@@ -314,6 +332,8 @@ def _guard(trial: Trial) -> Any:  # noqa: ANN401 - Lightning's Callback
             trial.note_loss(outputs)
             # Steps do not count batches where the model steps its optimizers itself, or never.
             is_over = trial.is_over(trainer.current_epoch, index)
+            if is_over:
+                trial.read_samples()
             trainer.should_stop = trainer.should_stop or is_over
 
         def on_before_optimizer_step(self, *_: object) -> None:

@@ -48,6 +48,7 @@ def trial_trainer(
     class Whole(lightning.Trainer):
         max_epochs = property(lambda _: built.trainer.max_epochs)
         max_steps = property(lambda _: built.trainer.max_steps)
+        early_stopping_callbacks = property(lambda _: built.trainer.early_stopping_callbacks)
 
         @property
         def estimated_stepping_batches(self) -> int:

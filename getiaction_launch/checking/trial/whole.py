@@ -30,7 +30,7 @@ def judge(built: Built, *, is_deep: bool, pair: Pair | None = None) -> None:
     """
     try:
         is_pair = pair is not None and can_train_together(built, is_deep=is_deep)
-        trial = Trial(built, is_deep=is_deep, may_postpone=is_pair)
+        trial = Trial(built, is_deep=is_deep, may_postpone=is_pair, reads=not (pair and pair.rank))
         if pair is not None:  # data that rank 0 prepares for the others
             built.trainer.strategy.barrier = lambda *_, **__: pair.lockstep.meet()
         if pair is not None and pair.rank:
