@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from lab import SAMPLES, Data, Net
 from lightning.pytorch import Callback
-from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomSampler
 
 
 class _Rows(Dataset):
@@ -214,3 +214,51 @@ class Unlearning(Net):
     def configure_optimizers(self):
         """Return none."""
         torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Constant(Data):
+    """Divides a column that never changes by its deviation."""
+
+    def __init__(self, least: float = 0.0) -> None:
+        super().__init__()
+        rows = torch.randn(SAMPLES, 4, generator=torch.Generator().manual_seed(0))
+        rows[:, 2] = 1.0
+        self.rows = (rows - rows.mean(0)) / (rows.std(0) + least)
+
+    def train_dataloader(self):
+        """Shuffle."""
+        return DataLoader(TensorDataset(self.rows), batch_size=4, shuffle=True)
+
+
+class Masked(Net):
+    """Averages over samples of which two alone may have none."""
+
+    def training_step(self, batch, batch_idx):
+        """Weigh it by the fourth one and those behind it."""
+        return super().training_step(batch, batch_idx) * batch[0][3:].mean()
+
+
+class Skipping(Net):
+    """Leaves out the steps of a loss that is NaN."""
+
+    def training_step(self, batch, batch_idx):
+        """Return no loss then."""
+        loss = super().training_step(batch, batch_idx)
+        return None if loss.isnan() else loss
+
+
+class Content(Net):
+    """Stops once its loss is small on its own samples."""
+
+    def __init__(self, agrees: bool = False) -> None:
+        super().__init__()
+        self.agrees = agrees
+
+    def training_step(self, batch, batch_idx):
+        """Compare with what is good enough on this rank."""
+        is_done = batch_idx >= 3 + 2 * self.global_rank
+        if self.agrees:
+            is_done = self.trainer.strategy.reduce_boolean_decision(is_done, all=False)
+        if is_done:
+            self.trainer.should_stop = True
+        return super().training_step(batch, batch_idx)

@@ -156,6 +156,7 @@ def check_gradients(
     built: Built,
     loss: float | None,
     unused: Sequence[str],
+    lost: str = "",
 ) -> Iterator[Finding]:
     """Check what the first batch has given.
 
@@ -163,13 +164,20 @@ def check_gradients(
         built: What the spec names.
         loss: The loss of the last batch that has one; None if there is none that is a number.
         unused: Names of the parameters to which it has given no gradient.
+        lost: What was NaN where the run's own batches have made weights NaN; empty otherwise.
     """
     if loss is not None and loss != loss:  # noqa: PLR0124 - only NaN is unequal to itself
-        yield doubt(
+        kind, is_data = type(built.model).__name__, lost.startswith("batch")
+        rest = f", and from then on its weights are NaN{f': {lost} is NaN' * is_data}"
+        fix = f"If {lost} is constant, its std is 0: divide by std.clamp(min=1e-6)"
+        judged = refusal if lost else doubt
+        yield judged(
             "step",
             "model",
-            f"model: the loss of {type(built.model).__name__} is NaN for the first batch.",
-            "Look for NaN in the data, and for a division by zero in training_step",
+            f"model: the loss of {kind} is NaN for the first batch{rest if lost else ''}.",
+            fix
+            if is_data
+            else "Look for NaN in the data, and for a division by zero in training_step",
         )
     if loss is None and built.model.automatic_optimization:
         judged = refusal if _returns_nothing(_tree_of_method(built, "training_step")) else doubt

@@ -57,7 +57,8 @@ def compared(built: Built, mine: dict[str, Any], theirs: dict[str, Any]) -> Find
         return _of_split(built, {*mine["split"]}, {*theirs["split"]})
     if mine["count"] == theirs["count"]:
         for name, value in mine["weights"].items():
-            if theirs["weights"].get(name, value) != value:
+            other = theirs["weights"].get(name, value)
+            if other != value and not (other != other and value != value):  # noqa: PLR0124 - NaN
                 return _of_weights(built, name, mine["count"])
     if mine["seen"] == theirs["seen"] and len({*mine["seen"]} - {None}) > 1:
         is_same = mine["losses"] == theirs["losses"] and len({*mine["losses"]} - {None}) > 1
