@@ -21,6 +21,7 @@ from getiaction_launch.checking.finding import Finding, doubt, refusal
 from getiaction_launch.checking.frames import is_own, own_frames
 from getiaction_launch.checking.loading.batches import TRAINING, epoch_end, sharing
 from getiaction_launch.checking.loading.loaders import Loaders
+from getiaction_launch.checking.loading.small import begin_worker
 from getiaction_launch.checking.script.files import fix_of_file
 
 _SECONDS = 0.3
@@ -41,9 +42,13 @@ def faulty_sample(built: Built, loaders: Loaders) -> Finding | None:
         built: What the spec names.
         loaders: The loaders of the run, which have been asked for.
     """
-    held_out = loaders.validation if _validates(built, loaders) else ()
+    newest = loaders.newest
+    held_out = newest.get("val_dataloader") if _validates(built, loaders) else ()
     groups = held_out if isinstance(held_out, (list, tuple)) else [held_out]
-    limits = [(loaders.training, TRAINING), *((each, "limit_val_batches") for each in groups)]
+    limits = [
+        (newest.get("train_dataloader"), TRAINING),
+        *((each, "limit_val_batches") for each in groups),
+    ]
     ends = [(loader, epoch_end(built, loader, limit)) for loader, limit in limits]
     known = [(loader, end[0]) for loader, end in ends if end]
     if not known:
@@ -92,6 +97,7 @@ class _Samples:
         Args:
             seconds: CPU time that it may take.
         """
+        begin_worker(self._loader)
         begun = time.process_time()
         for count, index in enumerate(_spread(self._number)):
             found = self._judge(index)
