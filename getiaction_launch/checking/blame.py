@@ -11,6 +11,7 @@ from typing import Any
 
 from getiaction_launch.checking.apart.sandbox import wish_of
 from getiaction_launch.checking.built import Place, is_elsewhere, keys_of_classes, values_of
+from getiaction_launch.checking.classes.lacking import of_lacking_part
 from getiaction_launch.checking.collating import is_of_loading
 from getiaction_launch.checking.finding import Finding, doubt, refusal, unknown
 from getiaction_launch.checking.frames import chain_of, is_own, own_frames
@@ -105,16 +106,20 @@ def blame(
             for the cluster's devices.
     """
     chain = chain_of(error)
+    if found := of_lacking_part(chain[-1]):
+        return refusal(check, *found)
     what, fix = words_of(error)
     on_cpu = (spec.get("trainer") or {}).get("accelerator") == "cpu"
     is_certain = is_of_trainer or (on_cpu and bool(_NEEDS_GPU.search(str(chain[-1]))))
     if why := untried(error, chain, default_key, is_certain=is_certain):
         return unknown(check, why)
-    default_key = "data" if any(map(is_of_loading, chain)) else default_key
+    is_loading = any(map(is_of_loading, chain))
+    default_key = "data" if is_loading else default_key
     owner = next(filter(None, (_owner(each, spec) for each in chain)), default_key)
     if known := _of_known(check, what, owner, spec, chain[-1]):
         return known
-    key, value = _mentioned(f"{what} {fix}", owner, spec)
+    # A number that reading a sample has raised is an index or a size, and of no key.
+    key, value = _mentioned(f"{what} {fix}", owner, spec, has_numbers=not is_loading)
     package = package_of(chain[0], f"{what} {fix}")
     lacking = package if package != "torch" else None
     if why := reason_elsewhere(chain, key, value, lacking, place):
@@ -143,7 +148,7 @@ def _of_known(
         first, _, rest = what.partition(". ")
         fix = f"Have it monitor a metric that is logged. {rest.partition('. Condition')[0]}"
         return refusal(check, f"{key}.monitor", f"{key}.monitor={found[1]!r}: {first}.", fix)
-    places = [f"{frame.filename}:{frame.lineno}" for frame in own_frames(error)[-1:]]
+    places = [f"{each.filename}:{each.lineno} ({each.line})" for each in own_frames(error)[-1:]]
     at = "".join(f" at {place}" for place in places)
     if isinstance(error, bdb.BdbQuit):
         what = f"{owner}: it stops at a breakpoint, but a worker has no terminal."
@@ -293,7 +298,9 @@ def _paths(kind: type) -> list[str]:
     return [".".join([*module[:end], kind.__qualname__]) for end in range(1, len(module) + 1)]
 
 
-def _mentioned(text: str, owner: str, spec: Mapping[str, Any]) -> tuple[str, object]:
+def _mentioned(
+    text: str, owner: str, spec: Mapping[str, Any], *, has_numbers: bool
+) -> tuple[str, object]:
     """Return the key below an owner that a text mentions, with its value."""
     if (named := re.match(r"([\w.]+)=", text)) and named[1] in (values := values_of(spec)):
         return named[1], values[named[1]]
@@ -314,7 +321,11 @@ def _mentioned(text: str, owner: str, spec: Mapping[str, Any]) -> tuple[str, obj
             if words in text and key.rpartition(".")[2] in names:
                 return key, value
     tokens = set(re.findall(r"[^\s'\"`,;:()=\[\]]+", _SIZES.sub("", text)))
-    by_value = [key for key, value in below.items() if _is_named(value, tokens, text)]
+    by_value = [
+        key
+        for key, value in below.items()
+        if _is_named(value, tokens, text) and (has_numbers or isinstance(value, str))
+    ]
     return (by_value[0], below[by_value[0]]) if len(by_value) == 1 else (owner, None)
 
 

@@ -35,7 +35,15 @@ def fix_of_batch(error: BaseException, what: str) -> str | None:
     fetching = _fetching(error)
     if fetching is None or "equal size" not in what:
         return None
-    dataset = getattr(fetching.f_locals.get("self"), "dataset", None)
+    return fix_of_sizes(getattr(fetching.f_locals.get("self"), "dataset", None))
+
+
+def fix_of_sizes(dataset: object) -> str:
+    """Return what to do about a dataset whose samples have several sizes.
+
+    Args:
+        dataset: The dataset that a DataLoader has.
+    """
     sizes = "Give all samples one size"
     if (transform := next(_own_transforms(dataset), None)) is not None:
         kind = transform if inspect.isroutine(transform) else type(transform)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from getiaction_launch.checking.collating import fix_of_batch
+from getiaction_launch.checking.frames import own_frames
 from getiaction_launch.checking.loggers.stand_ins import fix_of_absent
-from getiaction_launch.checking.weights.nan import NanWeightsError
 from getiaction_launch.errors import nearest_first
 
 _FIND_UNUSED = (
@@ -86,11 +86,12 @@ _KNOWN = (
 NO_MODULE = re.compile(r"No module named '(\w+)")
 """How Python says that a package is not there."""
 _HPARAMS = re.compile(r"'AttributeDict' object has no attribute '(\w+)'")
+_CLASH = re.compile(r"merging hparams: the keys \[(.*?)\] are present in both")
 _TWICE = "backward through the graph a second time"
 _SHAPES = re.compile(r"mat1 and mat2 shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)")
 _IMAGE = re.compile(r"observation\.\S+ has (shape|dtype) ")
 _TRANSFORMS = "data.image_transforms"
-_CALL = re.compile(r"\.(\w+)\(\) (?:missing \d+ required|takes \d+|got an unexpected keyword)")
+_CALL = re.compile(r"(\w+)\.(\w+)\(\) (?:missing \d+ required|takes \d+|got an unexpected keyword)")
 _RAISES = re.compile(r"/(lightning/pytorch|pytorch_lightning)/(core|loops|trainer)/")
 """Where Lightning looks whether a program does what it asks of one, on every device alike."""
 
@@ -119,10 +120,13 @@ def known_error(
         The key, empty for that of the class that has raised the error, and the fix; None if the
         words of the error are not known.
     """
-    if (called := _CALL.search(what)) and (hook := _hook(called[1], error)):
+    if (called := _CALL.search(what)) and (hook := _hook(called[1], called[2], error)):
         return "", f"Lightning calls it with these arguments: def {hook}"
     hparams = _HPARAMS.search(what)
     fix = fix_of_absent(error) or (hparams and _fix_of_hparams(hparams[1], error))
+    if clash := _CLASH.search(what):
+        fix = "A logger keeps those of both: give both the same values, or write in the datamodule "
+        fix += f"self.save_hyperparameters(ignore=[{clash[1]}])"
     if shapes := _SHAPES.search(what):
         got, takes = shapes.groups()
         fix = f"A layer takes {takes} features and gets {got}: make it nn.Linear({got}, ...)"
@@ -137,8 +141,7 @@ def known_error(
     if _TWICE in what and _calls_backward(error):
         fix = "Remove backward() and step(), which Lightning calls itself; or do all of it yourself"
         return "model.training_step", f"{fix}: self.automatic_optimization = False"
-    own = [("", "model", error.fix)] if isinstance(error, NanWeightsError) else []
-    return next(((key, fix) for sign, key, fix in (*own, *_KNOWN) if sign in what), None)
+    return next(((key, fix) for sign, key, fix in _KNOWN if sign in what), None)
 
 
 def _fix_of_hparams(name: str, error: BaseException) -> str:
@@ -151,14 +154,17 @@ def _fix_of_hparams(name: str, error: BaseException) -> str:
     return near or f"Call self.save_hyperparameters() in __init__, before hparams.{name} is read"
 
 
-def _hook(name: str, error: BaseException) -> str | None:
-    """Return how Lightning calls a method, if it has called it when an error was raised."""
-    if not is_of_lightning(error):
+def _hook(owner: str, name: str, error: BaseException) -> str | None:
+    """Return how Lightning calls a method, if no code of the user's has called it."""
+    if own_frames(error) and not is_of_lightning(error):
         return None
     from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+    values = [value for each in frames for value in each.values()]
+    owners = [each for each in values if owner in {kind.__name__ for kind in type(each).__mro__}]
     for kind in (Callback, LightningModule, LightningDataModule):
-        if hasattr(kind, name):
+        if hasattr(kind, name) and (not owners or isinstance(owners[-1], kind)):
             names = inspect.signature(getattr(kind, name)).parameters
             shown = f"{name}({', '.join(names)})"
             return None if {"args", "kwargs"} & set(names) else shown

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterator
 
 from getiaction_launch.checking.built import Built
-from getiaction_launch.checking.classes.sources import own_classes
+from getiaction_launch.checking.classes.sources import has_own, own_classes
 from getiaction_launch.checking.finding import Finding, doubt
 
 _NEAR = 0.88
@@ -38,3 +38,21 @@ def check_hooks(built: Built) -> Iterator[Finding]:
                     f"{kind.__name__} defines {name}, which Lightning never calls.",
                     f"Rename it: def {near[0]}",
                 )
+
+
+def unused_data(built: Built) -> Iterator[Finding]:
+    """Find validation data for which a model has no step.
+
+    Args:
+        built: What the spec names.
+    """
+    if has_own(built.model, "validation_step"):
+        return
+    kind = type(built.model)
+    near = difflib.get_close_matches("validation_step", vars(kind), 1, 0.6)
+    yield doubt(
+        "data",
+        "model.validation_step",
+        f"{kind.__name__} has no validation_step, so the validation data is never used.",
+        f"Rename {near[0]}: Lightning calls validation_step" if near else "Define validation_step",
+    )

@@ -91,9 +91,9 @@ def _takes_all(loader: Any) -> bool:  # noqa: ANN401 - a loader of any kind
     if not isinstance(loader, DataLoader) or not loader.batch_size:
         return False
     sampler = loader.sampler
-    if isinstance(sampler, RandomSampler):
-        return not sampler.replacement and len(sampler) == len(sampler.data_source)
-    return isinstance(sampler, SequentialSampler)
+    if not isinstance(sampler, (RandomSampler, SequentialSampler)):
+        return False
+    return not getattr(sampler, "replacement", False) and len(sampler) == len(loader.dataset)  # type: ignore[arg-type] # it has a length
 
 
 def epochs_begun(built: Built, batches: int | None) -> int | None:

@@ -32,6 +32,7 @@ class Loaders:
         batches: Number of training batches of an epoch on this rank; None if it is not known.
         samples: Number of samples of a small batch; None for as many as the run has.
         size: Number of samples of a small batch, as it was made; None if it is not known.
+        newest: What each method has returned last, by its name: the objects that were trained on.
         are_whole: Whether all batches are made, with all samples that the run has in them.
         are_loading: Whether the user's own code is making one.
     """
@@ -43,6 +44,7 @@ class Loaders:
         self.batches: int | None = None
         self.samples: int | None = TRIAL_SAMPLES
         self.size: int | None = None
+        self.newest: dict[str, Any] = {}
         self.are_whole = False
         self.are_loading = False
         self._originals: dict[str, Callable[[], Any]] = {}
@@ -78,6 +80,7 @@ class Loaders:
             finally:
                 owner.trainer = trial
             self.are_loading = False
+            self.newest[name] = loader
             if name == "val_dataloader":
                 self.validation = loader
                 if not self.validates():

@@ -59,7 +59,7 @@ def _small(loader: Any, samples: int | None, end_of: Callable[[Any], End]) -> An
     else:
         size, drawn = _ends(*end, loader.batch_size, samples)
     if samples is None:
-        _begin_worker(loader)
+        begin_worker(loader)
     return DataLoader(loader.dataset, size, sampler=drawn, collate_fn=loader.collate_fn)
 
 
@@ -86,11 +86,16 @@ def _alone(loader: Any) -> Any:  # noqa: ANN401 - a DataLoader
     # Not by its attributes, of which it refuses to change some.
     vars(each).update(num_workers=0, timeout=0, prefetch_factor=None, persistent_workers=False)
     vars(each)["_DataLoader__multiprocessing_context"] = None
-    _begin_worker(loader)
+    begin_worker(loader)
     return each
 
 
-def _begin_worker(loader: Any) -> None:  # noqa: ANN401 - a DataLoader
+def begin_worker(loader: Any) -> None:  # noqa: ANN401 - a DataLoader
+    """Have this process read a dataset as the first process of its loader would, if it has any.
+
+    Args:
+        loader: The DataLoader of the run.
+    """
     if loader.num_workers:
         pretend_worker(loader.dataset)
         if loader.worker_init_fn is not None:

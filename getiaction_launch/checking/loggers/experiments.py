@@ -18,6 +18,18 @@ _EXPERIMENTS = {
 }
 """Classes of what a logger's ``experiment`` is on rank 0; of several, the first that is there."""
 
+_DIRECTORIES = {"SummaryWriter": "log_dir", "ExperimentWriter": "log_dir", "Run": "dir"}
+"""The attribute by which an experiment says where it writes, by its class."""
+
+
+def directory_of(kind: type) -> str | None:
+    """Return the attribute by which an experiment says where it writes; None if it has none.
+
+    Args:
+        kind: Class of the experiment.
+    """
+    return _DIRECTORIES.get(kind.__name__)
+
 
 @functools.cache
 def experiment_of(logger: str) -> type | None:

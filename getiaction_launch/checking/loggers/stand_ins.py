@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from getiaction_launch.checking.built import Built
+from getiaction_launch.checking.frames import own_frames
 from getiaction_launch.checking.loggers.experiments import (
+    directory_of,
     experiment_of,
     fix_of_experiment,
     fix_of_logger,
@@ -17,6 +19,10 @@ from getiaction_launch.checking.loggers.experiments import (
 _MISSING = object()
 _ASKS_TYPE = re.compile(r"\btype\(")
 """How a program may see that a stand-in is none of Lightning's loggers."""
+_ON_RANK_0 = (
+    "On each rank but 0, Lightning's logger.experiment has nothing but methods that do nothing: do "
+    "this on rank 0 alone, below: if self.trainer.is_global_zero"
+)
 
 
 class _Nothing:
@@ -49,8 +55,10 @@ class _Nothing:
 class _Experiment(_Nothing):
     """Stands for the experiment of one of Lightning's loggers, and has what that has."""
 
-    def __init__(self, logger: str, kind: type, opened: object) -> None:
+    def __init__(self, logger: str, kind: type, opened: object, directory: str) -> None:
         self.owners, self._opened = (logger, kind), opened
+        name = directory_of(kind)
+        vars(self).update({name: directory} if name else {})
 
     def __getattr__(self, name: str) -> _Nothing:
         _refuse_absent(self, self._opened, self.owners[1], name)
@@ -77,6 +85,8 @@ def fix_of_absent(error: BaseException) -> str | None:
     Args:
         error: An exception of a trial; None is returned for all but those of its loggers.
     """
+    if _takes_method_for_value(error):
+        return _ON_RANK_0
     if not isinstance(error, AttributeError) or "lightning.pytorch" not in sys.modules:
         return None
     from lightning.pytorch.loggers.logger import DummyLogger
@@ -85,12 +95,18 @@ def fix_of_absent(error: BaseException) -> str | None:
         return fix_of_experiment(*error.obj.owners, str(error.name))
     if issubclass(type(error.obj), DummyLogger):
         return fix_of_logger(error.obj.__class__, str(error.name))
-    if error.obj is type(DummyLogger().experiment).nop:
-        return (
-            "On each rank but 0, Lightning's logger.experiment has nothing but methods that do "
-            "nothing: do this on rank 0 alone, below: if self.trainer.is_global_zero"
-        )
-    return None
+    return _ON_RANK_0 if error.obj is type(DummyLogger().experiment).nop else None
+
+
+def _takes_method_for_value(error: BaseException) -> bool:
+    """Whether a line takes for a path, a text or a number what is a method of the stand-in there.
+
+    Lightning's own experiment of other ranks than 0 has a method for each name.
+    """
+    said, calls = str(error), own_frames(error)
+    line = (calls[-1].line or "") if calls else ""
+    is_of_method = isinstance(error, TypeError) and re.search(r"\bmethod\b", said) is not None
+    return is_of_method and ".experiment." in line
 
 
 def _quiet_logger(real: Any, directory: str, is_sure: bool) -> Any:  # noqa: ANN401 - Lightning's
@@ -98,7 +114,7 @@ def _quiet_logger(real: Any, directory: str, is_sure: bool) -> Any:  # noqa: ANN
     from lightning.pytorch.loggers.logger import DummyLogger
 
     kind: Any = type(real)
-    experiment = _experiment_of(real) if is_sure else _Nothing()
+    experiment = _experiment_of(real, directory) if is_sure else _Nothing()
     getter = getattr(inspect.getattr_static(kind, "experiment", None), "fget", None)
     of_rank = rank_zero_experiment if hasattr(getter, "__wrapped__") else _unchanged
 
@@ -123,14 +139,14 @@ def _unchanged(getter: Any) -> Any:  # noqa: ANN401 - a function
     return getter
 
 
-def _experiment_of(real: Any) -> _Nothing:  # noqa: ANN401 - Lightning's
+def _experiment_of(real: Any, directory: str) -> _Nothing:  # noqa: ANN401 - Lightning's
     """Return what stands for the experiment of a logger, as far as that is known."""
     owner = next((each for each in type(real).__mro__ if "experiment" in vars(each)), None)
     if owner is None or not owner.__module__.startswith("lightning."):
         return _Nothing()
     if (kind := experiment_of(owner.__name__)) is None:
         return _Nothing()
-    return _Experiment(type(real).__name__, kind, vars(real).get("_experiment"))
+    return _Experiment(type(real).__name__, kind, vars(real).get("_experiment"), directory)
 
 
 def _refuse_absent(stand_in: object, real: object, kind: type, name: str) -> None:

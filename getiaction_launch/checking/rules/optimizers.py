@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from getiaction_launch.checking.built import Built
-from getiaction_launch.checking.classes.sources import tree_of
+from getiaction_launch.checking.classes.sources import own_classes, tree_of
 from getiaction_launch.checking.finding import Finding, doubt, refusal
+from getiaction_launch.checking.weights.nan import of_loss
 
 _IGNORED = re.compile(
     r"Found unsupported keys in the (?:optimizer configuration|lr scheduler dict): (\{[^}]*\})"
@@ -35,7 +36,8 @@ def check_optimizers(
     """
     rates = [group["lr"] for each in trial.optimizers for group in each.param_groups]
     if not rates:
-        yield doubt(
+        judged = refusal if _forgets_optimizer(built) else doubt
+        yield judged(
             "step",
             "model.configure_optimizers",
             f"{type(built.model).__name__}.configure_optimizers returns no optimizer, so Lightning "
@@ -155,6 +157,7 @@ def check_gradients(
     built: Built,
     loss: float | None,
     unused: Sequence[str],
+    lost: str = "",
 ) -> Iterator[Finding]:
     """Check what the first batch has given.
 
@@ -162,16 +165,12 @@ def check_gradients(
         built: What the spec names.
         loss: The loss of the last batch that has one; None if there is none that is a number.
         unused: Names of the parameters to which it has given no gradient.
+        lost: What was NaN where the run's own batches have made weights NaN; empty otherwise.
     """
     if loss is not None and loss != loss:  # noqa: PLR0124 - only NaN is unequal to itself
-        yield doubt(
-            "step",
-            "model",
-            f"model: the loss of {type(built.model).__name__} is NaN for the first batch.",
-            "Look for NaN in the data, and for a division by zero in training_step",
-        )
+        yield of_loss(built.model, lost)
     if loss is None and built.model.automatic_optimization:
-        judged = refusal if _returns_nothing(type(built.model)) else doubt
+        judged = refusal if _returns_nothing(_tree_of_method(built, "training_step")) else doubt
         yield judged(
             "step",
             "model.training_step",
@@ -189,17 +188,37 @@ def check_gradients(
         )
 
 
-def _returns_nothing(kind: type) -> bool:
-    """Whether no line of ``training_step`` returns anything."""
+def _forgets_optimizer(built: Built) -> bool:
+    """Whether ``configure_optimizers`` makes an optimizer that nobody gets, and nobody steps."""
+    tree = _tree_of_method(built, "configure_optimizers")
+    if not _returns_nothing(tree) or not built.model.automatic_optimization:
+        return False
+    makes = any(isinstance(node, ast.Call) and _is_optimizer(node.func) for node in ast.walk(tree))
+    return makes and not any(".step(" in source for _, _, source in own_classes(built))
+
+
+def _is_optimizer(called: ast.expr) -> bool:
+    """Whether what is called has the name of one of torch's optimizers."""
+    from torch import optim
+
+    kind = getattr(optim, ast.unparse(called).rpartition(".")[2], None)
+    return isinstance(kind, type) and issubclass(kind, optim.Optimizer)
+
+
+def _tree_of_method(built: Built, name: str) -> ast.Module:
+    """Return the syntax tree of a method of the model; an empty one if it is not known."""
     try:
-        tree = tree_of(inspect.getsource(kind.training_step))  # type: ignore[attr-defined]
+        tree = tree_of(inspect.getsource(getattr(type(built.model), name)))
     except (OSError, TypeError):
-        return False
-    if tree is None:
-        return False
+        tree = None
+    return tree or ast.Module([], [])
+
+
+def _returns_nothing(tree: ast.Module) -> bool:
+    """Whether no line of a method returns anything."""
     returned = (node.value for node in ast.walk(tree) if isinstance(node, ast.Return))
-    names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-    return names == {"training_step"} and not any(returned)
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    return len(functions) == 1 and not any(returned)
 
 
 def _is_strict_ddp(trainer: Any) -> bool:  # noqa: ANN401 - Lightning's Trainer

@@ -1,7 +1,6 @@
 """Two small epochs of training and validation on the CPU, with a Trainer that writes nothing."""
 
 import contextlib
-import difflib
 import logging
 import time
 import warnings
@@ -10,10 +9,12 @@ from typing import Any
 
 from getiaction_launch.checking.blame import blame
 from getiaction_launch.checking.built import Built
-from getiaction_launch.checking.classes.sources import has_own
-from getiaction_launch.checking.finding import Finding, doubt, ok, unknown
+from getiaction_launch.checking.classes.hooks import unused_data
+from getiaction_launch.checking.collating import is_of_loading
+from getiaction_launch.checking.finding import Finding, ok, unknown
 from getiaction_launch.checking.loading.batches import count_validation, epochs_begun
 from getiaction_launch.checking.loading.loaders import Loaders, RefusedError
+from getiaction_launch.checking.loading.samples import faulty_sample
 from getiaction_launch.checking.rules.afterwards import check_afterwards
 from getiaction_launch.checking.rules.checkpoints import check_steps, compare_weights
 from getiaction_launch.checking.rules.hidden import check_hidden_layers
@@ -26,6 +27,7 @@ from getiaction_launch.checking.rules.optimizers import (
 )
 from getiaction_launch.checking.rules.resuming import check_resuming
 from getiaction_launch.checking.trial.kept import Kept, bytes_of
+from getiaction_launch.checking.trial.numbers import can_judge, is_lost, nan_in
 from getiaction_launch.checking.trial.shapes import check_shapes, shapes_of
 from getiaction_launch.checking.trial.trainer import TRIAL_BATCHES, TRIAL_EPOCHS, trial_trainer
 from getiaction_launch.errors import counted
@@ -47,20 +49,25 @@ class Trial:
         built: What the spec names.
         is_deep: Whether to try a model of any size.
         may_postpone: Whether two ranks will try what this one cannot train alone.
+        reads: Whether to read samples besides those of the batches.
 
     Attributes:
         loaders: The loaders that it trains and validates on.
         postponed: The error of a step, which is reported if two ranks have it, too; None if none.
     """
 
-    def __init__(self, built: Built, *, is_deep: bool, may_postpone: bool = False) -> None:
+    def __init__(
+        self, built: Built, *, is_deep: bool, may_postpone: bool = False, reads: bool = True
+    ) -> None:
         self._built = built
         self._is_deep = is_deep
         self.loaders = Loaders(built)
         self.postponed: Finding | None = None
-        self._may_postpone = may_postpone
+        self._may_postpone, self._reads = may_postpone, reads
+        self._of_samples: list[Finding] = []
         self._begun_batch = self._seconds = 0.0
         self._loss: float | None = None
+        self._is_lost, self._nan = False, ""
         self._unused: list[str] = []
         self._content: dict[str, Any] = {}
         self._of_checkpoint: list[Finding] = []
@@ -80,7 +87,7 @@ class Trial:
         if not self._set_up():
             return False
         try:
-            trainer = self._fit()
+            trainer = self._again_if_lost(self._fit())
         except RefusedError:
             return False
         except _TooLargeError as error:
@@ -104,14 +111,15 @@ class Trial:
         built = self._built
         if built.data is None:
             return True
-        built.data.trainer = built.trainer
+        data = built.data
+        data.trainer = built.trainer
         obstacle: BaseException | None = None
         try:
-            built.data.prepare_data()
+            data.prepare_data()
         except Exception as error:  # noqa: BLE001 - whatever the user's class raises
             obstacle = error
         try:
-            built.data.setup("fit")
+            data.setup(stage="fit")
         except Exception as error:  # noqa: BLE001 - as above
             self._report(obstacle or error, "data", "data")
             return False
@@ -148,8 +156,23 @@ class Trial:
         try:
             return self._fit_once()
         except Exception as error:
-            self._report(error if self._tried > tried else first, "step", "model")
+            if is_of_loading(error):
+                self.read_samples()
+            if self._of_samples:
+                self._built.send(self._of_samples[0])
+            else:
+                self._report(error if self._tried > tried else first, "step", "model")
             raise RefusedError from error
+
+    def _again_if_lost(self, trainer: Any) -> Any:  # noqa: ANN401 - as above
+        """Try it with the run's own batches, if those of a few samples have made weights NaN."""
+        if not is_lost(self._built.model) or not can_judge(self._built):
+            return trainer
+        self.loaders.are_whole = True
+        self.forget()
+        trainer = self._fit_once()
+        self._is_lost, self.loaders.are_whole = is_lost(self._built.model), False
+        return trainer
 
     def forget(self) -> None:
         """Have the model and the callbacks as they were before the first try."""
@@ -224,13 +247,16 @@ class Trial:
         seconds = time.monotonic() - self._begun
         epochs = epochs_begun(self._built, self.loaders.batches)
         goes_on = (epochs or 1) > 1 and (seconds < _PATIENCE_SECONDS or self._is_deep)
-        return (
-            batch + 1 >= min(TRIAL_BATCHES, self.loaders.batches or TRIAL_BATCHES) and not goes_on
-        )
+        most = min(TRIAL_BATCHES, self.loaders.batches or TRIAL_BATCHES)
+        return batch + 1 >= most and not goes_on
 
     def note_shapes(self) -> None:
         """Remember the shapes of the weights and buffers, as a restart loads them."""
         self._shapes = shapes_of(self._built.model)
+
+    def note_batch(self, batch: object) -> None:
+        """Remember what of a batch is NaN."""
+        self._nan = next(nan_in(batch), "")
 
     def note_loss(self, loss: Any) -> None:  # noqa: ANN401 - what training_step returned
         """Remember the loss of the training batch.
@@ -242,6 +268,12 @@ class Trial:
         with contextlib.suppress(TypeError, ValueError, RuntimeError):
             # With manual optimization it may be anything.
             self._loss = self._loss if value is None else float(value)
+
+    def read_samples(self) -> None:
+        """Read samples that no batch has had, once, while data is set up and before it is over."""
+        if self._reads and (found := faulty_sample(self._built, self.loaders)):
+            self._of_samples.append(found)
+        self._reads = False
 
     def try_checkpoint(self, trainer: Any) -> None:  # noqa: ANN401 - Lightning's Trainer
         """Write and load a checkpoint, where training has ended and nothing is torn down yet."""
@@ -255,12 +287,11 @@ class Trial:
     def _judge(self, trainer: Any) -> Iterator[Finding]:  # noqa: ANN401 - Lightning's Trainer
         built = self._built
         steps = self.loaders.count_steps()
-        found = [*check_optimizers(built, trainer, steps)]
-        if count_validation(self.loaders.validation) and not has_own(
-            built.model, "validation_step"
-        ):
-            found.append(_of_unused_data(built))
-        found += check_gradients(built, self._loss, self._unused)
+        found = [*self._of_samples, *check_optimizers(built, trainer, steps)]
+        if count_validation(self.loaders.validation):
+            found += unused_data(built)
+        lost = (self._nan or "training_step") if self._is_lost else ""
+        found += check_gradients(built, self._loss, self._unused, lost)
         has_schedule = bool(trainer.lr_scheduler_configs)
         found += [*self._of_checkpoint, *check_ignored(self._warned, has_schedule=has_schedule)]
         found += check_hidden_layers(built, trainer)
@@ -273,17 +304,6 @@ class Trial:
         yield from check_monitors(built, trainer, has_validation=self.loaders.validates())
 
 
-def _of_unused_data(built: Built) -> Finding:
-    kind = type(built.model)
-    near = difflib.get_close_matches("validation_step", vars(kind), 1, 0.6)
-    return doubt(
-        "data",
-        "model.validation_step",
-        f"{kind.__name__} has no validation_step, so the validation data is never used.",
-        f"Rename {near[0]}: Lightning calls validation_step" if near else "Define validation_step",
-    )
-
-
 def _guard(trial: Trial) -> Any:  # noqa: ANN401 - Lightning's Callback
     """Return a callback that looks at the model before it is trained, and at its loss."""
     from lightning.pytorch import Callback
@@ -293,7 +313,8 @@ def _guard(trial: Trial) -> Any:  # noqa: ANN401 - Lightning's Callback
             trial.check_size()
             trial.note_shapes()
 
-        def on_train_batch_start(self, *_: object) -> None:
+        def on_train_batch_start(self, *arguments: Any) -> None:  # noqa: ANN401 - as Lightning has it
+            trial.note_batch(arguments[2])
             trial.time_batch(is_over=False)
 
         def on_validation_batch_start(self, *_: object) -> None:
@@ -314,6 +335,8 @@ def _guard(trial: Trial) -> Any:  # noqa: ANN401 - Lightning's Callback
             trial.note_loss(outputs)
             # Steps do not count batches where the model steps its optimizers itself, or never.
             is_over = trial.is_over(trainer.current_epoch, index)
+            if is_over:
+                trial.read_samples()
             trainer.should_stop = trainer.should_stop or is_over
 
         def on_before_optimizer_step(self, *_: object) -> None:

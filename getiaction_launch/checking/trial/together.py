@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from getiaction_launch.checking.apart.pair import TWO, Pair
 from getiaction_launch.checking.blame import blame
 from getiaction_launch.checking.built import Built
-from getiaction_launch.checking.finding import Finding, ok, unknown
+from getiaction_launch.checking.finding import Finding, ok, refusal, unknown
 from getiaction_launch.checking.loading.batches import epochs_begun, hash_of
 from getiaction_launch.checking.trial.alike import compared, of_counts, seen_by
 from getiaction_launch.checking.trial.kept import MOST_BYTES, bytes_of
@@ -26,6 +26,8 @@ _MORE_SECONDS = 0.5
 """CPU time that whole epochs may take, after as many batches as are tried in any case."""
 _MOST_SECONDS = 5
 """How long they may take in all."""
+_NOTE_SECONDS = 1
+"""How long to wait for what rank 1 says of its decision to stop."""
 _LONGEST = 300
 _OF_GLOO = ("gloo", "nccl", "backend", "timed out")
 
@@ -119,7 +121,8 @@ class _Together:
         self._seen: list[str | None] = []
         self._losses: list[float | None] = []
         self._begun = 0.0, 0.0
-        pair.explain = lambda: trial.postponed or self._uneven()
+        self._stop: dict[str, Any] = {}
+        pair.explain = lambda: trial.postponed or self._uneven() or self._stopped()
         pair.count_cuts = self._count_cuts
 
     def train(self) -> dict[str, Any]:
@@ -135,6 +138,7 @@ class _Together:
                 loaders.count_steps,
                 self._counting(),
                 is_one_of_two=True,
+                note_stop=self._note_stop,
                 most_batches=min(limits),
             )
         )
@@ -228,8 +232,34 @@ class _Together:
         lengths, counts = self._pair.lockstep.lengths, self._pair.lockstep.uneven(is_still=is_still)
         if counts is None:
             return None
+        if not self._pair.rank and (stopped := self._stopped()):
+            return stopped
         is_known = all(lengths)
         return of_counts(self._built, *(lengths if is_known else counts), is_open=not is_known)
+
+    def _note_stop(self, place: str) -> None:
+        if not self._stop:
+            self._stop = {"batch": self._count, "place": place}
+            if self._pair.rank:
+                self._pair.note(self._stop)
+
+    def _stopped(self) -> Finding | None:
+        """Return the refusal of a rank that has left its epoch by a decision of its own."""
+        stops = [self._stop, self._pair.await_note(_NOTE_SECONDS) or {}]
+        batches = [stop.get("batch", float("inf")) for stop in stops]
+        if batches[0] == batches[1]:
+            return None
+        first = batches.index(min(batches))
+        place = stops[first]["place"]
+        return refusal(
+            "ranks",
+            "should_stop",
+            f"{place}: rank {first} has set should_stop after {batches[first]} batches and the "
+            "other one has not, which waits for its gradients forever.",
+            "Decide on all ranks alike, in on_train_batch_end or at the end of an epoch: "
+            "self.trainer.should_stop = "
+            "self.trainer.strategy.reduce_boolean_decision(is_done, all=False)",
+        )
 
     def _count_cuts(self) -> int:
         is_cut = self._trial.loaders.are_whole and self._pair.lockstep.is_last(self._count)

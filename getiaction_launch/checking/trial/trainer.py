@@ -4,10 +4,13 @@ Whatever the user's classes ask of it, such as the number of steps for a schedul
 run's own Trainer would.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
+from getiaction_launch.checking.apart.where import shown
 from getiaction_launch.checking.built import Built
+from getiaction_launch.checking.frames import is_own
 from getiaction_launch.checking.lightning_seams import ddp_options
 from getiaction_launch.checking.loggers.stand_ins import quiet_loggers
 
@@ -32,6 +35,7 @@ def trial_trainer(
     callback: Any,  # noqa: ANN401 - Lightning's
     *,
     is_one_of_two: bool = False,
+    note_stop: Callable[[str], object] = str,
     most_batches: int = TRIAL_BATCHES,
 ) -> Any:  # noqa: ANN401 - as above
     """Return a Trainer for two epochs of a few batches of training and of validation.
@@ -41,6 +45,7 @@ def trial_trainer(
         steps: Function that returns the optimizer steps of the whole run; None if unknown.
         callback: A callback that takes part besides those of the spec.
         is_one_of_two: Whether it trains with another rank, in a process group of two.
+        note_stop: Function to call with the line of the user's that has training end.
         most_batches: Most batches of training, and of validation, in an epoch.
     """
     import lightning.pytorch as lightning
@@ -48,6 +53,18 @@ def trial_trainer(
     class Whole(lightning.Trainer):
         max_epochs = property(lambda _: built.trainer.max_epochs)
         max_steps = property(lambda _: built.trainer.max_steps)
+        early_stopping_callbacks = property(lambda _: built.trainer.early_stopping_callbacks)
+
+        @property
+        def should_stop(self) -> bool:
+            return bool(vars(self).get("_is_over"))
+
+        @should_stop.setter
+        def should_stop(self, value: bool) -> None:
+            vars(self)["_is_over"] = value
+            setter = sys._getframe(1)  # noqa: SLF001 - nothing has been raised
+            if value and is_own(setter.f_code.co_filename):
+                note_stop(shown((setter.f_code.co_filename, setter.f_lineno)))
 
         @property
         def estimated_stepping_batches(self) -> int:

@@ -10,7 +10,6 @@ from getiaction_launch.checking.classes.finders import check_finders
 from getiaction_launch.checking.classes.hooks import check_hooks
 from getiaction_launch.checking.classes.sampling import check_sampling
 from getiaction_launch.checking.classes.skipping import check_skipping
-from getiaction_launch.checking.classes.sources import own_classes
 from getiaction_launch.checking.classes.splits import check_splits
 from getiaction_launch.checking.finding import Finding, ok, unknown
 from getiaction_launch.checking.rules.checkpoints import check_checkpoints
@@ -21,7 +20,6 @@ from getiaction_launch.checking.rules.ownership import check_owners
 from getiaction_launch.checking.trial.losses import noting_shapes
 from getiaction_launch.checking.trial.step import Trial
 from getiaction_launch.checking.trial.together import can_train_together, follow, lead
-from getiaction_launch.checking.weights.nan import refuse_nan
 
 
 def judge(built: Built, *, is_deep: bool, pair: Pair | None = None) -> None:
@@ -34,10 +32,9 @@ def judge(built: Built, *, is_deep: bool, pair: Pair | None = None) -> None:
     """
     try:
         is_pair = pair is not None and can_train_together(built, is_deep=is_deep)
-        trial = Trial(built, is_deep=is_deep, may_postpone=is_pair)
+        trial = Trial(built, is_deep=is_deep, may_postpone=is_pair, reads=not (pair and pair.rank))
         if pair is not None:  # data that rank 0 prepares for the others
             built.trainer.strategy.barrier = lambda *_, **__: pair.lockstep.meet()
-        refuse_nan(built.model, (source for *_, source in own_classes(built)))
         if pair is not None and pair.rank:
             follow(built, trial, pair, is_tried=is_pair)
         built.send(ok("model", type(built.model).__name__))

@@ -3,26 +3,14 @@
 import re
 from collections.abc import Iterable
 from typing import Any
-from weakref import WeakSet
+
+from getiaction_launch.checking.finding import Finding, doubt, refusal
 
 _JUDGES = re.compile(r"is_?nan|is_?finite|is_?inf", re.IGNORECASE)
 """How source says that it looks for NaN, and may put back what was there before."""
 _DIVISORS = re.compile(r"(std|scale|sigma|var|range|span|norm)\w*$")
 """How the names of what is divided by end."""
 _FIX = "Look for NaN in the data, and for a division by zero, as in (x - mean) / (std + 1e-6)"
-
-
-class NanWeightsError(ValueError):
-    """The weights are NaN after the first step of an optimizer.
-
-    Args:
-        what: What is wrong, as a sentence.
-        fix: What to do about it.
-    """
-
-    def __init__(self, what: str, fix: str) -> None:
-        super().__init__(what)
-        self.fix = fix
 
 
 def looks_for_nan(text: str) -> bool:
@@ -62,24 +50,19 @@ def reason(models: Iterable[Any]) -> tuple[str, str]:
     return "", _FIX
 
 
-def refuse_nan(model: Any, texts: Iterable[str]) -> None:  # noqa: ANN401 - a LightningModule
-    """Have the first step of each optimizer raise an error from now on, if it leads to NaN.
+def of_loss(model: Any, lost: str) -> Finding:  # noqa: ANN401 - a LightningModule
+    """Return what is wrong with a loss of NaN: a doubt, unless weights are NaN from then on.
 
     Args:
-        model: The model that is trained.
-        texts: The source of what takes part; what looks for NaN may mend what it finds.
+        model: The model that was trained.
+        lost: What was NaN where batches of the run's own size have made weights NaN, such as
+            ``batch[0]``; empty otherwise.
     """
-    from torch.optim.optimizer import register_optimizer_step_post_hook
-
-    if any(map(looks_for_nan, texts)):
-        return
-    seen: WeakSet[Any] = WeakSet()
-
-    def look(optimizer: Any, *_: object) -> None:  # noqa: ANN401 - one of torch
-        if optimizer not in seen and has_nan(optimizer):
-            why, fix = reason([model])
-            what = f"the weights of {type(model).__name__} are NaN after the first optimizer step"
-            raise NanWeightsError(f"{what}{why}.", fix)
-        seen.add(optimizer)
-
-    register_optimizer_step_post_hook(look)
+    said = f"model: the loss of {type(model).__name__} is NaN for the first batch"
+    if not lost:
+        return doubt("step", "model", f"{said}.", _FIX)
+    why, fix = reason([model])
+    if lost.startswith("batch"):
+        why = f": {lost} is NaN"
+        fix = f"If {lost} is constant, its std is 0: divide by std.clamp(min=1e-6)"
+    return refusal("step", "model", f"{said}, and from then on its weights are NaN{why}.", fix)
