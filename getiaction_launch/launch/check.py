@@ -9,6 +9,7 @@ from getiaction_launch.checking.addresses import check_addresses
 from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.environment import check_environment
 from getiaction_launch.checking.finding import Finding, Report, ok, refusal_of, unknown
+from getiaction_launch.checking.site import check_site
 from getiaction_launch.errors import LaunchError, counted
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.sharding import check_sharding
@@ -35,6 +36,7 @@ def inspect(plan: Plan, backend: Backend, *, is_deep: bool = False) -> Report:
     if not any(finding.is_refusal for finding in findings):
         findings.append(_of_offers(plan, backend))
     place = Place.of(backend, plan.env_vars)
+    findings += check_site(plan, place)
     if plan.arguments:
         from getiaction_launch.checking.spec import check_spec  # slow to import, as all below
 
