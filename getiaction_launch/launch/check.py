@@ -9,7 +9,6 @@ from getiaction_launch.checking.addresses import check_addresses
 from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.environment import check_environment
 from getiaction_launch.checking.finding import Finding, Report, ok, refusal_of, unknown
-from getiaction_launch.checking.site import check_site
 from getiaction_launch.errors import LaunchError, counted
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.plan.sharding import check_sharding
@@ -35,10 +34,12 @@ def inspect(plan: Plan, backend: Backend, *, is_deep: bool = False) -> Report:
     findings = list(_of_place(plan, backend))
     if not any(finding.is_refusal for finding in findings):
         findings.append(_of_offers(plan, backend))
+    from getiaction_launch.checking.site import check_site  # slow to import, as all below
+
     place = Place.of(backend, plan.env_vars)
     findings += check_site(plan, place)
     if plan.arguments:
-        from getiaction_launch.checking.spec import check_spec  # slow to import, as all below
+        from getiaction_launch.checking.spec import check_spec
 
         report = check_spec(plan, place, is_deep=is_deep)
         return Report([*report.findings, *findings], report.spec)

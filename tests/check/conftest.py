@@ -100,6 +100,7 @@ case "$words" in
   sbatch*constraint=warp*) echo "Invalid feature specification" >&2; exit 1 ;;
   sbatch*nodelist=n99*) echo "Invalid node name specified" >&2; exit 1 ;;
   sbatch*h100*|sbatch*921600M*) echo "Requested node configuration is not available" >&2; exit 1 ;;
+  sbatch*reservation*) echo "Requested reservation is invalid" >&2; exit 1 ;;
   sbatch*bogus*) echo "unrecognized option '--bogus=1'" >&2; exit 1 ;;
 esac
 """

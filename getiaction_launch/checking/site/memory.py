@@ -1,17 +1,16 @@
 """Memory that is too little for the imports of the workers: usually gigabytes without their G."""
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from getiaction_launch.backends.flag import read_megabytes
-from getiaction_launch.backends.slurm.command import call
+from getiaction_launch.backends.slurm.command import configured
 from getiaction_launch.backends.slurm.options import spell
 from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, doubt, refusal
 from getiaction_launch.checking.site.programs import imports_torch
-from getiaction_launch.errors import LaunchError, counted
+from getiaction_launch.errors import counted
 from getiaction_launch.plan.plan import Plan, Topology
 
 LEAST_MB = 130
@@ -94,9 +93,6 @@ def _parts(option: str, topology: Topology, settings: Mapping[str, Any]) -> int:
 
 def _is_enforced() -> bool:
     """Return whether SLURM ends what takes more memory; some sites let it only count."""
-    try:
-        config = call("scontrol", "show", "config")
-    except LaunchError:
-        return True
-    kills = re.search(r"ConstrainRAMSpace\s*=\s*yes|OverMemoryKill", config)
-    return kills is not None or "TaskPlugin" not in config
+    kills = configured("ConstrainRAMSpace") == "yes"
+    kills |= "OverMemoryKill" in (configured("JobAcctGatherParams") or "")
+    return kills or configured("TaskPlugin") is None  # it does not say
