@@ -14,7 +14,7 @@ def refuse_cut_value(before: Sequence[str], word: str, rest: Sequence[str]) -> N
 
     Args:
         before: The words before it.
-        word: A word that is no flag, nor the value of one.
+        word: A word that stands alone, or begins with a dash.
         rest: The words behind it.
 
     Raises:
