@@ -150,6 +150,16 @@ def read_megabytes(text: str) -> int:
     return max(1, round(number * _MEMORY_MB[match[2]])) if number else 0
 
 
+def write_megabytes(size_mb: int) -> str:
+    """Write a size as one types it for :func:`read_megabytes`, in whole gigabytes if it has them.
+
+    Args:
+        size_mb: The size in megabytes.
+    """
+    gigabytes, rest = divmod(size_mb, 1024)
+    return f"{gigabytes}G" if gigabytes and not rest else str(size_mb)
+
+
 def read_minutes(text: str) -> int:
     """Read a time as sbatch does: ``MM``, ``MM:SS``, ``HH:MM:SS``, ``D-HH``, ``D-HH:MM[:SS]``.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from getiaction_launch.backends.backend import Backend, record_of
+from getiaction_launch.backends.backend import LOCAL, Backend, record_of
 from getiaction_launch.checking.finding import Finding
 from getiaction_launch.checking.source.source import Source
 from getiaction_launch.plan.plan import Plan
@@ -29,12 +29,14 @@ class Place:
         settings: Settings of the backend by name.
         env_vars: Environment variables that the workers get.
         copied: Directory whose code is copied for the run; None if none is.
+        is_here: Whether all workers run on this machine.
     """
 
     has_queue: bool
     settings: Mapping[str, Any]
     env_vars: Mapping[str, str]
     copied: Path | None = None
+    is_here: bool = False
 
     @classmethod
     def of(cls, backend: Backend, env_vars: Mapping[str, str]) -> "Place":
@@ -44,7 +46,9 @@ class Place:
             backend: The backend that would start it.
             env_vars: Environment variables that the workers get.
         """
-        return cls(backend.has_queue, record_of(backend).init_args, env_vars)
+        record = record_of(backend)
+        is_here = record.class_path == LOCAL or record.init_args.get("address") == "local"
+        return cls(backend.has_queue, record.init_args, env_vars, is_here=is_here)
 
     @property
     def time_limit_minutes(self) -> float | None:

@@ -34,9 +34,12 @@ def inspect(plan: Plan, backend: Backend, *, is_deep: bool = False) -> Report:
     findings = list(_of_place(plan, backend))
     if not any(finding.is_refusal for finding in findings):
         findings.append(_of_offers(plan, backend))
+    from getiaction_launch.checking.site import check_site  # slow to import, as all below
+
     place = Place.of(backend, plan.env_vars)
+    findings += check_site(plan, place)
     if plan.arguments:
-        from getiaction_launch.checking.spec import check_spec  # slow to import, as all below
+        from getiaction_launch.checking.spec import check_spec
 
         report = check_spec(plan, place, is_deep=is_deep)
         return Report([*report.findings, *findings], report.spec)

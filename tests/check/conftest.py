@@ -50,8 +50,14 @@ CONFIGS = {
     "elsewhere.yaml": "env_vars: {PYTHONPATH: /shared/lib}",
     "shell_paths.yaml": "env_vars: {LD_LIBRARY_PATH: $HOME/lib}",
     "home_paths.yaml": "env_vars: {PYTHONPATH: ~/lib}",
+    "far_link.yaml": "env_vars: {GLOO_SOCKET_IFNAME: nowhere0}",
     "one_gpu.yaml": "env_vars: {CUDA_VISIBLE_DEVICES: '0'}",
     "all_gpus.yaml": "env_vars: {CUDA_VISIBLE_DEVICES: '0,1', PATH: /opt/bin:/usr/bin}",
+}
+LOCAL = "backend: {class_path: getiaction_launch.backends.local.LocalBackend}\n"
+HERE_CONFIGS = {
+    "no_link.yaml": "env_vars: {GLOO_SOCKET_IFNAME: 'lo,nowhere0'}",
+    "link.yaml": "env_vars: {GLOO_SOCKET_IFNAME: lo, NCCL_SOCKET_IFNAME: nowhere0}",
 }
 SETTINGS = {
     "hours.yaml": "time_limit_minutes: 2 hours",
@@ -60,6 +66,23 @@ SETTINGS = {
     "dashes.yaml": "sbatch: {--reservation: icra}",
     "bucket_jobs.yaml": "job_dir: s3://lab/jobs",
     "sources.yaml": "python: source ~/venv/bin/activate",
+    "no_python.yaml": "python: ~/nowhere/bin/python",
+    "no_program.yaml": "python: ./lab.py",
+    "no_image.yaml": "python: apptainer exec ./nowhere.sif python",
+    "far_python.yaml": "python: /on_workers_only/bin/python",
+    "no_env.yaml": "setup: [set -euo pipefail, source ~/nowhere/bin/activate]",
+    "lax_env.yaml": "setup: [source ~/nowhere/bin/activate]",
+    "no_modules.yaml": "setup: [set -e, ulimit -n 4096, 'module load cuda/12.6']",
+    "no_conda.yaml": "setup: [set -o errexit, conda activate act]",
+    "lax_modules.yaml": "setup: [module load cuda/12.6]",
+    "unclosed.yaml": "setup: ['echo \"begins', 'if true; then']",
+    "makes_env.yaml": "setup: [set -e, python3 -m venv ~/new, source ~/new/bin/activate]",
+    "perhaps_env.yaml": "setup: [set -e, '[ ! -e ~/new ] || source ~/new/a', 'source ~/new/b']",
+    "sourced.yaml": "setup: [set -e, source ./modules.sh, module load cuda, conda activate act]",
+    "loaded.yaml": "setup: [set -e, export PATH=/on_workers:$PATH, module load a, source activate]",
+    "of_node.yaml": "setup: [set -e, source $SCRATCH/bin/activate, nvidia-smi], python: python3",
+    "moved.yaml": "setup: [set -e, cd /on_workers, source env/activate], python: env/python",
+    "blocks.yaml": "setup: [set -e, 'for x in a b; do', '  export $x=1', 'done', 'ls !(b)']",
 }
 WORDS = {"NET": ["net.yaml"], "ACT": ["act.yaml"], "SLURM": ["--cluster", "./site.yaml"]}
 FAKE_SLURM = """#!/bin/sh
@@ -77,6 +100,7 @@ case "$words" in
   sbatch*constraint=warp*) echo "Invalid feature specification" >&2; exit 1 ;;
   sbatch*nodelist=n99*) echo "Invalid node name specified" >&2; exit 1 ;;
   sbatch*h100*|sbatch*921600M*) echo "Requested node configuration is not available" >&2; exit 1 ;;
+  sbatch*reservation*) echo "Requested reservation is invalid" >&2; exit 1 ;;
   sbatch*bogus*) echo "unrecognized option '--bogus=1'" >&2; exit 1 ;;
 esac
 """
@@ -99,6 +123,8 @@ def place(tmp_path_factory):
     (place / "beside.yaml").write_text(beside)
     for name, text in CONFIGS.items():
         (place / name).write_text(f"{SITE}{text}\n")
+    for name, text in HERE_CONFIGS.items():
+        (place / name).write_text(f"{LOCAL}{text}\n")
     for name, setting in SETTINGS.items():
         (place / name).write_text(SITE.replace("poll_seconds: 1", setting))
     (place / "bin").mkdir()
@@ -110,6 +136,7 @@ def place(tmp_path_factory):
     for name, text in yaml.safe_load((HERE / "scripts.yaml").read_text()).items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_text(text)
+    (place / "modules.sh").write_text("module() { :; }\n")
     (place / "junk.ckpt").write_bytes(b"junk")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(place)

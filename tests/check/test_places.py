@@ -14,6 +14,7 @@ from getiaction_launch.checking.apart.process import Apart
 from getiaction_launch.checking.built import Place, is_elsewhere
 from getiaction_launch.checking.ranks.trainer import check_trainer
 from getiaction_launch.checking.script.imports import check_imports
+from getiaction_launch.checking.site.interfaces import _fits_nccl
 from getiaction_launch.plan.plan import Topology
 
 
@@ -31,6 +32,32 @@ from getiaction_launch.plan.plan import Topology
 def test_environment_of_the_workers_is_told_by_its_setting(settings, key):
     """Then a package that is missing here may be there."""
     assert Place(has_queue=True, settings=settings, env_vars={}).other_environment == key
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"),
+    [
+        ("", True),
+        ("eth", True),
+        ("ib0,eth0", True),
+        ("=eth0:1024,ib0", True),
+        ("^ib", True),
+        ("^=ib0", True),
+        ("ib", False),
+        ("=eth", False),
+    ],
+)
+def test_names_of_interfaces_mean_what_nccl_reads(value, fits):
+    """Beginnings of names, whole names behind =, and those to leave out behind ^."""
+    assert _fits_nccl(value, ["lo", "eth0", "eth1"]) is fits
+
+
+def test_interface_that_the_shell_has_exported_is_refused(judge, monkeypatch):
+    """Workers of this machine get the variables of the shell."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nowhere0")
+    code, _, err = judge("NET --nodes 2")
+    assert code == 2
+    assert "unset GLOO_SOCKET_IFNAME" in err
 
 
 def test_path_below_a_mount_or_a_disk_of_each_machine_may_be_elsewhere(tmp_path):

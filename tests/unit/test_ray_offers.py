@@ -38,6 +38,30 @@ def test_more_than_there_is_is_refused_by_its_flag(bundle, num_nodes, may_share,
     assert re.search(words, f"{refused.value.what} {refused.value.fix}", re.DOTALL)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, None),
+        ({"entrypoint_num_cpus": 4, "entrypoint_memory": 8 * GIB}, None),
+        ({"entrypoint_num_gpus": 0, "entrypoint_label_selector": {"a": "b"}}, None),
+        ({"entrypoint_resources": {"node:10.0.0.1": 0.1}}, None),
+        ({"entrypoint_num_gpus": 1}, "--ray entrypoint_num_gpus=1 asks for 1 GPU.*has any.*Leave"),
+        ({"entrypoint_num_cpus": 5}, "--ray entrypoint_num_cpus=5 .*more than 4"),
+        ({"entrypoint_resources": {"a100": 1}}, "a100.*has any"),
+        ({"entrypoint_num_cpus": 1, "entrypoint_resources": {"node:__internal_head__": 1}}, "all"),
+    ],
+)
+def test_driver_that_no_node_has_room_for_is_refused(options, words):
+    """Its job would be pending for ever, whatever the nodes of the run ask for."""
+    nodes = [HEAD, NODE, NODE]
+    if words is None:
+        offers.compare_entrypoint(nodes, options)
+        return
+    with pytest.raises(CheckError) as refused:
+        offers.compare_entrypoint(nodes, options)
+    assert re.search(words, f"{refused.value.what} {refused.value.fix}", re.DOTALL)
+
+
 def test_all_nodes_of_a_large_cluster_are_asked_for(monkeypatch):
     """Ray would leave out those beyond the hundredth, and the room that they have."""
     report = {"autoscalerReport": {"nodeTypeMapping": {"10.0.0.1": "node_0a"}}}

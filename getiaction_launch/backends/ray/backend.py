@@ -21,13 +21,14 @@ from getiaction_launch.backends.backend import RAY, Backend, Job, former_jobs, r
 from getiaction_launch.backends.queue import start_jobs
 from getiaction_launch.backends.ray.client import connect, ray_errors, submitted_to
 from getiaction_launch.backends.ray.job import PrivateRayJob, RayJob
-from getiaction_launch.backends.ray.offers import compare, read_nodes
+from getiaction_launch.backends.ray.offers import compare, compare_entrypoint, read_nodes
 from getiaction_launch.backends.ray.options import (
     check_job_options,
     check_runtime_env,
     refuse_job_settings,
 )
 from getiaction_launch.backends.ray.settings import RaySettings
+from getiaction_launch.backends.ray.shipping.package import check_packages
 from getiaction_launch.errors import (
     CheckError,
     ClusterConfigError,
@@ -161,6 +162,7 @@ class RayBackend(RaySettings):
         else:
             check_runtime_env(self.runtime_env)
             check_job_options(self.ray)
+            check_packages(self.job_runtime_env, is_private=False)
             connect(self.address)
 
     def _check_private(self, plan: Plan) -> None:
@@ -173,6 +175,7 @@ class RayBackend(RaySettings):
                 "Leave python out of the cluster config.",
             )
         check_runtime_env(self.runtime_env)
+        check_packages(self.job_runtime_env, is_private=True)
         machine = {**self.private_resources(plan), "GPU": len(visible_gpus())}
         asked = {name: each for name, each in self.bundle(plan).items() if name in machine}
         compare([machine], asked, plan.topology.num_nodes, may_share=True)
@@ -215,6 +218,7 @@ class RayBackend(RaySettings):
         if nodes:
             num_nodes = plan.topology.num_nodes
             compare(nodes, self.bundle(plan), num_nodes, may_share=self.may_share)
+            compare_entrypoint(nodes, self.ray)
         return f"{counted(len(nodes), 'node')} of Ray" if nodes else ""
 
     def describe(self, plan: Plan) -> list[str]:

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from getiaction_launch.backends.flag import from_environment, variables_of
 from getiaction_launch.backends.ray.settings import RaySettings
-from getiaction_launch.errors import CheckError, RecordError, RefusedError, UnreachableError
+from getiaction_launch.errors import (
+    CheckError,
+    RecordError,
+    RefusedError,
+    UnreachableError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -41,6 +47,7 @@ def connect(address: str | None) -> "JobSubmissionClient":
 
     Raises:
         CheckError: If no cluster is named, and none runs on this machine.
+        UsageError: If the address of a dashboard has no ``http://``.
         UnreachableError: If the named cluster does not answer, or has no address of Ray's.
     """
     address = address or from_environment(RaySettings, "address") or HERE
@@ -120,16 +127,25 @@ def limited(question: Callable[[], T], address: str) -> T:
 
 @functools.cache
 def _connect(address: str) -> "JobSubmissionClient":
-    url = urllib.parse.urlsplit(address)
+    url = urllib.parse.urlsplit(address if "://" in address else f"//{address}")
+    host = url.netloc.rpartition("@")[2].rpartition(":")[0] or "HEAD"
     try:
         if url.hostname and url.port:
             # Beware: if the host is off, Ray's client waits until the kernel gives up.
             socket.create_connection((url.hostname, url.port), CONNECT_SECONDS).close()
+        if url.port and not url.scheme and _is_dashboard(f"http://{address}"):
+            raise UsageError(  # noqa: TRY301 - Ray would wait there for another service
+                f"--address {address} is that of a dashboard, and without http:// Ray takes it for "
+                "that of its other services.",
+                f"--address http://{address}",
+            )
         # Ray prefers these variables to the address that is passed.
         with _hidden(variables_of(RaySettings, "address")):
             from ray.job_submission import JobSubmissionClient
 
             return JobSubmissionClient(address)
+    except UsageError:
+        raise
     except Exception as error:
         if address == HERE:
             raise CheckError(
@@ -140,8 +156,17 @@ def _connect(address: str) -> "JobSubmissionClient":
             ) from error
         raise UnreachableError(
             f"the Ray cluster at {address} does not answer: {_last_line(error)}",
-            "Give the address of its dashboard: --address http://HEAD:8265",
+            f"Give the address of its dashboard: --address http://{host}:8265",
         ) from error
+
+
+def _is_dashboard(url: str) -> bool:
+    import requests  # slow to import
+
+    with contextlib.suppress(requests.RequestException, ValueError):
+        said = requests.get(f"{url}/api/version", timeout=CONNECT_SECONDS).json()
+        return isinstance(said, dict) and "ray_version" in said
+    return False
 
 
 @contextlib.contextmanager

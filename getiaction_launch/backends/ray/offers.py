@@ -1,6 +1,8 @@
 """What a Ray cluster has, compared with what a run asks for, before its job waits for ever."""
 
+import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,11 @@ _MOST_NODES = 10_000
 _OF_NO_TYPE = re.compile(r"node_[0-9a-f]+")
 """How Ray calls nodes that were started by hand, and not by an autoscaler."""
 _UNIT = {"memory": 1 << 20}
+_ENTRYPOINT = {
+    "CPU": "entrypoint_num_cpus",
+    "GPU": "entrypoint_num_gpus",
+    "memory": "entrypoint_memory",
+}
 _FLAGS = {"CPU": "-c", "GPU": "--gpus-per-node", "memory": "--mem"}
 
 
@@ -84,6 +91,43 @@ def compare(
             f"--nodes {num_nodes}: this cluster has room for {counted(room, 'node')} with {each} "
             "each, even when nothing else runs there.",
             f"--nodes {room}" if room else "Ask for less on each node: -c, --gpus-per-node, --mem",
+        )
+
+
+def compare_entrypoint(nodes: Sequence[Mapping[str, float]], options: Mapping[str, Any]) -> None:
+    """Check that one node of a cluster of a fixed size has what the run's driver asks for.
+
+    Args:
+        nodes: The resources of each node of the cluster.
+        options: The options of ``--ray``, of which those of the entrypoint count.
+
+    Raises:
+        CheckError: If the driver would wait for ever; names the option and what there is.
+    """
+    named = options.get("entrypoint_resources") or {}
+    asked = {
+        f"entrypoint_resources={json.dumps({name: amount})}": (name, amount)
+        for name, amount in named.items()
+    }
+    for name, option in _ENTRYPOINT.items():
+        if options.get(option):
+            asked[f"{option}={options[option]:g}"] = (name, options[option])
+    for words, (name, amount) in asked.items():
+        most = max(node.get(name, 0) for node in nodes)
+        if amount > most:
+            has = f"more than {most:g}" if most > 0 else "any"
+            raise CheckError(
+                f"--ray {shlex.quote(words)} asks for {amount:g} {name} for the run's driver, and "
+                f"no node of this cluster has {has}.",
+                "Leave it out: the driver only starts the workers, and needs none by default",
+            )
+    if not any(
+        all(node.get(name, 0) >= amount for name, amount in asked.values()) for node in nodes
+    ):
+        raise CheckError(
+            f"--ray {' --ray '.join(map(shlex.quote, asked))}: no node of this cluster has all of "
+            "that for the run's driver.",
+            "Leave out one of them: the driver only starts the workers, and needs none by default",
         )
 
 

@@ -37,6 +37,8 @@ _FIXES = {
     "generic resource": "Name a type that nodes have: --gpus-per-node TYPE:N   (sinfo --format=%G)",
     "cpu count": "Ask for fewer CPUs: -c N   (sinfo --format='%P %c')",
     "node count": "Ask for fewer nodes: --nodes N   (sinfo --format='%P %D')",
+    "reservation": "Name one that you may use: --sbatch reservation=NAME   (sinfo --reservation)",
+    "license": "Name licenses that there are: --sbatch licenses=NAME   (scontrol show licenses)",
     "partition": "Name another partition: -p PARTITION   (sinfo --format='%P %a %l')",
     "feature": "Name a feature that nodes have: -C FEATURE   (sinfo --format=%f)",
 }

@@ -1,5 +1,6 @@
 """A look at something in a copy of this process, which changes nothing in this one."""
 
+import contextlib
 import json
 import os
 import select
@@ -27,7 +28,7 @@ def look_aside(look: Callable[[], Finding | None], limit_seconds: float) -> Find
         limit_seconds: How long the copy may take.
     """
     receiver, sender = os.pipe()
-    parent_pid = os.getpid()
+    parent_pid, offsets = os.getpid(), _offsets()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads
         pid = os.fork()
@@ -50,4 +51,17 @@ def look_aside(look: Callable[[], Finding | None], limit_seconds: float) -> Find
         content += chunk
     os.close(receiver)
     os.waitpid(pid, 0)
+    for descriptor, offset in offsets.items():
+        os.lseek(descriptor, offset, os.SEEK_SET)
     return Finding(**json.loads(content)) if content else None
+
+
+def _offsets() -> dict[int, int]:
+    """Return where this process is in each of its open files: a copy moves on in the same ones."""
+    offsets, names = {}, list[str]()
+    with contextlib.suppress(OSError):
+        names = os.listdir("/dev/fd")  # noqa: PTH208 - numbers, and no paths
+    for number in map(int, names):
+        with contextlib.suppress(OSError):  # a pipe, or that of the list
+            offsets[number] = os.lseek(number, 0, os.SEEK_CUR)
+    return offsets

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from getiaction_launch.cli.typed.cut import refuse_cut_value
 from getiaction_launch.errors import UsageError
 from getiaction_launch.plan.spec import SECTIONS
 
@@ -57,6 +58,7 @@ def split_tokens(
         elif word == RESUME_ARGS and rest:
             own.append(f"{word}={rest.pop(0)}")  # argparse takes "--resume=true" for a flag
         else:
+            refuse_cut_value(tokens[: len(tokens) - len(rest) - 1], word, rest)
             own.append(word)
             if word in value_flags and rest:
                 own.append(rest.pop(0))

@@ -1,0 +1,1 @@
+"""What Ray copies from the machine of the user to its nodes."""
