@@ -49,6 +49,8 @@ _CERTAIN = (
     *(FileNotFoundError, FileExistsError),
 )
 """What does not depend on how many ranks there are, nor on a GPU."""
+_READS = re.compile(r"\b(load\w*|open|read\w*)\(")
+"""How a line reads a file."""
 _PICKLE = re.compile(r"can't pickle|cannot pickle", re.IGNORECASE)
 _OF_THE_LAUNCH = re.compile(
     r"world|rank|distributed|torchrun|nproc|cuda|gpu|nccl|device|slurm|process group", re.IGNORECASE
@@ -280,8 +282,9 @@ class PlainProgram:
         line = "".join(frame.line or "" for frame in own_frames(error)[-1:])
         is_certain = isinstance(error, _CERTAIN) or bool(_PICKLE.search(str(error)))
         is_of_launch = bool(_OF_THE_LAUNCH.search(f"{error} {line}"))
-        # Rank 0 may write what rank 1 has not found, and be the first one in the run.
-        is_race = isinstance(error, FileNotFoundError) and bool(self._pair and self._pair.rank)
+        # Rank 0 may write what rank 1 has not found or not whole, and be the first one in the run.
+        is_of_file = isinstance(error, FileNotFoundError) or bool(_READS.search(line))
+        is_race = is_of_file and bool(self._pair and self._pair.rank)
         if (self._is_alike and not is_race) or (
             is_certain
             and not is_race
