@@ -51,7 +51,8 @@ from getiaction_launch.system.mpi import without_mpi
 from getiaction_launch.system.orphans import RUN_VARIABLE, TOKEN_VARIABLE, kill_processes_of
 from getiaction_launch.system.stop import StopRequest
 
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.2
+"""A signal and the end of a worker end the sleep; each look takes CPU from the workers."""
 FAILURE_GRACE_SECONDS = 5
 Workers = list["subprocess.Popen[bytes]"]
 
