@@ -145,7 +145,7 @@ REJECTED = "rejected by SLURM: allocation failure: "
         ("-p short -t 31 -q normal", 3, f"--time 31: {SHORT}"),
         ("--nodes 5", 3, f"--nodes 5: {MAIN}"),
         ("-C warp", 4, f"-C warp: {REJECTED}Invalid feature specification"),
-        ("--mem 900G", 4, f"--mem 921600: {REJECTED}Requested node configuration"),
+        ("--mem 900G", 4, f"--mem 900G: {REJECTED}Requested node configuration"),
         ("--mem 900G", 4, "There are: nodes have 4 CPUs 16000 MB gpu:2"),
         ("-w n99", 4, "There are: nodes n1, n2, n3, n4"),
         ("--gpus-per-node 3", 4, f"--gpus-per-node 3: {REJECTED}Requested node config"),
