@@ -61,7 +61,7 @@ class Heart:
         Args:
             exit_code: What the process is about to end with.
         """
-        self.beat("finished", Pause.LONG)
+        self.beat("finished", Pause.UNKNOWN)
         if self._memory:
             self._memory.note_end(exit_code)
 

@@ -176,10 +176,9 @@ class Beats:
 
     def is_hung_at_exit(self, rank: int) -> bool:
         """Return whether a worker's process has not ended long after its program."""
-        pulse = self.pulses[rank]
-        limit = pulse.limit_seconds(self.stalls)
-        is_late = limit is not None and pulse.silent_seconds > limit
-        return is_late and self.exit_code(rank) is not None
+        minutes = self.stalls.limit_minutes
+        limit = FLOOR_SECONDS[Pause.LONG] if minutes is None else minutes * 60
+        return self.exit_code(rank) is not None and self.pulses[rank].silent_seconds > limit
 
     def look(self, alive: Iterable[int]) -> bool:
         """Read the beats, and write the record if a second has passed; whether it has.
