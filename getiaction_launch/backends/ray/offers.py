@@ -1,12 +1,12 @@
 """What a Ray cluster has, compared with what a run asks for, before its job waits for ever."""
 
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from getiaction_launch.errors import CheckError, counted, nearest_first
+from getiaction_launch.storage.strict_json import dumps
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -106,7 +106,7 @@ def compare_entrypoint(nodes: Sequence[Mapping[str, float]], options: Mapping[st
     """
     named = options.get("entrypoint_resources") or {}
     asked = {
-        f"entrypoint_resources={json.dumps({name: amount})}": (name, amount)
+        f"entrypoint_resources={dumps({name: amount})}": (name, amount)
         for name, amount in named.items()
     }
     for name, option in _ENTRYPOINT.items():

@@ -1,7 +1,6 @@
 """How large the directories are that Ray copies to its nodes, and how large they may be."""
 
 import contextlib
-import json
 import logging
 import os
 import shlex
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from getiaction_launch.errors import CheckError
+from getiaction_launch.storage.strict_json import dumps
 
 _MB = 1_000_000
 _ENOUGH = 20
@@ -50,7 +50,7 @@ def _check(key: str, place: Path, excludes: list[str], *, is_private: bool) -> N
     if sizes.total() <= limit:
         return
     (largest, size), *_ = sizes.most_common(1)
-    excluded = json.dumps({"excludes": [*excludes, f"/{largest}"]})
+    excluded = dumps({"excludes": [*excludes, f"/{largest}"]})
     shown = "--working-dir" if key == "working_dir" else "py_modules:"
     raise CheckError(
         f"{shown} {place}: Ray would copy {_in_mb(sizes.total())} to its nodes, and takes "
