@@ -9,7 +9,12 @@ import re
 from collections.abc import Iterator
 
 from getiaction_launch.checking.built import Built
-from getiaction_launch.checking.classes.sources import sources_of, tree_of
+from getiaction_launch.checking.classes.sources import (
+    own_attribute,
+    own_attributes,
+    sources_of,
+    tree_of,
+)
 from getiaction_launch.checking.finding import Finding, doubt
 
 _KEEPERS = {"state_dict", "on_save_checkpoint", "get_extra_state"}
@@ -60,32 +65,22 @@ def _fix(owner: object, built: Built, name: str) -> str:
     return f'def state_dict(self): return {{"{name}": self.{name}}}, and load_state_dict, {also}'
 
 
-def _own(node: ast.AST) -> str:
-    """Return the name of an attribute of ``self``; nothing of any other expression."""
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-        return node.attr if node.value.id == "self" else ""
-    return ""
-
-
-def _own_in(node: ast.AST) -> set[str]:
-    return {name for each in ast.walk(node) if (name := _own(each))}
-
-
 def _set(node: ast.AST) -> set[str]:
     """Return the attributes of ``self`` that an assignment sets."""
-    return set(map(_own, node.targets)) - {""} if isinstance(node, ast.Assign) else set()
+    return set(map(own_attribute, node.targets)) - {""} if isinstance(node, ast.Assign) else set()
 
 
 def _counted(method: ast.FunctionDef) -> Iterator[str]:
     """Yield the attributes that a method sets by what they were, or only if they were something."""
     for node in ast.walk(method):
         if isinstance(node, ast.AugAssign):
-            yield _own(node.target)
+            yield own_attribute(node.target)
         elif isinstance(node, ast.Assign):
-            yield from _set(node) & _own_in(node.value)
+            yield from _set(node).intersection(own_attributes(node.value))
         elif isinstance(node, ast.If):
             inside = (each for part in node.body for each in ast.walk(part))
-            yield from _own_in(node.test) & {name for each in inside for name in _set(each)}
+            stored = {name for each in inside for name in _set(each)}
+            yield from stored.intersection(own_attributes(node.test))
 
 
 def _reset(method: ast.FunctionDef) -> Iterator[str]:
@@ -109,7 +104,7 @@ class _Uses(ast.NodeVisitor):
 
     def visit_Assign(self, node: ast.Assign) -> None:
         if own := _set(node):
-            self.found |= _own_in(node.value) - own
+            self.found |= {*own_attributes(node.value)} - own
         elif all(isinstance(target, ast.Name) for target in node.targets):
             before, self.found = self.found, set()
             self.visit(node.value)
@@ -120,13 +115,13 @@ class _Uses(ast.NodeVisitor):
             self.generic_visit(node)
 
     def visit_AugAssign(self, node: ast.AugAssign) -> None:
-        name = _own(node.target)
-        self.found |= _own_in(node.value) - {name}
+        name = own_attribute(node.target)
+        self.found |= {*own_attributes(node.value)} - {name}
         if not name:
             self.generic_visit(node)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
-        self.found |= {_own(node)}
+        self.found |= {own_attribute(node)}
         self.generic_visit(node)
 
     def visit_Name(self, node: ast.Name) -> None:

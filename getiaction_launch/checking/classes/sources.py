@@ -46,6 +46,29 @@ def tree_of(source: str) -> ast.Module | None:
         return None
 
 
+def own_attribute(node: ast.AST) -> str:
+    """Return the name of an attribute of ``self``; nothing of any other expression.
+
+    Args:
+        node: A node of a method.
+    """
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return node.attr if node.value.id == "self" else ""
+    return ""
+
+
+def own_attributes(node: ast.AST, use: type[ast.expr_context] = ast.expr_context) -> Iterator[str]:
+    """Yield the names of the attributes of ``self`` in a piece of a method.
+
+    Args:
+        node: A method, or a part of it.
+        use: Whether those that are set or those that are read; all of them by default.
+    """
+    for each in ast.walk(node):
+        if (name := own_attribute(each)) and isinstance(getattr(each, "ctx", None), use):
+            yield name
+
+
 def own_classes(built: Built) -> Iterator[tuple[type, str, str]]:
     """Yield the classes of the user's own, with their keys and their source.
 

@@ -16,6 +16,7 @@ from getiaction_launch.checking.apart.where import shown
 from getiaction_launch.checking.finding import Finding, doubt
 from getiaction_launch.checking.frames import is_own
 from getiaction_launch.checking.ranks.rank_zero import ranks_of
+from getiaction_launch.checking.replacing import replacing
 from getiaction_launch.checking.source.source import Source
 
 _MAKERS = ("os", "pathlib", "pathlib._local")
@@ -47,11 +48,8 @@ class Folders:
                 place = shown((frame.f_code.co_filename, frame.f_lineno))
                 self._made[place] = str(Path(path).absolute())
 
-        os.mkdir = making
-        try:
+        with replacing(os, mkdir=making):
             yield
-        finally:
-            os.mkdir = make
 
     def state(self) -> dict[str, str]:
         """Return the newest directory that each line has made."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from getiaction_launch.checking.built import Built
-from getiaction_launch.checking.classes.sources import own_classes, tree_of
+from getiaction_launch.checking.classes.sources import own_attributes, own_classes, tree_of
 from getiaction_launch.checking.finding import Finding, doubt, refusal
 from getiaction_launch.checking.weights.hidden import hidden_in
 
@@ -47,9 +47,9 @@ def check_preparation(built: Built) -> Iterator[Finding]:
         methods = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
         inside = [node for node in methods if node.name == "prepare_data"]
         outside = [node for node in methods if node.name != "prepare_data"]
-        kept = {name for node in inside for name in _attributes(node, ast.Store)}
-        read = {name for node in outside for name in _attributes(node, ast.Load)}
-        also = {name for node in outside for name in _attributes(node, ast.Store)}
+        kept = {name for node in inside for name in own_attributes(node, ast.Store)}
+        read = {name for node in outside for name in own_attributes(node, ast.Load)}
+        also = {name for node in outside for name in own_attributes(node, ast.Store)}
         for name in sorted(kept & read - also):
             is_asked_for = f'"{name}"' in whole or f"'{name}'" in whole  # as by hasattr
             is_set_below = len(re.findall(rf"self\.{name}(?::[^=\n]+)?\s*=(?!=)", sources)) > 1
@@ -64,14 +64,6 @@ def check_preparation(built: Built) -> Iterator[Finding]:
                 "do not have it.",
                 f"Set self.{name} in setup, which every worker calls; prepare_data only downloads",
             )
-
-
-def _attributes(node: ast.AST, use: type[ast.expr_context]) -> Iterator[str]:
-    """Yield the names of the attributes of ``self`` that a method sets or reads."""
-    for each in ast.walk(node):
-        is_used = isinstance(each, ast.Attribute) and isinstance(each.ctx, use)
-        if is_used and isinstance(each.value, ast.Name) and each.value.id == "self":  # type: ignore[attr-defined]
-            yield each.attr  # type: ignore[attr-defined]
 
 
 def _is_set_elsewhere(built: Built, name: str) -> bool:

@@ -5,12 +5,12 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _OTHER_OPERATORS = re.compile(r"(?!;$)[();<>|&]+")
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)\+?=.*", re.DOTALL)
 _AT_LINE = re.compile(r"line (\d+): (.*)")
-SECONDS = 10
+_SECONDS = 10
 
 
 def syntax_error(lines: Sequence[str]) -> str:
@@ -22,29 +22,42 @@ def syntax_error(lines: Sequence[str]) -> str:
     Returns:
         Bash's own words with the line that they are about; empty if there is nothing, or no bash.
     """
-    bash = shutil.which("bash")
-    if bash is None:
-        return ""
     text = "\n".join(lines)
     # Lines may allow themselves the patterns of extglob, which -n does not see.
-    words = [bash, "-O", "extglob", "-n"]
-    try:
-        done = subprocess.run(
-            words,
-            input=text,
-            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired, UnicodeError):
-        return ""
-    found = _AT_LINE.search(done.stderr) if done.returncode else None
+    plain = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
+    done = ask_bash(("-O", "extglob", "-n"), plain, text)
+    found = _AT_LINE.search(done.stderr) if done and done.returncode else None
     if found is None:
         return ""
     line = [*text.split("\n"), ""][min(int(found[1]) - 1, text.count("\n") + 1)]
     return f"{found[2]} ({line.strip()})" if line.strip() else found[2]
+
+
+def ask_bash(
+    words: Sequence[str], variables: Mapping[str, str], text: str = ""
+) -> "subprocess.CompletedProcess[str] | None":
+    """Have bash judge something without running it; None if there is no bash, or no answer.
+
+    Args:
+        words: The arguments of bash.
+        variables: Its environment.
+        text: What it reads.
+    """
+    bash = shutil.which("bash")
+    if bash is None:
+        return None
+    try:
+        return subprocess.run(
+            [bash, *words],
+            input=text,
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired, UnicodeError):
+        return None
 
 
 def plain_commands(lines: Sequence[str]) -> tuple[list[list[str]], bool]:

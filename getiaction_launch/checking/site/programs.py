@@ -1,10 +1,12 @@
 """Whether workers surely import torch."""
 
-import re
+import ast
+import contextlib
 
+from getiaction_launch.checking.source.source import Names
 from getiaction_launch.plan.plan import Plan
 
-_TORCH = re.compile(r"^\s*(import|from)\s+(torch|lightning|pytorch_lightning)\b", re.MULTILINE)
+_WITH_TORCH = {"torch", "lightning", "pytorch_lightning"}
 
 
 def imports_torch(plan: Plan) -> bool:
@@ -15,8 +17,7 @@ def imports_torch(plan: Plan) -> bool:
     """
     if plan.arguments:
         return True
-    try:
-        text = plan.script_path.read_text(encoding="utf-8") if plan.script_path else ""
-    except (OSError, UnicodeError):
-        return False
-    return _TORCH.search(text) is not None
+    with contextlib.suppress(OSError, SyntaxError, ValueError):
+        if plan.script_path:
+            return bool(Names(ast.parse(plan.script_path.read_bytes())).modules & _WITH_TORCH)
+    return False

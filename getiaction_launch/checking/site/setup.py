@@ -3,8 +3,7 @@
 import os
 import shlex
 import shutil
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, doubt, refusal
 from getiaction_launch.checking.site.files import Files
 from getiaction_launch.checking.site.lines import (
-    SECONDS,
+    ask_bash,
     plain_commands,
     split_assignments,
     syntax_error,
@@ -215,25 +214,9 @@ class _Reading:
 
         None if that is not known, as the job gets other variables than this shell has.
         """
-        bash = shutil.which("bash")
         with sbatch_environment((), self.plan.forward_env_vars):
             variables = dict(os.environ)
-        if bash is None or self.has_login or "SBATCH_GET_USER_ENV" in variables:
+        if self.has_login or "SBATCH_GET_USER_ENV" in variables:
             return None
-        return _type_of(bash, word, variables)
-
-
-def _type_of(bash: str, word: str, variables: Mapping[str, str]) -> str | None:
-    try:
-        done = subprocess.run(
-            [bash, "-c", 'type -t -- "$1"', "bash", word],
-            env=variables,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired, UnicodeError):
-        return None
-    return done.stdout.strip()
+        done = ask_bash(("-c", 'type -t -- "$1"', "bash", word), variables)
+        return done.stdout.strip() if done else None

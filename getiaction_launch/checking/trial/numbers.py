@@ -5,6 +5,7 @@ from typing import Any
 
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.trial.kept import MOST_BYTES, bytes_of
+from getiaction_launch.checking.weights.nan import any_nan
 
 
 def is_lost(model: Any) -> bool:  # noqa: ANN401 - a LightningModule
@@ -13,7 +14,7 @@ def is_lost(model: Any) -> bool:  # noqa: ANN401 - a LightningModule
     Args:
         model: The model that has trained.
     """
-    return any(bool(each.isnan().any()) for each in _weights(model))
+    return any_nan(_weights(model))
 
 
 def can_judge(built: Built) -> bool:

@@ -33,7 +33,16 @@ def has_nan(optimizer: Any) -> bool:  # noqa: ANN401 - one of torch
 
     weights = (each for group in optimizer.param_groups for each in group["params"])
     plain = (each for each in weights if type(each) in (Tensor, Parameter) and not each.is_sparse)
-    return any(each.grad is not None and bool(each.detach().isnan().any()) for each in plain)
+    return any_nan(each for each in plain if each.grad is not None)
+
+
+def any_nan(weights: Iterable[Any]) -> bool:
+    """Return whether one of some tensors has a NaN.
+
+    Args:
+        weights: The tensors, each of which has values.
+    """
+    return any(bool(each.detach().isnan().any()) for each in weights)
 
 
 def reason(models: Iterable[Any]) -> tuple[str, str]:
