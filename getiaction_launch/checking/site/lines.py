@@ -40,8 +40,8 @@ def ask_bash(
 
     Args:
         words: The arguments of bash.
-        variables: Its environment.
-        text: What it reads.
+        variables: The environment that bash gets.
+        text: What it reads as a script.
     """
     bash = shutil.which("bash")
     if bash is None:
