@@ -109,7 +109,7 @@ def blame(
     if found := of_lacking_part(chain[-1]):
         return refusal(check, *found)
     what, fix = words_of(error)
-    on_cpu = (spec.get("trainer") or {}).get("accelerator") == "cpu"
+    on_cpu = place.lacks_gpus or (spec.get("trainer") or {}).get("accelerator") == "cpu"
     is_certain = is_of_trainer or (on_cpu and bool(_NEEDS_GPU.search(str(chain[-1]))))
     if why := untried(error, chain, default_key, is_certain=is_certain):
         return unknown(check, why)

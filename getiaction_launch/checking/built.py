@@ -30,6 +30,7 @@ class Place:
         env_vars: Environment variables that the workers get.
         copied: Directory whose code is copied for the run; None if none is.
         is_here: Whether all workers run on this machine.
+        lacks_gpus: Whether the run surely has no GPUs, wherever it is.
     """
 
     has_queue: bool
@@ -37,6 +38,7 @@ class Place:
     env_vars: Mapping[str, str]
     copied: Path | None = None
     is_here: bool = False
+    lacks_gpus: bool = False
 
     @classmethod
     def of(cls, backend: Backend, env_vars: Mapping[str, str]) -> "Place":

@@ -1,6 +1,8 @@
 """Classes with samples that few batches have, and callers of what a Trainer may not have."""
 
 import os
+import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -47,9 +49,10 @@ class _Open(Dataset):
     """Reads an open file, in which it is where it has read last."""
 
     def __init__(self) -> None:
-        with Path("rows.bin").open("wb") as file:
-            file.write(torch.arange(float(SAMPLES)).repeat_interleave(4).numpy().tobytes())
-        self.file, self.at = os.open("rows.bin", os.O_RDONLY), 0
+        self.rows = tempfile.TemporaryFile()  # noqa: SIM115 - it stays open
+        self.rows.write(torch.arange(float(SAMPLES)).repeat_interleave(4).numpy().tobytes())
+        self.rows.seek(0)
+        self.file, self.at = self.rows.fileno(), 0
 
     def __len__(self):
         return SAMPLES
@@ -77,6 +80,28 @@ class Open(Data):
         return DataLoader(self.rows, batch_size=4)
 
     val_dataloader = train_dataloader
+
+
+class Preparing(Data):
+    """Takes a while to prepare what all ranks read, and must not be disturbed."""
+
+    def __init__(self, times: int, per_node: bool = True) -> None:
+        super().__init__()
+        self.times, self.prepare_data_per_node = times, per_node
+
+    def prepare_data(self):
+        """Write it."""
+        with Path("busy").open("x"):
+            time.sleep(0.2)
+            with Path("prepared.txt").open("a") as file:
+                file.write("x")
+        Path("busy").unlink()
+
+    def setup(self, stage):
+        """Read it."""
+        del stage
+        if not 1 <= len(Path("prepared.txt").read_text()) <= self.times:
+            raise ValueError("prepared too often")
 
 
 class Holes(Data):

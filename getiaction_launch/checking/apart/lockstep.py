@@ -1,11 +1,12 @@
 """Where two ranks of a trial are in their epochs, which each knows of the other."""
 
+import contextlib
 import mmap
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-_LAST, _BEGUN, _TRAINED, _ENDED, _LENGTH, _MEETINGS, _GONE = 0, 1, 3, 5, 7, 9, 11
+_LAST, _BEGUN, _TRAINED, _ENDED, _LENGTH, _MEETINGS, _GONE, _DONE = 0, 1, 3, 5, 7, 9, 11, 13
 _BYTES = 8
 _MARGIN = 2
 """Batches that a rank may begin while the last one is chosen."""
@@ -24,7 +25,7 @@ class Lockstep:
 
     def __init__(self) -> None:
         self.rank = 0
-        self._memory = mmap.mmap(-1, 13 * _BYTES)
+        self._memory = mmap.mmap(-1, 14 * _BYTES)
         self._is_alone = False
 
     def leave(self) -> None:
@@ -36,6 +37,16 @@ class Lockstep:
         meetings = self._read(_MEETINGS + self.rank) + 1
         self._write(_MEETINGS + self.rank, meetings)
         self._wait(lambda: self._read(_MEETINGS + 1 - self.rank) >= meetings)
+
+    @contextlib.contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Let rank 0 do something first, once, and rank 1 as soon as that is done."""
+        while self.rank and not self._read(_DONE):
+            time.sleep(_PAUSE_SECONDS)  # however long it takes: this rank ends with the other one
+        try:
+            yield
+        finally:
+            self._write(_DONE, 1)
 
     def begin_batch(self, batch: int) -> None:
         """Begin a batch of the first epoch, as soon as the other rank does, unless it has ended.

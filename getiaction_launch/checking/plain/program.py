@@ -80,9 +80,6 @@ class PlainProgram:
         topology = two if whole.world_size > 1 else Topology(1, 1, 0)
         # The trial is as the run if that has no more ranks and no GPU, too.
         self._is_alike = whole.gpus_per_node == 0 and whole.world_size == topology.world_size
-        # A run on this machine may lack them only because it has none.
-        is_chosen = place.has_queue or "--gpus-per-node=0" in plan.own_words
-        self._is_on_cpu = whole.gpus_per_node == 0 and is_chosen
         self._whole, self._is_fabric = whole, uses_fabric(source)
         self._plan = replace(plan, topology=topology)
         self._source, self._place, self._apart = source, place, apart
@@ -123,7 +120,7 @@ class PlainProgram:
         sys.argv, sys.path[0] = words, self._plan.working_directory
         distributed = torch.distributed
         joining = Joining(self._source, self._whole, topology.world_size, self._report)
-        joining.is_on_cpu = self._is_on_cpu
+        joining.is_on_cpu = self._place.lacks_gpus
         distributed.init_process_group = joining.wrapped(distributed.init_process_group)
         with contextlib.ExitStack() as stack:
             if self._is_fabric:
@@ -257,7 +254,7 @@ class PlainProgram:
         found = ending_of(error, str(self._source.path), said, self._place)
         if self._again.is_second:
             return None if wishes else of_restart(error, found)
-        lacking = of_device(error) if self._is_on_cpu and not wishes else None
+        lacking = of_device(error) if self._place.lacks_gpus and not wishes else None
         is_first = self._pair is not None and not self._pair.rank
         mismatch = mismatch_of(self._apart.scratch) if is_first else None
         if told := lacking or mismatch or _of_wrapper(error):

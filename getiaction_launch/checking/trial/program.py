@@ -27,6 +27,7 @@ from getiaction_launch.checking.lightning_seams import (
     watching_entries,
     watching_trainers,
 )
+from getiaction_launch.checking.plain.devices import of_device
 from getiaction_launch.checking.plain.program import LIMIT_SECONDS as PLAIN_SECONDS
 from getiaction_launch.checking.plain.program import PlainProgram
 from getiaction_launch.checking.ranks.variables import changed_variables, ranks_of_environment
@@ -124,7 +125,9 @@ class _Program:
     def _report(self, error: BaseException) -> None:
         from getiaction_launch.checking.trial.endings import ending_of
 
-        self._apart.send(ending_of(error, str(self._source.path), self._said(), self._place))
+        lacking = of_device(error) if self._place.lacks_gpus and not wishes else None
+        ending = ending_of(error, str(self._source.path), self._said(), self._place)
+        self._apart.send(lacking or ending)
 
     @contextlib.contextmanager
     def _watching(self) -> Iterator[None]:

@@ -35,6 +35,7 @@ def judge(built: Built, *, is_deep: bool, pair: Pair | None = None) -> None:
         trial = Trial(built, is_deep=is_deep, may_postpone=is_pair, reads=not (pair and pair.rank))
         if pair is not None:  # data that rank 0 prepares for the others
             built.trainer.strategy.barrier = lambda *_, **__: pair.lockstep.meet()
+            _prepare_in_turn(built, pair)
         if pair is not None and pair.rank:
             follow(built, trial, pair, is_tried=is_pair)
         built.send(ok("model", type(built.model).__name__))
@@ -57,6 +58,26 @@ def judge(built: Built, *, is_deep: bool, pair: Pair | None = None) -> None:
     except Exception as error:  # noqa: BLE001 - a fault of a check is none of the run
         why = f"{type(error).__name__}: {error}".partition("\n")[0]
         built.send(unknown("trial", f"a check has failed itself: {why}"))
+
+
+def _prepare_in_turn(built: Built, pair: Pair) -> None:
+    """Have ``prepare_data`` called as in the run, and on one node after the other.
+
+    Nodes of the run may have disks of their own; what the two ranks write is on the same one.
+    """
+    if built.data is None:
+        return
+    prepare = built.data.prepare_data
+    is_alone = built.plan.topology.workers_per_node == 1  # on its node
+    is_asked = pair.rank == 0 or (is_alone and getattr(built.data, "prepare_data_per_node", True))
+
+    def prepare_in_turn() -> None:
+        built.data.prepare_data = prepare  # a class may call it itself, on each rank
+        with pair.lockstep.in_turn():
+            if is_asked:
+                prepare()
+
+    built.data.prepare_data = prepare_in_turn
 
 
 def _sent(built: Built, check: Callable[[Built], Iterable[Finding]]) -> Iterator[Finding]:
