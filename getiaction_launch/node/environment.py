@@ -16,6 +16,23 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
+def process_defaults(workers_per_node: int) -> dict[str, str]:
+    """Return the variables of a worker's process that stand where the user has set no other value.
+
+    Args:
+        workers_per_node: Number of workers among which the CPUs of the node are divided.
+    """
+    return {
+        "OMP_NUM_THREADS": str(max(1, available_cpus() // workers_per_node)),
+        # Else a set of strings has another order on each rank, and after each restart.
+        "PYTHONHASHSEED": "0",
+        # What glibc's thresholds grow to at most. Until they do, each step may give memory back to
+        # the kernel and take it again: https://man7.org/linux/man-pages/man3/mallopt.3.html
+        "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+        "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+    }
+
+
 def worker_environment(
     topology: Topology, node_rank: int, local_rank: int, head: str, run_id: str
 ) -> dict[str, str]:

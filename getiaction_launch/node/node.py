@@ -24,7 +24,7 @@ from getiaction_launch.mirror.code import unpacked
 from getiaction_launch.mirror.staging import Staging
 from getiaction_launch.node.deaths import code_of, record_death
 from getiaction_launch.node.environment import (
-    available_cpus,
+    process_defaults,
     trainer_defaults,
     worker_environment,
 )
@@ -220,16 +220,13 @@ def _start_worker(
 ) -> "subprocess.Popen[bytes]":
     local = attempt.run.local
     directory = str(local.directory)
-    threads = max(1, available_cpus() // plan.topology.workers_per_node)
     resume = {"GETIACTION_LAUNCH_RESUME_FROM": attempt.resume_from} if attempt.resume_from else {}
     log_path = local.log_directory(attempt.number) / f"rank_{variables['RANK']}.log"
     return start_child(
         [sys.executable, "-u", "-m", "getiaction_launch.worker.worker", directory],
         log_path,
         {
-            "OMP_NUM_THREADS": str(threads),
-            # Else a set of strings has another order on each rank, and after each restart.
-            "PYTHONHASHSEED": "0",
+            **process_defaults(plan.topology.workers_per_node),
             **attempt.network_variables,
             **without_mpi(os.environ),
             **plan.env_vars,

@@ -171,6 +171,18 @@ def test_set_has_one_order_on_all_ranks_and_after_a_restart(
     assert (tmp_path / "order_0_0").read_text() not in orders
 
 
+def test_workers_keep_freed_memory_unless_told_otherwise(
+    getiaction_launch, script, tmp_path, monkeypatch
+):
+    """Each step frees what the next one needs again, which the kernel would have to fill."""
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    name = script("open('trim', 'w').write(os.environ['MALLOC_TRIM_THRESHOLD_'])")
+    assert getiaction_launch("--wait", name).returncode == 0
+    assert (tmp_path / "trim").read_text() == str(64 << 20)
+    assert getiaction_launch("--wait", name, MALLOC_TRIM_THRESHOLD_="5").returncode == 0
+    assert (tmp_path / "trim").read_text() == "5"
+
+
 def test_crash_while_python_shuts_down_fails_no_run(getiaction_launch, script):
     """A renderer or torch may crash then: what the program has done is done, as the log says."""
     name = script("import atexit\natexit.register(os.abort)")

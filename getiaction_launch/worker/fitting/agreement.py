@@ -62,10 +62,21 @@ class Agreement:
         seconds = time.monotonic() - self._reached_at
         values = torch.tensor([float(wish), seconds], device=trainer.strategy.root_device)
         with during("waiting"):
-            verdict, seconds = trainer.strategy.reduce(values, reduce_op="max").tolist()
+            verdict, seconds = _most(trainer, values).tolist()
         fitting = int(batches * self._target_seconds / max(seconds, 1e-6))
         self._interval = self._countdown = max(
             1, min(fitting, 2 * self._interval, AGREEMENT_BATCHES)
         )
         self._reached_at = time.monotonic()
         return Verdict(int(verdict))
+
+
+def _most(trainer: Trainer, values: torch.Tensor) -> torch.Tensor:
+    """Return the highest of each value among all ranks.
+
+    Strategies for several ranks begin such a reduction with a barrier, which costs as much again.
+    """
+    if trainer.world_size == 1 or not torch.distributed.is_initialized():
+        return trainer.strategy.reduce(values, reduce_op="max")
+    torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
+    return values
