@@ -26,6 +26,8 @@ _SHOWS = re.compile(
     r"print|log(_\w+)?$|write|info|debug|warn|format|add_scalar|update$|set_(post|desc)"
 )
 """How functions are called that only show a number, or hand it to a progress bar."""
+_GATHERS = {"append", "appendleft", "extend", "clear"}
+"""Methods that only put something into a list, or take it out."""
 
 
 def check_counters(built: Built) -> Iterator[Finding]:
@@ -35,19 +37,10 @@ def check_counters(built: Built) -> Iterator[Finding]:
         built: What the spec names.
     """
     for owner in (*built.trainer.callbacks, built.model, built.data):
-        own = list(sources_of(owner, but=("getiaction",)))
-        if any(_KEEPERS & vars(kind).keys() for kind, _ in own):
-            continue
-        trees = [tree for _, source in own if (tree := tree_of(source))]
-        nodes = (node for tree in trees for node in ast.walk(tree))
-        methods = [node for node in nodes if isinstance(node, ast.FunctionDef)]
-        hooks = [
-            each for each in methods if not (each.name in _BEFORE or _BESIDE.search(each.name))
-        ]
+        hooks = hooks_of(owner)
         counted = {name for hook in hooks for name in _counted(hook)}
         reset = {name for hook in hooks for name in _reset(hook)}
-        used = {name for hook in hooks for name in _Uses(hook).found}
-        for name in sorted(counted & used - reset):
+        for name in sorted(counted & depended_on(owner) - reset):
             if type(vars(owner).get(name)) in (int, float):
                 yield doubt(
                     "checkpoints",
@@ -56,6 +49,31 @@ def check_counters(built: Built) -> Iterator[Finding]:
                     f"it: after a restart it is {vars(owner)[name]!r} again.",
                     _fix(owner, built, name),
                 )
+
+
+def depended_on(owner: object) -> set[str]:
+    """Return the attributes on which hooks of the user's own depend in training.
+
+    Args:
+        owner: As for :func:`hooks_of`.
+    """
+    return {name for hook in hooks_of(owner) for name in _Uses(hook).found}
+
+
+def hooks_of(owner: object) -> list[ast.FunctionDef]:
+    """Return the methods of the user's own that run while something is trained.
+
+    Args:
+        owner: A model, a datamodule or a callback; if it says itself what a checkpoint has of it,
+            nothing is returned.
+    """
+    own = list(sources_of(owner, but=("getiaction",)))
+    if any(_KEEPERS & vars(kind).keys() for kind, _ in own):
+        return []
+    trees = [tree for _, source in own if (tree := tree_of(source))]
+    nodes = (node for tree in trees for node in ast.walk(tree))
+    methods = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    return [each for each in methods if not (each.name in _BEFORE or _BESIDE.search(each.name))]
 
 
 def _fix(owner: object, built: Built, name: str) -> str:
@@ -128,7 +146,11 @@ class _Uses(ast.NodeVisitor):
         self.found |= self._meant.get(node.id, set())
 
     def visit_Call(self, node: ast.Call) -> None:
-        if not _SHOWS.match(ast.unparse(node.func).rpartition(".")[2].lstrip("_")):
+        owner, _, called = ast.unparse(node.func).rpartition(".")
+        if called in _GATHERS and owner.startswith("self."):
+            for each in node.args:
+                self.visit(each)
+        elif not _SHOWS.match(called.lstrip("_")):
             self.generic_visit(node)
 
     def visit_BinOp(self, node: ast.BinOp) -> None:

@@ -1,4 +1,4 @@
-"""Optimizers and their schedules, and the loss and the gradients of the first batch."""
+"""Optimizers, and the loss and the gradients of the first batch."""
 
 import ast
 import difflib
@@ -22,17 +22,12 @@ _KEYS_OF_OPTIMIZER = ("optimizer", "lr_scheduler", "monitor")
 _KEYS_OF_SCHEDULER = ("scheduler", "interval", "frequency", "monitor", "strict", "name")
 
 
-def check_optimizers(
-    built: Built,
-    trial: Any,  # noqa: ANN401 - Lightning's Trainer
-    steps: int | None,
-) -> Iterator[Finding]:
-    """Check the learning rates, and that no schedule ends before training does.
+def check_optimizers(built: Built, trial: Any) -> Iterator[Finding]:  # noqa: ANN401 - Lightning's Trainer
+    """Check the learning rates, and that something steps the optimizers.
 
     Args:
         built: What the spec names.
         trial: The Trainer that has trained two batches.
-        steps: Number of optimizer steps of the whole training; None if it is not known.
     """
     rates = [group["lr"] for each in trial.optimizers for group in each.param_groups]
     if not rates:
@@ -63,8 +58,6 @@ def check_optimizers(
             "optimizer has stepped in the first batches.",
             "Call self.optimizers().step() in training_step",
         )
-    if steps and built.model.automatic_optimization:
-        yield from _of_schedule(trial, steps, built.trainer.max_epochs)
     yield from _of_averaging(built, trial)
 
 
@@ -120,37 +113,6 @@ def _rate_key(spec: Mapping[str, Any]) -> str:
             if name in ("lr", "learning_rate", "optimizer_lr"):
                 return f"{section}.{name}"
     return "model.configure_optimizers"
-
-
-def _of_schedule(
-    trial: Any,  # noqa: ANN401 - Lightning's Trainer
-    steps: int,
-    epochs: int | None,
-) -> Iterator[Finding]:
-    for config in trial.lr_scheduler_configs:
-        total = getattr(config.scheduler, "total_steps", None)
-        by_step = config.interval == "step"
-        taken = (steps if by_step else epochs or 0) // config.frequency
-        if isinstance(total, int) and taken > total:
-            when = f" and is stepped after each of {epochs} epochs (interval: epoch)"
-            when = f", and training takes {taken} steps of it" if by_step else when
-            all_steps = ": self.trainer.estimated_stepping_batches" if by_step else ""
-            yield refusal(
-                "step",
-                "lr_scheduler.total_steps",
-                f"{type(config.scheduler).__name__} has total_steps={total}{when}: it would fail "
-                f"at the {total + 1}th.",
-                f"Set total_steps={taken} or more{all_steps}",
-            )
-        if isinstance(total, int) and not by_step and 0 < (epochs or 0) < total:
-            judged = refusal if total == steps > (epochs or 0) else doubt
-            yield judged(
-                "step",
-                "lr_scheduler.interval",
-                f"{type(config.scheduler).__name__} has total_steps={total} and is stepped once an "
-                f"epoch (interval: epoch), {epochs} times in all, so it never gets to its end.",
-                'Step it after each batch: {"scheduler": scheduler, "interval": "step"}',
-            )
 
 
 def check_gradients(

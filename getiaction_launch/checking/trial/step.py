@@ -26,10 +26,13 @@ from getiaction_launch.checking.rules.optimizers import (
     check_optimizers,
 )
 from getiaction_launch.checking.rules.resuming import check_resuming
+from getiaction_launch.checking.trial.guard import guard
 from getiaction_launch.checking.trial.kept import Kept, bytes_of
 from getiaction_launch.checking.trial.numbers import can_judge, is_lost, nan_in
+from getiaction_launch.checking.trial.schedules import check_schedules
 from getiaction_launch.checking.trial.shapes import check_shapes, shapes_of
 from getiaction_launch.checking.trial.trainer import TRIAL_BATCHES, TRIAL_EPOCHS, trial_trainer
+from getiaction_launch.checking.trial.unsaved import Unsaved
 from getiaction_launch.errors import counted
 
 LARGEST_BYTES = 2 << 30
@@ -73,6 +76,7 @@ class Trial:
         self._of_checkpoint: list[Finding] = []
         self._warned: list[object] = []
         self._kept: Kept | None = None
+        self._unsaved = Unsaved(built)
         self._shapes: dict[str, list[int] | None] = {}
         self._tried = 0
         self._begun = time.monotonic()
@@ -181,7 +185,7 @@ class Trial:
 
     def _fit_once(self) -> Any:  # noqa: ANN401 - Lightning's Trainer
         self._tried, self._begun = 0, time.monotonic()
-        trainer = trial_trainer(self._built, self.loaders.count_steps, _guard(self))
+        trainer = trial_trainer(self._built, self.loaders.count_steps, guard(self))
         self.fit(trainer)
         return trainer
 
@@ -255,8 +259,9 @@ class Trial:
         self._shapes = shapes_of(self._built.model)
 
     def note_batch(self, batch: object) -> None:
-        """Remember what of a batch is NaN."""
+        """Remember what of a batch is NaN, and what was gathered before it is trained."""
         self._nan = next(nan_in(batch), "")
+        self._unsaved.note_before()
 
     def note_loss(self, loss: Any) -> None:  # noqa: ANN401 - what training_step returned
         """Remember the loss of the training batch.
@@ -278,6 +283,7 @@ class Trial:
     def try_checkpoint(self, trainer: Any) -> None:  # noqa: ANN401 - Lightning's Trainer
         """Write and load a checkpoint, where training has ended and nothing is torn down yet."""
         self._of_checkpoint = list(check_resuming(self._built, trainer, self._content))
+        self._unsaved.note_after()
 
     def note_gradients(self) -> None:
         """Remember the parameters that the first batch has given no gradient."""
@@ -287,7 +293,8 @@ class Trial:
     def _judge(self, trainer: Any) -> Iterator[Finding]:  # noqa: ANN401 - Lightning's Trainer
         built = self._built
         steps = self.loaders.count_steps()
-        found = [*self._of_samples, *check_optimizers(built, trainer, steps)]
+        found = [*self._of_samples, *check_optimizers(built, trainer)]
+        found += check_schedules(built, trainer, steps)
         if count_validation(self.loaders.validation):
             found += unused_data(built)
         lost = (self._nan or "training_step") if self._is_lost else ""
@@ -301,48 +308,5 @@ class Trial:
             shown = "" if self._loss is None else f", loss {self._loss:.4g}"
             done = f"trained and validated {TRIAL_BATCHES} batches{size}"
             yield ok("step", f"{done} on the CPU{shown}")
+        yield from self._unsaved.find()
         yield from check_monitors(built, trainer, has_validation=self.loaders.validates())
-
-
-def _guard(trial: Trial) -> Any:  # noqa: ANN401 - Lightning's Callback
-    """Return a callback that looks at the model before it is trained, and at its loss."""
-    from lightning.pytorch import Callback
-
-    class Guard(Callback):
-        def on_fit_start(self, *_: object) -> None:
-            trial.check_size()
-            trial.note_shapes()
-
-        def on_train_batch_start(self, *arguments: Any) -> None:  # noqa: ANN401 - as Lightning has it
-            trial.note_batch(arguments[2])
-            trial.time_batch(is_over=False)
-
-        def on_validation_batch_start(self, *_: object) -> None:
-            trial.time_batch(is_over=False)
-
-        def on_validation_batch_end(self, *_: object) -> None:
-            trial.time_batch(is_over=True)
-
-        def on_train_batch_end(
-            self,
-            trainer: Any,  # noqa: ANN401 - Lightning's Trainer
-            _: object,
-            outputs: object,
-            __: object,
-            index: int,
-        ) -> None:
-            trial.time_batch(is_over=True)
-            trial.note_loss(outputs)
-            # Steps do not count batches where the model steps its optimizers itself, or never.
-            is_over = trial.is_over(trainer.current_epoch, index)
-            if is_over:
-                trial.read_samples()
-            trainer.should_stop = trainer.should_stop or is_over
-
-        def on_before_optimizer_step(self, *_: object) -> None:
-            trial.note_gradients()
-
-        def on_train_end(self, trainer: Any, _: object) -> None:  # noqa: ANN401 - as above
-            trial.try_checkpoint(trainer)
-
-    return Guard()

@@ -1,0 +1,100 @@
+"""What training gathers beside the weights, and no checkpoint has: averages, buffers of samples.
+
+After a restart it begins anew, and with it what depends on it.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from getiaction_launch.checking.built import Built
+from getiaction_launch.checking.classes.counters import depended_on, hooks_of
+from getiaction_launch.checking.classes.sources import own_attributes
+from getiaction_launch.checking.finding import Finding, doubt
+from getiaction_launch.errors import counted
+
+_Place = tuple[int, str]
+"""The number of an owner, and the name of one of its attributes."""
+
+
+class Unsaved:
+    """Looks at attributes of callbacks and of the model while a trial trains them.
+
+    Args:
+        built: What the spec names.
+    """
+
+    def __init__(self, built: Built) -> None:
+        self._built = built
+        self._owners: list[Any] = [*built.trainer.callbacks, built.model]
+        self._names = [_names_of(owner) for owner in self._owners]
+        self._before: dict[_Place, object] = {}
+        self._found: dict[_Place, Finding] = {}
+
+    def note_before(self) -> None:
+        """Remember each attribute as it is before a batch is trained with it for the first time."""
+        for place, _, seen in self._each():
+            self._before.setdefault(place, seen)
+
+    def note_after(self) -> None:
+        """Find what has changed or grown, and is still there where training ends."""
+        for place, value, seen in self._each():
+            if place in self._before and self._before[place] != seen:
+                self._found[place] = self._judged(self._owners[place[0]], place[1], value)
+
+    def find(self) -> Iterator[Finding]:
+        """Yield a doubt for each of them."""
+        yield from self._found.values()
+
+    def _each(self) -> Iterator[tuple[_Place, Any, object]]:
+        """Yield the attributes that training uses, with what shows that one has changed."""
+        for number, owner in enumerate(self._owners):
+            gathered, used = self._names[number]
+            for name in sorted(vars(owner).keys() & used):
+                value = vars(owner)[name]
+                if type(value) in (list, deque):
+                    if name in gathered:
+                        yield (number, name), value, len(value)
+                elif tensors := self._weights_of(value):
+                    sums = [repr(float(each.detach().double().sum())) for each in tensors]
+                    yield (number, name), value, sums
+
+    def _weights_of(self, value: object) -> list[Any]:
+        """Return the tensors of a module, or of a dict of weights, that is no part of the model."""
+        from torch import Tensor, nn
+        from torchmetrics import Metric
+
+        model, tensors = self._built.model, list[Any]()
+        if isinstance(value, nn.Module) and not isinstance(value, Metric):
+            tensors = [*value.parameters(), *value.buffers()]
+        elif isinstance(value, dict) and all(isinstance(each, Tensor) for each in value.values()):
+            names = [name for name, _ in model.named_parameters()]
+            known = {name[at:] for name in names for at in range(len(name))}
+            tensors = [*value.values()] if known.issuperset(value) else []
+        own = {id(each) for each in (*model.parameters(), *model.buffers())}
+        return [] if own.intersection(map(id, tensors)) else tensors
+
+    def _judged(self, owner: object, name: str, value: Any) -> Finding:  # noqa: ANN401 - of any kind
+        kind = type(owner).__name__
+        is_gathered = isinstance(value, (list, deque))
+        what = f"changes the weights in self.{name}"
+        if is_gathered:
+            what = f"has gathered {counted(len(value), 'item')} in self.{name}"
+        state = f"list(self.{name})" if is_gathered else f"self.{name}"
+        state += ".state_dict()" if hasattr(value, "state_dict") else ""
+        fix = f'def state_dict(self): return {{"{name}": {state}}}, and load_state_dict'
+        if owner is self._built.model:
+            fix = f'In on_save_checkpoint: checkpoint["{name}"] = {state}, and on_load_checkpoint'
+        return doubt(
+            "checkpoints",
+            name,
+            f"{kind} {what} in training, and no checkpoint has them: after a restart they begin "
+            "anew.",
+            fix,
+        )
+
+
+def _names_of(owner: object) -> tuple[set[str], set[str]]:
+    """Return the attributes on which training depends, and all that it mentions."""
+    mentioned = {name for hook in hooks_of(owner) for name in own_attributes(hook)}
+    return depended_on(owner), mentioned
