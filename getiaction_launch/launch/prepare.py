@@ -134,6 +134,12 @@ def prepare(
         script = [*script, *(f"--{key}={value}" for key, value in point)]
     else:
         overrides = [*overrides, *point]
+    if script and overrides and not config:
+        key, program = f"--{overrides[0][0]}={overrides[0][1]}", script[0]
+        raise SpecError(
+            f"{key} in front of {program} sets a key of a spec, and a script has none.",
+            f"An argument of the script's own stands behind it: getiaction-launch {program} {key}",
+        )
     if bool(script) == bool(config or overrides):
         what = "a spec or a script, not both" if script else "a spec or a script to train"
         raise SpecError(

@@ -21,6 +21,7 @@ TAIL_BYTES = 64 << 10
 DEPTH = 100
 """How deeply a record may be nested; Python's own functions fail at some hundred levels."""
 _DAMAGED = "The file is damaged, or another program wrote it."
+_FORBIDDEN = "Only the user who has submitted the run may read it."
 _MISSING = (FileNotFoundError, NotADirectoryError)
 
 
@@ -42,7 +43,8 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
         raise
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise RecordError(f"{path} cannot be read: {reason}.", _DAMAGED) from error
+        fix = _FORBIDDEN if isinstance(error, PermissionError) else _DAMAGED
+        raise RecordError(f"{path} cannot be read: {reason}.", fix) from error
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise RecordError(f"{path} is not an ordinary file.", _DAMAGED)

@@ -21,6 +21,7 @@ NODE = {"CPU": 4.0, "memory": 8.0 * GIB, "node:10.0.0.1": 1.0}
         ({"CPU": 1.0}, 8, True, None),
         ({"CPU": 6.0}, 1, False, "-c asks each node for 6 CPU.*more than 4.*-c 4"),
         ({"CPU": 1.0, "GPU": 1.0}, 1, False, "--gpus-per-node asks .* 1 GPU.*--gpus-per-node 0"),
+        ({"CPU": 6.0, "GPU": 6.0}, 1, False, "--gpus-per-node asks .* 6 GPU.*--gpus-per-node 0"),
         ({"memory": 16.0 * GIB}, 1, False, "--mem asks .* 16384 MB of memory.*--mem 8192"),
         ({"a100": 0.5}, 1, False, "resources.a100 asks.*CPU"),
         ({"CPU": 1.0}, 3, False, "--nodes 3: .*room for 2 nodes with 1 CPU.*--nodes 2"),

@@ -65,7 +65,8 @@ def compare(
     Raises:
         CheckError: If the run would wait for ever; names the flag and what there is.
     """
-    for name, amount in bundle.items():
+    # CPUs come last: a run has as many as its GPUs have workers, unless -c says otherwise.
+    for name, amount in sorted(bundle.items(), key=lambda item: item[0] == "CPU"):
         most = max(node.get(name, 0) for node in nodes)
         if most >= amount:
             continue
