@@ -1,4 +1,4 @@
-"""Directories that each rank makes under a name of its own, where one would be for all of them."""
+"""Directories that each rank, or each attempt, makes anew under another name."""
 
 import ast
 import contextlib
@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -21,6 +22,11 @@ from getiaction_launch.checking.source.source import Source
 
 _MAKERS = ("os", "pathlib", "pathlib._local")
 """Modules that make a directory for their caller."""
+_CHECKPOINTS = {".pt", ".pth", ".ckpt", ".tar", ".bin", ".safetensors", ".pkl"}
+_BY_TIME = ("%Y%m%d%H%M", "%y%m%d%H%M", "%m%d%H%M", "%d%m%Y%H%M", "%d%m%y%H%M", "%m%d%Y%H%M")
+"""Orders of the parts of a time in a name, which may have seconds behind them."""
+_LONG_SECONDS = 600
+"""How long ago a directory may have been made that is named by the present time."""
 _NUMBERS = re.compile(r"\d+")
 
 
@@ -42,11 +48,12 @@ class Folders:
 
         @functools.wraps(make)
         def making(path: Any, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - as os has it
-            make(path, *arguments, **options)
+            # Noted first, since another rank may have made it a moment ago.
             frame = _caller(sys._getframe(1))  # noqa: SLF001 - nothing has been raised
             if frame is not None and isinstance(path, str | Path):
                 place = shown((frame.f_code.co_filename, frame.f_lineno))
                 self._made[place] = str(Path(path).absolute())
+            make(path, *arguments, **options)
 
         with replacing(os, mkdir=making):
             yield
@@ -77,6 +84,29 @@ class Folders:
                     "name: torch.distributed.broadcast_object_list",
                 )
         return None
+
+    def named_by_time(self) -> Finding | None:
+        """Return a doubt if checkpoints are where no other attempt will look for them."""
+        for place, path in self._made.items():
+            kept = (each for each in Path(path).rglob("*") if each.suffix in _CHECKPOINTS)
+            if _is_of_now(Path(path).name) and (first := next(kept, None)):
+                return doubt(
+                    "resume",
+                    place.partition(" ")[0],
+                    f"{place}: {Path(path).name} is named by the time, so each attempt of the run "
+                    f"makes another directory, and a restart does not find {first.name}.",
+                    "Use the directory of the run, which stays: os.environ['GETIACTION_RUN_DIR']",
+                )
+        return None
+
+
+def _is_of_now(name: str) -> bool:
+    """Whether a name has the digits of the present time, or of a moment ago."""
+    digits, now = "".join(_NUMBERS.findall(name)), time.time()
+    times = [time.localtime(now - ago) for ago in range(0, _LONG_SECONDS, 60)]
+    shown = [time.strftime(order, each) for order in _BY_TIME for each in times]
+    shown += {str(int(now - ago))[:-2] for ago in range(0, _LONG_SECONDS, 100)}  # seconds of Unix
+    return any(each in digits for each in shown)
 
 
 def _caller(frame: FrameType | None) -> FrameType | None:

@@ -240,6 +240,8 @@ class PlainProgram:
         if found:
             self._send(found)
         elif is_whole:
+            if can_resume(self._plan, self._source) and (lost := self._folders.named_by_time()):
+                self._send(lost)
             self._again.begin()
 
     def _ending(self, error: BaseException, said: str) -> Finding | None:
