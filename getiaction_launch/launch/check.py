@@ -36,9 +36,8 @@ def inspect(plan: Plan, backend: Backend, *, is_deep: bool = False) -> Report:
         findings.append(_of_offers(plan, backend))
     from getiaction_launch.checking.site import check_site  # slow to import, as all below
 
-    place = Place.of(backend, plan.env_vars)
-    is_known = place.is_here or place.has_queue or "--gpus-per-node=0" in plan.own_words
-    place = replace(place, lacks_gpus=plan.topology.gpus_per_node == 0 and is_known)
+    lacks_gpus = plan.topology.gpus_per_node == 0
+    place = replace(Place.of(backend, plan.env_vars), lacks_gpus=lacks_gpus)
     findings += check_site(plan, place)
     if plan.arguments:
         from getiaction_launch.checking.spec import check_spec

@@ -134,18 +134,14 @@ def prepare(
         script = [*script, *(f"--{key}={value}" for key, value in point)]
     else:
         overrides = [*overrides, *point]
-    if script and overrides and not config:
-        key, program = f"--{overrides[0][0]}={overrides[0][1]}", script[0]
-        raise SpecError(
-            f"{key} in front of {program} sets a key of a spec, and a script has none.",
-            f"An argument of the script's own stands behind it: getiaction-launch {program} {key}",
-        )
     if bool(script) == bool(config or overrides):
-        what = "a spec or a script, not both" if script else "a spec or a script to train"
-        raise SpecError(
-            f"give {what}.",
-            "getiaction-launch --config act.yaml   or   getiaction-launch train.py --lr 3e-4",
-        )
+        what = f"give a spec or a script{', not both' if script else ' to train'}."
+        fix = "getiaction-launch --config act.yaml   or   getiaction-launch train.py --lr 3e-4"
+        if script and not config:
+            key = f"--{overrides[0][0]}={overrides[0][1]}"
+            what = f"{key} in front of {script[0]} sets a key of a spec, and a script has none."
+            fix = f"What the script itself takes stands behind it: {script[0]} {key}"
+        raise SpecError(what, fix)
     if script:
         training = _of_program(script, flags, place, directory)
     elif resume_args:

@@ -55,7 +55,7 @@ def depended_on(owner: object) -> set[str]:
     """Return the attributes on which hooks of the user's own depend in training.
 
     Args:
-        owner: As for :func:`hooks_of`.
+        owner: A model, a datamodule or a callback.
     """
     return {name for hook in hooks_of(owner) for name in _Uses(hook).found}
 

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 def guard(trial: "Trial") -> Any:  # noqa: ANN401 - Lightning's Callback
-    """Return a callback that tells a trial what it comes by, and ends it.
+    """Return a callback that shows a trial its batches and losses, and ends it.
 
     Args:
         trial: The trial in which it takes part.

@@ -32,7 +32,7 @@ class Unsaved:
         self._found: dict[_Place, Finding] = {}
 
     def note_before(self) -> None:
-        """Remember each attribute as it is before a batch is trained with it for the first time."""
+        """Remember each attribute before a batch is trained with it for the first time."""
         for place, _, seen in self._each():
             self._before.setdefault(place, seen)
 
@@ -60,7 +60,7 @@ class Unsaved:
                     yield (number, name), value, sums
 
     def _weights_of(self, value: object) -> list[Any]:
-        """Return the tensors of a module, or of a dict of weights, that is no part of the model."""
+        """Return the tensors of a module, or of a dict of weights, unless the model has them."""
         from torch import Tensor, nn
         from torchmetrics import Metric
 
