@@ -39,7 +39,7 @@ def check_splits(built: Built) -> Iterator[Finding]:
         return  # Lightning's command line seeds all ranks alike
     if built.is_seeded:
         return
-    if built.source and _AGREES.search(built.source.text):
+    if built.source and _agrees(built.source.text):
         return
     world = built.plan.topology.world_size
     for kind, key, source in own_classes(built):
@@ -56,16 +56,41 @@ def check_splits(built: Built) -> Iterator[Finding]:
                 "data",
                 key,
                 f"{what}validation, and trains on those of the others.",
-                "Give it a generator with a seed: torch.Generator().manual_seed(0), or "
-                "numpy.random.default_rng(0)",
+                _fix_of(name),
             )
+
+
+def _fix_of(name: str) -> str:
+    if name.startswith("random."):
+        return f"Draw with a seed: random.Random(0).{name.removeprefix('random.')}(...)"
+    return (
+        "Give it a generator with a seed: torch.Generator().manual_seed(0), or "
+        "numpy.random.default_rng(0)"
+    )
 
 
 def _seeds(module: object) -> bool:
     try:
-        return bool(_AGREES.search(inspect.getsource(module)))  # type: ignore[arg-type]
+        return _agrees(inspect.getsource(module))  # type: ignore[arg-type]
     except (OSError, TypeError):
         return True
+
+
+def _agrees(text: str) -> bool:
+    """Whether source says that the ranks draw the same, with more than a name that it imports."""
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:
+        return True
+    read = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            node.names = [each for each in node.names if _is_read(each, read)] or [ast.alias("_")]
+    return bool(_AGREES.search(ast.unparse(tree)))
+
+
+def _is_read(alias: ast.alias, read: set[str]) -> bool:
+    return alias.name == "*" or (alias.asname or alias.name) in read
 
 
 def _draws(tree: ast.Module, module: object) -> Iterator[tuple[str, int, bool]]:

@@ -9,6 +9,7 @@ from typing import Any
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.finding import Finding, ok, refusal
 from getiaction_launch.checking.lightning_seams import give_rank_its_share
+from getiaction_launch.checking.loading.processes import check_loader_processes
 from getiaction_launch.checking.pickling import why_unpicklable
 from getiaction_launch.checking.rules.epochs import check_validation
 
@@ -164,7 +165,8 @@ def check_batches(built: Built, train: Any, validation: Any) -> Iterator[Finding
     world = built.plan.topology.world_size
     batches = trained_batches(built, train)
     count = count_validation(validation)
-    found = [*_of_training(built, train, count_batches(train, sharing(built)))]
+    found = [*check_loader_processes(built, train, validation)]
+    found += _of_training(built, train, count_batches(train, sharing(built)))
     found += check_validation(built.arguments, validation=count, batches=batches)
     yield from found
     if not found:

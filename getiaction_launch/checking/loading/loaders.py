@@ -12,6 +12,7 @@ from getiaction_launch.checking.loading.batches import (
     epoch_end,
     trained_batches,
 )
+from getiaction_launch.checking.loading.endless import check_endless
 from getiaction_launch.checking.loading.small import TRIAL_SAMPLES, small, whole
 from getiaction_launch.checking.rules.epochs import count_steps
 
@@ -103,6 +104,8 @@ class Loaders:
         if self.validation is None and has_own(owner, "val_dataloader"):
             owner.val_dataloader()
         found = list(check_batches(built, self.training, self.validation))
+        held_out = self.validation if self.validates() else None
+        found += check_endless(built, self.training, held_out)
         self.batches = trained_batches(built, self.training)
         for finding in found:
             built.send(finding)

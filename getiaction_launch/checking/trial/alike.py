@@ -3,11 +3,15 @@
 import inspect
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from getiaction_launch.checking.built import Built
+from getiaction_launch.checking.classes.splits import check_splits
 from getiaction_launch.checking.finding import Finding, doubt, ok, refusal
 from getiaction_launch.checking.loading.batches import sharing
+from getiaction_launch.checking.loading.held_out import divided_by, leaking
+from getiaction_launch.checking.loading.loaders import Loaders
 from getiaction_launch.checking.loading.subsets import indices_of
 
 _TALKS = re.compile(r"all_?gather|all_?reduce|reduce_scatter|\bbroadcast")
@@ -16,15 +20,17 @@ _MOST_INDICES = 10_000
 """Indices of a split that are compared."""
 
 
-def seen_by(built: Built, loader: Any) -> dict[str, Any]:  # noqa: ANN401 - a loader of any kind
+def seen_by(built: Built, loaders: Loaders) -> dict[str, Any]:
     """Return what a rank's model and data are compared by.
 
     Args:
         built: What the ranks have trained.
-        loader: What ``train_dataloader`` has returned.
+        loaders: The loaders of this rank.
     """
     from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler
 
+    loader = loaders.training
+    is_drawn = any(True for _ in check_splits(built))
     dataset = getattr(loader, "dataset", None)
     is_divided = isinstance(getattr(loader, "sampler", None), (RandomSampler, SequentialSampler))
     is_divided = is_divided and sharing(built) > 1
@@ -38,6 +44,7 @@ def seen_by(built: Built, loader: Any) -> dict[str, Any]:  # noqa: ANN401 - a lo
     return {
         "is_stream": isinstance(dataset, IterableDataset),
         "split": indices_of(dataset, _MOST_INDICES) if is_divided else [],
+        "divided": divided_by(loaders) if is_drawn else {"trained": [], "held_out": []},
         "weights": weights,
     }
 
@@ -54,8 +61,8 @@ def compared(built: Built, mine: dict[str, Any], theirs: dict[str, Any]) -> Find
     is_read = None not in counts and not 0 < _last_batch(built) <= min(counts)
     if is_read and counts[0] != counts[1]:
         return of_counts(built, *counts)
-    if mine["split"] and theirs["split"] and mine["split"] != theirs["split"]:
-        return _of_split(built, {*mine["split"]}, {*theirs["split"]})
+    if found := _of_division(built, mine, theirs):
+        return found
     if mine["count"] == theirs["count"]:
         for name, value in mine["weights"].items():
             if theirs["weights"].get(name, value) != value:
@@ -76,6 +83,13 @@ def compared(built: Built, mine: dict[str, Any], theirs: dict[str, Any]) -> Find
                 "the loader a DistributedSampler",
             )
     return ok("ranks", "two ranks have trained together")
+
+
+def _of_division(built: Built, mine: dict[str, Any], theirs: dict[str, Any]) -> Finding | None:
+    if mine["split"] and theirs["split"] and mine["split"] != theirs["split"]:
+        return _of_split(built, {*mine["split"]}, {*theirs["split"]})
+    leaks = leaking(mine["divided"], theirs["divided"])
+    return _of_draw(built, leaks) if leaks else None
 
 
 def _of_stream(built: Built, judged: Callable[..., Finding]) -> Finding:
@@ -137,6 +151,18 @@ def _of_split(built: Built, mine: set[int], theirs: set[int]) -> Finding:
         "another holds out.",
         "Split with a seed: random_split(data, lengths, torch.Generator().manual_seed(0)), or "
         "numpy.random.default_rng(0), or seed_everything(0) in front",
+    )
+
+
+def _of_draw(built: Built, leaks: int) -> Finding:
+    drawn = next(iter(check_splits(built)))
+    number = "1 sample" if leaks == 1 else f"{leaks} samples"
+    return replace(
+        drawn,
+        check="ranks",
+        verdict="refused",
+        evidence=f"{drawn.evidence} Of two ranks that were tried, one has trained on {number} that "
+        "the other one holds out.",
     )
 
 

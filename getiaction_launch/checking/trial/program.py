@@ -7,7 +7,6 @@ that it reads. What the script gives to ``Trainer.fit`` is then checked as what 
 import ast
 import contextlib
 import gc
-import multiprocessing
 import os
 import re
 import sys
@@ -31,7 +30,6 @@ from getiaction_launch.checking.plain.devices import of_device
 from getiaction_launch.checking.plain.program import LIMIT_SECONDS as PLAIN_SECONDS
 from getiaction_launch.checking.plain.program import PlainProgram
 from getiaction_launch.checking.ranks.variables import changed_variables, ranks_of_environment
-from getiaction_launch.checking.script.main_guard import has_guard
 from getiaction_launch.checking.source.source import Source
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.worker.program import run_as_main
@@ -189,7 +187,7 @@ class _Program:
             self._send(refusal("data", "fit", what, fix))
             self._apart.leave()
         changed = changed_variables(self._own, self._plan.topology.world_size)
-        found = [*changed, *self._of_copy(), *self._of_processes(train, validation)]
+        found = [*changed, *self._of_copy()]
         for finding in (*found, *check_extent(built.spec)):
             self._send(finding)
         if not any(finding.is_refusal for finding in found):
@@ -217,24 +215,6 @@ class _Program:
                 f"git init {above}, and all of it is copied; or copy nothing: --no-snapshot",
             )
             return
-
-    def _of_processes(self, *loaders: object) -> Iterator[Finding]:
-        """Find a loader whose processes import the script again, which would train once more."""
-        if has_guard(self._source):
-            return
-        for loader in loaders:
-            context = getattr(loader, "multiprocessing_context", None)
-            method = context.get_start_method() if context else multiprocessing.get_start_method()
-            number = getattr(loader, "num_workers", 0)
-            if number and method != "fork":
-                yield refusal(
-                    "processes",
-                    "__main__",
-                    f"{self._source.name}: the processes of a loader (num_workers={number}, "
-                    f"by {method}) import this script again, and it has no main guard.",
-                    "Put what the script does below: if __name__ == '__main__':",
-                )
-                return
 
     def _send(self, finding: Finding) -> None:
         """Send a finding with the names of Python in place of the keys of a spec."""

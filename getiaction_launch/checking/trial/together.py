@@ -148,7 +148,7 @@ class _Together:
             "losses": self._losses,
             "count": self._count,
             "is_whole_epoch": loaders.are_whole,
-            **seen_by(self._built, loaders.training),
+            **seen_by(self._built, loaders),
         }
 
     def _counting(self) -> Any:  # noqa: ANN401 - Lightning's Callback
