@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from getiaction_launch.checking.apart.process import Apart
 from getiaction_launch.checking.finding import Finding, doubt
+from getiaction_launch.checking.plain.behind import LOADS_WEIGHTS, fix_of_load, told
 from getiaction_launch.checking.source.source import Source
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.system.child import die_with
@@ -22,10 +23,6 @@ from getiaction_launch.system.child import die_with
 RESTART = "resume"
 """The check that says what comes of a restart."""
 _RESUMES = re.compile(r"\bload(_\w+)?\(|resum")
-_LOADS_WEIGHTS = "loading state_dict"
-_ADVICE = " This file can still be loaded"
-"""How torch begins to say at length what could be done about a file that is not plain."""
-_WRAPPED = '"module.'
 _LOST = (FileExistsError, FileNotFoundError, KeyError)
 """Errors that may come of what is there, or of what the first attempt has not come to."""
 
@@ -102,16 +99,12 @@ def of_restart(error: BaseException, found: Finding) -> Finding | None:
 
     if not found.is_refusal:
         return None
-    fix, said = found.fix, str(error)
-    if isinstance(error, pickle.PickleError):
-        fix = (
-            "Load what you trust with torch.load(path, weights_only=False), or save plain values "
-            "beside the weights, such as vars(args)"
-        )
-    elif _LOADS_WEIGHTS in said and _WRAPPED in said:
-        fix = "Save the weights of the model inside of the wrapper: model.module.state_dict()"
-    evidence = f"a restart fails: {found.evidence.partition(_ADVICE)[0]}"
-    if isinstance(error, pickle.PickleError) or _LOADS_WEIGHTS in said or is_of_parser(error):
+    evidence, fix = (
+        f"a restart fails: {told(error, found.evidence)}",
+        fix_of_load(error) or found.fix,
+    )
+    is_loaded = isinstance(error, pickle.PickleError) or LOADS_WEIGHTS in str(error)
+    if is_loaded or is_of_parser(error):
         return replace(found, check=RESTART, evidence=evidence, fix=fix)
     return doubt(RESTART, found.key, evidence, fix) if isinstance(error, _LOST) else None
 

@@ -27,6 +27,7 @@ from getiaction_launch.checking.finding import Finding, doubt, ok, refusal, unkn
 from getiaction_launch.checking.frames import own_frames
 from getiaction_launch.checking.lightning_seams import fabric_on_cpu
 from getiaction_launch.checking.plain.again import RESTART, Again, can_resume, of_restart
+from getiaction_launch.checking.plain.behind import Behind
 from getiaction_launch.checking.plain.devices import of_device
 from getiaction_launch.checking.plain.drift import Drift
 from getiaction_launch.checking.plain.folders import Folders
@@ -85,8 +86,9 @@ class PlainProgram:
         self._source, self._place, self._apart = source, place, apart
         self._pair: Pair | None = None
         self._loop = Loop(self._begin, self._come, self._leave_later)
+        self._loop.empty.is_sure = whole.world_size == topology.world_size
         self._drift, self._inputs, self._steps = Drift(source), Inputs(), Steps(source)
-        self._folders = Folders(source)
+        self._folders, self._behind = Folders(source), Behind(source)
         self._again = Again(apart)
         self._own: dict[str, str | None] = {}
         self._is_doubted = False
@@ -130,6 +132,7 @@ class PlainProgram:
                 stack.enter_context(self._drift.watched())
                 stack.enter_context(self._inputs.watched())
                 stack.enter_context(self._folders.watched())
+            stack.enter_context(self._behind.watched())
             stack.enter_context(self._loop.watched())
             try:
                 run_as_main(self._plan)
@@ -247,9 +250,13 @@ class PlainProgram:
 
         changed = next(changed_variables(self._own, self._whole.world_size), None)
         is_end = isinstance(error, SystemExit) and error.code in (None, 0)
+        is_other = self._again.is_second or (self._pair is not None and self._pair.rank)
+        empty = None if wishes or changed or is_other else self._loop.empty.finding(error)
+        if empty:
+            return empty
         if changed or is_end:
             return None if self._loop.is_enough else changed or unknown("training", _UNTRAINED)
-        if self._loop.is_enough and (self._pair is None or self._again.is_second):
+        if self._loop.is_enough and self._again.is_second:
             return None
         found = ending_of(error, str(self._source.path), said, self._place)
         if self._again.is_second:
@@ -303,6 +310,10 @@ class PlainProgram:
         if _NO_GROUP in str(error):
             fix = "Move it before torch.distributed.destroy_process_group()"
             return replace(found, check="ranks", fix=fix)
+        if sure := self._behind.refusal_of(error, found):
+            return sure
+        if self._pair is None:
+            return None
         if files and _COLLECTIVES in files[-1] and _LACKING.search(str(error)):
             return None
         what = f"after {STEPS} steps, in an epoch that is cut short, it fails: {found.evidence}"
