@@ -34,6 +34,7 @@ from getiaction_launch.checking.plain.folders import Folders
 from getiaction_launch.checking.plain.inputs import Inputs
 from getiaction_launch.checking.plain.joining import Joining
 from getiaction_launch.checking.plain.loop import STEPS, Loop
+from getiaction_launch.checking.plain.race import WAIT, is_seen
 from getiaction_launch.checking.plain.states import compare, state_of
 from getiaction_launch.checking.plain.steps import Steps
 from getiaction_launch.checking.ranks.variables import changed_variables, ranks_of_environment
@@ -251,8 +252,7 @@ class PlainProgram:
         changed = next(changed_variables(self._own, self._whole.world_size), None)
         is_end = isinstance(error, SystemExit) and error.code in (None, 0)
         is_other = self._again.is_second or (self._pair is not None and self._pair.rank)
-        empty = None if wishes or changed or is_other else self._loop.empty.finding(error)
-        if empty:
+        if not (wishes or changed or is_other) and (empty := self._loop.empty.finding(error)):
             return empty
         if changed or is_end:
             return None if self._loop.is_enough else changed or unknown("training", _UNTRAINED)
@@ -289,6 +289,9 @@ class PlainProgram:
         # Rank 0 may write what rank 1 has not found or not whole, and be the first one in the run.
         is_of_file = isinstance(error, FileNotFoundError) or bool(_READS.search(line))
         is_race = is_of_file and bool(self._pair and self._pair.rank)
+        if is_race and is_seen(error, self._source):
+            what = f"{found.evidence}: rank 0 has written it a moment later."
+            return replace(found, check="ranks", evidence=what, fix=WAIT)
         if (self._is_alike and not is_race) or (
             is_certain
             and not is_race
