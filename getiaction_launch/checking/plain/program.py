@@ -244,7 +244,7 @@ class PlainProgram:
         if found:
             self._send(found)
         elif is_whole:
-            self._again.begin()
+            self._again.begin(self._plan)
 
     def _ending(self, error: BaseException, said: str) -> Finding | None:
         from getiaction_launch.checking.trial.endings import ending_of
@@ -252,15 +252,15 @@ class PlainProgram:
         changed = next(changed_variables(self._own, self._whole.world_size), None)
         is_end = isinstance(error, SystemExit) and error.code in (None, 0)
         is_other = self._again.is_second or (self._pair is not None and self._pair.rank)
-        if not (wishes or changed or is_other) and (empty := self._loop.empty.finding(error)):
-            return empty
+        if not (wishes or changed or is_other) and (found := self._loop.empty.finding(error)):
+            return found
         if changed or is_end:
             return None if self._loop.is_enough else changed or unknown("training", _UNTRAINED)
         if self._loop.is_enough and self._again.is_second:
             return None
         found = ending_of(error, str(self._source.path), said, self._place)
         if self._again.is_second:
-            return None if wishes else of_restart(error, found)
+            return None if wishes else of_restart(error, found, self._again)
         lacking = of_device(error) if self._place.lacks_gpus and not wishes else None
         is_first = self._pair is not None and not self._pair.rank
         mismatch = mismatch_of(self._apart.scratch) if is_first else None
