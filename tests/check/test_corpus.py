@@ -1,5 +1,6 @@
 """``check`` refuses what cannot work, with the key and the fix, and nothing else."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,10 @@ def test_good_run_is_not_refused(judge, words):
     """No false alarm."""
     code, out, err = judge(words)
     assert code == 0, out + err
+
+
+def test_each_script_has_a_name_of_its_own():
+    """YAML would keep the last one, and the case of the other would judge that."""
+    text = (Path(__file__).parent / "scripts.yaml").read_text()
+    names = re.findall(r"^(\S[^:]*): \|$", text, re.MULTILINE)
+    assert len(names) == len(yaml.safe_load(text)) == len(set(names))

@@ -2,10 +2,12 @@
 
 import os
 import tempfile
+from argparse import Namespace
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from getiaction_launch.checking.apart import layer, rank
 from getiaction_launch.checking.trial import program
@@ -250,6 +252,96 @@ def test_restart_that_fails_is_refused(judge, tmp_path, monkeypatch, saved, fix)
     assert code == (2 if fix else 0)
     assert ("a restart fails: train.py:13" in out) == bool(fix)
     assert fix in err
+
+
+@pytest.fixture
+def in_place(tmp_path, monkeypatch):
+    """A working directory of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+BEHIND = """
+import json, pickle, yaml
+torch.manual_seed(0)
+dist.init_process_group("gloo")
+net = DDP(torch.nn.Linear(8, 2))
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+losses = []
+for x in torch.utils.data.DataLoader(torch.ones(32, 8), batch_size=4):
+    loss = net(x).sum()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    losses.append(loss.detach())
+    if len(losses) > 4:
+        last = "last.pt"
+dist.barrier()
+state, plain = {"args": args, **net.state_dict()}, torch.nn.Linear(8, 2)
+if dist.get_rank() == 0:
+    """
+
+
+@NEEDS_LAYER
+@pytest.mark.parametrize(
+    ("line", "what", "fix"),
+    [
+        ("plain.load_state_dict(net.state_dict())", "'module.'", "model.module.state_dict()"),
+        ("net.load_state_dict(plain.state_dict())", "'module.'", "module.load_state_dict"),
+        (
+            (
+                "torch.save({'_orig_mod.' + k: plain.get_parameter(k) for k in ('weight', 'bias')}"
+                ", 'new.pt'); "
+                "plain.load_state_dict(torch.load('new.pt'))"
+            ),
+            "'_orig_mod.'",
+            "model._orig_mod.state_dict()",
+        ),
+        (
+            "plain.load_state_dict({f'net.{k}': v for k, v in plain.state_dict().items()})",
+            "'net.'",
+            "name.removeprefix('net.')",
+        ),
+        ("torch.save(state, 'new.pt'); torch.load('new.pt')", "Weights only", "weights_only=False"),
+        ("json.dump(losses, open('log.json', 'w'))", "JSON serializable", "value.item()"),
+        ("yaml.safe_dump({'loss': losses[0]})", "cannot represent", "value.item()"),
+        ("loss.numpy()", "requires grad", "loss.item()"),
+        ("torch.save({'loss': lambda: loss}, 'new.pt')", "train.py:", "model.state_dict()"),
+        ("import torchh", "torchh", "pip install torchh"),
+        ("print(mean_loss)", "'mean_loss'", "see it fail"),
+    ],
+)
+def test_what_no_number_of_batches_changes_is_refused_behind_the_loop(
+    judge, in_place, line, what, fix
+):
+    """Names and types are what they would be after whole epochs."""
+    (in_place / "train.py").write_text(HEAD + BEHIND + line)
+    code, _, err = judge("--nodes 2 train.py")
+    assert code == 2
+    assert what in err
+    assert fix in err
+
+
+@NEEDS_LAYER
+@pytest.mark.parametrize(
+    "line",
+    [
+        "plain.load_state_dict(torch.load('old.pt'))",
+        "torch.load('older.pt')",
+        "plain.load_state_dict({'weight': plain.weight})",
+        "print(losses[3])",
+        "print(last)",
+    ],
+)
+def test_what_whole_epochs_may_mend_is_a_doubt_behind_the_loop(judge, in_place, line):
+    """As a file that is there before, which the run may write anew."""
+    net = torch.nn.Linear(8, 2)
+    torch.save({f"module.{name}": each for name, each in net.state_dict().items()}, "old.pt")
+    torch.save({"args": Namespace(lr=0.1)}, "older.pt")
+    (in_place / "train.py").write_text(HEAD + BEHIND + line)
+    code, _, err = judge("--nodes 2 train.py")
+    assert code == 0, err
+    assert "in an epoch that is cut short, it fails: train.py" in err
 
 
 @NEEDS_LAYER

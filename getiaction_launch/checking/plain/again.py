@@ -4,6 +4,7 @@ The process that does so is forked before the program has run, so that it knows 
 what it has left in its files.
 """
 
+import json
 import os
 import pickle
 import re
@@ -15,6 +16,7 @@ from typing import NoReturn
 
 from getiaction_launch.checking.apart.process import Apart
 from getiaction_launch.checking.finding import Finding, doubt
+from getiaction_launch.checking.plain.behind import LOADS_WEIGHTS, fix_of_load, told
 from getiaction_launch.checking.source.source import Source
 from getiaction_launch.plan.plan import Plan
 from getiaction_launch.system.child import die_with
@@ -22,10 +24,11 @@ from getiaction_launch.system.child import die_with
 RESTART = "resume"
 """The check that says what comes of a restart."""
 _RESUMES = re.compile(r"\bload(_\w+)?\(|resum")
-_LOADS_WEIGHTS = "loading state_dict"
-_ADVICE = " This file can still be loaded"
-"""How torch begins to say at length what could be done about a file that is not plain."""
-_WRAPPED = '"module.'
+_OF_WORDS = re.compile(
+    r"expected (one|\d+|at least one) argument|unrecognized arguments|invalid choice|"
+    r"ambiguous option"
+)
+"""What a parser says of its words alone, whatever an earlier attempt has left."""
 _LOST = (FileExistsError, FileNotFoundError, KeyError)
 """Errors that may come of what is there, or of what the first attempt has not come to."""
 
@@ -48,10 +51,12 @@ class Again:
 
     Attributes:
         is_second: Whether this process is the one that runs the program once more.
+        has_files: Whether the first attempt has left files.
     """
 
     def __init__(self, apart: Apart) -> None:
         self.is_second = False
+        self.has_files = True
         self._apart = apart
         self._orders = -1
         self._begun = time.monotonic()
@@ -71,24 +76,30 @@ class Again:
             return
         die_with(parent_pid)
         os.close(writer)
-        seconds = os.read(reader, 64)
-        if not seconds:
+        order = os.read(reader, 64)
+        if not order:
             os._exit(0)
-        limit = threading.Timer(float(seconds), self._apart.leave)
+        seconds, self.has_files = json.loads(order)
+        limit = threading.Timer(seconds, self._apart.leave)
         limit.daemon = True
         limit.start()
 
-    def begin(self) -> None:
-        """Have the program run once more, for as long as it has run here, if it has left files.
+    def begin(self, plan: Plan) -> None:
+        """Have the program run once more, for as long as it has run here.
 
-        It then does not return: the other process ends this one.
+        It must have left files, or get other words then. This does not return then: the other
+        process ends this one.
+
+        Args:
+            plan: The plan of the run.
         """
-        if self.is_ready and _has_files(self._apart.scratch):
-            os.write(self._orders, str(time.monotonic() - self._begun).encode())
+        has_files = _has_files(self._apart.scratch)
+        if self.is_ready and (has_files or plan.resume_args):
+            os.write(self._orders, json.dumps([time.monotonic() - self._begun, has_files]).encode())
             _sleep()
 
 
-def of_restart(error: BaseException, found: Finding) -> Finding | None:
+def of_restart(error: BaseException, found: Finding, again: Again) -> Finding | None:
     """Return what the end of a second attempt stands for; None if it says nothing.
 
     The first attempt has come to its end, which an interrupted one has not, so there is an error
@@ -97,21 +108,21 @@ def of_restart(error: BaseException, found: Finding) -> Finding | None:
     Args:
         error: What has ended it.
         found: What that stands for in a first attempt.
+        again: This attempt; if the first one has left no files, only its words are refused.
     """
     from getiaction_launch.checking.trial.endings import is_of_parser
 
-    if not found.is_refusal:
+    is_of_words = bool(_OF_WORDS.search(found.evidence)) and is_of_parser(error)
+    if not found.is_refusal or not (again.has_files or is_of_words):
         return None
-    fix, said = found.fix, str(error)
-    if isinstance(error, pickle.PickleError):
-        fix = (
-            "Load what you trust with torch.load(path, weights_only=False), or save plain values "
-            "beside the weights, such as vars(args)"
-        )
-    elif _LOADS_WEIGHTS in said and _WRAPPED in said:
-        fix = "Save the weights of the model inside of the wrapper: model.module.state_dict()"
-    evidence = f"a restart fails: {found.evidence.partition(_ADVICE)[0]}"
-    if isinstance(error, pickle.PickleError) or _LOADS_WEIGHTS in said or is_of_parser(error):
+    evidence, fix = (
+        f"a restart fails: {told(error, found.evidence)}",
+        fix_of_load(error) or found.fix,
+    )
+    if is_of_words:
+        fix = f"Change --resume-args, with which each restart begins. {fix}"
+    is_loaded = isinstance(error, pickle.PickleError) or LOADS_WEIGHTS in str(error)
+    if is_loaded or is_of_parser(error):
         return replace(found, check=RESTART, evidence=evidence, fix=fix)
     return doubt(RESTART, found.key, evidence, fix) if isinstance(error, _LOST) else None
 

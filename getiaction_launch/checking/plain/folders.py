@@ -23,6 +23,8 @@ from getiaction_launch.checking.source.source import Source
 _MAKERS = ("os", "pathlib", "pathlib._local")
 """Modules that make a directory for their caller."""
 _CHECKPOINTS = {".pt", ".pth", ".ckpt", ".tar", ".bin", ".safetensors", ".pkl"}
+_LOADS = re.compile(r"\bload(_\w+)?\(|resum")
+"""How source says that it looks for what an earlier attempt has left."""
 _BY_TIME = ("%Y%m%d%H%M", "%y%m%d%H%M", "%m%d%H%M", "%d%m%Y%H%M", "%d%m%y%H%M", "%m%d%Y%H%M")
 """Orders of the parts of a time in a name, which may have seconds behind them."""
 _LONG_SECONDS = 600
@@ -85,19 +87,19 @@ class Folders:
                 )
         return None
 
-    def named_by_time(self) -> Finding | None:
-        """Return a doubt if checkpoints are where no other attempt will look for them."""
-        for place, path in self._made.items():
+    def named_by_time(self) -> Iterator[Finding]:
+        """Find checkpoints where no other attempt will look for them."""
+        for place, path in self._made.items() if _LOADS.search(self._source.text) else ():
             kept = (each for each in Path(path).rglob("*") if each.suffix in _CHECKPOINTS)
             if _is_of_now(Path(path).name) and (first := next(kept, None)):
-                return doubt(
+                yield doubt(
                     "resume",
                     place.partition(" ")[0],
                     f"{place}: {Path(path).name} is named by the time, so each attempt of the run "
                     f"makes another directory, and a restart does not find {first.name}.",
                     "Use the directory of the run, which stays: os.environ['GETIACTION_RUN_DIR']",
                 )
-        return None
+                return
 
 
 def _is_of_now(name: str) -> bool:

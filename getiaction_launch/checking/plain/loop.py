@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 from getiaction_launch.checking.apart.abort import keep_cut
 from getiaction_launch.checking.loading.batches import hash_of, length_of
+from getiaction_launch.checking.plain.empty import Empty
 from getiaction_launch.checking.replacing import replacing
 
 STEPS = 2
@@ -45,6 +46,7 @@ class Loop:
         is_enough: Whether an optimizer has made two steps.
         reading: What the program reads that has given the newest batch.
         cuts: How many epochs were ended early.
+        empty: What it reads that has no batch.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Loop:
         self.is_enough = False
         self.reading = Reading()
         self.cuts = 0
+        self.empty = Empty()
         self._begin, self._come, self._see_later = begin, come, see_later
         self._steps: MutableMapping[Any, int] = WeakKeyDictionary()
         self._begun = time.monotonic()
@@ -69,6 +72,7 @@ class Loop:
         iterate: Callable[[Any], Any] = DataLoader.__iter__
 
         def shortened(loader: Any) -> Any:  # noqa: ANN401 - a DataLoader
+            self.empty.look(loader)
             sampler = getattr(loader, "sampler", None)
             given = sampler if isinstance(sampler, DistributedSampler) else None
             is_even = loader.batch_size is not None
@@ -83,6 +87,7 @@ class Loop:
             hook.remove()
 
     def _note(self, optimizer: Any, *_: object) -> None:  # noqa: ANN401 - one of torch
+        self.empty.has_batches = True
         self._steps[optimizer] = self._steps.get(optimizer, 0) + 1
         if not self.is_enough and self._steps[optimizer] == 1:
             self._begin(optimizer)
@@ -116,6 +121,7 @@ class _Shortened:
             raise StopIteration
         batch = next(self._batches)
         self._is_begun, self._loop.reading = True, self._reading
+        self._loop.empty.has_batches = True
         if len(self._reading.seen) < STEPS:
             self._reading.seen.append(hash_of(batch))
         return batch

@@ -27,12 +27,14 @@ from getiaction_launch.checking.finding import Finding, doubt, ok, refusal, unkn
 from getiaction_launch.checking.frames import own_frames
 from getiaction_launch.checking.lightning_seams import fabric_on_cpu
 from getiaction_launch.checking.plain.again import RESTART, Again, can_resume, of_restart
+from getiaction_launch.checking.plain.behind import Behind
 from getiaction_launch.checking.plain.devices import of_device
 from getiaction_launch.checking.plain.drift import Drift
 from getiaction_launch.checking.plain.folders import Folders
 from getiaction_launch.checking.plain.inputs import Inputs
 from getiaction_launch.checking.plain.joining import Joining
 from getiaction_launch.checking.plain.loop import STEPS, Loop
+from getiaction_launch.checking.plain.race import WAIT, is_seen
 from getiaction_launch.checking.plain.states import compare, state_of
 from getiaction_launch.checking.plain.steps import Steps
 from getiaction_launch.checking.ranks.variables import changed_variables, ranks_of_environment
@@ -85,8 +87,9 @@ class PlainProgram:
         self._source, self._place, self._apart = source, place, apart
         self._pair: Pair | None = None
         self._loop = Loop(self._begin, self._come, self._leave_later)
+        self._loop.empty.is_sure = whole.world_size == topology.world_size
         self._drift, self._inputs, self._steps = Drift(source), Inputs(), Steps(source)
-        self._folders = Folders(source)
+        self._folders, self._behind = Folders(source), Behind(source)
         self._again = Again(apart)
         self._own: dict[str, str | None] = {}
         self._is_doubted = False
@@ -130,6 +133,7 @@ class PlainProgram:
                 stack.enter_context(self._drift.watched())
                 stack.enter_context(self._inputs.watched())
                 stack.enter_context(self._folders.watched())
+            stack.enter_context(self._behind.watched())
             stack.enter_context(self._loop.watched())
             try:
                 run_as_main(self._plan)
@@ -240,22 +244,25 @@ class PlainProgram:
         if found:
             self._send(found)
         elif is_whole:
-            if can_resume(self._plan, self._source) and (lost := self._folders.named_by_time()):
+            for lost in self._folders.named_by_time():
                 self._send(lost)
-            self._again.begin()
+            self._again.begin(self._plan)
 
     def _ending(self, error: BaseException, said: str) -> Finding | None:
         from getiaction_launch.checking.trial.endings import ending_of
 
         changed = next(changed_variables(self._own, self._whole.world_size), None)
         is_end = isinstance(error, SystemExit) and error.code in (None, 0)
+        is_other = self._again.is_second or (self._pair is not None and self._pair.rank)
+        if not (wishes or changed or is_other) and (found := self._loop.empty.finding(error)):
+            return found
         if changed or is_end:
             return None if self._loop.is_enough else changed or unknown("training", _UNTRAINED)
-        if self._loop.is_enough and (self._pair is None or self._again.is_second):
+        if self._loop.is_enough and self._again.is_second:
             return None
         found = ending_of(error, str(self._source.path), said, self._place)
         if self._again.is_second:
-            return None if wishes else of_restart(error, found)
+            return None if wishes else of_restart(error, found, self._again)
         lacking = of_device(error) if self._place.lacks_gpus and not wishes else None
         is_first = self._pair is not None and not self._pair.rank
         mismatch = mismatch_of(self._apart.scratch) if is_first else None
@@ -284,6 +291,9 @@ class PlainProgram:
         # Rank 0 may write what rank 1 has not found or not whole, and be the first one in the run.
         is_of_file = isinstance(error, FileNotFoundError) or bool(_READS.search(line))
         is_race = is_of_file and bool(self._pair and self._pair.rank)
+        if is_race and is_seen(error, self._source):
+            what = f"{found.evidence}: rank 0 has written it a moment later."
+            return replace(found, check="ranks", evidence=what, fix=WAIT)
         if (self._is_alike and not is_race) or (
             is_certain
             and not is_race
@@ -305,6 +315,10 @@ class PlainProgram:
         if _NO_GROUP in str(error):
             fix = "Move it before torch.distributed.destroy_process_group()"
             return replace(found, check="ranks", fix=fix)
+        if sure := self._behind.refusal_of(error, found):
+            return sure
+        if self._pair is None:
+            return None
         if files and _COLLECTIVES in files[-1] and _LACKING.search(str(error)):
             return None
         what = f"after {STEPS} steps, in an epoch that is cut short, it fails: {found.evidence}"
