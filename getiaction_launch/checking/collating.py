@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -12,6 +12,8 @@ from getiaction_launch.checking.frames import is_own
 
 _FETCHING = "torch/utils/data/_utils/fetch.py"
 """Where a DataLoader reads the samples of a batch, and has it made of them."""
+NONE = "found <class 'NoneType'>"
+"""What torch says of a field of which no batch can be made."""
 _DEEPEST = 3
 """How many datasets and transforms may lie in each other."""
 
@@ -26,16 +28,37 @@ def is_of_loading(error: BaseException) -> bool:
 
 
 def fix_of_batch(error: BaseException, what: str) -> str | None:
-    """Return what to do about samples of several sizes; None if an error is about something else.
+    """Return what to do about samples that make no batch; None if it is about something else.
 
     Args:
         error: The exception that a trial has raised.
         what: What it says is wrong.
     """
     fetching = _fetching(error)
-    if fetching is None or "equal size" not in what:
+    if fetching is None:
         return None
-    return fix_of_sizes(getattr(fetching.f_locals.get("self"), "dataset", None))
+    dataset = getattr(fetching.f_locals.get("self"), "dataset", None)
+    if NONE in what:
+        return fix_of_none(dataset, fetching.f_locals.get("data"))
+    return fix_of_sizes(dataset) if "equal size" in what else None
+
+
+def fix_of_none(dataset: object, samples: object) -> str | None:
+    """Return what to do about a field that is None; None if no sample has one.
+
+    Args:
+        dataset: The dataset that a DataLoader has.
+        samples: The samples of which no batch can be made.
+    """
+    for sample in samples if isinstance(samples, list) else ():
+        fields = sample.items() if isinstance(sample, Mapping) else ()
+        if name := next((name for name, value in fields if value is None), None):
+            kind = type(dataset).__name__
+            return (
+                f"Give {name!r} another value than None in all samples of {kind}, such as '' "
+                "or 0, or leave it out"
+            )
+    return None
 
 
 def fix_of_sizes(dataset: object) -> str:

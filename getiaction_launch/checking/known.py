@@ -5,6 +5,7 @@ import inspect
 import re
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from getiaction_launch.checking.collating import fix_of_batch
@@ -88,6 +89,9 @@ NO_MODULE = re.compile(r"No module named '(\w+)")
 _HPARAMS = re.compile(r"'AttributeDict' object has no attribute '(\w+)'")
 _CLASH = re.compile(r"merging hparams: the keys \[(.*?)\] are present in both")
 _TWICE = "backward through the graph a second time"
+_NO_TENSOR = "`training_step` must return a Tensor"
+_NO_GRADIENT = "does not require grad"
+_WITHOUT_GRADIENTS = ("validation_step", "on_validation_epoch_end", "test_step", "predict_step")
 _SHAPES = re.compile(r"mat1 and mat2 shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)")
 _IMAGE = re.compile(r"observation\.\S+ has (shape|dtype) ")
 _TRANSFORMS = "data.image_transforms"
@@ -130,7 +134,7 @@ def known_error(
     if shapes := _SHAPES.search(what):
         got, takes = shapes.groups()
         fix = f"A layer takes {takes} features and gets {got}: make it nn.Linear({got}, ...)"
-    if fix:
+    if fix := fix or _fix_of_step(error, what):
         return "", fix
     transforms = [key for key in values if key.startswith(_TRANSFORMS) and values[key] is not None]
     if fix := fix_of_batch(error, what):
@@ -142,6 +146,34 @@ def known_error(
         fix = "Remove backward() and step(), which Lightning calls itself; or do all of it yourself"
         return "model.training_step", f"{fix}: self.automatic_optimization = False"
     return next(((key, fix) for sign, key, fix in _KNOWN if sign in what), None)
+
+
+def _fix_of_step(error: BaseException, what: str) -> str:
+    if _NO_TENSOR in what:
+        return f"Return the loss as the tensor that it is, without .item(){_number_in(error)}"
+    if _NO_GRADIENT in what and (name := _validating(error)):
+        return f"Remove backward() from {name}, in which Lightning turns gradients off"
+    return ""
+
+
+def _number_in(error: BaseException) -> str:
+    """Return where a model's ``training_step`` makes a number of a tensor; empty if it does not."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        trainer = getattr(frame.f_locals.get("self"), "trainer", None)
+        step = getattr(type(getattr(trainer, "lightning_module", None)), "training_step", None)
+        with contextlib.suppress(OSError, TypeError):
+            lines, first = inspect.getsourcelines(step)  # type: ignore[arg-type]
+            for number, line in enumerate(lines, first):
+                if ".item()" in line:
+                    file = inspect.getfile(step)  # type: ignore[arg-type]
+                    return f": {Path(file).name}:{number} ({line.strip()})"
+    return ""
+
+
+def _validating(error: BaseException) -> str:
+    """Return the step without gradients in which an error was raised; empty for any other code."""
+    names = [each.name for each in own_frames(error)]
+    return next((each for each in names if each in _WITHOUT_GRADIENTS), "")
 
 
 def _fix_of_hparams(name: str, error: BaseException) -> str:

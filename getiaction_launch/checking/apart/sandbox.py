@@ -9,11 +9,12 @@ Linux, where it can (:mod:`getiaction_launch.checking.apart.landlock`), and else
 
 import contextlib
 import functools
+import importlib
 import os
 import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,21 @@ def close_off(scratch: Path, covered: Sequence[Path] = ()) -> bool:
     sys.addaudithook(judge)
     _judge_saving(allowed)
     return is_closed
+
+
+def forbid_programs() -> None:
+    """Refuse what Python reports to no audit hook: processes by spawn, and named shared memory."""
+    import multiprocessing.util
+
+    def refuse(wish: str) -> Callable[..., Any]:
+        def refused(*_: object, **__: object) -> Any:  # noqa: ANN401 - it does not return
+            raise BlockedError(wish)
+
+        return refused
+
+    multiprocessing.util.spawnv_passfds = refuse("start another program")
+    memory: Any = importlib.import_module("_posixshmem")
+    memory.shm_open = refuse("make shared memory with a name")
 
 
 def wish_of(error: BaseException | None) -> str | None:

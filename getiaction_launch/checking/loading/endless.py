@@ -46,7 +46,7 @@ def check_endless(
             "data",
             "trainer.limit_val_batches",
             f"{found} never ends, and trainer.limit_val_batches is not set, so the first "
-            "validation goes on forever.",
+            "validation never ends.",
             "--trainer.limit_val_batches=100, or have the stream end after each sample once",
         )
     endless = _endless(train)

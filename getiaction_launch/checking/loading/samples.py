@@ -16,7 +16,7 @@ from getiaction_launch.checking.apart.aside import look_aside
 from getiaction_launch.checking.apart.sandbox import wishes
 from getiaction_launch.checking.blame import blame, words_of
 from getiaction_launch.checking.built import Built
-from getiaction_launch.checking.collating import fix_of_sizes
+from getiaction_launch.checking.collating import NONE, fix_of_none, fix_of_sizes
 from getiaction_launch.checking.finding import Finding, doubt, refusal
 from getiaction_launch.checking.frames import is_own, own_frames
 from getiaction_launch.checking.loading.batches import TRAINING, epoch_end, sharing
@@ -174,6 +174,8 @@ class _Samples:
             return self._judged(index, error, "is None", fix)
         beside = f" with sample {self._innermost(other)[1]}" if other is not None else ""
         sizes = fix_of_sizes(self._loader.dataset) if "equal size" in str(error) else None
+        if NONE in str(error):
+            sizes = fix_of_none(dataset, [self._read(index)])
         return self._judged(index, error, f"cannot be put into a batch{beside}", sizes)
 
     def _judged(self, index: int, error: Exception, lead: str, fix: str | None) -> Finding | None:

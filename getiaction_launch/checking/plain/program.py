@@ -6,13 +6,11 @@ ranks, and may need a file that a check does not write.
 """
 
 import contextlib
-import importlib
 import os
 import pickle
 import re
 import sys
 import traceback
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -20,7 +18,7 @@ from getiaction_launch.checking.apart.abort import LOST_PEER, keep_error, mismat
 from getiaction_launch.checking.apart.pair import TWO, Pair
 from getiaction_launch.checking.apart.process import Apart
 from getiaction_launch.checking.apart.rank import become_rank_0, free_head
-from getiaction_launch.checking.apart.sandbox import BlockedError, wishes
+from getiaction_launch.checking.apart.sandbox import forbid_programs, wishes
 from getiaction_launch.checking.apart.where import shown
 from getiaction_launch.checking.built import Place
 from getiaction_launch.checking.finding import Finding, doubt, ok, refusal, unknown
@@ -108,7 +106,7 @@ class PlainProgram:
             why = "Linux has no Landlock here, by which what a program writes is refused"
             self._apart.send(unknown("training", why))
             return
-        _forbid_programs()
+        forbid_programs()
         words = [*self._plan.script]
         if can_resume(self._plan, self._source):
             self._again.fork()
@@ -335,18 +333,3 @@ def _of_wrapper(error: BaseException) -> Finding | None:
     what = f"{place}: {error}: only the model inside may have it."
     fix = f"Ask the model inside: model.module.{named[1]}"
     return refusal("model", place.partition(" ")[0], what, fix)
-
-
-def _forbid_programs() -> None:
-    """Refuse what Python reports to no audit hook: processes by spawn, and named shared memory."""
-    import multiprocessing.util
-
-    def refuse(wish: str) -> Callable[..., Any]:
-        def refused(*_: object, **__: object) -> Any:  # noqa: ANN401 - it does not return
-            raise BlockedError(wish)
-
-        return refused
-
-    multiprocessing.util.spawnv_passfds = refuse("start another program")
-    memory: Any = importlib.import_module("_posixshmem")
-    memory.shm_open = refuse("make shared memory with a name")
