@@ -50,5 +50,5 @@ def test_good_run_is_not_refused(judge, words):
 def test_each_script_has_a_name_of_its_own():
     """YAML would keep the last one, and the case of the other would judge that."""
     text = (Path(__file__).parent / "scripts.yaml").read_text()
-    names = re.findall(r"^(\S[^:]*): \|$", text, re.MULTILINE)
-    assert len(names) == len(yaml.safe_load(text)) == len(set(names))
+    names = re.findall(r"^([^\s#][^:]*):", text, re.MULTILINE)
+    assert len(names) == len(yaml.safe_load(text))

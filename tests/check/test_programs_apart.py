@@ -142,7 +142,6 @@ def test_what_may_be_right_for_several_ranks_is_no_refusal(checked, before):
 @pytest.mark.parametrize(
     ("before", "why"),
     [
-        ("getattr(torch.ones(1), 'cuda')()", "CUDA"),
         ("open('train.py', 'a').write('#')", "a check does not write"),
         ("torch.save({}, 'old.pt')", "a check does not write"),
         ("os.makedirs('out', exist_ok=True)", "a check does not write"),
