@@ -19,6 +19,7 @@ from getiaction_launch.checking.finding import Finding, doubt
 from getiaction_launch.checking.plain.behind import LOADS_WEIGHTS, fix_of_load, told
 from getiaction_launch.checking.source.source import Source
 from getiaction_launch.plan.plan import Plan
+from getiaction_launch.storage.strict_json import dumps
 from getiaction_launch.system.child import die_with
 
 RESTART = "resume"
@@ -95,7 +96,7 @@ class Again:
         """
         has_files = _has_files(self._apart.scratch)
         if self.is_ready and (has_files or plan.resume_args):
-            os.write(self._orders, json.dumps([time.monotonic() - self._begun, has_files]).encode())
+            os.write(self._orders, dumps([time.monotonic() - self._begun, has_files]).encode())
             _sleep()
 
 
