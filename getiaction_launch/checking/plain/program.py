@@ -216,11 +216,17 @@ class PlainProgram:
         """Leave on rank 0, with which rank 1 ends."""
         if self._pair is None or not self._pair.rank:
             self._report_fault()
+            self._report_lost()
             self._leave()
 
     def _report_fault(self) -> None:
         if self._pair is not None and (fault := self._pair.fault()):
             self._apart.send(fault)
+
+    def _report_lost(self) -> None:
+        """Report what no other attempt will find; once is enough."""
+        for lost in self._folders.named_by_time() if not self._again.is_second else ():
+            self._send(lost)
 
     def _end(self, error: BaseException, said: str) -> None:
         """Report how the program has ended."""
@@ -242,8 +248,7 @@ class PlainProgram:
         if found:
             self._send(found)
         elif is_whole:
-            for lost in self._folders.named_by_time():
-                self._send(lost)
+            self._report_lost()
             self._again.begin(self._plan)
 
     def _ending(self, error: BaseException, said: str) -> Finding | None:
