@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from getiaction.train import Trainer, remote_logger
 
@@ -80,9 +81,10 @@ def test_same_tree_and_all_values(bucket, tmp_path):
 def test_values_are_sent_once_and_soon(bucket, tmp_path, monkeypatch):
     """The first value is uploaded at once, others after the period and not one by one."""
     seconds = itertools.count()
-    monkeypatch.setattr(
-        remote_logger, "time", SimpleNamespace(monotonic=lambda: float(next(seconds)))
-    )
+    clock = SimpleNamespace(monotonic=lambda: float(next(seconds)), time=lambda: next(seconds))
+    monkeypatch.setattr(remote_logger, "time", clock)
+    # TensorBoard reads files by their names, which have the second in which each was begun.
+    monkeypatch.setattr(event_file_writer, "time", clock)
     trainer = fit(f"{bucket}/runs")
     fs, path = fsspec.url_to_fs(trainer.log_dir)
     files = [entry for entry in fs.ls(path, refresh=True) if "tfevents" in entry]
