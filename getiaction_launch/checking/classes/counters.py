@@ -6,7 +6,7 @@ warmed up, a curriculum, the best score so far.
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from getiaction_launch.checking.built import Built
 from getiaction_launch.checking.classes.sources import (
@@ -40,7 +40,7 @@ def check_counters(built: Built) -> Iterator[Finding]:
         hooks = hooks_of(owner)
         counted = {name for hook in hooks for name in _counted(hook)}
         reset = {name for hook in hooks for name in _reset(hook)}
-        for name in sorted(counted & depended_on(owner) - reset):
+        for name in sorted(counted & depended_on(hooks) - reset):
             if type(vars(owner).get(name)) in (int, float):
                 yield doubt(
                     "checkpoints",
@@ -51,13 +51,13 @@ def check_counters(built: Built) -> Iterator[Finding]:
                 )
 
 
-def depended_on(owner: object) -> set[str]:
-    """Return the attributes on which hooks of the user's own depend in training.
+def depended_on(hooks: Iterable[ast.FunctionDef]) -> set[str]:
+    """Return the attributes on which training depends.
 
     Args:
-        owner: A model, a datamodule or a callback.
+        hooks: What :func:`hooks_of` has returned.
     """
-    return {name for hook in hooks_of(owner) for name in _Uses(hook).found}
+    return {name for hook in hooks for name in _Uses(hook).found}
 
 
 def hooks_of(owner: object) -> list[ast.FunctionDef]:

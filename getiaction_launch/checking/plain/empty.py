@@ -1,6 +1,5 @@
 """Loaders of a program that have samples, and no batch of them: nothing is trained on these."""
 
-import gc
 import sys
 from typing import Any
 
@@ -8,6 +7,7 @@ from getiaction_launch.checking.apart.where import shown
 from getiaction_launch.checking.finding import Finding, doubt, refusal
 from getiaction_launch.checking.frames import own_call
 from getiaction_launch.checking.loading.batches import length_of
+from getiaction_launch.checking.weights.hidden import optimizers_here
 
 _FOLLOWS = (ZeroDivisionError, UnboundLocalError, StopIteration)
 """What a program raises that averages over no batch, or asks for the next one."""
@@ -38,8 +38,7 @@ class Empty:
             return
         number, total = length_of(loader.sampler), length_of(loader.dataset)
         place = own_call(sys._getframe(1))  # noqa: SLF001 - nothing has been raised
-        is_training = any(map(_is_optimizer, gc.get_objects()))
-        if number is None or not total or place is None or not is_training:
+        if number is None or not total or place is None or not optimizers_here():
             return
         what = f"{number} of {total} samples are this rank's, so it has no batch"
         fix = "More samples for each rank"
@@ -61,9 +60,3 @@ class Empty:
         judged = refusal if self.is_sure else doubt
         trained = "the program ends without an optimizer step"
         return judged("training", place.partition(" ")[0], f"{place}: {what}: {trained}.", fix)
-
-
-def _is_optimizer(each: object) -> bool:
-    from torch.optim import Optimizer
-
-    return issubclass(type(each), Optimizer)

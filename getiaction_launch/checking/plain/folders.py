@@ -23,8 +23,6 @@ from getiaction_launch.checking.source.source import Source
 _MAKERS = ("os", "pathlib", "pathlib._local")
 """Modules that make a directory for their caller."""
 _CHECKPOINTS = {".pt", ".pth", ".ckpt", ".tar", ".bin", ".safetensors", ".pkl"}
-_LOADS = re.compile(r"\bload(_\w+)?\(|resum")
-"""How source says that it looks for what an earlier attempt has left."""
 _BY_TIME = ("%Y%m%d%H%M", "%y%m%d%H%M", "%m%d%H%M", "%d%m%Y%H%M", "%d%m%y%H%M", "%m%d%Y%H%M")
 """Orders of the parts of a time in a name, which may have seconds behind them."""
 _LONG_SECONDS = 600
@@ -89,7 +87,7 @@ class Folders:
 
     def named_by_time(self) -> Iterator[Finding]:
         """Find checkpoints where no other attempt will look for them."""
-        for place, path in self._made.items() if _LOADS.search(self._source.text) else ():
+        for place, path in self._made.items():
             kept = (each for each in Path(path).rglob("*") if each.suffix in _CHECKPOINTS)
             if _is_of_now(Path(path).name) and (first := next(kept, None)):
                 yield doubt(

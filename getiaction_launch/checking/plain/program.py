@@ -224,8 +224,8 @@ class PlainProgram:
             self._apart.send(fault)
 
     def _report_lost(self) -> None:
-        """Report what no other attempt will find; once is enough."""
-        for lost in self._folders.named_by_time() if not self._again.is_second else ():
+        """Report what no other attempt will find, before one is tried."""
+        for lost in self._folders.named_by_time() if self._again.is_ready else ():
             self._send(lost)
 
     def _end(self, error: BaseException, said: str) -> None:

@@ -13,6 +13,7 @@ from getiaction_launch.checking.loading.batches import sharing
 from getiaction_launch.checking.loading.held_out import divided_by, leaking
 from getiaction_launch.checking.loading.loaders import Loaders
 from getiaction_launch.checking.loading.subsets import indices_of
+from getiaction_launch.errors import counted
 
 _TALKS = re.compile(r"all_?gather|all_?reduce|reduce_scatter|\bbroadcast")
 """What ranks use that compute one loss of the same batch together."""
@@ -30,7 +31,7 @@ def seen_by(built: Built, loaders: Loaders) -> dict[str, Any]:
     from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler
 
     loader = loaders.training
-    is_drawn = any(True for _ in check_splits(built))
+    is_drawn = any(check_splits(built))
     dataset = getattr(loader, "dataset", None)
     is_divided = isinstance(getattr(loader, "sampler", None), (RandomSampler, SequentialSampler))
     is_divided = is_divided and sharing(built) > 1
@@ -156,13 +157,12 @@ def _of_split(built: Built, mine: set[int], theirs: set[int]) -> Finding:
 
 def _of_draw(built: Built, leaks: int) -> Finding:
     drawn = next(iter(check_splits(built)))
-    number = "1 sample" if leaks == 1 else f"{leaks} samples"
     return replace(
         drawn,
         check="ranks",
         verdict="refused",
-        evidence=f"{drawn.evidence} Of two ranks that were tried, one has trained on {number} that "
-        "the other one holds out.",
+        evidence=f"{drawn.evidence} Of two ranks that were tried, one has trained on "
+        f"{counted(leaks, 'sample')} that the other one holds out.",
     )
 
 

@@ -27,37 +27,38 @@ class Unsaved:
     def __init__(self, built: Built) -> None:
         self._built = built
         self._owners: list[Any] = [*built.trainer.callbacks, built.model]
-        self._names = [_names_of(owner) for owner in self._owners]
+        hooks = [hooks_of(owner) for owner in self._owners]
+        self._gathered = [depended_on(each) for each in hooks]
+        self._used = [{name for hook in each for name in own_attributes(hook)} for each in hooks]
         self._before: dict[_Place, object] = {}
         self._found: dict[_Place, Finding] = {}
 
     def note_before(self) -> None:
         """Remember each attribute before a batch is trained with it for the first time."""
-        for place, _, seen in self._each():
-            self._before.setdefault(place, seen)
+        for place, value, tensors in self._each():
+            if place not in self._before:
+                self._before[place] = _mark(value, tensors)
 
     def note_after(self) -> None:
         """Find what has changed or grown, and is still there where training ends."""
-        for place, value, seen in self._each():
-            if place in self._before and self._before[place] != seen:
+        for place, value, tensors in self._each():
+            if place in self._before and self._before[place] != _mark(value, tensors):
                 self._found[place] = self._judged(self._owners[place[0]], place[1], value)
 
     def find(self) -> Iterator[Finding]:
         """Yield a doubt for each of them."""
         yield from self._found.values()
 
-    def _each(self) -> Iterator[tuple[_Place, Any, object]]:
-        """Yield the attributes that training uses, with what shows that one has changed."""
+    def _each(self) -> Iterator[tuple[_Place, Any, list[Any]]]:
+        """Yield the attributes that training uses: lists, and what has weights, with these."""
         for number, owner in enumerate(self._owners):
-            gathered, used = self._names[number]
-            for name in sorted(vars(owner).keys() & used):
+            for name in sorted(vars(owner).keys() & self._used[number]):
                 value = vars(owner)[name]
                 if type(value) in (list, deque):
-                    if name in gathered:
-                        yield (number, name), value, len(value)
+                    if name in self._gathered[number]:
+                        yield (number, name), value, []
                 elif tensors := self._weights_of(value):
-                    sums = [repr(float(each.detach().double().sum())) for each in tensors]
-                    yield (number, name), value, sums
+                    yield (number, name), value, tensors
 
     def _weights_of(self, value: object) -> list[Any]:
         """Return the tensors of a module, or of a dict of weights, unless the model has them."""
@@ -94,7 +95,7 @@ class Unsaved:
         )
 
 
-def _names_of(owner: object) -> tuple[set[str], set[str]]:
-    """Return the attributes on which training depends, and all that it mentions."""
-    mentioned = {name for hook in hooks_of(owner) for name in own_attributes(hook)}
-    return depended_on(owner), mentioned
+def _mark(value: Any, tensors: list[Any]) -> object:  # noqa: ANN401 - of any kind
+    """Return what shows that a list has grown, or that weights have changed."""
+    # As text, since NaN does not equal itself.
+    return [repr(float(each.detach().double().sum())) for each in tensors] or len(value)

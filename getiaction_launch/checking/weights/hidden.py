@@ -72,21 +72,25 @@ def _parts_in(value: object, level: int = 0) -> Iterator[Any]:
                 yield from _parts_in(part, level + 1)
 
 
+def optimizers_here() -> list[Any]:
+    """Return the optimizers of this process."""
+    from torch.optim import Optimizer
+
+    return [each for each in gc.get_objects() if issubclass(type(each), Optimizer)]
+
+
 def trained_here() -> tuple[list[Any], set[int]]:
     """Return the modules of this process that are trained, and the weights that are known.
 
     A weight is known if an optimizer has it, or if it is registered beside one that it has.
     """
     from torch.nn import Module
-    from torch.optim import Optimizer
 
-    objects = gc.get_objects()
-    optimizers = [each for each in objects if issubclass(type(each), Optimizer)]
-    groups = [group for each in optimizers for group in getattr(each, "param_groups", ())]
+    groups = [group for each in optimizers_here() for group in getattr(each, "param_groups", ())]
     stepped = {id(weight) for group in groups for weight in group["params"]}
     modules: dict[int, Any] = {}
     known = set(stepped)
-    for each in objects:
+    for each in gc.get_objects():
         if issubclass(type(each), Module):
             inside = list(_modules_in(each, set()))
             weights = {
